@@ -1,0 +1,61 @@
+# `make help` lists what can be made. Nothing needs to be installed first but python3 and a C compiler.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+CC ?= cc
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+CORE := $(wildcard csrc/*.c csrc/*.h spark_fast/*.pyx spark_fast/*.pxd) setup.py pyproject.toml
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test test-c bench lint types wheel clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## /  make \1\t/' | expand -t 18
+
+# One stamp for each set of packages, so that the demo does not wait for the test tools.
+$(VENV)/made: $(CORE)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip 'setuptools>=77' 'cython>=3.1'
+	$(PIP) --no-build-isolation --editable '.[demo]'
+	touch $@
+
+$(VENV)/made-test: $(VENV)/made tests/requirements.txt
+	$(PIP) --requirement tests/requirements.txt
+	touch $@
+
+$(VENV)/made-bench: $(VENV)/made-test bench/requirements.txt
+	$(PIP) --requirement bench/requirements.txt
+	touch $@
+
+build: $(VENV)/made  ## the virtual environment, with the package built in place
+
+demo: $(VENV)/made  ## a training that another process pauses, advances, resumes and stops
+	$(BIN)/spark-fast demo
+
+test: $(VENV)/made-test test-c  ## all tests
+	$(BIN)/python -m pytest tests $(PYTEST_ARGS)
+
+test-c:  ## the tests of the C core, under the sanitizers
+	$(MAKE) -C tests/c CC=$(CC)
+
+bench: $(VENV)/made-bench  ## all figures; writes docs/benchmarks.md
+	$(BIN)/python -m bench
+
+lint: $(VENV)/made-test  ## style, of Python, Cython and C
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/cython-lint spark_fast/*.pyx spark_fast/*.pxd
+	clang-format --dry-run --Werror csrc/*.[ch] tests/c/*.[ch]
+
+types: $(VENV)/made-test  ## types, and the stub against the built module
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest spark_fast._core
+
+wheel: $(VENV)/made-test  ## a wheel and a source distribution, in dist/
+	$(BIN)/python -m build --outdir dist .
+
+clean:  ## removes what was made
+	rm -rf $(VENV) build dist *.egg-info .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis spark_fast/*.so
+	$(MAKE) -C tests/c clean

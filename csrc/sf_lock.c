@@ -1,0 +1,103 @@
+#include "sf_lock.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "sf_clock.h"
+
+#ifndef F_OFD_SETLK
+#error "spark_fast needs open file description locks (F_OFD_SETLK): Linux 3.15 or macOS 10.15"
+#endif
+
+static int
+lock_command(int fd, int command, short type, uint64_t offset, uint64_t length, struct flock *result)
+{
+    *result = (struct flock){
+        .l_type = type,
+        .l_whence = SEEK_SET,
+        .l_start = (off_t)offset,
+        .l_len = (off_t)length,
+    };
+    while (fcntl(fd, command, result) != 0) {
+        if (errno == EINTR)
+            continue;
+        return errno == EACCES ? -EAGAIN : -errno;
+    }
+    return 0;
+}
+
+int
+sf_lock_try(int fd, uint64_t offset, uint64_t length)
+{
+    struct flock lock;
+    return lock_command(fd, F_OFD_SETLK, F_WRLCK, offset, length, &lock);
+}
+
+int
+sf_lock(int fd, uint64_t offset, uint64_t length, int64_t timeout_ns)
+{
+    int64_t end = sf_monotonic_ns() + timeout_ns;
+    long nap = 20 * 1000;
+
+    for (;;) {
+        int rc = sf_lock_try(fd, offset, length);
+        if (rc != -EAGAIN || sf_monotonic_ns() >= end)
+            return rc;
+        struct timespec pause = {.tv_nsec = nap};
+        nanosleep(&pause, NULL);
+        nap = nap < 1000 * 1000 ? nap * 2 : nap;
+    }
+}
+
+int
+sf_unlock(int fd, uint64_t offset, uint64_t length)
+{
+    struct flock lock;
+    return lock_command(fd, F_OFD_SETLK, F_UNLCK, offset, length, &lock);
+}
+
+int
+sf_lock_held(int fd, uint64_t offset, uint64_t length)
+{
+    struct flock lock;
+    int rc = lock_command(fd, F_OFD_GETLK, F_WRLCK, offset, length, &lock);
+    return rc < 0 ? rc : lock.l_type != F_UNLCK;
+}
+
+/* Slots hold fd + 1, 0 when free. */
+#define FORK_TABLE 64
+static _Atomic int fork_table[FORK_TABLE];
+
+int
+sf_fork_close(int fd)
+{
+    for (int i = 0; i < FORK_TABLE; i++) {
+        int empty = 0;
+        if (atomic_compare_exchange_strong(&fork_table[i], &empty, fd + 1))
+            return 0;
+    }
+    return -ENOSPC;
+}
+
+void
+sf_fork_keep(int fd)
+{
+    for (int i = 0; i < FORK_TABLE; i++) {
+        int held = fd + 1;
+        if (atomic_compare_exchange_strong(&fork_table[i], &held, 0))
+            return;
+    }
+}
+
+void
+sf_fork_close_all(void)
+{
+    for (int i = 0; i < FORK_TABLE; i++) {
+        int held = atomic_exchange(&fork_table[i], 0);
+        if (held != 0)
+            close(held - 1);
+    }
+}

@@ -1,0 +1,26 @@
+/* Record locks on byte ranges of the control file, as the proof of life and for turns at the log.
+ *
+ * Open-file-description locks: they belong to an open file, not to a process. So a controller that opens and closes
+ * the same file inside the worker's process takes nothing from the worker, and the kernel drops the lock when the last
+ * descriptor of that open file is gone, however its owner ended. A forked child would keep the open file alive: the
+ * fork hook in sf_worker.c closes each descriptor that is named to sf_fork_close(). */
+#ifndef SF_LOCK_H
+#define SF_LOCK_H
+
+#include <stdint.h>
+
+/* Takes the lock if it is free. 0, -EAGAIN if somebody has it, or -errno. */
+int sf_lock_try(int fd, uint64_t offset, uint64_t length);
+/* Tries for up to timeout_ns. 0, -EAGAIN when the time is up, or -errno. */
+int sf_lock(int fd, uint64_t offset, uint64_t length, int64_t timeout_ns);
+int sf_unlock(int fd, uint64_t offset, uint64_t length);
+/* 1 if an open file other than fd's holds the lock, 0 if none does, or -errno. */
+int sf_lock_held(int fd, uint64_t offset, uint64_t length);
+
+/* From here on a forked child closes fd, or no longer. -ENOSPC if the table is full. */
+int sf_fork_close(int fd);
+void sf_fork_keep(int fd);
+/* For the fork hook: async-signal-safe. */
+void sf_fork_close_all(void);
+
+#endif

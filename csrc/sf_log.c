@@ -1,0 +1,308 @@
+#include "sf_log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "sf_clock.h"
+#include "sf_lock.h"
+#include "sf_point.h"
+#include "sf_wait.h"
+
+#define LOG_LOCK SF_LOG_OFFSET, (SF_SLOTS_OFFSET - SF_LOG_OFFSET)
+
+struct sf_state
+sf_state_first(void)
+{
+    return (struct sf_state){.park = SF_NEVER};
+}
+
+int
+sf_state_fold(struct sf_state *state, const struct sf_entry *entry, uint64_t seq, uint64_t target)
+{
+    if (entry->kind == 0 || entry->kind >= SF_KIND_END || entry->arg > SF_STEP_MAX || target > SF_STEP_MAX)
+        return -SF_ECORRUPT;
+    if (target > state->target)
+        state->target = target;
+    switch (entry->kind) {
+    case SF_PAUSE:
+        state->park = entry->arg > target ? entry->arg : target;
+        state->park_seq = seq;
+        state->park_for = entry->duration_ns > 0 ? entry->duration_ns : 0;
+        break;
+    case SF_ADVANCE:
+        state->park = target + entry->arg;
+        state->park_seq = seq;
+        state->park_for = 0;
+        break;
+    case SF_STOP:
+        if (state->stop_seq == 0)
+            state->stop_seq = seq;
+        /* fall through */
+    case SF_RESUME:
+        state->park = SF_NEVER;
+        state->park_seq = 0;
+        state->park_for = 0;
+        break;
+    case SF_RELOAD:
+        state->reload_seq = seq;
+        break;
+    }
+    return 0;
+}
+
+int
+sf_state_after(const struct sf_entry *entry, uint64_t seq, struct sf_state *state)
+{
+    uint64_t target = atomic_load_explicit(&entry->target, memory_order_acquire);
+
+    *state = entry->before;
+    if (target == SF_TARGET_VOID)
+        return 0;
+    /* Undecided: what will be, if it is not voided. It takes effect no earlier than the entry before it. */
+    return sf_state_fold(state, entry, seq, target == SF_TARGET_NONE ? state->target : target);
+}
+
+void
+sf_announce(struct sf_segment *segment)
+{
+    atomic_fetch_add_explicit(&segment->header->changes, 1, memory_order_release);
+    sf_wake(&segment->header->changes);
+}
+
+/* Makes a rank take its slow path, and wakes it if it is parked. Seq_cst: comes before the caller's read of the step.
+ * A rank that parks a moment later finds the word changed and does not begin to wait, so it needs no wake. */
+static void
+signal_rank(struct sf_slot *slot)
+{
+    if (atomic_fetch_or(&slot->word, SF_WORD_PENDING) & SF_WORD_HELD)
+        sf_wake(&slot->word);
+}
+
+static int
+slot_taken(struct sf_slot *slot)
+{
+    uint32_t state = atomic_load_explicit(&slot->state, memory_order_acquire);
+    return state >= SF_STATE_IDLE && state < SF_STATE_STOPPED;
+}
+
+/* `probe` is a descriptor through which the helper's own slot, if it has one, is seen to be alive or need not be. */
+static void
+decide(struct sf_segment *segment, int probe, uint64_t seq, uint32_t rank, int standing)
+{
+    struct sf_entry *entry = sf_entry_at(segment, seq);
+    uint64_t target = 0;
+
+    for (uint32_t r = 0; r < segment->slot_count; r++) {
+        if (slot_taken(&segment->slots[r]))
+            signal_rank(&segment->slots[r]);
+    }
+    SF_POINT("decide:signalled");
+    for (uint32_t r = 0; r < segment->slot_count; r++) {
+        struct sf_slot *slot = &segment->slots[r];
+        /* A dead rank does no harm to the agreement, but its step might put the target far ahead of the others. */
+        if (!slot_taken(slot) || (segment->slot_count > 1 && r != rank && sf_slot_alive(probe, r) == 0))
+            continue;
+        /* The helper itself stands at its checkpoint and can act there; the others can act at their next. */
+        uint64_t next = atomic_load(&slot->step) + (r == rank && standing ? 0 : 1);
+        if (next <= SF_STEP_MAX && next > target)
+            target = next;
+    }
+    /* Ranks that park where the log before this entry says come no further; they apply it there. */
+    if (target > entry->before.park)
+        target = entry->before.park;
+    if (target < entry->before.target)
+        target = entry->before.target;
+
+    uint64_t none = SF_TARGET_NONE;
+    atomic_compare_exchange_strong(&entry->target, &none, target);
+}
+
+int
+sf_settle(struct sf_segment *segment, uint64_t seq, uint32_t rank, int standing)
+{
+    int held = sf_lock_held(segment->fd, LOG_LOCK);
+
+    if (held < 0)
+        return held;
+    if (held) {
+        decide(segment, segment->fd, seq, rank, standing);
+    } else {
+        uint64_t none = SF_TARGET_NONE;
+        atomic_compare_exchange_strong(&sf_entry_at(segment, seq)->target, &none, SF_TARGET_VOID);
+    }
+    return 0;
+}
+
+/* The lock lives on an open file of its own: threads that share one descriptor would share the lock. */
+static int
+lock_log(struct sf_segment *segment, int64_t timeout_ns)
+{
+    struct stat status;
+    int fd = open(segment->path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    int rc;
+
+    if (fd < 0)
+        return errno == ENOENT ? -SF_EGONE : -errno;
+    if (fstat(fd, &status) != 0) {
+        rc = -errno;
+        goto fail;
+    }
+    if (status.st_dev != segment->device || status.st_ino != segment->inode) {
+        rc = -SF_EGONE;
+        goto fail;
+    }
+    rc = sf_fork_close(fd);
+    if (rc < 0)
+        goto fail;
+    rc = sf_lock(fd, LOG_LOCK, timeout_ns);
+    if (rc == 0)
+        return fd;
+    sf_fork_keep(fd);
+    if (rc == -EAGAIN)
+        rc = -SF_EBUSY;
+fail:
+    close(fd);
+    return rc;
+}
+
+static void
+unlock_log(int fd)
+{
+    sf_unlock(fd, LOG_LOCK);
+    sf_fork_keep(fd);
+    close(fd);
+}
+
+/* What the log says already. Called with the log's lock; the last entry is decided. */
+static enum sf_verdict
+judge(const struct sf_state *state, const struct sf_request *request, uint64_t *seq)
+{
+    *seq = 0;
+    if (request->only_if_park_seq != 0 && request->only_if_park_seq != state->park_seq)
+        return SF_NOTHING_TO_DO;
+    if (state->stop_seq != 0) {
+        *seq = state->stop_seq;
+        return request->kind == SF_STOP ? SF_NOTHING_TO_DO : SF_REFUSED_STOPPING;
+    }
+    if (request->kind == SF_RESUME && state->park_seq == 0)
+        return SF_NOTHING_TO_DO;
+    return SF_APPENDED;
+}
+
+/* The living rank that has applied the least. -ENOENT if none is alive. */
+static int
+slowest(struct sf_segment *segment, int probe, uint32_t *rank, uint64_t *applied)
+{
+    int found = 0;
+
+    for (uint32_t r = 0; r < segment->slot_count; r++) {
+        struct sf_slot *slot = &segment->slots[r];
+        uint64_t mine;
+
+        if (!slot_taken(slot) || sf_slot_alive(probe, r) == 0)
+            continue;
+        mine = atomic_load_explicit(&slot->applied, memory_order_acquire);
+        if (!found || mine < *applied) {
+            *rank = r;
+            *applied = mine;
+        }
+        found = 1;
+    }
+    return found ? 0 : -ENOENT;
+}
+
+static int
+append_locked(struct sf_segment *segment, int probe, const struct sf_request *request, struct sf_receipt *receipt)
+{
+    struct sf_header *header = segment->header;
+    /* Acquire: the senders before us wrote their entries before they stored the tail. */
+    uint64_t tail = atomic_load(&header->tail);
+    uint64_t applied = 0;
+    struct sf_state state = sf_state_first();
+    int rc;
+
+    if (tail > SF_STEP_MAX)
+        return -SF_ECORRUPT;
+    if (tail > 0) {
+        struct sf_entry *last = sf_entry_at(segment, tail);
+        uint64_t none = SF_TARGET_NONE;
+
+        if (atomic_load_explicit(&last->number, memory_order_acquire) != tail)
+            return -SF_ECORRUPT;
+        /* Its sender let go of the lock, or died, without a target: it is void, unless a rank helps this very moment.
+         */
+        atomic_compare_exchange_strong(&last->target, &none, SF_TARGET_VOID);
+        SF_POINT("append:voided");
+        rc = sf_state_after(last, tail, &state);
+        if (rc < 0)
+            return rc;
+    }
+    if (slowest(segment, probe, &receipt->stuck_rank, &applied) < 0) {
+        receipt->verdict = SF_REFUSED_ENDED;
+        return 0;
+    }
+    receipt->verdict = judge(&state, request, &receipt->seq);
+    if (receipt->verdict != SF_APPENDED)
+        return 0;
+    if (applied > tail)
+        return -SF_ECORRUPT;
+    if (tail - applied >= SF_LOG_CAPACITY)
+        return -SF_EFULL;
+
+    uint64_t seq = tail + 1;
+    struct sf_entry *entry = sf_entry_at(segment, seq);
+    atomic_exchange(&entry->number, 0); /* seq_cst: no reader sees the new fields under the old number */
+    atomic_store_explicit(&entry->target, SF_TARGET_NONE, memory_order_relaxed);
+    atomic_store_explicit(&entry->outcome, SF_OUTCOME(SF_OUTCOME_OPEN, seq), memory_order_relaxed);
+    entry->id = request->id;
+    entry->kind = request->kind;
+    entry->sender_pid = getpid();
+    entry->arg = request->arg;
+    entry->duration_ns = request->duration_ns;
+    entry->asked_ns = sf_realtime_ns();
+    entry->before = state;
+    memcpy(entry->sender, request->sender, sizeof entry->sender);
+    memcpy(entry->mail, request->mail, sizeof entry->mail);
+    entry->sender[SF_SENDER_MAX - 1] = 0;
+    entry->mail[SF_MAIL_MAX - 1] = 0;
+    atomic_store_explicit(&entry->number, seq, memory_order_release);
+    SF_POINT("append:written");
+
+    atomic_store(&header->tail, seq); /* before this store nothing happened, after it the request exists */
+    SF_POINT("append:published");
+    decide(segment, probe, seq, SF_NO_RANK, 0);
+    SF_POINT("append:decided");
+    receipt->seq = seq;
+    receipt->target = atomic_load(&entry->target);
+    return 0;
+}
+
+int
+sf_append(struct sf_segment *segment, const struct sf_request *request, int64_t timeout_ns, struct sf_receipt *receipt)
+{
+    int fd, rc;
+
+    memset(receipt, 0, sizeof *receipt);
+    if (request->kind == 0 || request->kind >= SF_KIND_END || request->arg > SF_STEP_MAX)
+        return -EINVAL;
+    if (request->kind == SF_ADVANCE && request->arg == 0)
+        return -EINVAL;
+    SF_POINT("append:opened");
+    fd = lock_log(segment, timeout_ns);
+    if (fd < 0)
+        return fd;
+    SF_POINT("append:locked");
+    rc = sf_segment_check(segment);
+    if (rc == 0) {
+        atomic_store_explicit(&segment->header->lock_pid, (int32_t)getpid(), memory_order_relaxed);
+        rc = append_locked(segment, fd, request, receipt);
+    }
+    unlock_log(fd);
+    SF_POINT("append:unlocked");
+    if (rc == 0 && receipt->verdict == SF_APPENDED)
+        sf_announce(segment);
+    return rc;
+}

@@ -1,0 +1,71 @@
+/* The log of a run: appending a request, deciding the step at which it is applied, folding it into the run's state.
+ *
+ * Turns. A sender holds the log's lock (a record lock on the log's bytes; the kernel frees it when the sender dies)
+ * from before it writes an entry until the entry is decided. So an entry without a target has a sender that is alive
+ * and holds the lock, or one that died; whoever finds the lock free knows that it died and makes the entry void.
+ *
+ * Deciding. Whoever meets an undecided entry sets every rank's word, then reads every rank's step, then swaps the
+ * target from none to a step that no rank has passed. Every rank stores its step before it loads its word, all of it
+ * seq_cst: so a rank that was read at step k sees its word at checkpoint k + 1 at the latest, and comes by the target.
+ */
+#ifndef SF_LOG_H
+#define SF_LOG_H
+
+#include "sf_segment.h"
+
+struct sf_state sf_state_first(void);
+
+/* Folds one decided entry. 0, or -SF_ECORRUPT if the entry can't be honest. */
+int sf_state_fold(struct sf_state *state, const struct sf_entry *entry, uint64_t seq, uint64_t target);
+
+/* The state after the entry numbered seq, decided or not, void or not. */
+int sf_state_after(const struct sf_entry *entry, uint64_t seq, struct sf_state *state);
+
+/* Whether the ranks of a run in this state park at `step`. */
+static inline int
+sf_state_parks(const struct sf_state *state, uint64_t step)
+{
+    return state->stop_seq == 0 && state->park <= step;
+}
+
+struct sf_request {
+    uint32_t kind;
+    uint64_t id;
+    uint64_t arg;
+    int64_t duration_ns;
+    /* Not 0: append only if this is the sequence number of the pause in force. So a timed resume never ends a later
+     * pause than the one that it belongs to. */
+    uint64_t only_if_park_seq;
+    char sender[SF_SENDER_MAX];
+    char mail[SF_MAIL_MAX];
+};
+
+enum sf_verdict {
+    SF_APPENDED,
+    SF_NOTHING_TO_DO, /* the log's state is what was asked for; seq: the entry that made it so, 0 if none */
+    SF_REFUSED_STOPPING,
+    SF_REFUSED_ENDED /* no rank is alive */
+};
+
+struct sf_receipt {
+    enum sf_verdict verdict;
+    uint64_t seq;
+    uint64_t target;
+    uint32_t stuck_rank; /* with -SF_EFULL: the rank that has applied the least */
+};
+
+/* Appends a request, wakes every rank and sees to it that a target is decided. Waits for its turn for up to timeout_ns;
+ * any thread of any process of the run's owner may call it, not a signal handler. 0, -errno, or an SF_E error. */
+int sf_append(struct sf_segment *segment, const struct sf_request *request, int64_t timeout_ns,
+              struct sf_receipt *receipt);
+
+/* For a rank that meets an entry without a target: helps to decide it if its sender is alive, voids it if not.
+ * `standing` says that the rank is at a counted checkpoint and has applied nothing of this entry, so that it can still
+ * act at the step where it is. 0 or -errno. */
+#define SF_NO_RANK UINT32_MAX
+int sf_settle(struct sf_segment *segment, uint64_t seq, uint32_t rank, int standing);
+
+/* Tells those who watch the run that something was published. */
+void sf_announce(struct sf_segment *segment);
+
+#endif

@@ -1,0 +1,569 @@
+#include "sf_worker.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "sf_lock.h"
+#include "sf_point.h"
+#include "sf_wait.h"
+
+static struct sf_slot attach_page = {.word = SF_WORD_ATTACH, .alarm = SF_NEVER};
+static struct sf_slot quiet_page = {.word = 0, .alarm = SF_NEVER};
+
+_Atomic(struct sf_slot *) sf_worker_slot = &attach_page;
+
+/* What the worker holds in its own memory. The segment is a copy of it for others, and is never believed. */
+static struct {
+    struct sf_segment segment;
+    _Atomic(struct sf_slot *) slot; /* NULL: not attached */
+    uint32_t rank;
+    uint64_t cookie;
+    uint64_t applied;
+    struct sf_state state;
+} worker;
+
+int
+sf_worker_attached(void)
+{
+    return worker.slot != NULL;
+}
+
+struct sf_segment *
+sf_worker_segment(void)
+{
+    return worker.slot ? &worker.segment : NULL;
+}
+
+uint64_t
+sf_worker_step(void)
+{
+    return atomic_load_explicit(&atomic_load(&sf_worker_slot)->step, memory_order_relaxed);
+}
+
+/* A child is no worker: nothing that it does, and not its end, may show in the run. Async-signal-safe. A child of a
+ * process that never attached may still become a worker of its own. */
+static void
+after_fork_in_child(void)
+{
+    sf_fork_close_all();
+    if (worker.slot != NULL) {
+        worker.segment.fd = -1; /* just closed: the number may come back as somebody else's */
+        worker.slot = NULL;
+        atomic_store(&sf_worker_slot, &quiet_page);
+    }
+}
+
+int
+sf_worker_setup(void)
+{
+    return -pthread_atfork(NULL, NULL, after_fork_in_child);
+}
+
+static void
+set_state(uint32_t state)
+{
+    atomic_store_explicit(&worker.slot->state_ns, sf_realtime_ns(), memory_order_relaxed);
+    atomic_store_explicit(&worker.slot->state, state, memory_order_release);
+}
+
+static uint32_t
+get_state(void)
+{
+    return atomic_load_explicit(&worker.slot->state, memory_order_relaxed);
+}
+
+static void
+set_mark(uint64_t step)
+{
+    atomic_store_explicit(&worker.slot->mark_ns, 0, memory_order_release);
+    atomic_store_explicit(&worker.slot->mark_step, step, memory_order_release);
+    atomic_store_explicit(&worker.slot->mark_ns, sf_monotonic_ns(), memory_order_release);
+}
+
+static void
+copy_levels(struct sf_slot *to, struct sf_slot *from)
+{
+    for (int i = 0; i < SF_LEVELS; i++) {
+        atomic_store(&to->level[i].total, atomic_load(&from->level[i].total));
+        atomic_store(&to->level[i].done, atomic_load(&from->level[i].done));
+        atomic_store(&to->level[i].began_ns, atomic_load(&from->level[i].began_ns));
+        atomic_store(&to->level[i].parked_ns, atomic_load(&from->level[i].parked_ns));
+    }
+}
+
+int
+sf_worker_attach(const char *path, uint32_t slot_count, uint32_t rank, uint64_t cookie)
+{
+    struct sf_slot *page = atomic_load(&sf_worker_slot);
+    struct sf_slot *slot;
+    uint64_t step;
+    int rc;
+
+    if (worker.slot != NULL)
+        return -EALREADY;
+    rc = sf_segment_create(&worker.segment, path, slot_count, rank);
+    if (rc < 0)
+        return rc;
+    worker.slot = slot = &worker.segment.slots[rank];
+    worker.rank = rank;
+    worker.cookie = cookie;
+    worker.applied = 0;
+    worker.state = sf_state_first();
+
+    step = atomic_load(&page->step);
+    copy_levels(slot, page);
+    atomic_store_explicit(&slot->pid, (int32_t)getpid(), memory_order_relaxed);
+    atomic_store_explicit(&slot->cookie, cookie, memory_order_relaxed);
+    atomic_store_explicit(&slot->attached_ns, sf_realtime_ns(), memory_order_relaxed);
+    atomic_store(&slot->step, step);
+    set_mark(step);
+    SF_POINT("attach:filled");
+    set_state(step > 0 ? SF_STATE_RUNNING : SF_STATE_IDLE);
+    /* A worker that has passed no checkpoint takes the slow path at its first: to say that it runs. */
+    if (step == 0)
+        atomic_store_explicit(&slot->alarm, 1, memory_order_relaxed);
+    atomic_store(&sf_worker_slot, slot);
+    sf_announce(&worker.segment);
+    SF_POINT("attach:done");
+    return 0;
+}
+
+void
+sf_worker_quiet(void)
+{
+    struct sf_slot *page = atomic_load(&sf_worker_slot);
+
+    if (page == &quiet_page)
+        return;
+    atomic_store(&quiet_page.step, atomic_load(&page->step));
+    copy_levels(&quiet_page, page);
+    atomic_store(&sf_worker_slot, &quiet_page);
+    if (worker.slot != NULL) {
+        /* The mapping stays: another thread may be between its load of the pointer and its load of the word. */
+        worker.slot = NULL;
+        sf_fork_keep(worker.segment.fd);
+        close(worker.segment.fd);
+        worker.segment.fd = -1;
+    }
+}
+
+/* --- yielding --- */
+
+#define NEVER_LEFT (INT64_MAX / 2)
+
+void
+sf_yield_set(struct sf_yield *yield, int64_t interval_ns)
+{
+    int64_t now = sf_monotonic_ns();
+
+    atomic_store_explicit(&yield->interval_ns, interval_ns, memory_order_relaxed);
+    atomic_store_explicit(&yield->looked_ns, now, memory_order_relaxed);
+    atomic_store_explicit(&yield->yielded_ns, now, memory_order_relaxed);
+    atomic_store_explicit(&yield->budget, 1, memory_order_relaxed);
+    atomic_store_explicit(&yield->left, interval_ns == INT64_MAX ? NEVER_LEFT : 1, memory_order_relaxed);
+}
+
+int
+sf_yield_look(struct sf_yield *yield, int64_t now)
+{
+    const int64_t most = 1024;
+    int64_t interval = atomic_load_explicit(&yield->interval_ns, memory_order_relaxed);
+
+    if (interval == 0)
+        return 1; /* `left` stays at or below 0, so that every call comes here */
+    if (interval == INT64_MAX) {
+        atomic_store_explicit(&yield->left, NEVER_LEFT, memory_order_relaxed);
+        return 0;
+    }
+    if (now == 0)
+        now = sf_monotonic_ns();
+
+    int64_t took = now - atomic_load_explicit(&yield->looked_ns, memory_order_relaxed);
+    int64_t calls = atomic_load_explicit(&yield->budget, memory_order_relaxed);
+    int64_t next = most;
+    if (took > 0) {
+        double fit = (double)calls * (double)interval / (double)took / 4;
+        next = fit >= (double)most ? most : (int64_t)fit;
+    }
+    if (next > 2 * calls)
+        next = 2 * calls;
+    if (next < 1)
+        next = 1;
+    atomic_store_explicit(&yield->looked_ns, now, memory_order_relaxed);
+    atomic_store_explicit(&yield->budget, next, memory_order_relaxed);
+    atomic_store_explicit(&yield->left, next, memory_order_relaxed);
+
+    if (now - atomic_load_explicit(&yield->yielded_ns, memory_order_relaxed) < interval)
+        return 0;
+    atomic_store_explicit(&yield->yielded_ns, now, memory_order_relaxed);
+    return 1;
+}
+
+/* --- the slow path --- */
+
+static void
+set_alarm(void)
+{
+    uint64_t alarm = worker.state.stop_seq != 0 ? SF_NEVER : worker.state.park;
+    atomic_store_explicit(&worker.slot->alarm, alarm, memory_order_relaxed);
+}
+
+/* The entry that held `open` is now decided to be `outcome`, unless somebody was first. */
+static void
+set_outcome(uint64_t seq, unsigned code, uint64_t value)
+{
+    uint64_t open = SF_OUTCOME(SF_OUTCOME_OPEN, seq);
+    atomic_compare_exchange_strong(&sf_entry_at(&worker.segment, seq)->outcome, &open, SF_OUTCOME(code, value));
+}
+
+static void
+copy_entry(struct sf_entry_view *view, const struct sf_entry *entry, uint64_t seq)
+{
+    view->seq = seq;
+    view->target = atomic_load(&entry->target);
+    view->outcome = atomic_load(&entry->outcome);
+    view->id = entry->id;
+    view->arg = entry->arg;
+    view->kind = entry->kind;
+    view->sender_pid = entry->sender_pid;
+    view->duration_ns = entry->duration_ns;
+    view->asked_ns = entry->asked_ns;
+    memcpy(view->sender, entry->sender, sizeof view->sender);
+    memcpy(view->mail, entry->mail, sizeof view->mail);
+    view->sender[SF_SENDER_MAX - 1] = 0;
+    view->mail[SF_MAIL_MAX - 1] = 0;
+}
+
+/* It no longer stands parked. Published before the fate of the request that ended the park, so that its sender, told
+ * that it was applied, reads a worker that runs. */
+static void
+unpark(uint64_t step, uint32_t state)
+{
+    int64_t began = atomic_load_explicit(&worker.slot->park_ns, memory_order_relaxed);
+
+    if (began != 0) {
+        int64_t total = atomic_load_explicit(&worker.slot->parked_ns, memory_order_relaxed);
+        atomic_store_explicit(&worker.slot->parked_ns, total + sf_monotonic_ns() - began, memory_order_relaxed);
+        atomic_store_explicit(&worker.slot->park_ns, 0, memory_order_relaxed);
+        atomic_store_explicit(&worker.slot->deadline_ns, 0, memory_order_relaxed);
+    }
+    set_mark(step);
+    set_state(state);
+}
+
+/* Folds a decided entry whose step has come into the worker's state, and publishes its fate. */
+static int
+apply(const struct sf_entry *entry, uint64_t seq, uint64_t target, uint64_t step, struct sf_turn *turn)
+{
+    uint64_t parked_by = worker.state.park_seq;
+    int rc = sf_state_fold(&worker.state, entry, seq, target);
+
+    if (rc < 0)
+        return rc;
+    SF_POINT("turn:folded");
+    /* The pause that was in force is in force no more. If the worker had parked for it, it was applied, and this
+     * swap finds that. */
+    if (parked_by != 0 && worker.state.park_seq != parked_by)
+        set_outcome(parked_by, SF_OUTCOME_SUPERSEDED, seq);
+
+    uint32_t state = get_state();
+    switch (entry->kind) {
+    case SF_PAUSE:
+        if (!sf_state_parks(&worker.state, step) && state == SF_STATE_PARKED)
+            unpark(step, SF_STATE_RUNNING); /* parked, and asked to park at a later step */
+        break;
+    case SF_ADVANCE:
+    case SF_RESUME:
+        if (state == SF_STATE_PARKED)
+            unpark(step, SF_STATE_RUNNING);
+        break;
+    case SF_STOP:
+        unpark(step, SF_STATE_STOPPING);
+        break;
+    case SF_RELOAD:
+        unpark(step, SF_STATE_RELOADING);
+        turn->action = SF_RAISE_RELOAD;
+        turn->seq = seq;
+        copy_entry(&turn->entry, entry, seq);
+        break;
+    }
+    /* A pause or an advance is applied when the worker parks for it. */
+    if (entry->kind != SF_PAUSE && entry->kind != SF_ADVANCE)
+        set_outcome(seq, SF_OUTCOME_APPLIED, step);
+    return 0;
+}
+
+/* The slot and the header are still ours. Everything that a worker reads later is read behind this check, each number
+ * checked once more where it is used. */
+static int
+check_own(void)
+{
+    int rc = sf_segment_check(&worker.segment);
+
+    if (rc < 0)
+        return rc;
+    if (atomic_load_explicit(&worker.slot->cookie, memory_order_relaxed) != worker.cookie ||
+        atomic_load_explicit(&worker.slot->applied, memory_order_relaxed) != worker.applied)
+        return -SF_ECORRUPT;
+    return 0;
+}
+
+/* Decides what is undecided. 0 and the target, or an error. */
+static int
+target_of(uint64_t seq, int standing, uint64_t *target)
+{
+    struct sf_entry *entry = sf_entry_at(&worker.segment, seq);
+
+    if (atomic_load_explicit(&entry->number, memory_order_acquire) != seq)
+        return -SF_ECORRUPT;
+    *target = atomic_load(&entry->target);
+    if (*target == SF_TARGET_NONE) {
+        SF_POINT("turn:met");
+        int rc = sf_settle(&worker.segment, seq, worker.rank, standing);
+        if (rc < 0)
+            return rc;
+        *target = atomic_load(&entry->target);
+        SF_POINT("turn:settled");
+    }
+    return 0;
+}
+
+/* What the log will say once all of it is applied. `wanted`: it asks for something that only a counted checkpoint
+ * can do. */
+static int
+look_ahead(uint64_t tail, struct sf_state *state, int *wanted)
+{
+    *state = worker.state;
+    *wanted = 0;
+    for (uint64_t seq = worker.applied + 1; seq <= tail; seq++) {
+        struct sf_entry *entry = sf_entry_at(&worker.segment, seq);
+        uint64_t target;
+        int rc = target_of(seq, 0, &target);
+
+        if (rc < 0)
+            return rc;
+        if (target == SF_TARGET_VOID)
+            continue;
+        rc = sf_state_fold(state, entry, seq, target);
+        if (rc < 0)
+            return rc;
+        if (entry->kind == SF_RELOAD)
+            *wanted = 1;
+    }
+    *wanted |= state->stop_seq != 0;
+    return 0;
+}
+
+/* Publishes whether the rank is held, and clears the word. The word is cleared only when all that it told of was seen.
+ * An entry published in between set it before the clearing, and would be forgotten: the tail is read again after the
+ * clearing, and if there is more, the word is set again before anything else. Returns whether there is more. */
+static int
+clear_word(struct sf_slot *slot, uint64_t tail, uint32_t level)
+{
+    uint32_t all = SF_WORD_HELD | SF_WORD_STOPPED;
+
+    atomic_fetch_or(&slot->word, level);
+    if (atomic_fetch_and(&slot->word, ~(all & ~level)) & SF_WORD_HELD & ~level)
+        sf_wake(&slot->word); /* other threads of this process that are parked too */
+    atomic_fetch_and(&slot->word, ~SF_WORD_PENDING);
+    if (atomic_load(&worker.segment.header->tail) == tail)
+        return 0;
+    atomic_fetch_or(&slot->word, SF_WORD_PENDING);
+    return 1;
+}
+
+static int
+read_tail(struct sf_slot *slot, uint64_t *tail)
+{
+    *tail = atomic_load(&worker.segment.header->tail);
+    if (*tail < worker.applied || *tail - worker.applied > SF_LOG_CAPACITY)
+        return -SF_ECORRUPT;
+    atomic_store_explicit(&slot->seen, *tail, memory_order_relaxed);
+    return 0;
+}
+
+/* A checkpoint that does not count applies nothing, but it holds while the log says that the rank parks at its next. */
+static int
+turn_uncounted(struct sf_slot *slot, uint64_t step, struct sf_turn *turn)
+{
+    struct sf_state state;
+    uint64_t tail;
+    int wanted, hold, rc;
+
+    do {
+        rc = read_tail(slot, &tail);
+        if (rc < 0)
+            return rc;
+        rc = look_ahead(tail, &state, &wanted);
+        if (rc < 0)
+            return rc;
+        hold = !wanted && sf_state_parks(&state, step + 1);
+        if (!hold) {
+            if (tail > worker.applied)
+                atomic_fetch_or(&slot->word, SF_WORD_PENDING);
+            if (!sf_state_parks(&worker.state, step))
+                atomic_fetch_and(&slot->word, ~SF_WORD_HELD);
+            if (get_state() == SF_STATE_PARKED) {
+                unpark(step, SF_STATE_RUNNING);
+                sf_announce(&worker.segment);
+            }
+            return 0;
+        }
+    } while (clear_word(slot, tail, SF_WORD_HELD));
+    turn->action = SF_HOLD;
+    turn->seq = state.park_seq;
+    turn->park_for = state.park_for;
+    return 0;
+}
+
+int
+sf_turn(uint64_t step, int counted, struct sf_turn *turn)
+{
+    struct sf_slot *slot = worker.slot;
+    uint32_t level;
+    uint64_t tail;
+    int ahead, rc;
+
+    memset(turn, 0, sizeof *turn);
+    if (slot == NULL)
+        return 0;
+    rc = check_own();
+    if (rc < 0)
+        return rc;
+    if (!counted)
+        return turn_uncounted(slot, step, turn);
+
+    uint32_t before = get_state();
+    if (before == SF_STATE_IDLE || before == SF_STATE_RELOADING) {
+        set_mark(step);
+        set_state(SF_STATE_RUNNING);
+    }
+    do {
+        rc = read_tail(slot, &tail);
+        if (rc < 0)
+            return rc;
+        ahead = 0;
+        while (worker.applied < tail && !ahead && turn->action != SF_RAISE_RELOAD) {
+            uint64_t seq = worker.applied + 1;
+            uint64_t target;
+
+            rc = target_of(seq, 1, &target);
+            if (rc < 0)
+                return rc;
+            if (target != SF_TARGET_VOID && target > step) {
+                ahead = 1; /* the word stays set, so that the next checkpoint comes here again */
+                break;
+            }
+            if (target != SF_TARGET_VOID) {
+                rc = apply(sf_entry_at(&worker.segment, seq), seq, target, step, turn);
+                if (rc < 0)
+                    return rc;
+            }
+            worker.applied = seq;
+            atomic_store_explicit(&slot->applied, seq, memory_order_release);
+            SF_POINT("turn:applied");
+        }
+        set_alarm();
+        level = worker.state.stop_seq != 0 ? SF_WORD_STOPPED : sf_state_parks(&worker.state, step) ? SF_WORD_HELD : 0;
+        if (turn->action == SF_RAISE_RELOAD)
+            break; /* what follows it in the log is for the code that comes next: the word stays set */
+        if (ahead) {
+            atomic_fetch_or(&slot->word, SF_WORD_PENDING);
+            break;
+        }
+    } while (clear_word(slot, tail, level));
+    sf_announce(&worker.segment);
+
+    if (turn->action == SF_RAISE_RELOAD) {
+        atomic_fetch_or(&slot->word, SF_WORD_PENDING);
+    } else if (level == SF_WORD_STOPPED) {
+        turn->action = SF_RAISE_STOP;
+        turn->seq = worker.state.stop_seq;
+        copy_entry(&turn->entry, sf_entry_at(&worker.segment, turn->seq), turn->seq);
+    } else if (level == SF_WORD_HELD) {
+        turn->action = SF_HOLD;
+        turn->seq = worker.state.park_seq;
+        turn->park_for = worker.state.park_for;
+    }
+    return 0;
+}
+
+void
+sf_worker_parked(uint64_t seq, uint64_t step, int64_t deadline_ns)
+{
+    if (worker.slot == NULL)
+        return;
+    if (get_state() != SF_STATE_PARKED) {
+        atomic_store_explicit(&worker.slot->park_ns, sf_monotonic_ns(), memory_order_relaxed);
+        set_state(SF_STATE_PARKED);
+    }
+    atomic_store_explicit(&worker.slot->deadline_ns, deadline_ns, memory_order_relaxed);
+    SF_POINT("park:published");
+    set_outcome(seq, SF_OUTCOME_APPLIED, step);
+    sf_announce(&worker.segment);
+}
+
+void
+sf_worker_unparked(uint64_t step)
+{
+    if (worker.slot == NULL || get_state() != SF_STATE_PARKED)
+        return;
+    unpark(step, SF_STATE_RUNNING);
+    sf_announce(&worker.segment);
+}
+
+int
+sf_worker_wait(int64_t timeout_ns)
+{
+    struct sf_slot *slot = worker.slot;
+    int rc;
+
+    if (slot == NULL)
+        return 0;
+    SF_POINT("park:waiting");
+    rc = sf_wait(&slot->word, SF_WORD_HELD, timeout_ns);
+    atomic_fetch_add_explicit(&slot->wakes, 1, memory_order_relaxed);
+    return rc;
+}
+
+void
+sf_worker_end(uint32_t state)
+{
+    if (worker.slot == NULL)
+        return;
+    if (check_own() == 0) {
+        unpark(sf_worker_step(), state);
+        sf_announce(&worker.segment);
+    }
+    sf_worker_quiet();
+}
+
+/* --- progress --- */
+
+int
+sf_level_enter(uint64_t total)
+{
+    struct sf_slot *slot = atomic_load(&sf_worker_slot);
+
+    for (int level = 0; level < SF_LEVELS; level++) {
+        int64_t free = 0;
+        if (!atomic_compare_exchange_strong(&slot->level[level].began_ns, &free, sf_monotonic_ns()))
+            continue;
+        atomic_store_explicit(&slot->level[level].total, total, memory_order_relaxed);
+        atomic_store_explicit(&slot->level[level].done, 0, memory_order_relaxed);
+        atomic_store_explicit(&slot->level[level].parked_ns,
+                              atomic_load_explicit(&slot->parked_ns, memory_order_relaxed), memory_order_relaxed);
+        return level;
+    }
+    return -1;
+}
+
+void
+sf_level_leave(int level)
+{
+    struct sf_slot *slot = atomic_load(&sf_worker_slot);
+    if (level >= 0)
+        atomic_store_explicit(&slot->level[level].began_ns, 0, memory_order_relaxed);
+}

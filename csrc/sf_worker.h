@@ -1,0 +1,134 @@
+/* The worker's side: the one load that a step costs, and what happens when it is not zero.
+ *
+ * A process has one worker. Its slot pointer starts on a private page whose word says ATTACH, moves to the rank's slot
+ * in the control segment, and moves to a quiet private page when control is switched off or lost, and in forked
+ * children. So the fast path never asks whether it is attached. */
+#ifndef SF_WORKER_H
+#define SF_WORKER_H
+
+#include "sf_clock.h"
+#include "sf_log.h"
+
+extern _Atomic(struct sf_slot *) sf_worker_slot;
+
+/* --- the fast path --- */
+
+/* Counts a checkpoint and says whether the slow path is to be taken. Any thread, without the GIL. Relaxed load of the
+ * pointer: it changes only by hands that publish a whole page first, and a step that lands on the page left behind is
+ * carried over or belongs to a run that is lost. */
+static inline int
+sf_pass(uint64_t *step)
+{
+    struct sf_slot *slot = atomic_load_explicit(&sf_worker_slot, memory_order_acquire);
+    uint64_t now = atomic_fetch_add(&slot->step, 1) + 1; /* seq_cst, before the word: see sf_slot.step */
+
+    *step = now;
+    return (int)(atomic_load(&slot->word) != 0) | (now >= atomic_load_explicit(&slot->alarm, memory_order_relaxed));
+}
+
+/* The same for a checkpoint that does not count. */
+static inline int
+sf_look(uint64_t *step)
+{
+    struct sf_slot *slot = atomic_load_explicit(&sf_worker_slot, memory_order_acquire);
+
+    *step = atomic_load_explicit(&slot->step, memory_order_relaxed);
+    return atomic_load_explicit(&slot->word, memory_order_acquire) != 0 ||
+           *step >= atomic_load_explicit(&slot->alarm, memory_order_relaxed);
+}
+
+static inline int
+sf_pending(void)
+{
+    struct sf_slot *slot = atomic_load_explicit(&sf_worker_slot, memory_order_relaxed);
+    uint32_t word = atomic_load_explicit(&slot->word, memory_order_relaxed);
+
+    return (word & ~SF_WORD_ATTACH) != 0;
+}
+
+/* --- when to yield the GIL --- */
+
+/* Reading a clock costs more than the whole checkpoint, so calls are counted, and the clock is read after as many of
+ * them as are expected to take a quarter of the interval. Fields are touched by several threads without the GIL in
+ * free-threaded builds: relaxed, a lost count does no harm. */
+struct sf_yield {
+    _Atomic int64_t interval_ns; /* 0: every call. INT64_MAX: never. */
+    _Atomic int64_t left;        /* calls until the clock is read */
+    _Atomic int64_t budget;      /* what `left` was set to */
+    _Atomic int64_t looked_ns;
+    _Atomic int64_t yielded_ns;
+};
+
+void sf_yield_set(struct sf_yield *yield, int64_t interval_ns);
+int sf_yield_look(struct sf_yield *yield, int64_t now);
+
+/* Whether this call is to yield. */
+static inline int
+sf_yield_due(struct sf_yield *yield)
+{
+    int64_t left = atomic_load_explicit(&yield->left, memory_order_relaxed) - 1;
+
+    atomic_store_explicit(&yield->left, left, memory_order_relaxed);
+    if (__builtin_expect(left > 0, 1))
+        return 0;
+    return sf_yield_look(yield, 0);
+}
+
+/* --- life --- */
+
+/* Installs the fork hook. Once per process. 0 or -errno. */
+int sf_worker_setup(void);
+
+/* Makes this process the worker of `rank` in a control file that it makes at `path`. The checkpoints passed before are
+ * carried over. 0 or -errno; then nothing has changed. */
+int sf_worker_attach(const char *path, uint32_t slot_count, uint32_t rank, uint64_t cookie);
+
+/* From here on nothing controls this process: the slot pointer moves to the quiet page. Keeps the mapping, since other
+ * threads may be looking at it, and lets go of the record lock. */
+void sf_worker_quiet(void);
+
+int sf_worker_attached(void);
+struct sf_segment *sf_worker_segment(void);
+uint64_t sf_worker_step(void);
+
+/* --- the slow path; callers take turns (the Python side holds a lock) --- */
+
+enum sf_action { SF_GO, SF_HOLD, SF_RAISE_STOP, SF_RAISE_RELOAD };
+
+struct sf_turn {
+    enum sf_action action;
+    uint64_t seq;     /* of the entry that asks for the action */
+    int64_t park_for; /* SF_HOLD: ns to stay parked, 0 for until resumed */
+    struct sf_entry_view entry;
+};
+
+/* Applies every entry whose step has come, and says what the loop has to do. 0, or an SF_E error: then control is
+ * lost. `counted` is 0 at a checkpoint that does not count: it applies nothing and can only hold. */
+int sf_turn(uint64_t step, int counted, struct sf_turn *turn);
+
+/* The worker is parked for entry seq, its hooks have run. */
+void sf_worker_parked(uint64_t seq, uint64_t step, int64_t deadline_ns);
+
+/* It waits no more, whatever the log says: a signal ended the wait. No change if it is not parked. */
+void sf_worker_unparked(uint64_t step);
+
+/* Waits until the word changes, for up to timeout_ns. 0, -ETIMEDOUT, -EINTR, or -EFAULT when the file is gone. */
+int sf_worker_wait(int64_t timeout_ns);
+
+/* The interpreter ends. */
+void sf_worker_end(uint32_t state);
+
+/* --- progress of track() loops --- */
+
+int sf_level_enter(uint64_t total); /* a level, or -1 if none is free */
+void sf_level_leave(int level);
+
+static inline void
+sf_level_done(int level, uint64_t done)
+{
+    struct sf_slot *slot = atomic_load_explicit(&sf_worker_slot, memory_order_acquire);
+    if (level >= 0)
+        atomic_store_explicit(&slot->level[level].done, done, memory_order_relaxed);
+}
+
+#endif

@@ -1,0 +1,24 @@
+"""Builds the extension. What the project is, pyproject.toml says."""
+
+import os
+import re
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'"(.+)"', (ROOT / "spark_fast/_version.py").read_text())[1]
+
+core = Extension(
+    "spark_fast._core",
+    sources=["spark_fast/_core.pyx", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/*.c"))],
+    depends=[*sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/*.h")), "spark_fast/_core.pxd"],
+    include_dirs=["csrc"],
+    define_macros=[("_GNU_SOURCE", None), ("SPARK_FAST_VERSION", f'"{VERSION}"')],
+    extra_compile_args=["-std=c11", "-Wall", "-Wextra", "-Wno-unused-parameter", "-fvisibility=hidden"]
+    + os.environ.get("SPARK_FAST_CFLAGS", "").split(),
+    extra_link_args=os.environ.get("SPARK_FAST_LDFLAGS", "").split() or ["-pthread"],
+)
+
+setup(ext_modules=cythonize([core], compiler_directives={"language_level": 3}, build_dir="build/cython"))

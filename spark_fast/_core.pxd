@@ -1,0 +1,145 @@
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+
+# csrc/, as far as Python sees it. Nothing here needs the GIL.
+
+cdef extern from "sf_layout.h" nogil:
+    enum:
+        SF_LAYOUT_VERSION
+        SF_LEVELS
+        SF_LOG_CAPACITY
+        SF_SENDER_MAX
+        SF_MAIL_MAX
+    const uint64_t SF_NEVER
+    const uint64_t SF_TARGET_NONE
+    const uint64_t SF_TARGET_VOID
+    struct sf_state:
+        uint64_t target
+        uint64_t park
+        uint64_t park_seq
+        uint64_t stop_seq
+        uint64_t reload_seq
+        int64_t park_for
+    unsigned SF_OUTCOME_CODE(uint64_t outcome)
+    uint64_t SF_OUTCOME_VALUE(uint64_t outcome)
+
+cdef extern from "sf_segment.h" nogil:
+    enum:
+        SF_EGONE
+    struct sf_header:
+        pass
+    struct sf_segment:
+        sf_header *header
+        int fd
+    struct sf_view:
+        uint32_t layout_version
+        uint32_t slot_count
+        int64_t created_ns
+        uint64_t tail
+        uint32_t changes
+        sf_state state
+    struct sf_level_view "":
+        uint64_t total
+        uint64_t done
+        int64_t began_ns
+        int64_t parked_ns
+    struct sf_slot_view:
+        uint32_t word
+        uint32_t state
+        int32_t pid
+        int alive
+        uint64_t step
+        uint64_t alarm
+        uint64_t applied
+        uint64_t seen
+        uint64_t mark_step
+        uint64_t wakes
+        int64_t attached_ns
+        int64_t state_ns
+        int64_t mark_ns
+        int64_t parked_ns
+        int64_t park_ns
+        int64_t deadline_ns
+        sf_level_view level[4]
+    struct sf_entry_view:
+        uint64_t seq
+        uint64_t target
+        uint64_t outcome
+        uint64_t id
+        uint64_t arg
+        uint32_t kind
+        int32_t sender_pid
+        int64_t duration_ns
+        int64_t asked_ns
+        char *sender
+        char *mail
+    int sf_segment_open(sf_segment *segment, const char *path)
+    void sf_segment_close(sf_segment *segment)
+    int sf_segment_check(const sf_segment *segment)
+    int sf_segment_wait(sf_segment *segment, uint32_t seen, int64_t timeout_ns)
+    uint32_t sf_segment_changes(const sf_segment *segment)
+    int sf_read_view(int fd, sf_view *view)
+    int sf_read_slot(int fd, uint32_t rank, sf_slot_view *view)
+    int sf_read_entry(int fd, uint64_t seq, sf_entry_view *view)
+    uint32_t sf_read_layout_version(int fd)
+
+cdef extern from "sf_log.h" nogil:
+    struct sf_request:
+        uint32_t kind
+        uint64_t id
+        uint64_t arg
+        int64_t duration_ns
+        uint64_t only_if_park_seq
+        char *sender
+        char *mail
+    struct sf_receipt:
+        int verdict
+        uint64_t seq
+        uint64_t target
+        uint32_t stuck_rank
+    int sf_append(sf_segment *segment, const sf_request *request, int64_t timeout_ns, sf_receipt *receipt)
+
+cdef extern from "sf_wait.h" nogil:
+    struct sf_wait_ops:
+        const char *name
+    const sf_wait_ops *sf_wait_ops_in_use "sf_wait_ops"
+    const sf_wait_ops sf_wait_poll
+
+cdef extern from "sf_point.h" nogil:
+    int sf_point_arm(const char *name)
+    void sf_point_reached(const char *name)
+    int sf_point_armed
+
+cdef extern from "sf_lock.h" nogil:
+    int sf_lock(int fd, uint64_t offset, uint64_t length, int64_t timeout_ns)
+    int sf_unlock(int fd, uint64_t offset, uint64_t length)
+    int sf_lock_held(int fd, uint64_t offset, uint64_t length)
+    int sf_fork_close(int fd)
+    void sf_fork_keep(int fd)
+
+cdef extern from "sf_worker.h" nogil:
+    struct sf_yield:
+        pass
+    struct sf_turn_result "sf_turn":
+        int action
+        uint64_t seq
+        int64_t park_for
+        sf_entry_view entry
+    int sf_pass(uint64_t *step) noexcept
+    int sf_look(uint64_t *step) noexcept
+    bint sf_pending() noexcept
+    void sf_yield_set(sf_yield *policy, int64_t interval_ns) noexcept
+    bint sf_yield_due(sf_yield *policy) noexcept
+    int sf_worker_setup()
+    int sf_worker_attach(const char *path, uint32_t slot_count, uint32_t rank, uint64_t cookie)
+    void sf_worker_quiet()
+    bint sf_worker_attached()
+    sf_segment *sf_worker_segment()
+    uint64_t sf_worker_step()
+    int sf_turn(uint64_t step, int counted, sf_turn_result *turn)
+    void sf_worker_parked(uint64_t seq, uint64_t step, int64_t deadline_ns)
+    void sf_worker_unparked(uint64_t step)
+    int sf_worker_wait(int64_t timeout_ns)
+    void sf_worker_end(uint32_t state)
+    int sf_level_enter(uint64_t total)
+    void sf_level_leave(int level)
+    void sf_level_done(int level, uint64_t done) noexcept

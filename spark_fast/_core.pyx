@@ -1,0 +1,452 @@
+"""The C core as Python sees it: check the arguments, call C, raise. See csrc/ for how it works."""
+# cython: language_level=3, embedsignature=True, embedsignature.format=python
+# cython: freethreading_compatible=True, binding=False
+# distutils: language = c
+
+import os
+
+cimport cython
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport EAGAIN, EFAULT, ENOENT
+from libc.string cimport memcpy, memset
+
+cdef extern from *:
+    """
+    #ifndef SPARK_FAST_VERSION
+    #error "setup.py defines SPARK_FAST_VERSION"
+    #endif
+    """
+    const char *SPARK_FAST_VERSION
+
+LAYOUT_VERSION = SF_LAYOUT_VERSION
+BUILD_VERSION = SPARK_FAST_VERSION.decode()
+LOG_CAPACITY = SF_LOG_CAPACITY
+NEVER = SF_NEVER
+TARGET_NONE = SF_TARGET_NONE
+TARGET_VOID = SF_TARGET_VOID
+
+cdef int64_t NS = 1_000_000_000
+cdef int64_t LONGEST = 1 << 62
+
+
+cdef object fail(int code, str call, object path):
+    """Raises what a negative result of a C function means."""
+    from spark_fast.errors import from_code
+
+    raise from_code(-code, call, None if path is None else os.fsdecode(path))
+
+
+cdef int64_t to_ns(double seconds) except? -1:
+    if not 0 <= seconds < 9e9:  # 285 years; a NaN fails too
+        raise ValueError(f"a time of {seconds} s is not between 0 and 9e9 s")
+    return <int64_t>(seconds * 1e9)
+
+
+cdef dict entry_dict(const sf_entry_view *entry):
+    return {
+        "seq": entry.seq, "target": entry.target, "id": entry.id, "kind": entry.kind, "arg": entry.arg,
+        "outcome": SF_OUTCOME_CODE(entry.outcome), "value": SF_OUTCOME_VALUE(entry.outcome),
+        "duration": entry.duration_ns / 1e9, "asked": entry.asked_ns / 1e9, "sender_pid": entry.sender_pid,
+        "sender": (<bytes>entry.sender).decode("utf-8", "replace"),
+        "mail": (<bytes>entry.mail).decode("utf-8", "replace"),
+    }
+
+
+cdef tuple append(sf_segment *segment, bytes path, unsigned kind, uint64_t ident, uint64_t arg, double duration,
+                  str sender, uint64_t only_if_park_seq, double timeout):
+    cdef sf_request request
+    cdef sf_receipt receipt
+    cdef int64_t timeout_ns = to_ns(timeout)
+    cdef int rc
+    cdef bytes who = sender.encode()[:SF_SENDER_MAX - 1]
+
+    memset(&request, 0, sizeof(request))
+    request.kind = kind
+    request.id = ident
+    request.arg = arg
+    request.duration_ns = to_ns(duration)
+    request.only_if_park_seq = only_if_park_seq
+    memcpy(request.sender, <const char *>who, len(who))
+    with nogil:
+        rc = sf_append(segment, &request, timeout_ns, &receipt)
+    if rc < 0:
+        fail(rc, "append", path)
+    return receipt.verdict, receipt.seq, receipt.target
+
+
+cdef class Segment:
+    """A control file, mapped. For senders and for those who wait; who only reads needs no mapping.
+
+    Raises OSError or SegmentError when the file is no control file of this layout.
+    """
+
+    cdef sf_segment segment
+    cdef readonly bytes path
+
+    def __cinit__(self, path):
+        self.segment.fd = -1
+        self.path = os.fsencode(path)
+        cdef int rc = sf_segment_open(&self.segment, self.path)
+        if rc < 0:
+            fail(rc, "open", self.path)
+
+    def __dealloc__(self):
+        sf_segment_close(&self.segment)
+
+    def fileno(self) -> int:
+        """The descriptor of the control file, for the read functions."""
+        return self.segment.fd
+
+    def check(self) -> None:
+        """Raises SegmentError if the file was removed or is damaged."""
+        cdef int rc = sf_segment_check(&self.segment)
+        if rc < 0:
+            fail(rc, "check", self.path)
+
+    def append(self, kind: int, ident: int, *, arg: int = 0, duration: float = 0.0, sender: str = "",
+               only_if_park_seq: int = 0, timeout: float = 5.0) -> tuple[int, int, int]:
+        """Appends a request to the log; returns (verdict, sequence number, target). Costs some 20 µs."""
+        return append(&self.segment, self.path, kind, ident, arg, duration, sender, only_if_park_seq, timeout)
+
+    def changes(self) -> int:
+        """The count of what the workers have published, to hand to wait()."""
+        return sf_segment_changes(&self.segment)
+
+    def wait(self, seen: int, timeout: float) -> None:
+        """Waits until changes() is no longer `seen`, or `timeout` seconds; may return early. Handles signals."""
+        cdef uint32_t value = seen
+        cdef int64_t timeout_ns = to_ns(timeout)
+        cdef int rc
+        with nogil:
+            rc = sf_segment_wait(&self.segment, value, timeout_ns)
+        PyErr_CheckSignals()
+        if rc == -EFAULT:
+            fail(-SF_EGONE, "wait", self.path)
+
+
+def read_view(fd: int) -> dict:
+    """The header of a control file and the state that its whole log gives."""
+    cdef sf_view view
+    cdef int rc = sf_read_view(fd, &view)
+    if rc < 0:
+        fail(rc, "read", None)
+    return {
+        "slot_count": view.slot_count, "created": view.created_ns / 1e9, "tail": view.tail, "changes": view.changes,
+        "park": view.state.park, "park_seq": view.state.park_seq, "stop_seq": view.state.stop_seq,
+        "reload_seq": view.state.reload_seq,
+    }
+
+
+def read_slot(fd: int, rank: int) -> dict:
+    """What one rank has published, and whether its process lives."""
+    cdef sf_slot_view view
+    cdef int rc = sf_read_slot(fd, rank, &view)
+    if rc < 0:
+        fail(rc, "read", None)
+    levels = [
+        (view.level[i].done, view.level[i].total, view.level[i].began_ns / 1e9, view.level[i].parked_ns / 1e9)
+        for i in range(SF_LEVELS) if view.level[i].began_ns > 0
+    ]
+    return {
+        "alive": bool(view.alive), "state": view.state, "step": view.step, "pid": view.pid, "word": view.word,
+        "applied": view.applied, "seen": view.seen, "attached": view.attached_ns / 1e9,
+        "state_since": view.state_ns / 1e9, "mark_step": view.mark_step, "mark": view.mark_ns / 1e9,
+        "parked": view.parked_ns / 1e9, "park_began": view.park_ns / 1e9, "wakes": view.wakes,
+        "deadline": view.deadline_ns / 1e9, "levels": levels,
+    }
+
+
+def read_entry(fd: int, seq: int) -> dict | None:
+    """One entry of the log; None if the log holds it no longer, or not yet."""
+    cdef sf_entry_view view
+    cdef int rc = sf_read_entry(fd, seq, &view)
+    if rc == -ENOENT:
+        return None
+    if rc < 0:
+        fail(rc, "read", None)
+    return entry_dict(&view)
+
+
+def read_layout_version(fd: int) -> int:
+    """The layout version that a file claims, 0 if it is no control file."""
+    return sf_read_layout_version(fd)
+
+
+def lock_file(fd: int, timeout: float) -> bool:
+    """Takes the record lock on the first byte of an open file; False if others held it all the time. A process forked
+    meanwhile closes the file."""
+    cdef int64_t timeout_ns = to_ns(timeout)
+    cdef int handle = fd
+    cdef int rc = sf_fork_close(handle)
+    if rc == 0:
+        with nogil:
+            rc = sf_lock(handle, 0, 1, timeout_ns)
+        if rc < 0:
+            sf_fork_keep(handle)
+    if rc < 0 and rc != -EAGAIN:
+        fail(rc, "lock", None)
+    return rc == 0
+
+
+def unlock_file(fd: int) -> None:
+    """Lets go of what lock_file() took."""
+    sf_unlock(fd, 0, 1)
+    sf_fork_keep(fd)
+
+
+def any_lock(fd: int) -> bool:
+    """Whether somebody holds a record lock anywhere in the file, through another open file than this one."""
+    cdef int rc = sf_lock_held(fd, 0, 0)
+    if rc < 0:
+        fail(rc, "lock", None)
+    return rc == 1
+
+
+def arm_point(name: str) -> None:
+    """For tests: the process kills itself (SIGKILL) when it reaches the named point of a protocol."""
+    cdef bytes encoded = name.encode()
+    cdef int rc = sf_point_arm(encoded)
+    if rc < 0:
+        fail(rc, "arm_point", None)
+
+
+def point(name: str) -> None:
+    """A named point of a protocol whose steps are taken in Python."""
+    cdef bytes encoded
+    if sf_point_armed:
+        encoded = name.encode()
+        sf_point_reached(encoded)
+
+
+def poll_instead_of_futex() -> None:
+    """For tests: waits as on a platform that has no futex."""
+    global sf_wait_ops_in_use
+    sf_wait_ops_in_use = &sf_wait_poll
+
+
+cdef sf_yield yield_policy
+cdef sf_yield track_yield_policy
+cdef sf_yield async_yield_policy
+cdef int64_t TRACK_YIELD_NS = 50_000
+
+
+@cython.final
+cdef class Worker:
+    """The one worker of this process. `checkpoint` of the public interface is its bound method: a bound method of an
+    extension type is the cheapest thing that Python can call."""
+
+    cdef object slow
+
+    def __cinit__(self):
+        self.slow = None
+
+    def checkpoint(self, *, bint collective=True):
+        """Lets the run be controlled here: the only place where a request takes effect.
+
+        Idle it returns at once. Asked to pause, it parks until the run is resumed; asked to stop, it raises
+        SparkStopError, at this and at every later call; asked to reload, it raises SparkReloadError.
+
+        collective: True counts a step and applies requests. False is for code that not every rank of a job runs:
+            it can park, but it never stops or reloads, and it does not count.
+
+        Costs some tens of nanoseconds: one store of the step and one atomic load with the GIL released. The first
+        call makes the run (about a millisecond) and never fails: without a run the loop goes on uncontrolled, after
+        one warning. Any thread may call it. In a forked child of a worker it does nothing.
+        """
+        cdef uint64_t step
+        cdef int hit
+        if not collective:
+            hit = sf_look(&step)
+        elif sf_yield_due(&yield_policy):
+            with nogil:
+                hit = sf_pass(&step)
+        else:
+            hit = sf_pass(&step)
+        if hit:
+            self.take_slow_path(step, collective)
+
+    def pending(self):
+        """Whether anything is asked of this worker: True means that the next checkpoint() will not just return.
+
+        Never yields the GIL, blocks or raises. Costs less than checkpoint(). False before the first checkpoint.
+        """
+        return sf_pending()
+
+    cdef int take_slow_path(self, uint64_t step, bint counted) except -1:
+        if self.slow is None:
+            from spark_fast.worker.slow_path import checkpoint
+            self.slow = checkpoint
+        self.slow(step, counted)
+        return 0
+
+    def set_yield_interval(self, interval: float | None) -> None:
+        """Seconds between yields of the GIL at the least; 0 for every call, None for never."""
+        cdef int64_t ns = (1 << 63) - 1 if interval is None else to_ns(interval)
+        sf_yield_set(&yield_policy, ns)
+        sf_yield_set(&track_yield_policy, max(ns, TRACK_YIELD_NS))
+
+    def set_async_yield_interval(self, interval: float) -> None:
+        """Seconds between trips of checkpoint_async() through the event loop at the least."""
+        sf_yield_set(&async_yield_policy, to_ns(interval))
+
+    def step(self) -> int:
+        """Checkpoints passed."""
+        return sf_worker_step()
+
+    def attached(self) -> bool:
+        """Whether this process is the worker of a run."""
+        return sf_worker_attached()
+
+    def attach(self, path, *, slot_count: int, rank: int, cookie: int) -> None:
+        """Makes the control file and becomes its worker. OSError when it can't be made; then nothing has changed."""
+        cdef bytes encoded = os.fsencode(path)
+        cdef int rc = sf_worker_attach(encoded, slot_count, rank, cookie)
+        if rc < 0:
+            fail(rc, "attach", encoded)
+
+    def quiet(self) -> None:
+        """From here on nothing controls this process."""
+        sf_worker_quiet()
+
+    def fileno(self) -> int:
+        """The descriptor of the control file, -1 if not attached."""
+        return sf_worker_segment().fd if sf_worker_attached() else -1
+
+    def turn(self, step: int, counted: bool) -> tuple[int, int, float, dict | None]:
+        """Applies what is due: (action, sequence number, seconds to stay parked, the entry that asks).
+
+        Raises SegmentError or OSError when control is lost.
+        """
+        cdef sf_turn_result turn
+        cdef uint64_t at = step
+        cdef int count = counted
+        cdef int rc
+        with nogil:
+            rc = sf_turn(at, count, &turn)
+        if rc < 0:
+            fail(rc, "checkpoint", None)
+        return turn.action, turn.seq, turn.park_for / 1e9, entry_dict(&turn.entry) if turn.action > 1 else None
+
+    def parked(self, seq: int, step: int, deadline: float) -> None:
+        """Publishes that the worker is parked; deadline: the time at which it goes on by itself, 0 for never."""
+        sf_worker_parked(seq, step, to_ns(deadline))
+
+    def unparked(self, step: int) -> None:
+        """Publishes that the worker waits no more."""
+        sf_worker_unparked(step)
+
+    def wait(self, timeout: float) -> None:
+        """Parks for up to `timeout` seconds; may return early. Handles signals."""
+        cdef int64_t timeout_ns = to_ns(timeout)
+        with nogil:
+            sf_worker_wait(timeout_ns)
+        PyErr_CheckSignals()
+
+    def append(self, kind: int, ident: int, *, arg: int = 0, duration: float = 0.0, sender: str = "",
+               only_if_park_seq: int = 0, timeout: float = 5.0) -> tuple[int, int, int]:
+        """Segment.append() on the worker's own control file."""
+        cdef sf_segment *segment = sf_worker_segment()
+        if segment is NULL:
+            fail(-SF_EGONE, "append", None)
+        return append(segment, None, kind, ident, arg, duration, sender, only_if_park_seq, timeout)
+
+    def end(self, state: int) -> None:
+        """Publishes how the process ends and lets go of the run."""
+        sf_worker_end(state)
+
+
+worker = Worker()
+worker.set_yield_interval(0.0)
+worker.set_async_yield_interval(0.01)
+
+cdef int setup = sf_worker_setup()
+if setup < 0:
+    fail(setup, "fork hook", None)
+
+cdef Worker the_worker = worker
+
+
+cdef class Track:
+    """Iterates with a checkpoint before each item; what track() returns."""
+
+    cdef object iterable
+    cdef object iterator
+    cdef readonly object total
+    cdef uint64_t handed
+    cdef uint64_t last
+    cdef int level
+
+    def __cinit__(self, iterable, total):
+        self.iterable = iterable
+        self.iterator = None
+        self.total = total
+        self.level = -1
+
+    def __iter__(self):
+        self.leave()
+        self.iterator = iter(self.iterable)
+        self.handed = 0
+        self.level = sf_level_enter(0 if self.total is None else self.total)
+        return self
+
+    def __next__(self):
+        cdef uint64_t step
+        cdef int hit
+        if self.iterator is None:
+            raise StopIteration
+        sf_level_done(self.level, self.handed)
+        if sf_yield_due(&track_yield_policy):
+            with nogil:
+                hit = sf_pass(&step)
+        else:
+            hit = sf_pass(&step)
+        if hit:
+            the_worker.take_slow_path(step, True)
+        try:
+            item = next(self.iterator)
+        except:
+            self.leave()
+            raise
+        self.handed += 1
+        return item
+
+    def __len__(self):
+        if self.total is None:
+            raise TypeError("the length of this iterable is not known")
+        return self.total
+
+    @property
+    def done(self) -> int:
+        """Items that were handed out."""
+        return self.handed
+
+    cdef void leave(self) noexcept:
+        sf_level_leave(self.level)
+        self.level = -1
+        self.iterator = None
+
+    def __dealloc__(self):
+        sf_level_leave(self.level)
+
+
+cdef object nothing = iter(())
+
+
+@cython.final
+cdef class AsyncCheckpoint:
+    """What checkpoint_async() returns: awaited, it passes a checkpoint. One object serves all calls."""
+
+    cdef object slow
+    cdef object trip
+
+    def __cinit__(self, slow, trip):
+        self.slow = slow
+        self.trip = trip
+
+    def __await__(self):
+        cdef uint64_t step
+        if sf_pass(&step):
+            return self.slow(step).__await__()
+        if sf_yield_due(&async_yield_policy):
+            return self.trip().__await__()
+        return nothing

@@ -1,0 +1,42 @@
+"""Controls runs from outside: other processes, on the same host, of the same user.
+
+    from spark_fast import client
+
+    run = client.attach()          # the only live run
+    run.pause()
+    run.resume()
+"""
+
+from spark_fast.client.run import Rank, Request, Run, attach, runs
+from spark_fast.errors import (
+    AmbiguousRunError,
+    FolderRefusedError,
+    LayoutError,
+    NoSuchRunError,
+    SegmentError,
+    SparkError,
+    SparkTimeoutError,
+)
+from spark_fast.request import Fate, FateState
+from spark_fast.run_folder import remove_ended
+from spark_fast.status import Progress, SparkStatus
+
+__all__ = [
+    "AmbiguousRunError",
+    "Fate",
+    "FateState",
+    "FolderRefusedError",
+    "LayoutError",
+    "NoSuchRunError",
+    "Progress",
+    "Rank",
+    "Request",
+    "Run",
+    "SegmentError",
+    "SparkError",
+    "SparkStatus",
+    "SparkTimeoutError",
+    "attach",
+    "remove_ended",
+    "runs",
+]

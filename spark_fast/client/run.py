@@ -1,0 +1,451 @@
+"""A run as its controllers see it."""
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from spark_fast import _core, names, run_folder
+from spark_fast._core import Segment
+from spark_fast.errors import AmbiguousRunError, LayoutError, NoSuchRunError, SegmentError, SparkError, SparkTimeoutError
+from spark_fast.request import Fate, FateState, Kind, Verdict, fate_of, format_id, sender_name
+from spark_fast.status import ENDED, Progress, Rank, SparkStatus, mean_speed, monotonic, progress_of, status_of
+
+__all__ = ["Rank", "Request", "Run", "attach", "runs"]
+
+_LOOK = 0.1
+"""Seconds after which a waiter looks whether the worker still lives. What a worker publishes wakes it at once."""
+
+_KINDS = {int(kind): kind for kind in Kind}
+
+
+class Request:
+    """One request to a run.
+
+    Attributes:
+        id: what names it, in the log, in the exception that it raises and in what supersedes it.
+        kind: `pause`, `resume`, `stop`, `reload` or `advance`.
+        sender: who asked, for people.
+        asked: when, in seconds since the epoch.
+    """
+
+    def __init__(self, run: "Run", kind: Kind, ident: int, seq: int, sender: str, asked: float, fate: Fate | None) -> None:
+        self._run = run
+        self._ident = ident
+        self._seq = seq
+        self._fate = fate
+        self.kind = kind.name.lower()
+        self.id = format_id(ident)
+        self.sender = sender
+        self.asked = asked
+
+    @property
+    def fate(self) -> Fate:
+        """What became of it, now."""
+        if self._fate is None:
+            found = self._run._fate(self._seq, self._ident)
+            if not found.final:
+                return found
+            self._fate = found
+        return self._fate
+
+    def wait(self, timeout: float | None = None) -> Fate:
+        """Waits until the fate is final and returns it.
+
+        Raises SparkTimeoutError after `timeout` seconds; the request stands.
+        """
+        if not self._run._until(lambda: self.fate.final, timeout):
+            raise SparkTimeoutError(
+                f"{self.kind} of run {self._run.id} not applied in {timeout:g} s; it is {self._run.status}, at step "
+                f"{self._run.step}, and will apply it at its next checkpoint",
+                self,
+            )
+        return self.fate
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} {self.id} of {self._run.id}: {self.fate}>"
+
+
+class Run:
+    """One run: a process, or the processes of one job, that passes checkpoints.
+
+    Reading it costs some 20 µs and never disturbs the worker. Each attribute is read anew each time. Once the run's
+    folder is gone, it reads as it was last seen, and `lost` if it had not ended by then. Any thread may use it. Get
+    one with `attach()` or `runs()`.
+    """
+
+    def __init__(self, folder: Path, about: run_folder.About, control: int) -> None:
+        self._folder = folder
+        self._about = about
+        self._control = control
+        self._segment: Segment | None = None
+        self._sample: tuple[float, int] | None = None
+        self._speed: float | None = None
+
+    def __del__(self) -> None:
+        control = getattr(self, "_control", -1)
+        if control >= 0:
+            os.close(control)
+
+    # --- what it is ---
+
+    @property
+    def id(self) -> str:
+        """The run id."""
+        return self._about.id
+
+    @property
+    def command(self) -> list[str]:
+        """The command line of the worker."""
+        return list(self._about.command)
+
+    @property
+    def started(self) -> float:
+        """When it began, in seconds since the epoch."""
+        return self._about.started
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self._folder
+
+    # --- what it does ---
+
+    def _view(self) -> dict[str, Any]:
+        return _core.read_view(self._control)
+
+    def _slots(self) -> list[dict[str, Any]]:
+        return [_core.read_slot(self._control, rank) for rank in range(self._view()["slot_count"])]
+
+    @property
+    def ranks(self) -> list[Rank]:
+        """The workers, one for each rank that has ever been there."""
+        try:
+            view = self._view()
+            slots = self._slots()
+        except SegmentError:
+            return [Rank(0, SparkStatus.LOST, 0, self._about.pid, self._about.host)]
+        return [
+            Rank(number, status_of(view, slot), slot["step"], slot["pid"], self._about.host)
+            for number, slot in enumerate(slots)
+            if slot["state"] != 0
+        ]
+
+    @property
+    def status(self) -> SparkStatus:
+        """What the run is doing: what its ranks are, where they agree; else what the first of them is on its way to.
+
+        `lost` if a rank died without a word while it should be there.
+        """
+        found = [rank.status for rank in self.ranks] or [SparkStatus.LOST]
+        for status in (SparkStatus.LOST, SparkStatus.FAILED):
+            if status in found:
+                return status
+        if SparkStatus.PAUSED in found and SparkStatus.RUNNING in found:
+            return SparkStatus.PAUSING
+        return found[0]
+
+    @property
+    def step(self) -> int:
+        """Checkpoints passed, by the rank that is furthest behind."""
+        return min((rank.step for rank in self.ranks), default=0)
+
+    @property
+    def steps_per_second(self) -> float | None:
+        """The speed now; None while it is not running or can't be told.
+
+        The first reading is the mean since the worker last began to run; later ones, by the same object, the mean
+        between readings at least half a second apart.
+        """
+        try:
+            slot = _core.read_slot(self._control, 0)
+        except SegmentError:
+            return None
+        now = monotonic()
+        mean = mean_speed(slot, now) if slot["alive"] else None
+        if mean is None:
+            self._sample = self._speed = None
+            return None
+        if self._sample is None or slot["step"] < self._sample[1] or slot["mark"] > self._sample[0]:
+            self._sample, self._speed = (now, slot["step"]), None
+        elif now - self._sample[0] >= 0.5 and slot["step"] > self._sample[1]:
+            self._speed = (slot["step"] - self._sample[1]) / (now - self._sample[0])
+            self._sample = now, slot["step"]
+        return self._speed if self._speed is not None else mean
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far its `track()` loops are; None if it has none."""
+        try:
+            slot = _core.read_slot(self._control, 0)
+        except SegmentError:
+            return None
+        return progress_of(slot, monotonic()) if slot["alive"] else None
+
+    @property
+    def resumes(self) -> float | None:
+        """When a timed pause ends by itself, in seconds since the epoch; None if it is in none."""
+        try:
+            return _core.read_slot(self._control, 0)["deadline"] or None
+        except SegmentError:
+            return None
+
+    @property
+    def requests(self) -> list[Request]:
+        """What the log still holds, oldest first: the last hundred requests or so, whoever asked."""
+        try:
+            tail = self._view()["tail"]
+            first = max(1, tail - _core.LOG_CAPACITY + 1)
+            entries = [_core.read_entry(self._control, seq) for seq in range(first, tail + 1)]
+            return [
+                Request(self, _KINDS[entry["kind"]], entry["id"], entry["seq"], entry["sender"], entry["asked"], None)
+                for entry in entries
+                if entry is not None and entry["kind"] in _KINDS
+            ]
+        except SegmentError:
+            return []
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of the above, for JSON."""
+        progress = self.progress
+        return {
+            "id": self.id,
+            "status": str(self.status),
+            "step": self.step,
+            "steps_per_second": self.steps_per_second,
+            "progress": None
+            if progress is None
+            else {
+                "loops": progress.loops,
+                "fraction": progress.fraction,
+                "seconds_left": progress.seconds_left,
+            },
+            "started": self.started,
+            "command": self.command,
+            "folder": str(self.folder),
+            "resumes": self.resumes,
+            "ranks": [
+                {"rank": rank.rank, "status": str(rank.status), "step": rank.step, "pid": rank.pid, "host": rank.host}
+                for rank in self.ranks
+            ],
+        }
+
+    def __repr__(self) -> str:
+        return f"<Run {self.id}: {self.status} at step {self.step}>"
+
+    # --- what can be asked of it ---
+
+    def pause(
+        self,
+        *,
+        wait: bool = True,
+        timeout: float | None = None,
+        at_step: int | None = None,
+        resume_after: float | None = None,
+    ) -> Request:
+        """Asks the run to park at its next checkpoint.
+
+        Args:
+            wait: whether to wait until it is parked (or the request has another fate).
+            timeout: seconds to wait at most; None for as long as it takes.
+            at_step: the step to park at, instead of the next. The pause is superseded by any later pause or resume.
+            resume_after: seconds after which it goes on by itself.
+
+        Returns the request; its `fate` says what became of it. Raises SparkTimeoutError when the time is up (the pause
+        stands), SegmentError when the control file can't be used.
+        """
+        if at_step is not None and at_step < 1:
+            raise ValueError(f"a step to park at is 1 or more: {at_step}")
+        if resume_after is not None and resume_after <= 0:
+            raise ValueError(f"resume_after is a number of seconds, more than 0: {resume_after}")
+        return self._ask(Kind.PAUSE, wait, timeout, arg=at_step or 0, duration=resume_after or 0.0)
+
+    def resume(self, *, wait: bool = True, timeout: float | None = None) -> Request:
+        """Asks a paused run to go on, and calls off a pause that was set for later. Nothing happens otherwise.
+
+        As pause().
+        """
+        return self._ask(Kind.RESUME, wait, timeout)
+
+    def stop(self, *, wait: bool = True, timeout: float | None = None) -> Request:
+        """Asks the run to stop: its next checkpoint raises SparkStopError. With `wait`, waits until it was raised;
+        `run.wait("stopped")` waits for the end of the process.
+
+        As pause().
+        """
+        return self._ask(Kind.STOP, wait, timeout)
+
+    def advance(self, steps: int, *, wait: bool = True, timeout: float | None = None) -> Request:
+        """Asks the run to run `steps` more steps and then to park. With `wait`, waits until it is parked again.
+
+        As pause().
+        """
+        if steps < 1:
+            raise ValueError(f"a number of steps to advance is 1 or more: {steps}")
+        return self._ask(Kind.ADVANCE, wait, timeout, arg=steps)
+
+    def wait(self, status: SparkStatus | str | Iterable[SparkStatus | str], timeout: float | None = None) -> SparkStatus:
+        """Waits until the run has this status, or one of these, and returns it.
+
+        Raises SparkTimeoutError after `timeout` seconds, SparkError if the run ended otherwise, so that it will never
+        have it.
+        """
+        wanted = {SparkStatus(status)} if isinstance(status, str) else {SparkStatus(each) for each in status}
+        found = self.status
+
+        def there() -> bool:
+            nonlocal found
+            found = self.status
+            return found in wanted or found in ENDED
+
+        names_wanted = " or ".join(sorted(wanted))
+        if not self._until(there, timeout):
+            raise SparkTimeoutError(f"run {self.id} is not {names_wanted} after {timeout:g} s: it is {found}")
+        if found not in wanted:
+            raise SparkError(f"run {self.id} will not be {names_wanted}: it is {found}")
+        return found
+
+    # --- how ---
+
+    def _open_segment(self) -> Segment:
+        if self._segment is None:
+            self._segment = Segment(self._folder / run_folder.CONTROL)
+        return self._segment
+
+    def _ask(self, kind: Kind, wait: bool, timeout: float | None, *, arg: int = 0, duration: float = 0.0) -> Request:
+        end = None if timeout is None else monotonic() + timeout
+        ident = run_folder.new_id()
+        sender = sender_name()
+        asked = time.time()
+        try:
+            verdict, seq, _target = self._open_segment().append(
+                kind, ident, arg=arg, duration=duration, sender=sender, timeout=5.0 if timeout is None else min(5.0, timeout)
+            )
+        except (SegmentError, FileNotFoundError) as error:
+            if isinstance(error, LayoutError) or self.status is not SparkStatus.LOST:
+                raise
+            return Request(self, kind, ident, 0, sender, asked, Fate(FateState.REFUSED, reason=f"the run is lost: {error}"))
+        fate: Fate | None = None
+        if verdict == Verdict.REFUSED_ENDED:
+            fate = Fate(FateState.REFUSED, reason=f"the run has ended: it is {self.status}")
+        elif verdict == Verdict.REFUSED_STOPPING:
+            fate = Fate(FateState.REFUSED, reason="the run is stopping")
+        elif verdict == Verdict.NOTHING_TO_DO and seq:
+            # A stop was asked for already: this one shares its fate.
+            entry = _core.read_entry(self._control, seq)
+            if entry is not None:
+                ident, sender, asked = entry["id"], entry["sender"], entry["asked"]
+        elif verdict == Verdict.NOTHING_TO_DO:
+            fate = Fate(FateState.APPLIED, step=self.step, reason="nothing to do: it was not paused")
+        request = Request(self, kind, ident, seq, sender, asked, fate)
+        if wait:
+            request.wait(None if end is None else max(0.0, end - monotonic()))
+        return request
+
+    def _fate(self, seq: int, ident: int) -> Fate:
+        try:
+            # Life first: what a worker published before it died is then read after its death was seen.
+            alive = any(slot["alive"] and slot["state"] < 6 for slot in self._slots())
+            return fate_of(self._control, seq, ident, alive=alive, ended=str(self.status))
+        except SegmentError as error:
+            return Fate(FateState.LOST, reason=str(error))
+
+    def _until(self, done: Callable[[], bool], timeout: float | None) -> bool:
+        """Waits for done(), looked at after each change that a worker publishes, and each tenth of a second."""
+        end = None if timeout is None else monotonic() + timeout
+        while True:
+            try:
+                segment: Segment | None = self._open_segment()
+                seen = segment.changes() if segment is not None else 0
+            except (SegmentError, OSError):
+                segment = None  # no file any more: what there is to know is known at once
+            if done():
+                return True
+            left = _LOOK if end is None else min(_LOOK, end - monotonic())
+            if left <= 0:
+                return False
+            if segment is None:
+                time.sleep(left)
+                continue
+            try:
+                segment.wait(seen, left)
+            except SegmentError:
+                self._segment = None
+
+
+def _open(home: int, run: str) -> Run:
+    """FileNotFoundError if it is none, FolderRefusedError, LayoutError, SegmentError."""
+    folder = run_folder.open_run(home, run)
+    try:
+        control = run_folder.open_control(folder)
+        try:
+            about = run_folder.read_about(folder)
+            path = run_folder.home_path() / run
+            if about is None:
+                raise SegmentError("no readable run.json beside it", str(path / run_folder.CONTROL))
+            if about.host != socket.gethostname():
+                raise SegmentError(f"a run of host {about.host}: control it there", str(path / run_folder.CONTROL))
+            try:
+                _core.read_view(control)
+            except SegmentError as error:
+                raise run_folder.name_path(error, path / run_folder.CONTROL) from None
+            return Run(path, about, control)
+        except BaseException:
+            os.close(control)
+            raise
+    finally:
+        os.close(folder)
+
+
+def runs(*, ended: bool = True) -> list[Run]:
+    """The runs of this user on this host, by the time at which they began.
+
+    ended: whether to list those too that have ended, until `remove_ended()` or a new run of the same id removes them.
+
+    Folders that can't be read are left out; `attach()` with their name says why. Costs some 0.1 ms a run. Raises
+    FolderRefusedError if the folder of runs can't be trusted.
+    """
+    try:
+        home = run_folder.open_home()
+    except FileNotFoundError:
+        return []
+    found = []
+    try:
+        for name in run_folder.run_names(home):
+            try:
+                run = _open(home, name)
+            except (OSError, SparkError):
+                continue
+            if ended or run.status.live:
+                found.append(run)
+    finally:
+        os.close(home)
+    return sorted(found, key=lambda run: run.started)
+
+
+def attach(run: str | None = None) -> Run:
+    """The run of this id; without one, the only live run.
+
+    Raises NoSuchRunError, which lists the live runs; AmbiguousRunError if none was named and several are live;
+    LayoutError, SegmentError or FolderRefusedError if there is one that can't be used.
+    """
+    if run is None:
+        live = runs(ended=False)
+        if len(live) == 1:
+            return live[0]
+        error = AmbiguousRunError if live else NoSuchRunError
+        raise error(None, [each.id for each in live])
+    if not names.valid(run):
+        raise NoSuchRunError(run, [each.id for each in runs(ended=False)])
+    try:
+        home = run_folder.open_home()
+    except FileNotFoundError:
+        raise NoSuchRunError(run, []) from None
+    try:
+        return _open(home, run)
+    except FileNotFoundError:
+        raise NoSuchRunError(run, [each.id for each in runs(ended=False)]) from None
+    finally:
+        os.close(home)

@@ -1,0 +1,199 @@
+"""What is raised, by the worker and by those who control it."""
+
+import os
+
+__all__ = [
+    "AmbiguousRunError",
+    "FolderRefusedError",
+    "LayoutError",
+    "NoSuchRunError",
+    "RunNameTakenError",
+    "SegmentError",
+    "SparkError",
+    "SparkInterrupt",
+    "SparkReloadError",
+    "SparkStopError",
+    "SparkTimeoutError",
+]
+
+
+class SparkInterrupt(BaseException):
+    """Raised by `checkpoint()` when the loop is to be left.
+
+    A `BaseException`, as `KeyboardInterrupt` and `asyncio.CancelledError` are: a loop that skips bad batches with
+    `except Exception` must not swallow it.
+
+    Attributes:
+        request_id: the id of the request, as its sender has it.
+        step: the step at which the worker applied it.
+        sender: who asked, for people: user, host and process.
+    """
+
+    verb = "interrupted"
+
+    def __init__(self, request_id: str, step: int, sender: str) -> None:
+        super().__init__(request_id, step, sender)
+        self.request_id = request_id
+        self.step = step
+        self.sender = sender
+
+    def __str__(self) -> str:
+        return f"{self.verb} at step {self.step}, asked by {self.sender or 'an unnamed sender'} ({self.request_id})"
+
+
+class SparkStopError(SparkInterrupt):
+    """The run is to stop. Save what is worth keeping and let it through.
+
+    A stop is a level: once asked, every later checkpoint raises it too, until the process ends.
+    """
+
+    verb = "stopped"
+
+
+class SparkReloadError(SparkInterrupt):
+    """The run's code is to be replaced: whoever runs the loop again, with the new code, catches it."""
+
+    verb = "left for a reload"
+
+
+class SparkError(Exception):
+    """The base of the errors that a controller meets."""
+
+
+class NoSuchRunError(SparkError, LookupError):
+    """No run has this id, or no run is live.
+
+    Attributes:
+        run: the id that was asked for, None if any would have done.
+        candidates: ids of the live runs.
+    """
+
+    def __init__(self, run: str | None, candidates: list[str]) -> None:
+        super().__init__(run, candidates)
+        self.run = run
+        self.candidates = candidates
+
+    def __str__(self) -> str:
+        if not self.candidates:
+            live = "no run is live; a run begins with the first spark.checkpoint() of a script"
+        else:
+            live = "live: " + ", ".join(self.candidates)
+        return f"no run {self.run!r}; {live}" if self.run is not None else live
+
+
+class AmbiguousRunError(NoSuchRunError):
+    """No run was named, and several are live."""
+
+    def __str__(self) -> str:
+        return f"{len(self.candidates)} runs are live, name one of them: {', '.join(self.candidates)}"
+
+
+class RunNameTakenError(SparkError):
+    """A living worker has this run id.
+
+    Attributes:
+        run: the id.
+    """
+
+    def __init__(self, run: str) -> None:
+        super().__init__(run)
+        self.run = run
+
+    def __str__(self) -> str:
+        return f"a living run is called {self.run!r}"
+
+
+class FolderRefusedError(SparkError):
+    """A folder or file is not what it should be, so that another user might have put it there.
+
+    Attributes:
+        path: what was looked at.
+        found: what it is.
+        expected: what it should be, and what to do.
+    """
+
+    def __init__(self, path: str, found: str, expected: str) -> None:
+        super().__init__(path, found, expected)
+        self.path = path
+        self.found = found
+        self.expected = expected
+
+    def __str__(self) -> str:
+        return f"refused {self.path}: {self.found}; {self.expected}"
+
+
+class SparkTimeoutError(SparkError, TimeoutError):
+    """What was waited for did not happen in the time allowed. The request stands: it may still be applied.
+
+    Attributes:
+        message: what was waited for, and what the run did meanwhile.
+        request: the `Request` that was waited for, None if it was a status.
+    """
+
+    def __init__(self, message: str, request: object = None) -> None:
+        super().__init__(message, request)
+        self.message = message
+        self.request = request
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class SegmentError(SparkError):
+    """A control file can't be used.
+
+    Attributes:
+        reason: what is wrong with it.
+        path: the file, None if it is the worker's own.
+    """
+
+    def __init__(self, reason: str, path: str | None = None) -> None:
+        super().__init__(reason, path)
+        self.reason = reason
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"{self.path or 'the control file'}: {self.reason}"
+
+
+class LayoutError(SegmentError):
+    """The control file was made by another version of spark_fast, or the compiled core is of another version."""
+
+
+_NOT_CONTROL, _LAYOUT, _CORRUPT, _GONE, _FULL, _BUSY = range(4001, 4007)
+
+_REASONS = {
+    _NOT_CONTROL: "not a control file, or one that its maker did not finish",
+    _LAYOUT: "a control file of another layout",
+    _CORRUPT: "damaged: sizes or numbers in it make no sense",
+    _GONE: "removed, replaced or cut short",
+    _FULL: "its log is full: a rank has passed no checkpoint for a long time",
+    _BUSY: "another sender has kept the log for too long; if it is suspended, continue or end it",
+}
+
+
+def from_code(code: int, call: str, path: str | None) -> Exception:
+    """The exception for a C function's error: errno's numbers, and those of csrc/sf_segment.h."""
+    if code not in _REASONS:
+        return OSError(code, f"{call}: {os.strerror(code)}", path)
+    if code == _LAYOUT:
+        return layout_error(path) if path is not None else LayoutError(_REASONS[code])
+    return SegmentError(_REASONS[code], path)
+
+
+def layout_error(path: str) -> LayoutError:
+    """Names both layout versions and the file."""
+    from spark_fast import _core
+    from spark_fast._version import __version__
+
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        theirs = _core.read_layout_version(fd)
+    finally:
+        os.close(fd)
+    ours = _core.LAYOUT_VERSION
+    return LayoutError(
+        f"has layout {theirs}, spark_fast {__version__} has layout {ours}: "
+        "use the spark-fast command of the environment that the training runs in",
+        path,
+    )

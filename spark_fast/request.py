@@ -1,0 +1,124 @@
+"""Requests and what became of them."""
+
+import os
+import socket
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from typing import Any
+
+from spark_fast import _core
+
+__all__ = ["Fate", "FateState", "Kind", "Verdict", "fate_of", "format_id", "sender_name"]
+
+
+class Kind(IntEnum):
+    """enum sf_kind of csrc/sf_layout.h."""
+
+    PAUSE = 1
+    RESUME = 2
+    STOP = 3
+    RELOAD = 4
+    ADVANCE = 5
+
+
+class Verdict(IntEnum):
+    """enum sf_verdict of csrc/sf_log.h."""
+
+    APPENDED = 0
+    NOTHING_TO_DO = 1
+    REFUSED_STOPPING = 2
+    REFUSED_ENDED = 3
+
+
+class FateState(StrEnum):
+    """What became of a request."""
+
+    ASKED = "asked"
+    """It stands in the log, and no worker has come to it yet."""
+    APPLIED = "applied"
+    """It took effect at a step: a pause when the worker parked, an advance when it parked again."""
+    SUPERSEDED = "superseded"
+    """A later request took its place before it took effect."""
+    REFUSED = "refused"
+    """It never entered the log; the reason says why."""
+    FAILED = "failed"
+    """A worker tried and could not; the reason says why."""
+    VOID = "void"
+    """Its sender died before anybody had seen it; it will never be applied."""
+    LOST = "lost"
+    """The run ended before it came to it, or what became of it can't be told any more."""
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What became of a request.
+
+    Attributes:
+        state: one of FateState.
+        step: the step at which it was applied, else None.
+        by: the id of the request that superseded it, else None.
+        reason: why, for people, where the state alone does not say it; else an empty string.
+    """
+
+    state: FateState
+    step: int | None = None
+    by: str | None = None
+    reason: str = ""
+
+    @property
+    def final(self) -> bool:
+        """Whether it can't change any more."""
+        return self.state is not FateState.ASKED
+
+    def __str__(self) -> str:
+        words = [str(self.state)]
+        if self.step is not None:
+            words.append(f"at step {self.step}")
+        if self.by is not None:
+            words.append(f"by {self.by}")
+        if self.reason:
+            words.append(f"({self.reason})")
+        return " ".join(words)
+
+
+def format_id(ident: int) -> str:
+    """A request id as people see it."""
+    return f"{ident:016x}"
+
+
+def sender_name() -> str:
+    """This process, as a sender, for people."""
+    import getpass
+
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's uid with no name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}, pid {os.getpid()}"
+
+
+_APPLIED, _SUPERSEDED, _FAILED = 1, 2, 3
+
+
+def fate_of(control: int, seq: int, ident: int, *, alive: bool, ended: str) -> Fate:
+    """Reads the fate of entry `seq` from the control file.
+
+    ident: the id that the entry must have.
+    alive: whether a rank of the run lives, as seen before this call.
+    ended: how the run ended, for the reason, if it did.
+    """
+    entry: dict[str, Any] | None = _core.read_entry(control, seq)
+    if entry is None or entry["id"] != ident:
+        return Fate(FateState.LOST, reason=f"more than {_core.LOG_CAPACITY} requests came after it")
+    if entry["outcome"] == _APPLIED:
+        return Fate(FateState.APPLIED, step=entry["value"])
+    if entry["outcome"] == _SUPERSEDED:
+        by = _core.read_entry(control, entry["value"])
+        return Fate(FateState.SUPERSEDED, by=format_id(by["id"]) if by is not None else None)
+    if entry["outcome"] == _FAILED:
+        return Fate(FateState.FAILED, step=entry["value"])
+    if entry["target"] == _core.TARGET_VOID:
+        return Fate(FateState.VOID, reason="its sender died while sending it")
+    if not alive:
+        return Fate(FateState.LOST, reason=f"the run ended before it ({ended})")
+    return Fate(FateState.ASKED)

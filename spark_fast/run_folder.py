@@ -1,0 +1,326 @@
+"""Where runs are kept: one folder for each user, in it one folder for each run.
+
+The home is `$SPARK_FAST_HOME`, else `/tmp/spark-fast-<uid>`: not the user's runtime directory nor shared memory, which
+are emptied at logout, and not $TMPDIR, which batch systems set for each job, so that a person's shell would look
+elsewhere than the job does. Everything is for its owner alone, and no link is followed.
+"""
+
+import json
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from spark_fast import _core, names
+from spark_fast.errors import FolderRefusedError, LayoutError, RunNameTakenError, SegmentError, layout_error
+
+__all__ = ["About", "Claim", "claim", "home_path", "open_home", "read_about", "remove_ended", "run_names"]
+
+CONTROL = "control"
+ABOUT = "run.json"
+HOME_LOCK = ".lock"
+ABOUT_MAX = 1 << 20
+
+
+def home_path() -> Path:
+    """The user's folder of runs; it may not exist yet."""
+    chosen = os.environ.get("SPARK_FAST_HOME")
+    return Path(chosen).absolute() if chosen else Path("/tmp") / f"spark-fast-{os.geteuid()}"
+
+
+def _describe(status: os.stat_result) -> str:
+    kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFREG: "a file", stat.S_IFDIR: "a folder"}
+    kind = kinds.get(stat.S_IFMT(status.st_mode), "a special file")
+    return f"{kind} of uid {status.st_uid} with mode {stat.S_IMODE(status.st_mode):04o}"
+
+
+def _check_folder(path: str | Path, *, dir_fd: int | None = None, shown: Path) -> os.stat_result:
+    status = os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
+    uid = os.geteuid()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != uid:
+        raise FolderRefusedError(
+            str(shown),
+            f"found {_describe(status)}",
+            f"expected a folder of uid {uid} with mode 0700: remove it, or set SPARK_FAST_HOME to a folder of yours",
+        )
+    if status.st_mode & 0o077:
+        raise FolderRefusedError(
+            str(shown),
+            f"found {_describe(status)}",
+            f"others could read it or ask for things: chmod 700 {shown}",
+        )
+    return status
+
+
+def open_home(*, create: bool = False) -> int:
+    """A descriptor of the home folder. FileNotFoundError if there is none; FolderRefusedError if it can't be trusted."""
+    path = home_path()
+    if create:
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            pass
+    before = _check_folder(path, shown=path)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    after = os.fstat(fd)
+    if (before.st_dev, before.st_ino) != (after.st_dev, after.st_ino):
+        os.close(fd)
+        raise FolderRefusedError(str(path), "it was replaced while it was being opened", "try again")
+    return fd
+
+
+@contextmanager
+def _home_locked(home: int, timeout: float) -> Iterator[None]:
+    """Turns at making and removing run folders. The kernel ends the turn of a process that dies."""
+    fd = os.open(HOME_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=home)
+    try:
+        if not _core.lock_file(fd, timeout):
+            raise SegmentError("another process has kept it locked", str(home_path() / HOME_LOCK))
+        try:
+            yield
+        finally:
+            _core.unlock_file(fd)
+    finally:
+        os.close(fd)
+
+
+@dataclass(frozen=True)
+class About:
+    """What is known of a run for as long as its folder is there. One JSON object, written before the run exists.
+
+    Attributes:
+        id: the run id.
+        command: the command line, as a list.
+        directory: the working directory at the start.
+        user, host, pid: of the process that made the run.
+        started: seconds since the epoch.
+        version: of spark_fast.
+        python: of the interpreter.
+    """
+
+    id: str
+    command: list[str]
+    directory: str
+    user: str
+    host: str
+    pid: int
+    started: float
+    version: str
+    python: str
+
+
+def _write_about(run: int, about: About) -> None:
+    making = ABOUT + ".new"
+    fd = os.open(making, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=run)
+    with open(fd, "w", encoding="utf-8") as file:
+        json.dump(asdict(about), file)
+    os.rename(making, ABOUT, src_dir_fd=run, dst_dir_fd=run)
+
+
+def read_about(run: int) -> About | None:
+    """What a run's folder says of it; None if it says nothing that makes sense."""
+    try:
+        fd = os.open(ABOUT, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=run)
+    except OSError:
+        return None
+    with open(fd, "rb") as file:
+        raw = file.read(ABOUT_MAX)
+    try:
+        found = json.loads(raw)
+        known = {field.name: found[field.name] for field in fields(About)}
+        return About(
+            id=str(known["id"]),
+            command=[str(word) for word in known["command"]],
+            directory=str(known["directory"]),
+            user=str(known["user"]),
+            host=str(known["host"]),
+            pid=int(known["pid"]),
+            started=float(known["started"]),
+            version=str(known["version"]),
+            python=str(known["python"]),
+        )
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def open_run(home: int, run: str) -> int:
+    """A descriptor of a run's folder. FileNotFoundError, or FolderRefusedError if it can't be trusted."""
+    shown = home_path() / run
+    before = _check_folder(run, dir_fd=home, shown=shown)
+    fd = os.open(run, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=home)
+    after = os.fstat(fd)
+    if (before.st_dev, before.st_ino) != (after.st_dev, after.st_ino):
+        os.close(fd)
+        raise FolderRefusedError(str(shown), "it was replaced while it was being opened", "try again")
+    return fd
+
+
+def open_control(run: int) -> int:
+    """A descriptor of a run's control file, to read. FileNotFoundError if it has none."""
+    return os.open(CONTROL, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=run)
+
+
+def _alive(run: int) -> bool:
+    """Whether a process holds a lock in the control file of this folder, whatever the file holds: a living rank."""
+    try:
+        control = open_control(run)
+    except OSError:
+        return False
+    try:
+        return _core.any_lock(control)
+    finally:
+        os.close(control)
+
+
+def name_path(error: SegmentError, path: Path) -> SegmentError:
+    """The same error with the file that it is about."""
+    if isinstance(error, LayoutError):
+        return layout_error(str(path))
+    return SegmentError(error.reason, str(path))
+
+
+def _empty(run: int) -> None:
+    for name in os.listdir(run):
+        try:
+            os.unlink(name, dir_fd=run)
+        except IsADirectoryError:
+            inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=run)
+            try:
+                _empty(inner)
+            finally:
+                os.close(inner)
+            os.rmdir(name, dir_fd=run)
+
+
+def run_names(home: int) -> list[str]:
+    """The names of the run folders, sorted."""
+    return sorted(name for name in os.listdir(home) if names.valid(name))
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A run folder that is this process's to fill.
+
+    Attributes:
+        run: the run id.
+        folder: the folder.
+    """
+
+    run: str
+    folder: Path
+
+    @property
+    def control(self) -> Path:
+        """Where the control file is to be."""
+        return self.folder / CONTROL
+
+
+@contextmanager
+def claim(wanted: str | None, command: list[str], version: str, *, timeout: float = 2.0) -> Iterator[Claim]:
+    """A folder for a new run. Until the block ends nobody else makes or removes runs.
+
+    wanted: its id, or None for a new one. A folder that a dead run left under this id is emptied.
+    timeout: seconds to wait for others that make or remove runs.
+
+    Raises OSError, FolderRefusedError, SegmentError; RunNameTakenError if a living run has the id.
+    """
+    import platform
+    import pwd
+    import time
+
+    home = open_home(create=True)
+    try:
+        with _home_locked(home, timeout):
+            taken = set(os.listdir(home))
+            run = wanted if wanted is not None else names.draw(taken)
+            if run in taken:
+                fd = open_run(home, run)
+                try:
+                    if _alive(fd):
+                        raise RunNameTakenError(run)
+                    _empty(fd)
+                finally:
+                    os.close(fd)
+            else:
+                os.mkdir(run, 0o700, dir_fd=home)
+            _core.point("claim:folder")
+            try:
+                user = pwd.getpwuid(os.geteuid()).pw_name
+            except KeyError:  # a container's uid with no name
+                user = str(os.geteuid())
+            about = About(
+                id=run,
+                command=command,
+                directory=_directory(),
+                user=user,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                started=time.time(),
+                version=version,
+                python=platform.python_version(),
+            )
+            fd = open_run(home, run)
+            try:
+                _write_about(fd, about)
+                _core.point("claim:about")
+            finally:
+                os.close(fd)
+            made = False
+            try:
+                yield Claim(run, home_path() / run)
+                made = True
+            finally:
+                if not made:
+                    _remove(home, run)
+    finally:
+        os.close(home)
+
+
+def _directory() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # removed under the process
+        return ""
+
+
+def _remove(home: int, run: str) -> None:
+    fd = open_run(home, run)
+    try:
+        _empty(fd)
+    finally:
+        os.close(fd)
+    os.rmdir(run, dir_fd=home)
+
+
+def remove_ended(*, timeout: float = 10.0) -> list[str]:
+    """Removes the folders of runs of which no process lives; returns their ids. Folders that can't be trusted stay."""
+    try:
+        home = open_home()
+    except FileNotFoundError:
+        return []
+    removed = []
+    try:
+        with _home_locked(home, timeout):
+            for run in run_names(home):
+                try:
+                    fd = open_run(home, run)
+                except (FileNotFoundError, FolderRefusedError):
+                    continue
+                try:
+                    alive = _alive(fd)
+                finally:
+                    os.close(fd)
+                if not alive:
+                    _remove(home, run)
+                    removed.append(run)
+    finally:
+        os.close(home)
+    return removed
+
+
+def new_id() -> int:
+    """An id for a request, or a cookie: 63 random bits, not 0."""
+    return int.from_bytes(os.urandom(8), "little") >> 1 or 1

@@ -1,0 +1,162 @@
+"""What a run is doing, read from what its workers published."""
+
+import time
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from typing import Any
+
+
+__all__ = ["Progress", "Rank", "SparkStatus"]
+
+
+class SparkStatus(StrEnum):
+    """What the worker did last; never only what somebody asked for."""
+
+    # Text after a member is its documentation.
+    IDLE = "idle"
+    """The process is there, and has passed no checkpoint yet."""
+    RUNNING = "running"
+    """It passes checkpoints, or is on its way to the next one."""
+    PAUSING = "pausing"
+    """A pause is asked for, and the worker has not parked yet: it is still in its step, or in a pause hook."""
+    PAUSED = "paused"
+    """It is parked at a checkpoint and uses no CPU; its pause hooks have run."""
+    STOPPING = "stopping"
+    """A stop is asked for, and the process still lives: in its step, or saving what it has."""
+    STOPPED = "stopped"
+    """The process ended by itself after a checkpoint had raised SparkStopError."""
+    RELOADING = "reloading"
+    """A checkpoint raised SparkReloadError, and none was passed since."""
+    FINISHED = "finished"
+    """The process ended by itself, not asked to, with no uncaught exception."""
+    FAILED = "failed"
+    """The process ended with an uncaught exception."""
+    LOST = "lost"
+    """The process died without a word, or its control file was damaged."""
+
+    @property
+    def live(self) -> bool:
+        """Whether a process is there that could be asked something."""
+        return self not in ENDED
+
+
+ENDED = frozenset({SparkStatus.STOPPED, SparkStatus.FINISHED, SparkStatus.FAILED, SparkStatus.LOST})
+
+
+class WorkerState(IntEnum):
+    """enum sf_worker_state of csrc/sf_layout.h."""
+
+    NONE = 0
+    IDLE = 1
+    RUNNING = 2
+    PARKED = 3
+    STOPPING = 4
+    RELOADING = 5
+    STOPPED = 6
+    FINISHED = 7
+    FAILED = 8
+
+
+_SAID = {
+    WorkerState.IDLE: SparkStatus.IDLE,
+    WorkerState.PARKED: SparkStatus.PAUSED,
+    WorkerState.STOPPING: SparkStatus.STOPPING,
+    WorkerState.RELOADING: SparkStatus.RELOADING,
+    WorkerState.RUNNING: SparkStatus.RUNNING,
+}
+_ENDED = {
+    WorkerState.STOPPED: SparkStatus.STOPPED,
+    WorkerState.FINISHED: SparkStatus.FINISHED,
+    WorkerState.FAILED: SparkStatus.FAILED,
+}
+
+
+def status_of(view: dict[str, Any], slot: dict[str, Any]) -> SparkStatus:
+    """The status of one rank, from read_view() and read_slot()."""
+    state = slot["state"]
+    if state in _ENDED:
+        return _ENDED[WorkerState(state)]
+    if not slot["alive"] or state not in _SAID:
+        return SparkStatus.LOST
+    said = _SAID[WorkerState(state)]
+    if said in (SparkStatus.RUNNING, SparkStatus.IDLE):
+        if view["stop_seq"]:
+            return SparkStatus.STOPPING
+        if view["park_seq"] and view["park"] <= slot["step"] + 1:
+            return SparkStatus.PAUSING
+    return said
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the `track()` loops of a worker are.
+
+    Attributes:
+        loops: (items done, items in all) of each running loop, outermost first; None where a length is not known.
+        fraction: of the outermost loop, its inner loops counted in; None if a length is not known.
+        seconds_left: at the mean speed so far, pauses left out; None if that can't be told.
+    """
+
+    loops: list[tuple[int, int | None]]
+    fraction: float | None
+    seconds_left: float | None
+
+
+def progress_of(slot: dict[str, Any], now: float) -> Progress | None:
+    """From read_slot(); now: the time on CLOCK_MONOTONIC in seconds. None if no loop is tracked."""
+    levels = slot["levels"]
+    if not levels:
+        return None
+    fraction: float | None = 0.0
+    for done, total, _began, _parked in reversed(levels):
+        if not total:
+            # The length of an inner loop is only a refinement; without that of an outer one nothing is known.
+            fraction = None if (done, total) == levels[0][:2] else 0.0
+        elif fraction is not None:
+            fraction = min(1.0, (done + fraction) / total)
+    left = None
+    if fraction:
+        parked = slot["parked"] - levels[0][3]
+        if slot["park_began"]:
+            parked += now - slot["park_began"]
+        elapsed = max(0.0, now - levels[0][2] - parked)
+        left = elapsed / fraction * (1 - fraction)
+    return Progress([(done, total or None) for done, total, *_ in levels], fraction, left)
+
+
+def mean_speed(slot: dict[str, Any], now: float) -> float | None:
+    """Steps per second since the worker last began to run; None while it does not run, or for the first moment."""
+    if slot["state"] != WorkerState.RUNNING or not slot["mark"]:
+        return None
+    elapsed = now - slot["mark"]
+    steps = slot["step"] - slot["mark_step"]
+    if elapsed <= 0 or steps <= 0:
+        return None
+    return float(steps / elapsed)
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One worker of a run.
+
+    Attributes:
+        rank: its number in the job, from 0.
+        status: what it did last.
+        step: checkpoints passed.
+        pid: its process, as it sees itself: another number in a container.
+        host: where it runs.
+    """
+
+    rank: int
+    status: SparkStatus
+    step: int
+    pid: int
+    host: str
+
+
+def monotonic() -> float:
+    """The clock that workers stamp their marks with."""
+    return time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
+__all__ += ["ENDED", "WorkerState", "mean_speed", "monotonic", "progress_of", "status_of"]

@@ -1,0 +1,30 @@
+"""What training code calls."""
+
+from spark_fast._core import worker as _worker
+from spark_fast.errors import SparkInterrupt, SparkReloadError, SparkStopError
+from spark_fast.status import SparkStatus
+from spark_fast.worker.asynchronous import checkpoint_async
+from spark_fast.worker.controller import SparkController, controller, create_controller
+from spark_fast.worker.hooks import on_pause, on_resume
+from spark_fast.worker.options import configure
+from spark_fast.worker.tracking import track
+
+checkpoint = _worker.checkpoint
+pending = _worker.pending
+
+__all__ = [
+    "SparkController",
+    "SparkInterrupt",
+    "SparkReloadError",
+    "SparkStatus",
+    "SparkStopError",
+    "checkpoint",
+    "checkpoint_async",
+    "configure",
+    "controller",
+    "create_controller",
+    "on_pause",
+    "on_resume",
+    "pending",
+    "track",
+]

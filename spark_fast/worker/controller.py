@@ -1,0 +1,70 @@
+"""Control from inside the training process."""
+
+from spark_fast import _core, run_folder
+from spark_fast._core import worker
+from spark_fast.request import Fate, FateState, Kind, Verdict, format_id, sender_name
+from spark_fast.status import SparkStatus, status_of
+from spark_fast.worker import session
+
+__all__ = ["SparkController", "controller", "create_controller"]
+
+
+class SparkController:
+    """Controls the run that this process is the worker of. Get it with `create_controller()`.
+
+    Requests go into the run's log like those from outside, and take effect at the next checkpoint. They don't wait:
+    the thread that asks may be the one that has to come to the checkpoint. They return the fate so far: `asked`, or
+    `refused` with the reason. Any thread may call them, and signal handlers written in Python.
+    """
+
+    @property
+    def status(self) -> SparkStatus:
+        """What this worker did last; `idle` before the first checkpoint, and where nothing controls it."""
+        fd = worker.fileno()
+        if fd < 0:
+            return SparkStatus.IDLE
+        return status_of(_core.read_view(fd), _core.read_slot(fd, 0) | {"alive": True})
+
+    @property
+    def run(self) -> str | None:
+        """The id of this process's run; None before the first checkpoint, and where nothing controls it."""
+        return session.run_id()
+
+    def pause(self) -> Fate:
+        """Asks the run to park at its next checkpoint, until it is resumed from outside or by another thread."""
+        return self._ask(Kind.PAUSE)
+
+    def resume(self) -> Fate:
+        """Asks the run to go on. Nothing happens if it is not paused."""
+        return self._ask(Kind.RESUME)
+
+    def stop(self) -> Fate:
+        """Asks the run to stop: its next checkpoint, and every later one, raises SparkStopError."""
+        return self._ask(Kind.STOP)
+
+    def checkpoint(self) -> None:
+        """The same as `spark_fast.checkpoint()`."""
+        worker.checkpoint()
+
+    def _ask(self, kind: Kind) -> Fate:
+        if not session.attach():
+            return Fate(FateState.REFUSED, reason="nothing controls this process")
+        verdict, seq, _target = worker.append(kind, run_folder.new_id(), sender=sender_name())
+        if verdict == Verdict.APPENDED:
+            return Fate(FateState.ASKED)
+        if verdict == Verdict.NOTHING_TO_DO:
+            entry = _core.read_entry(worker.fileno(), seq) if seq else None
+            by = format_id(entry["id"]) if entry is not None else None
+            return Fate(FateState.APPLIED, step=worker.step(), by=by, reason="nothing to do")
+        return Fate(FateState.REFUSED, reason="the run is stopping")
+
+
+_controller = SparkController()
+
+
+def create_controller() -> SparkController:
+    """The controller of this process: always the same object. Costs nothing; makes no run."""
+    return _controller
+
+
+controller = create_controller

@@ -1,0 +1,173 @@
+"""The worker's life: from the first checkpoint, which makes the run, to the end of the process."""
+
+import atexit
+import os
+import sys
+import threading
+from collections.abc import Callable
+from enum import Enum
+from itertools import count
+from types import TracebackType
+
+from spark_fast import run_folder
+from spark_fast._core import worker
+from spark_fast._version import __version__
+from spark_fast.errors import RunNameTakenError, SparkStopError
+from spark_fast.status import WorkerState
+from spark_fast.worker import options, report
+
+__all__ = ["attach", "begun", "end", "forget_after_fork", "lose_control", "run_id", "turns"]
+
+
+class _Life(Enum):
+    NEW = 0
+    ATTACHED = 1
+    OFF = 2
+
+
+# Whoever changes or reads the worker's place in the log holds it. Reentrant: a signal handler may run at any
+# bytecode of the slow path and come here again.
+turns = threading.RLock()
+
+_life = _Life.NEW
+_run: str | None = None
+_stop_raised = False
+
+
+def begun() -> bool:
+    """Whether the first checkpoint was passed."""
+    return _life is not _Life.NEW
+
+
+def run_id() -> str | None:
+    """The id of the run that this process is the worker of, else None."""
+    return _run if worker.attached() else None
+
+
+def attach(*, fresh_name: bool = True) -> bool:
+    """Makes this process the worker of a new run, if it is nothing yet; whether it is one.
+
+    Never raises an Exception: what stands in the way is said in one warning, and the loop goes on uncontrolled.
+
+    fresh_name: whether to take another name if a living run has the one that was asked for. If not, RunNameTakenError
+        is raised.
+    """
+    global _life, _run
+    with turns:
+        if _life is not _Life.NEW:
+            return worker.attached()
+        chosen = options.current()
+        if not chosen.enabled:
+            _life = _Life.OFF
+            worker.quiet()
+            return False
+        try:
+            _run = _make_run(chosen.run, fresh_name=fresh_name)
+        except RunNameTakenError:
+            raise
+        except Exception as error:  # a full disk, a folder of somebody else, a limit on locks: all are the same here
+            _life = _Life.OFF
+            worker.quiet()
+            report.warn(f"this run can't be controlled from outside: {error}. The training goes on without.")
+            return False
+        _life = _Life.ATTACHED
+        _watch_the_end()
+        if not chosen.quiet:
+            report.say(_hint(_run))
+        return True
+
+
+def _make_run(wanted: str | None, *, fresh_name: bool) -> str:
+    for number in count(1):
+        name = wanted if number == 1 or wanted is None else f"{wanted[:56]}-{number}"
+        try:
+            with run_folder.claim(name, _command(), __version__) as place:
+                worker.attach(place.control, slot_count=1, rank=0, cookie=run_folder.new_id())
+                if number > 1:
+                    report.warn(f"a living run is called {wanted!r}; this one is called {place.run!r}")
+                return place.run
+        except RunNameTakenError:
+            if not fresh_name:
+                raise
+    raise AssertionError("count() ended")
+
+
+def _command() -> list[str]:
+    return list(getattr(sys, "argv", None) or sys.orig_argv)
+
+
+def _hint(run: str) -> str:
+    home = os.environ.get("SPARK_FAST_HOME")
+    where = f"SPARK_FAST_HOME={home} " if home else ""
+    return f"this is run {run}; control it with: {where}spark-fast pause {run}   (also resume, stop, status, top)"
+
+
+def lose_control(error: Exception) -> None:
+    """The control file is of no use any more. The loop goes on."""
+    global _life
+    with turns:
+        if _life is not _Life.ATTACHED:
+            return
+        _life = _Life.OFF
+        worker.quiet()
+        report.warn(f"control of run {_run} is lost: {error}. The training goes on without.")
+
+
+def stop_raised() -> None:
+    """A checkpoint is about to raise SparkStopError."""
+    global _stop_raised
+    _stop_raised = True
+
+
+# --- the end ---
+
+
+def end(state: WorkerState) -> None:
+    """Publishes how the process ends. Later calls change nothing."""
+    global _life
+    with turns:
+        if _life is _Life.ATTACHED:
+            _life = _Life.OFF
+            worker.end(state)
+
+
+def state_after(error: BaseException | None) -> WorkerState:
+    """What an uncaught exception, or None, makes of the run."""
+    if error is not None and not isinstance(error, SparkStopError):
+        return WorkerState.FAILED
+    return WorkerState.STOPPED if _stop_raised else WorkerState.FINISHED
+
+
+def _at_exit() -> None:
+    # An interactive interpreter prints errors and goes on: its last error says nothing of how it ended.
+    interactive = hasattr(sys, "ps1") or sys.flags.interactive
+    end(state_after(None if interactive else getattr(sys, "last_value", None)))
+
+
+_previous_hook: Callable[[type[BaseException], BaseException, TracebackType | None], object] = sys.__excepthook__
+
+
+def _on_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if isinstance(error, SparkStopError):
+        report.say(str(error))
+    else:
+        _previous_hook(kind, error, trace)
+
+
+def _watch_the_end() -> None:
+    global _previous_hook
+    atexit.register(_at_exit)
+    os.register_at_fork(after_in_child=forget_after_fork)
+    _previous_hook = sys.excepthook
+    sys.excepthook = _on_uncaught
+
+
+def forget_after_fork() -> None:
+    """In a forked child: no worker, and nothing that it does shows in its parent's run."""
+    global _life, turns
+    # The C hook has done this already, unless the child was made without the C library's fork().
+    _life = _Life.OFF
+    turns = threading.RLock()
+    worker.quiet()
+
+

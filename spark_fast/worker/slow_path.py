@@ -1,0 +1,131 @@
+"""What a checkpoint does when something is asked: apply, park, raise."""
+
+import time
+
+from spark_fast import run_folder
+from spark_fast._core import worker
+from spark_fast.errors import SegmentError, SparkError, SparkReloadError, SparkStopError
+from spark_fast.request import Kind, format_id, sender_name
+from spark_fast.worker import hooks, report, session
+
+__all__ = ["Hold", "checkpoint", "take_turn"]
+
+_GO, _HOLD, _RAISE_STOP, _RAISE_RELOAD = range(4)
+
+LOOK_AROUND = 1.0
+"""Seconds after which a parked worker looks whether its control file is still there."""
+
+
+def checkpoint(step: int, counted: bool) -> None:
+    """The slow path of `checkpoint()`, called by the core."""
+    hold = take_turn(step, counted)
+    if hold is None:
+        return
+    with hold:
+        while hold.goes_on():
+            worker.wait(hold.timeout())
+
+
+def take_turn(step: int, counted: bool) -> "Hold | None":
+    """Applies what is due. Raises for a stop or a reload; returns what is to be waited for, if anything is."""
+    with session.turns:
+        if not session.begun():
+            session.attach()
+            step = worker.step()
+        action, seq, park_for, entry = _turn(step, counted)
+    if action == _HOLD:
+        return Hold(step, counted, seq, park_for)
+    if entry is not None:
+        asked = format_id(entry["id"]), step, entry["sender"]
+        if action == _RAISE_STOP:
+            session.stop_raised()
+            raise SparkStopError(*asked)
+        raise SparkReloadError(*asked)
+    return None
+
+
+def _turn(step: int, counted: bool) -> tuple[int, int, float, dict[str, object] | None]:
+    try:
+        return worker.turn(step, counted)
+    except (SegmentError, OSError) as error:
+        session.lose_control(error)
+        return _GO, 0, 0.0, None
+
+
+class Hold:
+    """One park of one thread, from its pause hooks to its resume hooks. A context manager around the wait.
+
+    Where several threads of the process pass checkpoints, each parks; the first to come runs the hooks and speaks for
+    the worker.
+    """
+
+    _leader: "Hold | None" = None
+
+    def __init__(self, step: int, counted: bool, seq: int, park_for: float) -> None:
+        self._step = step
+        self._counted = counted
+        self._seq = seq
+        self._park_for = park_for
+        self._published = 0
+        self._ends: float | None = None
+
+    def __enter__(self) -> "Hold":
+        with session.turns:
+            if Hold._leader is None:
+                Hold._leader = self
+        if Hold._leader is self:
+            try:
+                hooks.run(resume=False)
+            except BaseException:
+                Hold._leader = None
+                raise
+            self._publish()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if Hold._leader is self:
+            with session.turns:
+                worker.unparked(self._step)
+                Hold._leader = None
+            hooks.run(resume=True)
+
+    def goes_on(self) -> bool:
+        """Applies what has come; whether the thread is to wait (again). Raises SparkStopError or SparkReloadError."""
+        if self._ends is not None and time.monotonic() >= self._ends:
+            self._resume()
+        with session.turns:
+            hold = take_turn(self._step, self._counted)
+        if hold is None:
+            return False
+        self._seq, self._park_for = hold._seq, hold._park_for
+        if Hold._leader is self and self._seq != self._published:
+            self._publish()
+        return True
+
+    def timeout(self) -> float:
+        """Seconds to wait before the next look, woken or not."""
+        if self._ends is None:
+            return LOOK_AROUND
+        return min(LOOK_AROUND, max(0.0, self._ends - time.monotonic()))
+
+    def _publish(self) -> None:
+        self._published = self._seq
+        self._ends = time.monotonic() + self._park_for if self._park_for else None
+        with session.turns:
+            worker.parked(self._seq, self._step, time.time() + self._park_for if self._park_for else 0.0)
+
+    def _resume(self) -> None:
+        """The time of a timed pause is over. The resume is a request like any other, so that all ranks apply it."""
+        try:
+            worker.append(
+                Kind.RESUME,
+                run_folder.new_id(),
+                sender=f"the pause's own timer in {sender_name()}",
+                only_if_park_seq=self._published,
+                timeout=LOOK_AROUND / 2,
+            )
+            self._ends = None
+        except (SparkError, OSError) as error:
+            # Somebody else holds the log, or it is gone; the turn that follows tells which. Tried again after it.
+            self._ends = time.monotonic() + LOOK_AROUND
+            report.warn(f"the timed pause could not be ended yet: {error}")
