@@ -46,7 +46,7 @@ bench: $(VENV)/made-bench  ## all figures; writes docs/benchmarks.md
 lint: $(VENV)/made-test  ## style, of Python, Cython and C
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/cython-lint spark_fast/*.pyx spark_fast/*.pxd
+	PATH="$(abspath $(BIN)):$$PATH" cython-lint spark_fast/*.pyx spark_fast/*.pxd
 	clang-format --dry-run --Werror csrc/*.[ch] tests/c/*.[ch]
 
 types: $(VENV)/made-test  ## types, and the stub against the built module

@@ -16,9 +16,8 @@ core = Extension(
     depends=[*sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/*.h")), "spark_fast/_core.pxd"],
     include_dirs=["csrc"],
     define_macros=[("_GNU_SOURCE", None), ("SPARK_FAST_VERSION", f'"{VERSION}"')],
-    extra_compile_args=["-std=c11", "-Wall", "-Wextra", "-Wno-unused-parameter", "-fvisibility=hidden"]
-    + os.environ.get("SPARK_FAST_CFLAGS", "").split(),
-    extra_link_args=os.environ.get("SPARK_FAST_LDFLAGS", "").split() or ["-pthread"],
+    extra_compile_args=["-std=c11", "-Wall", "-Wextra", "-fvisibility=hidden", *os.environ.get("CFLAGS", "").split()],
+    extra_link_args=["-pthread"],
 )
 
 setup(ext_modules=cythonize([core], compiler_directives={"language_level": 3}, build_dir="build/cython"))

@@ -11,21 +11,8 @@
 
 from typing import TYPE_CHECKING
 
+from spark_fast._built import worker as _worker
 from spark_fast._version import __version__
-from spark_fast._core import BUILD_VERSION as _BUILD_VERSION
-from spark_fast._core import LAYOUT_VERSION as _BUILT_LAYOUT
-
-_LAYOUT = 1  # of the segment that these Python files were written for
-if (_BUILD_VERSION, _BUILT_LAYOUT) != (__version__, _LAYOUT):
-    from spark_fast import _core
-
-    raise ImportError(
-        f"the compiled core {_core.__file__} is of version {_BUILD_VERSION} (layout {_BUILT_LAYOUT}), the Python files "
-        f"beside it are of version {__version__} (layout {_LAYOUT}): install spark-fast again, "
-        "or in a source tree build it again with 'make build'"
-    )
-
-from spark_fast._core import worker as _worker
 from spark_fast.errors import SparkError, SparkInterrupt, SparkReloadError, SparkStopError
 
 checkpoint = _worker.checkpoint
@@ -37,12 +24,12 @@ if TYPE_CHECKING:
         SparkController,
         checkpoint_async,
         configure,
-        controller,
         create_controller,
         on_pause,
         on_resume,
         track,
     )
+    from spark_fast.worker.controller import controller
 
 __all__ = [
     "SparkController",

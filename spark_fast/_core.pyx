@@ -1,7 +1,7 @@
+# cython: language_level=3, embedsignature=True, embedsignature.format=clinic
+# cython: freethreading_compatible=True, binding=False, auto_pickle=False, autotestdict=False
+
 """The C core as Python sees it: check the arguments, call C, raise. See csrc/ for how it works."""
-# cython: language_level=3, embedsignature=True, embedsignature.format=python
-# cython: freethreading_compatible=True, binding=False
-# distutils: language = c
 
 import os
 
@@ -74,6 +74,7 @@ cdef tuple append(sf_segment *segment, bytes path, unsigned kind, uint64_t ident
     return receipt.verdict, receipt.seq, receipt.target
 
 
+@cython.final
 cdef class Segment:
     """A control file, mapped. For senders and for those who wait; who only reads needs no mapping.
 
@@ -366,6 +367,7 @@ if setup < 0:
 cdef Worker the_worker = worker
 
 
+@cython.final
 cdef class Track:
     """Iterates with a checkpoint before each item; what track() returns."""
 
@@ -404,7 +406,7 @@ cdef class Track:
             the_worker.take_slow_path(step, True)
         try:
             item = next(self.iterator)
-        except:
+        except BaseException:
             self.leave()
             raise
         self.handed += 1

@@ -10,7 +10,7 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -56,13 +56,11 @@ def _check_folder(path: str | Path, *, dir_fd: int | None = None, shown: Path) -
 
 
 def open_home(*, create: bool = False) -> int:
-    """A descriptor of the home folder. FileNotFoundError if there is none; FolderRefusedError if it can't be trusted."""
+    """A descriptor of the home folder. FileNotFoundError if there is none, FolderRefusedError if it is not ours."""
     path = home_path()
     if create:
-        try:
+        with suppress(FileExistsError):
             os.mkdir(path, 0o700)
-        except FileExistsError:
-            pass
     before = _check_folder(path, shown=path)
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     after = os.fstat(fd)

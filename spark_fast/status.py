@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Any
 
-
 __all__ = ["Progress", "Rank", "SparkStatus"]
 
 

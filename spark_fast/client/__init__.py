@@ -1,10 +1,10 @@
 """Controls runs from outside: other processes, on the same host, of the same user.
 
-    from spark_fast import client
+from spark_fast import client
 
-    run = client.attach()          # the only live run
-    run.pause()
-    run.resume()
+run = client.attach()          # the only live run
+run.pause()
+run.resume()
 """
 
 from spark_fast.client.run import Rank, Request, Run, attach, runs

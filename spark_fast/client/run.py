@@ -9,7 +9,14 @@ from typing import Any
 
 from spark_fast import _core, names, run_folder
 from spark_fast._core import Segment
-from spark_fast.errors import AmbiguousRunError, LayoutError, NoSuchRunError, SegmentError, SparkError, SparkTimeoutError
+from spark_fast.errors import (
+    AmbiguousRunError,
+    LayoutError,
+    NoSuchRunError,
+    SegmentError,
+    SparkError,
+    SparkTimeoutError,
+)
 from spark_fast.request import Fate, FateState, Kind, Verdict, fate_of, format_id, sender_name
 from spark_fast.status import ENDED, Progress, Rank, SparkStatus, mean_speed, monotonic, progress_of, status_of
 
@@ -17,6 +24,8 @@ __all__ = ["Rank", "Request", "Run", "attach", "runs"]
 
 _LOOK = 0.1
 """Seconds after which a waiter looks whether the worker still lives. What a worker publishes wakes it at once."""
+_TURN = 5.0
+"""Seconds to wait for other senders, each of which takes some 20 µs."""
 
 _KINDS = {int(kind): kind for kind in Kind}
 
@@ -31,7 +40,9 @@ class Request:
         asked: when, in seconds since the epoch.
     """
 
-    def __init__(self, run: "Run", kind: Kind, ident: int, seq: int, sender: str, asked: float, fate: Fate | None) -> None:
+    def __init__(
+        self, run: "Run", kind: Kind, ident: int, seq: int, sender: str, asked: float, fate: Fate | None = None
+    ) -> None:
         self._run = run
         self._ident = ident
         self._seq = seq
@@ -200,7 +211,7 @@ class Run:
             first = max(1, tail - _core.LOG_CAPACITY + 1)
             entries = [_core.read_entry(self._control, seq) for seq in range(first, tail + 1)]
             return [
-                Request(self, _KINDS[entry["kind"]], entry["id"], entry["seq"], entry["sender"], entry["asked"], None)
+                Request(self, _KINDS[entry["kind"]], entry["id"], entry["seq"], entry["sender"], entry["asked"])
                 for entry in entries
                 if entry is not None and entry["kind"] in _KINDS
             ]
@@ -286,7 +297,7 @@ class Run:
             raise ValueError(f"a number of steps to advance is 1 or more: {steps}")
         return self._ask(Kind.ADVANCE, wait, timeout, arg=steps)
 
-    def wait(self, status: SparkStatus | str | Iterable[SparkStatus | str], timeout: float | None = None) -> SparkStatus:
+    def wait(self, status: str | Iterable[str], timeout: float | None = None) -> SparkStatus:
         """Waits until the run has this status, or one of these, and returns it.
 
         Raises SparkTimeoutError after `timeout` seconds, SparkError if the run ended otherwise, so that it will never
@@ -320,13 +331,15 @@ class Run:
         sender = sender_name()
         asked = time.time()
         try:
+            patience = _TURN if timeout is None else min(_TURN, timeout)
             verdict, seq, _target = self._open_segment().append(
-                kind, ident, arg=arg, duration=duration, sender=sender, timeout=5.0 if timeout is None else min(5.0, timeout)
+                kind, ident, arg=arg, duration=duration, sender=sender, timeout=patience
             )
         except (SegmentError, FileNotFoundError) as error:
             if isinstance(error, LayoutError) or self.status is not SparkStatus.LOST:
                 raise
-            return Request(self, kind, ident, 0, sender, asked, Fate(FateState.REFUSED, reason=f"the run is lost: {error}"))
+            lost = Fate(FateState.REFUSED, reason=f"the run is lost: {error}")
+            return Request(self, kind, ident, 0, sender, asked, lost)
         fate: Fate | None = None
         if verdict == Verdict.REFUSED_ENDED:
             fate = Fate(FateState.REFUSED, reason=f"the run has ended: it is {self.status}")

@@ -62,8 +62,10 @@ def _from_environment() -> Options:
         except ValueError:
             report.warn(f"{variable}={text!r} is not a number of seconds; it is ignored")
         else:
-            found = replace(found, yield_interval=value) if option == "yield_interval" else replace(
-                found, async_yield_interval=value
+            found = (
+                replace(found, yield_interval=value)
+                if option == "yield_interval"
+                else replace(found, async_yield_interval=value)
             )
     return found
 

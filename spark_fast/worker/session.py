@@ -33,6 +33,9 @@ _life = _Life.NEW
 _run: str | None = None
 _stop_raised = False
 
+outcome: WorkerState | None = None
+"""How the run ended, where somebody knows better than the interpreter's last words: the runner."""
+
 
 def begun() -> bool:
     """Whether the first checkpoint was passed."""
@@ -139,6 +142,9 @@ def state_after(error: BaseException | None) -> WorkerState:
 
 
 def _at_exit() -> None:
+    if outcome is not None:
+        end(outcome)
+        return
     # An interactive interpreter prints errors and goes on: its last error says nothing of how it ended.
     interactive = hasattr(sys, "ps1") or sys.flags.interactive
     end(state_after(None if interactive else getattr(sys, "last_value", None)))
@@ -169,5 +175,3 @@ def forget_after_fork() -> None:
     _life = _Life.OFF
     turns = threading.RLock()
     worker.quiet()
-
-

@@ -1,6 +1,7 @@
 """What a checkpoint does when something is asked: apply, park, raise."""
 
 import time
+from typing import Any
 
 from spark_fast import run_folder
 from spark_fast._core import worker
@@ -44,7 +45,7 @@ def take_turn(step: int, counted: bool) -> "Hold | None":
     return None
 
 
-def _turn(step: int, counted: bool) -> tuple[int, int, float, dict[str, object] | None]:
+def _turn(step: int, counted: bool) -> tuple[int, int, float, dict[str, Any] | None]:
     try:
         return worker.turn(step, counted)
     except (SegmentError, OSError) as error:
