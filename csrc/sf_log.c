@@ -88,9 +88,8 @@ slot_taken(struct sf_slot *slot)
     return state >= SF_STATE_IDLE && state < SF_STATE_STOPPED;
 }
 
-/* `probe` is a descriptor through which the helper's own slot, if it has one, is seen to be alive or need not be. */
 static void
-decide(struct sf_segment *segment, int probe, uint64_t seq, uint32_t rank, int standing)
+decide(struct sf_segment *segment, uint64_t seq, uint32_t rank, int standing)
 {
     struct sf_entry *entry = sf_entry_at(segment, seq);
     uint64_t target = 0;
@@ -103,7 +102,7 @@ decide(struct sf_segment *segment, int probe, uint64_t seq, uint32_t rank, int s
     for (uint32_t r = 0; r < segment->slot_count; r++) {
         struct sf_slot *slot = &segment->slots[r];
         /* A dead rank does no harm to the agreement, but its step might put the target far ahead of the others. */
-        if (!slot_taken(slot) || (segment->slot_count > 1 && r != rank && sf_slot_alive(probe, r) == 0))
+        if (!slot_taken(slot) || (segment->slot_count > 1 && r != rank && sf_slot_alive(segment->fd, r) == 0))
             continue;
         /* The helper itself stands at its checkpoint and can act there; the others can act at their next. */
         uint64_t next = atomic_load(&slot->step) + (r == rank && standing ? 0 : 1);
@@ -121,18 +120,46 @@ decide(struct sf_segment *segment, int probe, uint64_t seq, uint32_t rank, int s
 }
 
 int
+sf_log_busy(int fd)
+{
+    return sf_lock_held(fd, LOG_LOCK);
+}
+
+static void
+make_void(struct sf_entry *entry)
+{
+    uint64_t none = SF_TARGET_NONE;
+    atomic_compare_exchange_strong(&entry->target, &none, SF_TARGET_VOID);
+}
+
+int
 sf_settle(struct sf_segment *segment, uint64_t seq, uint32_t rank, int standing)
 {
-    int held = sf_lock_held(segment->fd, LOG_LOCK);
+    int busy = sf_log_busy(segment->fd);
 
-    if (held < 0)
-        return held;
-    if (held) {
-        decide(segment, segment->fd, seq, rank, standing);
-    } else {
-        uint64_t none = SF_TARGET_NONE;
-        atomic_compare_exchange_strong(&sf_entry_at(segment, seq)->target, &none, SF_TARGET_VOID);
-    }
+    if (busy < 0)
+        return busy;
+    if (busy)
+        decide(segment, seq, rank, standing);
+    else
+        make_void(sf_entry_at(segment, seq));
+    return 0;
+}
+
+int
+sf_void_orphan(struct sf_segment *segment, uint64_t seq)
+{
+    struct sf_entry *entry = sf_entry_at(segment, seq);
+
+    if (atomic_load(&entry->number) != seq || atomic_load(&entry->target) != SF_TARGET_NONE)
+        return 0;
+    int busy = sf_log_busy(segment->fd);
+    if (busy < 0)
+        return busy;
+    /* The number may have moved on to a later entry between the two looks; but that one has a sender that holds the
+     * lock, or an orphan's fate too. */
+    if (!busy)
+        make_void(entry);
     return 0;
 }
 
@@ -194,7 +221,7 @@ judge(const struct sf_state *state, const struct sf_request *request, uint64_t *
 
 /* The living rank that has applied the least. -ENOENT if none is alive. */
 static int
-slowest(struct sf_segment *segment, int probe, uint32_t *rank, uint64_t *applied)
+slowest(struct sf_segment *segment, uint32_t *rank, uint64_t *applied)
 {
     int found = 0;
 
@@ -202,7 +229,7 @@ slowest(struct sf_segment *segment, int probe, uint32_t *rank, uint64_t *applied
         struct sf_slot *slot = &segment->slots[r];
         uint64_t mine;
 
-        if (!slot_taken(slot) || sf_slot_alive(probe, r) == 0)
+        if (!slot_taken(slot) || sf_slot_alive(segment->fd, r) == 0)
             continue;
         mine = atomic_load_explicit(&slot->applied, memory_order_acquire);
         if (!found || mine < *applied) {
@@ -215,7 +242,7 @@ slowest(struct sf_segment *segment, int probe, uint32_t *rank, uint64_t *applied
 }
 
 static int
-append_locked(struct sf_segment *segment, int probe, const struct sf_request *request, struct sf_receipt *receipt)
+append_locked(struct sf_segment *segment, const struct sf_request *request, struct sf_receipt *receipt)
 {
     struct sf_header *header = segment->header;
     /* Acquire: the senders before us wrote their entries before they stored the tail. */
@@ -228,19 +255,18 @@ append_locked(struct sf_segment *segment, int probe, const struct sf_request *re
         return -SF_ECORRUPT;
     if (tail > 0) {
         struct sf_entry *last = sf_entry_at(segment, tail);
-        uint64_t none = SF_TARGET_NONE;
 
         if (atomic_load_explicit(&last->number, memory_order_acquire) != tail)
             return -SF_ECORRUPT;
         /* Its sender let go of the lock, or died, without a target: it is void, unless a rank helps this very moment.
          */
-        atomic_compare_exchange_strong(&last->target, &none, SF_TARGET_VOID);
+        make_void(last);
         SF_POINT("append:voided");
         rc = sf_state_after(last, tail, &state);
         if (rc < 0)
             return rc;
     }
-    if (slowest(segment, probe, &receipt->stuck_rank, &applied) < 0) {
+    if (slowest(segment, &receipt->stuck_rank, &applied) < 0) {
         receipt->verdict = SF_REFUSED_ENDED;
         return 0;
     }
@@ -273,7 +299,7 @@ append_locked(struct sf_segment *segment, int probe, const struct sf_request *re
 
     atomic_store(&header->tail, seq); /* before this store nothing happened, after it the request exists */
     SF_POINT("append:published");
-    decide(segment, probe, seq, SF_NO_RANK, 0);
+    decide(segment, seq, SF_NO_RANK, 0);
     SF_POINT("append:decided");
     receipt->seq = seq;
     receipt->target = atomic_load(&entry->target);
@@ -298,7 +324,7 @@ sf_append(struct sf_segment *segment, const struct sf_request *request, int64_t 
     rc = sf_segment_check(segment);
     if (rc == 0) {
         atomic_store_explicit(&segment->header->lock_pid, (int32_t)getpid(), memory_order_relaxed);
-        rc = append_locked(segment, fd, request, receipt);
+        rc = append_locked(segment, request, receipt);
     }
     unlock_log(fd);
     SF_POINT("append:unlocked");

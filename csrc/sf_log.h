@@ -65,6 +65,12 @@ int sf_append(struct sf_segment *segment, const struct sf_request *request, int6
 #define SF_NO_RANK UINT32_MAX
 int sf_settle(struct sf_segment *segment, uint64_t seq, uint32_t rank, int standing);
 
+/* For those who wait for the fate of an entry: voids it if it has no target and its sender is dead. 0 or -errno. */
+int sf_void_orphan(struct sf_segment *segment, uint64_t seq);
+
+/* Whether a sender has the log's lock: 1, 0, or -errno. */
+int sf_log_busy(int fd);
+
 /* Tells those who watch the run that something was published. */
 void sf_announce(struct sf_segment *segment);
 

@@ -7,17 +7,19 @@
 
 int sf_point_armed;
 static char point_name[64];
+static int point_signal;
 
 int
-sf_point_arm(const char *name)
+sf_point_arm(const char *name, int signal_number)
 {
-    size_t length = name ? strlen(name) : 0;
+    size_t length = strlen(name);
     if (length >= sizeof point_name)
         return -ENAMETOOLONG;
     sf_point_armed = 0;
     if (length == 0)
         return 0;
     memcpy(point_name, name, length + 1);
+    point_signal = signal_number;
     sf_point_armed = 1;
     return 0;
 }
@@ -26,5 +28,5 @@ void
 sf_point_reached(const char *name)
 {
     if (strcmp(name, point_name) == 0)
-        kill(getpid(), SIGKILL);
+        kill(getpid(), point_signal);
 }

@@ -1,9 +1,9 @@
-/* Named points of the protocols, at which a test may have the process killed. */
+/* Named points of the protocols, at which a test may have the process killed or suspended. */
 #ifndef SF_POINT_H
 #define SF_POINT_H
 
-/* The process kills itself (SIGKILL) when it next reaches the point of this name; NULL or "" for never. */
-int sf_point_arm(const char *name);
+/* The process sends itself this signal when it next reaches the point of this name; "" for never. 0 or -errno. */
+int sf_point_arm(const char *name, int signal_number);
 void sf_point_reached(const char *name);
 extern int sf_point_armed;
 

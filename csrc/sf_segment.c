@@ -95,7 +95,7 @@ sf_segment_create(struct sf_segment *segment, const char *path, uint32_t slot_co
     int rc;
 
     memset(segment, 0, sizeof *segment);
-    segment->fd = -1;
+    segment->fd = segment->lock_fd = -1;
     if (slot_count == 0 || slot_count > SF_SLOTS_MAX || rank >= slot_count)
         return -EINVAL;
     if (strlen(path) >= sizeof segment->path)
@@ -113,10 +113,15 @@ sf_segment_create(struct sf_segment *segment, const char *path, uint32_t slot_co
     rc = -posix_fallocate(segment->fd, 0, (off_t)SF_FILE_SIZE(slot_count));
     if (rc < 0)
         goto fail;
-    rc = sf_fork_close(segment->fd);
+    segment->lock_fd = open(making, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    if (segment->lock_fd < 0) {
+        rc = -errno;
+        goto fail;
+    }
+    rc = sf_fork_close(segment->lock_fd);
     if (rc < 0)
         goto fail;
-    rc = sf_lock_try(segment->fd, slot_offset(rank), sizeof(struct sf_slot));
+    rc = sf_lock_try(segment->lock_fd, slot_offset(rank), sizeof(struct sf_slot));
     if (rc < 0)
         goto fail;
     rc = map(segment, SF_FILE_SIZE(slot_count), slot_count);
@@ -144,7 +149,7 @@ sf_segment_open(struct sf_segment *segment, const char *path)
     int rc;
 
     memset(segment, 0, sizeof *segment);
-    segment->fd = -1;
+    segment->fd = segment->lock_fd = -1;
     if (strlen(path) >= sizeof segment->path)
         return -ENAMETOOLONG;
     strcpy(segment->path, path);
@@ -167,10 +172,20 @@ sf_segment_close(struct sf_segment *segment)
         munmap(segment->header, segment->size);
         segment->header = NULL;
     }
+    sf_segment_let_go(segment);
     if (segment->fd >= 0) {
-        sf_fork_keep(segment->fd);
         close(segment->fd);
         segment->fd = -1;
+    }
+}
+
+void
+sf_segment_let_go(struct sf_segment *segment)
+{
+    if (segment->lock_fd >= 0) {
+        sf_fork_keep(segment->lock_fd);
+        close(segment->lock_fd);
+        segment->lock_fd = -1;
     }
 }
 
@@ -294,6 +309,16 @@ sf_read_view(int fd, struct sf_view *view)
             continue;
         if (rc < 0)
             return rc;
+        if (PLAIN(last.target) == SF_TARGET_NONE && sf_log_busy(fd) == 0) {
+            /* Its sender died: it will be void, unless it was decided since it was read. */
+            rc = read_raw_entry(fd, view->tail, &last);
+            if (rc == -ENOENT)
+                continue;
+            if (rc < 0)
+                return rc;
+            if (PLAIN(last.target) == SF_TARGET_NONE)
+                atomic_store_explicit(&last.target, SF_TARGET_VOID, memory_order_relaxed);
+        }
         return sf_state_after(&last, view->tail, &view->state);
     }
     return -SF_ECORRUPT;

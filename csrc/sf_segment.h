@@ -22,12 +22,15 @@ struct sf_segment {
     size_t size;
     uint32_t slot_count;
     int fd;
+    /* Holds the record lock on the worker's slot; -1 in a controller. An open file of its own, since a mapping keeps
+     * the open file that it was made from, and with it the locks, alive: in a forked child too. */
+    int lock_fd;
     dev_t device;
     ino_t inode;
     char path[1024];
 };
 
-/* Makes `path`: under a temporary name, all blocks allocated, with the record lock on slot `rank` held by the
+/* Makes `path`: under a temporary name, all blocks allocated, with the record lock on slot `rank` held by a
  * descriptor that `segment` keeps, then renamed into place. The caller has made sure that nobody uses a file that was
  * there before. 0 or -errno. */
 int sf_segment_create(struct sf_segment *segment, const char *path, uint32_t slot_count, uint32_t rank);
@@ -35,6 +38,9 @@ int sf_segment_create(struct sf_segment *segment, const char *path, uint32_t slo
 /* Maps an existing control file. 0, -errno, or one of the errors above. */
 int sf_segment_open(struct sf_segment *segment, const char *path);
 void sf_segment_close(struct sf_segment *segment);
+
+/* Lets go of the record lock on the slot, if it is held; the mapping stays. */
+void sf_segment_let_go(struct sf_segment *segment);
 
 /* Whether the mapping is still a sound control file of this layout, and the file is still whole. One fstat. */
 int sf_segment_check(const struct sf_segment *segment);

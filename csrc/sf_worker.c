@@ -49,7 +49,7 @@ after_fork_in_child(void)
 {
     sf_fork_close_all();
     if (worker.slot != NULL) {
-        worker.segment.fd = -1; /* just closed: the number may come back as somebody else's */
+        worker.segment.lock_fd = -1; /* just closed: the number may come back as somebody else's */
         worker.slot = NULL;
         atomic_store(&sf_worker_slot, &quiet_page);
     }
@@ -143,9 +143,7 @@ sf_worker_quiet(void)
     if (worker.slot != NULL) {
         /* The mapping stays: another thread may be between its load of the pointer and its load of the word. */
         worker.slot = NULL;
-        sf_fork_keep(worker.segment.fd);
-        close(worker.segment.fd);
-        worker.segment.fd = -1;
+        sf_segment_let_go(&worker.segment);
     }
 }
 
@@ -528,16 +526,20 @@ sf_worker_wait(int64_t timeout_ns)
     return rc;
 }
 
-void
+int
 sf_worker_end(uint32_t state)
 {
+    int rc;
+
     if (worker.slot == NULL)
-        return;
-    if (check_own() == 0) {
+        return 0;
+    rc = check_own();
+    if (rc == 0) {
         unpark(sf_worker_step(), state);
         sf_announce(&worker.segment);
     }
     sf_worker_quiet();
+    return rc;
 }
 
 /* --- progress --- */

@@ -115,8 +115,8 @@ void sf_worker_unparked(uint64_t step);
 /* Waits until the word changes, for up to timeout_ns. 0, -ETIMEDOUT, -EINTR, or -EFAULT when the file is gone. */
 int sf_worker_wait(int64_t timeout_ns);
 
-/* The interpreter ends. */
-void sf_worker_end(uint32_t state);
+/* The interpreter ends. 0, or what was wrong with the control file, of which nobody had heard yet. */
+int sf_worker_end(uint32_t state);
 
 /* --- progress of track() loops --- */
 

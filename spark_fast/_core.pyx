@@ -8,6 +8,7 @@ import os
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EFAULT, ENOENT
+from libc.signal cimport SIGKILL
 from libc.string cimport memcpy, memset
 
 cdef extern from *:
@@ -109,6 +110,12 @@ cdef class Segment:
         """Appends a request to the log; returns (verdict, sequence number, target). Costs some 20 µs."""
         return append(&self.segment, self.path, kind, ident, arg, duration, sender, only_if_park_seq, timeout)
 
+    def void_orphan(self, seq: int) -> None:
+        """Makes an entry void that has no target and whose sender is dead."""
+        cdef int rc = sf_void_orphan(&self.segment, seq)
+        if rc < 0:
+            fail(rc, "void", self.path)
+
     def changes(self) -> int:
         """The count of what the workers have published, to hand to wait()."""
         return sf_segment_changes(&self.segment)
@@ -203,10 +210,10 @@ def any_lock(fd: int) -> bool:
     return rc == 1
 
 
-def arm_point(name: str) -> None:
-    """For tests: the process kills itself (SIGKILL) when it reaches the named point of a protocol."""
+def arm_point(name: str, signal: int = SIGKILL) -> None:
+    """For tests: the process sends itself the signal when it reaches the named point of a protocol."""
     cdef bytes encoded = name.encode()
-    cdef int rc = sf_point_arm(encoded)
+    cdef int rc = sf_point_arm(encoded, signal)
     if rc < 0:
         fail(rc, "arm_point", None)
 
@@ -352,8 +359,10 @@ cdef class Worker:
         return append(segment, None, kind, ident, arg, duration, sender, only_if_park_seq, timeout)
 
     def end(self, state: int) -> None:
-        """Publishes how the process ends and lets go of the run."""
-        sf_worker_end(state)
+        """Publishes how the process ends and lets go of the run. Raises SegmentError if control was lost unnoticed."""
+        cdef int rc = sf_worker_end(state)
+        if rc < 0:
+            fail(rc, "end", None)
 
 
 worker = Worker()

@@ -1,11 +1,13 @@
 """What is raised, by the worker and by those who control it."""
 
 import os
+import time
 
 __all__ = [
     "AmbiguousRunError",
     "FolderRefusedError",
     "LayoutError",
+    "LogFullError",
     "NoSuchRunError",
     "RunNameTakenError",
     "SegmentError",
@@ -160,6 +162,32 @@ class LayoutError(SegmentError):
     """The control file was made by another version of spark_fast, or the compiled core is of another version."""
 
 
+class LogFullError(SegmentError):
+    """The run's log has no room: a rank has passed no checkpoint since the oldest request in it.
+
+    Attributes:
+        rank: the rank that has applied the least; -1 where that is not known.
+        step: the step at which it was last seen.
+        since: when the oldest request was asked that it has not applied, in seconds since the epoch.
+    """
+
+    def __init__(self, reason: str, path: str | None = None, rank: int = -1, step: int = 0, since: float = 0.0) -> None:
+        super().__init__(reason, path)
+        self.args = (reason, path, rank, step, since)
+        self.rank = rank
+        self.step = step
+        self.since = since
+
+    def __str__(self) -> str:
+        if self.rank < 0:
+            return super().__str__()
+        ago = max(0.0, time.time() - self.since)
+        return (
+            f"{self.path}: its log is full: rank {self.rank} has applied nothing for {ago:.0f} s; "
+            f"it passed its last checkpoint at step {self.step}"
+        )
+
+
 _NOT_CONTROL, _LAYOUT, _CORRUPT, _GONE, _FULL, _BUSY = range(4001, 4007)
 
 _REASONS = {
@@ -178,7 +206,8 @@ def from_code(code: int, call: str, path: str | None) -> Exception:
         return OSError(code, f"{call}: {os.strerror(code)}", path)
     if code == _LAYOUT:
         return layout_error(path) if path is not None else LayoutError(_REASONS[code])
-    return SegmentError(_REASONS[code], path)
+    kind = LogFullError if code == _FULL else SegmentError
+    return kind(_REASONS[code], path)
 
 
 def layout_error(path: str) -> LayoutError:

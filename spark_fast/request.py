@@ -97,6 +97,9 @@ def sender_name() -> str:
     return f"{user}@{socket.gethostname()}, pid {os.getpid()}"
 
 
+UNDECIDED = "no step decided yet"
+"""The reason of a fate that stays so if the sender is dead."""
+
 _APPLIED, _SUPERSEDED, _FAILED = 1, 2, 3
 
 
@@ -119,6 +122,8 @@ def fate_of(control: int, seq: int, ident: int, *, alive: bool, ended: str) -> F
         return Fate(FateState.FAILED, step=entry["value"])
     if entry["target"] == _core.TARGET_VOID:
         return Fate(FateState.VOID, reason="its sender died while sending it")
+    if entry["target"] == _core.TARGET_NONE and alive:
+        return Fate(FateState.ASKED, reason=UNDECIDED)
     if not alive:
         return Fate(FateState.LOST, reason=f"the run ended before it ({ended})")
     return Fate(FateState.ASKED)

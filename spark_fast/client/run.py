@@ -12,12 +12,13 @@ from spark_fast._core import Segment
 from spark_fast.errors import (
     AmbiguousRunError,
     LayoutError,
+    LogFullError,
     NoSuchRunError,
     SegmentError,
     SparkError,
     SparkTimeoutError,
 )
-from spark_fast.request import Fate, FateState, Kind, Verdict, fate_of, format_id, sender_name
+from spark_fast.request import UNDECIDED, Fate, FateState, Kind, Verdict, fate_of, format_id, sender_name
 from spark_fast.status import ENDED, Progress, Rank, SparkStatus, mean_speed, monotonic, progress_of, status_of
 
 __all__ = ["Rank", "Request", "Run", "attach", "runs"]
@@ -335,6 +336,8 @@ class Run:
             verdict, seq, _target = self._open_segment().append(
                 kind, ident, arg=arg, duration=duration, sender=sender, timeout=patience
             )
+        except LogFullError as error:
+            raise self._name_stuck_rank(error) from None
         except (SegmentError, FileNotFoundError) as error:
             if isinstance(error, LayoutError) or self.status is not SparkStatus.LOST:
                 raise
@@ -357,11 +360,24 @@ class Run:
             request.wait(None if end is None else max(0.0, end - monotonic()))
         return request
 
+    def _name_stuck_rank(self, error: LogFullError) -> LogFullError:
+        alive = [(slot["applied"], rank, slot["step"]) for rank, slot in enumerate(self._slots()) if slot["alive"]]
+        if not alive:
+            return error
+        applied, rank, step = min(alive)
+        oldest = _core.read_entry(self._control, applied + 1)
+        since = time.time() if oldest is None else oldest["asked"]
+        return LogFullError(error.reason, error.path, rank, step, since)
+
     def _fate(self, seq: int, ident: int) -> Fate:
         try:
             # Life first: what a worker published before it died is then read after its death was seen.
             alive = any(slot["alive"] and slot["state"] < 6 for slot in self._slots())
-            return fate_of(self._control, seq, ident, alive=alive, ended=str(self.status))
+            fate = fate_of(self._control, seq, ident, alive=alive, ended=str(self.status))
+            if fate.reason == UNDECIDED:
+                self._open_segment().void_orphan(seq)
+                fate = fate_of(self._control, seq, ident, alive=alive, ended=str(self.status))
+            return fate
         except SegmentError as error:
             return Fate(FateState.LOST, reason=str(error))
 

@@ -24,10 +24,13 @@ async def _slow(step: int) -> None:
     if hold is None:
         return
     loop = asyncio.get_running_loop()
-    with hold:
+    try:
+        hold.begin()
         while hold.goes_on():
             # The loop's other tasks run on. The thread is the executor's, and waits only while the run is paused.
             await loop.run_in_executor(None, worker.wait, hold.timeout())
+    finally:
+        hold.end()
 
 
 _checkpoint = AsyncCheckpoint(_slow, _trip)

@@ -23,7 +23,7 @@ class SparkController:
         fd = worker.fileno()
         if fd < 0:
             return SparkStatus.IDLE
-        return status_of(_core.read_view(fd), _core.read_slot(fd, 0) | {"alive": True})
+        return status_of(_core.read_view(fd), _core.read_slot(fd, 0))
 
     @property
     def run(self) -> str | None:

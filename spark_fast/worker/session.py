@@ -12,7 +12,7 @@ from types import TracebackType
 from spark_fast import run_folder
 from spark_fast._core import worker
 from spark_fast._version import __version__
-from spark_fast.errors import RunNameTakenError, SparkStopError
+from spark_fast.errors import RunNameTakenError, SegmentError, SparkStopError
 from spark_fast.status import WorkerState
 from spark_fast.worker import options, report
 
@@ -131,7 +131,10 @@ def end(state: WorkerState) -> None:
     with turns:
         if _life is _Life.ATTACHED:
             _life = _Life.OFF
-            worker.end(state)
+            try:
+                worker.end(state)
+            except (SegmentError, OSError) as error:
+                report.warn(f"control of run {_run} was lost some time before it ended: {error}")
 
 
 def state_after(error: BaseException | None) -> WorkerState:

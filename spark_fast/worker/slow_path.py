@@ -22,9 +22,12 @@ def checkpoint(step: int, counted: bool) -> None:
     hold = take_turn(step, counted)
     if hold is None:
         return
-    with hold:
+    try:
+        hold.begin()
         while hold.goes_on():
             worker.wait(hold.timeout())
+    finally:
+        hold.end()
 
 
 def take_turn(step: int, counted: bool) -> "Hold | None":
@@ -54,7 +57,9 @@ def _turn(step: int, counted: bool) -> tuple[int, int, float, dict[str, Any] | N
 
 
 class Hold:
-    """One park of one thread, from its pause hooks to its resume hooks. A context manager around the wait.
+    """One park of one thread, from its pause hooks in begin() to its resume hooks in end().
+
+    An exception, of a signal handler say, may arrive at any line: end() puts right whatever begin() came to.
 
     Where several threads of the process pass checkpoints, each parks; the first to come runs the hooks and speaks for
     the worker.
@@ -70,24 +75,21 @@ class Hold:
         self._published = 0
         self._ends: float | None = None
 
-    def __enter__(self) -> "Hold":
+    def begin(self) -> None:
+        """Runs the pause hooks and publishes that the worker is parked."""
         with session.turns:
             if Hold._leader is None:
                 Hold._leader = self
         if Hold._leader is self:
-            try:
-                hooks.run(resume=False)
-            except BaseException:
-                Hold._leader = None
-                raise
+            hooks.run(resume=False)
             self._publish()
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def end(self) -> None:
+        """Publishes that the worker is parked no more, and runs the resume hooks."""
         if Hold._leader is self:
+            Hold._leader = None
             with session.turns:
                 worker.unparked(self._step)
-                Hold._leader = None
             hooks.run(resume=True)
 
     def goes_on(self) -> bool:

@@ -1,0 +1,102 @@
+"""Real worker processes for the tests, and waiting for conditions with a deadline that fails."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+
+from spark_fast import client
+
+Value = TypeVar("Value")
+
+DEADLINE = 30.0
+
+LOOP = """
+import time
+import spark_fast as spark
+while True:
+    spark.checkpoint()
+    time.sleep(0.001)
+"""
+
+
+def until(look: Callable[[], Value], what: str = "", deadline: float = DEADLINE) -> Value:
+    """The first true value of look(); an AssertionError when the deadline has passed."""
+    end = time.monotonic() + deadline
+    while True:
+        value = look()
+        if value:
+            return value
+        assert time.monotonic() < end, f"not in {deadline} s: {what or look}"
+        time.sleep(0.005)
+
+
+class Child:
+    """A Python process that runs `code`, with its output in files, killed when the block ends."""
+
+    def __init__(self, folder: Path, code: str = LOOP, *args: str, name: str | None = "test", **env: str) -> None:
+        folder.mkdir(exist_ok=True)
+        number = len(list(folder.glob("child*.py")))
+        self.script = folder / f"child{number}.py"
+        self.script.write_text(textwrap.dedent(code))
+        self.stdout_path = folder / f"child{number}.out"
+        self.stderr_path = folder / f"child{number}.err"
+        if name is not None:
+            env = {"SPARK_FAST_RUN": name, **env}
+        self.command = [sys.executable, *([str(self.script)] if "-m" not in args else []), *args]
+        with self.stdout_path.open("wb") as out, self.stderr_path.open("wb") as err:
+            self.process = subprocess.Popen(
+                self.command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=os.environ | env
+            )
+
+    def __enter__(self) -> "Child":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def out(self) -> str:
+        return self.stdout_path.read_text()
+
+    @property
+    def err(self) -> str:
+        return self.stderr_path.read_text()
+
+    def run(self, name: str = "test") -> client.Run:
+        """The run of this name, once it has passed a checkpoint."""
+
+        def look() -> client.Run | None:
+            assert self.process.poll() is None, f"it ended with {self.process.returncode}: {self.out}{self.err}"
+            try:
+                run = client.attach(name)
+            except client.NoSuchRunError:
+                return None
+            return run if run.step > 0 and run.status.live else None
+
+        return until(look, f"run {name}")
+
+    def ended(self, deadline: float = DEADLINE) -> int:
+        """Waits for its end; the exit status."""
+        return self.process.wait(deadline)
+
+    def cpu_time(self) -> float:
+        times = psutil.Process(self.pid).cpu_times()
+        return times.user + times.system
+
+    def steps_on(self, run: client.Run, more: int = 3) -> None:
+        """Asserts that the loop passes checkpoints."""
+        step = run.step
+        until(lambda: run.step >= step + more, f"more steps than {step}: {self.err}")
