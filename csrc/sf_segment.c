@@ -367,8 +367,15 @@ int
 sf_read_entry(int fd, uint64_t seq, struct sf_entry_view *view)
 {
     struct sf_entry entry;
-    int rc = read_raw_entry(fd, seq, &entry);
+    uint64_t tail;
+    int rc = read_at(fd, &tail, sizeof tail, offsetof(struct sf_header, tail));
 
+    if (rc < 0)
+        return rc;
+    /* An entry that is written and not published may be written again, by another sender. */
+    if (seq == 0 || seq > tail)
+        return -ENOENT;
+    rc = read_raw_entry(fd, seq, &entry);
     if (rc < 0)
         return rc;
     view->seq = seq;

@@ -242,8 +242,10 @@ unpark(uint64_t step, uint32_t state)
     int64_t began = atomic_load_explicit(&worker.slot->park_ns, memory_order_relaxed);
 
     if (began != 0) {
-        int64_t total = atomic_load_explicit(&worker.slot->parked_ns, memory_order_relaxed);
-        atomic_store_explicit(&worker.slot->parked_ns, total + sf_monotonic_ns() - began, memory_order_relaxed);
+        /* Unsigned: what stands in the segment may be anything, and must not overflow. */
+        uint64_t total = (uint64_t)atomic_load_explicit(&worker.slot->parked_ns, memory_order_relaxed);
+        total += (uint64_t)sf_monotonic_ns() - (uint64_t)began;
+        atomic_store_explicit(&worker.slot->parked_ns, (int64_t)total, memory_order_relaxed);
         atomic_store_explicit(&worker.slot->park_ns, 0, memory_order_relaxed);
         atomic_store_explicit(&worker.slot->deadline_ns, 0, memory_order_relaxed);
     }

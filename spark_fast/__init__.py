@@ -9,15 +9,11 @@
 `spark-fast --help` shows how to control it from a shell, `spark_fast.client` from Python.
 """
 
-from typing import TYPE_CHECKING
-
-from spark_fast._built import worker as _worker
+from spark_fast._built import checkpoint, pending
 from spark_fast._version import __version__
 from spark_fast.errors import SparkError, SparkInterrupt, SparkReloadError, SparkStopError
 
-checkpoint = _worker.checkpoint
-pending = _worker.pending
-
+TYPE_CHECKING = False  # type checkers know the name; importing typing would take longer than all the rest
 if TYPE_CHECKING:
     from spark_fast.status import SparkStatus
     from spark_fast.worker import (

@@ -13,5 +13,7 @@ if (__version__, LAYOUT) != (_core.BUILD_VERSION, _core.LAYOUT_VERSION):
     )
 
 worker = _core.worker
+checkpoint = worker.checkpoint
+pending = worker.pending
 
-__all__ = ["LAYOUT", "worker"]
+__all__ = ["LAYOUT", "checkpoint", "pending", "worker"]

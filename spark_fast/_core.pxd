@@ -97,6 +97,7 @@ cdef extern from "sf_log.h" nogil:
         uint64_t target
         uint32_t stuck_rank
     int sf_append(sf_segment *segment, const sf_request *request, int64_t timeout_ns, sf_receipt *receipt)
+    int sf_void_orphan(sf_segment *segment, uint64_t seq)
 
 cdef extern from "sf_wait.h" nogil:
     struct sf_wait_ops:
@@ -105,7 +106,7 @@ cdef extern from "sf_wait.h" nogil:
     const sf_wait_ops sf_wait_poll
 
 cdef extern from "sf_point.h" nogil:
-    int sf_point_arm(const char *name)
+    int sf_point_arm(const char *name, int signal_number)
     void sf_point_reached(const char *name)
     int sf_point_armed
 
@@ -139,7 +140,7 @@ cdef extern from "sf_worker.h" nogil:
     void sf_worker_parked(uint64_t seq, uint64_t step, int64_t deadline_ns)
     void sf_worker_unparked(uint64_t step)
     int sf_worker_wait(int64_t timeout_ns)
-    void sf_worker_end(uint32_t state)
+    int sf_worker_end(uint32_t state)
     int sf_level_enter(uint64_t total)
     void sf_level_leave(int level)
     void sf_level_done(int level, uint64_t done) noexcept

@@ -12,7 +12,7 @@ import pytest
 from spark_fast import client
 from spark_fast.errors import SparkInterrupt, SparkReloadError, SparkStopError
 from spark_fast.request import Kind
-from tests.support import LOOP, Child, until
+from tests.support import Child, until
 
 # --- the first call ---
 

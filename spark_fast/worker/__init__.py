@@ -1,6 +1,6 @@
 """What training code calls."""
 
-from spark_fast._core import worker as _worker
+from spark_fast._built import checkpoint, pending
 from spark_fast.errors import SparkInterrupt, SparkReloadError, SparkStopError
 from spark_fast.status import SparkStatus
 from spark_fast.worker.asynchronous import checkpoint_async
@@ -8,9 +8,6 @@ from spark_fast.worker.controller import SparkController, controller, create_con
 from spark_fast.worker.hooks import on_pause, on_resume
 from spark_fast.worker.options import configure
 from spark_fast.worker.tracking import track
-
-checkpoint = _worker.checkpoint
-pending = _worker.pending
 
 __all__ = [
     "SparkController",

@@ -37,7 +37,7 @@ def run_script(path: str, args: list[str], *, name: str | None = None) -> int:
             with io.open_code(os.path.abspath(path)) as file:
                 code = compile(file.read(), path, "exec", dont_inherit=True)
     except (SyntaxError, ValueError) as error:
-        sys.excepthook(type(error), error, None)
+        _show(error)
         return 1
     except OSError as error:
         report.say(f"can't read {path}: {error.strerror}")
