@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CORE := $(wildcard csrc/*.c csrc/*.h spark_fast/*.pyx spark_fast/*.pxd) setup.py pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-c bench lint types wheel clean
+.PHONY: help build demo test test-c test-others test-python bench lint types wheel clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## /  make \1\t/' | expand -t 18
@@ -34,7 +34,16 @@ build: $(VENV)/made  ## the virtual environment, with the package built in place
 demo: $(VENV)/made  ## a training that another process pauses, advances, resumes and stops
 	$(BIN)/spark-fast demo
 
-test: $(VENV)/made-test test-c  ## all tests
+test: test-c test-python  ## all tests
+
+test-others: $(VENV)/made-test  ## all tests but those of the C core, on every other CPython of this machine
+	set -e; for python in $$($(BIN)/python tests/interpreters.py); do \
+	    version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	    echo "== CPython $$version"; \
+	    $(MAKE) --no-print-directory test-python PYTHON=$$python VENV=.venv-$$version; \
+	done
+
+test-python: $(VENV)/made-test
 	$(BIN)/python -m pytest tests $(PYTEST_ARGS)
 
 test-c:  ## the tests of the C core, under the sanitizers
@@ -47,7 +56,7 @@ lint: $(VENV)/made-test  ## style, of Python, Cython and C
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint spark_fast/*.pyx spark_fast/*.pxd
-	clang-format --dry-run --Werror csrc/*.[ch] tests/c/*.[ch]
+	$(BIN)/clang-format --dry-run --Werror csrc/*.[ch] tests/c/*.[ch]
 
 types: $(VENV)/made-test  ## types, and the stub against the built module
 	$(BIN)/mypy

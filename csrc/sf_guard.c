@@ -72,7 +72,8 @@ on_sigbus(int number, siginfo_t *info, void *context)
     } else if (previous.sa_handler != SIG_DFL && previous.sa_handler != SIG_IGN) {
         previous.sa_handler(number);
     } else if (previous.sa_handler != SIG_IGN || info->si_code > 0) {
-        /* The default, and what the kernel does with a fault that is ignored: the faulting instruction runs again, or the signal that was sent arrives again, and ends us. */
+        /* The default, and what comes of a fault that is ignored: the faulting instruction runs again, or the signal
+         * that was sent arrives again, and ends us. */
         struct sigaction plain;
         memset(&plain, 0, sizeof plain);
         plain.sa_handler = SIG_DFL;

@@ -393,6 +393,7 @@ cdef class Track:
         self.total = total
         self.level = -1
 
+    @cython.critical_section
     def __iter__(self):
         self.leave()
         self.iterator = iter(self.iterable)
@@ -400,6 +401,7 @@ cdef class Track:
         self.level = sf_level_enter(0 if self.total is None else self.total)
         return self
 
+    @cython.critical_section
     def __next__(self):
         cdef uint64_t step
         cdef int hit

@@ -94,6 +94,7 @@ class About:
         command: the command line, as a list.
         directory: the working directory at the start.
         user, host, pid: of the process that made the run.
+        boot: of the host: the kernel's own id of this boot, the same in all containers; "" where there is none.
         started: seconds since the epoch.
         version: of spark_fast.
         python: of the interpreter.
@@ -104,10 +105,25 @@ class About:
     directory: str
     user: str
     host: str
+    boot: str
     pid: int
     started: float
     version: str
     python: str
+
+
+def boot_id() -> str:
+    """What tells this boot of this machine from all others."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:  # not Linux
+        return ""
+
+
+def elsewhere(about: About) -> bool:
+    """Whether a run is on another machine that shares this folder: nothing can be told of it here, not even its end."""
+    return about.host != socket.gethostname() and about.boot != boot_id()
 
 
 def _write_about(run: int, about: About) -> None:
@@ -135,6 +151,7 @@ def read_about(run: int) -> About | None:
             directory=str(known["directory"]),
             user=str(known["user"]),
             host=str(known["host"]),
+            boot=str(known["boot"]),
             pid=int(known["pid"]),
             started=float(known["started"]),
             version=str(known["version"]),
@@ -162,7 +179,11 @@ def open_control(run: int) -> int:
 
 
 def _alive(run: int) -> bool:
-    """Whether a process holds a lock in the control file of this folder, whatever the file holds: a living rank."""
+    """Whether a process holds a lock in the control file of this folder, whatever the file holds: a living rank. A run
+    of another machine counts as alive."""
+    about = read_about(run)
+    if about is not None and elsewhere(about):
+        return True
     try:
         control = open_control(run)
     except OSError:
@@ -255,6 +276,7 @@ def claim(wanted: str | None, command: list[str], version: str, *, timeout: floa
                 directory=_directory(),
                 user=user,
                 host=socket.gethostname(),
+                boot=boot_id(),
                 pid=os.getpid(),
                 started=time.time(),
                 version=version,

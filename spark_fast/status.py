@@ -57,6 +57,7 @@ class WorkerState(IntEnum):
 
 
 _SAID = {
+    WorkerState.NONE: SparkStatus.IDLE,  # just being made
     WorkerState.IDLE: SparkStatus.IDLE,
     WorkerState.PARKED: SparkStatus.PAUSED,
     WorkerState.STOPPING: SparkStatus.STOPPING,

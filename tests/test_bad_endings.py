@@ -1,5 +1,6 @@
 """Processes killed at any point, control files that somebody else destroyed: the training goes on, and nobody lies."""
 
+import json
 import os
 import shutil
 import signal
@@ -504,3 +505,22 @@ def test_removing_ended_runs_leaves_live_ones_alone(tmp_path: Path) -> None:
         assert client.remove_ended() == ["dead"]
         assert [each.id for each in client.runs()] == ["live"]
         live.steps_on(run)
+
+
+def test_a_run_of_another_machine_that_shares_the_folder_is_left_alone(tmp_path: Path) -> None:
+    with Child(tmp_path) as child:
+        run = child.run()
+        child.process.kill()
+        child.ended()
+    about = run.folder / "run.json"
+    known = json.loads(about.read_text())
+    # A container of this machine has another host name, and is this machine all the same.
+    about.write_text(json.dumps(known | {"host": "container"}))
+    assert client.attach("test").status == "lost"
+    about.write_text(json.dumps(known | {"host": "node7", "boot": "another"}))
+    with pytest.raises(client.SegmentError, match="a run of the machine node7: control it there"):
+        client.attach("test")
+    assert client.runs() == []
+    assert client.remove_ended() == []
+    with Child(tmp_path) as child:
+        child.run("test-2")

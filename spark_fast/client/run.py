@@ -1,7 +1,6 @@
 """A run as its controllers see it."""
 
 import os
-import socket
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,7 +18,17 @@ from spark_fast.errors import (
     SparkTimeoutError,
 )
 from spark_fast.request import UNDECIDED, Fate, FateState, Kind, Verdict, fate_of, format_id, sender_name
-from spark_fast.status import ENDED, Progress, Rank, SparkStatus, mean_speed, monotonic, progress_of, status_of
+from spark_fast.status import (
+    ENDED,
+    Progress,
+    Rank,
+    SparkStatus,
+    WorkerState,
+    mean_speed,
+    monotonic,
+    progress_of,
+    status_of,
+)
 
 __all__ = ["Rank", "Request", "Run", "attach", "runs"]
 
@@ -142,7 +151,7 @@ class Run:
         return [
             Rank(number, status_of(view, slot), slot["step"], slot["pid"], self._about.host)
             for number, slot in enumerate(slots)
-            if slot["state"] != 0
+            if slot["state"] != WorkerState.NONE or slot["alive"]
         ]
 
     @property
@@ -372,7 +381,7 @@ class Run:
     def _fate(self, seq: int, ident: int) -> Fate:
         try:
             # Life first: what a worker published before it died is then read after its death was seen.
-            alive = any(slot["alive"] and slot["state"] < 6 for slot in self._slots())
+            alive = any(slot["alive"] and slot["state"] < WorkerState.STOPPED for slot in self._slots())
             fate = fate_of(self._control, seq, ident, alive=alive, ended=str(self.status))
             if fate.reason == UNDECIDED:
                 self._open_segment().void_orphan(seq)
@@ -414,8 +423,10 @@ def _open(home: int, run: str) -> Run:
             path = run_folder.home_path() / run
             if about is None:
                 raise SegmentError("no readable run.json beside it", str(path / run_folder.CONTROL))
-            if about.host != socket.gethostname():
-                raise SegmentError(f"a run of host {about.host}: control it there", str(path / run_folder.CONTROL))
+            if run_folder.elsewhere(about):
+                raise SegmentError(
+                    f"a run of the machine {about.host}: control it there", str(path / run_folder.CONTROL)
+                )
             try:
                 _core.read_view(control)
             except SegmentError as error:

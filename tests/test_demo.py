@@ -1,0 +1,169 @@
+"""The demo, as its reader runs it."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from spark_fast import client
+from spark_fast.client import Run, SparkStatus
+
+DEADLINE = 90.0
+
+
+def until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < end, "it never came to be"
+        time.sleep(0.01)
+
+
+def start(*words: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "spark_fast", "demo", *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def training() -> Run:
+    """The run that the demo started, once it trains."""
+    until(lambda: any(run.step > 2 for run in client.runs()))
+    (run,) = client.runs()
+    return run
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of temporary files, for the demos alone."""
+    path = tmp_path / "scratch"
+    path.mkdir()
+    monkeypatch.setenv("TMPDIR", str(path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return path
+
+
+def test_all_that_the_demo_promises_happens(scratch: Path) -> None:
+    demo = start()
+    story, _ = demo.communicate(timeout=DEADLINE)
+    assert demo.returncode == 0, story
+    what = [line.split()[2] for line in story.splitlines()]
+    assert what == "start training pause parked advance resume training stop loaded done".split(), story
+    parked, advanced = re.search(r"parked at step (\d+),", story), re.search(r"10 steps in .*step (\d+),", story)
+    assert parked
+    assert advanced
+    assert int(advanced[1]) == int(parked[1]) + 10
+    reads = re.search(r"reads ([\d.]+)% of test images", story)
+    assert reads
+    assert float(reads[1]) >= 90
+    assert max(map(len, story.splitlines())) <= 80
+    (run,) = client.runs()
+    assert run.status is SparkStatus.STOPPED
+    assert not list(scratch.iterdir())
+
+
+def test_the_demo_fails_if_its_training_dies() -> None:
+    demo = start()
+    os.kill(training().ranks[0].pid, signal.SIGKILL)
+    story, _ = demo.communicate(timeout=DEADLINE)
+    assert demo.returncode == 1, story
+    assert "FAILED" in story
+    assert "Traceback" not in story
+
+
+def test_the_demo_fails_if_somebody_else_lets_the_training_go_on() -> None:
+    demo = start()
+    run = training()
+    run.wait("paused", timeout=DEADLINE)
+    run.resume(timeout=DEADLINE)
+    story, _ = demo.communicate(timeout=DEADLINE)
+    assert demo.returncode == 1, story
+    assert "FAILED" in story
+    until(lambda: not run.status.live)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_demo_that_is_interrupted_ends_its_training(number: signal.Signals, scratch: Path) -> None:
+    demo = start()
+    run = training()
+    demo.send_signal(number)
+    story, _ = demo.communicate(timeout=DEADLINE)
+    assert demo.returncode == 128 + number, story
+    assert "Traceback" not in story
+    assert not run.status.live
+    assert not list(scratch.iterdir())
+
+
+def test_a_demo_that_is_killed_leaves_no_training_behind() -> None:
+    demo = start()
+    run = training()
+    demo.kill()
+    demo.communicate(timeout=DEADLINE)
+    until(lambda: not run.status.live)
+
+
+def test_without_its_libraries_the_demo_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Missing:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] == 'sklearn': raise ModuleNotFoundError(name=name)\n"
+        "sys.meta_path.insert(0, Missing())\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]).rstrip(":"))
+    demo = start()
+    story, _ = demo.communicate(timeout=DEADLINE)
+    assert demo.returncode == 1
+    assert story.count("\n") == 1
+    assert "pip install 'spark-fast[demo]'" in story
+    assert not client.runs()
+
+
+def test_a_held_demo_is_steered_by_hand_and_ends_with_its_training() -> None:
+    demo = start("--hold")
+    run = training()
+    run.pause(timeout=DEADLINE)
+    step = run.step
+    run.advance(10, timeout=DEADLINE)
+    assert run.step == step + 10
+    run.stop(timeout=DEADLINE)
+    story, _ = demo.communicate(timeout=DEADLINE)
+    assert demo.returncode == 0, story
+    for command in ("ps", "status", "pause", "advance 10", "resume", "stop"):
+        assert f"spark-fast {command}" in story
+    assert f"paused    at step {step}" in story
+    assert "the saved model" in story
+
+
+def test_ctrl_c_stops_a_held_demo() -> None:
+    demo = start("--hold")
+    run = training()
+    demo.send_signal(signal.SIGINT)
+    story, _ = demo.communicate(timeout=DEADLINE)
+    assert demo.returncode == 0, story
+    assert run.status is SparkStatus.STOPPED
+    assert "the saved model" in story
+
+
+def test_the_example_learns_without_anybody_steering_it(tmp_path: Path) -> None:
+    script = Path(__file__).parent.parent / "examples" / "digits.py"
+    saved = tmp_path / "model.npz"
+    done = subprocess.run(
+        [sys.executable, str(script), "--epochs", "10", "--save", str(saved)],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+    )
+    assert done.returncode == 0, done.stderr
+    assert saved.exists()
+    last = re.findall(r"accuracy ([\d.]+)", done.stdout)[-1]
+    assert float(last) > 0.85
