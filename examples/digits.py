@@ -1,0 +1,111 @@
+"""A small neural network learns to read handwritten digits, in plain NumPy.
+
+    spark-fast run digits.py --epochs 50 --save digits.npz
+
+While it learns, `spark-fast pause`, `resume`, `advance 10` and `stop` steer it from another terminal. When it is
+stopped it saves what it has learned so far.
+"""
+
+import argparse
+import time
+from collections.abc import Iterator
+
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+import spark_fast as spark
+
+Model = dict[str, np.ndarray]
+Batch = tuple[np.ndarray, np.ndarray]
+
+
+def load_data() -> list[np.ndarray]:
+    """Images and labels to learn from, and others to test with: always the same ones."""
+    images, labels = load_digits(return_X_y=True)
+    x_train, x_test, y_train, y_test = train_test_split(images / 16, labels, test_size=0.25, random_state=0)
+    return [x_train, y_train, x_test, y_test]
+
+
+def new_model(rng: np.random.Generator, hidden: int = 64) -> Model:
+    """64 pixels, one hidden layer, 10 digits."""
+    return {
+        "w1": rng.normal(0, np.sqrt(2 / 64), (64, hidden)),
+        "b1": np.zeros(hidden),
+        "w2": rng.normal(0, np.sqrt(2 / hidden), (hidden, 10)),
+        "b2": np.zeros(10),
+    }
+
+
+def forward(model: Model, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The hidden layer, and the probability of each digit."""
+    hidden = np.maximum(0, x @ model["w1"] + model["b1"])
+    scores = hidden @ model["w2"] + model["b2"]
+    scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return hidden, scores / scores.sum(axis=1, keepdims=True)
+
+
+def train_step(model: Model, x: np.ndarray, y: np.ndarray, lr: float) -> float:
+    """One step of gradient descent, in place. Returns the mean cross-entropy before it."""
+    hidden, probabilities = forward(model, x)
+    rows = np.arange(len(y))
+    loss = -np.log(probabilities[rows, y] + 1e-12).mean()
+    error = probabilities
+    error[rows, y] -= 1
+    error /= len(y)
+    back = (error @ model["w2"].T) * (hidden > 0)
+    for name, gradient in [("w2", hidden.T @ error), ("b2", error.sum(0)), ("w1", x.T @ back), ("b1", back.sum(0))]:
+        model[name] -= lr * gradient
+    return float(loss)
+
+
+def accuracy(model: Model, x: np.ndarray, y: np.ndarray) -> float:
+    """The share of the images that the model reads rightly."""
+    return float((forward(model, x)[1].argmax(axis=1) == y).mean())
+
+
+def batches(x: np.ndarray, y: np.ndarray, epochs: int, size: int, rng: np.random.Generator) -> Iterator[Batch]:
+    """The data in batches, shuffled anew for each epoch."""
+    for _ in range(epochs):
+        order = rng.permutation(len(x))
+        for start in range(0, len(x), size):
+            rows = order[start : start + size]
+            yield x[rows], y[rows]
+
+
+def main() -> None:
+    """Learns, reports now and then, and saves at the end, or when it is stopped."""
+    parser = argparse.ArgumentParser(description="A small neural network learns to read handwritten digits.")
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--lr", type=float, default=0.1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--save", metavar="PATH", default="digits.npz")
+    parser.add_argument("--report-every", type=int, metavar="STEPS", default=50)
+    parser.add_argument("--delay", type=float, metavar="SECONDS", default=0, help="slows each step down, to watch it")
+    args = parser.parse_args()
+
+    rng = np.random.default_rng(args.seed)
+    x_train, y_train, x_test, y_test = load_data()
+    model = new_model(rng)
+    total = args.epochs * -(-len(x_train) // args.batch_size)
+    try:
+        # Before each batch, track() passes a checkpoint: there it waits while the run is paused.
+        data = spark.track(batches(x_train, y_train, args.epochs, args.batch_size, rng), total=total)
+        for step, (x, y) in enumerate(data, start=1):
+            loss = train_step(model, x, y, args.lr)
+            if step % args.report_every == 0 or step == total:
+                print(
+                    f"step {step}/{total}  loss {loss:.4f}  accuracy {accuracy(model, x_test, y_test):.4f}", flush=True
+                )
+            time.sleep(args.delay)
+    except spark.SparkStopError:
+        np.savez(args.save, **model)
+        print(f"stopped: saved {args.save}", flush=True)
+        raise
+    np.savez(args.save, **model)
+    print(f"finished: saved {args.save}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -13,8 +13,8 @@ import pytest
 
 from spark_fast import client
 from spark_fast.client import FateState, SparkStatus
+from tests.support import DEADLINE, until
 
-DEADLINE = 30.0
 LOOP = """
 import sys, time
 import spark_fast as spark
@@ -35,13 +35,6 @@ def cli(*words: str, env: dict[str, str] | None = None) -> "subprocess.Completed
         env=os.environ | (env or {}),
         stdin=subprocess.DEVNULL,
     )
-
-
-def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < end, "it never came to be"
-        time.sleep(0.01)
 
 
 def one_line(text: str) -> bool:
@@ -439,8 +432,12 @@ def test_live_runs_complete_the_name(start: Start, loop: str) -> None:
         assert cli(env={"_SPARK_FAST_COMPLETE": "complete_bash", **words}).stdout.split() == ["brave-otter"], line
 
 
-def test_completion_can_be_had_for_a_shell() -> None:
-    assert "_SPARK_FAST_COMPLETE" in cli("--show-completion", "bash").stdout or cli("--show-completion").returncode == 0
+def test_completion_is_installed_for_a_shell(tmp_path: Path) -> None:
+    # The shell is named, instead of found among the parents of the test.
+    named = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1", "HOME": str(tmp_path)}
+    assert "_SPARK_FAST_COMPLETE" in cli("--show-completion", "bash", env=named).stdout
+    assert cli("--install-completion", "bash", env=named).returncode == 0
+    assert "spark-fast" in (tmp_path / ".bashrc").read_text()
 
 
 def test_help_says_what_the_exit_statuses_mean() -> None:

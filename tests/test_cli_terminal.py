@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from spark_fast import client
-
-DEADLINE = 30.0
+from tests.support import DEADLINE, until
 
 
 class Terminal:
@@ -56,10 +55,7 @@ def run(tmp_path: Path) -> Iterator[str]:
     script = tmp_path / "loop.py"
     script.write_text("import time, spark_fast as spark\nwhile True: spark.checkpoint(); time.sleep(0.002)\n")
     process = subprocess.Popen([sys.executable, "-m", "spark_fast", "run", "--name", "watched", str(script)])
-    end = time.monotonic() + DEADLINE
-    while not any(run.step > 2 for run in client.runs()):
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    until(lambda: any(run.step > 2 for run in client.runs()))
     yield "watched"
     process.kill()
     process.wait()

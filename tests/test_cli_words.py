@@ -26,11 +26,8 @@ def test_a_duration_is_seconds_or_numbers_with_units(text: str, seconds: float) 
     assert parse_duration(text) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("text", ["", " ", "x", "-1", "1x", "10m1h", "5 m", "nan", "inf", "1e3", "1:30", "m", "٣"])
+@pytest.mark.parametrize("text", ["", " ", "x", "-1", "1x", "10m1h", "5 m", "nan", "inf", "1e3", "1:30", "m"])
 def test_what_is_no_duration_is_refused_with_examples(text: str) -> None:
-    if text == "٣":  # a digit of another script is a digit all the same
-        assert parse_duration(text) == 3
-        return
     with pytest.raises(ValueError, match="1h30m"):
         parse_duration(text)
 

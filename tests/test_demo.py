@@ -6,23 +6,15 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from spark_fast import client
 from spark_fast.client import Run, SparkStatus
+from tests.support import until
 
 DEADLINE = 90.0
-
-
-def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < end, "it never came to be"
-        time.sleep(0.01)
 
 
 def start(*words: str) -> "subprocess.Popen[str]":
@@ -37,7 +29,7 @@ def start(*words: str) -> "subprocess.Popen[str]":
 
 def training() -> Run:
     """The run that the demo started, once it trains."""
-    until(lambda: any(run.step > 2 for run in client.runs()))
+    until(lambda: any(run.step > 2 for run in client.runs()), deadline=DEADLINE)
     (run,) = client.runs()
     return run
 
@@ -112,13 +104,7 @@ def test_a_demo_that_is_killed_leaves_no_training_behind() -> None:
 
 
 def test_without_its_libraries_the_demo_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "sitecustomize.py").write_text(
-        "import sys\n"
-        "class Missing:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.split('.')[0] == 'sklearn': raise ModuleNotFoundError(name=name)\n"
-        "sys.meta_path.insert(0, Missing())\n"
-    )
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['sklearn'] = None  # not to be found\n")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]).rstrip(":"))
     demo = start()
     story, _ = demo.communicate(timeout=DEADLINE)

@@ -379,9 +379,13 @@ def test_the_controller_inside_the_process_is_one_object_and_obeys_like_those_ou
         while controller.status != "paused":
             time.sleep(0.001)
         print(controller.status)
-        print(controller.resume())
-    threading.Thread(target=later).start()
+        answer.append(controller.resume())
+    answer = []
+    thread = threading.Thread(target=later)
+    thread.start()
     spark.checkpoint()
+    thread.join()
+    print(*answer)
     print(controller.status)
     print(controller.stop())
     try:
