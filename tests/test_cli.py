@@ -252,8 +252,8 @@ def test_requests_do_what_they_say_and_exit_with_0(start: Start, loop: str) -> N
     until(lambda: run.step > step + 10)
     assert cli("pause", "one", "--at-step", str(run.step + 500), "--timeout", "1m").returncode == 0
     assert cli("stop", "one").returncode == 0
-    assert run.status is SparkStatus.STOPPED
     assert process.wait(DEADLINE) == 0
+    assert client.attach("one").status is SparkStatus.STOPPED
 
 
 def test_a_request_as_json_has_its_id_and_its_fate(start: Start, loop: str) -> None:

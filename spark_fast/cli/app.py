@@ -1,0 +1,305 @@
+"""The commands and their options. What they do stands in the modules beside this one."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from spark_fast.cli import exits
+from spark_fast.cli.words import DURATIONS, parse_duration
+from spark_fast.errors import SparkError
+
+if TYPE_CHECKING:
+    from spark_fast.cli.asking import Patience
+    from spark_fast.client import Request, Run
+
+__all__ = ["app", "main"]
+
+_EXITS = (
+    "Exit status: 0 done · 1 refused, failed or superseded · 2 wrong usage · 3 no such run, or several · 4 timed out · "
+    "5 worker lost · 130 Ctrl-C. 'run' exits as the script does."
+)
+
+_DAY = 86400.0
+
+app = typer.Typer(
+    help="Pause, resume, stop and watch running Python loops. RUN may be left out when one run is live.",
+    epilog=_EXITS,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Runs the command line of this process, and exits with its status."""
+    try:
+        app(prog_name="spark-fast")
+    except (SparkError, OSError) as error:
+        exits.say(str(error))
+        sys.exit(exits.exit_of(error))
+
+
+def _complete_run(incomplete: str) -> list[str]:
+    try:
+        from spark_fast import client
+
+        return [run.id for run in client.runs(ended=False) if run.id.startswith(incomplete)]
+    except (SparkError, OSError):  # nothing to offer; a message would land in the middle of what is being typed
+        return []
+
+
+RunId = Annotated[
+    str | None,
+    typer.Argument(metavar="RUN", help="The run; not needed when one is live.", autocompletion=_complete_run),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it has happened.")]
+Timeout = Annotated[
+    str | None,
+    typer.Option("--timeout", metavar="DURATION", help="Wait no longer than this: 90, 90s, 10m, 1h30m, 500ms."),
+]
+
+
+def _seconds(text: str | None, option: str, *, positive: bool = False) -> float | None:
+    if text is None:
+        return None
+    try:
+        seconds = parse_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
+    if positive and not seconds:
+        raise typer.BadParameter(f"more than 0 is needed: {DURATIONS}", param_hint=option)
+    return seconds
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from spark_fast._version import __version__
+
+        print(f"spark-fast {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+# --- start ---
+
+
+@app.command(
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    options_metavar="[--name NAME] [-m]",
+)
+def run(
+    target: Annotated[str, typer.Argument(metavar="SCRIPT|MODULE", help="What to run.", show_default=False)],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="ARGS", help="Its arguments: all that follows.")
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", metavar="NAME", help="The run id. Default: $SPARK_FAST_RUN, or one is drawn."),
+    ] = None,
+    module: Annotated[bool, typer.Option("-m", help="Run a module, as 'python -m' does.")] = False,
+) -> None:
+    """Run a script or a module under control.
+
+    The first Ctrl-C or SIGTERM asks it to stop at its next checkpoint, the second interrupts it at once.
+    """
+    from spark_fast.worker import runner
+
+    start = runner.run_module if module else runner.run_script
+    raise typer.Exit(start(target, arguments or [], name=name))
+
+
+# --- look ---
+
+
+@app.command()
+def ps(
+    everything: Annotated[bool, typer.Option("--all", "-a", help="Also those that ended over a day ago.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the runs: those that are live, and those that ended within a day."""
+    from spark_fast import client
+
+    found = client.runs()
+    shown = found if everything else [run for run in found if _recent(run)]
+    if as_json:
+        print(json.dumps([run.as_dict() for run in shown], indent=2))
+        return
+    if not shown:
+        hidden = f"; 'spark-fast ps --all' lists {len(found)} that ended over a day ago" if found else ""
+        print(f"no runs: start one with 'spark-fast run script.py', or call spark.checkpoint() in its loop{hidden}")
+        return
+    from spark_fast.cli import showing
+
+    console = showing.console()
+    console.print(showing.run_table(shown, console.width))
+
+
+def _recent(run: "Run") -> bool:
+    since = time.time() - _DAY
+    if run.started > since or run.status.live:
+        return True
+    try:
+        return os.stat(run.folder / "control").st_mtime > since
+    except OSError:
+        return False
+
+
+@app.command()
+def status(run: RunId = None, as_json: AsJson = False) -> None:
+    """Show one run in full: its progress, its ranks, its last requests and what became of them."""
+    from spark_fast import client
+
+    found = client.attach(run)
+    if as_json:
+        from spark_fast.cli.asking import request_dict
+
+        requests = [request_dict(found, request) for request in found.requests]
+        print(json.dumps(found.as_dict() | {"requests": requests}, indent=2))
+        return
+    from spark_fast.cli import showing
+
+    console = showing.console()
+    console.print(showing.details(found, console.width))
+
+
+@app.command()
+def top() -> None:
+    """Watch the live runs; q or Ctrl-C leaves."""
+    from spark_fast.cli import live
+
+    live.top()
+
+
+# --- ask ---
+
+
+def _ask(
+    run: str | None, make: "Callable[[Run, Patience], Request]", wait: bool, timeout: float | None, as_json: bool
+) -> None:
+    from spark_fast import client
+    from spark_fast.cli.asking import Patience, ask
+    from spark_fast.status import monotonic
+
+    patience = Patience(wait, timeout, monotonic())
+    found = client.attach(run)
+    ask(found, lambda: make(found, patience), patience, as_json=as_json)
+
+
+@app.command()
+def pause(
+    run: RunId = None,
+    at_step: Annotated[
+        int | None, typer.Option("--at-step", metavar="N", min=1, help="At step N, instead of the next.")
+    ] = None,
+    resume_after: Annotated[
+        str | None,
+        typer.Option("--resume-after", metavar="DURATION", help="Go on by itself after this: 90s, 10m, 1h30m."),
+    ] = None,
+    wait: Wait = True,
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+) -> None:
+    """Park a run at its next checkpoint: it keeps all that it has in memory, and uses no CPU."""
+    after = _seconds(resume_after, "--resume-after", positive=True)
+    _ask(
+        run,
+        lambda found, patience: found.pause(wait=False, timeout=patience.left(), at_step=at_step, resume_after=after),
+        wait,
+        _seconds(timeout, "--timeout"),
+        as_json,
+    )
+
+
+@app.command()
+def resume(run: RunId = None, wait: Wait = True, timeout: Timeout = None, as_json: AsJson = False) -> None:
+    """Let a paused run go on, and call off a pause that is set for later."""
+    _ask(
+        run,
+        lambda found, patience: found.resume(wait=False, timeout=patience.left()),
+        wait,
+        _seconds(timeout, "--timeout"),
+        as_json,
+    )
+
+
+@app.command()
+def stop(run: RunId = None, wait: Wait = True, timeout: Timeout = None, as_json: AsJson = False) -> None:
+    """Stop a run: its next checkpoint raises SparkStopError, it saves what it wants to, and its process ends.
+
+    Waits for the end of the process.
+    """
+    _ask(
+        run,
+        lambda found, patience: found.stop(wait=False, timeout=patience.left()),
+        wait,
+        _seconds(timeout, "--timeout"),
+        as_json,
+    )
+
+
+@app.command()
+def advance(
+    run: RunId = None,
+    steps: Annotated[str | None, typer.Argument(metavar="N", help="The number of steps, 1 or more.")] = None,
+    wait: Wait = True,
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a run do N more steps, and park it again."""
+    if steps is None:
+        run, steps = None, run  # a lone word is the number
+    if steps is None:
+        raise typer.BadParameter("say how many steps", param_hint="N")
+    number = int(steps) if steps.isdecimal() else 0
+    if not 1 <= number < 1 << 63:
+        raise typer.BadParameter(f"{steps!r} is no number of steps: 1 or more", param_hint="N")
+    _ask(
+        run,
+        lambda found, patience: found.advance(number, wait=False, timeout=patience.left()),
+        wait,
+        _seconds(timeout, "--timeout"),
+        as_json,
+    )
+
+
+# --- the rest ---
+
+
+@app.command()
+def gc(as_json: AsJson = False) -> None:
+    """Remove what ended and dead runs left behind. Live runs are not touched."""
+    from spark_fast import client
+
+    removed = client.remove_ended()
+    if as_json:
+        print(json.dumps(removed, indent=2))
+    elif removed:
+        print(f"removed {len(removed)} ended run{'' if len(removed) == 1 else 's'}: {', '.join(removed)}")
+    else:
+        print("nothing to remove")
+
+
+@app.command()
+def demo(
+    hold: Annotated[
+        bool, typer.Option("--hold", help="Only start the training: you steer it, from another terminal.")
+    ] = False,
+) -> None:
+    """Train a small network, and pause, advance, resume and stop it from a second process."""
+    from spark_fast.cli import demo as story
+
+    raise typer.Exit(int(story.hold() if hold else story.tell()))

@@ -1,0 +1,156 @@
+"""Makes a request of a run, waits for what becomes of it, and says it."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from spark_fast.cli.exits import Exit, leave, say
+from spark_fast.cli.words import latency
+from spark_fast.client import Fate, FateState, Request, Run, SparkStatus, SparkTimeoutError
+from spark_fast.status import ENDED, monotonic
+
+__all__ = ["Patience", "ask", "request_dict"]
+
+_SILENT = 2.0
+"""Seconds after which whoever waits at a terminal is told what for."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait for the fate of a request.
+
+    Attributes:
+        wait: whether to wait at all.
+        timeout: seconds at most, from the start of the command; None for as long as it takes.
+        began: when that was, on the monotonic clock.
+    """
+
+    wait: bool
+    timeout: float | None
+    began: float
+
+    def left(self) -> float | None:
+        """Seconds that are left, 0 or more."""
+        return None if self.timeout is None else max(0.0, self.began + self.timeout - monotonic())
+
+
+def request_dict(run: Run, request: Request) -> dict[str, Any]:
+    """A request for JSON."""
+    fate = request.fate
+    return {
+        "id": request.id,
+        "kind": request.kind,
+        "run": run.id,
+        "sender": request.sender,
+        "asked": request.asked,
+        "fate": {"state": str(fate.state), "step": fate.step, "by": fate.by, "reason": fate.reason},
+    }
+
+
+def ask(run: Run, make: Callable[[], Request], patience: Patience, *, as_json: bool) -> None:
+    """Makes the request, waits as long as there is patience, and says what became of it.
+
+    make: sends it, without waiting.
+
+    Raises typer.Exit with a status of `Exit`, unless all is well.
+    """
+    began = monotonic()
+    request = make()
+    try:
+        if patience.wait:
+            _wait(run, request.kind, lambda timeout: request.wait(timeout), patience)
+        took = monotonic() - began
+        if patience.wait and not as_json and request.fate.state is FateState.APPLIED:
+            print(_done(run, request.kind, request.fate, took), flush=True)
+        if patience.wait and request.kind == "stop" and request.fate.state is FateState.APPLIED:
+            _wait(run, "the end of its process", lambda timeout: run.wait(ENDED, timeout), patience)
+    except SparkTimeoutError:
+        raise leave(Exit.TIMED_OUT, _late(run, request, patience)) from None
+    except KeyboardInterrupt:
+        raise leave(
+            Exit.INTERRUPTED, f"no longer waiting; the {request.kind} of run {run.id} stands: {request.fate}"
+        ) from None
+    finally:
+        if as_json:
+            print(json.dumps(request_dict(run, request), indent=2), flush=True)
+    _judge(run, request, as_json=as_json, waited=patience.wait)
+
+
+def _wait(run: Run, what: str, wait: Callable[[float | None], object], patience: Patience) -> None:
+    left = patience.left()
+    if sys.stderr.isatty() and (left is None or left > _SILENT):
+        try:
+            wait(_SILENT)
+            return
+        except SparkTimeoutError:
+            say(f"run {run.id} is {run.status} at step {run.step}; waiting for {what} (Ctrl-C leaves it to come)")
+            left = patience.left()
+    wait(left)
+
+
+def _late(run: Run, request: Request, patience: Patience) -> str:
+    now = f"after {patience.timeout:g} s run {run.id} is {run.status} at step {run.step}"
+    if request.fate.state is FateState.APPLIED:
+        return f"{now}: it left its loop, and its process has not ended yet"
+    undo = "" if request.kind in ("resume", "stop") else f"; 'spark-fast resume {run.id}' calls it off"
+    return f"{now}; the {request.kind} stands{undo}"
+
+
+def _done(run: Run, kind: str, fate: Fate, took: float) -> str:
+    if fate.reason:
+        return f"run {run.id}: {fate.reason}"
+    words = {
+        "pause": "is paused",
+        "resume": "goes on",
+        "stop": "left its loop",
+        "advance": "has advanced and is paused",
+    }.get(kind, f"has applied the {kind}")
+    return f"run {run.id} {words} at step {fate.step} (after {latency(took)})"
+
+
+def _judge(run: Run, request: Request, *, as_json: bool, waited: bool) -> None:
+    fate = request.fate
+    what = f"{request.kind} of run {run.id}"
+    if fate.state is FateState.ASKED:
+        if not as_json:
+            print(f"{what} is asked for; 'spark-fast status {run.id}' shows what becomes of it")
+        return
+    if fate.state is FateState.APPLIED:
+        if not waited:
+            if not as_json:
+                print(f"{what}: {fate}")
+        elif request.kind == "stop":
+            _judge_end(run, as_json=as_json)
+        return
+    if fate.state is FateState.LOST:
+        raise leave(Exit.LOST, f"{what} is lost: {fate.reason}; 'spark-fast status {run.id}' shows what is left")
+    if fate.state is FateState.REFUSED and run.status is SparkStatus.LOST:
+        raise leave(Exit.LOST, f"{what} was refused: {fate.reason}; 'spark-fast gc' removes what it left")
+    if fate.state is FateState.SUPERSEDED:
+        raise leave(Exit.REFUSED, f"{what} was superseded by {_other(run, fate.by)}; run {run.id} is {run.status}")
+    reason = f": {fate.reason}" if fate.reason else ""
+    raise leave(Exit.REFUSED, f"{what} was {_past(fate.state)}{reason}")
+
+
+def _judge_end(run: Run, *, as_json: bool) -> None:
+    status = run.status
+    if status is SparkStatus.LOST:
+        raise leave(Exit.LOST, f"run {run.id} is lost: its process died while it was stopping")
+    if status is SparkStatus.FAILED:
+        raise leave(Exit.REFUSED, f"run {run.id} failed while it was stopping: its own output shows the traceback")
+    if not as_json:
+        print(f"run {run.id} is {status} at step {run.step}")
+
+
+def _past(state: FateState) -> str:
+    return "void" if state is FateState.VOID else str(state)
+
+
+def _other(run: Run, ident: str | None) -> str:
+    """Who superseded it: the log says so as long as it holds the entry."""
+    for request in run.requests:
+        if request.id == ident:
+            return f"a later {request.kind} ({ident}, by {request.sender})"
+    return f"a later request ({ident})" if ident is not None else "a later request"

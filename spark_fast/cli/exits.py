@@ -1,0 +1,54 @@
+"""The exit statuses of the command line, and the one line on standard error that goes with each but 0."""
+
+import sys
+from enum import IntEnum
+
+import typer
+
+from spark_fast.cli.words import one_line
+from spark_fast.errors import NoSuchRunError, SparkError, SparkTimeoutError
+
+__all__ = ["Exit", "exit_of", "leave", "say"]
+
+
+class Exit(IntEnum):
+    """What the command line says to the shell. `run` exits as the script does."""
+
+    DONE = 0
+    """What was asked for happened."""
+    REFUSED = 1
+    """It was refused, it failed, or a later request took its place; the message says what."""
+    USAGE = 2
+    """The command line makes no sense."""
+    NO_RUN = 3
+    """There is no such run; or none was named, and not exactly one is live."""
+    TIMED_OUT = 4
+    """It did not happen in the time allowed. The request stands."""
+    LOST = 5
+    """The worker died, or ended, before it came to the request."""
+    INTERRUPTED = 130
+    """Ctrl-C. A request that was made stands."""
+
+
+def exit_of(error: SparkError | OSError) -> Exit:
+    """The status for an error of the client."""
+    if isinstance(error, NoSuchRunError):
+        return Exit.NO_RUN
+    if isinstance(error, SparkTimeoutError):
+        return Exit.TIMED_OUT
+    return Exit.REFUSED
+
+
+def say(message: str) -> None:
+    """One line for a person, on standard error."""
+    # A name in it may hold what the terminal's encoding lacks.
+    encoding = sys.stderr.encoding or "utf-8"
+    line = f"spark-fast: {one_line(message)}\n"
+    sys.stderr.write(line.encode(encoding, "replace").decode(encoding))
+    sys.stderr.flush()
+
+
+def leave(status: Exit, message: str) -> typer.Exit:
+    """Says why, and returns what is to be raised to exit with this status."""
+    say(message)
+    return typer.Exit(int(status))

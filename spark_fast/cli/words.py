@@ -1,0 +1,77 @@
+"""Durations, numbers and names, as people type and read them."""
+
+import math
+import re
+import shlex
+from collections.abc import Iterable
+
+__all__ = ["DURATIONS", "command_line", "duration", "latency", "one_line", "parse_duration", "printable", "speed"]
+
+DURATIONS = "a number of seconds, or one with units: 90, 90s, 10m, 1h30m, 500ms"
+
+_NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
+_SECONDS = re.compile(_NUMBER)
+_UNITS = re.compile(rf"(?:{_NUMBER}d)?(?:{_NUMBER}h)?(?:{_NUMBER}m(?!s))?(?:{_NUMBER}s)?(?:{_NUMBER}ms)?")
+_SIZES = (86400.0, 3600.0, 60.0, 1.0, 0.001)
+_LONGEST = 3650 * 86400.0
+
+
+def parse_duration(text: str) -> float:
+    """Seconds. ValueError, with the message for the person who typed it, if it is none."""
+    asked = text.strip().lower()
+    seconds = math.nan
+    if _SECONDS.fullmatch(asked):
+        seconds = float(asked)
+    elif asked and (found := _UNITS.fullmatch(asked)):
+        seconds = sum(float(number) * size for number, size in zip(found.groups(), _SIZES, strict=True) if number)
+    if math.isnan(seconds):
+        raise ValueError(f"{text!r} is no duration: give {DURATIONS}")
+    if seconds > _LONGEST:
+        raise ValueError(f"{text!r} is longer than ten years")
+    return seconds
+
+
+def duration(seconds: float) -> str:
+    """Short, to the two largest units: `42s`, `5m03s`, `2h05m`, `3d04h`."""
+    whole = int(max(0.0, seconds))
+    for size, unit, below, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if whole >= size:
+            return f"{whole // size}{unit}{whole % size // below:02}{small}"
+    return f"{whole}s"
+
+
+def latency(seconds: float) -> str:
+    """Two or three figures: `0.21 ms`, `31 ms`, `2.4 s`."""
+    if seconds < 0.01:
+        return f"{seconds * 1e3:.2f} ms"
+    return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def speed(per_second: float | None) -> str:
+    """Three figures or so; a dash where it can't be told."""
+    if per_second is None:
+        return "-"
+    if per_second >= 1e6:
+        return f"{per_second / 1e6:.1f}M"
+    if per_second >= 1e4:
+        return f"{per_second / 1e3:.0f}k"
+    if per_second >= 100:
+        return f"{per_second:.0f}"
+    return f"{per_second:.1f}" if per_second >= 1 else f"{per_second:.2g}"
+
+
+def printable(text: str) -> str:
+    """The text with whatever would steer a terminal shown as its escape."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def one_line(text: str) -> str:
+    """The text on one line, without control characters."""
+    return printable(" ".join(text.split("\n")))
+
+
+def command_line(words: Iterable[str]) -> str:
+    """A command as a shell would take it, on one line."""
+    return printable(shlex.join(words))
