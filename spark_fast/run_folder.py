@@ -144,7 +144,9 @@ def read_about(run: int) -> About | None:
         raw = file.read(ABOUT_MAX)
     try:
         found = json.loads(raw)
-        known = {field.name: found[field.name] for field in fields(About)}
+        # Of a run of another version, what it does not say is left empty: better shown than hidden.
+        empty = {"command": [], "pid": 0, "started": 0.0}
+        known = {field.name: found.get(field.name, empty.get(field.name, "")) for field in fields(About)}
         return About(
             id=str(known["id"]),
             command=[str(word) for word in known["command"]],
@@ -157,7 +159,7 @@ def read_about(run: int) -> About | None:
             version=str(known["version"]),
             python=str(known["python"]),
         )
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return None
 
 

@@ -155,8 +155,13 @@ def test_ps_leaves_out_what_ended_over_a_day_ago(home: Path, tmp_path: Path) -> 
     about = home / "old" / "run.json"
     about.write_text(json.dumps(json.loads(about.read_text()) | {"started": time.time() - 200_000}))
     assert "old" in cli("ps").stdout, "it began long ago, but has only just ended"
-    day_before = time.time() - 100_000
-    os.utime(home / "old" / "control", (day_before, day_before))
+    ended = client.attach("old").ended
+    assert ended is not None
+    control = home / "old" / "control"
+    at = control.read_bytes().rindex(round(ended * 1e9).to_bytes(8, "little")[3:]) - 3  # less what rounding loses
+    with control.open("r+b") as file:
+        file.seek(at)
+        file.write(round((ended - 100_000) * 1e9).to_bytes(8, "little"))
     done = cli("ps")
     assert "ps --all" in done.stdout
     assert "finished" not in done.stdout

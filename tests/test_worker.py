@@ -25,6 +25,7 @@ def test_the_first_checkpoint_makes_the_run_and_says_how_to_control_it(tmp_path:
         assert f"SPARK_FAST_HOME={home} spark-fast pause {run.id}" in line
         assert run.command == [str(child.script)]
         assert run.started <= time.time()
+        assert run.ended is None
         assert [(rank.rank, rank.pid) for rank in run.ranks] == [(0, child.pid)]
 
 
@@ -117,6 +118,7 @@ def test_a_run_that_ended_says_how(tmp_path: Path, code: str, status: str, exit_
         run = client.attach("test")
         assert run.status == status
         assert run.steps_per_second is None
+        assert (run.ended is None) == (status == "lost")
         assert ("Traceback" in child.err) == (status == "failed")
         assert client.runs(ended=False) == []
 

@@ -1,7 +1,6 @@
 """The commands and their options. What they do stands in the modules beside this one."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -150,12 +149,8 @@ def ps(
 
 def _recent(run: "Run") -> bool:
     since = time.time() - _DAY
-    if run.started > since or run.status.live:
-        return True
-    try:
-        return os.stat(run.folder / "control").st_mtime > since
-    except OSError:
-        return False
+    # One that was lost said nothing of its end: its beginning has to do.
+    return run.status.live or (run.ended or run.started) > since
 
 
 @app.command()

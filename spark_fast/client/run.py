@@ -79,8 +79,8 @@ class Request:
         """
         if not self._run._until(lambda: self.fate.final, timeout):
             raise SparkTimeoutError(
-                f"{self.kind} of run {self._run.id} not applied in {timeout:g} s; it is {self._run.status}, at step "
-                f"{self._run.step}, and will apply it at its next checkpoint",
+                f"{self.kind} of run {self._run.id} has not taken effect in {timeout or 0:.2g} s: the run is "
+                f"{self._run.status}, at step {self._run.step}. The request stands.",
                 self,
             )
         return self.fate
@@ -126,6 +126,17 @@ class Run:
     def started(self) -> float:
         """When it began, in seconds since the epoch."""
         return self._about.started
+
+    @property
+    def ended(self) -> float | None:
+        """When its last rank ended, in seconds since the epoch; None while it is live, and where it did not say."""
+        try:
+            slots = self._slots()
+        except SegmentError:
+            return None
+        if any(slot["alive"] for slot in slots):
+            return None
+        return max((slot["state_since"] for slot in slots if slot["state"] >= WorkerState.STOPPED), default=None)
 
     @property
     def folder(self) -> Path:
@@ -244,6 +255,7 @@ class Run:
                 "seconds_left": progress.seconds_left,
             },
             "started": self.started,
+            "ended": self.ended,
             "command": self.command,
             "folder": str(self.folder),
             "resumes": self.resumes,
@@ -348,10 +360,11 @@ class Run:
         except LogFullError as error:
             raise self._name_stuck_rank(error) from None
         except (SegmentError, FileNotFoundError) as error:
-            if isinstance(error, LayoutError) or self.status is not SparkStatus.LOST:
+            status = self.status
+            if isinstance(error, LayoutError) or status.live:
                 raise
-            lost = Fate(FateState.REFUSED, reason=f"the run is lost: {error}")
-            return Request(self, kind, ident, 0, sender, asked, lost)
+            ended = Fate(FateState.REFUSED, reason=f"the run has ended: it is {status}")
+            return Request(self, kind, ident, 0, sender, asked, ended)
         fate: Fate | None = None
         if verdict == Verdict.REFUSED_ENDED:
             fate = Fate(FateState.REFUSED, reason=f"the run has ended: it is {self.status}")
