@@ -16,7 +16,14 @@ core = Extension(
     depends=[*sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/*.h")), "spark_fast/_core.pxd"],
     include_dirs=["csrc"],
     define_macros=[("_GNU_SOURCE", None), ("SPARK_FAST_VERSION", f'"{VERSION}"')],
-    extra_compile_args=["-std=c11", "-Wall", "-Wextra", "-fvisibility=hidden", *os.environ.get("CFLAGS", "").split()],
+    extra_compile_args=[
+        "-std=c11",
+        "-Wall",
+        "-Wextra",
+        "-g0",
+        "-fvisibility=hidden",
+        *os.environ.get("CFLAGS", "").split(),
+    ],
     extra_link_args=["-pthread"],
 )
 

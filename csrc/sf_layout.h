@@ -185,6 +185,7 @@ static_assert(offsetof(struct sf_header, changes) == 256, "layout 1");
 static_assert(offsetof(struct sf_slot, step) == 8, "layout 1");
 static_assert(offsetof(struct sf_slot, alarm) == 16, "layout 1");
 static_assert(offsetof(struct sf_slot, state) == 128, "layout 1");
+static_assert(offsetof(struct sf_slot, mark_ns) == offsetof(struct sf_slot, mark_step) + 8, "read as a pair");
 static_assert(offsetof(struct sf_slot, level) == 256, "layout 1");
 static_assert(sizeof(struct sf_slot) == 384, "layout 1");
 

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <time.h>
 #include <unistd.h>
@@ -92,12 +93,52 @@ sf_fork_keep(int fd)
     }
 }
 
+/* Held from the opening of a lock's file until it is in the table, and from its removal until it is closed. */
+static pthread_mutex_t fork_mutex = PTHREAD_MUTEX_INITIALIZER;
+
+int
+sf_lock_open(const char *path)
+{
+    int fd, rc;
+
+    pthread_mutex_lock(&fork_mutex);
+    fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    rc = fd < 0 ? -errno : sf_fork_close(fd);
+    if (rc < 0 && fd >= 0)
+        close(fd);
+    pthread_mutex_unlock(&fork_mutex);
+    return rc < 0 ? rc : fd;
+}
+
 void
-sf_fork_close_all(void)
+sf_lock_close(int fd)
+{
+    pthread_mutex_lock(&fork_mutex);
+    sf_unlock(fd, 0, 0);
+    sf_fork_keep(fd);
+    close(fd);
+    pthread_mutex_unlock(&fork_mutex);
+}
+
+void
+sf_fork_before(void)
+{
+    pthread_mutex_lock(&fork_mutex);
+}
+
+void
+sf_fork_after_in_parent(void)
+{
+    pthread_mutex_unlock(&fork_mutex);
+}
+
+void
+sf_fork_after_in_child(void)
 {
     for (int i = 0; i < FORK_TABLE; i++) {
         int held = atomic_exchange(&fork_table[i], 0);
         if (held != 0)
             close(held - 1);
     }
+    pthread_mutex_unlock(&fork_mutex);
 }

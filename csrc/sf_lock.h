@@ -3,7 +3,7 @@
  * Open-file-description locks: they belong to an open file, not to a process. So a controller that opens and closes
  * the same file inside the worker's process takes nothing from the worker, and the kernel drops the lock when the last
  * descriptor of that open file is gone, however its owner ended. A forked child would keep the open file alive: the
- * fork hook in sf_worker.c closes each descriptor that is named to sf_fork_close(). */
+ * fork hook in sf_worker.c closes each descriptor that is named here. */
 #ifndef SF_LOCK_H
 #define SF_LOCK_H
 
@@ -17,10 +17,19 @@ int sf_unlock(int fd, uint64_t offset, uint64_t length);
 /* 1 if an open file other than fd's holds the lock, 0 if none does, or -errno. */
 int sf_lock_held(int fd, uint64_t offset, uint64_t length);
 
+/* Opens a file to take locks on. A forked child closes it, at whatever moment it is forked. The descriptor or -errno.
+ */
+int sf_lock_open(const char *path);
+/* Lets go of all its locks, also those that a child made without the C library's fork() shares, and closes it. */
+void sf_lock_close(int fd);
+
 /* From here on a forked child closes fd, or no longer. -ENOSPC if the table is full. */
 int sf_fork_close(int fd);
 void sf_fork_keep(int fd);
-/* For the fork hook: async-signal-safe. */
-void sf_fork_close_all(void);
+
+/* The three parts of the fork hook. Async-signal-safe but for the mutex of the first, which the other two let go. */
+void sf_fork_before(void);
+void sf_fork_after_in_parent(void);
+void sf_fork_after_in_child(void);
 
 #endif

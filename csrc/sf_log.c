@@ -11,6 +11,13 @@
 #include "sf_point.h"
 #include "sf_wait.h"
 
+/* The thread sanitizer knows no fences; what this one orders is read by other processes only, with pread. */
+#ifdef __SANITIZE_THREAD__
+#define SF_STORE_FENCE() ((void)0)
+#else
+#define SF_STORE_FENCE() atomic_thread_fence(memory_order_release)
+#endif
+
 #define LOG_LOCK SF_LOG_OFFSET, (SF_SLOTS_OFFSET - SF_LOG_OFFSET)
 
 struct sf_state
@@ -59,6 +66,8 @@ sf_state_after(const struct sf_entry *entry, uint64_t seq, struct sf_state *stat
     uint64_t target = atomic_load_explicit(&entry->target, memory_order_acquire);
 
     *state = entry->before;
+    if (state->target > SF_STEP_MAX)
+        return -SF_ECORRUPT;
     if (target == SF_TARGET_VOID)
         return 0;
     /* Undecided: what will be, if it is not voided. It takes effect no earlier than the entry before it. */
@@ -81,11 +90,12 @@ signal_rank(struct sf_slot *slot)
         sf_wake(&slot->word);
 }
 
+/* A worker that is still attaching counts: it hears of what is asked now at its first checkpoint. */
 static int
-slot_taken(struct sf_slot *slot)
+slot_taken(const struct sf_segment *segment, uint32_t rank)
 {
-    uint32_t state = atomic_load_explicit(&slot->state, memory_order_acquire);
-    return state >= SF_STATE_IDLE && state < SF_STATE_STOPPED;
+    uint32_t state = atomic_load_explicit(&segment->slots[rank].state, memory_order_acquire);
+    return state == SF_STATE_NONE ? sf_slot_alive(segment->fd, rank) == 1 : state < SF_STATE_STOPPED;
 }
 
 static void
@@ -95,14 +105,14 @@ decide(struct sf_segment *segment, uint64_t seq, uint32_t rank, int standing)
     uint64_t target = 0;
 
     for (uint32_t r = 0; r < segment->slot_count; r++) {
-        if (slot_taken(&segment->slots[r]))
+        if (slot_taken(segment, r))
             signal_rank(&segment->slots[r]);
     }
     SF_POINT("decide:signalled");
     for (uint32_t r = 0; r < segment->slot_count; r++) {
         struct sf_slot *slot = &segment->slots[r];
         /* A dead rank does no harm to the agreement, but its step might put the target far ahead of the others. */
-        if (!slot_taken(slot) || (segment->slot_count > 1 && r != rank && sf_slot_alive(segment->fd, r) == 0))
+        if (!slot_taken(segment, r) || (segment->slot_count > 1 && r != rank && sf_slot_alive(segment->fd, r) == 0))
             continue;
         /* The helper itself stands at its checkpoint and can act there; the others can act at their next. */
         uint64_t next = atomic_load(&slot->step) + (r == rank && standing ? 0 : 1);
@@ -146,61 +156,46 @@ sf_settle(struct sf_segment *segment, uint64_t seq, uint32_t rank, int standing)
     return 0;
 }
 
-int
-sf_void_orphan(struct sf_segment *segment, uint64_t seq)
-{
-    struct sf_entry *entry = sf_entry_at(segment, seq);
-
-    if (atomic_load(&entry->number) != seq || atomic_load(&entry->target) != SF_TARGET_NONE)
-        return 0;
-    int busy = sf_log_busy(segment->fd);
-    if (busy < 0)
-        return busy;
-    /* The number may have moved on to a later entry between the two looks; but that one has a sender that holds the
-     * lock, or an orphan's fate too. */
-    if (!busy)
-        make_void(entry);
-    return 0;
-}
-
 /* The lock lives on an open file of its own: threads that share one descriptor would share the lock. */
 static int
 lock_log(struct sf_segment *segment, int64_t timeout_ns)
 {
     struct stat status;
-    int fd = open(segment->path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    int fd = sf_lock_open(segment->path);
     int rc;
 
     if (fd < 0)
-        return errno == ENOENT ? -SF_EGONE : -errno;
-    if (fstat(fd, &status) != 0) {
+        return fd == -ENOENT ? -SF_EGONE : fd;
+    if (fstat(fd, &status) != 0)
         rc = -errno;
-        goto fail;
-    }
-    if (status.st_dev != segment->device || status.st_ino != segment->inode) {
+    else if (status.st_dev != segment->device || status.st_ino != segment->inode)
         rc = -SF_EGONE;
-        goto fail;
-    }
-    rc = sf_fork_close(fd);
-    if (rc < 0)
-        goto fail;
-    rc = sf_lock(fd, LOG_LOCK, timeout_ns);
+    else
+        rc = sf_lock(fd, LOG_LOCK, timeout_ns);
     if (rc == 0)
         return fd;
-    sf_fork_keep(fd);
-    if (rc == -EAGAIN)
-        rc = -SF_EBUSY;
-fail:
-    close(fd);
-    return rc;
+    sf_lock_close(fd);
+    return rc == -EAGAIN ? -SF_EBUSY : rc;
 }
 
-static void
-unlock_log(int fd)
+int
+sf_void_orphan(struct sf_segment *segment, uint64_t seq)
 {
-    sf_unlock(fd, LOG_LOCK);
-    sf_fork_keep(fd);
-    close(fd);
+    struct sf_entry *entry = sf_entry_at(segment, seq);
+    int fd;
+
+    if (atomic_load(&entry->target) != SF_TARGET_NONE)
+        return 0;
+    /* With the lock in hand no sender is alive that has not decided, and no entry takes this one's place. */
+    fd = lock_log(segment, 0);
+    if (fd == -SF_EBUSY)
+        return 0;
+    if (fd < 0)
+        return fd;
+    if (atomic_load(&entry->number) == seq)
+        make_void(entry);
+    sf_lock_close(fd);
+    return 0;
 }
 
 /* What the log says already. Called with the log's lock; the last entry is decided. */
@@ -229,7 +224,7 @@ slowest(struct sf_segment *segment, uint32_t *rank, uint64_t *applied)
         struct sf_slot *slot = &segment->slots[r];
         uint64_t mine;
 
-        if (!slot_taken(slot) || sf_slot_alive(segment->fd, r) == 0)
+        if (!slot_taken(segment, r) || sf_slot_alive(segment->fd, r) == 0)
             continue;
         mine = atomic_load_explicit(&slot->applied, memory_order_acquire);
         if (!found || mine < *applied) {
@@ -280,7 +275,8 @@ append_locked(struct sf_segment *segment, const struct sf_request *request, stru
 
     uint64_t seq = tail + 1;
     struct sf_entry *entry = sf_entry_at(segment, seq);
-    atomic_exchange(&entry->number, 0); /* seq_cst: no reader sees the new fields under the old number */
+    atomic_exchange(&entry->number, 0);
+    SF_STORE_FENCE(); /* no reader sees the new fields under the old number */
     atomic_store_explicit(&entry->target, SF_TARGET_NONE, memory_order_relaxed);
     atomic_store_explicit(&entry->outcome, SF_OUTCOME(SF_OUTCOME_OPEN, seq), memory_order_relaxed);
     entry->id = request->id;
@@ -326,7 +322,7 @@ sf_append(struct sf_segment *segment, const struct sf_request *request, int64_t 
         atomic_store_explicit(&segment->header->lock_pid, (int32_t)getpid(), memory_order_relaxed);
         rc = append_locked(segment, request, receipt);
     }
-    unlock_log(fd);
+    sf_lock_close(fd);
     SF_POINT("append:unlocked");
     if (rc == 0 && receipt->verdict == SF_APPENDED)
         sf_announce(segment);

@@ -113,12 +113,7 @@ sf_segment_create(struct sf_segment *segment, const char *path, uint32_t slot_co
     rc = -posix_fallocate(segment->fd, 0, (off_t)SF_FILE_SIZE(slot_count));
     if (rc < 0)
         goto fail;
-    segment->lock_fd = open(making, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-    if (segment->lock_fd < 0) {
-        rc = -errno;
-        goto fail;
-    }
-    rc = sf_fork_close(segment->lock_fd);
+    rc = segment->lock_fd = sf_lock_open(making);
     if (rc < 0)
         goto fail;
     rc = sf_lock_try(segment->lock_fd, slot_offset(rank), sizeof(struct sf_slot));
@@ -183,8 +178,7 @@ void
 sf_segment_let_go(struct sf_segment *segment)
 {
     if (segment->lock_fd >= 0) {
-        sf_fork_keep(segment->lock_fd);
-        close(segment->lock_fd);
+        sf_lock_close(segment->lock_fd);
         segment->lock_fd = -1;
     }
 }
@@ -328,6 +322,7 @@ int
 sf_read_slot(int fd, uint32_t rank, struct sf_slot_view *view)
 {
     struct sf_slot slot;
+    uint64_t mark[2];
     int rc;
 
     memset(view, 0, sizeof *view);
@@ -337,6 +332,8 @@ sf_read_slot(int fd, uint32_t rank, struct sf_slot_view *view)
     if (view->alive < 0)
         return view->alive;
     rc = read_at(fd, &slot, sizeof slot, slot_offset(rank));
+    if (rc == 0)
+        rc = read_at(fd, mark, sizeof mark, slot_offset(rank) + offsetof(struct sf_slot, mark_step));
     if (rc < 0)
         return rc;
     view->word = PLAIN(slot.word);
@@ -349,7 +346,9 @@ sf_read_slot(int fd, uint32_t rank, struct sf_slot_view *view)
     view->attached_ns = PLAIN(slot.attached_ns);
     view->state_ns = PLAIN(slot.state_ns);
     view->mark_step = PLAIN(slot.mark_step);
-    view->mark_ns = PLAIN(slot.mark_ns);
+    /* The pair is written while it is read, if it was not twice the same: then there is none. */
+    if (mark[0] == PLAIN(slot.mark_step) && (int64_t)mark[1] == PLAIN(slot.mark_ns))
+        view->mark_ns = PLAIN(slot.mark_ns);
     view->parked_ns = PLAIN(slot.parked_ns);
     view->park_ns = PLAIN(slot.park_ns);
     view->wakes = PLAIN(slot.wakes);

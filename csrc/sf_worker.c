@@ -47,7 +47,7 @@ sf_worker_step(void)
 static void
 after_fork_in_child(void)
 {
-    sf_fork_close_all();
+    sf_fork_after_in_child();
     if (worker.slot != NULL) {
         worker.segment.lock_fd = -1; /* just closed: the number may come back as somebody else's */
         worker.slot = NULL;
@@ -55,10 +55,20 @@ after_fork_in_child(void)
     }
 }
 
+static int setup_result;
+
+static void
+setup(void)
+{
+    setup_result = -pthread_atfork(sf_fork_before, sf_fork_after_in_parent, after_fork_in_child);
+}
+
 int
 sf_worker_setup(void)
 {
-    return -pthread_atfork(NULL, NULL, after_fork_in_child);
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, setup);
+    return setup_result;
 }
 
 static void
@@ -137,7 +147,8 @@ sf_worker_quiet(void)
 
     if (page == &quiet_page)
         return;
-    atomic_store(&quiet_page.step, atomic_load(&page->step));
+    uint64_t step = atomic_load(&page->step);
+    atomic_store(&quiet_page.step, step <= SF_STEP_MAX ? step : 0); /* a damaged page may say anything */
     copy_levels(&quiet_page, page);
     atomic_store(&sf_worker_slot, &quiet_page);
     if (worker.slot != NULL) {
@@ -169,8 +180,6 @@ sf_yield_look(struct sf_yield *yield, int64_t now)
     const int64_t most = 1024;
     int64_t interval = atomic_load_explicit(&yield->interval_ns, memory_order_relaxed);
 
-    if (interval == 0)
-        return 1; /* `left` stays at or below 0, so that every call comes here */
     if (interval == INT64_MAX) {
         atomic_store_explicit(&yield->left, NEVER_LEFT, memory_order_relaxed);
         return 0;

@@ -71,12 +71,14 @@ sf_yield_due(struct sf_yield *yield)
     atomic_store_explicit(&yield->left, left, memory_order_relaxed);
     if (__builtin_expect(left > 0, 1))
         return 0;
+    if (atomic_load_explicit(&yield->interval_ns, memory_order_relaxed) == 0)
+        return 1; /* `left` stays at or below 0, so that every call comes here */
     return sf_yield_look(yield, 0);
 }
 
 /* --- life --- */
 
-/* Installs the fork hook. Once per process. 0 or -errno. */
+/* Installs the fork hook; a second call changes nothing. 0 or -errno. */
 int sf_worker_setup(void);
 
 /* Makes this process the worker of `rank` in a control file that it makes at `path`. The checkpoints passed before are

@@ -11,10 +11,10 @@
 
 from spark_fast._built import checkpoint, pending
 from spark_fast._version import __version__
-from spark_fast.errors import SparkError, SparkInterrupt, SparkReloadError, SparkStopError
 
 TYPE_CHECKING = False  # type checkers know the name; importing typing would take longer than all the rest
 if TYPE_CHECKING:
+    from spark_fast.errors import SparkError, SparkInterrupt, SparkReloadError, SparkStopError
     from spark_fast.status import SparkStatus
     from spark_fast.worker import (
         SparkController,
@@ -46,21 +46,30 @@ __all__ = [
     "track",
 ]
 
-_HOMES = dict.fromkeys(__all__, "spark_fast.worker") | {"SparkStatus": "spark_fast.status"}
+
+def _load() -> None:
+    """Loads all that is public. The first checkpoint does so too.
+
+    Then __getattr__ goes: the interpreter does not specialize the attributes of a module that has one, and each
+    spark.checkpoint() would cost twice as much.
+    """
+    from spark_fast import errors, status, worker
+
+    for name in __all__:
+        for home in (worker, errors, status):
+            if name in home.__all__:
+                globals()[name] = getattr(home, name)
+                break
+    globals().pop("__getattr__", None)
 
 
 def __getattr__(name: str) -> object:
-    # Loaded when first used: the import of a training script pays for checkpoint() alone.
-    from importlib import import_module
-
-    if name in ("worker", "client"):
-        return import_module(f"spark_fast.{name}")
-    if name not in _HOMES:
+    # The import of a training script pays for checkpoint() alone.
+    if name not in __all__:
         raise AttributeError(f"module 'spark_fast' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
+    _load()
+    return globals()[name]
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "client", "worker"})
+    return sorted({*globals(), *__all__})

@@ -38,8 +38,8 @@ cdef object fail(int code, str call, object path):
 
 
 cdef int64_t to_ns(double seconds) except? -1:
-    if not 0 <= seconds < 9e9:  # 285 years; a NaN fails too
-        raise ValueError(f"a time of {seconds} s is not between 0 and 9e9 s")
+    if not 0 <= seconds < 4e9:  # 126 years, so that sums with a clock fit too; a NaN fails as well
+        raise ValueError(f"a time of {seconds} s is not between 0 and 4e9 s")
     return <int64_t>(seconds * 1e9)
 
 

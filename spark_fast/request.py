@@ -86,8 +86,18 @@ def format_id(ident: int) -> str:
     return f"{ident:016x}"
 
 
+_named: tuple[int, str] = (0, "")
+
+
 def sender_name() -> str:
-    """This process, as a sender, for people."""
+    """This process, as a sender, for people. Found out once in a process: it takes longer than all the rest."""
+    global _named
+    if _named[0] != os.getpid():
+        _named = os.getpid(), _find_name()
+    return _named[1]
+
+
+def _find_name() -> str:
     import getpass
 
     try:

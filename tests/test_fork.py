@@ -59,7 +59,7 @@ def test_a_worker_that_dies_is_lost_though_its_forked_child_lives_on(tmp_path: P
     code = CHILD.format(fork=FORKS[fork], end="print(os.getpid(), flush=True); time.sleep(600)")
     with Child(tmp_path, code) as child:
         run = child.run()
-        orphan = int(until(lambda: child.out.split() if len(child.out.split()) > 4 else [], child.err)[-1])
+        orphan = int(until(lambda: child.out.count("\n") == 2 and child.out.split(), child.err)[-1])
         try:
             os.kill(child.pid, signal.SIGKILL)
             child.ended()

@@ -249,9 +249,7 @@ def test_a_request_that_is_not_applied_in_time_raises_and_still_stands(tmp_path:
     """
     with Child(tmp_path, code) as child:
         run = child.run()
-        with pytest.raises(
-            client.SparkTimeoutError, match=r"not taken effect in 0\.2 s: .* at step 1"
-        ) as caught:
+        with pytest.raises(client.SparkTimeoutError, match=r"not taken effect in 0\.2 s: .* at step 1") as caught:
             run.pause(timeout=0.2)
         assert run.status == "pausing"
         Path(f"{child.script}.go").touch()

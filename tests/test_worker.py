@@ -79,6 +79,18 @@ def test_configure_names_the_run_and_comes_too_late_after_the_first_checkpoint(t
         assert "before the first checkpoint" in lines[4]
 
 
+def test_the_first_checkpoint_removes_what_makes_attributes_of_the_package_slow(tmp_path: Path) -> None:
+    code = """
+    import spark_fast as spark
+    assert "__getattr__" in vars(spark) and "track" not in vars(spark)
+    spark.checkpoint()
+    assert "__getattr__" not in vars(spark)
+    assert set(spark.__all__) <= set(vars(spark))
+    """
+    with Child(tmp_path, code) as child:
+        assert child.ended() == 0, child.err
+
+
 def test_pending_is_true_from_the_request_to_the_checkpoint(tmp_path: Path) -> None:
     code = """
     import time

@@ -9,6 +9,7 @@ from enum import Enum
 from itertools import count
 from types import TracebackType
 
+import spark_fast
 from spark_fast import run_folder
 from spark_fast._core import worker
 from spark_fast._version import __version__
@@ -59,6 +60,7 @@ def attach(*, fresh_name: bool = True) -> bool:
     with turns:
         if _life is not _Life.NEW:
             return worker.attached()
+        spark_fast._load()
         chosen = options.current()
         if not chosen.enabled:
             _life = _Life.OFF

@@ -1,0 +1,68 @@
+"""`make bench`, or `python -m bench [--quick]`: all figures, into docs/benchmarks.md.
+
+Exits with an error only when a measurement broke; a target that is missed is marked.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+IMAGE = "benchmarks.svg"
+
+
+def main() -> None:
+    """Runs everything."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a smoke run of two minutes: its figures are rough")
+    parser.add_argument("--out", type=Path, default=DOCS, help="the folder for the page and its plot (default: docs)")
+    options = parser.parse_args()
+    quick: bool = options.quick
+
+    from bench import idle, longest, parked, report, start, wake
+    from bench.homes import become_worker
+
+    began = time.monotonic()
+
+    def say(what: str) -> None:
+        print(f"[{time.monotonic() - began:4.0f} s] {what}", file=sys.stderr, flush=True)
+
+    become_worker()
+    say("a step, beside what people use instead")
+    found_idle = idle.measure(rounds=15 if quick else 100, seconds=0.002 if quick else 0.005)
+    say("from a resume to the loop running again")
+    wakes = {"where the system puts them": wake.measure(50 if quick else 500)}
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) > 1:
+        wakes["each on a CPU of its own"] = wake.measure(50 if quick else 500, (cpus[0], cpus[1]))
+    say("parked")
+    found_parked = parked.measure(5.0 if quick else 20.0)
+    say("import")
+    imports = start.measure_import(30 if quick else 200)
+    say("the list of a thousand runs")
+    listing = start.measure_list(runs=1000, live=100, rounds=3 if quick else 11)
+    say("the longest of many calls")
+    slow_calls = longest.measure(calls=300_000 if quick else 10_000_000, seconds=3.0 if quick else 60.0)
+
+    found = report.Results(
+        quick=quick,
+        took=time.monotonic() - began,
+        idle=found_idle,
+        wakes=wakes,
+        parked=found_parked,
+        imports=imports,
+        listing=listing,
+        longest=slow_calls,
+    )
+    options.out.mkdir(parents=True, exist_ok=True)
+    report.plot(found, options.out / IMAGE)
+    (options.out / "benchmarks.md").write_text(report.text(found, IMAGE), encoding="utf-8")
+    say(f"wrote {options.out / 'benchmarks.md'}")
+    print(report.summary(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,359 @@
+"""docs/benchmarks.md, its plot, and the summary: made from one run's figures, and from nothing else."""
+
+import os
+import platform
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from bench.idle import INTERVALS, Idle, how_it_is_called, kinds_of_call
+from bench.longest import Longest
+from bench.measure import median
+from bench.parked import Parked
+from bench.start import Import, List
+from bench.wake import Wake
+
+__all__ = ["Results", "Target", "plot", "summary", "targets", "text"]
+
+
+@dataclass
+class Results:
+    """All that one run found."""
+
+    quick: bool
+    took: float
+    idle: Idle
+    wakes: dict[str, Wake]
+    parked: Parked
+    imports: Import
+    listing: List
+    longest: list[Longest]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One figure, its twin's, and what was to be reached.
+
+    Attributes:
+        what: the figure.
+        beside: its twin.
+        cost, twin_cost: both, with their units.
+        ratio: what is compared.
+        limit: what it may be at most.
+        shown: the ratio, or the difference, as text.
+        reach: the limit as text.
+    """
+
+    what: str
+    beside: str
+    cost: str
+    twin_cost: str
+    ratio: float
+    limit: float
+    shown: str
+    reach: str
+
+    @property
+    def reached(self) -> bool:
+        """Whether the figure is within its limit."""
+        return self.ratio <= self.limit
+
+
+def _time(ns: float) -> str:
+    for unit, size in (("s", 1e9), ("ms", 1e6), ("µs", 1e3)):
+        if abs(ns) >= size:
+            return f"{ns / size:.3g} {unit}"
+    return f"{ns:.1f} ns"
+
+
+def targets(found: Results) -> list[Target]:
+    """What was to be reached, and whether it was."""
+    idle, alone, rounds = found.idle, found.idle.alone, found.idle.rounds
+    rows: list[Target] = []
+
+    def times(what: str, beside: str, cost: float, twin_cost: float, ratio: float, limit: float) -> None:
+        rows.append(
+            Target(
+                what, beside, _time(cost), _time(twin_cost), ratio, limit, f"{ratio:.2f} times", f"{limit:.3g} times"
+            )
+        )
+
+    def call(name: str, twin: str, limit: float) -> None:
+        for where, condition in ((alone, "one thread ever"), (rounds, "has had threads")):
+            ratio = where.ratio(name, twin)
+            times(
+                f"`{_code(name)}` ({condition})",
+                _EMPTY.get(twin, twin),
+                where.cost(name),
+                where.cost(twin),
+                ratio,
+                limit,
+            )
+
+    call("checkpoint, yield 0", "empty method, GIL released", 1.10)
+    call("checkpoint, yield 1e-3", "method", 2.0)
+    call("pending", "method", 1.25)
+    for name in ("spark.checkpoint(), yield 1e-3", "spark.pending()"):
+        for twin in ("threading.Event.is_set", "mmap[0]"):
+            ratio = rounds.ratio(name, twin)
+            times(
+                f"`{_code(name)}`, as its users call it", f"`{twin}`", rounds.cost(name), rounds.cost(twin), ratio, 1.0
+            )
+    bare = "a bare loop"
+    track, tqdm = rounds.cost("track", bare), rounds.cost("tqdm", bare)
+    times("`track()`, an item beyond a bare loop's", "tqdm's", track, tqdm, rounds.ratio("track", "tqdm", bare), 1 / 3)
+    for condition, wake in found.wakes.items():
+        times(
+            f"resume to running again, {condition}",
+            "the wake of a bare futex between the same two processes",
+            median(wake.spark),
+            median(wake.futex),
+            wake.ratio,
+            3.0,
+        )
+    parked = found.parked
+    rows.append(
+        Target(
+            f"parked for {parked.seconds:.0f} s: CPU time",
+            "a process that waits for a signal",
+            f"{parked.ticks} ticks ({_time(parked.run_ns)})",
+            f"{parked.twin_ticks} ticks ({_time(parked.twin_run_ns)})",
+            parked.ticks,
+            0,
+            f"{parked.ticks} ticks",
+            "0 ticks",
+        )
+    )
+    rate = parked.wakes / parked.seconds
+    rows.append(
+        Target(
+            f"parked for {parked.seconds:.0f} s: wakes",
+            "the same",
+            f"{parked.wakes} wakes, {parked.switches} switches",
+            f"{parked.twin_switches} switches",
+            rate,
+            1.0,
+            f"{rate:.2f} a second",
+            "1 a second",
+        )
+    )
+    imports = found.imports
+    times(
+        "`import spark_fast`",
+        "`import " + ", ".join(imports.modules) + "`",
+        median(imports.spark),
+        median(imports.standard),
+        imports.ratio,
+        1.3,
+    )
+    listing = found.listing
+    for what, figures in (("all ended", listing.ended), (f"{listing.live} of them live", listing.mixed)):
+        none = median(listing.none)
+        more = median(figures) - none
+        rows.append(
+            Target(
+                f"`spark-fast ps --json` of {listing.runs:,} runs, {what}",
+                "of none",
+                _time(median(figures) * 1e9),
+                _time(none * 1e9),
+                more,
+                1.0,
+                f"{more:+.2f} s",
+                "+1 s",
+            )
+        )
+    assert idle.rounds is rounds
+    return rows
+
+
+def _code(name: str) -> str:
+    call, _, interval = name.partition(", yield ")
+    shown = call if call.endswith(")") else f"{call}()"
+    return f"{shown}` at `yield_interval={interval}" if interval else shown
+
+
+@dataclass(frozen=True)
+class _Step:
+    name: str
+    version: str
+    cost: float
+    note: str
+    ours: bool
+
+
+def _steps(found: Results) -> list[_Step]:
+    rounds, own = found.idle.rounds, f"spark_fast {version('spark-fast')}"
+    steps = [
+        _Step(
+            f"spark.checkpoint(), yield_interval={label}",
+            own,
+            rounds.cost(f"spark.checkpoint(), yield {label}"),
+            "",
+            True,
+        )
+        for label in INTERVALS
+    ]
+    steps.append(_Step("spark.pending()", own, rounds.cost("spark.pending()"), "", True))
+    steps.append(_Step("spark.track()'s loop", own, rounds.cost("track", "a bare loop"), "beyond a bare loop", True))
+    steps.extend(
+        _Step(peer.name, peer.version, rounds.cost(peer.case.name, peer.twin.name), peer.note, False)
+        for peer in found.idle.peers
+    )
+    return sorted(steps, key=lambda step: step.cost)
+
+
+def _machine() -> str:
+    model = platform.processor() or platform.machine()
+    clock = ""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            model = value.strip()
+        if name.strip() == "cpu MHz":
+            clock = f" at {float(value) / 1000:.1f} GHz"
+    return f"{model}{clock}, {os.cpu_count()} CPUs, Linux {platform.release().partition('-')[0]}"
+
+
+_EMPTY = {"method": "empty method"}
+
+_KINDS = """\
+## What is called fastest
+
+{table}
+
+Cython gives a method of an extension type the calling convention `METH_FASTCALL | METH_KEYWORDS`, and a function of a
+module that takes no argument `METH_NOARGS`. CPython 3.11 has an instruction of its own for the first, which calls the C
+function straight from the interpreter loop, and none for the second: that call goes through `PyObject_Vectorcall` and
+`cfunction_vectorcall_NOARGS`, which is what makes it cost about twice as much. So it is not the module: given a keyword
+argument, the function of a module has the first convention too, and costs what the method does. With `binding=True`,
+Cython's default for functions, the callable is of Cython's own type, for which there is no instruction either.
+`spark.checkpoint` and `spark.pending` are therefore bound methods, compiled with `binding=False`.
+
+The instruction is what `dis.get_instructions(loop, adaptive=True)` shows for a loop that has run, the convention is in
+the method tables of the C file that Cython makes (`grep METH_ .cache/bench/*/**/twin.c`), and the way through the
+interpreter is what `perf record` shows of such a loop.
+"""
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---", *("---:" for _ in head[1:])], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def text(found: Results, image: str) -> str:
+    """The whole page."""
+    rounds = found.idle.rounds
+    target_rows = [
+        [
+            row.what,
+            f"{row.cost} beside {row.twin_cost} ({row.beside})",
+            row.shown,
+            row.reach,
+            "reached" if row.reached else "**not reached**",
+        ]
+        for row in targets(found)
+    ]
+    step_rows = [[step.name, step.version, _time(step.cost), step.note] for step in _steps(found)]
+    step_rows += [[gone.name, "not measured", "", gone.reason] for gone in found.idle.absent]
+    kind_rows = [
+        [kind, f"`{how_it_is_called(function)}`", _time(found.idle.alone.cost(kind)), _time(rounds.cost(kind))]
+        for kind, function in kinds_of_call().items()
+    ]
+    return f"""\
+# What it costs
+
+Made by `{"python -m bench --quick" if found.quick else "make bench"}` on
+{datetime.now(UTC):%Y-%m-%d}. All figures are of that one run, which took {found.took / 60:.1f} minutes.
+
+- Machine: {_machine()}.
+- Python {platform.python_version()}, spark_fast {version("spark-fast")}, Cython {version("cython")}.
+
+Every figure stands beside a twin that does everything but the thing measured, in the same run. Calls are timed in
+batches inside a function, the batches of all cases in turn and in random order, so that whatever else the machine does
+falls on all alike; a figure is the median of the batches, less the empty loop around it, and a ratio is the median of
+the ratios of batches that stood beside each other. Each measurement checks that it measured what it means: that the
+run was attached, that each call counted a step, that the GIL was yielded or was not, that the worker was parked.
+
+## What was to be reached
+
+{_table(["", "figure beside its twin", "ratio", "at most", ""], target_rows)}
+
+- The empty method belongs to an extension type of the same kind. It takes no argument; `checkpoint()` can take one.
+- As its users call it: `spark.checkpoint()`, with the names looked up. The others are called through a local name.
+- "One thread ever" is a process that has never started a second thread: there the C library's locks, and so the GIL,
+  cost less. Trainings have started some.
+- Resume: from just before the request is sent, or the futex woken, to the first thing that the woken loop does. The
+  worker has slept for some milliseconds by then.
+- The standard modules are those that a plain `import spark_fast` loads in an interpreter without `site`. In the same
+  interpreters `import json` takes {_time(median(found.imports.json))}.
+
+## A step, beside what people use instead
+
+![cost of a step]({image})
+
+What each costs a step beyond an empty loop, called as its users call it, names looked up and all:
+
+{_table(["per step", "version", "cost", ""], step_rows)}
+
+## The longest of many calls
+
+Each row is a process that made {found.longest[0].found["calls"]:,} calls, or as many as fit into its time, and
+timed each; the time of a call contains one reading of the clock. The twins have no control file: what they show, the
+machine and the interpreter do. With a busy disk another process writes and flushes block after block in the same file
+system, and at every tenth has the system write back all that it holds. With a busy thread, a second Python thread
+computes. `memory` is a run folder in shared memory, where nothing is ever written back.
+
+{_table(["", "folder", "calls", "median", "99.9 %", "99.999 %", "longest", "faults", "blocked"], _longest_rows(found))}
+
+`faults` are page faults: after the system has written the control file's page back, the next store finds it
+write-protected. `blocked` counts how often the thread had to wait, for the disk or for the GIL.
+
+{_KINDS.format(table=_table(["an empty", "called by", "one thread ever", "has had threads"], kind_rows))}"""
+
+
+def _longest_rows(found: Results) -> list[list[str]]:
+    rows = []
+    for row in found.longest:
+        names = {"empty": "twin: empty method", "empty_nogil": "twin: empty method, GIL released"}
+        call = names.get(row.call, f"checkpoint(), yield {row.interval}")
+        figures = [_time(row.found[name]) for name in ("median", "p99.9", "p99.999", "longest")]
+        counts = [str(row.found["faults"]), str(row.found["blocked"])]
+        rows.append([f"{row.machine}: {call}", row.where or "-", f"{row.found['calls']:,}", *figures, *counts])
+    return rows
+
+
+def plot(found: Results, path: Path) -> None:
+    """The cost of a step of each, on a logarithmic scale."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "spark_fast"
+    from matplotlib import pyplot
+
+    steps = list(reversed(_steps(found)))
+    figure, axes = pyplot.subplots(figsize=(9, 0.34 * len(steps) + 1.2))
+    colours = ["#d1495b" if step.ours else "#9aa5b1" for step in steps]
+    bars = axes.barh([step.name for step in steps], [max(step.cost, 1.0) for step in steps], color=colours)
+    axes.bar_label(bars, [_time(step.cost) for step in steps], padding=3, fontsize=8)
+    axes.set_xscale("log")
+    axes.set_xlim(right=max(step.cost for step in steps) * 6)
+    axes.set_xlabel("ns a step, beyond an empty loop")
+    axes.tick_params(axis="y", labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def summary(found: Results) -> str:
+    """For the terminal."""
+    lines = []
+    for row in targets(found):
+        mark = "reached    " if row.reached else "NOT REACHED"
+        what = row.what.replace("`", "")
+        lines.append(f"{mark}  {row.shown:>14}  at most {row.reach:<10}  {what}: {row.cost}, twin {row.twin_cost}")
+    lines.append("")
+    lines.extend(f"{_time(step.cost):>12} a step  {step.name} ({step.version})" for step in _steps(found))
+    lines.extend(f"  not measured  {gone.name}: {gone.reason}" for gone in found.idle.absent)
+    return "\n".join(lines)

@@ -1,0 +1,205 @@
+"""The other processes of the benchmark: `python -m bench.worker COMMAND ARGUMENTS`. Each prints one line of JSON."""
+
+import json
+import mmap
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+__all__ = ["FUTEX", "STAMP", "STATE", "WORDS"]
+
+# Words that the two processes of the wake measurement share.
+WORDS = mmap.PAGESIZE
+FUTEX, STATE, STAMP = 0, 64, 128
+
+
+def wake(path: str, rounds: int) -> dict[str, Any]:
+    """In turn: sleeps on a bare futex, then parks at a checkpoint, and writes down when it ran again."""
+    import spark_fast as spark
+    from bench.twins import twin
+    from spark_fast._core import worker
+
+    with open(path, "r+b") as file:
+        words = mmap.mmap(file.fileno(), WORDS)
+    shared = memoryview(words)
+    futex, state = twin.Futex(shared[FUTEX : FUTEX + 4]), twin.Futex(shared[STATE : STATE + 4])
+    stamp = shared[STAMP : STAMP + 8].cast("q")
+    spark.checkpoint()
+    assert worker.attached()
+    print(json.dumps({"pid": os.getpid()}), flush=True)
+
+    for number in range(1, rounds + 1):
+        state.wake(4 * number)
+        stamp[0] = futex.wait(2 * number - 2, 60.0)
+        state.wake(4 * number + 1)
+        futex.wait(2 * number - 1, 60.0)  # the pause stands in the log now
+        before = worker.step()
+        spark.checkpoint()
+        stamp[0] = time.monotonic_ns()
+        assert worker.step() == before + 1
+        state.wake(4 * number + 2)
+    state.wait(4 * rounds + 2, 60.0)
+    return {"steps": worker.step()}
+
+
+def park(as_run: bool) -> dict[str, Any]:
+    """Passes checkpoints until it is stopped; or the twin: a process that waits for a signal."""
+    if not as_run:
+        print(json.dumps({"pid": os.getpid()}), flush=True)
+        signal.pause()
+    import spark_fast as spark
+
+    spark.checkpoint()
+    print(json.dumps({"pid": os.getpid()}), flush=True)
+    try:
+        while True:
+            spark.checkpoint()
+            time.sleep(0.001)
+    except spark.SparkStopError:
+        return {}
+
+
+def live(count: int) -> dict[str, Any]:
+    """So many live runs, each a forked process that has passed a checkpoint."""
+    import spark_fast as spark
+
+    children = []
+    for _ in range(count):
+        ready, tell = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(ready)
+            spark.checkpoint()
+            os.write(tell, b"x")
+            signal.pause()
+        os.close(tell)
+        children.append(child)
+        os.read(ready, 1)
+        os.close(ready)
+    print(json.dumps({"pid": os.getpid()}), flush=True)
+    sys.stdin.read()  # until the other side has seen enough
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    return {}
+
+
+def once() -> dict[str, Any]:
+    """A run of one step."""
+    import spark_fast as spark
+    from spark_fast.worker import create_controller
+
+    spark.checkpoint()
+    return {"run": create_controller().run}
+
+
+def write(folder: str) -> dict[str, Any]:
+    """Keeps the disk busy: blocks that are flushed one by one; every tenth time all that the system holds back."""
+    done = 0
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    path = Path(folder) / f"busy-{os.getpid()}"
+    block = os.urandom(1 << 20)
+    with path.open("wb", buffering=0) as file:
+        print(json.dumps({"pid": os.getpid()}), flush=True)
+        while not stop.is_set():
+            if done % 64 == 0:
+                file.seek(0)
+            file.write(block)
+            os.fsync(file.fileno())
+            done += 1
+            if done % 10 == 0:
+                os.sync()
+    path.unlink()
+    return {"flushed": done}
+
+
+def longest(call: str, interval: str, thread: str, calls: int, seconds: float) -> dict[str, Any]:
+    """Times each of many calls."""
+    import spark_fast as spark
+    from bench.idle import INTERVALS
+    from bench.twins import twin
+    from spark_fast._core import worker
+
+    spark.checkpoint()
+    assert worker.attached()
+    spark.configure(yield_interval=INTERVALS.get(interval))
+    spun = 0
+    over = False
+
+    def spin() -> None:
+        nonlocal spun
+        while not over:
+            spun += 1
+
+    other = threading.Thread(target=spin)
+    if thread == "busy":
+        other.start()
+    functions: dict[str, Callable[[], object]] = {
+        "checkpoint": spark.checkpoint,
+        "empty": twin.Empty().empty,
+        "empty_nogil": twin.Empty().empty_nogil,
+    }
+    function = functions[call]
+    watch = twin.Stopwatch()
+    lap = watch.lap
+    before, used = worker.step(), resource.getrusage(resource.RUSAGE_THREAD)
+    began = time.monotonic()
+    chunk = min(calls, 10_000)
+    while watch.laps < calls and time.monotonic() - began < seconds:
+        watch.start()
+        for _ in range(chunk):
+            function()
+            lap()
+    took = time.monotonic() - began
+    after = resource.getrusage(resource.RUSAGE_THREAD)
+    over = True
+    if thread == "busy":
+        other.join()
+        assert spun > 0
+    assert worker.attached()
+    assert worker.step() - before == (watch.laps if call == "checkpoint" else 0)
+    return {
+        "calls": watch.laps,
+        "seconds": took,
+        "median": watch.percentile(50),
+        "p99": watch.percentile(99),
+        "p99.9": watch.percentile(99.9),
+        "p99.99": watch.percentile(99.99),
+        "p99.999": watch.percentile(99.999),
+        "longest": watch.longest,
+        "faults": after.ru_minflt - used.ru_minflt,
+        "blocked": after.ru_nvcsw - used.ru_nvcsw,
+        "preempted": after.ru_nivcsw - used.ru_nivcsw,
+        "spun": spun,
+    }
+
+
+def main(words: list[str]) -> None:
+    """Runs one command."""
+    match words:
+        case ["wake", path, rounds]:
+            found = wake(path, int(rounds))
+        case ["park", kind]:
+            found = park(kind == "run")
+        case ["live", count]:
+            found = live(int(count))
+        case ["once"]:
+            found = once()
+        case ["write", folder]:
+            found = write(folder)
+        case ["longest", call, interval, thread, calls, seconds]:
+            found = longest(call, interval, thread, int(calls), float(seconds))
+        case _:
+            raise SystemExit(f"no such command: {words}")
+    print(json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

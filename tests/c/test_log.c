@@ -1,0 +1,771 @@
+/* One rank: what each request does, alone and together with others. The worker and the sender are one thread. */
+#include "core.h"
+
+/* Passes checkpoints that nothing is asked at, up to and with number `step`. */
+static void
+run_to(uint64_t step)
+{
+    uint64_t now = sf_worker_step();
+    while (now < step) {
+        CHECK_EQ(checkpoint().action, SF_GO);
+        now = sf_worker_step();
+    }
+    CHECK_EQ(now, step);
+}
+
+static void
+check_fate(const char *path, uint64_t seq, unsigned outcome, uint64_t value)
+{
+    struct sf_entry_view entry = entry_of(path, seq);
+    if (SF_OUTCOME_CODE(entry.outcome) != outcome || SF_OUTCOME_VALUE(entry.outcome) != value)
+        FAIL("entry %" PRIu64 ": outcome %u, value %" PRIu64 "; not %u, %" PRIu64, seq, SF_OUTCOME_CODE(entry.outcome),
+             (uint64_t)SF_OUTCOME_VALUE(entry.outcome), outcome, value);
+}
+
+#define APPLIED_AT(seq, step) check_fate(path, seq, SF_OUTCOME_APPLIED, step)
+#define SUPERSEDED_BY(seq, other) check_fate(path, seq, SF_OUTCOME_SUPERSEDED, other)
+#define OPEN(seq) check_fate(path, seq, SF_OUTCOME_OPEN, seq)
+#define HOLDS(seq_of)                                                                                                  \
+    do {                                                                                                               \
+        struct sf_turn holding = checkpoint();                                                                         \
+        CHECK_EQ(holding.action, SF_HOLD);                                                                             \
+        CHECK_EQ(holding.seq, seq_of);                                                                                 \
+    } while (0)
+
+#define BEGIN                                                                                                          \
+    const char *path = attach();                                                                                       \
+    struct sf_segment segment = open_segment(path);                                                                    \
+    run_to(3)
+#define END sf_segment_close(&segment)
+
+TEST(idle_takes_the_slow_path_once_to_say_that_it_runs)
+{
+    const char *path = attach();
+    uint64_t step;
+
+    CHECK_EQ(slot_of(path).state, SF_STATE_IDLE);
+    CHECK_EQ(checkpoint().action, SF_GO);
+    CHECK_EQ(slot_of(path).state, SF_STATE_RUNNING);
+    for (int i = 0; i < 1000; i++) {
+        CHECK_EQ(sf_pass(&step), 0);
+        CHECK_EQ(sf_pending(), 0);
+    }
+    CHECK_EQ(step, 1001);
+    CHECK_EQ(slot_of(path).step, 1001);
+    CHECK(slot_of(path).alarm == SF_NEVER);
+}
+
+TEST(checkpoints_passed_before_the_run_was_made_count)
+{
+    uint64_t step;
+    for (int i = 0; i < 4; i++) {
+        CHECK_EQ(sf_pass(&step), 1); /* not attached: each asks for the slow path */
+        CHECK_EQ(sf_pending(), 0);
+    }
+    const char *path = attach();
+    CHECK_EQ(slot_of(path).step, 4);
+    CHECK_EQ(slot_of(path).state, SF_STATE_RUNNING);
+    CHECK_EQ(sf_pass(&step), 0);
+    CHECK_EQ(step, 5);
+    CHECK_EQ(sf_worker_attach(path, 1, 0, 1), -EALREADY);
+}
+
+TEST(a_pause_parks_at_the_next_checkpoint_and_a_resume_ends_it_there)
+{
+    BEGIN;
+    struct sf_receipt pause = ask(&segment, SF_PAUSE, 0);
+    CHECK_EQ(pause.seq, 1);
+    CHECK_EQ(pause.target, 4);
+    CHECK_EQ(sf_pending(), 1);
+    CHECK_EQ(view_of(path).state.park, 4);
+    CHECK_EQ(view_of(path).state.park_seq, 1);
+    OPEN(1);
+    CHECK_EQ(slot_of(path).state, SF_STATE_RUNNING); /* asked is not done */
+
+    HOLDS(1);
+    APPLIED_AT(1, 4);
+    CHECK_EQ(slot_of(path).state, SF_STATE_PARKED);
+    CHECK_EQ(slot_of(path).word, SF_WORD_HELD);
+    CHECK(slot_of(path).park_ns > 0);
+    CHECK_EQ(look_again().action, SF_HOLD); /* woken for nothing */
+    CHECK_EQ(sf_worker_wait(1000), -ETIMEDOUT);
+    CHECK_EQ(slot_of(path).wakes, 1);
+
+    CHECK_EQ(ask(&segment, SF_RESUME, 0).target, 4); /* parked ranks stand still */
+    CHECK_EQ(sf_worker_wait(SF_SECOND), 0);
+    CHECK_EQ(look_again().action, SF_GO);
+    APPLIED_AT(2, 4);
+    CHECK_EQ(slot_of(path).state, SF_STATE_RUNNING);
+    CHECK_EQ(slot_of(path).park_ns, 0);
+    CHECK(slot_of(path).parked_ns > 0);
+    CHECK_EQ(slot_of(path).word, 0);
+    CHECK_EQ(slot_of(path).applied, 2);
+    CHECK(view_of(path).state.park == SF_NEVER);
+    run_to(50);
+    END;
+}
+
+TEST(a_pause_and_its_resume_before_the_checkpoint_are_passed_over)
+{
+    BEGIN;
+    ask(&segment, SF_PAUSE, 0);
+    ask(&segment, SF_RESUME, 0);
+    CHECK_EQ(checkpoint().action, SF_GO);
+    SUPERSEDED_BY(1, 2);
+    APPLIED_AT(2, 4);
+    CHECK_EQ(slot_of(path).parked_ns, 0);
+    run_to(9);
+    END;
+}
+
+TEST(a_later_pause_takes_the_place_of_an_earlier_one)
+{
+    BEGIN;
+    ask(&segment, SF_PAUSE, 0);
+    ask(&segment, SF_PAUSE, 0);
+    HOLDS(2);
+    SUPERSEDED_BY(1, 2);
+    APPLIED_AT(2, 4);
+    ask(&segment, SF_PAUSE, 0); /* while it is parked: applied where it stands */
+    CHECK_EQ(look_again().seq, 3);
+    APPLIED_AT(3, 4);
+    APPLIED_AT(2, 4); /* what was applied stays applied */
+    ask(&segment, SF_RESUME, 0);
+    CHECK_EQ(look_again().action, SF_GO);
+    run_to(9);
+    END;
+}
+
+TEST(a_pause_at_a_step_parks_there_and_not_before)
+{
+    BEGIN;
+    CHECK_EQ(ask(&segment, SF_PAUSE, 10).target, 4);
+    CHECK_EQ(view_of(path).state.park, 10);
+    run_to(9);
+    CHECK_EQ(slot_of(path).alarm, 10);
+    CHECK_EQ(slot_of(path).applied, 1);
+    OPEN(1);
+    CHECK_EQ(sf_pending(), 0);
+    HOLDS(1);
+    APPLIED_AT(1, 10);
+    ask(&segment, SF_RESUME, 0);
+    CHECK_EQ(look_again().action, SF_GO);
+    CHECK(slot_of(path).alarm == SF_NEVER);
+    run_to(20);
+    END;
+}
+
+TEST(a_pause_at_a_step_that_has_passed_parks_now)
+{
+    BEGIN;
+    ask(&segment, SF_PAUSE, 1);
+    HOLDS(1);
+    APPLIED_AT(1, 4);
+    END;
+}
+
+TEST(a_pause_at_a_step_may_be_taken_back)
+{
+    BEGIN;
+    ask(&segment, SF_PAUSE, 10);
+    run_to(6);
+    CHECK_EQ(ask(&segment, SF_RESUME, 0).target, 7);
+    run_to(20);
+    SUPERSEDED_BY(1, 2);
+    APPLIED_AT(2, 7);
+    END;
+}
+
+TEST(a_request_behind_a_pause_at_a_step_is_applied_no_later_than_there)
+{
+    BEGIN;
+    ask(&segment, SF_PAUSE, 4);
+    CHECK_EQ(ask(&segment, SF_PAUSE, 10).target, 4);
+    run_to(9);
+    SUPERSEDED_BY(1, 2);
+    HOLDS(2);
+    END;
+}
+
+TEST(parked_and_asked_to_park_later_it_runs_until_then)
+{
+    BEGIN;
+    ask(&segment, SF_PAUSE, 0);
+    HOLDS(1);
+    ask(&segment, SF_PAUSE, 8);
+    CHECK_EQ(look_again().action, SF_GO);
+    CHECK_EQ(slot_of(path).state, SF_STATE_RUNNING);
+    run_to(7);
+    HOLDS(2);
+    APPLIED_AT(2, 8);
+    END;
+}
+
+TEST(an_advance_runs_so_many_steps_and_parks)
+{
+    BEGIN;
+    ask(&segment, SF_PAUSE, 0);
+    HOLDS(1);
+    CHECK_EQ(ask(&segment, SF_ADVANCE, 3).target, 4);
+    CHECK_EQ(look_again().action, SF_GO);
+    OPEN(2); /* applied when it parks again */
+    CHECK_EQ(slot_of(path).state, SF_STATE_RUNNING);
+    run_to(6);
+    HOLDS(2);
+    APPLIED_AT(2, 7);
+    ask(&segment, SF_ADVANCE, 1);
+    CHECK_EQ(look_again().action, SF_GO);
+    HOLDS(3);
+    APPLIED_AT(3, 8);
+    ask(&segment, SF_ADVANCE, 100);
+    CHECK_EQ(look_again().action, SF_GO);
+    run_to(20);
+    ask(&segment, SF_RESUME, 0);
+    run_to(200);
+    SUPERSEDED_BY(4, 5);
+    END;
+}
+
+TEST(an_advance_of_a_running_worker_counts_from_where_it_is_applied)
+{
+    BEGIN;
+    CHECK_EQ(ask(&segment, SF_ADVANCE, 2).target, 4);
+    run_to(5);
+    HOLDS(1);
+    APPLIED_AT(1, 6);
+    END;
+}
+
+TEST(an_advance_by_nothing_and_numbers_without_sense_are_refused)
+{
+    BEGIN;
+    struct sf_receipt receipt;
+    struct sf_request request = request_of(SF_ADVANCE, 0);
+    CHECK_EQ(sf_append(&segment, &request, 0, &receipt), -EINVAL);
+    request = request_of(SF_PAUSE, SF_STEP_MAX + 1);
+    CHECK_EQ(sf_append(&segment, &request, 0, &receipt), -EINVAL);
+    request = request_of(0, 0);
+    CHECK_EQ(sf_append(&segment, &request, 0, &receipt), -EINVAL);
+    request = request_of(SF_KIND_END, 0);
+    CHECK_EQ(sf_append(&segment, &request, 0, &receipt), -EINVAL);
+    CHECK_EQ(view_of(path).tail, 0);
+    request = request_of(SF_PAUSE, SF_STEP_MAX);
+    CHECK_EQ(ask_for(&segment, &request).verdict, SF_APPENDED);
+    run_to(9);
+    END;
+}
+
+TEST(a_timed_pause_tells_how_long_and_its_end_ends_only_itself)
+{
+    BEGIN;
+    struct sf_request timed = request_of(SF_PAUSE, 0), end = request_of(SF_RESUME, 0);
+    timed.duration_ns = 5 * SF_SECOND;
+    ask_for(&segment, &timed);
+    struct sf_turn turn = checkpoint();
+    CHECK_EQ(turn.action, SF_HOLD);
+    CHECK_EQ(turn.park_for, 5 * SF_SECOND);
+    CHECK_EQ(view_of(path).state.park_for, 5 * SF_SECOND);
+
+    ask(&segment, SF_PAUSE, 0); /* somebody else wants it to stay */
+    turn = look_again();
+    CHECK_EQ(turn.seq, 2);
+    CHECK_EQ(turn.park_for, 0);
+    end.only_if_park_seq = 1;
+    struct sf_receipt receipt = ask_for(&segment, &end);
+    CHECK_EQ(receipt.verdict, SF_NOTHING_TO_DO);
+    CHECK_EQ(view_of(path).tail, 2);
+    end.only_if_park_seq = 2;
+    CHECK_EQ(ask_for(&segment, &end).verdict, SF_APPENDED);
+    CHECK_EQ(look_again().action, SF_GO);
+    end.only_if_park_seq = 2;
+    CHECK_EQ(ask_for(&segment, &end).verdict, SF_NOTHING_TO_DO);
+    run_to(9);
+    END;
+}
+
+TEST(a_pause_for_less_than_nothing_is_until_resumed)
+{
+    BEGIN;
+    struct sf_request timed = request_of(SF_PAUSE, 0);
+    timed.duration_ns = -5;
+    ask_for(&segment, &timed);
+    CHECK_EQ(checkpoint().park_for, 0);
+    END;
+}
+
+TEST(a_resume_of_what_runs_is_nothing_to_do)
+{
+    BEGIN;
+    struct sf_request resume = request_of(SF_RESUME, 0);
+    CHECK_EQ(ask_for(&segment, &resume).verdict, SF_NOTHING_TO_DO);
+    ask(&segment, SF_PAUSE, 0);
+    ask(&segment, SF_RESUME, 0);
+    CHECK_EQ(ask_for(&segment, &resume).verdict, SF_NOTHING_TO_DO);
+    CHECK_EQ(view_of(path).tail, 2);
+    run_to(9);
+    END;
+}
+
+TEST(a_stop_is_a_level)
+{
+    BEGIN;
+    struct sf_request again = request_of(SF_STOP, 0);
+    ask(&segment, SF_STOP, 0);
+    for (int i = 0; i < 5; i++) {
+        struct sf_turn turn = checkpoint();
+        CHECK_EQ(turn.action, SF_RAISE_STOP);
+        CHECK_EQ(turn.seq, 1);
+        CHECK_EQ(turn.entry.kind, SF_STOP);
+        CHECK_EQ(strcmp(turn.entry.sender, "the tests"), 0);
+        CHECK_EQ(sf_pending(), 1);
+    }
+    APPLIED_AT(1, 4);
+    CHECK_EQ(slot_of(path).state, SF_STATE_STOPPING);
+    struct sf_receipt receipt = ask_for(&segment, &again);
+    CHECK_EQ(receipt.verdict, SF_NOTHING_TO_DO);
+    CHECK_EQ(receipt.seq, 1);
+    for (uint32_t kind = SF_PAUSE; kind < SF_KIND_END; kind++) {
+        struct sf_request other = request_of(kind, 1);
+        if (kind != SF_STOP)
+            CHECK_EQ(ask_for(&segment, &other).verdict, SF_REFUSED_STOPPING);
+    }
+    sf_worker_end(SF_STATE_STOPPED);
+    CHECK_EQ(slot_of(path).state, SF_STATE_STOPPED);
+    CHECK_EQ(ask_for(&segment, &again).verdict, SF_REFUSED_ENDED);
+    END;
+}
+
+TEST(a_stop_ends_a_park)
+{
+    BEGIN;
+    ask(&segment, SF_PAUSE, 0);
+    HOLDS(1);
+    ask(&segment, SF_STOP, 0);
+    CHECK_EQ(look_again().action, SF_RAISE_STOP);
+    APPLIED_AT(1, 4);
+    APPLIED_AT(2, 4);
+    CHECK_EQ(slot_of(path).state, SF_STATE_STOPPING);
+    CHECK_EQ(slot_of(path).park_ns, 0);
+    CHECK_EQ(checkpoint().action, SF_RAISE_STOP);
+    END;
+}
+
+TEST(a_stop_supersedes_a_pause_that_was_not_reached)
+{
+    BEGIN;
+    ask(&segment, SF_PAUSE, 100);
+    ask(&segment, SF_STOP, 0);
+    CHECK_EQ(checkpoint().action, SF_RAISE_STOP);
+    SUPERSEDED_BY(1, 2);
+    APPLIED_AT(2, 4);
+    END;
+}
+
+TEST(a_reload_is_raised_once)
+{
+    BEGIN;
+    ask(&segment, SF_RELOAD, 0);
+    struct sf_turn turn = checkpoint();
+    CHECK_EQ(turn.action, SF_RAISE_RELOAD);
+    CHECK_EQ(turn.seq, 1);
+    CHECK_EQ(turn.entry.kind, SF_RELOAD);
+    APPLIED_AT(1, 4);
+    CHECK_EQ(slot_of(path).state, SF_STATE_RELOADING);
+    CHECK_EQ(checkpoint().action, SF_GO);
+    CHECK_EQ(slot_of(path).state, SF_STATE_RUNNING);
+    uint64_t step;
+    CHECK_EQ(sf_pass(&step), 0);
+    END;
+}
+
+TEST(two_reloads_are_raised_one_after_the_other)
+{
+    BEGIN;
+    ask(&segment, SF_RELOAD, 0);
+    ask(&segment, SF_RELOAD, 0);
+    CHECK_EQ(checkpoint().seq, 1);
+    OPEN(2);
+    CHECK_EQ(checkpoint().seq, 2);
+    APPLIED_AT(1, 4);
+    APPLIED_AT(2, 5); /* when the new code passes its first checkpoint */
+    CHECK_EQ(checkpoint().action, SF_GO);
+    END;
+}
+
+TEST(a_reload_while_parked_parks_the_new_code)
+{
+    BEGIN;
+    ask(&segment, SF_PAUSE, 0);
+    HOLDS(1);
+    ask(&segment, SF_RELOAD, 0);
+    CHECK_EQ(look_again().action, SF_RAISE_RELOAD);
+    HOLDS(1);
+    CHECK_EQ(steps_passed(), 5);
+    CHECK_EQ(slot_of(path).state, SF_STATE_PARKED);
+    ask(&segment, SF_RESUME, 0);
+    CHECK_EQ(look_again().action, SF_GO);
+    run_to(9);
+    END;
+}
+
+TEST(what_follows_a_reload_is_for_the_code_that_comes_next)
+{
+    BEGIN;
+    ask(&segment, SF_RELOAD, 0);
+    ask(&segment, SF_PAUSE, 0);
+    ask(&segment, SF_RESUME, 0);
+    ask(&segment, SF_STOP, 0);
+    CHECK_EQ(checkpoint().action, SF_RAISE_RELOAD);
+    CHECK_EQ(slot_of(path).applied, 1);
+    CHECK_EQ(checkpoint().action, SF_RAISE_STOP);
+    CHECK_EQ(slot_of(path).applied, 4);
+    END;
+}
+
+TEST(every_pair_of_requests_ends_with_a_fate_for_both)
+{
+    const char *path = attach();
+    struct sf_segment segment = open_segment(path);
+
+    for (int kinds = 0; kinds < 4 * 4 * 4 * 2; kinds++) {
+        static const uint32_t kind[] = {SF_PAUSE, SF_RESUME, SF_RELOAD, SF_ADVANCE};
+        uint32_t trio[] = {kind[kinds % 4], kind[kinds / 4 % 4], kind[kinds / 16 % 4]};
+        int look_between = kinds / 64;
+        uint64_t first = view_of(path).tail + 1;
+
+        for (int i = 0; i < 3; i++) {
+            struct sf_request request = request_of(trio[i], trio[i] == SF_ADVANCE ? 2 : 0);
+            ask_for(&segment, &request);
+            if (look_between)
+                slot_of(path).state == SF_STATE_PARKED ? look_again() : checkpoint();
+        }
+        for (int i = 0; i < 6; i++) {
+            if (slot_of(path).state != SF_STATE_PARKED)
+                checkpoint();
+        }
+        struct sf_request resume = request_of(SF_RESUME, 0);
+        ask_for(&segment, &resume);
+        look_again();
+        uint64_t tail = view_of(path).tail;
+        CHECK_EQ(slot_of(path).applied, tail);
+        for (uint64_t seq = first; seq <= tail; seq++) {
+            if (outcome_of(path, seq) == SF_OUTCOME_OPEN)
+                FAIL("kinds %d: entry %" PRIu64 " of %" PRIu64 " is open", kinds, seq, tail);
+        }
+        CHECK_EQ(slot_of(path).state == SF_STATE_PARKED, 0);
+    }
+    sf_segment_close(&segment);
+}
+
+TEST(a_full_log_names_the_rank_and_empties_again)
+{
+    BEGIN;
+    struct sf_request request = request_of(SF_PAUSE, 1000);
+    struct sf_receipt receipt;
+
+    for (int i = 0; i < (int)SF_LOG_CAPACITY; i++)
+        ask(&segment, SF_PAUSE, 1000);
+    for (int i = 0; i < 3; i++) {
+        receipt.stuck_rank = 99;
+        CHECK_EQ(sf_append(&segment, &request, SF_SECOND, &receipt), -SF_EFULL);
+        CHECK_EQ(receipt.stuck_rank, 0);
+        CHECK_EQ(view_of(path).tail, SF_LOG_CAPACITY);
+    }
+    CHECK_EQ(checkpoint().action, SF_GO);
+    CHECK_EQ(slot_of(path).applied, SF_LOG_CAPACITY);
+    for (uint64_t seq = 1; seq < SF_LOG_CAPACITY; seq++)
+        SUPERSEDED_BY(seq, seq + 1);
+    OPEN(SF_LOG_CAPACITY);
+    for (int i = 0; i < (int)SF_LOG_CAPACITY; i++)
+        ask(&segment, SF_PAUSE, 1000);
+    CHECK_EQ(sf_append(&segment, &request, SF_SECOND, &receipt), -SF_EFULL);
+    CHECK_EQ(checkpoint().action, SF_GO);
+    OPEN(2 * SF_LOG_CAPACITY);
+    END;
+}
+
+TEST(a_sender_waits_for_its_turn_and_no_longer_than_it_said)
+{
+    BEGIN;
+    struct sf_request request = request_of(SF_PAUSE, 0);
+    struct sf_receipt receipt;
+    int fd = open(path, O_RDWR);
+
+    CHECK_EQ(sf_lock_try(fd, LOG_BYTES), 0);
+    CHECK_EQ(sf_log_busy(segment.fd), 1);
+    CHECK_EQ(sf_append(&segment, &request, 20 * 1000000, &receipt), -SF_EBUSY);
+    close(fd);
+    CHECK_EQ(sf_log_busy(segment.fd), 0);
+    CHECK_EQ(sf_append(&segment, &request, 0, &receipt), 0);
+    END;
+}
+
+TEST(nobody_is_asked_when_no_rank_is_alive)
+{
+    struct sf_segment made;
+    struct sf_request request = request_of(SF_PAUSE, 0);
+    CHECK_EQ(sf_segment_create(&made, path_in("control"), 2, 0), 0);
+    CHECK_EQ(ask_for(&made, &request).verdict, SF_APPENDED); /* the maker has the lock: it is about to take its slot */
+    sf_segment_let_go(&made);
+    CHECK_EQ(ask_for(&made, &request).verdict, SF_REFUSED_ENDED); /* no worker has taken a slot */
+    atomic_store(&made.slots[1].state, SF_STATE_RUNNING);         /* left behind by a killed one: no lock */
+    CHECK_EQ(ask_for(&made, &request).verdict, SF_REFUSED_ENDED);
+    sf_segment_close(&made);
+}
+
+/* --- entries that nobody has decided --- */
+
+/* As a sender leaves it that died before it had told anybody: published, and no target. */
+static uint64_t
+orphan(const char *path, uint32_t kind, uint64_t argument)
+{
+    send_and_die(path, "append:published", kind, argument);
+    uint64_t seq = view_of(path).tail;
+    CHECK(entry_of(path, seq).target == SF_TARGET_NONE);
+    return seq;
+}
+
+TEST(a_rank_that_meets_an_undecided_entry_of_a_living_sender_applies_it_where_it_stands)
+{
+    BEGIN;
+    uint64_t seq = orphan(path, SF_PAUSE, 0);
+    int sender = open(path, O_RDWR);
+    CHECK_EQ(sf_lock_try(sender, LOG_BYTES), 0); /* a sender holds the log */
+    CHECK_EQ(view_of(path).state.park_seq, seq);
+    atomic_fetch_or(&segment.slots[0].word, SF_WORD_PENDING);
+    HOLDS(seq);
+    APPLIED_AT(seq, 4);
+    CHECK_EQ(entry_of(path, seq).target, 4);
+    close(sender);
+    END;
+}
+
+TEST(a_rank_that_meets_an_undecided_entry_of_a_dead_sender_makes_it_void)
+{
+    BEGIN;
+    uint64_t seq = orphan(path, SF_PAUSE, 0);
+    CHECK_EQ(view_of(path).state.park_seq, 0); /* who reads knows as much */
+    atomic_fetch_or(&segment.slots[0].word, SF_WORD_PENDING);
+    CHECK_EQ(checkpoint().action, SF_GO);
+    CHECK(entry_of(path, seq).target == SF_TARGET_VOID);
+    OPEN(seq);
+    CHECK_EQ(slot_of(path).applied, seq);
+    run_to(9);
+    END;
+}
+
+TEST(the_next_sender_makes_an_undecided_entry_void)
+{
+    BEGIN;
+    uint64_t seq = orphan(path, SF_PAUSE, 0);
+    CHECK_EQ(ask(&segment, SF_PAUSE, 7).seq, seq + 1);
+    CHECK(entry_of(path, seq).target == SF_TARGET_VOID);
+    run_to(6);
+    HOLDS(seq + 1);
+    APPLIED_AT(seq + 1, 7);
+    END;
+}
+
+TEST(who_waits_for_the_fate_of_an_orphan_makes_it_void)
+{
+    BEGIN;
+    uint64_t seq = orphan(path, SF_PAUSE, 0);
+    int sender = open(path, O_RDWR);
+    CHECK_EQ(sf_lock_try(sender, LOG_BYTES), 0);
+    CHECK_EQ(sf_void_orphan(&segment, seq), 0);
+    CHECK(entry_of(path, seq).target == SF_TARGET_NONE); /* somebody holds the log: it may be decided yet */
+    close(sender);
+    CHECK_EQ(sf_void_orphan(&segment, seq + 1), 0);
+    CHECK_EQ(sf_void_orphan(&segment, seq), 0);
+    CHECK(entry_of(path, seq).target == SF_TARGET_VOID);
+    ask(&segment, SF_PAUSE, 9);
+    CHECK_EQ(sf_void_orphan(&segment, seq + 1), 0);
+    CHECK_EQ(entry_of(path, seq + 1).target, 4); /* what is decided stays */
+    END;
+}
+
+TEST(a_parked_rank_applies_an_undecided_resume_where_it_is_parked)
+{
+    BEGIN;
+    ask(&segment, SF_PAUSE, 0);
+    HOLDS(1);
+    uint64_t seq = orphan(path, SF_RESUME, 0);
+    int sender = open(path, O_RDWR);
+    CHECK_EQ(sf_lock_try(sender, LOG_BYTES), 0);
+    CHECK_EQ(look_again().action, SF_GO);
+    APPLIED_AT(seq, 4);
+    close(sender);
+    run_to(9);
+    END;
+}
+
+/* --- checkpoints that do not count --- */
+
+static struct sf_turn
+look(void)
+{
+    struct sf_turn turn = {.action = SF_GO};
+    uint64_t step;
+    if (sf_look(&step)) {
+        CHECK_EQ(sf_turn(step, 0, &turn), 0);
+        if (turn.action == SF_HOLD)
+            sf_worker_parked(turn.seq, step, 0);
+    }
+    return turn;
+}
+
+TEST(a_checkpoint_that_does_not_count_holds_and_applies_nothing)
+{
+    BEGIN;
+    CHECK_EQ(look().action, SF_GO);
+    CHECK_EQ(sf_worker_step(), 3);
+    ask(&segment, SF_PAUSE, 0);
+    struct sf_turn turn = look();
+    CHECK_EQ(turn.action, SF_HOLD);
+    CHECK_EQ(turn.seq, 1);
+    CHECK_EQ(slot_of(path).applied, 0);
+    CHECK_EQ(slot_of(path).state, SF_STATE_PARKED);
+    CHECK_EQ(slot_of(path).step, 3);
+    CHECK_EQ(sf_worker_wait(1000), -ETIMEDOUT); /* it does wait, though the log holds more than it has applied */
+    ask(&segment, SF_RESUME, 0);
+    CHECK_EQ(sf_worker_wait(SF_SECOND), 0);
+    CHECK_EQ(look().action, SF_GO);
+    CHECK_EQ(slot_of(path).state, SF_STATE_RUNNING);
+    CHECK_EQ(slot_of(path).applied, 0);
+    CHECK_EQ(checkpoint().action, SF_GO);
+    CHECK_EQ(slot_of(path).applied, 2);
+    uint64_t step;
+    CHECK_EQ(sf_pass(&step), 0);
+    END;
+}
+
+TEST(a_checkpoint_that_does_not_count_never_stops_or_reloads)
+{
+    BEGIN;
+    ask(&segment, SF_PAUSE, 0);
+    CHECK_EQ(look().action, SF_HOLD);
+    ask(&segment, SF_RELOAD, 0);
+    CHECK_EQ(look().action, SF_GO); /* lets the loop come to the checkpoint that can */
+    CHECK_EQ(checkpoint().action, SF_RAISE_RELOAD);
+    HOLDS(1);
+    CHECK_EQ(look().action, SF_HOLD); /* parked already, seen by another thread */
+    ask(&segment, SF_STOP, 0);
+    CHECK_EQ(look().action, SF_GO);
+    CHECK_EQ(look_again().action, SF_RAISE_STOP);
+    CHECK_EQ(look().action, SF_GO);
+    CHECK_EQ(checkpoint().action, SF_RAISE_STOP);
+    END;
+}
+
+/* --- several ranks in one file, of which this process is one --- */
+
+TEST(a_request_to_several_ranks_is_aimed_ahead_of_the_furthest_living_one)
+{
+    struct sf_segment segment;
+    const char *path = path_in("control");
+    CHECK_EQ(sf_worker_setup(), 0);
+    CHECK_EQ(sf_worker_attach(path, 4, 1, 12345), 0);
+    segment = open_segment(path);
+    struct sf_slot *slots = segment.slots;
+    int other = open(path, O_RDWR), another = open(path, O_RDWR);
+
+    run_to(3);
+    atomic_store(&slots[0].step, 70); /* has no worker */
+    atomic_store(&slots[2].step, 50);
+    atomic_store(&slots[2].state, SF_STATE_RUNNING);
+    CHECK_EQ(sf_lock_try(other, SLOT_BYTES(2)), 0);
+    atomic_store(&slots[3].step, 90);
+    atomic_store(&slots[3].state, SF_STATE_RUNNING); /* dead: its lock is free */
+    CHECK_EQ(ask(&segment, SF_PAUSE, 0).target, 51);
+    CHECK_EQ(atomic_load(&slots[2].word), SF_WORD_PENDING);
+    CHECK_EQ(atomic_load(&slots[0].word), 0);
+
+    /* A pause decides where everybody stands; what comes next is applied there. */
+    CHECK_EQ(ask(&segment, SF_RELOAD, 0).target, 51);
+    run_to(50);
+    CHECK_EQ(checkpoint().action, SF_RAISE_RELOAD);
+    HOLDS(1);
+
+    /* The rank that has applied the least is the one to be named. */
+    struct sf_request request = request_of(SF_PAUSE, 0);
+    struct sf_receipt receipt;
+    int rc;
+    do {
+        rc = sf_append(&segment, &request, 0, &receipt);
+        if (slot_of(path).state == SF_STATE_PARKED)
+            look_again();
+    } while (rc == 0);
+    CHECK_EQ(rc, -SF_EFULL);
+    CHECK_EQ(receipt.stuck_rank, 2);
+    atomic_store(&slots[3].step, 10);
+    CHECK_EQ(sf_lock_try(another, SLOT_BYTES(3)), 0);
+    close(other); /* rank 2 dies, rank 3 is born: still stuck, at rank 3 */
+    CHECK_EQ(sf_append(&segment, &request, 0, &receipt), -SF_EFULL);
+    CHECK_EQ(receipt.stuck_rank, 3);
+    close(another); /* nobody but rank 1, which has applied all that it was asked */
+    CHECK_EQ(look_again().action, SF_HOLD);
+    CHECK_EQ(sf_append(&segment, &request, 0, &receipt), 0);
+    sf_segment_close(&segment);
+}
+
+/* --- what stands beside the log --- */
+
+TEST(progress_levels_are_taken_and_given_back)
+{
+    int outer = sf_level_enter(100); /* before there is a run */
+    sf_level_done(outer, 5);
+    const char *path = attach();
+    CHECK_EQ(outer, 0);
+    CHECK_EQ(slot_of(path).level[0].total, 100);
+    CHECK_EQ(slot_of(path).level[0].done, 5);
+    CHECK(slot_of(path).level[0].began_ns > 0);
+    for (int i = 1; i < SF_LEVELS; i++)
+        CHECK_EQ(sf_level_enter(7), i);
+    CHECK_EQ(sf_level_enter(7), -1);
+    sf_level_done(-1, 3);
+    sf_level_leave(-1);
+    sf_level_leave(2);
+    CHECK_EQ(slot_of(path).level[2].began_ns, 0);
+    CHECK_EQ(sf_level_enter(0), 2);
+    sf_level_leave(outer);
+    CHECK_EQ(slot_of(path).level[0].began_ns, 0);
+}
+
+TEST(the_yield_comes_about_as_often_as_it_was_set)
+{
+    struct sf_yield yield;
+
+    sf_yield_set(&yield, 0);
+    for (int i = 0; i < 1000; i++)
+        CHECK_EQ(sf_yield_due(&yield), 1);
+    sf_yield_set(&yield, INT64_MAX);
+    for (int i = 0; i < 1000000; i++)
+        CHECK_EQ(sf_yield_due(&yield), 0);
+
+    for (int64_t call = 20; call <= 10 * 1000 * 1000; call *= 10) { /* what one step takes, in ns of a clock of ours */
+        const int64_t interval = 1000 * 1000;
+        int64_t now = sf_monotonic_ns(), last = now, longest = 0;
+        int yields = 0;
+        sf_yield_set(&yield, interval);
+        atomic_store(&yield.looked_ns, now);
+        atomic_store(&yield.yielded_ns, now);
+        for (int i = 0; i < 200000; i++) {
+            int due;
+            now += call;
+            int64_t left = atomic_load(&yield.left) - 1;
+            atomic_store(&yield.left, left);
+            due = left > 0 ? 0 : sf_yield_look(&yield, now);
+            if (due) {
+                CHECK(now - last >= interval);
+                longest = now - last > longest ? now - last : longest;
+                last = now;
+                yields++;
+            }
+        }
+        int64_t most = call * 1024 > interval / 2 ? interval / 2 : call * 1024;
+        if (yields == 0 && call * 200000 > 2 * interval)
+            FAIL("no yield in %" PRId64 " ns", call * 200000);
+        if (longest > interval + most + call)
+            FAIL("steps of %" PRId64 " ns: a yield only after %" PRId64, call, longest);
+    }
+}
