@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from spark_fast import _core, client
-from tests.support import LOOP, Child, until
+from tests.support import GATED, LOOP, Child, until
 
 KILLED = -signal.SIGKILL
 
@@ -189,18 +189,7 @@ def test_a_sender_killed_at_any_point_leaves_a_request_that_is_wholly_applied_or
 def test_a_request_whose_sender_died_before_anybody_saw_it_is_void_however_late_it_is_seen(
     tmp_path: Path,
 ) -> None:
-    code = """
-    import time
-    import spark_fast as spark
-    from pathlib import Path
-    spark.checkpoint()
-    while not Path(__file__ + ".go").exists():
-        time.sleep(0.001)
-    while True:
-        spark.checkpoint()
-        time.sleep(0.001)
-    """
-    with Child(tmp_path, code) as child:
+    with Child(tmp_path, GATED) as child:
         run = child.run()
         _sender_killed_at(tmp_path, "decide:signalled", "stop")
         with (run.folder / "control").open("rb") as control:
@@ -211,7 +200,7 @@ def test_a_request_whose_sender_died_before_anybody_saw_it_is_void_however_late_
 
             assert target() == _core.TARGET_NONE
             assert run.status == "running"
-            Path(f"{child.script}.go").touch()
+            child.go()
             until(lambda: target() == _core.TARGET_VOID)
         assert run.requests[0].fate.state == "void"
         child.steps_on(run)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from spark_fast import client
-from tests.support import LOOP, Child, until
+from tests.support import GATED, LOOP, Child, until
 
 STEPS = """
 import sys, time
@@ -202,24 +202,13 @@ def test_a_resume_of_a_running_loop_does_nothing_and_says_so(tmp_path: Path) -> 
 
 
 def test_a_pause_that_was_resumed_before_its_step_is_superseded_and_its_sender_learns_by_what(tmp_path: Path) -> None:
-    code = """
-    import time
-    import spark_fast as spark
-    from pathlib import Path
-    spark.checkpoint()
-    while not Path(__file__ + ".go").exists():
-        time.sleep(0.001)
-    while True:
-        spark.checkpoint()
-        time.sleep(0.001)
-    """
-    with Child(tmp_path, code) as child:
+    with Child(tmp_path, GATED) as child:
         run = child.run()
         pause = run.pause(wait=False)
         assert run.status == "pausing"
         assert pause.fate.state == "asked"
         resume = run.resume(wait=False)
-        Path(f"{child.script}.go").touch()
+        child.go()
         assert resume.wait(10).state == "applied"
         assert pause.wait(10).state == "superseded"
         assert pause.fate.by == resume.id
@@ -252,7 +241,7 @@ def test_a_request_that_is_not_applied_in_time_raises_and_still_stands(tmp_path:
         with pytest.raises(client.SparkTimeoutError, match=r"not taken effect in 0\.2 s: .* at step 1") as caught:
             run.pause(timeout=0.2)
         assert run.status == "pausing"
-        Path(f"{child.script}.go").touch()
+        child.go()
         request = caught.value.request
         assert isinstance(request, client.Request)
         assert request.wait(10).state == "applied"
@@ -270,7 +259,7 @@ def test_a_pause_of_a_run_that_ends_before_it_is_lost(tmp_path: Path) -> None:
     with Child(tmp_path, code) as child:
         run = child.run()
         request = run.pause(wait=False)
-        Path(f"{child.script}.go").touch()
+        child.go()
         fate = request.wait(10)
         assert fate.state == "lost"
         assert "finished" in fate.reason
@@ -331,24 +320,13 @@ def test_a_log_that_went_round_remembers_the_last_requests_and_forgets_the_first
 
 
 def test_a_full_log_is_an_error_for_the_sender_and_no_harm_to_the_run(tmp_path: Path) -> None:
-    code = """
-    import time
-    import spark_fast as spark
-    from pathlib import Path
-    spark.checkpoint()
-    while not Path(__file__ + ".go").exists():
-        time.sleep(0.001)
-    while True:
-        spark.checkpoint()
-        time.sleep(0.001)
-    """
-    with Child(tmp_path, code) as child:
+    with Child(tmp_path, GATED) as child:
         run = child.run()
         for _ in range(128):
             run.pause(wait=False)
         with pytest.raises(client.SegmentError, match=r"log is full.*rank 0.*step 1\b"):
             run.pause(wait=False)
-        Path(f"{child.script}.go").touch()
+        child.go()
         assert run.wait("paused", timeout=10) == "paused"
         assert run.resume(timeout=10).fate.state == "applied"
         child.steps_on(run)

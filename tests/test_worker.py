@@ -224,7 +224,7 @@ def test_a_reload_and_what_follows_it_in_the_log_are_applied_one_after_the_other
     with Child(tmp_path, code) as child:
         run = child.run()
         requests = [run._ask(Kind.RELOAD, False, None), run.pause(wait=False)]
-        Path(f"{child.script}.go").touch()
+        child.go()
         assert [request.wait(10).state for request in requests] == ["applied", "applied"]
         assert child.out == "reload\n"
         assert run.status == "paused"
@@ -365,7 +365,7 @@ def test_hooks_run_around_the_pause_and_paused_means_that_they_are_done(tmp_path
         until(lambda: "first" in child.out)
         assert child.out == "first pausing\n"
         assert run.status == "pausing"
-        Path(f"{child.script}.go").touch()
+        child.go()
         assert request.wait(10).state == "applied"
         assert run.status == "paused"
         assert "ValueError: a broken hook" in child.err
@@ -475,7 +475,7 @@ def test_a_checkpoint_of_one_rank_only_parks_but_neither_counts_nor_stops(tmp_pa
         assert run.wait("running", timeout=10) == "running"
         assert run.step == 1
         stop = run.stop(wait=False)
-        Path(f"{child.script}.go").touch()
+        child.go()
         assert stop.wait(10).state == "applied"
         assert resume.fate.state == "applied"
         assert child.ended() == 1
