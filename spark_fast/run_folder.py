@@ -204,7 +204,8 @@ def name_path(error: SegmentError, path: Path) -> SegmentError:
 
 
 def _empty(run: int) -> None:
-    for name in os.listdir(run):
+    # The control file first: whoever has opened it and then finds no run.json sees by its link count why.
+    for name in sorted(os.listdir(run), key=lambda name: name != CONTROL):
         try:
             os.unlink(name, dir_fd=run)
         except IsADirectoryError:

@@ -1,8 +1,14 @@
 """Each test has a home of runs of its own, and ends the processes that it started."""
 
+import signal
 from pathlib import Path
 
 import pytest
+
+# Where the tests run as a background job, Ctrl-C is ignored, and what is ignored is inherited by every child. What is
+# handled is not: children then begin as they would in a terminal.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -119,11 +119,18 @@ def test_a_held_demo_is_steered_by_hand_and_ends_with_its_training() -> None:
     run = training()
     run.pause(timeout=DEADLINE)
     step = run.step
+    assert demo.stdout is not None
+    lines = []
+    for line in demo.stdout:  # it looks at the run now and then, and may miss a pause that is over by then
+        lines.append(line)
+        if f"paused    at step {step}" in line:
+            break
     run.advance(10, timeout=DEADLINE)
     assert run.step == step + 10
     run.stop(timeout=DEADLINE)
-    story, _ = demo.communicate(timeout=DEADLINE)
-    assert demo.returncode == 0, story
+    story = "".join([*lines, *demo.stdout])
+    assert demo.wait(DEADLINE) == 0, story
+    demo.stdout.close()
     for command in ("ps", "status", "pause", "advance 10", "resume", "stop"):
         assert f"spark-fast {command}" in story
     assert f"paused    at step {step}" in story

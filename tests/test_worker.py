@@ -163,9 +163,15 @@ def test_an_error_while_saving_after_a_stop_is_a_failure_and_shows_its_traceback
 
 
 def test_a_run_before_its_first_checkpoint_is_idle(tmp_path: Path) -> None:
-    code = "import time\nimport spark_fast as spark\nspark.create_controller().resume()\ntime.sleep(600)\n"
-    with Child(tmp_path, code):
-        run = until(lambda: client.attach("test") if client.runs() else None)
+    code = """
+    import time
+    import spark_fast as spark
+    print(spark.create_controller().resume(), flush=True)
+    time.sleep(600)
+    """
+    with Child(tmp_path, code) as child:
+        until(lambda: child.out, child.err)
+        run = client.attach("test")
         assert (run.status, run.step) == ("idle", 0)
         assert run.pause(wait=False).fate.state == "asked"
         assert run.status == "pausing"

@@ -434,6 +434,8 @@ def _open(home: int, run: str) -> Run:
         try:
             about = run_folder.read_about(folder)
             path = run_folder.home_path() / run
+            if os.fstat(control).st_nlink == 0:
+                raise FileNotFoundError(f"run {run} is being removed or replaced")
             if about is None:
                 raise SegmentError("no readable run.json beside it", str(path / run_folder.CONTROL))
             if run_folder.elsewhere(about):
