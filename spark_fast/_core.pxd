@@ -99,12 +99,6 @@ cdef extern from "sf_log.h" nogil:
     int sf_append(sf_segment *segment, const sf_request *request, int64_t timeout_ns, sf_receipt *receipt)
     int sf_void_orphan(sf_segment *segment, uint64_t seq)
 
-cdef extern from "sf_wait.h" nogil:
-    struct sf_wait_ops:
-        const char *name
-    const sf_wait_ops *sf_wait_ops_in_use "sf_wait_ops"
-    const sf_wait_ops sf_wait_poll
-
 cdef extern from "sf_point.h" nogil:
     int sf_point_arm(const char *name, int signal_number)
     void sf_point_reached(const char *name)

@@ -226,12 +226,6 @@ def point(name: str) -> None:
         sf_point_reached(encoded)
 
 
-def poll_instead_of_futex() -> None:
-    """For tests: waits as on a platform that has no futex."""
-    global sf_wait_ops_in_use
-    sf_wait_ops_in_use = &sf_wait_poll
-
-
 cdef sf_yield yield_policy
 cdef sf_yield track_yield_policy
 cdef sf_yield async_yield_policy
