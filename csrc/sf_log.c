@@ -295,6 +295,11 @@ append_locked(struct sf_segment *segment, const struct sf_request *request, stru
 
     atomic_store(&header->tail, seq); /* before this store nothing happened, after it the request exists */
     SF_POINT("append:published");
+    if (request->target != 0) {
+        uint64_t none = SF_TARGET_NONE;
+        uint64_t given = request->target > state.target ? request->target : state.target;
+        atomic_compare_exchange_strong(&entry->target, &none, given);
+    }
     decide(segment, seq, SF_NO_RANK, 0);
     SF_POINT("append:decided");
     receipt->seq = seq;
@@ -310,7 +315,7 @@ sf_append(struct sf_segment *segment, const struct sf_request *request, int64_t 
     memset(receipt, 0, sizeof *receipt);
     if (request->kind == 0 || request->kind >= SF_KIND_END || request->arg > SF_STEP_MAX)
         return -EINVAL;
-    if (request->kind == SF_ADVANCE && request->arg == 0)
+    if ((request->kind == SF_ADVANCE && request->arg == 0) || request->target > SF_STEP_MAX)
         return -EINVAL;
     SF_POINT("append:opened");
     fd = lock_log(segment, timeout_ns);

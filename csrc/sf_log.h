@@ -33,6 +33,9 @@ struct sf_request {
     uint64_t id;
     uint64_t arg;
     int64_t duration_ns;
+    /* Not 0: the step at which it is applied, instead of one that is decided. For a rank that repeats a journal: it
+     * appends what is due where it stands. No earlier than the entries before it. */
+    uint64_t target;
     /* Not 0: append only if this is the sequence number of the pause in force. So a timed resume never ends a later
      * pause than the one that it belongs to. */
     uint64_t only_if_park_seq;

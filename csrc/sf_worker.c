@@ -21,8 +21,10 @@ static struct {
     uint32_t rank;
     uint64_t cookie;
     uint64_t applied;
+    uint64_t watch; /* the step from which the worker's own Python wants the slow path */
     struct sf_state state;
-} worker;
+    struct sf_journal journal;
+} worker = {.watch = SF_NEVER, .journal = {.fd = -1}};
 
 int
 sf_worker_attached(void)
@@ -214,7 +216,23 @@ static void
 set_alarm(void)
 {
     uint64_t alarm = worker.state.stop_seq != 0 ? SF_NEVER : worker.state.park;
+    if (worker.watch < alarm)
+        alarm = worker.watch;
     atomic_store_explicit(&worker.slot->alarm, alarm, memory_order_relaxed);
+}
+
+void
+sf_worker_watch(uint64_t step)
+{
+    worker.watch = step;
+    if (worker.slot != NULL)
+        set_alarm();
+}
+
+struct sf_journal *
+sf_worker_journal(void)
+{
+    return &worker.journal;
 }
 
 /* The entry that held `open` is now decided to be `outcome`, unless somebody was first. */
@@ -271,6 +289,7 @@ apply(const struct sf_entry *entry, uint64_t seq, uint64_t target, uint64_t step
 
     if (rc < 0)
         return rc;
+    sf_journal_append(&worker.journal, entry, worker.rank, step);
     SF_POINT("turn:folded");
     /* The pause that was in force is in force no more. If the worker had parked for it, it was applied, and this
      * swap finds that. */
@@ -298,8 +317,8 @@ apply(const struct sf_entry *entry, uint64_t seq, uint64_t target, uint64_t step
         copy_entry(&turn->entry, entry, seq);
         break;
     }
-    /* A pause or an advance is applied when the worker parks for it. */
-    if (entry->kind != SF_PAUSE && entry->kind != SF_ADVANCE)
+    /* A pause or an advance is applied when the worker parks for it, a reload when the new code runs. */
+    if (entry->kind != SF_PAUSE && entry->kind != SF_ADVANCE && entry->kind != SF_RELOAD)
         set_outcome(seq, SF_OUTCOME_APPLIED, step);
     return 0;
 }
@@ -427,8 +446,17 @@ turn_uncounted(struct sf_slot *slot, uint64_t step, struct sf_turn *turn)
     return 0;
 }
 
+void
+sf_worker_reloaded(uint64_t seq, uint64_t step, int failed)
+{
+    if (worker.slot == NULL)
+        return;
+    set_outcome(seq, failed ? SF_OUTCOME_FAILED : SF_OUTCOME_APPLIED, step);
+    sf_announce(&worker.segment);
+}
+
 int
-sf_turn(uint64_t step, int counted, struct sf_turn *turn)
+sf_turn(uint64_t step, int may, struct sf_turn *turn)
 {
     struct sf_slot *slot = worker.slot;
     uint32_t level;
@@ -441,7 +469,7 @@ sf_turn(uint64_t step, int counted, struct sf_turn *turn)
     rc = check_own();
     if (rc < 0)
         return rc;
-    if (!counted)
+    if (!(may & SF_TURN_COUNTED))
         return turn_uncounted(slot, step, turn);
 
     uint32_t before = get_state();
@@ -461,7 +489,8 @@ sf_turn(uint64_t step, int counted, struct sf_turn *turn)
             rc = target_of(seq, 1, &target);
             if (rc < 0)
                 return rc;
-            if (target != SF_TARGET_VOID && target > step) {
+            if (target != SF_TARGET_VOID &&
+                (target > step || (may & SF_TURN_NO_RELOAD && sf_entry_at(&worker.segment, seq)->kind == SF_RELOAD))) {
                 ahead = 1; /* the word stays set, so that the next checkpoint comes here again */
                 break;
             }

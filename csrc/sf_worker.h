@@ -7,6 +7,7 @@
 #define SF_WORKER_H
 
 #include "sf_clock.h"
+#include "sf_journal.h"
 #include "sf_log.h"
 
 extern _Atomic(struct sf_slot *) sf_worker_slot;
@@ -104,9 +105,23 @@ struct sf_turn {
     struct sf_entry_view entry;
 };
 
+/* What a turn may do: SF_TURN_COUNTED is not set at a checkpoint that does not count, which applies nothing and can
+ * only hold. With SF_TURN_NO_RELOAD a reload, and all that stands behind it in the log, is left for a later turn. */
+#define SF_TURN_COUNTED 1
+#define SF_TURN_NO_RELOAD 2
+
 /* Applies every entry whose step has come, and says what the loop has to do. 0, or an SF_E error: then control is
- * lost. `counted` is 0 at a checkpoint that does not count: it applies nothing and can only hold. */
-int sf_turn(uint64_t step, int counted, struct sf_turn *turn);
+ * lost. */
+int sf_turn(uint64_t step, int may, struct sf_turn *turn);
+
+/* What came of the reload that is entry seq: the new code runs, or the old one again. */
+void sf_worker_reloaded(uint64_t seq, uint64_t step, int failed);
+
+/* From this step on each checkpoint takes the slow path, whatever the log says; SF_NEVER ends it. */
+void sf_worker_watch(uint64_t step);
+
+/* Where what is applied is written down: see sf_journal.h. */
+struct sf_journal *sf_worker_journal(void);
 
 /* The worker is parked for entry seq, its hooks have run. */
 void sf_worker_parked(uint64_t seq, uint64_t step, int64_t deadline_ns);

@@ -88,6 +88,7 @@ cdef extern from "sf_log.h" nogil:
         uint64_t id
         uint64_t arg
         int64_t duration_ns
+        uint64_t target
         uint64_t only_if_park_seq
         char *sender
         char *mail
@@ -111,7 +112,16 @@ cdef extern from "sf_lock.h" nogil:
     int sf_fork_close(int fd)
     void sf_fork_keep(int fd)
 
+cdef extern from "sf_journal.h" nogil:
+    struct sf_journal:
+        int fd
+    int sf_journal_set(sf_journal *journal, const char *path, const char *header, size_t header_size)
+    int sf_journal_error(sf_journal *journal)
+
 cdef extern from "sf_worker.h" nogil:
+    enum:
+        SF_TURN_COUNTED
+        SF_TURN_NO_RELOAD
     struct sf_yield:
         pass
     struct sf_turn_result "sf_turn":
@@ -130,7 +140,10 @@ cdef extern from "sf_worker.h" nogil:
     bint sf_worker_attached()
     sf_segment *sf_worker_segment()
     uint64_t sf_worker_step()
-    int sf_turn(uint64_t step, int counted, sf_turn_result *turn)
+    int sf_turn(uint64_t step, int may, sf_turn_result *turn)
+    void sf_worker_reloaded(uint64_t seq, uint64_t step, int failed)
+    void sf_worker_watch(uint64_t step)
+    sf_journal *sf_worker_journal()
     void sf_worker_parked(uint64_t seq, uint64_t step, int64_t deadline_ns)
     void sf_worker_unparked(uint64_t step)
     int sf_worker_wait(int64_t timeout_ns)

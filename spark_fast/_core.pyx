@@ -54,20 +54,25 @@ cdef dict entry_dict(const sf_entry_view *entry):
 
 
 cdef tuple append(sf_segment *segment, bytes path, unsigned kind, uint64_t ident, uint64_t arg, double duration,
-                  str sender, uint64_t only_if_park_seq, double timeout):
+                  str sender, str mail, uint64_t target, uint64_t only_if_park_seq, double timeout):
     cdef sf_request request
     cdef sf_receipt receipt
     cdef int64_t timeout_ns = to_ns(timeout)
     cdef int rc
     cdef bytes who = sender.encode()[:SF_SENDER_MAX - 1]
+    cdef bytes letter = mail.encode()
 
+    if len(letter) >= SF_MAIL_MAX:
+        raise ValueError(f"the name of a mail has at most {SF_MAIL_MAX - 1} bytes: {mail!r}")
     memset(&request, 0, sizeof(request))
     request.kind = kind
     request.id = ident
     request.arg = arg
     request.duration_ns = to_ns(duration)
+    request.target = target
     request.only_if_park_seq = only_if_park_seq
     memcpy(request.sender, <const char *>who, len(who))
+    memcpy(request.mail, <const char *>letter, len(letter))
     with nogil:
         rc = sf_append(segment, &request, timeout_ns, &receipt)
     if rc < 0:
@@ -105,10 +110,11 @@ cdef class Segment:
         if rc < 0:
             fail(rc, "check", self.path)
 
-    def append(self, kind: int, ident: int, *, arg: int = 0, duration: float = 0.0, sender: str = "",
-               only_if_park_seq: int = 0, timeout: float = 5.0) -> tuple[int, int, int]:
+    def append(self, kind: int, ident: int, *, arg: int = 0, duration: float = 0.0, sender: str = "", mail: str = "",
+               target: int = 0, only_if_park_seq: int = 0, timeout: float = 5.0) -> tuple[int, int, int]:
         """Appends a request to the log; returns (verdict, sequence number, target). Costs some 20 µs."""
-        return append(&self.segment, self.path, kind, ident, arg, duration, sender, only_if_park_seq, timeout)
+        return append(&self.segment, self.path, kind, ident, arg, duration, sender, mail, target, only_if_park_seq,
+                      timeout)
 
     def void_orphan(self, seq: int) -> None:
         """Makes an entry void that has no target and whose sender is dead."""
@@ -314,20 +320,45 @@ cdef class Worker:
         """The descriptor of the control file, -1 if not attached."""
         return sf_worker_segment().fd if sf_worker_attached() else -1
 
-    def turn(self, step: int, counted: bool) -> tuple[int, int, float, dict | None]:
+    def turn(self, step: int, counted: bool, *, reload: bool = True) -> tuple[int, int, float, dict | None]:
         """Applies what is due: (action, sequence number, seconds to stay parked, the entry that asks).
+
+        reload: False leaves a reload, and what stands behind it in the log, for a later turn.
 
         Raises SegmentError or OSError when control is lost.
         """
         cdef sf_turn_result turn
         cdef uint64_t at = step
-        cdef int count = counted
+        cdef int may = (SF_TURN_COUNTED if counted else 0) | (0 if reload else SF_TURN_NO_RELOAD)
         cdef int rc
         with nogil:
-            rc = sf_turn(at, count, &turn)
+            rc = sf_turn(at, may, &turn)
         if rc < 0:
             fail(rc, "checkpoint", None)
         return turn.action, turn.seq, turn.park_for / 1e9, entry_dict(&turn.entry) if turn.action > 1 else None
+
+    def reloaded(self, seq: int, step: int, *, failed: bool) -> None:
+        """Publishes what came of a reload."""
+        sf_worker_reloaded(seq, step, failed)
+
+    def watch(self, step: int) -> None:
+        """From this step on each checkpoint takes the slow path; NEVER ends that."""
+        sf_worker_watch(step)
+
+    def keep_journal(self, path, header: bytes) -> None:
+        """What is applied is written to this file, which begins with the header."""
+        cdef bytes encoded = os.fsencode(path)
+        cdef int rc = sf_journal_set(sf_worker_journal(), encoded, header, len(header))
+        if rc < 0:
+            fail(rc, "journal", encoded)
+
+    def journal_begun(self) -> bool:
+        """Whether anything was written down."""
+        return sf_worker_journal().fd >= 0
+
+    def journal_error(self) -> int:
+        """The errno of what broke the journal, once; 0 if nothing did."""
+        return sf_journal_error(sf_worker_journal())
 
     def parked(self, seq: int, step: int, deadline: float) -> None:
         """Publishes that the worker is parked; deadline: the time at which it goes on by itself, 0 for never."""
@@ -344,13 +375,13 @@ cdef class Worker:
             sf_worker_wait(timeout_ns)
         PyErr_CheckSignals()
 
-    def append(self, kind: int, ident: int, *, arg: int = 0, duration: float = 0.0, sender: str = "",
-               only_if_park_seq: int = 0, timeout: float = 5.0) -> tuple[int, int, int]:
+    def append(self, kind: int, ident: int, *, arg: int = 0, duration: float = 0.0, sender: str = "", mail: str = "",
+               target: int = 0, only_if_park_seq: int = 0, timeout: float = 5.0) -> tuple[int, int, int]:
         """Segment.append() on the worker's own control file."""
         cdef sf_segment *segment = sf_worker_segment()
         if segment is NULL:
             fail(-SF_EGONE, "append", None)
-        return append(segment, None, kind, ident, arg, duration, sender, only_if_park_seq, timeout)
+        return append(segment, None, kind, ident, arg, duration, sender, mail, target, only_if_park_seq, timeout)
 
     def end(self, state: int) -> None:
         """Publishes how the process ends and lets go of the run. Raises SegmentError if control was lost unnoticed."""

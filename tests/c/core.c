@@ -47,11 +47,27 @@ ask(struct sf_segment *segment, uint32_t kind, uint64_t argument)
     return receipt;
 }
 
+static uint64_t reload_seq, reload_step;
+
+/* The first checkpoint of new code says that it runs. */
+static int
+turn_at(struct sf_turn *turn)
+{
+    int rc;
+
+    if (reload_seq != 0)
+        sf_worker_reloaded(reload_seq, reload_step, 0);
+    rc = sf_turn(standing, SF_TURN_COUNTED, turn);
+    reload_seq = rc == 0 && turn->action == SF_RAISE_RELOAD ? turn->seq : 0;
+    reload_step = standing;
+    return rc;
+}
+
 static struct sf_turn
 take_turn(void)
 {
     struct sf_turn turn;
-    CHECK_EQ(sf_turn(standing, 1, &turn), 0);
+    CHECK_EQ(turn_at(&turn), 0);
     if (turn.action != SF_HOLD) {
         sf_worker_unparked(standing);
         published = 0;
@@ -90,7 +106,7 @@ checkpoint_waiting(int64_t slice_ns)
     if (!sf_pass(&standing))
         return SF_GO;
     for (;;) {
-        int rc = sf_turn(standing, 1, &turn);
+        int rc = turn_at(&turn);
         if (rc < 0)
             return rc;
         if (turn.action != SF_HOLD) {

@@ -369,9 +369,10 @@ TEST(a_reload_is_raised_once)
     CHECK_EQ(turn.action, SF_RAISE_RELOAD);
     CHECK_EQ(turn.seq, 1);
     CHECK_EQ(turn.entry.kind, SF_RELOAD);
-    APPLIED_AT(1, 4);
+    OPEN(1); /* the new code does not run yet */
     CHECK_EQ(slot_of(path).state, SF_STATE_RELOADING);
     CHECK_EQ(checkpoint().action, SF_GO);
+    APPLIED_AT(1, 4);
     CHECK_EQ(slot_of(path).state, SF_STATE_RUNNING);
     uint64_t step;
     CHECK_EQ(sf_pass(&step), 0);
@@ -387,8 +388,78 @@ TEST(two_reloads_are_raised_one_after_the_other)
     OPEN(2);
     CHECK_EQ(checkpoint().seq, 2);
     APPLIED_AT(1, 4);
-    APPLIED_AT(2, 5); /* when the new code passes its first checkpoint */
+    OPEN(2);
     CHECK_EQ(checkpoint().action, SF_GO);
+    APPLIED_AT(2, 5); /* when the new code passes its first checkpoint */
+    END;
+}
+
+TEST(a_reload_that_is_taken_back_has_failed)
+{
+    BEGIN;
+    ask(&segment, SF_RELOAD, 0);
+    CHECK_EQ(checkpoint().action, SF_RAISE_RELOAD);
+    sf_worker_reloaded(1, 4, 1);
+    CHECK_EQ(outcome_of(path, 1), SF_OUTCOME_FAILED);
+    CHECK_EQ(checkpoint().action, SF_GO); /* the old code says nothing more of it */
+    CHECK_EQ(outcome_of(path, 1), SF_OUTCOME_FAILED);
+    CHECK_EQ(slot_of(path).state, SF_STATE_RUNNING);
+    END;
+}
+
+TEST(a_reload_can_be_left_for_another_thread_with_all_that_follows_it)
+{
+    BEGIN;
+    struct sf_turn turn;
+    uint64_t step;
+    ask(&segment, SF_RELOAD, 0);
+    ask(&segment, SF_PAUSE, 0);
+    CHECK_EQ(sf_pass(&step), 1);
+    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED | SF_TURN_NO_RELOAD, &turn), 0);
+    CHECK_EQ(turn.action, SF_GO);
+    CHECK_EQ(slot_of(path).applied, 0);
+    CHECK_EQ(sf_pass(&step), 1); /* it stands in the word until it is taken */
+    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED, &turn), 0);
+    CHECK_EQ(turn.action, SF_RAISE_RELOAD);
+    HOLDS(2);
+    END;
+}
+
+TEST(a_watched_step_takes_the_slow_path_whatever_the_log_says)
+{
+    BEGIN;
+    uint64_t step;
+    sf_worker_watch(6);
+    run_to(5);
+    CHECK_EQ(sf_pass(&step), 1);
+    CHECK_EQ(step, 6);
+    struct sf_turn turn;
+    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED, &turn), 0);
+    CHECK_EQ(turn.action, SF_GO);
+    CHECK_EQ(sf_pass(&step), 1); /* and each one after it */
+    sf_worker_watch(SF_NEVER);
+    CHECK_EQ(sf_pass(&step), 0);
+    END;
+}
+
+TEST(a_request_with_a_given_target_is_applied_where_the_rank_stands)
+{
+    BEGIN;
+    ask(&segment, SF_PAUSE, 6);
+    run_to(5);
+    uint64_t step;
+    CHECK_EQ(sf_pass(&step), 1);
+    struct sf_request request = request_of(SF_RESUME, 0);
+    request.target = step;
+    CHECK_EQ(ask_for(&segment, &request).target, 6);
+    struct sf_turn turn;
+    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED, &turn), 0);
+    CHECK_EQ(turn.action, SF_GO); /* never parked */
+    SUPERSEDED_BY(1, 2);
+    APPLIED_AT(2, 6);
+    request.target = 1; /* never before the entries that stand there */
+    request.kind = SF_PAUSE;
+    CHECK_EQ(ask_for(&segment, &request).target, 6);
     END;
 }
 

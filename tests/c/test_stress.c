@@ -76,7 +76,10 @@ stress_sender(void *argument)
                 struct sf_slot_view slot;
                 seen = sf_segment_changes(&segment);
                 CHECK_EQ(sf_read_slot(segment.fd, 0, &slot), 0);
-                if (slot.applied >= receipt.seq)
+                /* A reload is applied when the next checkpoint says that the new code runs. */
+                if (slot.applied >= receipt.seq &&
+                    (kind != SF_RELOAD || sf_read_entry(segment.fd, receipt.seq, &entry) != 0 ||
+                     SF_OUTCOME_CODE(entry.outcome) != SF_OUTCOME_OPEN))
                     break;
                 sf_segment_wait(&segment, seen, SF_SECOND / 10);
                 if (sf_monotonic_ns() > end)

@@ -1,0 +1,113 @@
+/* The record of what was applied. */
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "core.h"
+#include "harness.h"
+#include "sf_worker.h"
+
+static char content[1 << 16];
+
+static const char *
+read_journal(const char *path)
+{
+    int fd = open(path, O_RDONLY);
+    CHECK(fd >= 0);
+    ssize_t size = read(fd, content, sizeof content - 1);
+    CHECK(size >= 0);
+    content[size] = 0;
+    close(fd);
+    return content;
+}
+
+/* `text` without the number that stands for the time, which no test knows. */
+static void
+cut_time(char *text)
+{
+    char *from = text;
+    while ((from = strstr(from, "\"time\": ")) != NULL) {
+        from += strlen("\"time\": ");
+        size_t size = strcspn(from, ",");
+        memmove(from, from + size, strlen(from + size) + 1);
+    }
+}
+
+TEST(each_applied_request_is_a_line_that_stands_there_before_anybody_is_told)
+{
+    const char *path = attach();
+    struct sf_segment segment = open_segment(path);
+    const char *journal = path_in("journal");
+    struct sf_request request = request_of(SF_PAUSE, 40);
+
+    CHECK_EQ(sf_journal_set(sf_worker_journal(), journal, "{\"head\": 1}\n", 12), 0);
+    CHECK_EQ(access(journal, F_OK), -1); /* made with the first line */
+    request.id = 0xabc;
+    request.duration_ns = 1500000000;
+    strcpy(request.sender, "ada \"q\" \\ \x01 \xc3\xa9 \xff\xc3");
+    strcpy(request.mail, "version-3");
+    ask_for(&segment, &request);
+    checkpoint();
+    ask(&segment, SF_RESUME, 0);
+    checkpoint();
+    CHECK_EQ(sf_journal_error(sf_worker_journal()), 0);
+    struct stat status;
+    CHECK_EQ(stat(journal, &status), 0);
+    CHECK_EQ(status.st_mode & 0777, 0600);
+    read_journal(journal);
+    cut_time(content);
+    const char *expected = "{\"head\": 1}\n"
+                           "{\"rank\": 0, \"step\": 1, \"time\": , \"kind\": \"pause\", \"id\": \"0000000000000abc\", "
+                           "\"sender\": \"ada \\\"q\\\" \\\\ \\u0001 \xc3\xa9 \\ufffd\\ufffd\", \"arg\": 40, "
+                           "\"duration\": 1.500000000, \"mail\": \"version-3\"}\n";
+    CHECK(strncmp(content, expected, strlen(expected)) == 0);
+    CHECK(strstr(content, "\"step\": 2, \"time\": , \"kind\": \"resume\"") != NULL);
+    sf_segment_close(&segment);
+}
+
+TEST(a_journal_that_cannot_be_written_costs_no_request)
+{
+    const char *path = attach();
+    struct sf_segment segment = open_segment(path);
+
+    CHECK_EQ(sf_journal_set(sf_worker_journal(), path_in("none/journal"), "\n", 1), 0);
+    ask(&segment, SF_PAUSE, 0);
+    CHECK_EQ(checkpoint().action, SF_HOLD);
+    CHECK_EQ(sf_journal_error(sf_worker_journal()), ENOENT);
+    CHECK_EQ(sf_journal_error(sf_worker_journal()), 0); /* told once */
+    ask(&segment, SF_RESUME, 0);
+    CHECK_EQ(look_again().action, SF_GO);
+    CHECK_EQ(sf_journal_error(sf_worker_journal()), 0);
+    sf_segment_close(&segment);
+}
+
+TEST(text_that_is_no_utf8_makes_a_line_that_is)
+{
+    static const char *const texts[] = {"\xc0\x80",     "\xed\xa0\x80", "\xf4\x90\x80\x80",
+                                        "\xf0\x9f\x98", "\x80",         "\xf8\x88"};
+    static const int marks[] = {2, 3, 4, 3, 1, 2};
+    struct sf_journal journal = SF_JOURNAL_NONE;
+    const char *path = path_in("journal");
+    struct sf_entry entry = {.kind = SF_STOP};
+
+    CHECK_EQ(sf_journal_set(&journal, path, "", 0), 0);
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        strcpy(entry.sender, texts[i]);
+        sf_journal_append(&journal, &entry, 7, i);
+    }
+    memset(entry.sender, 1, sizeof entry.sender); /* the longest line, without an end */
+    memset(entry.mail, 0xff, sizeof entry.mail);
+    sf_journal_append(&journal, &entry, UINT32_MAX, UINT64_MAX);
+    sf_journal_close(&journal);
+    char *line = strtok((char *)read_journal(path), "\n");
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++, line = strtok(NULL, "\n")) {
+        int found = 0;
+        for (const char *mark = line; (mark = strstr(mark, "\\ufffd")) != NULL; mark++)
+            found++;
+        CHECK_EQ(found, marks[i]);
+    }
+    CHECK(line != NULL && line[strlen(line) - 1] == '}');
+}
