@@ -585,18 +585,21 @@ sf_worker_end(uint32_t state)
 /* --- progress --- */
 
 int
-sf_level_enter(uint64_t total)
+sf_level_enter(uint64_t total, struct sf_since *since)
 {
     struct sf_slot *slot = atomic_load(&sf_worker_slot);
 
+    if (since->began_ns == 0) {
+        since->began_ns = sf_monotonic_ns();
+        since->parked_ns = atomic_load_explicit(&slot->parked_ns, memory_order_relaxed);
+    }
     for (int level = 0; level < SF_LEVELS; level++) {
         int64_t free = 0;
-        if (!atomic_compare_exchange_strong(&slot->level[level].began_ns, &free, sf_monotonic_ns()))
+        if (!atomic_compare_exchange_strong(&slot->level[level].began_ns, &free, since->began_ns))
             continue;
         atomic_store_explicit(&slot->level[level].total, total, memory_order_relaxed);
         atomic_store_explicit(&slot->level[level].done, 0, memory_order_relaxed);
-        atomic_store_explicit(&slot->level[level].parked_ns,
-                              atomic_load_explicit(&slot->parked_ns, memory_order_relaxed), memory_order_relaxed);
+        atomic_store_explicit(&slot->level[level].parked_ns, since->parked_ns, memory_order_relaxed);
         return level;
     }
     return -1;

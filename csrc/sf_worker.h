@@ -137,7 +137,14 @@ int sf_worker_end(uint32_t state);
 
 /* --- progress of track() loops --- */
 
-int sf_level_enter(uint64_t total); /* a level, or -1 if none is free */
+/* When a loop began: CLOCK_MONOTONIC, and what the worker had been parked in all by then. */
+struct sf_since {
+    int64_t began_ns, parked_ns;
+};
+
+/* A level, or -1 if none is free. `since`: of a loop that goes on after a reload; where began_ns is 0, it begins now and
+ * this is filled in. */
+int sf_level_enter(uint64_t total, struct sf_since *since);
 void sf_level_leave(int level);
 
 static inline void

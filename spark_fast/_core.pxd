@@ -105,6 +105,9 @@ cdef extern from "sf_point.h" nogil:
     void sf_point_reached(const char *name)
     int sf_point_armed
 
+cdef extern from "sf_signal.h" nogil:
+    int sf_signal_next_ends(int number, int64_t after_ns)
+
 cdef extern from "sf_lock.h" nogil:
     int sf_lock(int fd, uint64_t offset, uint64_t length, int64_t timeout_ns)
     int sf_unlock(int fd, uint64_t offset, uint64_t length)
@@ -148,6 +151,9 @@ cdef extern from "sf_worker.h" nogil:
     void sf_worker_unparked(uint64_t step)
     int sf_worker_wait(int64_t timeout_ns)
     int sf_worker_end(uint32_t state)
-    int sf_level_enter(uint64_t total)
+    struct sf_since:
+        int64_t began_ns
+        int64_t parked_ns
+    int sf_level_enter(uint64_t total, sf_since *since)
     void sf_level_leave(int level)
     void sf_level_done(int level, uint64_t done) noexcept

@@ -216,6 +216,14 @@ def any_lock(fd: int) -> bool:
     return rc == 1
 
 
+def next_signal_ends(number: int, after: float) -> None:
+    """From here on this signal is overlooked for `after` seconds; then it has its default action, and the system takes
+    it: also where no handler written in Python would be reached. signal.signal() undoes it."""
+    cdef int rc = sf_signal_next_ends(number, to_ns(after))
+    if rc < 0:
+        fail(rc, "sigaction", None)
+
+
 def arm_point(name: str, signal: int = SIGKILL) -> None:
     """For tests: the process sends itself the signal when it reaches the named point of a protocol."""
     cdef bytes encoded = name.encode()
@@ -271,7 +279,7 @@ cdef class Worker:
         else:
             hit = sf_pass(&step)
         if hit:
-            self.take_slow_path(step, collective)
+            self.take_slow_path(step, collective, None)
 
     def pending(self):
         """Whether anything is asked of this worker: True means that the next checkpoint() will not just return.
@@ -280,11 +288,12 @@ cdef class Worker:
         """
         return sf_pending()
 
-    cdef int take_slow_path(self, uint64_t step, bint counted) except -1:
+    cdef int take_slow_path(self, uint64_t step, bint counted, object done) except -1:
+        # done: whether a track() loop has come round since it began; None where that can't be told.
         if self.slow is None:
             from spark_fast.worker.slow_path import checkpoint
             self.slow = checkpoint
-        self.slow(step, counted)
+        self.slow(step, counted, done)
         return 0
 
     def set_yield_interval(self, interval: float | None) -> None:
@@ -409,7 +418,6 @@ cdef class Track:
     cdef object iterator
     cdef readonly object total
     cdef uint64_t handed
-    cdef uint64_t last
     cdef int level
 
     def __cinit__(self, iterable, total):
@@ -420,26 +428,22 @@ cdef class Track:
 
     @cython.critical_section
     def __iter__(self):
+        cdef sf_since since
         self.leave()
         self.iterator = iter(self.iterable)
         self.handed = 0
-        self.level = sf_level_enter(0 if self.total is None else self.total)
+        since.began_ns = 0
+        self.level = sf_level_enter(0 if self.total is None else self.total, &since)
         return self
 
     @cython.critical_section
     def __next__(self):
         cdef uint64_t step
-        cdef int hit
         if self.iterator is None:
             raise StopIteration
         sf_level_done(self.level, self.handed)
-        if sf_yield_due(&track_yield_policy):
-            with nogil:
-                hit = sf_pass(&step)
-        else:
-            hit = sf_pass(&step)
-        if hit:
-            the_worker.take_slow_path(step, True)
+        if pass_in_loop(&step):
+            the_worker.take_slow_path(step, True, self.handed > 0)
         try:
             item = next(self.iterator)
         except BaseException:
@@ -449,9 +453,7 @@ cdef class Track:
         return item
 
     def __len__(self):
-        if self.total is None:
-            raise TypeError("the length of this iterable is not known")
-        return self.total
+        return length_of(self.total)
 
     @property
     def done(self) -> int:
@@ -465,6 +467,147 @@ cdef class Track:
 
     def __dealloc__(self):
         sf_level_leave(self.level)
+
+
+cdef inline int pass_in_loop(uint64_t *step) noexcept:
+    cdef int hit
+    if sf_yield_due(&track_yield_policy):
+        with nogil:
+            hit = sf_pass(step)
+    else:
+        hit = sf_pass(step)
+    return hit
+
+
+cdef object length_of(object total):
+    if total is None:
+        raise TypeError("the length of this iterable is not known")
+    return total
+
+
+@cython.final
+cdef class Place:
+    """Where a loop with a key is. It outlives the loop's frame when a reload unwinds that. See worker/places.py, which
+    keeps them and says when one begins and ends."""
+
+    cdef readonly str key
+    cdef public object iterator
+    cdef public Place parent
+    cdef public dict ended
+    cdef public dict passed
+    cdef public object owner
+    cdef public object thread
+    cdef public bint inner
+    cdef public bint claimed
+    cdef public bint over
+    cdef readonly bint held
+    cdef readonly bint again
+    cdef readonly uint64_t handed
+    cdef object current
+    cdef sf_since since
+
+    def __cinit__(self, key: str):
+        self.key = key
+        self.ended = {}
+        self.passed = {}
+        self.since.began_ns = 0
+
+    def go_on(self) -> None:
+        """The loop runs again: an item whose body was not done is handed out once more."""
+        self.again = self.held
+        self.passed = dict(self.ended)
+
+    def forget(self) -> None:
+        """The loop is over, or left for good."""
+        self.owner = self.thread = self.parent = None
+        self.iterator = self.current = None
+        self.held = self.again = False
+        self.ended.clear()
+        self.passed.clear()
+
+
+@cython.final
+cdef class KeyedTrack:
+    """Iterates with a checkpoint before each item, and keeps its place through a reload; what track(key=…) returns."""
+
+    cdef object iterable
+    cdef object enter
+    cdef object advance
+    cdef object left
+    cdef readonly object total
+    cdef readonly str key
+    cdef Place place
+    cdef uint64_t handed
+    cdef int level
+    cdef bint given
+
+    def __cinit__(self, iterable, total, key: str, places):
+        self.iterable = iterable
+        self.total = total
+        self.key = key
+        self.enter, self.advance, self.left = places.enter, places.advance, places.leave
+        self.level = -1
+
+    @cython.critical_section
+    def __iter__(self):
+        self.leave(None)
+        self.place = self.enter(self.key, self.iterable, id(self))
+        self.given = False
+        self.level = sf_level_enter(0 if self.total is None else self.total, &self.place.since)
+        return self
+
+    @cython.critical_section
+    def __next__(self):
+        cdef Place place = self.place
+        cdef uint64_t step
+        if place is None:
+            raise StopIteration
+        if place.held and not place.again:
+            # The loop's body has come round.
+            place.held = False
+            place.current = None
+            if place.inner:
+                self.advance(place)
+        sf_level_done(self.level, place.handed - place.held)
+        if pass_in_loop(&step):
+            the_worker.take_slow_path(step, True, self.given)
+        if place.again:
+            place.again = False
+            self.given = True
+            return place.current
+        try:
+            item = next(place.iterator)
+        except BaseException as error:
+            self.leave(error)
+            raise
+        place.handed += 1
+        place.current = item
+        place.held = True
+        self.given = True
+        return item
+
+    def __len__(self):
+        return length_of(self.total)
+
+    @property
+    def done(self) -> int:
+        """Items that were handed out, those before a reload too."""
+        return self.handed if self.place is None else self.place.handed
+
+    cdef int leave(self, object error) except -1:
+        cdef Place place = self.place
+        sf_level_leave(self.level)
+        self.level = -1
+        if place is None:
+            return 0
+        self.place = None
+        self.handed = place.handed
+        if place.owner == id(self):
+            self.left(place, error)
+        return 0
+
+    def __del__(self):
+        self.leave(None)
 
 
 cdef object nothing = iter(())

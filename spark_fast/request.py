@@ -8,7 +8,7 @@ from typing import Any
 
 from spark_fast import _core
 
-__all__ = ["Fate", "FateState", "Kind", "Verdict", "fate_of", "format_id", "sender_name"]
+__all__ = ["RESET", "Fate", "FateState", "Kind", "Verdict", "fate_of", "format_id", "sender_name"]
 
 
 class Kind(IntEnum):
@@ -19,6 +19,11 @@ class Kind(IntEnum):
     STOP = 3
     RELOAD = 4
     ADVANCE = 5
+
+
+RESET = "reset"
+"""The mail of a stop after which the supervisor starts a fresh worker; its duration is the time that the old one has
+to end."""
 
 
 class Verdict(IntEnum):

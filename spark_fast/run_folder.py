@@ -17,11 +17,23 @@ from pathlib import Path
 from spark_fast import _core, names
 from spark_fast.errors import FolderRefusedError, LayoutError, RunNameTakenError, SegmentError, layout_error
 
-__all__ = ["About", "Claim", "claim", "home_path", "open_home", "read_about", "remove_ended", "run_names"]
+__all__ = [
+    "About",
+    "Claim",
+    "claim",
+    "has_supervisor",
+    "hold_supervisor",
+    "home_path",
+    "open_home",
+    "read_about",
+    "remove_ended",
+    "run_names",
+]
 
 CONTROL = "control"
 ABOUT = "run.json"
 HOME_LOCK = ".lock"
+SUPERVISOR = ".supervisor-"
 ABOUT_MAX = 1 << 20
 
 
@@ -318,6 +330,58 @@ def _remove(home: int, run: str) -> None:
     os.rmdir(run, dir_fd=home)
 
 
+# --- supervisors ---
+
+
+def hold_supervisor(run: str) -> int | None:
+    """Takes the lock that says that a supervisor watches over this run; the kernel drops it when the process dies.
+
+    Returns a descriptor that is to be kept open, or None if the lock can't be had now. Never waits. Raises OSError,
+    FolderRefusedError.
+    """
+    home = open_home()
+    try:
+        # In the home's turn, so that remove_ended() does not remove the file between its opening and its locking.
+        with suppress(SegmentError), _home_locked(home, 0.0):
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = os.open(SUPERVISOR + run, flags, 0o600, dir_fd=home)
+            if _core.lock_file(fd, 0.0):
+                return fd
+            os.close(fd)
+        return None
+    finally:
+        os.close(home)
+
+
+def has_supervisor(run: str) -> bool:
+    """Whether a supervisor lives that watches over this run."""
+    home = open_home()
+    try:
+        return _locked(SUPERVISOR + run, home)
+    finally:
+        os.close(home)
+
+
+def _locked(name: str, home: int) -> bool:
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=home)
+    except OSError:
+        return False
+    try:
+        return _core.any_lock(fd)
+    finally:
+        os.close(fd)
+
+
+def _remove_supervisors(home: int) -> None:
+    for name in os.listdir(home):
+        if name.startswith(SUPERVISOR) and not _locked(name, home):
+            os.unlink(name, dir_fd=home)
+
+
+# --- what is left ---
+
+
 def remove_ended(*, timeout: float = 10.0) -> list[str]:
     """Removes the folders of runs of which no process lives; returns their ids. Folders that can't be trusted stay."""
     try:
@@ -339,6 +403,7 @@ def remove_ended(*, timeout: float = 10.0) -> list[str]:
                 if not alive:
                     _remove(home, run)
                     removed.append(run)
+            _remove_supervisors(home)
     finally:
         os.close(home)
     return removed

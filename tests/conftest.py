@@ -1,9 +1,14 @@
 """Each test has a home of runs of its own, and ends the processes that it started."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
+
+from spark_fast import client
 
 # Where the tests run as a background job, Ctrl-C is ignored, and what is ignored is inherited by every child. What is
 # handled is not: children then begin as they would in a terminal.
@@ -12,10 +17,22 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of runs, for this process and for those that it starts. Not made yet."""
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of runs, for this process and for those that it starts. Not made yet.
+
+    Workers that are left in it are ended: one whose supervisor was killed lives on.
+    """
     path = tmp_path / "home"
     monkeypatch.setenv("SPARK_FAST_HOME", str(path))
     for name in ("SPARK_FAST", "SPARK_FAST_RUN", "SPARK_FAST_QUIET", "SPARK_FAST_YIELD_INTERVAL"):
         monkeypatch.delenv(name, raising=False)
-    return path
+    yield path
+    monkeypatch.setenv("SPARK_FAST_HOME", str(path))
+    with suppress(client.FolderRefusedError):
+        for run in client.runs(ended=False):
+            for rank in run.ranks:
+                # A damaged control file may name any process.
+                with suppress(psutil.Error, ValueError):
+                    process = psutil.Process(rank.pid)
+                    if process.environ().get("SPARK_FAST_HOME") == str(path):
+                        process.kill()

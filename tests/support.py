@@ -6,8 +6,9 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 
@@ -50,6 +51,16 @@ def until(look: Callable[[], Value], what: str = "", deadline: float = DEADLINE)
         time.sleep(0.005)
 
 
+def kill(process: "subprocess.Popen[Any]") -> None:
+    """Kills it, and what it started: `spark-fast run` leaves its worker alone when it is killed."""
+    if process.poll() is None:
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        for child in children:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+
+
 class Child:
     """A Python process that runs `code`, with its output in files, killed when the block ends."""
 
@@ -72,8 +83,7 @@ class Child:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
+        kill(self.process)
         self.process.wait()
 
     @property

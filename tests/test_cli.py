@@ -13,7 +13,7 @@ import pytest
 
 from spark_fast import client
 from spark_fast.client import FateState, SparkStatus
-from tests.support import DEADLINE, until
+from tests.support import DEADLINE, kill, until
 
 LOOP = """
 import sys, time
@@ -59,7 +59,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     yield begin
     for process in processes:
-        process.kill()
+        kill(process)
         process.communicate()
 
 
@@ -380,11 +380,11 @@ def test_a_request_that_takes_too_long_exits_with_4_and_stands(start: Start, loo
 
 
 def test_a_worker_that_dies_is_told_to_who_waits_with_5(start: Start, loop: str) -> None:
-    process = start("run", "--name", "one", loop)
+    start("run", "--name", "one", loop)
     run = live("one")
     pause = start("pause", "--at-step", FAR)
     until(lambda: run.requests)
-    process.kill()
+    os.kill(run.ranks[0].pid, signal.SIGKILL)
     _, errors = pause.communicate(timeout=DEADLINE)
     assert pause.returncode == 5
     assert one_line(errors)
@@ -422,8 +422,8 @@ def test_gc_removes_dead_runs_and_no_others(start: Start, loop: str, home: Path)
     dead = start("run", "--name", "two", loop)
     live("one")
     live("two")
-    dead.kill()
-    dead.wait(DEADLINE)
+    kill(dead)
+    dead.communicate(timeout=DEADLINE)
     assert json.loads(cli("gc", "--json").stdout) == ["two"]
     assert not (home / "two").exists()
     assert client.attach("one").status is SparkStatus.RUNNING

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from spark_fast import client
-from tests.support import DEADLINE, until
+from tests.support import DEADLINE, kill, until
 
 
 class Terminal:
@@ -57,7 +57,7 @@ def run(tmp_path: Path) -> Iterator[str]:
     process = subprocess.Popen([sys.executable, "-m", "spark_fast", "run", "--name", "watched", str(script)])
     until(lambda: any(run.step > 2 for run in client.runs()))
     yield "watched"
-    process.kill()
+    kill(process)
     process.wait()
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from spark_fast import client
@@ -41,6 +42,18 @@ print("in a long step", flush=True)
 while True:
     time.sleep(0.01)
 """
+
+
+STUCK_IN_C = """
+import time
+import spark_fast as spark
+spark.checkpoint()
+print("in a long step", flush=True)
+while not spark.pending():
+    time.sleep(0.001)
+sum(range(10**13))
+"""
+"""No handler written in Python runs in it once a stop is asked for."""
 
 
 def test_a_script_sees_what_it_would_see_under_plain_python(tmp_path: Path) -> None:
@@ -105,7 +118,7 @@ def test_the_first_signal_asks_for_a_stop_and_says_so(tmp_path: Path, number: si
         )
         assert said[2].startswith("spark_fast: stopped at step")
         assert run.status == "stopped"
-        assert f"pid {child.pid}" in run.requests[-1].sender
+        assert f"pid {run.ranks[0].pid}" in run.requests[-1].sender
 
 
 def test_the_second_ctrl_c_interrupts_at_once(tmp_path: Path) -> None:
@@ -122,12 +135,22 @@ def test_the_second_ctrl_c_interrupts_at_once(tmp_path: Path) -> None:
 
 
 def test_the_second_sigterm_ends_even_a_script_that_no_python_handler_reaches(tmp_path: Path) -> None:
-    with Script(tmp_path, STUCK) as child:
+    with Script(tmp_path, STUCK_IN_C) as child:
         until(lambda: child.out, child.err)
+        worker = client.attach("test").ranks[0].pid
         os.kill(child.pid, signal.SIGTERM)
         until(lambda: "once more" in child.err)
-        os.kill(child.pid, signal.SIGTERM)
+
+        def ended() -> bool:
+            if child.process.poll() is not None:
+                return True
+            os.kill(child.pid, signal.SIGTERM)  # within a second it counts as the first
+            return False
+
+        until(ended, child.err)
         assert child.ended() == -signal.SIGTERM
+        assert not psutil.pid_exists(worker)
+        assert child.err.splitlines()[-1] == "spark-fast: the worker of run test was killed by SIGTERM at step 1"
         assert client.attach("test").status == "lost"
 
 

@@ -1,6 +1,7 @@
 """The commands and their options. What they do stands in the modules beside this one."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -98,7 +99,7 @@ def _options(
 
 @app.command(
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
-    options_metavar="[--name NAME] [-m]",
+    options_metavar="[OPTIONS] [-m]",
 )
 def run(
     target: Annotated[str, typer.Argument(metavar="SCRIPT|MODULE", help="What to run.", show_default=False)],
@@ -110,15 +111,36 @@ def run(
         typer.Option("--name", metavar="NAME", help="The run id. Default: $SPARK_FAST_RUN, or one is drawn."),
     ] = None,
     module: Annotated[bool, typer.Option("-m", help="Run a module, as 'python -m' does.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Reload what changes on disk.")] = False,
+    reload_dir: Annotated[
+        list[str] | None,
+        typer.Option("--reload-dir", metavar="DIR", help="Code in it counts as the project's, too. Repeatable."),
+    ] = None,
+    journal: Annotated[
+        str | None, typer.Option("--journal", metavar="PATH", help="Where to write what was applied at which step.")
+    ] = None,
+    replay: Annotated[
+        str | None, typer.Option("--replay", metavar="FILE", help="Apply the requests of this journal again.")
+    ] = None,
 ) -> None:
     """Run a script or a module under control.
 
     The first Ctrl-C or SIGTERM asks it to stop at its next checkpoint, the second interrupts it at once.
     """
-    from spark_fast.worker import runner
+    from spark_fast.cli.supervisor import Order, supervise
 
-    start = runner.run_module if module else runner.run_script
-    raise typer.Exit(start(target, arguments or [], name=name))
+    order = Order(
+        target=target,
+        arguments=arguments or [],
+        module=module,
+        name=name,
+        # Of the worker's working directory now, whatever the script makes of it.
+        reload_dirs=tuple(os.path.abspath(folder) for folder in reload_dir or ()),
+        journal=os.path.abspath(journal) if journal is not None else None,
+        replay=os.path.abspath(replay) if replay is not None else None,
+        watch=watch,
+    )
+    raise typer.Exit(supervise(order))
 
 
 # --- look ---

@@ -1,92 +1,202 @@
 """Runs a script or a module as the worker of a run: what `spark-fast run` does."""
 
+import importlib.util
 import io
 import os
 import runpy
 import signal
 import sys
-from collections.abc import Callable
+from contextlib import suppress
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, FrameType, ModuleType
+from typing import Protocol
 
+from spark_fast._core import next_signal_ends
 from spark_fast.errors import RunNameTakenError, SparkError, SparkStopError
 from spark_fast.request import FateState
 from spark_fast.status import WorkerState
-from spark_fast.worker import options, report, session
+from spark_fast.worker import host, report, session
 from spark_fast.worker.controller import create_controller
+from spark_fast.worker.host import Host
+from spark_fast.worker.options import configure
+from spark_fast.worker.runner_options import RunnerOptions
+from spark_fast.worker.transaction import Transaction
 
 __all__ = ["run_module", "run_script"]
 
 USAGE = 2
 INTERRUPTED = 128 + signal.SIGINT
+PLAIN = RunnerOptions()
+
+COPIES = 1.0
+"""Seconds in which a second SIGTERM is the first once more: a batch system signals each process of a job, and the
+supervisor hands on its own."""
+
+_supervised = False
 
 
-def run_script(path: str, args: list[str], *, name: str | None = None) -> int:
-    """Runs a script as `python path args…` would, under a run that is there before its first line.
-
-    name: the run id; None for SPARK_FAST_RUN, or one that is drawn.
+def run_script(path: str, args: list[str], *, options: RunnerOptions = PLAIN) -> int:
+    """Runs a script as `python path args…` would, under a run that is there before its first line, and again after each
+    reload of its code.
 
     Returns the exit status: the script's own; 0 if it was stopped and let SparkStopError through; 1 for an uncaught
     exception, whose traceback is printed; 2 if it can't be started. The first SIGINT or SIGTERM asks for a stop at the
-    next checkpoint, the second interrupts at once. To be called once, from the main thread, with nothing to follow it
-    in the process.
+    next checkpoint, the second interrupts at once; under a supervisor, a SIGTERM within a second of the first counts as
+    the same. To be called once, from the main thread, with nothing to follow it in the process.
     """
-    code: CodeType | None = None
+    full = os.path.abspath(path)
+    if os.path.isdir(path):
+        return _run(_Folder(path), args, options, [path, *args])
     try:
-        if not Path(path).is_dir():
-            with io.open_code(os.path.abspath(path)) as file:
-                code = compile(file.read(), path, "exec", dont_inherit=True)
+        with io.open_code(full) as file:
+            source = file.read()
+        code = compile(source, full, "exec", dont_inherit=True)
     except (SyntaxError, ValueError) as error:
         _show(error)
         return 1
     except OSError as error:
         report.say(f"can't read {path}: {error.strerror}")
         return USAGE
-
-    def start() -> None:
-        sys.argv = [path, *args]
-        if not sys.flags.safe_path:
-            sys.path[0] = str(Path(path).resolve() if code is None else Path(path).resolve().parent)
-        if code is None:
-            runpy.run_path(path, run_name="__main__")
-            return
-        # The module stays __main__ to the end of the process: what it defines is pickled by that name, and processes
-        # that multiprocessing spawns look for its file.
-        main = ModuleType("__main__")
-        main.__dict__.update(__file__=path, __builtins__=__builtins__, __cached__=None)
-        sys.modules["__main__"] = main
-        exec(code, main.__dict__)
-
-    return _run(start, name, [path, *args])
+    return _run(_Script(path, source, code), args, options, [path, *args])
 
 
-def run_module(module: str, args: list[str], *, name: str | None = None) -> int:
+def run_module(module: str, args: list[str], *, options: RunnerOptions = PLAIN) -> int:
     """Runs a module as `python -m module args…` would; as run_script()."""
-
-    def start() -> None:
-        sys.argv = [module, *args]
-        if not sys.flags.safe_path:
-            sys.path[0] = os.getcwd()
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-
-    return _run(start, name, ["-m", module, *args])
+    return _run(_Module(module), args, options, ["-m", module, *args])
 
 
-def _run(start: Callable[[], None], name: str | None, command: list[str]) -> int:
+class _Entry(Protocol):
+    """What is executed as `__main__`."""
+
+    argv0: str
+    first_path: str
+
+    def find(self) -> tuple[str, bytes] | None:
+        """Finds it, once the search path is as it will be: its file and source, None if it can't be executed anew."""
+
+    def start(self) -> None:
+        """Executes it for the first time."""
+
+
+class _Script:
+    def __init__(self, path: str, source: bytes, code: CodeType) -> None:
+        self.argv0 = path
+        self.first_path = str(Path(path).resolve().parent)
+        self._path = os.path.abspath(path)
+        self._source = source
+        self._code = code
+
+    def find(self) -> tuple[str, bytes] | None:
+        return self._path, self._source
+
+    def start(self) -> None:
+        _begin_main(__file__=self._path, __cached__=None)
+        exec(self._code, sys.modules["__main__"].__dict__)
+
+
+class _Folder:
+    def __init__(self, path: str) -> None:
+        self.argv0 = path
+        self.first_path = str(Path(path).resolve())
+
+    def find(self) -> tuple[str, bytes] | None:
+        return None
+
+    def start(self) -> None:
+        runpy.run_path(self.argv0, run_name="__main__")
+
+
+class _Module:
+    def __init__(self, name: str) -> None:
+        self.argv0 = name
+        self.first_path = os.getcwd()
+        self._name = name
+        self._spec: ModuleSpec | None = None
+        self._source = b""
+
+    def find(self) -> tuple[str, bytes] | None:
+        spec = importlib.util.find_spec(self._name)
+        if spec is not None and spec.submodule_search_locations is not None:
+            spec = importlib.util.find_spec(f"{self._name}.__main__")
+        if spec is None or not isinstance(spec.loader, SourceFileLoader):
+            return None
+        self._spec = spec
+        self._source = spec.loader.get_data(spec.loader.path)
+        self.argv0 = spec.loader.path
+        return os.path.abspath(spec.loader.path), self._source
+
+    def start(self) -> None:
+        if self._spec is None:  # runpy knows what is wrong, or how to run it
+            runpy.run_module(self._name, run_name="__main__", alter_sys=True)
+            return
+        path = os.path.abspath(self.argv0)
+        code = compile(self._source, path, "exec", dont_inherit=True)
+        _begin_main(
+            __file__=path,
+            __cached__=self._spec.cached,
+            __package__=self._spec.parent,
+            __spec__=self._spec,
+            __loader__=self._spec.loader,
+        )
+        exec(code, sys.modules["__main__"].__dict__)
+
+
+def _begin_main(**names: object) -> None:
+    # The module stays __main__ to the end of the process: what it defines is pickled by that name, and processes that
+    # multiprocessing spawns look for its file.
+    main = ModuleType("__main__")
+    main.__dict__.update(names, __builtins__=__builtins__)
+    sys.modules["__main__"] = main
+
+
+def _host(entry: _Entry, args: list[str], options: RunnerOptions) -> object:
+    """Runs the entry, and again after each reload."""
+    host = Host([entry.first_path, os.getcwd(), *options.reload_dirs])
+    host.project.install()
+    if not sys.flags.safe_path:
+        sys.path[0] = entry.first_path
+    found = entry.find()
+    sys.argv = [entry.argv0, *args]
+    if found is None:  # a folder or an archive with a __main__ in it, or nothing that could be run
+        host.close()
+        return entry.start()
+    path, source = found
+    host.open(path, source)
+    session.host = host
+    folder = os.getcwd()
+
+    def again(transaction: Transaction) -> None:
+        # The entry begins as it began at first.
+        sys.argv = [entry.argv0, *args]
+        with suppress(OSError):  # removed since; the script may not care
+            os.chdir(folder)
+        code = transaction.entry_code()
+        with transaction.patch.active():
+            exec(code, sys.modules["__main__"].__dict__)
+
+    return host.run(entry.start, again)
+
+
+def _run(entry: _Entry, args: list[str], options: RunnerOptions, command: list[str]) -> int:
+    global _supervised
+    _supervised = options.supervisor is not None
     sys.argv = command  # what the run is listed with
     try:
-        if name is not None:
-            options.configure(run=name)
-        session.attach(fresh_name=name is None)
+        if options.name is not None:
+            configure(run=options.name)
+        session.attach(fresh_name=options.name is None)
     except RunNameTakenError as error:
         report.say(f"{error}; stop it, or choose another name")
         return 1
     except ValueError as error:
         report.say(str(error))
         return USAGE
+    if options.announce is not None:
+        _announce(options.announce)
     _install_handlers()
     try:
-        start()
+        _host(entry, args, options)
     except SparkStopError as stop:
         report.say(str(stop))
         return _ended(WorkerState.STOPPED, 0)
@@ -97,6 +207,12 @@ def _run(start: Callable[[], None], name: str | None, command: list[str]) -> int
         return _ended(WorkerState.FAILED, INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1)
     session.outcome = session.state_after(None)
     return 0
+
+
+def _announce(descriptor: int) -> None:
+    # Closed before the script begins: none of its children is to inherit it.
+    with suppress(OSError), open(descriptor, "w", encoding="utf-8") as file:
+        file.write(f"{session.run_id() or ''}\n")
 
 
 def _ended(state: WorkerState, status: int) -> int:
@@ -116,7 +232,7 @@ def _left(leaving: SystemExit) -> int:
 
 def _show(error: BaseException) -> None:
     """The traceback as the script's author knows it: without the frames of this file."""
-    ours = {__file__, runpy.__file__, "<frozen runpy>"}
+    ours = {__file__, host.__file__, runpy.__file__, "<frozen runpy>"}
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename in ours:
         trace = trace.tb_next
@@ -135,7 +251,10 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     if signal.getsignal(signal.SIGINT) is _on_signal:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGTERM) is _on_signal:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if _supervised and number == signal.SIGTERM:
+            next_signal_ends(number, COPIES)
+        else:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
     name = signal.Signals(number).name
     try:
         fate = create_controller().stop()
@@ -147,6 +266,8 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         _say_from_handler(f"{name}: it will stop at the next checkpoint; once more interrupts at once")
         return
     _say_from_handler(f"{name}: it can't be asked to stop ({why}), so it is interrupted")
+    if session.host is not None:
+        session.host.ending = True
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(128 + number)

@@ -7,17 +7,22 @@ import threading
 from collections.abc import Callable
 from enum import Enum
 from itertools import count
+from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import spark_fast
 from spark_fast import run_folder
-from spark_fast._core import worker
+from spark_fast._core import NEVER, worker
 from spark_fast._version import __version__
 from spark_fast.errors import RunNameTakenError, SegmentError, SparkStopError
 from spark_fast.status import WorkerState
 from spark_fast.worker import options, report
 
-__all__ = ["attach", "begun", "end", "forget_after_fork", "lose_control", "run_id", "turns"]
+if TYPE_CHECKING:
+    from spark_fast.worker.host import Host
+
+__all__ = ["attach", "begun", "end", "folder", "forget_after_fork", "lose_control", "on_trial", "run_id", "turns"]
 
 
 class _Life(Enum):
@@ -32,7 +37,12 @@ turns = threading.RLock()
 
 _life = _Life.NEW
 _run: str | None = None
+_folder: Path | None = None
 _stop_raised = False
+_on_trial = False
+
+host: "Host | None" = None
+"""Who runs the loop again after a reload; None where nobody does."""
 
 outcome: WorkerState | None = None
 """How the run ended, where somebody knows better than the interpreter's last words: the runner."""
@@ -46,6 +56,11 @@ def begun() -> bool:
 def run_id() -> str | None:
     """The id of the run that this process is the worker of, else None."""
     return _run if worker.attached() else None
+
+
+def folder() -> Path | None:
+    """The folder of this process's run; None where nothing controls it."""
+    return _folder if worker.attached() else None
 
 
 def attach(*, fresh_name: bool = True) -> bool:
@@ -83,11 +98,13 @@ def attach(*, fresh_name: bool = True) -> bool:
 
 
 def _make_run(wanted: str | None, *, fresh_name: bool) -> str:
+    global _folder
     for number in count(1):
         name = wanted if number == 1 or wanted is None else f"{wanted[:56]}-{number}"
         try:
             with run_folder.claim(name, _command(), __version__) as place:
                 worker.attach(place.control, slot_count=1, rank=0, cookie=run_folder.new_id())
+                _folder = place.folder
                 if number > 1:
                     report.warn(f"a living run is called {wanted!r}; this one is called {place.run!r}")
                 return place.run
@@ -116,6 +133,25 @@ def lose_control(error: Exception) -> None:
         _life = _Life.OFF
         worker.quiet()
         report.warn(f"control of run {_run} is lost: {error}. The training goes on without.")
+
+
+def on_trial(whether: bool) -> None:
+    """Whether new code runs that has not proved itself: its host looks at each checkpoint. Called with `turns`."""
+    global _on_trial
+    _on_trial = whether
+    _watch()
+
+
+def _watch() -> None:
+    worker.watch(0 if _on_trial else NEVER)
+
+
+def park(why: str) -> None:
+    """Parks this thread, as a pause does. Raises what a checkpoint raises."""
+    from spark_fast.request import Kind
+
+    worker.append(Kind.PAUSE, run_folder.new_id(), sender=why)
+    worker.checkpoint()
 
 
 def stop_raised() -> None:
@@ -175,7 +211,8 @@ def _watch_the_end() -> None:
 
 def forget_after_fork() -> None:
     """In a forked child: no worker, and nothing that it does shows in its parent's run."""
-    global _life, turns
+    global _life, turns, host
+    host = None
     # The C hook has done this already, unless the child was made without the C library's fork().
     _life = _Life.OFF
     turns = threading.RLock()

@@ -1,11 +1,12 @@
 """What a checkpoint does when something is asked: apply, park, raise."""
 
+import threading
 import time
 from typing import Any
 
 from spark_fast import run_folder
 from spark_fast._core import worker
-from spark_fast.errors import SegmentError, SparkError, SparkReloadError, SparkStopError
+from spark_fast.errors import SegmentError, SparkError, SparkStopError
 from spark_fast.request import Kind, format_id, sender_name
 from spark_fast.worker import hooks, report, session
 
@@ -17,9 +18,13 @@ LOOK_AROUND = 1.0
 """Seconds after which a parked worker looks whether its control file is still there."""
 
 
-def checkpoint(step: int, counted: bool) -> None:
-    """The slow path of `checkpoint()`, called by the core."""
-    hold = take_turn(step, counted)
+def checkpoint(step: int, counted: bool, done: bool | None) -> None:
+    """The slow path of `checkpoint()`, called by the core. done: whether the loop that passes it has come round; None if
+    it is no loop's."""
+    with session.turns:
+        if counted and session.host is not None and session.host.thread == threading.get_ident():
+            session.host.pass_checkpoint(done)
+        hold = take_turn(step, counted)
     if hold is None:
         return
     try:
@@ -36,24 +41,41 @@ def take_turn(step: int, counted: bool) -> "Hold | None":
         if not session.begun():
             session.attach()
             step = worker.step()
-        action, seq, park_for, entry = _turn(step, counted)
+        host = session.host
+        mine = host is not None and host.thread == threading.get_ident()
+        while True:
+            # Only the thread under the host can be run again: to others a reload does not matter.
+            action, seq, park_for, entry = _turn(step, counted, reload=mine or host is None)
+            if action != _RAISE_RELOAD or entry is None:
+                break
+            if mine and host is not None:
+                leaving = host.meet(entry, step)
+                if leaving is not None:
+                    raise leaving
+            else:
+                _refuse_reload(entry, step)
+        if mine and host is not None and action in (_HOLD, _RAISE_STOP):
+            host.tell()
     if action == _HOLD:
         return Hold(step, counted, seq, park_for)
     if entry is not None:
-        asked = format_id(entry["id"]), step, entry["sender"]
-        if action == _RAISE_STOP:
-            session.stop_raised()
-            raise SparkStopError(*asked)
-        raise SparkReloadError(*asked)
+        session.stop_raised()
+        raise SparkStopError(format_id(entry["id"]), step, entry["sender"])
     return None
 
 
-def _turn(step: int, counted: bool) -> tuple[int, int, float, dict[str, Any] | None]:
+def _turn(step: int, counted: bool, *, reload: bool) -> tuple[int, int, float, dict[str, Any] | None]:
     try:
-        return worker.turn(step, counted)
+        return worker.turn(step, counted, reload=reload)
     except (SegmentError, OSError) as error:
         session.lose_control(error)
         return _GO, 0, 0.0, None
+
+
+def _refuse_reload(entry: dict[str, Any], step: int) -> None:
+    from spark_fast.worker.host import answer
+
+    answer(entry, step, "refused", "nobody runs the loop again: start it with 'spark-fast run' or spark.run()")
 
 
 class Hold:

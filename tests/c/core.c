@@ -99,6 +99,13 @@ steps_passed(void)
 }
 
 int
+enter_level(uint64_t total)
+{
+    struct sf_since since = {0};
+    return sf_level_enter(total, &since);
+}
+
+int
 checkpoint_waiting(int64_t slice_ns)
 {
     struct sf_turn turn;

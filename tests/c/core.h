@@ -28,6 +28,9 @@ struct sf_turn checkpoint(void);
 struct sf_turn look_again(void);
 uint64_t steps_passed(void);
 
+/* A progress level of a loop that begins now. */
+int enter_level(uint64_t total);
+
 /* One whole checkpoint, that waits as long as it is asked to: SF_GO, SF_RAISE_STOP, SF_RAISE_RELOAD or an error. */
 int checkpoint_waiting(int64_t slice_ns);
 

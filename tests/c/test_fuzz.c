@@ -114,7 +114,7 @@ use(struct sf_segment *sender, const char *path, int fd, uint64_t tail, uint64_t
         } else if (random_next(random) % 2) {
             sf_worker_unparked(step);
         }
-        sf_level_done(sf_level_enter(random_next(random)), random_next(random));
+        sf_level_done(enter_level(random_next(random)), random_next(random));
         sf_level_leave((int)(random_next(random) % SF_LEVELS));
     }
 }

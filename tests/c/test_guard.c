@@ -82,7 +82,7 @@ TEST(a_worker_whose_file_is_cut_to_any_length_loses_control_and_lives)
         CHECK(sf_turn(step, 1, &turn) < 0);
         sf_worker_parked(1, step, 0);
         sf_worker_wait(1000000);
-        sf_level_done(sf_level_enter(9), 4);
+        sf_level_done(enter_level(9), 4);
         sf_level_leave(0);
         CHECK(sf_append(sf_worker_segment(), &request, 0, &receipt) < 0);
         sf_announce(&sender);

@@ -783,7 +783,7 @@ TEST(a_request_to_several_ranks_is_aimed_ahead_of_the_furthest_living_one)
 
 TEST(progress_levels_are_taken_and_given_back)
 {
-    int outer = sf_level_enter(100); /* before there is a run */
+    int outer = enter_level(100); /* before there is a run */
     sf_level_done(outer, 5);
     const char *path = attach();
     CHECK_EQ(outer, 0);
@@ -791,15 +791,19 @@ TEST(progress_levels_are_taken_and_given_back)
     CHECK_EQ(slot_of(path).level[0].done, 5);
     CHECK(slot_of(path).level[0].began_ns > 0);
     for (int i = 1; i < SF_LEVELS; i++)
-        CHECK_EQ(sf_level_enter(7), i);
-    CHECK_EQ(sf_level_enter(7), -1);
+        CHECK_EQ(enter_level(7), i);
+    CHECK_EQ(enter_level(7), -1);
     sf_level_done(-1, 3);
     sf_level_leave(-1);
     sf_level_leave(2);
     CHECK_EQ(slot_of(path).level[2].began_ns, 0);
-    CHECK_EQ(sf_level_enter(0), 2);
+    CHECK_EQ(enter_level(0), 2);
     sf_level_leave(outer);
     CHECK_EQ(slot_of(path).level[0].began_ns, 0);
+    struct sf_since since = {.began_ns = 77, .parked_ns = 5}; /* of a loop that goes on after a reload */
+    CHECK_EQ(sf_level_enter(9, &since), 0);
+    CHECK_EQ(slot_of(path).level[0].began_ns, 77);
+    CHECK_EQ(slot_of(path).level[0].parked_ns, 5);
 }
 
 TEST(the_yield_comes_about_as_often_as_it_was_set)

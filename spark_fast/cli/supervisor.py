@@ -1,0 +1,281 @@
+"""The process that `spark-fast run` is: it starts the worker as its child, and watches over it.
+
+It hands on the signals that it gets, starts the worker afresh when that is asked for, and says how the worker ended.
+Nothing of the worker depends on it: both share the terminal, the standard streams and the process group, there is no
+pipe between them once the run is there, and a worker whose supervisor is killed trains on and can be controlled.
+"""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from spark_fast import _core, run_folder
+from spark_fast.cli import exits
+from spark_fast.errors import SegmentError, SparkError
+from spark_fast.request import RESET
+
+__all__ = ["Order", "supervise"]
+
+TOLD = "SPARK_FAST_RUNNER"
+
+_HANDED_ON = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGQUIT,
+)
+_ENDING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
+"""Whoever sends one of these wants an end: a reset that was asked for before is called off."""
+
+_LOOK = 0.5
+"""Seconds between looks whether a reset is asked for."""
+_BIRTH = 0.01
+"""The same while the worker has not yet said what its run is called."""
+_LAST_WORDS = 2.0
+"""Seconds between the SIGTERM and the SIGKILL for a worker that did not end in time for its reset."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be run.
+
+    Attributes:
+        target: the script or the module.
+        arguments: its arguments.
+        module: whether it is a module.
+        name: the run id, None for SPARK_FAST_RUN, or one that is drawn.
+        reload_dirs, journal, replay: see RunnerOptions.
+        watch: whether to reload what changes on disk.
+    """
+
+    target: str
+    arguments: list[str]
+    module: bool = False
+    name: str | None = None
+    reload_dirs: tuple[str, ...] = ()
+    journal: str | None = None
+    replay: str | None = None
+    watch: bool = False
+
+
+def supervise(order: Order) -> int:
+    """Runs the order to its end. Returns the exit status of the worker; if that was killed by a signal, this process
+    ends by the same signal, but for SIGKILL, which gives 137.
+
+    To be called once, from the main thread, with nothing to follow it in the process.
+    """
+    # What is ignored now, by nohup or in a shell's background job, stays so in both processes.
+    taken = {number for number in _HANDED_ON if signal.getsignal(number) is not signal.SIG_IGN} | {signal.SIGCHLD}
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, taken)
+    return _Supervisor(order, taken, mask).run()
+
+
+class _Supervisor:
+    def __init__(self, order: Order, taken: set[signal.Signals], mask: set[int]) -> None:
+        self._order = order
+        self._taken = taken
+        self._mask = mask
+        self._name = order.name
+        self._lock: int | None = None
+        self._ended_by: tuple[float, int] = (0.0, 0)
+
+    def run(self) -> int:
+        while True:
+            worker = _Worker(self._order, self._name, self._mask)
+            try:
+                status = self._attend(worker)
+                if not self._is_reset(worker):
+                    return self._end(worker, status)
+                self._name = worker.run
+            finally:
+                worker.close()
+            exits.say(f"run {self._name} is reset: a fresh worker starts")
+
+    def _attend(self, worker: "_Worker") -> int:
+        """Waits for the worker's end; its status as subprocess gives it."""
+        while (status := worker.process.poll()) is None:
+            received = signal.sigtimedwait(self._taken, worker.patience())
+            if received is not None and received.si_signo != signal.SIGCHLD:
+                self._hand_on(worker, received)
+            worker.listen()
+            if self._lock is None and worker.run is not None:
+                # Somebody else's turn, or a supervisor that is just ending: tried again at the next look.
+                with suppress(OSError, SparkError):
+                    self._lock = run_folder.hold_supervisor(worker.run)
+            worker.hurry()
+        worker.listen()
+        return status
+
+    def _hand_on(self, worker: "_Worker", received: signal.struct_siginfo) -> None:
+        number = received.si_signo
+        if number in _ENDING:
+            self._ended_by = time.time(), number
+        # What the kernel sends comes from the terminal, and the worker, of the same process group, has it already. But
+        # when a terminal hangs up, the leader of its session alone is told.
+        from_terminal = received.si_code > 0 and not (number == signal.SIGHUP and os.getsid(0) == os.getpid())
+        if not from_terminal:
+            worker.process.send_signal(number)
+
+    def _is_reset(self, worker: "_Worker") -> bool:
+        entry = worker.reset_entry()
+        if entry is None:
+            return False
+        when, number = self._ended_by
+        if when > entry["asked"]:
+            exits.say(f"the reset of run {worker.run} is called off: {_name_of(number)} came after it")
+            return False
+        return True
+
+    def _end(self, worker: "_Worker", status: int) -> int:
+        if status >= 0:
+            return status
+        number = -status
+        whose = f" of run {worker.run}" if worker.run is not None else ""
+        step = worker.step()
+        where = f" at step {step}" if step is not None else ""
+        hint = "; if nobody did that, the system was short of memory: its log says so (dmesg)"
+        exits.say(
+            f"the worker{whose} was killed by {_name_of(number)}{where}{hint if number == signal.SIGKILL else ''}"
+        )
+        return _end_by(number)
+
+
+class _Worker:
+    """One worker's process."""
+
+    def __init__(self, order: Order, name: str | None, mask: set[int]) -> None:
+        self.run: str | None = None
+        self._control = -1
+        self._kill_at: float | None = None
+        self._warned = False
+        self._news, theirs = os.pipe()
+        os.set_blocking(self._news, False)
+        os.set_inheritable(theirs, True)
+        told = {
+            "name": name,
+            "reload_dirs": order.reload_dirs,
+            "journal": order.journal,
+            "replay": order.replay,
+            "supervisor": os.getpid(),
+            "announce": theirs,
+            "mask": sorted(mask),
+        }
+        flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+        module = ["-m"] if order.module else []
+        try:
+            # Whatever else is open stays open, as it would be if the worker were this process.
+            self.process = subprocess.Popen(
+                [sys.executable, *flags, "-m", "spark_fast.worker", "run", *module, order.target, *order.arguments],
+                env=os.environ | {TOLD: json.dumps(told)},
+                close_fds=False,
+            )
+        except BaseException:
+            os.close(self._news)
+            raise
+        finally:
+            os.close(theirs)
+
+    def close(self) -> None:
+        for descriptor in (self._news, self._control):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._news = self._control = -1
+
+    def patience(self) -> float:
+        """Seconds until the next look at it, if nothing happens."""
+        if self._news >= 0:
+            return _BIRTH
+        if self._kill_at is None:
+            return _LOOK
+        return min(_LOOK, max(0.0, self._kill_at - time.monotonic()))
+
+    def listen(self) -> None:
+        """Learns what its run is called, once it has one."""
+        if self._news < 0:
+            return
+        try:
+            said = os.read(self._news, 256)  # less than a pipe takes at once: the whole line or nothing
+        except BlockingIOError:
+            return
+        os.close(self._news)
+        self._news = -1
+        name = said.decode().strip()
+        if not name:
+            return
+        self.run = name
+        # It can still be watched over if its folder is gone already.
+        with suppress(OSError, SparkError):
+            home = run_folder.open_home()
+            try:
+                folder = run_folder.open_run(home, name)
+                try:
+                    self._control = run_folder.open_control(folder)
+                finally:
+                    os.close(folder)
+            finally:
+                os.close(home)
+
+    def step(self) -> int | None:
+        """The step that it came to, if it can be told."""
+        if self._control < 0:
+            return None
+        try:
+            return int(_core.read_slot(self._control, 0)["step"])
+        except SegmentError:
+            return None
+
+    def reset_entry(self) -> dict[str, Any] | None:
+        """The request for a reset, if there is one that is certain: its sender has not died while sending it."""
+        if self._control < 0:
+            return None
+        try:
+            seq = _core.read_view(self._control)["stop_seq"]
+            entry = _core.read_entry(self._control, seq) if seq else None
+        except SegmentError:
+            return None
+        if entry is None or entry["mail"] != RESET or entry["target"] == _core.TARGET_NONE:
+            return None
+        return entry
+
+    def hurry(self) -> None:
+        """Ends it when it has not ended in time for its reset."""
+        entry = self.reset_entry()
+        if entry is None:
+            return
+        now = time.monotonic()
+        if self._kill_at is None:
+            # The sender's clock may have been set since; never is it given more time than was asked for.
+            self._kill_at = now + min(entry["duration"], max(0.0, entry["asked"] + entry["duration"] - time.time()))
+        if now < self._kill_at:
+            return
+        self.process.send_signal(signal.SIGKILL if self._warned else signal.SIGTERM)
+        self._warned = True
+        self._kill_at = now + _LAST_WORDS
+
+
+def _name_of(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
+
+
+def _end_by(number: int) -> int:
+    """Ends this process by the signal, so that whoever waits for it sees what happened to the worker."""
+    if number != signal.SIGKILL:
+        # The worker has left its core already, where it was to leave one.
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+        signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+        os.kill(os.getpid(), number)
+    return 128 + number  # also of a container's first process, on which no signal takes its default action

@@ -1,0 +1,47 @@
+"""The worker's process: `python -m spark_fast.worker run [-m] script.py args…`, as its supervisor starts it.
+
+What the supervisor has to say beyond that stands in one variable of the environment, which is removed before the script
+could see it or hand it on. Without it the script runs all the same, with nobody to watch over it.
+"""
+
+import json
+import os
+import signal
+import sys
+
+from spark_fast.worker import runner
+from spark_fast.worker.runner_options import RunnerOptions
+
+TOLD = "SPARK_FAST_RUNNER"
+
+
+def main() -> int:
+    """Runs the script; the exit status."""
+    told = json.loads(os.environ.pop(TOLD, "{}"))
+    # Blocked until here, so that no signal was lost that came while the interpreter started.
+    if "mask" in told:
+        signal.pthread_sigmask(signal.SIG_SETMASK, told["mask"])
+    command, *words = sys.argv[1:] or [""]
+    module = words[:1] == ["-m"]
+    if module:
+        del words[0]
+    if command != "run" or not words:
+        print("usage: python -m spark_fast.worker run [-m] SCRIPT|MODULE [ARGS]…", file=sys.stderr)
+        return runner.USAGE
+    options = RunnerOptions(
+        name=told.get("name"),
+        reload_dirs=tuple(told.get("reload_dirs", ())),
+        journal=told.get("journal"),
+        replay=told.get("replay"),
+        supervisor=told.get("supervisor"),
+        announce=told.get("announce"),
+    )
+    start = runner.run_module if module else runner.run_script
+    return start(words[0], words[1:], options=options)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # before there was a script to interrupt
+        sys.exit(runner.INTERRUPTED)

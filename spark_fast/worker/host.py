@@ -1,0 +1,337 @@
+"""Whoever runs the loop again when a reload has unwound it: the loop `run → SparkReloadError → new code → run`.
+
+What happens at a reload, in order:
+1. At a checkpoint of the thread under the host the request is met, the version's sources are read, and what speaks against
+   it is looked for. If something does, the request is refused and the loop goes on: nothing was unwound.
+2. SparkReloadError leaves the user's frames. Loops with a key keep their places.
+3. The modules that changed, and those that imported them, are executed (see transaction.py), then the entry.
+4. The new code is on trial until its loop has come round once. If it raises before that, everything is put back and the
+   old code runs from the same place. What came of the request is published then: before, nobody could tell.
+"""
+
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from spark_fast import mailbox
+from spark_fast._core import worker
+from spark_fast.code_versions import Store
+from spark_fast.errors import (
+    CodeRefusedError,
+    SparkError,
+    SparkInterrupt,
+    SparkReloadError,
+)
+from spark_fast.project_files import is_under
+from spark_fast.request import format_id
+from spark_fast.worker import places, report, session
+from spark_fast.worker.project import Module, Project
+from spark_fast.worker.transaction import ENTRY, Transaction
+
+__all__ = ["Host", "answer"]
+
+
+class _Asked:
+    """A reload that was met."""
+
+    def __init__(self, entry: dict[str, Any], step: int) -> None:
+        self.entry = entry
+        self.step = step
+        self.error = SparkReloadError(format_id(entry["id"]), step, entry["sender"])
+        self.told = False
+
+
+class _Trial:
+    """Code that has not proved itself yet. asked: None for old code that was put back."""
+
+    def __init__(self, transaction: Transaction, asked: _Asked | None) -> None:
+        self.transaction = transaction
+        self.asked = asked
+
+
+class Host:
+    """The host of this process; there is one at most.
+
+    roots: the folders that hold the project's code.
+
+    Attributes:
+        thread: the thread that it runs the code in.
+        ending: True once the process is to end whatever the code on trial does.
+    """
+
+    def __init__(self, roots: Sequence[str]) -> None:
+        self.thread = threading.get_ident()
+        self.ending = False
+        self._roots = list(dict.fromkeys(os.path.abspath(root) for root in roots))
+        self._project = Project(self._roots, self._on_loaded)
+        self._store: Store | None = None
+        self._number = 1
+        self._leaving: _Trial | None = None
+        self._trials: list[_Trial] = []
+        self._looks = 0
+
+    # --- the code that runs ---
+
+    def open(self, entry: str | None, source: bytes | None) -> None:
+        """Keeps the versions of the code in the run's folder. Without that, which a warning says, the run can't be
+        reloaded.
+
+        entry: the file that is executed as `__main__`; None if none can be executed anew.
+        source: what is about to be executed of it.
+        """
+        if entry is not None and source is not None:
+            self._project.note(Module(ENTRY, os.path.abspath(entry), source), from_disk=True)
+        folder = session.folder()
+        if folder is None:
+            return
+        store = Store(folder)
+        path = [os.path.abspath(each or ".") for each in sys.path]
+        inside = [each for each in path if any(is_under(each, root) for root in self._roots)]
+        try:
+            store.create(entry, self._roots, inside)
+            for module in list(self._project.modules.values()):
+                store.record(module.name, module.path, module.source, self._number)
+            store.make_first()
+        except (OSError, SparkError) as error:
+            report.warn(f"this run can't be reloaded: its code can't be kept: {error}")
+            return
+        self._store = store
+
+    def close(self) -> None:
+        """From here on nobody runs the code again."""
+        self._project.remove()
+        store, self._store = self._store, None
+        if store is not None:
+            try:
+                store.close()
+            except (OSError, SparkError) as error:
+                report.warn(f"that this run can't be reloaded any more can't be written down: {error}")
+
+    @property
+    def project(self) -> Project:
+        """The project's modules."""
+        return self._project
+
+    def _on_loaded(self, module: Module) -> None:
+        if self._store is None:
+            return
+        try:
+            self._store.record(module.name, module.path, module.source, self._number)
+        except (OSError, SparkError) as error:
+            self._store = None
+            report.warn(f"the code of this run can't be kept any more, so it can't be reloaded: {error}")
+
+    # --- at a checkpoint, holding session.turns ---
+
+    def pass_checkpoint(self, done: bool | None) -> None:
+        """The thread under the host passes a checkpoint. done: whether its loop has come round; None if it is no loop's.
+
+        Raises SparkReloadError again if frames that it should have left are still there.
+        """
+        if self._leaving is not None and self._leaving.asked is not None:
+            raise self._leaving.asked.error
+        if self._trials:
+            # A bare checkpoint says nothing of the code that follows it; that it came back to one does.
+            self._looks += done is None
+            if done or self._looks > 1:
+                self._prove()
+
+    def meet(self, entry: dict[str, Any], step: int) -> SparkReloadError | None:
+        """A reload is due. The exception to raise; None if it was refused, and the loop goes on."""
+        try:
+            transaction = self._prepare(entry)
+        except (SparkError, OSError, SyntaxError, ValueError) as error:
+            answer(entry, step, "refused", _reason(error))
+            return None
+        self.tell()  # of the one before it: it ran by then
+        asked = _Asked(entry, step)
+        self._leaving = _Trial(transaction, asked)
+        places.unwind(self.thread)
+        return asked.error
+
+    def _prepare(self, entry: dict[str, Any]) -> Transaction:
+        if self._store is None:
+            raise CodeRefusedError("the code of this run could not be kept")
+        word, _, number = entry["mail"].rpartition("-")
+        if word != "version" or not number.isdecimal():
+            raise CodeRefusedError(f"the request names no version of the code: {entry['mail']!r}")
+        version = self._store.version(int(number))
+        running = {module.path: module.source for module in self._project.modules.values()}
+        read = {path: self._store.source(digest) for path, digest in version.files.items()}
+        sources = {path: source for path, source in read.items() if running.get(path) != source}
+        transaction = Transaction(self._project, sources, number=version.number, before=self._number)
+        transaction.check()
+        return transaction
+
+    def tell(self) -> None:
+        """Publishes that the new code runs: it has come to a point at which it would wait."""
+        for trial in self._trials:
+            if trial.asked is not None and not trial.asked.told:
+                trial.asked.told = True
+                worker.reloaded(trial.asked.entry["seq"], trial.asked.step, failed=False)
+
+    def _prove(self) -> None:
+        """The new code runs, and stays."""
+        self.tell()
+        for trial in self._trials:
+            trial.transaction.commit()
+        self._trials.clear()
+        places.settle()
+        session.on_trial(False)
+
+    # --- running ---
+
+    def run(self, first: Callable[[], object], again: Callable[[Transaction], object]) -> object:
+        """Runs the user's code, and again after each reload. Returns and raises what the last one does.
+
+        first: runs it for the first time.
+        again: executes what is to be executed anew of the entry, and runs it.
+        """
+        transaction: Transaction | None = None
+        stranded = False
+        while True:
+            try:
+                if stranded:
+                    session.park("a reload that failed")
+                    result = None
+                else:
+                    result = first() if transaction is None else again(transaction)
+            except BaseException as error:
+                if self._leaving is not None and not self.ending:
+                    if error is not (self._leaving.asked and self._leaving.asked.error):
+                        report.warn_of("leaving the loop for a reload raised", error)
+                elif not self._take_back(error):
+                    stranded = self._strand(error)
+                    if stranded:
+                        continue
+                    self._end_trials()
+                    raise
+            else:
+                # What left the loop may have been swallowed by the code around it.
+                if self._leaving is None and not stranded:
+                    self._end_trials()
+                    return result
+            stranded = False
+            transaction = self._next()
+
+    def _end_trials(self) -> None:
+        with session.turns:
+            if self._trials:
+                self._prove()
+
+    def _next(self) -> Transaction:
+        """The frames are gone. What is to run now: the new code, or the old once more if that can't be executed."""
+        while True:
+            places.abandon(self.thread)
+            self._looks = 0
+            with session.turns:
+                trial, self._leaving = self._leaving, None
+                if trial is not None and trial.asked is not None:
+                    trial.asked.error.__traceback__ = trial.asked.error.__context__ = None  # they hold the old frames
+                if trial is None:  # the last one was taken back
+                    trial = _Trial(Transaction(self._project, {}, number=self._number, before=self._number), None)
+                    if not self._trials:
+                        places.settle()
+                self._trials.append(trial)
+                session.on_trial(True)
+            try:
+                if trial.asked is not None:
+                    session.journal_code(trial.asked.entry["id"], trial.transaction.number, trial.transaction.sources)
+                trial.transaction.execute()
+            except BaseException as error:
+                if not self._take_back(error):
+                    raise
+                del error
+                continue
+            self._set_current(trial.transaction.number)
+            return trial.transaction
+
+    def _take_back(self, error: BaseException) -> bool:
+        """The code has failed. If it was on trial, what ran before it is put back; whether it was."""
+        if self.ending or not _speaks_against(error):
+            return False
+        if not any(trial.asked is not None for trial in self._trials):
+            return False
+        text = _traceback(error)
+        while True:
+            trial = self._trials.pop()
+            trial.transaction.undo()
+            if trial.asked is not None:
+                break
+        transaction = trial.transaction
+        self._set_current(transaction.before)
+        back = f"version {transaction.number} of the code failed; version {transaction.before} runs on"
+        report.warn(f"{back}:\n{text.rstrip()}")
+        with session.turns:
+            session.journal_failed(trial.asked.entry["id"], _reason(error))
+            if not trial.asked.told:
+                answer(trial.asked.entry, trial.asked.step, "failed", back, text)
+        return True
+
+    def _strand(self, error: BaseException) -> bool:
+        """The old code can't be run again either: it was never made to be run twice, say. Nobody's edit is to cost what
+        the process has in memory, so it parks, until it is given code that runs, or is stopped. Whether it did."""
+        if not self._trials or not _speaks_against(error):
+            return False
+        while self._trials:
+            self._trials.pop().transaction.undo()
+        places.abandon(self.thread)
+        places.settle()
+        session.on_trial(False)
+        report.warn(
+            "the code that ran before can't be run again either, so this process is paused, with all that it has "
+            "persisted: mend the code and reload it, or stop the run. Resumed, it tries once more.\n" + _traceback(error)
+        )
+        return True
+
+    def _set_current(self, number: int) -> None:
+        if number == self._number:
+            return
+        self._number = number
+        if self._store is not None:
+            try:
+                self._store.set_current(number)
+            except (OSError, SparkError) as error:
+                report.warn(f"which version of the code runs can't be written down: {error}")
+
+
+def _speaks_against(error: BaseException) -> bool:
+    """Whether the code failed, and was not just ended."""
+    quits = isinstance(error, SystemExit) and error.code in (None, 0)
+    return not quits and not isinstance(error, (SparkInterrupt, KeyboardInterrupt))
+
+
+def answer(entry: dict[str, Any], step: int, state: str, reason: str, trace: str = "") -> None:
+    """Tells the sender of a reload why it came to nothing. The fate is published whatever happens to the words."""
+    if state == "refused":
+        report.warn(f"a reload was refused: {reason}")
+    folder = session.folder()
+    if folder is not None:
+        try:
+            mailbox.write_reply(folder, entry["id"], {"state": state, "reason": reason, "traceback": trace})
+        except (OSError, SparkError) as error:
+            report.warn(f"the sender of a reload can't be told why it came to nothing: {error}")
+    worker.reloaded(entry["seq"], step, failed=True)
+
+
+def _reason(error: BaseException) -> str:
+    return "".join(traceback.format_exception_only(error)).strip() if isinstance(error, SyntaxError) else str(error)
+
+
+def _traceback(error: BaseException) -> str:
+    """As Python prints it, without the frames of this package."""
+    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    found = traceback.TracebackException.from_exception(error)
+    for each in (found, found.__cause__, found.__context__):
+        if each is not None:
+            kept = [
+                frame
+                for frame in each.stack
+                if not is_under(frame.filename, here) and not frame.filename.startswith("<frozen importlib")
+            ]
+            each.stack = traceback.StackSummary.from_list(kept)
+    return "".join(found.format())

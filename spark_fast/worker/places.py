@@ -1,0 +1,143 @@
+"""Where the loops with a key are, so that they go on there after a reload.
+
+A place belongs to a loop from its beginning to its end, however it ends: the last item, a `break`, an exception. Only a
+reload leaves it standing: the loop of the new code that has the same key goes on with the same iterator, and an item
+whose body had not come round is handed out once more. Loops stand in each other: a loop that had ended within the item
+that its outer loop hands out once more is passed over there, and begins afresh with the outer loop's next item.
+"""
+
+import threading
+from collections.abc import Iterable
+
+from spark_fast._core import Place
+from spark_fast.errors import SparkInterrupt
+
+__all__ = ["abandon", "advance", "enter", "kept", "leave", "settle", "unwind"]
+
+_places: dict[str, Place] = {}
+_lock = threading.RLock()
+_loops: dict[int, list[Place]] = {}
+"""The living loops of each thread, outermost first."""
+
+_unwinding: int | None = None
+"""The thread whose loops are being left for a reload, or run new code that has not proved itself yet."""
+
+
+def enter(key: str, iterable: Iterable[object], owner: int) -> Place:
+    """The place of the loop `owner` that begins now, or goes on.
+
+    Raises RuntimeError if another living loop has this key.
+    """
+    thread = threading.get_ident()
+    with _lock:
+        place = _places.get(key)
+        if place is not None and place.owner is not None:
+            raise RuntimeError(
+                f"two loops that live at the same time have the key {key!r}: a place can be kept for one of them only. "
+                "Give each track() its own key"
+            )
+        loops = _loops.setdefault(thread, [])
+        parent = loops[-1] if loops else None
+        if place is None and parent is not None and parent.passed.get(key):
+            parent.passed[key] -= 1
+            place = Place(key)  # not kept: it had ended within this item of the outer loop
+            place.iterator = iter(())
+            return place
+        if place is None:
+            place = _places[key] = Place(key)
+        place.owner, place.thread, place.parent = owner, thread, parent
+        place.claimed = True
+        place.go_on()
+        if parent is not None:
+            parent.inner = True
+        loops.append(place)
+    try:
+        if place.iterator is None:
+            place.iterator = iter(iterable)
+    except BaseException:
+        leave(place, None)
+        raise
+    return place
+
+
+def advance(place: Place) -> None:
+    """The loop goes on to its next item: what is known of the loops within the last one is over."""
+    with _lock:
+        place.inner = False
+        place.ended.clear()
+        place.passed.clear()
+        for inner in [each for each in _places.values() if each.parent is place and each.owner is None]:
+            _drop(inner)
+
+
+def leave(place: Place, error: BaseException | None) -> None:
+    """The loop was left. error: what its iterator raised; None if it was left otherwise."""
+    with _lock:
+        loops = _loops.get(place.thread or 0, [])
+        # By identity, and not only the last: generators can be left in any order.
+        loops[:] = [each for each in loops if each is not place]
+        if not loops:
+            _loops.pop(place.thread or 0, None)
+        unwinding = _unwinding is not None and _unwinding == place.thread
+        parent = place.parent
+        ended = isinstance(error, StopIteration)
+        if ended and parent is not None and parent.owner is not None:
+            parent.ended[place.key] = parent.ended.get(place.key, 0) + 1
+            _drop(place)
+        elif unwinding and (error is None or ended):
+            # Kept: the loop may go on, or be gone through once more by the old code, if the new one fails.
+            place.owner = None
+            place.over = ended
+        elif isinstance(error, SparkInterrupt) and unwinding:
+            # It came through a generator, which can't be gone on with. What stands in it keeps its own place.
+            place.owner = place.iterator = None
+        else:
+            _drop(place)
+
+
+def _drop(place: Place) -> None:
+    if _places.get(place.key) is place:
+        del _places[place.key]
+    place.forget()
+
+
+# --- reloads ---
+
+
+def unwind(thread: int) -> None:
+    """From here on the loops of this thread that are left keep their places, until settle()."""
+    global _unwinding
+    with _lock:
+        _unwinding = thread
+
+
+def abandon(thread: int) -> None:
+    """The frames of this thread's loops are gone, whoever still holds their objects."""
+    with _lock:
+        for place in _places.values():
+            if place.thread == thread or place.owner is None:
+                place.owner = None
+                place.claimed = False
+        _loops.pop(thread, None)
+
+
+def settle() -> None:
+    """The new code runs: loops that it has left since it began are left for good."""
+    global _unwinding
+    with _lock:
+        _unwinding = None
+        for place in [each for each in _places.values() if each.owner is None and each.claimed]:
+            _drop(place)
+
+
+def kept() -> list[str]:
+    """The keys of all places, for tests and messages."""
+    with _lock:
+        return sorted(_places)
+
+
+def forget_after_fork() -> None:
+    """In a forked child: its loops are its own, and no reload ever comes."""
+    global _lock, _unwinding
+    _lock = threading.RLock()
+    _unwinding = None

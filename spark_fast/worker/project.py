@@ -1,0 +1,195 @@
+"""The project's modules: what was executed, from which source, and who imports whom.
+
+A finder at the head of `sys.meta_path` lets the other finders find, and puts a loader of its own where they found a file
+of the project. That loader notes what it executes. During a reload it executes a module anew in its old namespace.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from types import ModuleType
+
+from spark_fast.project_files import is_project_file
+from spark_fast.sources import imports_of
+
+__all__ = ["Module", "Project"]
+
+
+class Module:
+    """A module of the project that has been executed.
+
+    Attributes:
+        name: its name, `__main__` for the entry.
+        path: its file.
+        source: what was executed.
+    """
+
+    __slots__ = ("_imports", "name", "path", "source")
+
+    def __init__(self, name: str, path: str, source: bytes) -> None:
+        self.name = name
+        self.path = path
+        self.source = source
+        self._imports: tuple[bytes, list[tuple[tuple[str, ...], int]]] | None = None
+
+    def imports(self) -> list[tuple[tuple[str, ...], int]]:
+        """The names that its import statements name, and the dots before them."""
+        if self._imports is None or self._imports[0] is not self.source:
+            self._imports = self.source, [(each.names, each.level) for each in imports_of(self.source)]
+        return self._imports[1]
+
+
+Execute = Callable[[ModuleType, Module, bytes], None]
+
+
+class _Loader(SourceFileLoader):
+    """Loads a file of the project."""
+
+    def __init__(self, name: str, path: str, project: "Project") -> None:
+        super().__init__(name, path)
+        self._project = project
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._project.reloading.get(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        project = self._project
+        name = module.__name__
+        path = os.path.abspath(self.path)
+        if name in project.reloading or path in project.snapshot:
+            project.execute(module, name, path, lambda: self.get_data(self.path))
+            return
+        # Read before it is executed: what is noted is never newer than what runs.
+        source = self.get_data(self.path)
+        super().exec_module(module)
+        project.note(Module(name, path, source), from_disk=True)
+
+
+class Project:
+    """All modules of the project in this process.
+
+    Attributes:
+        roots: the folders that hold it.
+        modules: what has been executed, by name, in the order in which each was done for the first time.
+        reloading: the module objects that are being executed anew, by name.
+        snapshot: the sources of the version that runs of files that no module was made from yet, by path.
+    """
+
+    def __init__(self, roots: Sequence[str], on_loaded: Callable[[Module], None]) -> None:
+        self.roots = [os.path.abspath(root) for root in roots]
+        self.modules: dict[str, Module] = {}
+        self.reloading: dict[str, ModuleType] = {}
+        self.snapshot: dict[str, bytes] = {}
+        self.run_new: Execute | None = None
+        self._on_loaded = on_loaded
+
+    # --- finding ---
+
+    def install(self) -> None:
+        """From here on imports go through it."""
+        sys.meta_path.insert(0, self)
+
+    def remove(self) -> None:
+        """Imports are as they were."""
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """What the other finders find, with a loader of the project's own if it is the project's."""
+        for finder in sys.meta_path:
+            find = getattr(finder, "find_spec", None)
+            if finder is self or find is None:
+                continue
+            spec: ModuleSpec | None = find(name, path, target)
+            if spec is None:
+                continue
+            if type(spec.loader) is SourceFileLoader and is_project_file(spec.loader.path, self.roots):
+                spec.loader = _Loader(spec.loader.name, spec.loader.path, self)
+            return spec
+        return None
+
+    def invalidate_caches(self) -> None:
+        """Part of what a finder has; it keeps none."""
+
+    # --- what was executed ---
+
+    def note(self, module: Module, *, from_disk: bool) -> None:
+        """A module was executed."""
+        self.modules[module.name] = module
+        if from_disk:
+            self._on_loaded(module)
+
+    def adopt_loaded(self, entry: str | None) -> None:
+        """Notes what was imported before the finder was there, as it stands on disk now."""
+        for name, found in list(sys.modules.items()):
+            path = getattr(found, "__file__", None)
+            if name == "__main__" or not isinstance(path, str) or not is_project_file(path, self.roots):
+                continue
+            self._adopt(name, os.path.abspath(path))
+        if entry is not None:
+            self._adopt("__main__", entry)
+
+    def _adopt(self, name: str, path: str) -> None:
+        try:
+            with open(path, "rb") as file:
+                source = file.read()
+        except OSError:  # removed since it was imported: it can't be reloaded, and need not
+            return
+        self.note(Module(name, path, source), from_disk=True)
+
+    def execute(self, module: ModuleType, name: str, path: str, read: Callable[[], bytes]) -> None:
+        """Executes a module that is reloaded, or whose source is the version's and not the disk's."""
+        old = self.modules.get(name)
+        source = self.snapshot.get(path)
+        if source is None:
+            source = old.source if old is not None else read()
+        if name in self.reloading and old is not None and self.run_new is not None:
+            self.run_new(module, old, source)
+        else:
+            exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)
+        self.note(Module(name, path, source), from_disk=False)
+
+    def source_of(self, path: str) -> bytes | None:
+        """What runs of a file; None if no module was made from it."""
+        return next((module.source for module in self.modules.values() if module.path == path), None)
+
+    # --- who imports whom ---
+
+    def importers(self, changed: Iterable[str]) -> list[str]:
+        """The names of the modules in `changed` and of all that import them, in the order of import."""
+        found = set(changed)
+        waiting = list(found)
+        while waiting:
+            name = waiting.pop()
+            last = name.rpartition(".")[2].encode()
+            for module in self.modules.values():
+                # Most sources do not even hold the word: they need not be taken apart.
+                near = last in module.source or b"from ." in module.source
+                if near and module.name not in found and self._imports(module, name):
+                    found.add(module.name)
+                    waiting.append(module.name)
+        return [name for name in self.modules if name in found]
+
+    def _imports(self, module: Module, wanted: str) -> bool:
+        words = tuple(wanted.split("."))
+        for names, level in module.imports():
+            if level:
+                package = _package_of(module, level)
+                if package is None:
+                    continue
+                names = (*package, *names)  # noqa: PLW2901
+            # `import a.b` executes a and a.b, and so depends on both; of `from a import b`, b may be a name in a.
+            if names[: len(words)] == words:
+                return True
+        return False
+
+
+def _package_of(module: Module, level: int) -> tuple[str, ...] | None:
+    loaded = sys.modules.get(module.name)
+    package = getattr(loaded, "__package__", None) or ""
+    words = tuple(package.split(".")) if package else ()
+    return words[: len(words) - level + 1] if level <= len(words) else None
+

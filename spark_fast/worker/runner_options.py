@@ -1,0 +1,28 @@
+"""How the runner is to run its script."""
+
+from dataclasses import dataclass
+
+__all__ = ["RunnerOptions"]
+
+
+@dataclass(frozen=True)
+class RunnerOptions:
+    """What `spark-fast run` was told, beyond the script and its arguments.
+
+    Attributes:
+        name: the run id; None for SPARK_FAST_RUN, or one that is drawn.
+        reload_dirs: folders whose modules count as the project's code, beside those of the script and the working
+            directory.
+        journal: the file to write the journal to, None for the usual place.
+        replay: the journal to replay, if one is.
+        supervisor: the process that watches over this one, None if there is none.
+        announce: a descriptor to which the run id is written, as one line, as soon as there is a run; it is closed
+            then. None for nobody to be told.
+    """
+
+    name: str | None = None
+    reload_dirs: tuple[str, ...] = ()
+    journal: str | None = None
+    replay: str | None = None
+    supervisor: int | None = None
+    announce: int | None = None

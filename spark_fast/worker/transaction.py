@@ -1,0 +1,161 @@
+"""One reload: the modules that changed, and those that imported them, are executed anew; or everything is as it was."""
+
+import ast
+import importlib
+import linecache
+import sys
+from collections.abc import Mapping
+from types import CodeType, ModuleType
+
+from spark_fast.worker import persisting
+from spark_fast.worker.patching import Patch, preflight
+from spark_fast.worker.project import Module, Project
+
+__all__ = ["Transaction"]
+
+ENTRY = "__main__"
+
+
+class Transaction:
+    """Takes the project from the sources that run to those of another version.
+
+    sources: those that differ from what runs, and those that nothing runs of yet, by path.
+    number, before: of the version that it leads to, and of the one that runs.
+
+    Called from the thread that runs the entry, in this order: check(), execute(), and in the end commit() or undo().
+    Transactions may follow each other before the first is committed; they are then undone from the last on.
+    """
+
+    def __init__(self, project: Project, sources: Mapping[str, bytes], *, number: int, before: int) -> None:
+        self.number = number
+        self.before = before
+        self._project = project
+        self._sources = dict(sources)
+        loaded = {module.path: module.name for module in project.modules.values()}
+        self._changed = [loaded[path] for path in sources if path in loaded]
+        self._affected = [name for name in project.importers(self._changed) if name in sys.modules]
+        self._patch = Patch()
+        self._before_sources = dict(project.modules)
+        self._before_snapshot = dict(project.snapshot)
+        self._before_values = persisting.snapshot()
+        self._names = set(sys.modules)
+        self._modules: dict[str, ModuleType] = {}
+        self._spaces: dict[str, dict[str, object]] = {}
+
+    @property
+    def sources(self) -> dict[str, bytes]:
+        """What it was made of: the sources that differ from those before, by path."""
+        return dict(self._sources)
+
+    @property
+    def touches_entry(self) -> bool:
+        """Whether the entry, or anything that it imports, changed."""
+        return ENTRY in self._affected
+
+    @property
+    def changed(self) -> list[str]:
+        """The names of the modules whose source changed."""
+        return list(self._changed)
+
+    def check(self) -> None:
+        """Raises what speaks against it, SyntaxError or ReloadRefusedError, before anything has changed."""
+        for name in self._changed:
+            module = self._project.modules[name]
+            source = self._sources[module.path]
+            ast.parse(source, module.path)
+            preflight(module.source, source, sys.modules[name])
+
+    def execute(self) -> None:
+        """Executes all modules but the entry. Whatever it raises, undo() is to follow."""
+        project = self._project
+        for name in self._affected:
+            module = sys.modules[name]
+            self._modules[name] = module
+            self._spaces[name] = dict(module.__dict__)
+        project.snapshot = {**project.snapshot, **self._sources}
+        for path, source in self._sources.items():
+            _show_in_tracebacks(path, source)
+        again = [name for name in self._affected if name != ENTRY]
+        project.reloading = {name: self._modules[name] for name in again}
+        project.run_new = self._run_new
+        try:
+            with self._patch.active():
+                for name in again:
+                    del sys.modules[name]
+                for name in again:
+                    importlib.import_module(name)
+        finally:
+            project.reloading = {}
+            project.run_new = None
+
+    def _run_new(self, module: ModuleType, old: Module, source: bytes) -> None:
+        code = self._compile(module, old.path, old.source, source)
+        exec(code, module.__dict__)
+        self._patch.end_module(module)
+
+    def _compile(self, module: ModuleType, path: str, old: bytes, new: bytes) -> CodeType:
+        tree = ast.parse(new, path)
+        self._patch.begin_module(module, old, new)
+        code: CodeType = compile(self._patch.transform(tree, module), path, "exec", dont_inherit=True)
+        return code
+
+    def entry_code(self) -> CodeType:
+        """The entry, to be executed in its old namespace with the patch active."""
+        module = self._project.modules[ENTRY]
+        source = self._sources.get(module.path, module.source)
+        main = sys.modules[ENTRY]
+        if ENTRY not in self._spaces:
+            self._modules[ENTRY] = main
+            self._spaces[ENTRY] = dict(main.__dict__)
+        code = self._compile(main, module.path, module.source, source)
+        self._project.note(Module(ENTRY, module.path, source), from_disk=False)
+        return code
+
+    @property
+    def patch(self) -> Patch:
+        """What it changed in place."""
+        return self._patch
+
+    def commit(self) -> None:
+        """The new code has proved itself: what would undo it is forgotten."""
+        self._patch.commit()
+        running = {module.path for module in self._project.modules.values()}
+        self._project.snapshot = {
+            path: source for path, source in self._project.snapshot.items() if path not in running
+        }
+        self._spaces.clear()
+        self._modules.clear()
+        self._before_values.clear()
+        self._before_sources.clear()
+        self._before_snapshot.clear()
+
+    def undo(self) -> None:
+        """Puts everything back as it was before execute()."""
+        project = self._project
+        self._patch.undo()
+        for name, space in self._spaces.items():
+            here = self._modules[name].__dict__
+            # What is to stay is never missing, for threads that look at it meanwhile.
+            here.update(space)
+            for gone in [each for each in here if each not in space]:
+                del here[gone]
+            sys.modules[name] = self._modules[name]
+        for name in [name for name in sys.modules if name not in self._names and name in project.modules]:
+            gone_module = sys.modules.pop(name)
+            package, _, last = name.rpartition(".")
+            if package in sys.modules and sys.modules[package].__dict__.get(last) is gone_module:
+                delattr(sys.modules[package], last)
+        project.modules = self._before_sources
+        project.snapshot = self._before_snapshot
+        for path in self._sources:
+            linecache.cache.pop(path, None)
+            if (source := next((m.source for m in project.modules.values() if m.path == path), None)) is not None:
+                _show_in_tracebacks(path, source)
+        persisting.restore(self._before_values)
+
+
+def _show_in_tracebacks(path: str, source: bytes) -> None:
+    """Tracebacks show the lines of the source that runs, whatever is on disk by then."""
+    from spark_fast.sources import decode
+
+    linecache.cache[path] = len(source), None, decode(source).splitlines(keepends=True), path
