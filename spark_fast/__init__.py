@@ -19,10 +19,15 @@ if TYPE_CHECKING:
     from spark_fast.worker import (
         SparkController,
         checkpoint_async,
+        clear_all_persisted,
+        clear_persisted,
         configure,
         create_controller,
+        has_persisted,
         on_pause,
         on_resume,
+        persist,
+        run,
         track,
     )
     from spark_fast.worker.controller import controller
@@ -37,12 +42,17 @@ __all__ = [
     "__version__",
     "checkpoint",
     "checkpoint_async",
+    "clear_all_persisted",
+    "clear_persisted",
     "configure",
     "controller",
     "create_controller",
+    "has_persisted",
     "on_pause",
     "on_resume",
     "pending",
+    "persist",
+    "run",
     "track",
 ]
 

@@ -5,6 +5,7 @@ import time
 
 __all__ = [
     "AmbiguousRunError",
+    "CodeRefusedError",
     "FolderRefusedError",
     "LayoutError",
     "LogFullError",
@@ -16,6 +17,7 @@ __all__ = [
     "SparkReloadError",
     "SparkStopError",
     "SparkTimeoutError",
+    "StoreError",
 ]
 
 
@@ -186,6 +188,38 @@ class LogFullError(SegmentError):
             f"{self.path}: its log is full: rank {self.rank} has applied nothing for {ago:.0f} s; "
             f"it passed its last checkpoint at step {self.step}"
         )
+
+
+class StoreError(SparkError):
+    """A file of a run folder, other than the control file, can't be used.
+
+    Attributes:
+        path: the file or folder.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class CodeRefusedError(SparkError):
+    """New code that no worker is asked to run: it can't be read, or it does not compile.
+
+    Attributes:
+        reason: why, for people; of a syntax error, the lines after the first are what Python prints.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 _NOT_CONTROL, _LAYOUT, _CORRUPT, _GONE, _FULL, _BUSY = range(4001, 4007)

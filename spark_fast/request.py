@@ -1,14 +1,27 @@
 """Requests and what became of them."""
 
 import os
+import re
 import socket
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+from pathlib import Path
 from typing import Any
 
 from spark_fast import _core
 
-__all__ = ["RESET", "Fate", "FateState", "Kind", "Verdict", "fate_of", "format_id", "sender_name"]
+__all__ = [
+    "RESET",
+    "Fate",
+    "FateState",
+    "Kind",
+    "Verdict",
+    "fate_of",
+    "format_id",
+    "sender_name",
+    "version_mail",
+    "version_of",
+]
 
 
 class Kind(IntEnum):
@@ -45,7 +58,7 @@ class FateState(StrEnum):
     SUPERSEDED = "superseded"
     """A later request took its place before it took effect."""
     REFUSED = "refused"
-    """It never entered the log; the reason says why."""
+    """It never entered the log, or the worker did not try; the reason says why."""
     FAILED = "failed"
     """A worker tried and could not; the reason says why."""
     VOID = "void"
@@ -62,7 +75,8 @@ class Fate:
         state: one of FateState.
         step: the step at which it was applied, else None.
         by: the id of the request that superseded it, else None.
-        reason: why, for people, where the state alone does not say it; else an empty string.
+        reason: why, for people, where the state alone does not say it; else an empty string. Of code that failed, the
+            lines after the first are the traceback.
     """
 
     state: FateState
@@ -82,13 +96,24 @@ class Fate:
         if self.by is not None:
             words.append(f"by {self.by}")
         if self.reason:
-            words.append(f"({self.reason})")
+            words.append(f"({self.reason.splitlines()[0]})")
         return " ".join(words)
 
 
 def format_id(ident: int) -> str:
     """A request id as people see it."""
     return f"{ident:016x}"
+
+
+def version_mail(number: int) -> str:
+    """What a reload carries in the log: the version that it brings."""
+    return f"version-{number}"
+
+
+def version_of(mail: str) -> int | None:
+    """The number of the version that a reload brings; None if it says none."""
+    found = re.fullmatch(r"version-([1-9][0-9]{0,8})", mail)
+    return int(found[1]) if found else None
 
 
 _named: tuple[int, str] = (0, "")
@@ -118,10 +143,11 @@ UNDECIDED = "no step decided yet"
 _APPLIED, _SUPERSEDED, _FAILED = 1, 2, 3
 
 
-def fate_of(control: int, seq: int, ident: int, *, alive: bool, ended: str) -> Fate:
+def fate_of(control: int, seq: int, ident: int, *, folder: Path, alive: bool, ended: str) -> Fate:
     """Reads the fate of entry `seq` from the control file.
 
     ident: the id that the entry must have.
+    folder: the run folder, where the worker leaves what it has to say of a failure.
     alive: whether a rank of the run lives, as seen before this call.
     ended: how the run ended, for the reason, if it did.
     """
@@ -134,7 +160,7 @@ def fate_of(control: int, seq: int, ident: int, *, alive: bool, ended: str) -> F
         by = _core.read_entry(control, entry["value"])
         return Fate(FateState.SUPERSEDED, by=format_id(by["id"]) if by is not None else None)
     if entry["outcome"] == _FAILED:
-        return Fate(FateState.FAILED, step=entry["value"])
+        return _failure(folder, ident, entry["value"])
     if entry["target"] == _core.TARGET_VOID:
         return Fate(FateState.VOID, reason="its sender died while sending it")
     if entry["target"] == _core.TARGET_NONE and alive:
@@ -142,3 +168,12 @@ def fate_of(control: int, seq: int, ident: int, *, alive: bool, ended: str) -> F
     if not alive:
         return Fate(FateState.LOST, reason=f"the run ended before it ({ended})")
     return Fate(FateState.ASKED)
+
+
+def _failure(folder: Path, ident: int, step: int) -> Fate:
+    from spark_fast.mailbox import read_reply  # rarely needed
+
+    reply = read_reply(folder, ident)
+    if reply is None:
+        return Fate(FateState.FAILED, step=step)
+    return Fate(FateState.REFUSED if reply.state == "refused" else FateState.FAILED, step=step, reason=reply.text)

@@ -64,7 +64,15 @@ def kill(process: "subprocess.Popen[Any]") -> None:
 class Child:
     """A Python process that runs `code`, with its output in files, killed when the block ends."""
 
-    def __init__(self, folder: Path, code: str = LOOP, *args: str, name: str | None = "test", **env: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        code: str = LOOP,
+        *args: str,
+        name: str | None = "test",
+        cwd: Path | None = None,
+        **env: str,
+    ) -> None:
         folder.mkdir(exist_ok=True)
         number = len(list(folder.glob("child*.py")))
         self.script = folder / f"child{number}.py"
@@ -76,7 +84,7 @@ class Child:
         self.command = [sys.executable, *([str(self.script)] if "-m" not in args else []), *args]
         with self.stdout_path.open("wb") as out, self.stderr_path.open("wb") as err:
             self.process = subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=os.environ | env
+                self.command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=os.environ | env, cwd=cwd
             )
 
     def __enter__(self) -> "Child":

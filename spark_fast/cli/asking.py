@@ -8,7 +8,7 @@ from typing import Any
 
 from spark_fast.cli.exits import Exit, leave, say
 from spark_fast.cli.words import latency
-from spark_fast.client import Fate, FateState, Request, Run, SparkStatus, SparkTimeoutError
+from spark_fast.client import FateState, Request, Run, SparkStatus, SparkTimeoutError
 from spark_fast.status import ENDED, monotonic
 
 __all__ = ["Patience", "ask", "request_dict"]
@@ -42,6 +42,7 @@ def request_dict(run: Run, request: Request) -> dict[str, Any]:
     return {
         "id": request.id,
         "kind": request.kind,
+        **({"version": request.version} if request.kind == "reload" else {}),
         "run": run.id,
         "sender": request.sender,
         "asked": request.asked,
@@ -63,7 +64,7 @@ def ask(run: Run, make: Callable[[], Request], patience: Patience, *, as_json: b
             _wait(run, request.kind, lambda timeout: request.wait(timeout), patience)
         took = monotonic() - began
         if patience.wait and not as_json and request.fate.state is FateState.APPLIED:
-            print(_done(run, request.kind, request.fate, took), flush=True)
+            print(_done(run, request, took), flush=True)
         if patience.wait and request.kind == "stop" and request.fate.state is FateState.APPLIED:
             _wait(run, "the end of its process", lambda timeout: run.wait(ENDED, timeout), patience)
     except SparkTimeoutError:
@@ -94,19 +95,22 @@ def _late(run: Run, request: Request, patience: Patience) -> str:
     now = f"after {patience.timeout:g} s run {run.id} is {run.status} at step {run.step}"
     if request.fate.state is FateState.APPLIED:
         return f"{now}: it left its loop, and its process has not ended yet"
-    undo = "" if request.kind in ("resume", "stop") else f"; 'spark-fast resume {run.id}' calls it off"
+    undo = "" if request.kind in ("resume", "stop", "reload") else f"; 'spark-fast resume {run.id}' calls it off"
     return f"{now}; the {request.kind} stands{undo}"
 
 
-def _done(run: Run, kind: str, fate: Fate, took: float) -> str:
+def _done(run: Run, request: Request, took: float) -> str:
+    fate = request.fate
     if fate.reason:
         return f"run {run.id}: {fate.reason}"
+    if request.version is not None:
+        return f"run {run.id} runs version {request.version} since step {fate.step} (after {latency(took)})"
     words = {
         "pause": "is paused",
         "resume": "goes on",
         "stop": "left its loop",
         "advance": "has advanced and is paused",
-    }.get(kind, f"has applied the {kind}")
+    }.get(request.kind, f"has applied the {request.kind}")
     return f"run {run.id} {words} at step {fate.step} (after {latency(took)})"
 
 
@@ -130,8 +134,8 @@ def _judge(run: Run, request: Request, *, as_json: bool, waited: bool) -> None:
         raise leave(Exit.LOST, f"{what} was refused: {fate.reason}; 'spark-fast gc' removes what it left")
     if fate.state is FateState.SUPERSEDED:
         raise leave(Exit.REFUSED, f"{what} was superseded by {_other(run, fate.by)}; run {run.id} is {run.status}")
-    reason = f": {fate.reason}" if fate.reason else ""
-    raise leave(Exit.REFUSED, f"{what} was {_past(fate.state)}{reason}")
+    reason, _, more = fate.reason.partition("\n")
+    raise leave(Exit.REFUSED, f"{what} {_past(fate.state)}{f': {reason}' if reason else ''}", more)
 
 
 def _judge_end(run: Run, *, as_json: bool) -> None:
@@ -145,7 +149,7 @@ def _judge_end(run: Run, *, as_json: bool) -> None:
 
 
 def _past(state: FateState) -> str:
-    return "void" if state is FateState.VOID else str(state)
+    return str(state) if state is FateState.FAILED else f"was {state}"
 
 
 def _other(run: Run, ident: str | None) -> str:

@@ -5,7 +5,7 @@ from enum import IntEnum
 
 import typer
 
-from spark_fast.cli.words import one_line
+from spark_fast.cli.words import one_line, printable
 from spark_fast.errors import NoSuchRunError, SparkError, SparkTimeoutError
 
 __all__ = ["Exit", "exit_of", "leave", "say"]
@@ -39,16 +39,17 @@ def exit_of(error: SparkError | OSError) -> Exit:
     return Exit.REFUSED
 
 
-def say(message: str) -> None:
-    """One line for a person, on standard error."""
+def say(message: str, more: str = "") -> None:
+    """One line for a person, on standard error, and below it whatever lines there are in `more`."""
     # A name in it may hold what the terminal's encoding lacks.
     encoding = sys.stderr.encoding or "utf-8"
-    line = f"spark-fast: {one_line(message)}\n"
-    sys.stderr.write(line.encode(encoding, "replace").decode(encoding))
+    lines = [f"spark-fast: {one_line(message)}", *(printable(line.expandtabs()) for line in more.splitlines())]
+    text = "".join(f"{line}\n" for line in lines)
+    sys.stderr.write(text.encode(encoding, "replace").decode(encoding))
     sys.stderr.flush()
 
 
-def leave(status: Exit, message: str) -> typer.Exit:
+def leave(status: Exit, message: str, more: str = "") -> typer.Exit:
     """Says why, and returns what is to be raised to exit with this status."""
-    say(message)
+    say(message, more)
     return typer.Exit(int(status))

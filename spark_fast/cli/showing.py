@@ -15,7 +15,7 @@ from rich.text import Text
 from spark_fast.cli.words import command_line, duration, printable, speed
 from spark_fast.client import Fate, FateState, Progress, Run, SparkStatus
 
-__all__ = ["Column", "Lines", "console", "details", "layout", "run_table"]
+__all__ = ["Column", "Lines", "clock", "console", "details", "layout", "run_table"]
 
 _GAP = "  "
 _ELLIPSIS = "…"
@@ -171,12 +171,12 @@ def details(run: Run, width: int, *, last: int = 10) -> Group:
     resumes = run.resumes
     facts: list[tuple[str, str]] = []
     if resumes is not None and status is SparkStatus.PAUSED:
-        facts.append(("goes on", f"by itself in {duration(resumes - now)}, at {_clock(resumes, now)}"))
+        facts.append(("goes on", f"by itself in {duration(resumes - now)}, at {clock(resumes, now)}"))
     if (per_second := run.steps_per_second) is not None:
         facts.append(("speed", f"{speed(per_second)} steps/s"))
     if progress is not None:
         facts.append(("progress", _long_progress(progress)))
-    facts.append(("started", f"{_clock(run.started, now)}, {duration(now - run.started)} ago"))
+    facts.append(("started", f"{clock(run.started, now)}, {duration(now - run.started)} ago"))
     ranks = run.ranks
     if len(ranks) == 1:
         facts.append(("process", f"{ranks[0].pid} on {printable(ranks[0].host)}"))
@@ -216,8 +216,8 @@ def details(run: Run, width: int, *, last: int = 10) -> Group:
             fate = request.fate
             rows.append(
                 [
-                    (_clock(request.asked, now), "dim"),
-                    (request.kind, ""),
+                    (clock(request.asked, now), "dim"),
+                    (request.kind if request.version is None else f"reload {request.version}", ""),
                     (_fate(fate, kinds), _FATE_STYLES.get(fate.state, "")),
                     (request.id, "dim"),
                     (printable(request.sender), "dim"),
@@ -255,7 +255,7 @@ def _long_progress(progress: Progress) -> str:
     return ", ".join(words)
 
 
-def _clock(when: float, now: float) -> str:
+def clock(when: float, now: float) -> str:
     """Local time, with the date where that is another day's."""
     local = time.localtime(when)
     today = local[:3] == time.localtime(now)[:3]

@@ -7,7 +7,7 @@ run.pause()
 run.resume()
 """
 
-from spark_fast.client.run import Rank, Request, Run, attach, runs
+from spark_fast.client.run import Rank, Request, Run, attach, request_hot_reload, runs
 from spark_fast.errors import (
     AmbiguousRunError,
     FolderRefusedError,
@@ -17,6 +17,7 @@ from spark_fast.errors import (
     SegmentError,
     SparkError,
     SparkTimeoutError,
+    StoreError,
 )
 from spark_fast.request import Fate, FateState
 from spark_fast.run_folder import remove_ended
@@ -38,7 +39,9 @@ __all__ = [
     "SparkError",
     "SparkStatus",
     "SparkTimeoutError",
+    "StoreError",
     "attach",
     "remove_ended",
+    "request_hot_reload",
     "runs",
 ]

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spark_fast import _core, names, run_folder
 from spark_fast._core import Segment
@@ -17,7 +17,7 @@ from spark_fast.errors import (
     SparkError,
     SparkTimeoutError,
 )
-from spark_fast.request import UNDECIDED, Fate, FateState, Kind, Verdict, fate_of, format_id, sender_name
+from spark_fast.request import UNDECIDED, Fate, FateState, Kind, Verdict, fate_of, format_id, sender_name, version_of
 from spark_fast.status import (
     ENDED,
     Progress,
@@ -30,7 +30,10 @@ from spark_fast.status import (
     status_of,
 )
 
-__all__ = ["Rank", "Request", "Run", "attach", "runs"]
+if TYPE_CHECKING:
+    from spark_fast.code_versions import Version
+
+__all__ = ["Rank", "Request", "Run", "attach", "request_hot_reload", "runs"]
 
 _LOOK = 0.1
 """Seconds after which a waiter looks whether the worker still lives. What a worker publishes wakes it at once."""
@@ -48,10 +51,20 @@ class Request:
         kind: `pause`, `resume`, `stop`, `reload` or `advance`.
         sender: who asked, for people.
         asked: when, in seconds since the epoch.
+        version: of a reload: the number of the code version that it brings; else None.
     """
 
     def __init__(
-        self, run: "Run", kind: Kind, ident: int, seq: int, sender: str, asked: float, fate: Fate | None = None
+        self,
+        run: "Run",
+        kind: Kind,
+        ident: int,
+        seq: int,
+        sender: str,
+        asked: float,
+        fate: Fate | None = None,
+        *,
+        mail: str = "",
     ) -> None:
         self._run = run
         self._ident = ident
@@ -61,6 +74,7 @@ class Request:
         self.id = format_id(ident)
         self.sender = sender
         self.asked = asked
+        self.version = version_of(mail) if kind is Kind.RELOAD else None
 
     @property
     def fate(self) -> Fate:
@@ -232,12 +246,38 @@ class Run:
             first = max(1, tail - _core.LOG_CAPACITY + 1)
             entries = [_core.read_entry(self._control, seq) for seq in range(first, tail + 1)]
             return [
-                Request(self, _KINDS[entry["kind"]], entry["id"], entry["seq"], entry["sender"], entry["asked"])
+                Request(
+                    self,
+                    _KINDS[entry["kind"]],
+                    entry["id"],
+                    entry["seq"],
+                    entry["sender"],
+                    entry["asked"],
+                    mail=entry["mail"],
+                )
                 for entry in entries
                 if entry is not None and entry["kind"] in _KINDS
             ]
         except SegmentError:
             return []
+
+    @property
+    def versions(self) -> "list[Version]":
+        """The versions of its code, oldest first: each that a reload brought or was to bring. Empty if it was not
+        started such that its code can be replaced.
+
+        Raises StoreError if they can't be read.
+        """
+        from spark_fast.client import reloading
+
+        return reloading.versions(self)
+
+    @property
+    def version(self) -> int | None:
+        """The number of the version that runs; None where there are no versions. Raises StoreError."""
+        from spark_fast.client import reloading
+
+        return reloading.current(self)
 
     def as_dict(self) -> dict[str, Any]:
         """All of the above, for JSON."""
@@ -319,6 +359,35 @@ class Run:
             raise ValueError(f"a number of steps to advance is 1 or more: {steps}")
         return self._ask(Kind.ADVANCE, wait, timeout, arg=steps)
 
+    def reload(
+        self,
+        code: str | bytes | None = None,
+        *,
+        to: int | None = None,
+        wait: bool = True,
+        timeout: float | None = None,
+    ) -> Request:
+        """Asks the run to leave its loop at its next checkpoint and to go on from there with new code.
+
+        Without arguments the code is what changed on disk: of the files that the run has loaded, and of those that they
+        import now. What has not changed since it was last taken is not looked at, so code that was pushed stays.
+
+        Args:
+            code: the complete new source of the entry file. No file is written, and none is read but those that the
+                code imports and the run does not know.
+            to: the number of a version to go back to, or forth.
+            wait: whether to wait until the new code runs (or the request has another fate).
+            timeout: seconds to wait at most; None for as long as it takes.
+
+        Returns the request. Its `fate` is `applied` when the new code runs; `refused`, with the reason, if the code
+        does not compile or the run can't be reloaded: then the worker has not heard of it; `failed`, with the
+        traceback, if the new code raised an exception and the old code goes on. Raises SparkTimeoutError when the time
+        is up (the reload stands), SegmentError or StoreError when the run's files can't be used.
+        """
+        from spark_fast.client import reloading
+
+        return reloading.reload(self, code, to=to, wait=wait, timeout=timeout)
+
     def wait(self, status: str | Iterable[str], timeout: float | None = None) -> SparkStatus:
         """Waits until the run has this status, or one of these, and returns it.
 
@@ -347,7 +416,16 @@ class Run:
             self._segment = Segment(self._folder / run_folder.CONTROL)
         return self._segment
 
-    def _ask(self, kind: Kind, wait: bool, timeout: float | None, *, arg: int = 0, duration: float = 0.0) -> Request:
+    def _ask(
+        self,
+        kind: Kind,
+        wait: bool,
+        timeout: float | None,
+        *,
+        arg: int = 0,
+        duration: float = 0.0,
+        mail: str = "",
+    ) -> Request:
         end = None if timeout is None else monotonic() + timeout
         ident = run_folder.new_id()
         sender = sender_name()
@@ -355,7 +433,7 @@ class Run:
         try:
             patience = _TURN if timeout is None else min(_TURN, timeout)
             verdict, seq, _target = self._open_segment().append(
-                kind, ident, arg=arg, duration=duration, sender=sender, timeout=patience
+                kind, ident, arg=arg, duration=duration, sender=sender, mail=mail, timeout=patience
             )
         except LogFullError as error:
             raise self._name_stuck_rank(error) from None
@@ -364,7 +442,7 @@ class Run:
             if isinstance(error, LayoutError) or status.live:
                 raise
             ended = Fate(FateState.REFUSED, reason=f"the run has ended: it is {status}")
-            return Request(self, kind, ident, 0, sender, asked, ended)
+            return Request(self, kind, ident, 0, sender, asked, ended, mail=mail)
         fate: Fate | None = None
         if verdict == Verdict.REFUSED_ENDED:
             fate = Fate(FateState.REFUSED, reason=f"the run has ended: it is {self.status}")
@@ -377,7 +455,7 @@ class Run:
                 ident, sender, asked = entry["id"], entry["sender"], entry["asked"]
         elif verdict == Verdict.NOTHING_TO_DO:
             fate = Fate(FateState.APPLIED, step=self.step, reason="nothing to do: it was not paused")
-        request = Request(self, kind, ident, seq, sender, asked, fate)
+        request = Request(self, kind, ident, seq, sender, asked, fate, mail=mail)
         if wait:
             request.wait(None if end is None else max(0.0, end - monotonic()))
         return request
@@ -395,10 +473,11 @@ class Run:
         try:
             # Life first: what a worker published before it died is then read after its death was seen.
             alive = any(slot["alive"] and slot["state"] < WorkerState.STOPPED for slot in self._slots())
-            fate = fate_of(self._control, seq, ident, alive=alive, ended=str(self.status))
+            ended = str(self.status)
+            fate = fate_of(self._control, seq, ident, folder=self._folder, alive=alive, ended=ended)
             if fate.reason == UNDECIDED:
                 self._open_segment().void_orphan(seq)
-                fate = fate_of(self._control, seq, ident, alive=alive, ended=str(self.status))
+                fate = fate_of(self._control, seq, ident, folder=self._folder, alive=alive, ended=ended)
             return fate
         except SegmentError as error:
             return Fate(FateState.LOST, reason=str(error))
@@ -504,3 +583,12 @@ def attach(run: str | None = None) -> Run:
         raise NoSuchRunError(run, [each.id for each in runs(ended=False)]) from None
     finally:
         os.close(home)
+
+
+def request_hot_reload(code: str | bytes | None = None, run: str | None = None) -> Request:
+    """Asks a run to go on with new code, and waits until it does, or can't: `attach(run).reload(code)`.
+
+    code: the complete new source of the entry file; None for what changed on disk.
+    run: its id; None for the only live one.
+    """
+    return attach(run).reload(code)

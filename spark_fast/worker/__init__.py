@@ -7,6 +7,8 @@ from spark_fast.worker.asynchronous import checkpoint_async
 from spark_fast.worker.controller import SparkController, controller, create_controller
 from spark_fast.worker.hooks import on_pause, on_resume
 from spark_fast.worker.options import configure
+from spark_fast.worker.persisting import clear_all_persisted, clear_persisted, has_persisted, persist
+from spark_fast.worker.running import run
 from spark_fast.worker.tracking import track
 
 __all__ = [
@@ -17,11 +19,16 @@ __all__ = [
     "SparkStopError",
     "checkpoint",
     "checkpoint_async",
+    "clear_all_persisted",
+    "clear_persisted",
     "configure",
     "controller",
     "create_controller",
+    "has_persisted",
     "on_pause",
     "on_resume",
     "pending",
+    "persist",
+    "run",
     "track",
 ]

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable
 
 from spark_fast._core import AsyncCheckpoint, worker
-from spark_fast.worker.slow_path import take_turn
+from spark_fast.worker.slow_path import arrive
 
 __all__ = ["checkpoint_async"]
 
@@ -20,7 +20,7 @@ async def _trip() -> None:
 async def _slow(step: int) -> None:
     import asyncio
 
-    hold = take_turn(step, True)
+    hold = arrive(step, True, None)
     if hold is None:
         return
     loop = asyncio.get_running_loop()

@@ -14,7 +14,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from spark_fast import mailbox
@@ -27,7 +26,7 @@ from spark_fast.errors import (
     SparkReloadError,
 )
 from spark_fast.project_files import is_under
-from spark_fast.request import format_id
+from spark_fast.request import format_id, version_of
 from spark_fast.worker import places, report, session
 from spark_fast.worker.project import Module, Project
 from spark_fast.worker.transaction import ENTRY, Transaction
@@ -156,13 +155,14 @@ class Host:
     def _prepare(self, entry: dict[str, Any]) -> Transaction:
         if self._store is None:
             raise CodeRefusedError("the code of this run could not be kept")
-        word, _, number = entry["mail"].rpartition("-")
-        if word != "version" or not number.isdecimal():
+        number = version_of(entry["mail"])
+        if number is None:
             raise CodeRefusedError(f"the request names no version of the code: {entry['mail']!r}")
-        version = self._store.version(int(number))
-        running = {module.path: module.source for module in self._project.modules.values()}
-        read = {path: self._store.source(digest) for path, digest in version.files.items()}
-        sources = {path: source for path, source in read.items() if running.get(path) != source}
+        version = self._store.version(number)
+        running = {module.path: module.digest for module in self._project.modules.values()}
+        sources = {
+            path: self._store.source(digest) for path, digest in version.files.items() if running.get(path) != digest
+        }
         transaction = Transaction(self._project, sources, number=version.number, before=self._number)
         transaction.check()
         return transaction
@@ -234,8 +234,6 @@ class Host:
                     trial.asked.error.__traceback__ = trial.asked.error.__context__ = None  # they hold the old frames
                 if trial is None:  # the last one was taken back
                     trial = _Trial(Transaction(self._project, {}, number=self._number, before=self._number), None)
-                    if not self._trials:
-                        places.settle()
                 self._trials.append(trial)
                 session.on_trial(True)
             try:
@@ -280,11 +278,11 @@ class Host:
         while self._trials:
             self._trials.pop().transaction.undo()
         places.abandon(self.thread)
-        places.settle()
         session.on_trial(False)
         report.warn(
             "the code that ran before can't be run again either, so this process is paused, with all that it has "
-            "persisted: mend the code and reload it, or stop the run. Resumed, it tries once more.\n" + _traceback(error)
+            "persisted: mend the code and reload it, or stop the run. Resumed, it tries once more.\n"
+            + _traceback(error)
         )
         return True
 

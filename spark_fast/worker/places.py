@@ -6,6 +6,7 @@ whose body had not come round is handed out once more. Loops stand in each other
 that its outer loop hands out once more is passed over there, and begins afresh with the outer loop's next item.
 """
 
+import os
 import threading
 from collections.abc import Iterable
 
@@ -31,7 +32,9 @@ def enter(key: str, iterable: Iterable[object], owner: int) -> Place:
     thread = threading.get_ident()
     with _lock:
         place = _places.get(key)
-        if place is not None and place.owner is not None:
+        # After an unwinding somebody may still hold the object of a loop that is gone: a traceback, say.
+        gone = _unwinding == thread and place is not None and not place.claimed
+        if place is not None and place.owner is not None and not gone:
             raise RuntimeError(
                 f"two loops that live at the same time have the key {key!r}: a place can be kept for one of them only. "
                 "Give each track() its own key"
@@ -112,11 +115,10 @@ def unwind(thread: int) -> None:
 
 
 def abandon(thread: int) -> None:
-    """The frames of this thread's loops are gone, whoever still holds their objects."""
+    """The frames of this thread's loops are gone. A loop in a generator that an outer loop goes on with lives on."""
     with _lock:
         for place in _places.values():
             if place.thread == thread or place.owner is None:
-                place.owner = None
                 place.claimed = False
         _loops.pop(thread, None)
 
@@ -136,8 +138,11 @@ def kept() -> list[str]:
         return sorted(_places)
 
 
-def forget_after_fork() -> None:
-    """In a forked child: its loops are its own, and no reload ever comes."""
+def _forget_after_fork() -> None:
+    # Another thread of the parent may have held the lock; and no reload ever comes to a child.
     global _lock, _unwinding
     _lock = threading.RLock()
     _unwinding = None
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import ModuleType
 
+from spark_fast.code_versions import digest_of
 from spark_fast.project_files import is_project_file
 from spark_fast.sources import imports_of
 
@@ -25,19 +26,27 @@ class Module:
         source: what was executed.
     """
 
-    __slots__ = ("_imports", "name", "path", "source")
+    __slots__ = ("_digest", "_imports", "name", "path", "source")
 
     def __init__(self, name: str, path: str, source: bytes) -> None:
         self.name = name
         self.path = path
         self.source = source
-        self._imports: tuple[bytes, list[tuple[tuple[str, ...], int]]] | None = None
+        self._digest: str | None = None
+        self._imports: list[tuple[tuple[str, ...], int]] | None = None
+
+    @property
+    def digest(self) -> str:
+        """What the source is known by in a version."""
+        if self._digest is None:
+            self._digest = digest_of(self.source)
+        return self._digest
 
     def imports(self) -> list[tuple[tuple[str, ...], int]]:
         """The names that its import statements name, and the dots before them."""
-        if self._imports is None or self._imports[0] is not self.source:
-            self._imports = self.source, [(each.names, each.level) for each in imports_of(self.source)]
-        return self._imports[1]
+        if self._imports is None:
+            self._imports = [(each.names, each.level) for each in imports_of(self.source)]
+        return self._imports
 
 
 Execute = Callable[[ModuleType, Module, bytes], None]
@@ -180,7 +189,7 @@ class Project:
                 package = _package_of(module, level)
                 if package is None:
                     continue
-                names = (*package, *names)  # noqa: PLW2901
+                names = (*package, *names)
             # `import a.b` executes a and a.b, and so depends on both; of `from a import b`, b may be a name in a.
             if names[: len(words)] == words:
                 return True
@@ -192,4 +201,3 @@ def _package_of(module: Module, level: int) -> tuple[str, ...] | None:
     package = getattr(loaded, "__package__", None) or ""
     words = tuple(package.split(".")) if package else ()
     return words[: len(words) - level + 1] if level <= len(words) else None
-

@@ -150,7 +150,7 @@ def _begin_main(**names: object) -> None:
     sys.modules["__main__"] = main
 
 
-def _host(entry: _Entry, args: list[str], options: RunnerOptions) -> object:
+def _host(entry: _Entry, args: list[str], options: RunnerOptions) -> None:
     """Runs the entry, and again after each reload."""
     host = Host([entry.first_path, os.getcwd(), *options.reload_dirs])
     host.project.install()
@@ -160,7 +160,8 @@ def _host(entry: _Entry, args: list[str], options: RunnerOptions) -> object:
     sys.argv = [entry.argv0, *args]
     if found is None:  # a folder or an archive with a __main__ in it, or nothing that could be run
         host.close()
-        return entry.start()
+        entry.start()
+        return
     path, source = found
     host.open(path, source)
     session.host = host
@@ -175,7 +176,7 @@ def _host(entry: _Entry, args: list[str], options: RunnerOptions) -> object:
         with transaction.patch.active():
             exec(code, sys.modules["__main__"].__dict__)
 
-    return host.run(entry.start, again)
+    host.run(entry.start, again)
 
 
 def _run(entry: _Entry, args: list[str], options: RunnerOptions, command: list[str]) -> int:

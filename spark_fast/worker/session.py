@@ -160,6 +160,17 @@ def stop_raised() -> None:
     _stop_raised = True
 
 
+# --- the journal ---
+
+
+def journal_code(ident: int, number: int, sources: dict[str, bytes]) -> None:
+    """Writes down the sources that a reload is about to run."""
+
+
+def journal_failed(ident: int, reason: str) -> None:
+    """Writes down that a reload was taken back."""
+
+
 # --- the end ---
 
 

@@ -10,7 +10,7 @@ from spark_fast.errors import SegmentError, SparkError, SparkStopError
 from spark_fast.request import Kind, format_id, sender_name
 from spark_fast.worker import hooks, report, session
 
-__all__ = ["Hold", "checkpoint", "take_turn"]
+__all__ = ["Hold", "arrive", "checkpoint", "take_turn"]
 
 _GO, _HOLD, _RAISE_STOP, _RAISE_RELOAD = range(4)
 
@@ -21,10 +21,7 @@ LOOK_AROUND = 1.0
 def checkpoint(step: int, counted: bool, done: bool | None) -> None:
     """The slow path of `checkpoint()`, called by the core. done: whether the loop that passes it has come round; None if
     it is no loop's."""
-    with session.turns:
-        if counted and session.host is not None and session.host.thread == threading.get_ident():
-            session.host.pass_checkpoint(done)
-        hold = take_turn(step, counted)
+    hold = arrive(step, counted, done)
     if hold is None:
         return
     try:
@@ -33,6 +30,14 @@ def checkpoint(step: int, counted: bool, done: bool | None) -> None:
             worker.wait(hold.timeout())
     finally:
         hold.end()
+
+
+def arrive(step: int, counted: bool, done: bool | None) -> "Hold | None":
+    """take_turn() of a thread that comes to a checkpoint, and not of one that waits there and looks again."""
+    with session.turns:
+        if counted and session.host is not None and session.host.thread == threading.get_ident():
+            session.host.pass_checkpoint(done)
+        return take_turn(step, counted)
 
 
 def take_turn(step: int, counted: bool) -> "Hold | None":

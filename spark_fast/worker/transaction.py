@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from types import CodeType, ModuleType
 
-from spark_fast.worker import persisting
+from spark_fast.worker import compiled, persisting
 from spark_fast.worker.patching import Patch, preflight
 from spark_fast.worker.project import Module, Project
 
@@ -87,6 +87,15 @@ class Transaction:
         finally:
             project.reloading = {}
             project.run_new = None
+        self._forget_compiled()
+
+    def _forget_compiled(self) -> None:
+        # Asked only where it matters: it compiles both sources.
+        if "torch._dynamo" in sys.modules and any(
+            compiled.differs(self._before_sources[name].source, self._sources[self._before_sources[name].path], name)
+            for name in self._changed
+        ):
+            compiled.forget()
 
     def _run_new(self, module: ModuleType, old: Module, source: bytes) -> None:
         code = self._compile(module, old.path, old.source, source)
@@ -152,6 +161,8 @@ class Transaction:
             if (source := next((m.source for m in project.modules.values() if m.path == path), None)) is not None:
                 _show_in_tracebacks(path, source)
         persisting.restore(self._before_values)
+        if self._changed and "torch._dynamo" in sys.modules:
+            compiled.forget()
 
 
 def _show_in_tracebacks(path: str, source: bytes) -> None:

@@ -1,0 +1,75 @@
+"""Asks a run to go on with new code."""
+
+import time
+from contextlib import suppress
+
+from spark_fast import run_folder
+from spark_fast.client import changes
+from spark_fast.client.run import Request, Run
+from spark_fast.code_versions import Store, Version
+from spark_fast.errors import CodeRefusedError, LogFullError
+from spark_fast.request import Fate, FateState, Kind, sender_name, version_mail
+from spark_fast.status import monotonic
+
+__all__ = ["current", "reload", "versions"]
+
+
+def reload(run: Run, code: str | bytes | None, *, to: int | None, wait: bool, timeout: float | None) -> Request:
+    """See Run.reload()."""
+    if code is not None and to is not None:
+        raise ValueError("new code and a version to go back to exclude each other")
+    if to is not None and to < 1:
+        raise ValueError(f"a version is 1 or more: {to}")
+    end = None if timeout is None else monotonic() + timeout
+    asked = time.time()
+    sender = sender_name()
+
+    def answer(state: FateState, reason: str, step: int | None = None) -> Request:
+        return Request(run, Kind.RELOAD, run_folder.new_id(), 0, sender, asked, Fate(state, step=step, reason=reason))
+
+    status = run.status
+    if not status.live:
+        return answer(FateState.REFUSED, f"the run has ended: it is {status}")
+    store = Store(run.folder)
+    try:
+        if not store.reloadable:
+            return answer(
+                FateState.REFUSED,
+                f"run {run.id} was not started with `spark-fast run` or spark.run(), so nobody would run its new code",
+            )
+        if store.current_number() == 0:
+            return answer(FateState.REFUSED, f"run {run.id} is only starting: none of its code has run yet")
+        version = changes.add_version(store, sender, code=code, to=to)
+    except CodeRefusedError as error:
+        return answer(FateState.REFUSED, error.reason)
+    except FileNotFoundError:
+        if run.status.live:
+            raise
+        return answer(FateState.REFUSED, f"the run has ended: it is {run.status}")
+    if version is None:
+        return answer(FateState.APPLIED, "nothing to do: the code has not changed", run.step)
+
+    def left() -> float | None:
+        return None if end is None else max(0.0, end - monotonic())
+
+    try:
+        request = run._ask(Kind.RELOAD, False, left(), mail=version_mail(version.number))
+    except LogFullError:
+        store.discard(version)
+        raise
+    if request.fate.state is FateState.REFUSED and request.fate.step is None:
+        with suppress(FileNotFoundError):  # with its run
+            store.discard(version)
+    if wait:
+        request.wait(left())
+    return request
+
+
+def versions(run: Run) -> list[Version]:
+    """See Run.versions."""
+    return Store(run.folder).versions()
+
+
+def current(run: Run) -> int | None:
+    """See Run.version."""
+    return Store(run.folder).current_number() or None

@@ -1,0 +1,133 @@
+"""Small files for their owner alone, below a run folder: written whole, read with a limit, no link followed.
+
+What is read may have been damaged or put there by anybody: every problem is a StoreError that names the file.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from spark_fast import _core
+from spark_fast.errors import FolderRefusedError, StoreError
+
+__all__ = ["append_line", "locked", "opened", "read_whole", "write_whole"]
+
+_OPEN = os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@contextmanager
+def opened(folder: Path, *names: str, create: bool = False) -> Iterator[int]:
+    """A descriptor of a folder, or of one below it: each on the way is a folder of ours that nobody else may enter.
+
+    create: whether to make those below `folder` that are not there.
+
+    Raises FileNotFoundError if one is not there, FolderRefusedError if one can't be trusted.
+    """
+    shown = folder
+    fd = _open_folder(folder, None, shown)
+    try:
+        for name in names:
+            shown = shown / name
+            if create:
+                with suppress(FileExistsError):
+                    os.mkdir(name, 0o700, dir_fd=fd)
+            inner = _open_folder(name, fd, shown)
+            os.close(fd)
+            fd = inner
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _open_folder(path: str | Path, dir_fd: int | None, shown: Path) -> int:
+    expected = "expected a folder of yours with mode 0700, and no link"
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _OPEN, dir_fd=dir_fd)
+    except FileNotFoundError:
+        raise
+    except OSError as error:  # a link is ELOOP or ENOTDIR
+        raise FolderRefusedError(str(shown), os.strerror(error.errno or 0), expected) from None
+    status = os.fstat(fd)
+    if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        os.close(fd)
+        found = f"found uid {status.st_uid}, mode {stat.S_IMODE(status.st_mode):04o}"
+        raise FolderRefusedError(str(shown), found, expected)
+    return fd
+
+
+def write_whole(folder: int, name: str, content: bytes, *, replace: bool = True) -> bool:
+    """Writes a file such that a reader finds all of it or none, also if this process is killed.
+
+    replace: whether it takes the place of one that is there.
+
+    Returns whether it was written. Raises OSError.
+    """
+    making = f".{name}.{os.getpid()}.{os.urandom(4).hex()}"
+    fd = os.open(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _OPEN, 0o600, dir_fd=folder)
+    try:
+        with open(fd, "wb") as file:
+            file.write(content)
+        if replace:
+            os.rename(making, name, src_dir_fd=folder, dst_dir_fd=folder)
+            return True
+        try:
+            os.link(making, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+        except FileExistsError:
+            return False
+        return True
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(making, dir_fd=folder)
+
+
+def append_line(folder: int, name: str, line: bytes) -> None:
+    """Adds a line by one write; on a full disk all of it or nothing. Callers take turns. Raises OSError."""
+    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _OPEN, 0o600, dir_fd=folder)
+    try:
+        size = os.fstat(fd).st_size
+        if os.write(fd, line) < len(line):
+            os.ftruncate(fd, size)
+            raise OSError(f"no room for a line in {name}")
+    finally:
+        os.close(fd)
+
+
+def read_whole(folder: int, name: str, limit: int, shown: Path) -> bytes:
+    """The content of a file. FileNotFoundError if it is not there, StoreError if it is none of ours or over `limit`."""
+    path = str(shown / name)
+    try:
+        # A pipe under this name must not make the reader wait for a writer.
+        fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | _OPEN, dir_fd=folder)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StoreError(path, f"it can't be opened: {os.strerror(error.errno or 0)}") from None
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+            raise StoreError(path, "it is no file of yours")
+        if status.st_size > limit:
+            raise StoreError(path, f"it has {status.st_size} bytes; at most {limit} are read")
+        with open(fd, "rb", closefd=False) as file:
+            return file.read(limit)
+    except OSError as error:
+        raise StoreError(path, f"it can't be read: {error.strerror}") from None
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def locked(folder: int, name: str, timeout: float, shown: Path) -> Iterator[None]:
+    """Turns at what stands in a folder. The kernel ends the turn of a process that dies."""
+    fd = os.open(name, os.O_RDWR | os.O_CREAT | _OPEN, 0o600, dir_fd=folder)
+    try:
+        if not _core.lock_file(fd, timeout):
+            raise StoreError(str(shown / name), f"another process has kept it locked for {timeout:g} s")
+        try:
+            yield
+        finally:
+            _core.unlock_file(fd)
+    finally:
+        os.close(fd)

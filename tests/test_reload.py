@@ -1,0 +1,769 @@
+"""The code of a running training is replaced: what goes on, what is taken back, and that nothing is lost."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from spark_fast import client
+from tests.reloading import Edited
+from tests.support import Child, until
+
+SAY = """
+import json, time
+import spark_fast as spark
+
+def say(*words):
+    print(json.dumps(words), flush=True)
+"""
+
+NESTED = (
+    SAY
+    + """
+class Net:
+    def forward(self, epoch, batch):
+        return "old"
+
+net = spark.persist("net", Net)
+for epoch in spark.track(range(3), key="epoch"):
+    for batch in spark.track((number for number in range(40)), key="batch"):
+        say(epoch, batch, net.forward(epoch, batch), type(net) is Net)
+        time.sleep(0.002)
+    say(epoch, "end", "", True)
+"""
+)
+
+ONE = (
+    SAY
+    + """
+def step(number):
+    return "old"
+
+for number in spark.track(range(200), key="number"):
+    say(number, step(number))
+    time.sleep(0.002)
+"""
+)
+
+
+def numbers(lines: list[list[object]]) -> list[object]:
+    return [line[0] for line in lines]
+
+
+# --- it goes on with the new code, from the same place ---
+
+
+def test_the_new_code_runs_on_the_very_next_item_with_the_same_objects(tmp_path: Path) -> None:
+    with Edited(tmp_path, NESTED) as training:
+        training.says(50)  # in the middle of the second epoch
+        training.edit('"old"', '"new"')
+        training.reloaded()
+        said = training.over()
+        assert [line[:2] for line in said] == [[epoch, batch] for epoch in range(3) for batch in [*range(40), "end"]]
+        steps = [line for line in said if line[1] != "end"]
+        words = [line[2] for line in steps]
+        assert words == sorted(words, reverse=True), "old ones first, then new ones"
+        assert set(words) == {"old", "new"}
+        assert all(line[3] for line in steps), "type(net) is Net"
+
+
+def test_many_reloads_lose_no_item_and_give_none_twice(tmp_path: Path) -> None:
+    with Edited(tmp_path, NESTED) as training:
+        for count in range(1, 20):
+            training.says(5 * count)
+            training.edit("class Net", f"# edit {count}\nclass Net")
+            training.reloaded()
+        said = training.over()
+        assert [line[:2] for line in said] == [[epoch, batch] for epoch in range(3) for batch in [*range(40), "end"]]
+
+
+def test_an_inner_loop_that_had_ended_is_passed_over_and_begins_afresh_with_the_next_item(tmp_path: Path) -> None:
+    code = (
+        SAY
+        + """
+for epoch in spark.track("ab", key="epoch"):
+    for batch in spark.track(range(3), key="batch"):
+        say(epoch, batch)
+    for test in spark.track(range(100), key="test"):
+        say(epoch, "test", test)
+        time.sleep(0.002)
+    say(epoch, "end")
+"""
+    )
+    with Edited(tmp_path, code) as training:
+        training.says(10)
+        training.edit('"end"', '"the end"')
+        training.reloaded()
+        said = training.over()
+        first = [["a", batch] for batch in range(3)] + [["a", "test", test] for test in range(100)]
+        second = [["b", *line[1:]] for line in first]
+        assert said == [*first, ["a", "the end"], *second, ["b", "the end"]]
+
+
+def test_an_item_whose_body_was_left_by_a_checkpoint_within_it_comes_once_more(tmp_path: Path) -> None:
+    code = (
+        SAY
+        + """
+for number in spark.track(range(60), key="number"):
+    time.sleep(0.002)
+    spark.checkpoint()
+    say(number)
+"""
+    )
+    with Edited(tmp_path, code) as training:
+        for count in range(1, 6):
+            training.says(8 * count)
+            training.edit("import json", f"# {count}\nimport json")
+            training.reloaded()
+        assert numbers(training.over()) == list(range(60))
+
+
+@pytest.mark.parametrize(
+    "iterable",
+    [
+        "enumerate(range(80))",
+        "zip(range(80), itertools.count())",
+        "map(lambda n: (n, n), range(80))",
+        "numbers()",
+        "[(n, n) for n in range(80)]",
+        "itertools.islice(numbers(), 80)",
+    ],
+)
+def test_any_iterable_goes_on_with_its_very_next_item(tmp_path: Path, iterable: str) -> None:
+    code = SAY + (
+        "import itertools\ndef numbers():\n    for n in range(80):\n        yield n, n\n"
+        f"for a, b in spark.track({iterable}, key='n'):\n    say(a, b)\n    time.sleep(0.002)\n"
+    )
+    with Edited(tmp_path, code) as training:
+        for count in range(1, 6):
+            training.says(10 * count)
+            training.edit("import itertools", f"import itertools  # {count}")
+            training.reloaded()
+        assert training.over() == [[n, n] for n in range(80)]
+
+
+def test_a_generator_that_passes_checkpoints_itself_is_begun_anew_and_what_stands_in_it_goes_on(tmp_path: Path) -> None:
+    code = (
+        SAY
+        + """
+def batches():
+    for epoch in spark.track(range(3), key="epoch"):
+        for batch in spark.track(range(20), key="batch"):
+            yield epoch, batch
+
+for epoch, batch in spark.track(batches(), key="outer"):
+    say(epoch, batch)
+    time.sleep(0.002)
+"""
+    )
+    with Edited(tmp_path, code) as training:
+        for count in range(1, 6):
+            training.says(8 * count)
+            training.edit("def batches", f"# {count}\ndef batches")
+            training.reloaded()
+        assert training.over() == [[epoch, batch] for epoch in range(3) for batch in range(20)]
+
+
+def test_a_loop_that_is_broken_out_of_forgets_its_place(tmp_path: Path) -> None:
+    code = (
+        SAY
+        + """
+for epoch in range(20):
+    for number in spark.track(range(100), key="number"):
+        if number == 5:
+            break
+        say(epoch, number)
+        time.sleep(0.002)
+"""
+    )
+    with Edited(tmp_path, code) as training:
+        said = training.over()
+        assert said == [[epoch, number] for epoch in range(20) for number in range(5)]
+
+
+def test_loops_of_two_keys_live_at_once_and_two_of_one_key_are_an_error(tmp_path: Path) -> None:
+    code = (
+        SAY
+        + """
+for a in spark.track("ab", key="a"):
+    for b in spark.track("cd", key="b"):
+        say(a + b)
+try:
+    for a in spark.track("ab", key="a"):
+        for b in spark.track("cd", key="a"):
+            say("never")
+except RuntimeError as error:
+    say(str(error))
+for a in spark.track("x", key="a"):
+    say(a)
+"""
+    )
+    with Edited(tmp_path, code) as training:
+        said = [line[0] for line in training.over()]
+        assert said[:4] == ["ac", "ad", "bc", "bd"]
+        assert "have the key 'a'" in said[4]
+        assert said[5:] == ["x"]
+
+
+def test_progress_and_time_left_go_on_where_they_were(tmp_path: Path) -> None:
+    with Edited(tmp_path, NESTED.replace("range(3)", "range(100)")) as training:
+        training.says(60)
+        run = training.run()
+        training.edit('"old"', '"new"')
+        training.reloaded()
+        progress = run.progress
+        assert progress is not None
+        assert progress.loops[0] == (1, 100)
+        assert progress.loops[1][0] > 15
+        assert progress.fraction is not None and progress.seconds_left is not None
+        assert progress.seconds_left < 100 * 40 * 0.5
+
+
+def test_a_paused_training_takes_new_code_and_stays_paused(tmp_path: Path) -> None:
+    with Edited(tmp_path, ONE) as training:
+        training.says(5)
+        run = training.run()
+        run.pause(timeout=30)
+        before = len(training.said)
+        training.edit('"old"', '"new"')
+        training.reloaded()
+        assert run.wait("paused", timeout=30) == "paused"
+        assert len(training.said) == before
+        run.resume(timeout=30)
+        assert training.says(1, before)[0] == [before, "new"]
+
+
+def test_code_that_fails_after_the_pause_that_it_began_with_is_still_taken_back(tmp_path: Path) -> None:
+    with Edited(tmp_path, ONE) as training:
+        training.says(5)
+        run = training.run()
+        run.pause(timeout=30)
+        before = len(training.said)
+        training.edit('return "old"', "return undefined")
+        training.reloaded()  # it runs, as far as anybody can tell
+        run.resume(timeout=30)
+        assert training.says(3, before)[:3] == [[before + each, "old"] for each in range(3)]
+        assert "NameError: name 'undefined' is not defined" in training.err
+        assert run.version == 1
+
+
+def test_code_can_be_pushed_and_taken_back(tmp_path: Path) -> None:
+    with Edited(tmp_path, ONE) as training:
+        training.says(5)
+        run = training.run()
+        training.reloaded(code=training.source().replace("old", "pushed"))
+        count = len(training.said)
+        assert training.says(1, count)[0][1] == "pushed"
+        assert "pushed" not in training.source()
+        # Nothing has changed on disk since, so that what was pushed stays.
+        assert training.reload().fate.reason.startswith("nothing to do")
+        training.reloaded(to=1)
+        count = len(training.said)
+        assert training.says(1, count)[0][1] == "old"
+        assert [version.note for version in run.versions] == ["start", "pushed", "back to 1"]
+        assert run.version == 3
+
+
+# --- modules ---
+
+MODULES = {
+    "helper.py": "WORD = 'old'\ndef word(number):\n    return WORD\n",
+    "middle.py": "from helper import WORD, word\nTWICE = WORD * 2\nclass Base:\n    def name(self):\n        return TWICE\n",
+    "other.py": "import time\nBEGAN = time.monotonic_ns()\n",
+}
+IMPORTING = (
+    SAY
+    + """
+import middle, other
+from helper import word
+from middle import Base, word as also
+
+class Model(Base):
+    def name(self):
+        return "my " + super().name()
+
+model = spark.persist("model", Model)
+base = spark.persist("base", Base)
+kept = spark.persist("function", lambda: word)
+for number in spark.track(range(1000), key="number"):
+    say(number, word(number), also(number), middle.TWICE, model.name(), base.name(), kept(number), other.BEGAN)
+    time.sleep(0.002)
+"""
+)
+
+
+def test_modules_that_changed_and_those_that_imported_them_are_executed_in_order(tmp_path: Path) -> None:
+    with Edited(tmp_path, IMPORTING, modules=MODULES) as training:
+        began = training.says(3)[0][-1]
+        training.edit("'old'", "'new'", "helper.py")
+        training.reloaded()
+        count = len(training.said)
+        line = training.says(1, count)[0]
+        assert line[1:-1] == ["new", "new", "newnew", "my newnew", "newnew", "new"]
+        assert line[-1] == began, "other.py, which imports nothing that changed, was left alone"
+        # The base class alone, in the middle.
+        training.edit("return TWICE", "return TWICE + '!'", "middle.py")
+        training.reloaded()
+        count = len(training.said)
+        assert training.says(1, count)[0][4:6] == ["my newnew!", "newnew!"]
+
+
+def test_a_file_that_the_edit_brings_is_of_the_version_and_not_of_the_disk(tmp_path: Path) -> None:
+    with Edited(tmp_path, IMPORTING, modules=MODULES) as training:
+        training.says(3)
+        training.write("fresh.py", "WORD = 'fresh'\n")
+        training.edit("WORD = 'old'", "from fresh import WORD", "helper.py")
+        run = training.run()
+        run.pause(timeout=30)
+        request = run.reload(wait=False)
+        training.write("fresh.py", "WORD = 'too late'\n")
+        assert request.wait(30).state == "applied", training.err
+        count = len(training.said)
+        run.resume(timeout=30)
+        assert training.says(1, count)[0][1] == "fresh"
+
+
+def test_a_name_that_the_new_source_lacks_is_gone(tmp_path: Path) -> None:
+    code = SAY + (
+        "import helper\nfor n in spark.track(range(500), key='n'):\n"
+        "    say(sorted(vars(helper).keys() & {'WORD', 'word', 'NEW'}))\n    time.sleep(0.002)\n"
+    )
+    with Edited(tmp_path, code, modules=MODULES) as training:
+        assert training.says(1)[0] == [["WORD", "word"]]
+        training.write("helper.py", "NEW = 1\n")
+        training.reloaded()
+        count = len(training.said)
+        assert training.says(1, count)[0] == [["NEW"]]
+
+
+def test_a_package_run_with_m_is_reloaded_with_its_relative_imports(tmp_path: Path) -> None:
+    modules = {
+        "package/__init__.py": "",
+        "package/words.py": "WORD = 'old'\n",
+        "package/train.py": SAY
+        + "from .words import WORD\nfor n in spark.track(range(500), key='n'):\n"
+        + "    say(n, WORD, __package__)\n    time.sleep(0.002)\n",
+    }
+    with Edited(tmp_path, "", "-m", "package.train", modules=modules, inside=True) as training:
+        assert training.says(3)[0] == [0, "old", "package"]
+        training.edit("'old'", "'new'", "package/words.py")
+        training.reloaded()
+        count = len(training.said)
+        assert training.says(1, count)[0] == [count, "new", "package"]
+
+
+# --- a broken edit never kills a run ---
+
+
+def goes_on(training: Edited, word: str = "old") -> None:
+    """Asserts that items come in their order, none left out, with the code that says this word."""
+    count = len(training.said)
+    for line in training.says(3, count):
+        assert line[1] == word
+    said = training.said
+    assert numbers(said) == list(range(len(said)))
+
+
+def test_a_syntax_error_comes_back_at_once_and_the_worker_hears_nothing(tmp_path: Path) -> None:
+    with Edited(tmp_path, ONE) as training:
+        training.says(3)
+        training.edit('return "old"', 'return "old')
+        fate = training.reload().fate
+        assert fate.state == "refused"
+        assert "train.py" in fate.reason and "SyntaxError: unterminated string literal" in fate.reason
+        assert training.run().requests == []
+        goes_on(training)
+        training.edit('return "old', 'return "new"')
+        training.reloaded()
+        goes_on(training, "new")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("def step", "import no_such_module\ndef step", "No module named 'no_such_module'"),
+        ("def step", "1 / 0\ndef step", "ZeroDivisionError"),
+        ("def step", "raise SystemExit(3)\ndef step", "SystemExit: 3"),
+        ("for number", "step(1, 2, 3)\nfor number", "TypeError: step() takes"),
+        ('return "old"', "return undefined", "NameError: name 'undefined'"),
+        ("for number", "spark.persist('x', lambda: 1 / 0)\nfor number", "ZeroDivisionError"),
+        ('range(200), key="number"', 'range(200), key=""', "key is a name"),
+    ],
+    ids=["import", "top level", "exit", "before the loop", "first step", "initializer", "track"],
+)
+def test_code_that_fails_before_it_has_come_round_once_is_taken_back(
+    tmp_path: Path, old: str, new: str, says: str
+) -> None:
+    with Edited(tmp_path, ONE) as training:
+        training.says(5)
+        training.edit(old, new)
+        fate = training.reload().fate
+        assert fate.state == "failed", training.err
+        assert fate.reason.splitlines()[0] == "version 2 of the code failed; version 1 runs on"
+        assert says in fate.reason
+        assert f'File "{training.project}/train.py", line ' in fate.reason
+        assert "spark_fast/" not in fate.reason
+        assert says in training.err, "the person at the terminal is told, too"
+        goes_on(training)
+        run = training.run()
+        assert run.version == 1
+        assert run.status == "running"
+        # What failed is tried again only when it is asked for again; then with the mended source.
+        training.edit(new, old)
+        training.edit('"old"', '"new"')
+        training.reloaded()
+        goes_on(training, "new")
+
+
+def test_a_module_that_fails_to_import_puts_all_others_back(tmp_path: Path) -> None:
+    with Edited(tmp_path, IMPORTING, modules=MODULES) as training:
+        training.says(3)
+        training.edit("'old'", "'new'", "helper.py")
+        training.edit("class Base", "import fresh\nraise ValueError('half way')\nclass Base", "middle.py")
+        training.write("fresh.py", "")
+        fate = training.reload().fate
+        assert fate.state == "failed"
+        assert f'File "{training.project}/middle.py", line 4' in fate.reason
+        assert "ValueError: half way" in fate.reason
+        count = len(training.said)
+        assert training.says(1, count)[0][1:-1] == ["old", "old", "oldold", "my oldold", "oldold", "old"]
+
+
+def test_what_failed_code_had_persisted_is_forgotten(tmp_path: Path) -> None:
+    code = SAY + (
+        "spark.persist('kept', lambda: 1)\nfor n in spark.track(range(500), key='n'):\n"
+        "    say(n, spark.has_persisted('more'), spark.has_persisted('kept'))\n    time.sleep(0.002)\n"
+    )
+    with Edited(tmp_path, code) as training:
+        training.says(3)
+        training.edit("for n", "spark.persist('more', lambda: 1)\nspark.clear_persisted('kept')\n1 / 0\nfor n")
+        assert training.reload().fate.state == "failed"
+        count = len(training.said)
+        assert training.says(1, count)[0][1:] == [False, True]
+
+
+def test_code_that_cannot_be_run_a_second_time_costs_nothing_but_a_pause(tmp_path: Path) -> None:
+    code = (
+        SAY
+        + """
+import sys
+if hasattr(sys, "once"):
+    raise RuntimeError("this can be done only once")
+sys.once = True
+values = spark.persist("values", list)
+for number in spark.track(range(200), key="number"):
+    values.append(number)
+    say(number, "old", len(values))
+    time.sleep(0.002)
+"""
+    )
+    with Edited(tmp_path, code) as training:
+        training.says(5)
+        training.edit('"old"', '"new"')
+        fate = training.reload().fate
+        assert fate.state == "failed"
+        assert "only once" in fate.reason
+        run = training.run()
+        assert run.wait("paused", timeout=30) == "paused"
+        assert "this process is paused, with all that it has persisted" in training.err
+        training.edit('if hasattr(sys, "once"):', "if False:")
+        training.reloaded()
+        run.resume(timeout=30)
+        count = len(training.said)
+        assert training.says(1, count)[0] == [count, "new", count + 1]
+
+
+def test_a_stranded_run_can_be_stopped(tmp_path: Path) -> None:
+    code = SAY + (
+        "import sys\nassert not hasattr(sys, 'once')\nsys.once = True\n"
+        "for n in spark.track(range(500), key='n'):\n    say(n)\n    time.sleep(0.002)\n"
+    )
+    with Edited(tmp_path, code) as training:
+        training.says(3)
+        training.edit("say(n)", "say(n, n)")
+        assert training.reload().fate.state == "failed"
+        training.run().wait("paused", timeout=30)
+        training.run().stop(timeout=30)
+        assert training.ended() == 0
+        assert client.attach("test").status == "stopped"
+
+
+# --- how the loop is left ---
+
+
+def test_a_reload_that_the_code_swallows_is_raised_again_until_the_loop_is_left(tmp_path: Path) -> None:
+    code = (
+        SAY
+        + """
+while True:
+    try:
+        for number in spark.track(range(100000), key="number"):
+            say(number, "old")
+            try:
+                spark.checkpoint()
+            except:
+                say("swallowed", "old")
+            time.sleep(0.002)
+    finally:
+        say("left", "old")
+"""
+    )
+    with Edited(tmp_path, code) as training:
+        training.says(5)
+        training.edit('"old"', '"new"')
+        training.reloaded()
+        count = len(training.said)
+        assert training.says(1, count)[0][1] == "new"
+        assert training.said.count(["left", "old"]) == 1
+
+
+def test_an_exception_on_the_way_out_does_not_keep_the_new_code_away(tmp_path: Path) -> None:
+    code = (
+        SAY
+        + """
+def loop():
+    for number in spark.track(range(200), key="number"):
+        say(number, "old")
+        time.sleep(0.002)
+
+try:
+    loop()
+finally:
+    raise ValueError("on the way out")
+"""
+    )
+    with Edited(tmp_path, code) as training:
+        training.says(5)
+        training.edit('"old"', '"new"')
+        training.reloaded()
+        goes_on(training, "new")
+        assert "leaving the loop for a reload raised" in training.err
+
+
+def test_arguments_and_working_directory_are_as_at_the_start(tmp_path: Path) -> None:
+    code = (
+        SAY
+        + """
+import os, sys
+word = sys.argv.pop()
+os.makedirs("inner", exist_ok=True)
+os.chdir("inner")
+for number in spark.track(range(200), key="number"):
+    say(number, word, os.path.basename(os.getcwd()), sys.argv)
+    time.sleep(0.002)
+"""
+    )
+    (tmp_path / "project").mkdir()
+    script = str(tmp_path / "project" / "train.py")
+    (tmp_path / "project").rmdir()
+    with Edited(tmp_path, code, script, "--lr", "old", inside=True) as training:
+        training.says(3)
+        training.edit("import os", "import os  # edited")
+        training.reloaded()
+        count = len(training.said)
+        assert training.says(1, count)[0] == [count, "old", "inner", [script, "--lr"]]
+
+
+def test_only_the_thread_that_runs_the_script_is_left(tmp_path: Path) -> None:
+    code = (
+        SAY
+        + """
+import threading
+count = 0
+def beside():
+    global count
+    try:
+        while True:
+            spark.checkpoint()
+            count += 1
+            time.sleep(0.001)
+    except BaseException as error:
+        say("thread", repr(error))
+spark.persist("thread", lambda: threading.Thread(target=beside, daemon=True)).name
+thread = spark.persist("started", lambda: [spark.persist("thread", lambda: None).start()])
+for number in spark.track(range(500), key="number"):
+    say(number, "old", count)
+    time.sleep(0.005)
+"""
+    )
+    with Edited(tmp_path, code) as training:
+        training.says(5)
+        training.edit('"old"', '"new"')
+        training.reloaded()
+        count = len(training.said)
+        lines = training.says(20, count)
+        assert all(line[1] == "new" for line in lines)
+        assert lines[-1][2] > lines[0][2], "the other thread passes its checkpoints"
+
+
+def test_an_asyncio_loop_is_left_and_run_again(tmp_path: Path) -> None:
+    code = (
+        SAY
+        + """
+import asyncio
+async def main():
+    for number in spark.persist("numbers", lambda: iter(range(500))):
+        say(number, "old")
+        await asyncio.sleep(0.002)
+        await spark.checkpoint_async()
+asyncio.run(main())
+"""
+    )
+    with Edited(tmp_path, code) as training:
+        training.says(5)
+        training.edit('"old"', '"new"')
+        training.reloaded()
+        goes_on(training, "new")
+
+
+def test_two_reloads_in_a_row_both_come_to_a_fate(tmp_path: Path) -> None:
+    with Edited(tmp_path, ONE) as training:
+        training.says(5)
+        run = training.run()
+        requests = [
+            run.reload(training.source().replace("old", word), wait=False) for word in ("one", "two", "undefined()")
+        ]
+        assert [request.wait(30).state for request in requests] == ["applied"] * 3
+        broken = run.reload(training.source().replace('return "old"', "return undefined"), wait=False)
+        good = run.reload(training.source().replace("old", "good"), wait=False)
+        assert (broken.wait(30).state, good.wait(30).state) in (("failed", "applied"), ("applied", "applied"))
+        goes_on_with = training.says(1, len(training.said))[0][1]
+        assert goes_on_with == "good"
+
+
+def test_a_stop_behind_a_reload_stops_the_new_code(tmp_path: Path) -> None:
+    with Edited(tmp_path, ONE) as training:
+        training.says(3)
+        run = training.run()
+        run.pause(timeout=30)
+        reload = run.reload(training.source().replace("old", "new"), wait=False)
+        stop = run.stop(wait=False)
+        assert reload.wait(30).state == "applied"
+        assert stop.wait(30).state == "applied"
+        assert training.ended() == 0
+        assert run.status == "stopped"
+
+
+# --- where nobody would run the new code ---
+
+
+def test_under_plain_python_a_reload_is_refused_and_the_loop_goes_on(tmp_path: Path) -> None:
+    with Child(tmp_path) as child:
+        run = child.run()
+        fate = run.reload(timeout=30).fate
+        assert fate.state == "refused"
+        assert "spark-fast run" in fate.reason
+        assert run.requests == []
+        child.steps_on(run)
+
+
+# --- a function, without the command ---
+
+FUNCTION = (
+    SAY
+    + """
+def step(number):
+    return "old"
+
+def main(begin, end):
+    for number in spark.track(range(begin, end), key="number"):
+        say(number, step(number))
+        time.sleep(0.002)
+    return "done"
+
+if __name__ == "__main__":
+    say("begins")
+    print(json.dumps([spark.run(main, 0, end=200)]), flush=True)
+    say("ends")
+"""
+)
+
+
+def test_a_function_is_run_again_with_the_new_code(tmp_path: Path) -> None:
+    with Child(tmp_path, FUNCTION) as child:
+        run = child.run()
+        until(lambda: child.out.count("\n") > 5)
+        child.script.write_text(FUNCTION.replace("old", "new").replace("end=200", "end=300"))
+        request = run.reload(timeout=30)
+        assert request.fate.state == "applied", request.fate.reason
+        assert child.ended() == 0
+        said = [json.loads(line) for line in child.out.splitlines()]
+        assert said.count(["begins"]) == 2
+        steps = [line for line in said if len(line) == 2]
+        assert numbers(steps) == list(range(200)), "the same iterator, to its end"
+        assert {line[1] for line in steps} == {"old", "new"}
+        assert said[-2:] == [["done"], ["ends"]]
+        assert run.status == "finished"
+
+
+def test_after_its_function_a_script_can_be_reloaded_no_more(tmp_path: Path) -> None:
+    code = (
+        FUNCTION.replace("end=200", "end=5")
+        + "    while True:\n        spark.checkpoint()\n        time.sleep(0.001)\n"
+    )
+    with Child(tmp_path, code) as child:
+        until(lambda: "ends" in child.out, child.err)
+        run = child.run()
+        fate = run.reload(code.replace("old", "new"), timeout=30).fate
+        assert fate.state == "refused"
+        child.steps_on(run)
+
+
+# --- killed ---
+
+
+@pytest.mark.parametrize("moment", ["turn:folded", "turn:applied"])
+def test_a_worker_killed_in_a_reload_is_lost_and_its_sender_is_told(tmp_path: Path, moment: str) -> None:
+    with Edited(tmp_path, f"import spark_fast._core as core\ncore.arm_point({moment!r})\n{ONE}") as training:
+        training.says(3)
+        training.edit('"old"', '"new"')
+        fate = training.reload().fate
+        assert fate.state == "lost"
+        assert training.ended() == -signal.SIGKILL
+
+
+# --- memory ---
+
+
+@pytest.mark.timeout(300)
+def test_a_thousand_reloads_leave_no_more_objects_than_ten(tmp_path: Path) -> None:
+    modules = {
+        f"part{number}.py": f"import helper\nclass Part{number}(helper.Base):\n    def word(self):\n        return 'old'\n"
+        f"def make():\n    return Part{number}()\n"
+        for number in range(19)
+    }
+    modules["helper.py"] = "class Base:\n    pass\nWORD = 'old'\n"
+    imports = "".join(f"import part{number}\n" for number in range(19))
+    code = (
+        SAY
+        + imports
+        + """
+import gc
+parts = spark.persist("parts", lambda: [part0.make(), part18.make()])
+reloads = 0
+for number in spark.track(range(10**9), key="number"):
+    if number % 3 == 0:
+        gc.collect()
+        say(number, parts[0].word(), len(gc.get_objects()))
+    time.sleep(0.0005)
+"""
+    )
+    with Edited(tmp_path, code, modules=modules) as training:
+        run = training.run()
+
+        def objects() -> int:
+            count = len(training.said)
+            return int(training.says(3, count)[-1][2])
+
+        def reload(count: int) -> None:
+            training.write("helper.py", f"class Base:\n    pass\nWORD = {count}\n")
+            request = run.reload(timeout=30)
+            assert request.fate.state == "applied", request.fate.reason
+
+        for count in range(10):
+            reload(count)
+        few = objects()
+        for count in range(10, 1000):
+            reload(count)
+        assert objects() <= few + 50
