@@ -63,7 +63,7 @@ cdef tuple append(sf_segment *segment, bytes path, unsigned kind, uint64_t ident
     cdef bytes letter = mail.encode()
 
     if len(letter) >= SF_MAIL_MAX:
-        raise ValueError(f"the name of a mail has at most {SF_MAIL_MAX - 1} bytes: {mail!r}")
+        raise ValueError(f"mail has {len(letter)} bytes: at most {SF_MAIL_MAX - 1} are taken")
     memset(&request, 0, sizeof(request))
     request.kind = kind
     request.id = ident

@@ -10,6 +10,7 @@ __all__ = [
     "LayoutError",
     "LogFullError",
     "NoSuchRunError",
+    "ResetError",
     "RunNameTakenError",
     "SegmentError",
     "SparkError",
@@ -105,6 +106,23 @@ class RunNameTakenError(SparkError):
 
     def __str__(self) -> str:
         return f"a living run is called {self.run!r}"
+
+
+class ResetError(SparkError):
+    """A run gets no fresh worker.
+
+    Attributes:
+        run: the id.
+        reason: why.
+    """
+
+    def __init__(self, run: str, reason: str) -> None:
+        super().__init__(run, reason)
+        self.run = run
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"run {self.run!r} can't be reset: {self.reason}"
 
 
 class FolderRefusedError(SparkError):

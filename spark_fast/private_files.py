@@ -67,19 +67,21 @@ def write_whole(folder: int, name: str, content: bytes, *, replace: bool = True)
     making = f".{name}.{os.getpid()}.{os.urandom(4).hex()}"
     fd = os.open(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _OPEN, 0o600, dir_fd=folder)
     try:
-        with open(fd, "wb") as file:
-            file.write(content)
+        with open(fd, "wb", buffering=0) as file:
+            while content:
+                content = content[file.write(content) :]
         if replace:
             os.rename(making, name, src_dir_fd=folder, dst_dir_fd=folder)
             return True
-        try:
-            os.link(making, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
-        except FileExistsError:
-            return False
-        return True
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(making, dir_fd=folder)
+        os.link(making, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+    except FileExistsError:
+        os.unlink(making, dir_fd=folder)
+        return False
+    except BaseException:
+        os.unlink(making, dir_fd=folder)
+        raise
+    os.unlink(making, dir_fd=folder)
+    return True
 
 
 def append_line(folder: int, name: str, line: bytes) -> None:

@@ -99,7 +99,11 @@ def imports_of(source: bytes) -> list[Import]:
     return list(dict.fromkeys(_imports(tree)))
 
 
+_BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
+
+
 def _imports(tree: ast.Module) -> Iterator[Import]:
+    # Statements only: most of a tree is expressions, in which there are no imports.
     waiting: list[tuple[ast.AST, bool]] = [(tree, True)]
     while waiting:
         node, sure = waiting.pop()
@@ -107,9 +111,9 @@ def _imports(tree: ast.Module) -> Iterator[Import]:
             for each in node.names:
                 yield Import(tuple(each.name.split(".")), 0, sure)
         elif isinstance(node, ast.ImportFrom):
-            module = tuple((node.module or "").split(".")) if node.module else ()
+            module = tuple(node.module.split(".")) if node.module else ()
             for each in node.names:
                 yield Import(module if each.name == "*" else (*module, each.name), node.level, sure)
-        elif not isinstance(node, ast.expr):
+        else:
             sure = sure and isinstance(node, (ast.Module, ast.ClassDef, ast.With))
-            waiting += [(child, sure) for child in ast.iter_child_nodes(node)]
+            waiting += [(child, sure) for block in _BLOCKS for child in getattr(node, block, ())]

@@ -10,8 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from spark_fast import client
+from spark_fast.cli import app, quick
+from spark_fast.cli.supervisor import Order
 from spark_fast.client import FateState, SparkStatus
 from tests.support import DEADLINE, kill, until
 
@@ -237,6 +240,51 @@ def test_top_prints_once_where_there_is_no_terminal(start: Start, loop: str) -> 
     assert done.returncode == 0
     assert "\x1b" not in done.stdout
     assert "one" in done.stdout
+
+
+# --- start ---
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train.py",
+        "-m package.train --lr 1",
+        "--name one train.py --name two -m --help",
+        "--name=one --watch train.py",
+        "--reload-dir a --reload-dir=b --journal j --replay=r -m --watch x -- y",
+        "--name --watch train.py",
+        "--journal= a",
+        "-- train.py",
+        "--help",
+        "-x train.py",
+        "-mx train.py",
+        "--watch=yes train.py",
+        "--name",
+        "--name one",
+        "-m",
+        "",
+        "-",
+    ],
+)
+def test_what_is_read_without_typer_is_what_typer_reads(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Order] = []
+    monkeypatch.setattr("spark_fast.cli.supervisor.supervise", lambda order: read.append(order) or 0)
+    quick_one = quick.read(["run", *words.split()])
+    CliRunner().invoke(app.app, ["run", *words.split()])
+    if quick_one is not None:
+        assert read == [quick_one]
+
+
+def test_only_run_is_read_without_typer_and_it_loads_none() -> None:
+    assert quick.read(["pause", "one"]) is None
+    assert quick.read([]) is None
+    code = (
+        "import sys; from spark_fast.cli import quick; print(quick.read(['run', 'x']).target); "
+        "print({'typer', 'rich'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "x\nset()\n"
 
 
 # --- ask ---

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from spark_fast.client import changes
 from spark_fast.client.changes import add_version
 from spark_fast.client.diffs import diff
 from spark_fast.code_versions import SOURCE_MAX, Store, Version, digest_of
@@ -221,18 +222,18 @@ FIELDS = ["entry", "roots", "path", "python", "number", "made", "sender", "note"
 
 @given(
     name=st.sampled_from(["entry.json", "loaded.jsonl", "versions/1.json"]),
-    changes=st.dictionaries(st.sampled_from(FIELDS), JSON, min_size=1, max_size=3),
+    fields=st.dictionaries(st.sampled_from(FIELDS), JSON, min_size=1, max_size=3),
     cut=st.none() | st.integers(0, 200),
 )
 @settings(max_examples=150, deadline=None)
 def test_hostile_records_are_errors_of_ours_or_harmless(
-    tmp_path_factory: pytest.TempPathFactory, name: str, changes: dict[str, object], cut: int | None
+    tmp_path_factory: pytest.TempPathFactory, name: str, fields: dict[str, object], cut: int | None
 ) -> None:
     project = Project(tmp_path_factory.mktemp("hostile"))
     project.write("train.py", "rate = 1\n")
     project.start()
     path = project.run / "code" / name
-    raw = json.dumps({**json.loads(path.read_bytes()), **changes}).encode()[:cut] + b"\n"
+    raw = json.dumps({**json.loads(path.read_bytes()), **fields}).encode()[:cut] + b"\n"
     path.write_bytes(raw)
     try:
         version = add_version(project.store, "sender", code="rate = 2\n")
@@ -526,6 +527,32 @@ def test_nothing_is_waited_for_where_files_hold_still(project: Project, editor: 
     os.utime(project.path("helper.py"), (ahead, ahead))
     assert project.reload() is not None
     assert edits.waits == 0
+
+
+def test_a_sender_that_asks_again_reads_only_what_may_have_changed(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.start("helper.py")
+    read: list[str] = []
+    real = changes._read
+
+    def noted(path: str) -> tuple[bytes | None, str, bool]:
+        read.append(Path(path).name)
+        return real(path)
+
+    monkeypatch.setattr(changes, "_read", noted)
+
+    def nothing_is_read() -> bool:
+        # Once what was written is some time ago, the files' times tell.
+        read.clear()
+        assert project.reload() is None
+        return not read
+
+    until(nothing_is_read)
+    # Of the same size and with the time that it had: only the system knows.
+    project.write("helper.py", "name = 'odd'\n")
+    assert project.text(made(project.reload()), "helper.py") == "name = 'odd'\n"
+    assert set(read) == {"helper.py"}
 
 
 # --- imports ---

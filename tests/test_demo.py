@@ -8,6 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import psutil
 import pytest
 
 from spark_fast import client
@@ -93,6 +94,30 @@ def test_a_demo_that_is_interrupted_ends_its_training(number: signal.Signals, sc
     assert "Traceback" not in story
     assert not run.status.live
     assert not list(scratch.iterdir())
+
+
+def test_a_demo_ends_a_training_that_does_not_end_by_itself() -> None:
+    demo = start()
+    run = training()
+    os.kill(run.ranks[0].pid, signal.SIGSTOP)
+    demo.send_signal(signal.SIGTERM)
+    story, _ = demo.communicate(timeout=DEADLINE)
+    assert demo.returncode == 128 + signal.SIGTERM, story
+    until(lambda: not run.status.live)
+
+
+@pytest.mark.parametrize("words", [(), ("--hold",)], ids=["demo", "hold"])
+def test_a_demo_whose_supervisor_is_killed_leaves_no_training_behind(words: tuple[str, ...]) -> None:
+    demo = start(*words)
+    run = training()
+    worker = psutil.Process(run.ranks[0].pid)
+    os.kill(worker.ppid(), signal.SIGKILL)
+    if words:
+        demo.send_signal(signal.SIGTERM)
+    story, _ = demo.communicate(timeout=DEADLINE)
+    assert demo.returncode == (128 + signal.SIGTERM if words else 1), story
+    assert "Traceback" not in story
+    until(lambda: not worker.is_running())
 
 
 def test_a_demo_that_is_killed_leaves_no_training_behind() -> None:

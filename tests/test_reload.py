@@ -269,7 +269,8 @@ def test_code_can_be_pushed_and_taken_back(tmp_path: Path) -> None:
 
 MODULES = {
     "helper.py": "WORD = 'old'\ndef word(number):\n    return WORD\n",
-    "middle.py": "from helper import WORD, word\nTWICE = WORD * 2\nclass Base:\n    def name(self):\n        return TWICE\n",
+    "middle.py": "from helper import WORD, word\nTWICE = WORD * 2\n"
+    "class Base:\n    def name(self):\n        return TWICE\n",
     "other.py": "import time\nBEGAN = time.monotonic_ns()\n",
 }
 IMPORTING = (
@@ -729,8 +730,8 @@ def test_a_worker_killed_in_a_reload_is_lost_and_its_sender_is_told(tmp_path: Pa
 @pytest.mark.timeout(300)
 def test_a_thousand_reloads_leave_no_more_objects_than_ten(tmp_path: Path) -> None:
     modules = {
-        f"part{number}.py": f"import helper\nclass Part{number}(helper.Base):\n    def word(self):\n        return 'old'\n"
-        f"def make():\n    return Part{number}()\n"
+        f"part{number}.py": f"import helper\nclass Part{number}(helper.Base):\n"
+        f"    def word(self):\n        return 'old'\ndef make():\n    return Part{number}()\n"
         for number in range(19)
     }
     modules["helper.py"] = "class Base:\n    pass\nWORD = 'old'\n"

@@ -12,7 +12,7 @@ import pytest
 from spark_fast import client
 from spark_fast.errors import SparkInterrupt, SparkReloadError, SparkStopError
 from spark_fast.request import Kind
-from tests.support import Child, until
+from tests.support import GATED, Child, until
 
 # --- the first call ---
 
@@ -190,49 +190,23 @@ def test_interrupts_pickle_and_are_no_exceptions_that_a_loop_would_swallow(kind:
     assert "at step 42, asked by someone@somewhere, pid 1" in str(error)
 
 
-def test_a_reload_raises_once_and_the_loop_that_goes_on_is_running_again(tmp_path: Path) -> None:
-    code = """
-    import time
-    import spark_fast as spark
-    while True:
-        try:
-            spark.checkpoint()
-            time.sleep(0.001)
-        except spark.SparkReloadError as reload:
-            print(reload.request_id, flush=True)
-            time.sleep(0.3)
-    """
-    with Child(tmp_path, code) as child:
+def test_a_reload_that_nobody_would_run_again_is_refused_and_the_loop_goes_on(tmp_path: Path) -> None:
+    with Child(tmp_path) as child:
         run = child.run()
         request = run._ask(Kind.RELOAD, True, 10)
-        assert request.fate.state == "applied"
-        assert run.status == "reloading"
-        assert run.wait("running", timeout=10) == "running"
+        assert request.fate.state == "refused"
+        assert "start it with 'spark-fast run' or spark.run()" in request.fate.reason
+        assert "a reload was refused" in child.err
         child.steps_on(run)
-        assert child.out == f"{request.id}\n"
+        assert run.status == "running"
 
 
-def test_a_reload_and_what_follows_it_in_the_log_are_applied_one_after_the_other(tmp_path: Path) -> None:
-    code = """
-    import time
-    import spark_fast as spark
-    from pathlib import Path
-    spark.checkpoint()
-    while not Path(__file__ + ".go").exists():
-        time.sleep(0.001)
-    while True:
-        try:
-            spark.checkpoint()
-            time.sleep(0.001)
-        except spark.SparkReloadError:
-            print("reload", flush=True)
-    """
-    with Child(tmp_path, code) as child:
+def test_what_follows_a_refused_reload_in_the_log_is_applied(tmp_path: Path) -> None:
+    with Child(tmp_path, GATED) as child:
         run = child.run()
         requests = [run._ask(Kind.RELOAD, False, None), run.pause(wait=False)]
         child.go()
-        assert [request.wait(10).state for request in requests] == ["applied", "applied"]
-        assert child.out == "reload\n"
+        assert [request.wait(10).state for request in requests] == ["refused", "applied"]
         assert run.status == "paused"
 
 

@@ -5,7 +5,17 @@ __all__ = ["main"]
 
 def main() -> None:
     """Runs the command line of this process, and exits with its status."""
-    # Loaded when run: whoever only imports the package pays nothing for typer.
+    # Loaded when run: whoever only imports the package pays nothing for it.
+    import sys
+
+    from spark_fast.cli import exits, quick
+    from spark_fast.cli.supervisor import supervise
+
+    order = quick.read(sys.argv[1:])
+    if order is not None:
+        with exits.told():
+            sys.exit(supervise(order))
+
     from spark_fast.cli import app
 
     app.main()

@@ -1,8 +1,6 @@
 """The commands and their options. What they do stands in the modules beside this one."""
 
 import json
-import os
-import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
@@ -37,11 +35,8 @@ app = typer.Typer(
 
 def main() -> None:
     """Runs the command line of this process, and exits with its status."""
-    try:
+    with exits.told():
         app(prog_name="spark-fast")
-    except (SparkError, OSError) as error:
-        exits.say(str(error))
-        sys.exit(exits.exit_of(error))
 
 
 def _complete_run(incomplete: str) -> list[str]:
@@ -127,20 +122,19 @@ def run(
 
     The first Ctrl-C or SIGTERM asks it to stop at its next checkpoint, the second interrupts it at once.
     """
-    from spark_fast.cli.supervisor import Order, supervise
+    from spark_fast.cli.supervisor import order, supervise
 
-    order = Order(
-        target=target,
-        arguments=arguments or [],
+    what = order(
+        target,
+        arguments or [],
         module=module,
-        name=name,
-        # Of the worker's working directory now, whatever the script makes of it.
-        reload_dirs=tuple(os.path.abspath(folder) for folder in reload_dir or ()),
-        journal=os.path.abspath(journal) if journal is not None else None,
-        replay=os.path.abspath(replay) if replay is not None else None,
         watch=watch,
+        name=name,
+        reload_dirs=reload_dir or [],
+        journal=journal,
+        replay=replay,
     )
-    raise typer.Exit(supervise(order))
+    raise typer.Exit(supervise(what))
 
 
 # --- look ---
@@ -348,6 +342,26 @@ def versions(
     if number is not None and not (diff and number.isdecimal()):
         raise typer.BadParameter(f"{number!r} is no number of a version, or --diff is missing", param_hint="N")
     code.versions(client.attach(run), diff=diff, only=None if number is None else int(number), as_json=as_json)
+
+
+@app.command()
+def reset(
+    run: RunId = None,
+    grace: Annotated[
+        str, typer.Option("--grace", metavar="DURATION", help="A process that has not ended after this is killed.")
+    ] = "30s",
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+) -> None:
+    """Replace a run's process by a fresh one, with nothing kept: the same command and the same name.
+
+    It is asked to stop first. Waits for the first checkpoint of the new one.
+    """
+    from spark_fast.cli import resetting
+
+    seconds = _seconds(grace, "--grace")
+    assert seconds is not None
+    resetting.reset(run, grace=seconds, timeout=_seconds(timeout, "--timeout"), as_json=as_json)
 
 
 # --- the rest ---

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, ModuleType, TracebackType
@@ -67,7 +67,7 @@ _REPORT = re.compile(r"step (\d+)/\d+ +loss (\S+) +accuracy (\S+)")
 
 
 class _Training:
-    """The training, as a process of its own. A context manager: the process does not outlive it."""
+    """The training: `spark-fast run`, with its worker. A context manager: neither process outlives it."""
 
     def __init__(self, name: str, model: Path, arguments: list[str], echo: Callable[[str], None] | None = None) -> None:
         self.name = name
@@ -79,7 +79,7 @@ class _Training:
         command = ["-m", "spark_fast", "run", "--name", name, str(_find_script()), *arguments, "--save", str(model)]
         # One thread is plenty for so small a network; a BLAS's helper threads spin for a while after each use.
         theirs = {key: value for key, value in os.environ.items() if key not in ("SPARK_FAST", "SPARK_FAST_RUN")}
-        # A session of its own: Ctrl-C in this terminal is for this process, which then ends that one.
+        # A session of its own: Ctrl-C in this terminal is for this process, which then ends those two.
         self.process = subprocess.Popen(
             [sys.executable, *command],
             stdin=subprocess.DEVNULL,
@@ -104,8 +104,13 @@ class _Training:
             try:
                 self.process.wait(3)
             except subprocess.TimeoutExpired:
-                self.process.kill()
+                os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait()
+        # A worker whose supervisor was killed is still there.
+        with suppress(SparkError, ProcessLookupError):
+            run = client.attach(self.name)
+            if run.status.live:
+                os.kill(run.ranks[0].pid, signal.SIGKILL)
         self._reader.join(3)
 
     def _read(self) -> None:
@@ -160,10 +165,11 @@ class _Training:
             _check(status is None, f"the training starts; it ended with status {status}")
             time.sleep(0.02)
 
-    def cpu_seconds(self) -> float:
-        """CPU time of all its threads."""
-        # What clock_getcpuclockid(3) makes of a process id: the nanoseconds of /proc/<pid>/stat's ticks.
-        return time.clock_gettime(~self.process.pid << 3 | 2)
+
+def _cpu_seconds(pid: int) -> float:
+    """CPU time of all threads of a process."""
+    # What clock_getcpuclockid(3) makes of a process id: the nanoseconds of /proc/<pid>/stat's ticks.
+    return time.clock_gettime(~pid << 3 | 2)
 
 
 def _find_script() -> Path:
@@ -280,7 +286,7 @@ def _steer(story: _Story, training: _Training, model: Path) -> None:
     run = training.attach()
     first = training.report(lambda report: report.step >= 20, "the training trains")
     _check(run.status is SparkStatus.RUNNING, f"a run that trains is running, not {run.status}")
-    story.line("training", f"process {training.process.pid}, step {first.step}: {_words(first)}")
+    story.line("training", f"process {run.ranks[0].pid}, step {first.step}: {_words(first)}")
 
     parked = _pause(story, run, training)
     _advance(story, run, training, parked)
@@ -326,13 +332,14 @@ def _pause(story: _Story, run: Run, training: _Training) -> int:
 
     # What it printed before it parked may still be on its way.
     before = training.report(lambda report: report.step >= step - 1, "what it printed before it parked arrives")
-    cpu = training.cpu_seconds()
+    worker = run.ranks[0].pid
+    cpu = _cpu_seconds(worker)
     began = time.monotonic()
     while (watched := time.monotonic() - began) < _LOOK:
         _check(run.status is SparkStatus.PAUSED, f"it stays paused: it is {run.status}")
         _check(run.step == step, f"its step stands still at {step}: it is {run.step}")
         time.sleep(0.05)
-    used = training.cpu_seconds() - cpu
+    used = _cpu_seconds(worker) - cpu
     last = training.last
     _check(last == before, f"its loss stands still at {before.loss}: it printed {last}")
     _check(used <= _IDLE_SHARE * watched, f"it uses no CPU while it is parked: {latency(used)} in {latency(watched)}")

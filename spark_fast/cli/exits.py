@@ -1,14 +1,18 @@
 """The exit statuses of the command line, and the one line on standard error that goes with each but 0."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
-
-import typer
+from typing import TYPE_CHECKING
 
 from spark_fast.cli.words import one_line, printable
 from spark_fast.errors import NoSuchRunError, SparkError, SparkTimeoutError
 
-__all__ = ["Exit", "exit_of", "leave", "say"]
+if TYPE_CHECKING:
+    import typer
+
+__all__ = ["Exit", "exit_of", "leave", "say", "told"]
 
 
 class Exit(IntEnum):
@@ -49,7 +53,19 @@ def say(message: str, more: str = "") -> None:
     sys.stderr.flush()
 
 
-def leave(status: Exit, message: str, more: str = "") -> typer.Exit:
+@contextmanager
+def told() -> Iterator[None]:
+    """What goes wrong in the block is said in a line, and this process exits."""
+    try:
+        yield
+    except (SparkError, OSError) as error:
+        say(str(error))
+        sys.exit(exit_of(error))
+
+
+def leave(status: Exit, message: str, more: str = "") -> "typer.Exit":
     """Says why, and returns what is to be raised to exit with this status."""
+    import typer  # not for `run`, whose process says things too, and lives long
+
     say(message, more)
     return typer.Exit(int(status))

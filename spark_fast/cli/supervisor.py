@@ -5,6 +5,7 @@ Nothing of the worker depends on it: both share the terminal, the standard strea
 pipe between them once the run is there, and a worker whose supervisor is killed trains on and can be controlled.
 """
 
+import functools
 import json
 import os
 import resource
@@ -17,11 +18,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from spark_fast import _core, run_folder
-from spark_fast.cli import exits
+from spark_fast.cli import exits, watching
 from spark_fast.errors import SegmentError, SparkError
 from spark_fast.request import RESET
 
-__all__ = ["Order", "supervise"]
+__all__ = ["Order", "order", "supervise"]
 
 TOLD = "SPARK_FAST_RUNNER"
 
@@ -67,12 +68,38 @@ class Order:
     watch: bool = False
 
 
+def order(
+    target: str,
+    arguments: list[str],
+    *,
+    module: bool,
+    watch: bool,
+    name: str | None,
+    reload_dirs: list[str],
+    journal: str | None,
+    replay: str | None,
+) -> Order:
+    """The order that a command line gives. Its paths are those of the working directory as it is now."""
+    return Order(
+        target=target,
+        arguments=arguments,
+        module=module,
+        watch=watch,
+        name=name,
+        reload_dirs=tuple(os.path.abspath(folder) for folder in reload_dirs),
+        journal=os.path.abspath(journal) if journal is not None else None,
+        replay=os.path.abspath(replay) if replay is not None else None,
+    )
+
+
 def supervise(order: Order) -> int:
     """Runs the order to its end. Returns the exit status of the worker; if that was killed by a signal, this process
     ends by the same signal, but for SIGKILL, which gives 137.
 
     To be called once, from the main thread, with nothing to follow it in the process.
     """
+    if order.watch and watching.missing():
+        return exits.Exit.REFUSED
     # What is ignored now, by nohup or in a shell's background job, stays so in both processes.
     taken = {number for number in _HANDED_ON if signal.getsignal(number) is not signal.SIG_IGN} | {signal.SIGCHLD}
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -88,6 +115,7 @@ class _Supervisor:
         self._name = order.name
         self._lock: int | None = None
         self._ended_by: tuple[float, int] = (0.0, 0)
+        self._watcher = watching.Watcher(_script_of(order), order.reload_dirs) if order.watch else None
 
     def run(self) -> int:
         while True:
@@ -112,6 +140,11 @@ class _Supervisor:
                 # Somebody else's turn, or a supervisor that is just ending: tried again at the next look.
                 with suppress(OSError, SparkError):
                     self._lock = run_folder.hold_supervisor(worker.run)
+            if self._watcher is not None and worker.run is not None:
+                from spark_fast import client  # now that the worker is on its way, and only where it is needed
+
+                self._watcher.start(functools.partial(client.attach, worker.run))
+                self._watcher = None
             worker.hurry()
         worker.listen()
         return status
@@ -261,6 +294,15 @@ class _Worker:
         self.process.send_signal(signal.SIGKILL if self._warned else signal.SIGTERM)
         self._warned = True
         self._kill_at = now + _LAST_WORDS
+
+
+def _script_of(order: Order) -> str | None:
+    """The file that the order runs, where that can be told without importing anything."""
+    if not order.module:
+        target = os.path.abspath(order.target)
+        return os.path.join(target, "__main__.py") if os.path.isdir(target) else target
+    place = os.path.abspath(os.path.join(*order.target.split(".")))
+    return next((path for path in (f"{place}.py", f"{place}/__main__.py") if os.path.exists(path)), None)
 
 
 def _name_of(number: int) -> str:

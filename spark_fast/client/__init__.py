@@ -7,6 +7,7 @@ run.pause()
 run.resume()
 """
 
+from spark_fast.client.reset import is_worker_initialized, reset_worker
 from spark_fast.client.run import Rank, Request, Run, attach, request_hot_reload, runs
 from spark_fast.errors import (
     AmbiguousRunError,
@@ -14,6 +15,7 @@ from spark_fast.errors import (
     LayoutError,
     LogFullError,
     NoSuchRunError,
+    ResetError,
     SegmentError,
     SparkError,
     SparkTimeoutError,
@@ -34,6 +36,7 @@ __all__ = [
     "Progress",
     "Rank",
     "Request",
+    "ResetError",
     "Run",
     "SegmentError",
     "SparkError",
@@ -41,7 +44,9 @@ __all__ = [
     "SparkTimeoutError",
     "StoreError",
     "attach",
+    "is_worker_initialized",
     "remove_ended",
     "request_hot_reload",
+    "reset_worker",
     "runs",
 ]

@@ -73,18 +73,17 @@ def _pushed(about: About, base: Version, code: str | bytes) -> _Found:
 
 
 def _on_disk(about: About, base: Version) -> _Found:
-    found = _read_all(base.files, base.disk)
+    found = _differing(base.files, base.disk)
     changed = {path: source for path, source in found.items() if source is not None}
-    changed = {path: source for path, source in changed.items() if digest_of(source) != base.disk.get(path)}
     if about.entry in changed:
         _refuse_blank(about.entry, changed[about.entry])
-    gone = sorted(path for path, source in found.items() if source is None and path in base.disk)
+    gone = sorted(found.keys() - changed.keys())
     note = "changed on disk"
     if gone:
         shown = ", ".join(relative(path, about.roots) for path in gone[:3])
         more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
         note += f"; gone from disk, and as it was: {shown}{more}"
-    disk = {path: digest for path, digest in base.disk.items() if path not in gone}
+    disk = {path: digest for path, digest in base.disk.items() if path not in found}
     return _complete(about, base, changed, disk | {path: digest_of(source) for path, source in changed.items()}, note)
 
 
@@ -107,9 +106,8 @@ def _complete(
         for found, sure in _imported(path, source, about):
             if found not in base.files and found not in sources:
                 wanted[found] = sure or wanted.get(found, False)
-        for found, more in _read_all(wanted, {}).items():
-            if more is None:
-                continue
+        for found, more in _differing(wanted, {}).items():
+            assert more is not None  # nothing was known of it that could be gone
             sources[found] = more
             disk[found] = digest_of(more)
             waiting.append((found, more))
@@ -131,10 +129,10 @@ def _told(faults: Sequence[Fault], roots: Sequence[str]) -> str:
 # --- files of the person who trains ---
 
 
-def _read_all(paths: Iterable[str], known: Mapping[str, str]) -> dict[str, bytes | None]:
-    """The content of each file, None for one that is gone; each is read again until it holds still, for a while.
+def _differing(paths: Iterable[str], known: Mapping[str, str]) -> dict[str, bytes | None]:
+    """The content of those files that have another digest than is known of them; None for a known one that is gone.
 
-    known: the digests of those that need not be looked at twice if that is what they have.
+    Each of these is looked at again until it holds still, for a while.
     """
     found: dict[str, bytes | None] = {}
     waiting = list(paths)
@@ -143,44 +141,73 @@ def _read_all(paths: Iterable[str], known: Mapping[str, str]) -> dict[str, bytes
             time.sleep(_STILL)
         moving = []
         for path in waiting:
-            source, still = _read(path)
-            found[path] = source
+            found.pop(path, None)
+            status = _status(path)
+            if status is not None and _seen.get(path) == (_signature(status), known.get(path)):
+                continue
+            source, digest, still = _read(path)
             if source is None:
-                still = path not in known  # one that was there may be about to be put in place
-            elif not still:
-                still = digest_of(source) == known.get(path)
-            if not still:
-                moving.append(path)
+                if path in known:  # it may be about to be put in place
+                    found[path] = None
+                    moving.append(path)
+            elif digest != known.get(path):
+                found[path] = source
+                if not still:
+                    moving.append(path)
         if not moving:
             break
         waiting = moving
     return found
 
 
-def _read(path: str) -> tuple[bytes | None, bool]:
-    """The content, and whether the file holds still."""
+_Signature = tuple[int, int, int, int, int]
+
+_seen: dict[str, tuple[_Signature, str]] = {}
+"""What tells without reading that a file is as this process has read it, and its digest: a watcher asks for one reload
+after another. Bounded by the project's files."""
+
+
+def _signature(status: os.stat_result) -> _Signature:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _status(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except OSError:
+        return None
+
+
+def _read(path: str) -> tuple[bytes | None, str, bool]:
+    """The content, None if it is gone; its digest; and whether the file holds still."""
     try:
         # A pipe of this name must not make us wait for its writer.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
-            return None, False
+            return None, "", False
         raise CodeRefusedError(f"{path} can't be read: {error.strerror}") from None
     try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
+        before = os.fstat(fd)
+        if not stat.S_ISREG(before.st_mode):
             raise CodeRefusedError(f"{path} can't be read: it is no file")
-        if status.st_size > SOURCE_MAX:
-            raise CodeRefusedError(f"{path} has {status.st_size} bytes: a source of over {SOURCE_MAX} is not taken")
+        if before.st_size > SOURCE_MAX:
+            raise CodeRefusedError(f"{path} has {before.st_size} bytes: a source of over {SOURCE_MAX} is not taken")
         with open(fd, "rb", closefd=False) as file:
-            source = file.read(SOURCE_MAX)
+            source = file.read(before.st_size)
+        status = os.fstat(fd)
     except OSError as error:
         raise CodeRefusedError(f"{path} can't be read: {error.strerror}") from None
     finally:
         os.close(fd)
+    digest = digest_of(source)
+    age = time.time() - max(status.st_mtime, status.st_ctime)
+    whole = _signature(before) == _signature(status)
+    if whole and age > _STILL * _LOOKS:  # beyond what the times of two writes might have in common
+        _seen[path] = _signature(status), digest
     age = time.time() - status.st_mtime
     wanted = _STILL if source.strip() else _STILL * _LOOKS
-    return source, not 0 <= age < wanted
+    return source, digest, whole and not 0 <= age < wanted
 
 
 # --- what imports lead to ---

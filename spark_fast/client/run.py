@@ -17,7 +17,18 @@ from spark_fast.errors import (
     SparkError,
     SparkTimeoutError,
 )
-from spark_fast.request import UNDECIDED, Fate, FateState, Kind, Verdict, fate_of, format_id, sender_name, version_of
+from spark_fast.request import (
+    RESET,
+    UNDECIDED,
+    Fate,
+    FateState,
+    Kind,
+    Verdict,
+    fate_of,
+    format_id,
+    sender_name,
+    version_of,
+)
 from spark_fast.status import (
     ENDED,
     Progress,
@@ -156,6 +167,9 @@ class Run:
     def folder(self) -> Path:
         """The run folder."""
         return self._folder
+
+    def _is_same_worker(self, other: "Run") -> bool:
+        return (self._about.pid, self._about.started) == (other._about.pid, other._about.started)
 
     # --- what it does ---
 
@@ -449,9 +463,12 @@ class Run:
         elif verdict == Verdict.REFUSED_STOPPING:
             fate = Fate(FateState.REFUSED, reason="the run is stopping")
         elif verdict == Verdict.NOTHING_TO_DO and seq:
-            # A stop was asked for already: this one shares its fate.
+            # A stop was asked for already: this one shares its fate, unless what follows the end is another matter.
             entry = _core.read_entry(self._control, seq)
-            if entry is not None:
+            if entry is not None and (entry["mail"] == RESET) != (mail == RESET):
+                begun = "its reset" if entry["mail"] == RESET else "its stop"
+                fate = Fate(FateState.REFUSED, reason=f"{begun} is under way, asked by {entry['sender']}")
+            elif entry is not None:
                 ident, sender, asked = entry["id"], entry["sender"], entry["asked"]
         elif verdict == Verdict.NOTHING_TO_DO:
             fate = Fate(FateState.APPLIED, step=self.step, reason="nothing to do: it was not paused")

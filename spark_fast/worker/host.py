@@ -1,8 +1,8 @@
 """Whoever runs the loop again when a reload has unwound it: the loop `run → SparkReloadError → new code → run`.
 
 What happens at a reload, in order:
-1. At a checkpoint of the thread under the host the request is met, the version's sources are read, and what speaks against
-   it is looked for. If something does, the request is refused and the loop goes on: nothing was unwound.
+1. At a checkpoint of the thread under the host the request is met, the version's sources are read, and what speaks
+   against it is looked for. If something does, the request is refused and the loop goes on: nothing was unwound.
 2. SparkReloadError leaves the user's frames. Loops with a key keep their places.
 3. The modules that changed, and those that imported them, are executed (see transaction.py), then the entry.
 4. The new code is on trial until its loop has come round once. If it raises before that, everything is put back and the
@@ -127,7 +127,7 @@ class Host:
     # --- at a checkpoint, holding session.turns ---
 
     def pass_checkpoint(self, done: bool | None) -> None:
-        """The thread under the host passes a checkpoint. done: whether its loop has come round; None if it is no loop's.
+        """The thread under the host passes a checkpoint. done: whether its loop has come round, None if it has none.
 
         Raises SparkReloadError again if frames that it should have left are still there.
         """

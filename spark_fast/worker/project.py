@@ -1,7 +1,7 @@
 """The project's modules: what was executed, from which source, and who imports whom.
 
-A finder at the head of `sys.meta_path` lets the other finders find, and puts a loader of its own where they found a file
-of the project. That loader notes what it executes. During a reload it executes a module anew in its old namespace.
+A finder at the head of `sys.meta_path` lets the other finders find, and puts a loader of its own where they found a
+file of the project. That loader notes what it executes. During a reload it executes a module anew in its old namespace.
 """
 
 import os

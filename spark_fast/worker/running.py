@@ -32,11 +32,11 @@ def run(fn: Callable[Args, Result], *args: Args.args, **kwargs: Args.kwargs) -> 
 
     What `spark-fast run script.py` does for a script this does for a function of a script that is started in any other
     way, and in a notebook. At a reload the modules that changed are executed anew, and the script too if it changed, or
-    imports what did, up to its `run()`: its arguments are then those of the new code. Under `spark-fast run`, and within
-    another `run()`, it is a plain call.
+    imports what did, up to its `run()`: its arguments are then those of the new code. Under `spark-fast run`, and
+    within another `run()`, it is a plain call.
 
-    The code that belongs to the project is what lies in the script's folder and in the working directory. Makes the run if
-    there is none. Raises what `fn` raises. To be called from one thread at a time.
+    The code that belongs to the project is what lies in the script's folder and in the working directory. Makes the run
+    if there is none. Raises what `fn` raises. To be called from one thread at a time.
     """
     thread = threading.get_ident()
     if _reaching == thread:

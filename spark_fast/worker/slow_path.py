@@ -19,8 +19,10 @@ LOOK_AROUND = 1.0
 
 
 def checkpoint(step: int, counted: bool, done: bool | None) -> None:
-    """The slow path of `checkpoint()`, called by the core. done: whether the loop that passes it has come round; None if
-    it is no loop's."""
+    """The slow path of `checkpoint()`, called by the core.
+
+    done: whether the loop that passes it has come round; None if it is no loop's.
+    """
     hold = arrive(step, counted, done)
     if hold is None:
         return

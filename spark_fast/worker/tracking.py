@@ -37,8 +37,8 @@ def track(
 
     One more checkpoint is passed when the end is reached. Loops may be nested; four levels are shown. Costs a fraction
     of a `tqdm` loop per item: the GIL is yielded no more often than each 50 µs. Raises what `checkpoint()` raises, and
-    the item that it stood before is the next one if the loop is then continued. Raises RuntimeError if a living loop has
-    the same key. Any thread may iterate, each over its own.
+    the item that it stood before is the next one if the loop is then continued. Raises RuntimeError if a living loop
+    has the same key. Any thread may iterate, each over its own.
     """
     if total is None:
         hint = operator.length_hint(iterable, -1)

@@ -1,0 +1,156 @@
+"""`spark-fast run --watch`: reloads the run whenever a file of its code is saved, in a thread of the supervisor."""
+
+import importlib.util
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from spark_fast.cli import exits
+from spark_fast.cli.words import latency, printable
+from spark_fast.errors import SparkError
+
+__all__ = ["Watcher", "missing"]
+
+_STEP = 4
+"""Milliseconds between the watcher's looks at what the system told it. A save is seen at the first look after it, and
+handed on at the next, at which nothing more has come. Each look costs some 30 µs."""
+_TOGETHER = 50
+"""Milliseconds in which what is saved together is one change."""
+_LOOK = 500
+"""Milliseconds between looks whether the run has loaded more files, and whether one changed untold, as on a network's
+file system."""
+_CLOCK = 0.01
+"""Seconds by which the time of a file may be behind that of the clock."""
+
+
+def missing() -> bool:
+    """Whether the library that watches is not installed; says so then."""
+    if importlib.util.find_spec("watchfiles") is not None:
+        return False
+    exits.say("--watch needs watchfiles: pip install 'spark-fast[watch]'")
+    return True
+
+
+class Watcher:
+    """Watches the folders that hold code of a run, and never what lies below them.
+
+    To be made before the worker starts: what is saved later counts as a change.
+
+    script: the script, or what is thought to be the file of the module.
+    more: other folders to watch.
+    """
+
+    def __init__(self, script: str | None, more: Iterable[str] = ()) -> None:
+        self._attach: Callable[[], Any] = lambda: None
+        self._script = script
+        self._more = list(more)
+        self._began = time.time() - _CLOCK
+        self._seen: dict[str, float | None] = {}
+        self._loaded_at: tuple[int, int, int] | None = None
+        self._loaded: set[str] = set()
+
+    def start(self, attach: Callable[[], Any]) -> None:
+        """Watches until the process ends. attach: gives the run as it is now."""
+        self._attach = attach
+        threading.Thread(target=self._run, name="watch", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            # All that is needed for a reload is there before the first change.
+            from watchfiles import watch
+
+            pending = self._look()
+            while True:
+                folders = self._folders()
+                changes = watch(
+                    *folders,
+                    watch_filter=lambda _, path: path.endswith(".py"),
+                    debounce=_TOGETHER,
+                    step=_STEP,
+                    rust_timeout=_LOOK,
+                    yield_on_timeout=True,
+                    raise_interrupt=False,
+                    recursive=False,
+                )
+                for told in changes:
+                    pending |= {path for _, path in told} or self._look()
+                    # An editor may have emptied it to write it anew.
+                    ready = {path for path in pending if not told or (os.path.exists(path) and os.path.getsize(path))}
+                    pending -= ready
+                    if ready:
+                        self._seen |= {path: _saved(path) for path in ready}
+                        self._reload(ready)
+                    if not told and self._folders() != folders:
+                        break
+        except Exception as error:
+            exits.say(f"watching has ended: {type(error).__name__}: {error}; the run goes on")
+
+    def _folders(self) -> list[str]:
+        folders = {*map(os.path.dirname, self._files()), *self._more}
+        return sorted(folder for folder in folders if os.path.isdir(folder))
+
+    def _files(self) -> set[str]:
+        return self._loaded if self._script is None else self._loaded | {self._script}
+
+    def _look(self) -> set[str]:
+        """Those files of the run that have changed since they were last looked at."""
+        self._read_loaded()
+        changed = set()
+        for path in self._files():
+            saved = _saved(path)
+            # One that is looked at for the first time was loaded after this process began, as it was then or is now.
+            new = saved > self._began if path not in self._seen and saved is not None else saved != self._seen.get(path)
+            if new and saved is not None:
+                changed.add(path)
+            self._seen[path] = saved
+        return changed
+
+    def _read_loaded(self) -> None:
+        path: Path = self._attach().folder / "code" / "loaded.jsonl"
+        try:
+            about = path.stat()
+            if (at := (about.st_ino, about.st_size, about.st_mtime_ns)) == self._loaded_at:
+                return
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        except FileNotFoundError:
+            return
+        self._loaded_at = at
+        # The last line may be in the middle of being written.
+        self._loaded = {json.loads(line)["path"] for line in lines if line.endswith("\n")}
+
+    def _reload(self, paths: set[str]) -> None:
+        saved = [when for path in paths if (when := self._seen[path]) is not None]
+        seen = time.time()
+        names = ", ".join(sorted(os.path.basename(path) for path in paths))
+        try:
+            run = self._attach()
+            fate = run.reload(wait=True).fate
+        except (SparkError, OSError) as error:
+            exits.say(f"{names}: the reload could not be asked for: {error}")
+            return
+        since = max(saved, default=seen)
+        took = time.time() - (since if seen - _LOOK / 500 < since <= seen else seen)
+        if fate.state == "applied":
+            if not fate.reason:  # else nothing was to do
+                exits.say(f"reloaded {names} at step {fate.step}, {latency(took)} after it was saved")
+        elif run.status.live:
+            first, *rest = (fate.reason or "no reason was given").splitlines()
+            exits.say(f"{names}: the reload {_was(str(fate.state))}: {first}")
+            sys.stderr.write("".join(f"{printable(line)}\n" for line in rest))
+            sys.stderr.flush()
+
+
+def _was(state: str) -> str:
+    return state if state == "failed" else f"was {state}"
+
+
+def _saved(path: str) -> float | None:
+    try:
+        return os.stat(path).st_mtime
+    except OSError:  # removed, or not readable: nothing of it can be reloaded
+        return None

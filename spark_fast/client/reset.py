@@ -1,0 +1,82 @@
+"""Starting a run's worker afresh."""
+
+from spark_fast import run_folder
+from spark_fast.client.run import Run, attach
+from spark_fast.errors import AmbiguousRunError, NoSuchRunError, ResetError, SparkError, SparkTimeoutError
+from spark_fast.request import RESET, FateState, Kind
+from spark_fast.status import monotonic
+
+__all__ = ["is_worker_initialized", "reset_worker"]
+
+_PATIENCE = 1.0
+"""Seconds in which a supervisor takes its lock once its worker is there, and in which one that ends lets go of it."""
+
+
+def reset_worker(run: str | None = None, *, grace: float = 30.0, timeout: float | None = None) -> Run:
+    """Ends the process of a run and starts a fresh one in its place: the same command, the same run id, nothing kept.
+
+    The loop is asked to stop, as by `Run.stop()`. A process that is still there after `grace` seconds is ended with
+    SIGTERM and, two seconds later, SIGKILL: so one that hangs can be reset too.
+
+    Args:
+        run: the run id; None for the only live run.
+        grace: seconds.
+        timeout: seconds to wait for the fresh worker at most; None for as long as it takes.
+
+    Returns the run of the fresh worker, when it has passed its first checkpoint, or has ended. Raises ResetError if the
+    run was not started by `spark-fast run`, if its supervisor is gone, or if it is stopping already; SparkTimeoutError
+    when the time is up (the reset stands); what attach() raises.
+    """
+    old = attach(run)
+    end = None if timeout is None else monotonic() + timeout
+    if not old.status.live:
+        raise ResetError(old.id, f"it has ended: it is {old.status}")
+    if not old._until(lambda: run_folder.has_supervisor(old.id), _PATIENCE):
+        raise ResetError(old.id, "no supervisor is there to start a fresh process; 'spark-fast run' is one")
+    request = old._ask(Kind.STOP, False, timeout, duration=grace, mail=RESET)
+    if (fate := request.fate).state is FateState.REFUSED:
+        raise ResetError(old.id, fate.reason)
+
+    fresh: Run | None = None
+    alone_since: float | None = None
+
+    def there() -> bool:
+        nonlocal fresh, alone_since
+        try:
+            found = attach(old.id)
+        except (OSError, SparkError):  # it is being replaced
+            found = old
+        if found._is_same_worker(old):
+            if run_folder.has_supervisor(old.id):
+                alone_since = None
+            elif alone_since is None:
+                alone_since = monotonic()
+            elif monotonic() >= alone_since + _PATIENCE:
+                raise ResetError(old.id, f"its supervisor has ended, and started no fresh process; it is {old.status}")
+            return False
+        fresh = found
+        return found.step > 0 or not found.status.live
+
+    if not old._until(there, None if end is None else max(0.0, end - monotonic())):
+        raise SparkTimeoutError(
+            f"run {old.id} has no fresh worker that passes checkpoints after {timeout or 0:.2g} s: it is "
+            f"{(fresh or old).status}. The reset stands.",
+            request,
+        )
+    assert fresh is not None
+    return fresh
+
+
+def is_worker_initialized(run: str | None = None) -> bool:
+    """Whether a live worker of this run has passed its first checkpoint: it has imported and built what it needs.
+
+    run: the run id; None for the only live run. False if there is no such run. Raises AmbiguousRunError if none was
+    named and several are live, and what attach() raises for one that can't be used.
+    """
+    try:
+        found = attach(run)
+    except AmbiguousRunError:
+        raise
+    except NoSuchRunError:
+        return False
+    return found.status.live and found.step > 0
