@@ -10,6 +10,7 @@ __all__ = [
     "LayoutError",
     "LogFullError",
     "NoSuchRunError",
+    "ReloadRefusedError",
     "ResetError",
     "RunNameTakenError",
     "SegmentError",
@@ -159,6 +160,23 @@ class SparkTimeoutError(SparkError, TimeoutError):
 
     def __str__(self) -> str:
         return self.message
+
+
+class ReloadRefusedError(SparkError):
+    """New code can't take the place of the old while the objects that the old code made live on. Nothing is changed.
+
+    Attributes:
+        what: where, for people: file, line and definition, as in `train.py:12: class Model`.
+        reason: what stands against it.
+    """
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(what, reason)
+        self.what = what
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.reason}; undo that edit, or reset the run to start it with the new code"
 
 
 class SegmentError(SparkError):

@@ -8,7 +8,6 @@ __all__ = ["is_project_file", "is_under", "relative"]
 
 _INSTALLED = {"site-packages", "dist-packages"}
 _HERE = os.path.dirname(os.path.realpath(__file__))
-_LIBRARY = os.path.dirname(os.path.realpath(os.__file__))
 
 
 def is_project_file(path: str, roots: Sequence[str]) -> bool:
@@ -51,9 +50,9 @@ def _belongs(folder: str, root: str) -> bool:
 @lru_cache(4096)
 def _installed(folder: str) -> bool:
     parts = folder.split("/")
-    if not _INSTALLED.isdisjoint(parts) or is_under(folder, _HERE) or is_under(folder, _LIBRARY):
+    if not _INSTALLED.isdisjoint(parts) or is_under(folder, _HERE):
         return True
-    # The standard library of another interpreter than this one.
+    # A standard library, which need not be that of this interpreter.
     return any(
         part.startswith("python3") and os.path.isfile("/".join([*parts[: at + 1], "os.py"]))
         for at, part in enumerate(parts)

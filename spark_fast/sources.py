@@ -66,7 +66,7 @@ def _check(path: str, source: bytes) -> Fault | None:
         if error.text is None and error.lineno and error.lineno <= len(lines):
             error.text = lines[error.lineno - 1] + "\n"
         shown = traceback.format_exception_only(error)
-        return Fault(path, error.lineno, shown[-1].strip(), "".join(shown))
+        return Fault(path, error.lineno or None, shown[-1].strip(), "".join(shown))
     except (ValueError, OverflowError, RecursionError, MemoryError) as error:
         what = traceback.format_exception_only(error)[-1]
         return Fault(path, None, what.strip(), f'  File "{path}"\n{what}')

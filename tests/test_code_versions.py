@@ -259,8 +259,10 @@ def test_a_source_of_over_16_mib_is_refused(project: Project) -> None:
     project.start()
     with pytest.raises(CodeRefusedError, match=r"late\.py has 16777217 bytes"):
         project.store.record("late", project.path("late.py"), b"#" * (SOURCE_MAX + 1), 1)
-    project.write("train.py", "#" * (SOURCE_MAX + 1))
-    with pytest.raises(CodeRefusedError, match="16777217 bytes"):
+    with pytest.raises(CodeRefusedError, match=r"train\.py has 16777217 bytes"):
+        project.reload(b"#" * (SOURCE_MAX + 1))
+    os.truncate(project.path("train.py"), 1 << 40)
+    with pytest.raises(CodeRefusedError, match=r"train\.py has 1099511627776 bytes"):
         project.reload()
 
 
@@ -472,6 +474,7 @@ def editor(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Editor]:
     def begin(*steps: Callable[[], object]) -> Editor:
         editor = Editor(*steps)
         monkeypatch.setattr("spark_fast.client.changes.time.sleep", editor.sleep)
+        monkeypatch.setattr(changes, "_STILL", 5.0)  # so that a slow machine makes no difference
         return editor
 
     return begin
@@ -486,6 +489,21 @@ def test_an_editor_that_empties_a_file_before_it_writes_it_is_waited_for(
     edits = editor(lambda: path.write_text("rate ="), lambda: project.write("train.py", "rate = 2\n"))
     assert project.text(made(project.reload()), "train.py") == "rate = 2\n"
     assert edits.waits == 2
+
+
+def test_an_empty_file_is_waited_for_longer_but_not_one_that_has_long_been_empty(
+    project: Project, editor: Callable[..., Editor]
+) -> None:
+    project.start("helper.py")
+    just_now = time.time() - 20
+    Path(project.path("helper.py")).write_text("")
+    os.utime(project.path("helper.py"), (just_now, just_now))
+    editor(lambda: project.write("helper.py", "name = 'new'\n"))
+    assert project.text(made(project.reload()), "helper.py") == "name = 'new'\n"
+    project.write("helper.py", "")
+    edits = editor()
+    assert project.text(made(project.reload()), "helper.py") == ""
+    assert edits.waits == 0
 
 
 def test_an_editor_that_moves_a_file_away_before_it_writes_it_is_waited_for(
@@ -503,14 +521,8 @@ def test_a_file_that_never_holds_still_is_waited_for_only_so_long(
 ) -> None:
     project.start()
     path = Path(project.path("train.py"))
-    ahead = time.time() + 0.001
-
-    def write() -> None:
-        path.write_text("rate = 2\n")
-        os.utime(path, (ahead, time.time()))
-
-    write()
-    edits = editor(*[write] * 100)
+    path.write_text("rate = 2\n")
+    edits = editor(*[lambda: path.write_text("rate = 2\n")] * 100)
     assert project.text(made(project.reload()), "train.py") == "rate = 2\n"
     assert edits.waits == 9
 
@@ -660,6 +672,13 @@ def test_the_marked_line_is_the_one_that_was_sent_not_the_one_on_disk(project: P
         project.reload(code)
     shown = subprocess.run([sys.executable, sent], capture_output=True, text=True, check=False).stderr
     assert caught.value.reason.split("\n", 1)[1] == shown.replace("sent.py", "train.py").rstrip("\n")
+
+
+def test_text_that_can_not_be_encoded_as_it_says_itself_is_refused(project: Project) -> None:
+    project.start()
+    for code in ("# coding: ascii\nname = 'é'\n", "name = '\ud800'\n"):
+        with pytest.raises(CodeRefusedError, match="encode|decode"):
+            project.reload(code)
 
 
 @pytest.mark.parametrize("code", [b"x = 1\0\n", b"x = '\xff'\n", b"# coding: no-such\n", b"(" * 1000])

@@ -143,8 +143,9 @@ class Host:
         """A reload is due. The exception to raise; None if it was refused, and the loop goes on."""
         try:
             transaction = self._prepare(entry)
-        except (SparkError, OSError, SyntaxError, ValueError) as error:
-            answer(entry, step, "refused", _reason(error))
+        except Exception as error:  # whatever it is, the loop has not been left, and goes on
+            known = isinstance(error, (SparkError, OSError, SyntaxError))
+            answer(entry, step, "refused", _reason(error), "" if known else _traceback(error))
             return None
         self.tell()  # of the one before it: it ran by then
         asked = _Asked(entry, step)
@@ -178,7 +179,10 @@ class Host:
         """The new code runs, and stays."""
         self.tell()
         for trial in self._trials:
-            trial.transaction.commit()
+            try:
+                trial.transaction.commit()
+            except Exception as error:  # the new code runs: a fault in what only tidies up is not to end it
+                report.warn_of("the end of a reload raised", error)
         self._trials.clear()
         places.settle()
         session.on_trial(False)

@@ -1,6 +1,7 @@
 """Values that outlive a reload of the code."""
 
 import os
+import sys
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -38,6 +39,10 @@ def persist(key: str, initializer: Callable[[], Value]) -> Value:
         pass
     if not callable(initializer):
         raise TypeError(f"persist({key!r}, …) wants a function that makes the value: persist({key!r}, lambda: …)")
+    if "IPython" in sys.modules:
+        from spark_fast.worker import notebook
+
+        notebook.attend()
     with _lock:
         making = _making.setdefault(key, _Making())
     if making.thread == threading.get_ident():

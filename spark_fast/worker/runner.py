@@ -172,9 +172,7 @@ def _host(entry: _Entry, args: list[str], options: RunnerOptions) -> None:
         sys.argv = [entry.argv0, *args]
         with suppress(OSError):  # removed since; the script may not care
             os.chdir(folder)
-        code = transaction.entry_code()
-        with transaction.patch.active():
-            exec(code, sys.modules["__main__"].__dict__)
+        exec(transaction.entry_code(), sys.modules["__main__"].__dict__)
 
     host.run(entry.start, again)
 

@@ -60,15 +60,9 @@ def run(fn: Callable[Args, Result], *args: Args.args, **kwargs: Args.kwargs) -> 
 
     def again(transaction: Any) -> object:
         nonlocal call
-        if script is None or not transaction.touches_entry:
-            with transaction.patch.active():
-                return call[0](*call[1], **call[2])
-        code = transaction.entry_code()
-        with transaction.patch.active():
-            found = _reach(code)
-            if found is not None:
-                call = found
-            return call[0](*call[1], **call[2])
+        if script is not None and transaction.touches_entry:
+            call = _reach(transaction.entry_code()) or call
+        return call[0](*call[1], **call[2])
 
     try:
         return host.run(first, again)  # type: ignore[return-value]

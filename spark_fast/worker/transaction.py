@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from types import CodeType, ModuleType
 
+from spark_fast.sources import decode
 from spark_fast.worker import compiled, persisting
 from spark_fast.worker.patching import Patch, preflight
 from spark_fast.worker.project import Module, Project
@@ -63,7 +64,7 @@ class Transaction:
             module = self._project.modules[name]
             source = self._sources[module.path]
             ast.parse(source, module.path)
-            preflight(module.source, source, sys.modules[name])
+            preflight(decode(module.source), decode(source), sys.modules[name])
 
     def execute(self) -> None:
         """Executes all modules but the entry. Whatever it raises, undo() is to follow."""
@@ -79,11 +80,10 @@ class Transaction:
         project.reloading = {name: self._modules[name] for name in again}
         project.run_new = self._run_new
         try:
-            with self._patch.active():
-                for name in again:
-                    del sys.modules[name]
-                for name in again:
-                    importlib.import_module(name)
+            for name in again:
+                del sys.modules[name]
+            for name in again:
+                importlib.import_module(name)
         finally:
             project.reloading = {}
             project.run_new = None
@@ -104,7 +104,7 @@ class Transaction:
 
     def _compile(self, module: ModuleType, path: str, old: bytes, new: bytes) -> CodeType:
         tree = ast.parse(new, path)
-        self._patch.begin_module(module, old, new)
+        self._patch.begin_module(module, decode(old), decode(new))
         code: CodeType = compile(self._patch.transform(tree, module), path, "exec", dont_inherit=True)
         return code
 
@@ -120,13 +120,9 @@ class Transaction:
         self._project.note(Module(ENTRY, module.path, source), from_disk=False)
         return code
 
-    @property
-    def patch(self) -> Patch:
-        """What it changed in place."""
-        return self._patch
-
     def commit(self) -> None:
         """The new code has proved itself: what would undo it is forgotten."""
+        self._patch.drop_removed_names()
         self._patch.commit()
         running = {module.path for module in self._project.modules.values()}
         self._project.snapshot = {
@@ -167,6 +163,4 @@ class Transaction:
 
 def _show_in_tracebacks(path: str, source: bytes) -> None:
     """Tracebacks show the lines of the source that runs, whatever is on disk by then."""
-    from spark_fast.sources import decode
-
     linecache.cache[path] = len(source), None, decode(source).splitlines(keepends=True), path

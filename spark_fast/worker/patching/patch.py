@@ -1,0 +1,207 @@
+"""One transaction of changes in place."""
+
+import ast
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any
+
+from spark_fast.errors import ReloadRefusedError
+from spark_fast.worker.patching.classes import find_class, layout_difference, update_class
+from spark_fast.worker.patching.functions import FunctionPatcher
+from spark_fast.worker.patching.referrers import replace_classes, swap_nested_code, tells_others
+from spark_fast.worker.patching.source import ADOPT, INNERMOST, Source, add_decorators
+from spark_fast.worker.patching.undo import EMPTY, UndoLog, replace_items
+
+__all__ = ["Patch"]
+
+Decorator = Callable[[Any], Any]
+
+
+class Patch:
+    """All changes in place of one reload: to be kept by commit(), or taken back by undo().
+
+    For each module: begin_module(), transform() the tree of its new source, compile it and execute it in the module's
+    own namespace, end_module(). As each `class` and `def` statement is executed, the object that the old code made in
+    its place is updated, and it is what decorators, subclasses and the namespace then see. The entry script, whose
+    loop is still running when the new code is known to be good, needs no end_module() before commit().
+
+    From one thread; other threads may run the code that is changed. A thread that calls a function in the very moment
+    may run its old code with new defaults, and a transaction is no single moment for them.
+
+    Attributes:
+        code_changed: some function's code differs, and not only its place in the file.
+    """
+
+    def __init__(self) -> None:
+        self._log = UndoLog()
+        self._functions = FunctionPatcher(self._log)
+        self._modules: dict[int, _Module] = {}
+
+    @property
+    def code_changed(self) -> bool:
+        return self._functions.code_changed
+
+    def begin_module(self, module: ModuleType, old_source: str, new_source: str) -> None:
+        """Remembers the module's namespace. Its new source is to be executed next, in that same namespace.
+
+        Raises SyntaxError if a source is none, and then nothing is changed.
+        """
+        begun = _Module(module, Source(old_source), Source(new_source), self._functions)
+        self._modules[id(module)] = begun
+        self._log.add(begun.put_back)
+        begun.namespace.pop("__annotations__", None)  # else the new module adds to the old one's
+        begun.namespace[ADOPT] = begun.adopt
+
+    def transform(self, tree: ast.Module, module: ModuleType) -> ast.Module:
+        """Makes the definitions in the tree, which is changed, hand themselves to this patch. All lines stay."""
+        begun = self._modules[id(module)]
+        add_decorators(begun.old_source, Source(begun.new_source.text, tree))
+        return tree
+
+    def end_module(self, module: ModuleType) -> None:
+        """The module's new code has been executed."""
+        begun = self._modules[id(module)]
+        begun.ended = True
+        begun.namespace.pop(ADOPT, None)
+        begun.replace_discarded()
+
+    def drop_removed_names(self) -> None:
+        """Removes the names that the old sources bound at their top level and the new ones do not."""
+        for begun in self._modules.values():
+            begun.drop_removed_names()
+
+    def undo(self) -> None:
+        """Puts everything back as it was. Not possible after commit()."""
+        for begun in self._modules.values():
+            begun.replace_discarded()  # hooks may have put them into registries
+        self._log.undo()
+        self._forget()
+
+    def commit(self) -> None:
+        """Keeps the changes, and lets go of everything old.
+
+        Closures that live on, made by functions that changed, get the new code of theirs: one look at all objects, if
+        there is such code.
+        """
+        for begun in self._modules.values():
+            if not begun.ended:
+                begun.namespace[ADOPT] = _as_it_is
+            begun.replace_discarded()
+        swap_nested_code(list(self._functions.codes.values()))
+        listed = any(begun.discards_subclasses for begun in self._modules.values())
+        self._forget()
+        if listed:
+            gc.collect(1)  # the discarded classes are young, and stand in their bases' __subclasses__() until then
+
+    def _forget(self) -> None:
+        self._log.clear()
+        self._functions.forget()
+        self._modules.clear()
+
+
+class _Module:
+    """A module whose new code is being executed."""
+
+    def __init__(self, module: ModuleType, old_source: Source, new_source: Source, functions: FunctionPatcher) -> None:
+        self.namespace = vars(module)
+        self.old_namespace = dict(self.namespace)
+        self.old_source = old_source
+        self.new_source = new_source
+        self.ended = False
+        self.discards_subclasses = False
+        self._functions = functions
+        self._discarded: list[tuple[type, type]] = []
+        self._file = getattr(module, "__file__", None) or module.__name__
+        annotations = self.old_namespace.get("__annotations__")
+        self._annotations = dict(annotations) if isinstance(annotations, dict) else None
+
+    def put_back(self) -> None:
+        """Makes the namespace what it was."""
+        if self._annotations is not None:
+            replace_items(self.old_namespace["__annotations__"], self._annotations)
+        replace_items(self.namespace, self.old_namespace)
+
+    def drop_removed_names(self) -> None:
+        if self.new_source.imports_star:
+            return
+        for name in self.old_source.bound_names - self.new_source.bound_names:
+            if name in self.namespace and self.namespace[name] is self.old_namespace.get(name, EMPTY):
+                del self.namespace[name]
+        if not self.new_source.has_docstring and self.old_source.has_docstring:
+            self.namespace["__doc__"] = None
+
+    def adopt(self, qualname: str, stage: int) -> Decorator:
+        """What a definition's decorators are, the innermost and the outermost."""
+        if stage != INNERMOST:
+            return lambda made: self._settle(qualname, made)
+        return lambda made: self._adopt_raw(qualname, made)
+
+    def replace_discarded(self) -> None:
+        """Classes that were discarded don't stay where hooks have put them."""
+        if self._discarded:
+            discarded, self._discarded = self._discarded, []
+            replace_classes(discarded)
+
+    def _adopt_raw(self, qualname: str, made: Any) -> Any:
+        """What the statement itself has made."""
+        if isinstance(made, FunctionType):
+            old = self.old_namespace.get(qualname, EMPTY)
+            if old is not EMPTY:
+                raw = self._functions.find(old, self.namespace, qualname)
+                gets_wrapped = self.new_source.is_decorated(qualname) and not self.old_source.is_decorated(qualname)
+                if raw is not None and not gets_wrapped:
+                    return self._functions.adopt(raw, made)
+            return made
+        if not isinstance(made, type):
+            return made
+        old_class = self._old_class(qualname, made.__module__)
+        if old_class is None or old_class is made:
+            return made
+        # dataclass(slots=True) and its like are still to make the class that matters.
+        if layout_difference(old_class, made) is not None and self.new_source.is_decorated(qualname):
+            return made
+        return self._update(qualname, old_class, made)
+
+    def _settle(self, qualname: str, made: Any) -> Any:
+        """What the decorators have made of it."""
+        old = self._old_value(qualname)
+        if isinstance(made, type):
+            if isinstance(old, type) and old is not made:
+                return self._update(qualname, old, made)
+            return made
+        return self._functions.settle(old, made, self.namespace, qualname)
+
+    def _update(self, qualname: str, old: type, made: type) -> type:
+        def refuse(reason: str) -> ReloadRefusedError:
+            line = self.new_source.line(qualname)
+            return ReloadRefusedError(f"{Path(self._file).name}:{line}: class {qualname}", reason)
+
+        told = tells_others(made)
+        update_class(old, made, self.old_source.names_in_class(qualname), self._functions, refuse)
+        if told:
+            self._discarded.append((made, old))
+        self.discards_subclasses |= made.__bases__ != (object,)
+        return old
+
+    def _old_value(self, qualname: str) -> object:
+        outer, _, name = qualname.rpartition(".")
+        if not outer:
+            return self.old_namespace.get(name, EMPTY)
+        owner = self._old_class(outer, None)
+        return vars(owner).get(name, EMPTY) if owner is not None else EMPTY
+
+    def _old_class(self, qualname: str, module: str | None) -> type | None:
+        value = self._old_value(qualname)
+        if value is EMPTY:
+            return None
+        return find_class(value, self.namespace.get("__name__", "") if module is None else module, qualname)
+
+
+def _as_it_is(qualname: str, stage: int) -> Decorator:
+    return _same
+
+
+def _same(made: Any) -> Any:
+    return made

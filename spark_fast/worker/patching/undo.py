@@ -1,0 +1,124 @@
+"""Changes that can be undone: each is written down before it is made."""
+
+from collections.abc import Callable
+from types import CellType, FunctionType
+from typing import Any
+
+__all__ = ["EMPTY", "UndoLog", "cell_contents"]
+
+EMPTY = object()
+"""Stands for what is not there: the contents of an empty cell, a name that is not bound."""
+
+# What `__code__` and the rest may be set to on a function that lives on. `__dict__` is changed in place.
+_FUNCTION_FIELDS = ("__code__", "__defaults__", "__kwdefaults__", "__doc__", "__type_params__")
+_CLASS_OF = object.__dict__["__class__"]
+_BASES_OF = type.__dict__["__bases__"]
+
+
+def cell_contents(cell: CellType) -> object:
+    """What is in the cell, or EMPTY."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return EMPTY
+
+
+class UndoLog:
+    """Makes changes and remembers how to take each of them back.
+
+    The setters of `type` and `object` are used throughout, since a metaclass or a class may refuse assignments.
+    """
+
+    def __init__(self) -> None:
+        self._steps: list[Callable[[], object]] = []
+
+    def add(self, step: Callable[[], object]) -> None:
+        """Writes down what undo() is to call."""
+        self._steps.append(step)
+
+    def undo(self) -> None:
+        """Takes all back, the last first. Where a step fails the others are taken, and then its error is raised."""
+        first: BaseException | None = None
+        while self._steps:
+            try:
+                self._steps.pop()()
+            except BaseException as error:
+                first = first or error
+        if first is not None:
+            raise first
+
+    def clear(self) -> None:
+        self._steps.clear()
+
+    def set_attribute(self, cls: type, name: str, value: object) -> None:
+        """Sets an attribute of a class; EMPTY removes it."""
+        had = vars(cls).get(name, EMPTY)
+        self.add(lambda: _put_attribute(cls, name, had))
+        _put_attribute(cls, name, value)
+
+    def set_bases(self, cls: type, bases: tuple[type, ...]) -> None:
+        had = cls.__bases__
+        _BASES_OF.__set__(cls, bases)
+        self.add(lambda: _BASES_OF.__set__(cls, had))
+
+    def set_class(self, thing: object, cls: type) -> None:
+        had = type(thing)
+        _CLASS_OF.__set__(thing, cls)
+        self.add(lambda: _CLASS_OF.__set__(thing, had))
+
+    def set_cell(self, cell: CellType, value: object) -> None:
+        had = cell_contents(cell)
+        self.add(lambda: _put_cell(cell, had))
+        _put_cell(cell, value)
+
+    def set_items(self, mapping: dict[Any, Any], items: dict[Any, Any], *, replace: bool = False) -> None:
+        """Puts items into a dict; with replace, nothing else stays in it."""
+        if all(key in mapping and mapping[key] is value for key, value in items.items()) and (
+            not replace or len(mapping) == len(items)
+        ):
+            return
+        had = dict(mapping)
+        self.add(lambda: replace_items(mapping, had))
+        if replace:
+            replace_items(mapping, items)
+        else:
+            mapping.update(items)
+
+    def keep_function(self, function: FunctionType) -> None:
+        """Writes down all of a function that may be changed."""
+        fields = {name: getattr(function, name) for name in _FUNCTION_FIELDS if hasattr(function, name)}
+        # Read where it is evaluated at once; where it is not, its source is what counts.
+        annotations = "__annotate__" if hasattr(function, "__annotate__") else "__annotations__"
+        fields[annotations] = getattr(function, annotations)
+        attributes = dict(vars(function))
+
+        def put_back() -> None:
+            for name, value in fields.items():
+                if getattr(function, name) is not value:
+                    setattr(function, name, value)
+            replace_items(vars(function), attributes)
+
+        self.add(put_back)
+
+
+def replace_items(mapping: dict[Any, Any], items: dict[Any, Any]) -> None:
+    """Makes the mapping hold just these items, with no moment in which one that stays is missing."""
+    for key in [key for key in mapping if key not in items]:
+        del mapping[key]
+    for key, value in items.items():
+        if key not in mapping or mapping[key] is not value:
+            mapping[key] = value
+
+
+def _put_attribute(cls: type, name: str, value: object) -> None:
+    if value is not EMPTY:
+        type.__setattr__(cls, name, value)
+    elif name in vars(cls):
+        type.__delattr__(cls, name)
+
+
+def _put_cell(cell: CellType, value: object) -> None:
+    if value is not EMPTY:
+        cell.cell_contents = value
+    else:
+        del cell.cell_contents
