@@ -7,10 +7,12 @@ __all__ = [
     "AmbiguousRunError",
     "CodeRefusedError",
     "FolderRefusedError",
+    "JournalError",
     "LayoutError",
     "LogFullError",
     "NoSuchRunError",
     "ReloadRefusedError",
+    "ReplayRefusedError",
     "ResetError",
     "RunNameTakenError",
     "SegmentError",
@@ -256,6 +258,30 @@ class CodeRefusedError(SparkError):
 
     def __str__(self) -> str:
         return self.reason
+
+
+class JournalError(SparkError):
+    """A journal can't be read.
+
+    Attributes:
+        path: the file.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the journal {self.path}: {self.reason}"
+
+
+class ReplayRefusedError(JournalError):
+    """A journal is not of this script: the reason is the first difference."""
+
+    def __str__(self) -> str:
+        return f"the journal {self.path} can't be replayed: {self.reason}"
 
 
 _NOT_CONTROL, _LAYOUT, _CORRUPT, _GONE, _FULL, _BUSY = range(4001, 4007)

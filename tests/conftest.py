@@ -24,7 +24,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """
     path = tmp_path / "home"
     monkeypatch.setenv("SPARK_FAST_HOME", str(path))
-    for name in ("SPARK_FAST", "SPARK_FAST_RUN", "SPARK_FAST_QUIET", "SPARK_FAST_YIELD_INTERVAL"):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    for name in ("SPARK_FAST", "SPARK_FAST_RUN", "SPARK_FAST_QUIET", "SPARK_FAST_YIELD_INTERVAL", "SPARK_FAST_JOURNAL"):
         monkeypatch.delenv(name, raising=False)
     yield path
     monkeypatch.setenv("SPARK_FAST_HOME", str(path))

@@ -677,7 +677,7 @@ def test_the_marked_line_is_the_one_that_was_sent_not_the_one_on_disk(project: P
 def test_text_that_can_not_be_encoded_as_it_says_itself_is_refused(project: Project) -> None:
     project.start()
     for code in ("# coding: ascii\nname = 'é'\n", "name = '\ud800'\n"):
-        with pytest.raises(CodeRefusedError, match="encode|decode"):
+        with pytest.raises(CodeRefusedError, match=r"encode|decode"):
             project.reload(code)
 
 

@@ -13,7 +13,7 @@ import json, sys
 from IPython.core.interactiveshell import InteractiveShell
 shell = InteractiveShell.instance()
 for cell in json.load(sys.stdin):
-    done = shell.run_cell(cell)
+    done = shell.run_cell(cell, store_history=True)
     error = done.error_before_exec or done.error_in_exec
     if error is not None:
         print(json.dumps(["error", repr(error)]), flush=True)

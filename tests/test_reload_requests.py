@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from spark_fast import _core, client, mailbox
 from spark_fast.code_versions import Store
 from spark_fast.errors import CodeRefusedError
-from spark_fast.request import Fate, FateState, version_mail, version_of
+from spark_fast.request import Fate, FateState, Kind, version_mail, version_of
 from tests.support import DEADLINE, GATED, LOOP, Child, until
 
 RUNNER = """
@@ -283,14 +283,8 @@ def failed(request: client.Request, monkeypatch: pytest.MonkeyPatch) -> Fate:
     with monkeypatch.context() as patched:
         patched.setattr(_core, "read_entry", entry)
         return client.Request(
-            request._run, _core_kind(), request._ident, request._seq, request.sender, request.asked
+            request._run, Kind.RELOAD, request._ident, request._seq, request.sender, request.asked
         ).fate
-
-
-def _core_kind() -> "object":
-    from spark_fast.request import Kind
-
-    return Kind.RELOAD
 
 
 @pytest.mark.parametrize("state", ["failed", "refused"])

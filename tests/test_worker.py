@@ -98,6 +98,7 @@ def test_pending_is_true_from_the_request_to_the_checkpoint(tmp_path: Path) -> N
     assert not spark.pending()
     spark.checkpoint()
     assert not spark.pending()
+    print("idle", flush=True)
     while not spark.pending():
         time.sleep(0.001)
     try:
@@ -106,9 +107,10 @@ def test_pending_is_true_from_the_request_to_the_checkpoint(tmp_path: Path) -> N
         print(spark.pending())
     """
     with Child(tmp_path, code) as child:
+        until(lambda: child.out or child.process.poll() is not None)
         child.run().stop(wait=False)
         assert child.ended() == 0, child.err
-        assert child.out == "True\n"
+        assert child.out == "idle\nTrue\n"
 
 
 # --- how it ends ---

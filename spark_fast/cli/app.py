@@ -345,6 +345,22 @@ def versions(
 
 
 @app.command()
+def journal(
+    run: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RUN|FILE", help="A run, live, ended or removed; or a file.", autocompletion=_complete_run
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what was applied to a run: at which step, when, by whom."""
+    from spark_fast.cli import journals
+
+    journals.show(run, as_json=as_json)
+
+
+@app.command()
 def reset(
     run: RunId = None,
     grace: Annotated[

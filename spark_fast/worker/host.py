@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from spark_fast import mailbox
@@ -27,7 +27,7 @@ from spark_fast.errors import (
 )
 from spark_fast.project_files import is_under
 from spark_fast.request import format_id, version_of
-from spark_fast.worker import places, report, session
+from spark_fast.worker import journaling, places, report, session
 from spark_fast.worker.project import Module, Project
 from spark_fast.worker.transaction import ENTRY, Transaction
 
@@ -109,6 +109,26 @@ class Host:
                 store.close()
             except (OSError, SparkError) as error:
                 report.warn(f"that this run can't be reloaded any more can't be written down: {error}")
+
+    def add_version(self, sources: Mapping[str, bytes], sender: str) -> int | None:
+        """Makes a version of what runs with some sources in place of others, and returns its number; None, after a
+        warning, if it can't be kept."""
+        if self._store is None:
+            return None
+        files = {module.path: module.digest for module in self._project.modules.values()}
+        try:
+            for path, source in sources.items():
+                files[path] = self._store.put(source, path)
+            disk = self._store.current().disk
+            return self._store.add(files, disk, "replayed", sender).number
+        except (OSError, SparkError) as error:
+            report.warn(f"a reload can't be replayed: {error}")
+            return None
+
+    def forget_after_fork(self) -> None:
+        """In a forked child: what it imports is no part of the run."""
+        self._store = None
+        self._project.remove()
 
     @property
     def project(self) -> Project:
@@ -242,7 +262,8 @@ class Host:
                 session.on_trial(True)
             try:
                 if trial.asked is not None:
-                    session.journal_code(trial.asked.entry["id"], trial.transaction.number, trial.transaction.sources)
+                    ident = format_id(trial.asked.entry["id"])
+                    journaling.code(ident, trial.transaction.number, trial.transaction.sources)
                 trial.transaction.execute()
             except BaseException as error:
                 if not self._take_back(error):
@@ -269,7 +290,7 @@ class Host:
         back = f"version {transaction.number} of the code failed; version {transaction.before} runs on"
         report.warn(f"{back}:\n{text.rstrip()}")
         with session.turns:
-            session.journal_failed(trial.asked.entry["id"], _reason(error))
+            journaling.failed(format_id(trial.asked.entry["id"]), _reason(error))
             if not trial.asked.told:
                 answer(trial.asked.entry, trial.asked.step, "failed", back, text)
         return True

@@ -10,7 +10,7 @@ from spark_fast import names
 from spark_fast._core import worker
 from spark_fast.worker import report
 
-__all__ = ["Options", "configure", "current"]
+__all__ = ["OFF", "Options", "configure", "current"]
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Options:
     yield_interval: float | None = 0.0
     async_yield_interval: float = 0.01
     run: str | None = None
+    journal: str | None = None
     enabled: bool = True
     quiet: bool = False
 
@@ -29,7 +30,7 @@ class _Unset(Enum):
 
 
 _UNSET: Final = _Unset.UNSET
-_OFF = ("0", "off", "false", "no")
+OFF = ("0", "off", "false", "no")
 
 
 def _interval(value: float, name: str) -> float:
@@ -41,14 +42,15 @@ def _interval(value: float, name: str) -> float:
 def _from_environment() -> Options:
     """Never raises: a typing error in a job's environment must not end the job."""
     found = Options(
-        enabled=os.environ.get("SPARK_FAST", "1").lower() not in _OFF,
-        quiet=os.environ.get("SPARK_FAST_QUIET", "").lower() not in ("", *_OFF),
+        enabled=os.environ.get("SPARK_FAST", "1").lower() not in OFF,
+        quiet=os.environ.get("SPARK_FAST_QUIET", "").lower() not in ("", *OFF),
     )
     run = os.environ.get("SPARK_FAST_RUN")
     if run and not names.valid(run):
         report.warn(f"SPARK_FAST_RUN={run!r} can't be a name; the run gets another. {names.RULE}")
     elif run:
         found = replace(found, run=run)
+    found = replace(found, journal=os.environ.get("SPARK_FAST_JOURNAL") or None)
     for option in ("yield_interval", "async_yield_interval"):
         variable = f"SPARK_FAST_{option.upper()}"
         text = os.environ.get(variable)
@@ -87,6 +89,7 @@ def configure(
     yield_interval: float | None | _Unset = _UNSET,
     async_yield_interval: float | _Unset = _UNSET,
     run: str | None | _Unset = _UNSET,
+    journal: str | None | _Unset = _UNSET,
     enabled: bool | _Unset = _UNSET,
     quiet: bool | _Unset = _UNSET,
 ) -> None:
@@ -100,12 +103,14 @@ def configure(
         async_yield_interval: seconds between two trips of `checkpoint_async()` through the event loop, at the least;
             0 for every call. Default 0.01. Also `SPARK_FAST_ASYNC_YIELD_INTERVAL`.
         run: the run id; None for one that is drawn. Also `SPARK_FAST_RUN`. Before the first checkpoint only.
+        journal: the file to which the journal is written; None for one in the user's state folder; "off" for none. Also
+            `SPARK_FAST_JOURNAL`. Before the first checkpoint only.
         enabled: False turns everything off. Also `SPARK_FAST=0`. Before the first checkpoint only.
         quiet: True keeps back the line that says how to control the run. Also `SPARK_FAST_QUIET=1`.
 
     Raises:
         ValueError: a value makes no sense.
-        RuntimeError: `run` or `enabled` comes too late, the run has begun.
+        RuntimeError: `run`, `journal` or `enabled` comes too late, the run has begun.
 
     Any thread may call it.
     """
@@ -113,9 +118,11 @@ def configure(
     from spark_fast.worker import session
 
     options = current()
-    if run is not _UNSET or enabled is not _UNSET:
+    if run is not _UNSET or enabled is not _UNSET or journal is not _UNSET:
         if session.begun():
-            raise RuntimeError("the run has begun: call configure(run=…, enabled=…) before the first checkpoint()")
+            raise RuntimeError(
+                "the run has begun: call configure(run=…, journal=…, enabled=…) before the first checkpoint()"
+            )
         if run is not _UNSET and run is not None and not names.valid(run):
             raise ValueError(f"{run!r} can't be a run's name. {names.RULE}")
     if yield_interval is not _UNSET:
@@ -125,6 +132,8 @@ def configure(
         options = replace(options, async_yield_interval=_interval(async_yield_interval, "async_yield_interval"))
     if run is not _UNSET:
         options = replace(options, run=run)
+    if journal is not _UNSET:
+        options = replace(options, journal=journal)
     if enabled is not _UNSET:
         options = replace(options, enabled=bool(enabled))
     if quiet is not _UNSET:

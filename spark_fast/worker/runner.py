@@ -13,13 +13,15 @@ from types import CodeType, FrameType, ModuleType
 from typing import Protocol
 
 from spark_fast._core import next_signal_ends
-from spark_fast.errors import RunNameTakenError, SparkError, SparkStopError
+from spark_fast.errors import JournalError, RunNameTakenError, SparkError, SparkStopError
+from spark_fast.journal import read
 from spark_fast.request import FateState
 from spark_fast.status import WorkerState
 from spark_fast.worker import host, report, session
 from spark_fast.worker.controller import create_controller
 from spark_fast.worker.host import Host
 from spark_fast.worker.options import configure
+from spark_fast.worker.replaying import Replay
 from spark_fast.worker.runner_options import RunnerOptions
 from spark_fast.worker.transaction import Transaction
 
@@ -150,7 +152,7 @@ def _begin_main(**names: object) -> None:
     sys.modules["__main__"] = main
 
 
-def _host(entry: _Entry, args: list[str], options: RunnerOptions) -> None:
+def _host(entry: _Entry, args: list[str], options: RunnerOptions, command: list[str]) -> None:
     """Runs the entry, and again after each reload."""
     host = Host([entry.first_path, os.getcwd(), *options.reload_dirs])
     host.project.install()
@@ -165,6 +167,11 @@ def _host(entry: _Entry, args: list[str], options: RunnerOptions) -> None:
     path, source = found
     host.open(path, source)
     session.host = host
+    session.keep_journal(found)
+    if options.replay is not None:
+        replay = Replay(read(Path(options.replay)))
+        replay.check(path, source, command)
+        session.replay(replay)
     folder = os.getcwd()
 
     def again(transaction: Transaction) -> None:
@@ -184,6 +191,8 @@ def _run(entry: _Entry, args: list[str], options: RunnerOptions, command: list[s
     try:
         if options.name is not None:
             configure(run=options.name)
+        if options.journal is not None:
+            configure(journal=options.journal)
         session.attach(fresh_name=options.name is None)
     except RunNameTakenError as error:
         report.say(f"{error}; stop it, or choose another name")
@@ -195,10 +204,13 @@ def _run(entry: _Entry, args: list[str], options: RunnerOptions, command: list[s
         _announce(options.announce)
     _install_handlers()
     try:
-        _host(entry, args, options)
+        _host(entry, args, options, command)
     except SparkStopError as stop:
         report.say(str(stop))
         return _ended(WorkerState.STOPPED, 0)
+    except JournalError as error:
+        report.say(str(error))
+        return _ended(WorkerState.FAILED, 1)
     except SystemExit as leaving:
         return _left(leaving)
     except BaseException as error:

@@ -15,12 +15,13 @@ import spark_fast
 from spark_fast import run_folder
 from spark_fast._core import NEVER, worker
 from spark_fast._version import __version__
-from spark_fast.errors import RunNameTakenError, SegmentError, SparkStopError
+from spark_fast.errors import RunNameTakenError, SegmentError, SparkError, SparkStopError
 from spark_fast.status import WorkerState
 from spark_fast.worker import options, report
 
 if TYPE_CHECKING:
     from spark_fast.worker.host import Host
+    from spark_fast.worker.replaying import Replay
 
 __all__ = ["attach", "begun", "end", "folder", "forget_after_fork", "lose_control", "on_trial", "run_id", "turns"]
 
@@ -43,6 +44,8 @@ _on_trial = False
 
 host: "Host | None" = None
 """Who runs the loop again after a reload; None where nobody does."""
+
+_replay: "Replay | None" = None
 
 outcome: WorkerState | None = None
 """How the run ended, where somebody knows better than the interpreter's last words: the runner."""
@@ -91,6 +94,7 @@ def attach(*, fresh_name: bool = True) -> bool:
             report.warn(f"this run can't be controlled from outside: {error}. The training goes on without.")
             return False
         _life = _Life.ATTACHED
+        keep_journal(None)
         _watch_the_end()
         if not chosen.quiet:
             report.say(_hint(_run))
@@ -143,7 +147,8 @@ def on_trial(whether: bool) -> None:
 
 
 def _watch() -> None:
-    worker.watch(0 if _on_trial else NEVER)
+    due = _replay.next_step if _replay is not None else None
+    worker.watch(0 if _on_trial else NEVER if due is None else due)
 
 
 def park(why: str) -> None:
@@ -160,15 +165,62 @@ def stop_raised() -> None:
     _stop_raised = True
 
 
-# --- the journal ---
+# --- the journal, and a journal that is applied again ---
 
 
-def journal_code(ident: int, number: int, sources: dict[str, bytes]) -> None:
-    """Writes down the sources that a reload is about to run."""
+def keep_journal(entry: tuple[str, bytes] | None) -> None:
+    """Has what is applied written down, unless that is turned off.
+
+    entry: the script's path and source, if it can be run again.
+    """
+    chosen = options.current().journal
+    run, place = run_id(), folder()
+    if run is None or place is None or (chosen is not None and chosen.lower() in options.OFF):
+        return
+    from spark_fast.worker import journaling
+
+    journaling.keep(place, run, _command(), chosen, entry)
 
 
-def journal_failed(ident: int, reason: str) -> None:
-    """Writes down that a reload was taken back."""
+def follow() -> None:
+    """After a turn: what the core wrote down, or could not, is followed up."""
+    from spark_fast.worker import journaling
+
+    journaling.follow(host.project if host is not None else None)
+
+
+def replay(found: "Replay") -> None:
+    """Has the requests of a journal applied at their steps. Before the first checkpoint."""
+    global _replay
+    _replay = found
+    _watch()
+
+
+def replay_due(step: int) -> None:
+    """Appends the requests of the journal whose step has come. Called with `turns`, before the turn."""
+    from spark_fast.request import Kind, version_mail
+
+    if _replay is None:
+        return
+    for line in _replay.due(step):
+        mail = line["mail"]
+        if line["kind"] == "reload":
+            if host is None or (version := host.add_version(_replay.code_of(line), line["sender"])) is None:
+                continue
+            mail = version_mail(version)
+        try:
+            worker.append(
+                Kind[line["kind"].upper()],
+                run_folder.new_id(),
+                arg=line["arg"],
+                duration=line["duration"],
+                sender=f"the journal: {line['sender']}",
+                mail=mail,
+                target=step,
+            )
+        except (SparkError, OSError, ValueError) as error:
+            report.warn(f"the {line['kind']} of step {line['step']} can't be replayed: {error}")
+    _watch()
 
 
 # --- the end ---
@@ -180,6 +232,12 @@ def end(state: WorkerState) -> None:
     with turns:
         if _life is _Life.ATTACHED:
             _life = _Life.OFF
+            if _replay is not None and (left := _replay.left(worker.step())) is not None:
+                report.warn(left)
+            if worker.journal_begun():
+                from spark_fast.worker import journaling
+
+                journaling.end(state.name.lower())
             try:
                 worker.end(state)
             except (SegmentError, OSError) as error:
@@ -222,8 +280,10 @@ def _watch_the_end() -> None:
 
 def forget_after_fork() -> None:
     """In a forked child: no worker, and nothing that it does shows in its parent's run."""
-    global _life, turns, host
-    host = None
+    global _life, turns, host, _replay
+    if host is not None:
+        host.forget_after_fork()
+    host = _replay = None
     # The C hook has done this already, unless the child was made without the C library's fork().
     _life = _Life.OFF
     turns = threading.RLock()

@@ -48,6 +48,8 @@ def take_turn(step: int, counted: bool) -> "Hold | None":
         if not session.begun():
             session.attach()
             step = worker.step()
+        if counted:
+            session.replay_due(step)
         host = session.host
         mine = host is not None and host.thread == threading.get_ident()
         while True:
@@ -73,7 +75,9 @@ def take_turn(step: int, counted: bool) -> "Hold | None":
 
 def _turn(step: int, counted: bool, *, reload: bool) -> tuple[int, int, float, dict[str, Any] | None]:
     try:
-        return worker.turn(step, counted, reload=reload)
+        found = worker.turn(step, counted, reload=reload)
+        session.follow()
+        return found
     except (SegmentError, OSError) as error:
         session.lose_control(error)
         return _GO, 0, 0.0, None

@@ -1,0 +1,116 @@
+"""Journals as text for people, and as JSON."""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from spark_fast import client, journal, names
+from spark_fast.cli import showing
+from spark_fast.cli.exits import Exit, leave, say
+from spark_fast.cli.showing import Cell, Column
+from spark_fast.cli.words import command_line, duration, printable
+from spark_fast.errors import NoSuchRunError
+from spark_fast.journal import Journal
+
+__all__ = ["show"]
+
+_COLUMNS = (
+    Column("TIME"),
+    Column("STEP", right=True),
+    Column("WHAT"),
+    Column("BY", drop=1),
+    Column("ID", drop=2),
+)
+
+
+def show(which: str | None, *, as_json: bool) -> None:
+    """Prints the journal of a run, or of a file. Raises JournalError, NoSuchRunError."""
+    path = _locate(which)
+    if path is None or not path.exists():
+        if as_json:
+            print("[]")
+            return
+        raise leave(Exit.DONE, "nothing was written down: nothing was asked of the run, or it keeps no journal")
+    found = journal.read(path)
+    if as_json:
+        print(json.dumps([found.header, *found.lines], indent=2))
+    else:
+        _print(found)
+    if found.torn:
+        say("the last line is not whole, and was left out: its writer was killed, or the disk was full")
+
+
+def _locate(which: str | None) -> Path | None:
+    if which is not None and (os.sep in which or which.endswith(".jsonl") or not names.valid(which)):
+        return Path(which)
+    try:
+        return journal.of_folder(client.attach(which).folder)
+    except NoSuchRunError:
+        # A run that is gone may have left one.
+        if which is None or (path := journal.find(which)) is None:
+            raise
+        return path
+
+
+def _print(found: Journal) -> None:
+    console = showing.console()
+    header = found.header
+    console.print(f"run {printable(str(header['run']))}: {command_line(header['command'])}", soft_wrap=True)
+    console.print(f"  {printable(str(found.path))}", style="dim", soft_wrap=True)
+    rows = [row for line in found.lines if (row := _row(line)) is not None]
+    console.print(showing.layout(_COLUMNS, rows, console.width))
+
+
+def _row(line: Mapping[str, Any]) -> list[Cell] | None:
+    if "kind" in line:
+        return [
+            (_clock(line["time"]), "dim"),
+            (str(line["step"]), ""),
+            (_request(line), ""),
+            (printable(line["sender"]), "dim"),
+            (printable(line["id"]), "dim"),
+        ]
+    if "failed" in line:
+        reason = str(line.get("reason", "")).split("\n")[0]
+        return [
+            ("", ""),
+            ("", ""),
+            (f"  taken back: {printable(reason)}", "red"),
+            ("", ""),
+            (str(line["failed"]), "dim"),
+        ]
+    if isinstance(line.get("files"), dict):
+        files = ", ".join(sorted(os.path.basename(path) for path in line["files"])) or "nothing that changed"
+        return [("", ""), ("", ""), (f"  {printable(files)}", "dim"), ("", ""), ("", "")]
+    if "end" in line:
+        return [
+            (_clock(line.get("time", 0)), "dim"),
+            (str(line.get("step", "")), ""),
+            (str(line["end"]), "bold"),
+            ("", ""),
+            ("", ""),
+        ]
+    return None
+
+
+def _request(line: Mapping[str, Any]) -> str:
+    words = [line["kind"]]
+    if line["kind"] == "advance":
+        words.append(str(line["arg"]))
+    elif line["kind"] == "pause" and line["arg"]:
+        words.append(f"at step {line['arg']}")
+    elif line["kind"] == "reload" and line["mail"]:
+        words.append(printable(line["mail"]).removeprefix("version-"))
+    if line["duration"] and line["kind"] == "pause":
+        words.append(f"for {duration(line['duration'])}")
+    return " ".join(words)
+
+
+def _clock(when: float) -> str:
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
+    except (OverflowError, ValueError, OSError):
+        return "?"

@@ -1,0 +1,190 @@
+"""The journal of a run: what was applied to it, at which step, when and by whom. One JSON object a line.
+
+    {"journal": 1, "run": …, "command": […], "directory": …, "started": …, "version": …, "python": …, "entry": …}
+    {"rank": 0, "step": 120, "time": …, "kind": "pause", "id": …, "sender": …, "arg": 0, "duration": 0.0, "mail": ""}
+    {"code": 3, "id": …, "files": {path: source}}    what a reload brought: the sources that differ from those before
+    {"failed": id, "reason": …}                      the reload was taken back
+    {"modules": {path: sha256}}                      modules of the project that had been imported by then
+    {"end": "stopped", "step": 900, "time": …}
+
+The worker's core writes the lines of requests (csrc/sf_journal.c), each before anybody is told that it was applied, so
+a worker that is killed leaves what it has done. A file is made with the first line: of a run that nobody asked for
+anything there is none. `entry` holds the script's path and source where it can be run again, else null.
+"""
+
+import json
+import os
+import platform
+import re
+import stat
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from spark_fast._version import __version__
+from spark_fast.errors import JournalError
+
+__all__ = ["POINTER", "Journal", "append", "default_path", "find", "first_line", "folder", "of_folder", "read"]
+
+FORMAT = 1
+POINTER = "journal"
+"""The file of a run folder that says where the run's journal is."""
+_SIZE_MAX = 1 << 30
+_KINDS = ("pause", "resume", "stop", "reload", "advance")
+
+
+@dataclass(frozen=True)
+class Journal:
+    """What a journal holds.
+
+    Attributes:
+        path: the file.
+        header: its first line.
+        lines: the others.
+        torn: whether the last line was left out, since it is not whole: its writer was killed, or the disk was full.
+    """
+
+    path: Path
+    header: Mapping[str, Any]
+    lines: list[dict[str, Any]] = field(repr=False)
+    torn: bool
+
+    @property
+    def requests(self) -> list[dict[str, Any]]:
+        """The lines of requests."""
+        return [line for line in self.lines if "kind" in line]
+
+
+def folder() -> Path:
+    """The user's folder of journals; it may not exist."""
+    chosen = os.environ.get("XDG_STATE_HOME", "")
+    state = Path(chosen) if os.path.isabs(chosen) else Path.home() / ".local" / "state"
+    return state / "spark_fast"
+
+
+def default_path(run: str, started: float) -> Path:
+    """Where the journal of a run of this process goes, if nobody says otherwise."""
+    when = time.strftime("%Y%m%dT%H%M%S", time.gmtime(started))
+    return folder() / f"{run}-{when}-{os.getpid()}.jsonl"
+
+
+def find(run: str) -> Path | None:
+    """The newest journal of a run of this name in the user's folder."""
+    shape = re.compile(re.escape(run) + r"-(\d{8}T\d{6})-\d+\.jsonl")
+    try:
+        names = [(match[1], name) for name in os.listdir(folder()) if (match := shape.fullmatch(name))]
+    except FileNotFoundError:
+        return None
+    return folder() / max(names)[1] if names else None
+
+
+def of_folder(run_folder: Path) -> Path | None:
+    """Where the journal of the run in this folder is, or would be; None if it keeps none."""
+    from spark_fast import private_files
+
+    try:
+        with private_files.opened(run_folder) as descriptor:
+            return Path(os.fsdecode(private_files.read_whole(descriptor, POINTER, 1 << 16, run_folder)))
+    except FileNotFoundError:
+        return None
+
+
+def first_line(run: str, command: list[str], started: float, entry: tuple[str, bytes] | None) -> bytes:
+    """The header of a new journal."""
+    from spark_fast.sources import decode
+
+    try:
+        directory = os.getcwd()
+    except FileNotFoundError:
+        directory = ""
+    return _encode(
+        {
+            "journal": FORMAT,
+            "run": run,
+            "command": command,
+            "directory": directory,
+            "started": started,
+            "version": __version__,
+            "python": platform.python_version(),
+            "entry": None if entry is None else {"path": entry[0], "source": decode(entry[1])},
+        }
+    )
+
+
+def append(path: str, line: Mapping[str, Any]) -> None:
+    """Adds a line to a journal that is there, in one write. Raises OSError."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        text = _encode(line)
+        if os.write(fd, text) != len(text):
+            raise OSError(f"{path}: a line could not be written whole")
+    finally:
+        os.close(fd)
+
+
+def _encode(line: Mapping[str, Any]) -> bytes:
+    return json.dumps(line).encode() + b"\n"
+
+
+def read(path: Path) -> Journal:
+    """Reads a journal. Raises JournalError, which names the line, if it is none, or damaged before its last line."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb") as file:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise JournalError(str(path), "it is no file")
+            if status.st_size > _SIZE_MAX:
+                raise JournalError(str(path), f"it has {status.st_size} bytes: at most {_SIZE_MAX} are read")
+            raw = file.read(_SIZE_MAX)
+    except OSError as error:
+        raise JournalError(str(path), error.strerror or str(error)) from None
+    *whole, rest = raw.split(b"\n")
+    torn = bool(rest)
+    if not whole:
+        raise JournalError(str(path), "it is empty" if not raw else "its first line is not whole")
+    lines = [_parse(path, number, line) for number, line in enumerate(whole, 1)]
+    header = lines[0]
+    if "journal" not in header:
+        raise JournalError(str(path), "line 1: it is no journal")
+    if header["journal"] != FORMAT:
+        raise JournalError(
+            str(path), f"it is of version {header['journal']!r}, spark_fast {__version__} reads version {FORMAT}"
+        )
+    _check_header(path, header)
+    for number, line in enumerate(lines[1:], 2):
+        if "kind" in line:
+            _check_request(path, number, line)
+    return Journal(path, header, lines[1:], torn)
+
+
+def _parse(path: Path, number: int, raw: bytes) -> dict[str, Any]:
+    try:
+        line = json.loads(raw)
+    except (ValueError, RecursionError):
+        line = None
+    if not isinstance(line, dict):
+        raise JournalError(str(path), f"line {number} is damaged")
+    return line
+
+
+def _check_header(path: Path, header: Mapping[str, Any]) -> None:
+    entry = header.get("entry")
+    command = header.get("command")
+    fits = isinstance(header.get("run"), str) and isinstance(command, list)
+    fits = fits and all(isinstance(word, str) for word in command or ())
+    if entry is not None:
+        fits = fits and isinstance(entry, dict) and all(isinstance(entry.get(name), str) for name in ("path", "source"))
+    if not fits:
+        raise JournalError(str(path), "line 1 is damaged")
+
+
+def _check_request(path: Path, number: int, line: Mapping[str, Any]) -> None:
+    numbers = [line.get(name) for name in ("rank", "step", "arg")]
+    fits = line["kind"] in _KINDS and all(type(each) is int and 0 <= each < 1 << 62 for each in numbers)
+    fits = fits and all(isinstance(line.get(name), str) for name in ("id", "sender", "mail"))
+    fits = fits and all(isinstance(line.get(name), (int, float)) for name in ("time", "duration"))
+    if not (fits and 0 <= line["duration"] < 4e9):
+        raise JournalError(str(path), f"line {number} is damaged")

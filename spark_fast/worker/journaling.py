@@ -1,0 +1,82 @@
+"""What the worker's Python adds to the journal that its core writes: see spark_fast/journal.py."""
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from spark_fast import journal, private_files
+from spark_fast._core import worker
+from spark_fast.errors import SparkError
+from spark_fast.worker import report
+from spark_fast.worker.project import Project
+
+__all__ = ["code", "end", "failed", "follow", "keep"]
+
+_path: str | None = None
+_noted = 0
+
+
+def keep(folder: Path, run: str, command: list[str], chosen: str | None, entry: tuple[str, bytes] | None) -> None:
+    """From here on what is applied is written down. A journal that can't be kept is said, and costs nothing else.
+
+    folder: the run folder, which then says where the journal is.
+    chosen: the file; None for one in the user's folder.
+    entry: the path and the source of the script, if it can be run again.
+    """
+    global _path
+    started = time.time()
+    try:
+        # Already chosen, for a run that now has an entry.
+        path = Path(chosen).absolute() if chosen else Path(_path) if _path else journal.default_path(run, started)
+        if chosen is None:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        worker.keep_journal(path, journal.first_line(run, command, started, entry))
+        with private_files.opened(folder) as descriptor:
+            private_files.write_whole(descriptor, journal.POINTER, os.fsencode(path))
+        _path = str(path)
+    except (OSError, SparkError, RuntimeError) as error:  # RuntimeError: a user without a home
+        report.warn(f"no journal is kept: {error}")
+
+
+def follow(project: Project | None) -> None:
+    """After requests were applied: says if they could not be written down, and notes what was imported since."""
+    global _path, _noted
+    error = worker.journal_error()
+    if error:
+        report.warn(f"the journal {_path} can't be written any more: {os.strerror(error)}")
+        _path = None
+    if project is not None and len(project.modules) > _noted and worker.journal_begun():
+        fresh = list(project.modules.values())[_noted:]
+        _noted = len(project.modules)
+        _append({"modules": {module.path: module.digest for module in fresh if module.name != "__main__"}})
+
+
+def code(ident: str, number: int, sources: Mapping[str, bytes]) -> None:
+    """Writes down the sources that a reload is about to run."""
+    from spark_fast.sources import decode
+
+    _append({"code": number, "id": ident, "files": {path: decode(source) for path, source in sources.items()}})
+
+
+def failed(ident: str, reason: str) -> None:
+    """Writes down that a reload was taken back."""
+    _append({"failed": ident, "reason": reason})
+
+
+def end(state: str) -> None:
+    """Writes down how the run ended, if anything was written down before."""
+    if worker.journal_begun():
+        _append({"end": state, "step": worker.step(), "time": time.time()})
+
+
+def _append(line: Mapping[str, Any]) -> None:
+    global _path
+    if _path is None or not worker.journal_begun():
+        return
+    try:
+        journal.append(_path, line)
+    except OSError as error:
+        report.warn(f"the journal {_path} can't be written any more: {error}")
+        _path = None

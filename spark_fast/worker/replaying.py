@@ -1,0 +1,119 @@
+"""A journal applied again: the same requests at the same steps."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from spark_fast.code_versions import digest_of
+from spark_fast.errors import ReplayRefusedError
+from spark_fast.journal import Journal
+from spark_fast.sources import decode
+
+__all__ = ["Replay"]
+
+
+class Replay:
+    """The requests of a journal that are still to be applied, of one rank.
+
+    Pauses are replayed without their waiting: what ended a pause stands behind it at the same step, so that both are
+    handed out together. A reload that was taken back is replayed too: it left the loop, and so passed checkpoints. One
+    that was refused did nothing, and brought no code; it is left out.
+    """
+
+    def __init__(self, journal: Journal, rank: int = 0) -> None:
+        self._journal = journal
+        self._path = ""
+        self._code: dict[str, dict[str, str]] = {}
+        for line in journal.lines:
+            if isinstance(line.get("files"), dict):
+                self._code[str(line.get("id"))] = {str(path): str(text) for path, text in line["files"].items()}
+        self._waiting = [
+            line
+            for line in journal.requests
+            if line["rank"] == rank and (line["kind"] != "reload" or line["id"] in self._code)
+        ]
+        self._waiting.reverse()
+
+    def check(self, path: str, source: bytes, command: Sequence[str]) -> None:
+        """Raises ReplayRefusedError with the first difference, if the journal is of another script, another version of
+        it, or another command line."""
+        self._path = path
+        entry = self._journal.header["entry"]
+        if entry is None:
+            raise self._refusal("it is of a run whose script can't be run again")
+        name = Path(path).name
+        if entry["source"] != (now := decode(source)):
+            raise self._refusal(f"{name} differs from the journal's, first {_first_difference(entry['source'], now)}")
+        then = list(self._journal.header["command"])
+        for at in range(max(len(then), len(command))):
+            one, other = (words[at] if at < len(words) else None for words in (then, command))
+            # The script itself may lie elsewhere.
+            if one != other and not (at == 0 and one and other and Path(one).name == Path(other).name):
+                raise self._refusal(f"argument {at} was {_shown(one)}, and is now {_shown(other)}")
+        self._check_modules()
+
+    def _check_modules(self) -> None:
+        changed: set[str] = set()
+        for line in self._journal.lines:
+            if isinstance(line.get("files"), dict):
+                changed |= line["files"].keys()
+            modules = line.get("modules")
+            if not isinstance(modules, dict):
+                continue
+            for path, digest in modules.items():
+                if path in changed:
+                    continue
+                try:
+                    now = digest_of(Path(path).read_bytes())
+                except OSError as error:
+                    raise self._refusal(f"{path} can't be read: {error.strerror}") from None
+                if now != digest:
+                    raise self._refusal(f"{path} differs from the one that was imported then")
+
+    def _refusal(self, why: str) -> ReplayRefusedError:
+        return ReplayRefusedError(str(self._journal.path), why)
+
+    @property
+    def next_step(self) -> int | None:
+        """The step of the next request; None if none is left."""
+        return self._waiting[-1]["step"] if self._waiting else None
+
+    def due(self, step: int) -> list[dict[str, Any]]:
+        """Hands out, once, the requests of all steps up to this one."""
+        found = []
+        while self._waiting and self._waiting[-1]["step"] <= step:
+            found.append(self._waiting.pop())
+        return found
+
+    def code_of(self, request: Mapping[str, Any]) -> dict[str, bytes]:
+        """The sources that a reload brought, by path."""
+        from spark_fast.sources import encode
+
+        # The script itself may lie elsewhere than it did then.
+        moved = {self._journal.header["entry"]["path"]: self._path}
+        return {moved.get(path, path): encode(text) for path, text in self._code[request["id"]].items()}
+
+    def left(self, step: int) -> str | None:
+        """What was never reached by a loop that ended at this step, for people; None if all was."""
+        if not self._waiting:
+            return None
+        count = len(self._waiting)
+        first = self._waiting[-1]
+        what = "1 request was" if count == 1 else f"{count} requests were"
+        return (
+            f"{what} not replayed: the loop ended at step {step}, and the journal's next, a {first['kind']}, was "
+            f"applied at step {first['step']}"
+        )
+
+
+def _first_difference(then: str, now: str) -> str:
+    old, new = then.split("\n"), now.split("\n")
+    at = next(
+        (at for at, (one, other) in enumerate(zip(old, new, strict=False)) if one != other), min(len(old), len(new))
+    )
+    one, other = (_shown(lines[at].strip() if at < len(lines) else None) for lines in (old, new))
+    return f"at line {at + 1}: there {one}, now {other}"
+
+
+def _shown(text: str | None) -> str:
+    return "nothing" if text is None else repr(text if len(text) <= 60 else text[:59] + "…")
