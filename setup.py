@@ -8,7 +8,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 ROOT = Path(__file__).parent
-VERSION = re.search(r'"(.+)"', (ROOT / "spark_fast/_version.py").read_text())[1]
+VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "spark_fast/__init__.py").read_text(), re.MULTILINE)[1]
 
 core = Extension(
     "spark_fast._core",

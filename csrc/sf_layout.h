@@ -147,8 +147,9 @@ struct sf_slot {
     /* Read by the worker on each step, raised by others with a seq_cst read-modify-write; a futex. */
     alignas(128) _Atomic uint32_t word;
     uint32_t reserved;
-    /* Checkpoints passed. Raised seq_cst by the worker *before* it loads `word`; helpers load it seq_cst *after* they
-     * have set `word`. So either the worker sees the word at step k, or the helper reads k or more. */
+    /* Checkpoints passed. Of several ranks each raises its own seq_cst *before* it loads `word`, and helpers load it
+     * seq_cst *after* they have set `word`: so either the worker sees the word at step k, or the helper reads k or
+     * more. The only rank of a run stores it relaxed, and a helper may read less: see sf_count_in_turn(). */
     _Atomic uint64_t step;
     /* The step at which the worker itself wants the slow path. Written and read by the worker, relaxed. Zero (a page
      * laid over a lost file) takes the slow path at once. */

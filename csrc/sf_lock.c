@@ -120,6 +120,41 @@ sf_lock_close(int fd)
     pthread_mutex_unlock(&fork_mutex);
 }
 
+/* Forks that lie between the first process and this one. */
+static _Atomic unsigned forks;
+
+/* The rest of the table is for those that hold a lock. */
+#define KEPT_MOST (FORK_TABLE / 2)
+static _Atomic int kept_count;
+
+int
+sf_kept_take(struct sf_kept *kept)
+{
+    int fd = -1;
+
+    if (atomic_load(&kept->fd) >= 0)
+        fd = atomic_exchange(&kept->fd, -1);
+    if (fd < 0)
+        return -1;
+    atomic_fetch_sub(&kept_count, 1);
+    return atomic_load(&kept->forks) == atomic_load(&forks) ? fd : -1;
+}
+
+void
+sf_kept_give(struct sf_kept *kept, int fd)
+{
+    int none = -1;
+
+    sf_unlock(fd, 0, 0);
+    if (atomic_fetch_add(&kept_count, 1) < KEPT_MOST) {
+        atomic_store(&kept->forks, atomic_load(&forks));
+        if (atomic_compare_exchange_strong(&kept->fd, &none, fd))
+            return;
+    }
+    atomic_fetch_sub(&kept_count, 1);
+    sf_lock_close(fd);
+}
+
 void
 sf_fork_before(void)
 {
@@ -140,5 +175,6 @@ sf_fork_after_in_child(void)
         if (held != 0)
             close(held - 1);
     }
+    atomic_fetch_add(&forks, 1);
     pthread_mutex_unlock(&fork_mutex);
 }

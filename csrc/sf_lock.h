@@ -7,6 +7,7 @@
 #ifndef SF_LOCK_H
 #define SF_LOCK_H
 
+#include <stdatomic.h>
 #include <stdint.h>
 
 /* Takes the lock if it is free. 0, -EAGAIN if somebody has it, or -errno. */
@@ -22,6 +23,18 @@ int sf_lock_held(int fd, uint64_t offset, uint64_t length);
 int sf_lock_open(const char *path);
 /* Lets go of all its locks, also those that a child made without the C library's fork() shares, and closes it. */
 void sf_lock_close(int fd);
+
+/* A descriptor to take locks on that is kept open between two uses, for who can't wait for the opening. Whoever takes
+ * it has it alone; a second one meanwhile opens another. Begins with fd = -1. */
+struct sf_kept {
+    _Atomic int fd;
+    _Atomic unsigned forks; /* before which fd was opened: a forked child has closed it */
+};
+
+/* The descriptor, or -1 if there is none. */
+int sf_kept_take(struct sf_kept *kept);
+/* Lets go of all its locks, and keeps it for the next one; or closes it if there is one, or too many are kept. */
+void sf_kept_give(struct sf_kept *kept, int fd);
 
 /* From here on a forked child closes fd, or no longer. -ENOSPC if the table is full. */
 int sf_fork_close(int fd);

@@ -156,13 +156,13 @@ sf_settle(struct sf_segment *segment, uint64_t seq, uint32_t rank, int standing)
     return 0;
 }
 
-/* The lock lives on an open file of its own: threads that share one descriptor would share the lock. */
+/* The file of that name, if it is still the one that is mapped. */
 static int
-lock_log(struct sf_segment *segment, int64_t timeout_ns)
+open_log(struct sf_segment *segment)
 {
     struct stat status;
     int fd = sf_lock_open(segment->path);
-    int rc;
+    int rc = 0;
 
     if (fd < 0)
         return fd == -ENOENT ? -SF_EGONE : fd;
@@ -170,12 +170,37 @@ lock_log(struct sf_segment *segment, int64_t timeout_ns)
         rc = -errno;
     else if (status.st_dev != segment->device || status.st_ino != segment->inode)
         rc = -SF_EGONE;
-    else
-        rc = sf_lock(fd, LOG_LOCK, timeout_ns);
+    if (rc == 0)
+        return fd;
+    sf_lock_close(fd);
+    return rc;
+}
+
+/* The lock lives on an open file of its own: threads that share one descriptor would share the lock. */
+static int
+lock_log(struct sf_segment *segment, int64_t timeout_ns)
+{
+    int fd = sf_kept_take(&segment->turn);
+    int rc;
+
+    if (fd < 0)
+        fd = open_log(segment);
+    if (fd < 0)
+        return fd;
+    rc = sf_lock(fd, LOG_LOCK, timeout_ns);
     if (rc == 0)
         return fd;
     sf_lock_close(fd);
     return rc == -EAGAIN ? -SF_EBUSY : rc;
+}
+
+static void
+unlock_log(struct sf_segment *segment, int fd)
+{
+    if (segment->lock_fd < 0)
+        sf_kept_give(&segment->turn, fd);
+    else
+        sf_lock_close(fd);
 }
 
 int
@@ -194,7 +219,7 @@ sf_void_orphan(struct sf_segment *segment, uint64_t seq)
         return fd;
     if (atomic_load(&entry->number) == seq)
         make_void(entry);
-    sf_lock_close(fd);
+    unlock_log(segment, fd);
     return 0;
 }
 
@@ -327,7 +352,7 @@ sf_append(struct sf_segment *segment, const struct sf_request *request, int64_t 
         atomic_store_explicit(&segment->header->lock_pid, (int32_t)getpid(), memory_order_relaxed);
         rc = append_locked(segment, request, receipt);
     }
-    sf_lock_close(fd);
+    unlock_log(segment, fd);
     SF_POINT("append:unlocked");
     if (rc == 0 && receipt->verdict == SF_APPENDED)
         sf_announce(segment);

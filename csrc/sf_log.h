@@ -7,6 +7,8 @@
  * Deciding. Whoever meets an undecided entry sets every rank's word, then reads every rank's step, then swaps the
  * target from none to a step that no rank has passed. Every rank stores its step before it loads its word, all of it
  * seq_cst: so a rank that was read at step k sees its word at checkpoint k + 1 at the latest, and comes by the target.
+ * With one rank there is nothing to agree on, and no such order: it may have passed the target by a few steps, and
+ * applies the entry at the next checkpoint at which it sees its word. See sf_count_in_turn() in sf_worker.h.
  */
 #ifndef SF_LOG_H
 #define SF_LOG_H

@@ -95,7 +95,7 @@ sf_segment_create(struct sf_segment *segment, const char *path, uint32_t slot_co
     int rc;
 
     memset(segment, 0, sizeof *segment);
-    segment->fd = segment->lock_fd = -1;
+    segment->fd = segment->lock_fd = segment->turn.fd = -1;
     if (slot_count == 0 || slot_count > SF_SLOTS_MAX || rank >= slot_count)
         return -EINVAL;
     if (strlen(path) >= sizeof segment->path)
@@ -144,7 +144,7 @@ sf_segment_open(struct sf_segment *segment, const char *path)
     int rc;
 
     memset(segment, 0, sizeof *segment);
-    segment->fd = segment->lock_fd = -1;
+    segment->fd = segment->lock_fd = segment->turn.fd = -1;
     if (strlen(path) >= sizeof segment->path)
         return -ENAMETOOLONG;
     strcpy(segment->path, path);
@@ -168,6 +168,9 @@ sf_segment_close(struct sf_segment *segment)
         segment->header = NULL;
     }
     sf_segment_let_go(segment);
+    int turn = sf_kept_take(&segment->turn);
+    if (turn >= 0)
+        sf_lock_close(turn);
     if (segment->fd >= 0) {
         close(segment->fd);
         segment->fd = -1;

@@ -5,6 +5,7 @@
 #include <sys/types.h>
 
 #include "sf_layout.h"
+#include "sf_lock.h"
 
 /* Errors beyond errno's own: what is wrong with a control file. Returned negative, as errno's are. */
 #define SF_ENOTCONTROL 4001 /* no control file: wrong magic, or the file is not finished */
@@ -25,6 +26,8 @@ struct sf_segment {
     /* Holds the record lock on the worker's slot; -1 in a controller. An open file of its own, since a mapping keeps
      * the open file that it was made from, and with it the locks, alive: in a forked child too. */
     int lock_fd;
+    /* In a controller: what it takes its turns at the log with. A worker opens the file anew for each: it has few. */
+    struct sf_kept turn;
     dev_t device;
     ino_t inode;
     char path[1024];

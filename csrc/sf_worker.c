@@ -13,6 +13,7 @@ static struct sf_slot attach_page = {.word = SF_WORD_ATTACH, .alarm = SF_NEVER};
 static struct sf_slot quiet_page = {.word = 0, .alarm = SF_NEVER};
 
 _Atomic(struct sf_slot *) sf_worker_slot = &attach_page;
+_Atomic int sf_worker_several;
 
 /* What the worker holds in its own memory. The segment is a copy of it for others, and is never believed. */
 static struct {
@@ -136,6 +137,7 @@ sf_worker_attach(const char *path, uint32_t slot_count, uint32_t rank, uint64_t 
     /* A worker that has passed no checkpoint takes the slow path at its first: to say that it runs. */
     if (step == 0)
         atomic_store_explicit(&slot->alarm, 1, memory_order_relaxed);
+    atomic_store(&sf_worker_several, slot_count > 1);
     atomic_store(&sf_worker_slot, slot);
     sf_announce(&worker.segment);
     SF_POINT("attach:done");
@@ -526,6 +528,30 @@ sf_turn(uint64_t step, int may, struct sf_turn *turn)
         turn->park_for = worker.state.park_for;
     }
     return 0;
+}
+
+int
+sf_worker_resume(uint64_t step)
+{
+    struct sf_slot *slot = worker.slot;
+    uint64_t seq = worker.applied + 1;
+    uint64_t tail, target;
+    struct sf_turn unused;
+
+    if (slot == NULL || check_own() < 0 || read_tail(slot, &tail) < 0 || tail != seq)
+        return 0;
+    if (target_of(seq, 1, &target) < 0 || target > step || sf_entry_at(&worker.segment, seq)->kind != SF_RESUME)
+        return 0;
+    if (apply(sf_entry_at(&worker.segment, seq), seq, target, step, &unused) < 0)
+        return 0;
+    worker.applied = seq;
+    atomic_store_explicit(&slot->applied, seq, memory_order_release);
+    SF_POINT("turn:applied");
+    set_alarm();
+    if (worker.state.stop_seq != 0 || sf_state_parks(&worker.state, step) || clear_word(slot, tail, 0))
+        return 0;
+    sf_announce(&worker.segment);
+    return 1;
 }
 
 void

@@ -11,20 +11,65 @@
 #include "sf_log.h"
 
 extern _Atomic(struct sf_slot *) sf_worker_slot;
+extern _Atomic int sf_worker_several; /* ranks, that is; set before the pointer moves to the slot */
 
 /* --- the fast path --- */
 
-/* Counts a checkpoint and says whether the slow path is to be taken. Any thread, without the GIL. Relaxed load of the
- * pointer: it changes only by hands that publish a whole page first, and a step that lands on the page left behind is
- * carried over or belongs to a run that is lost. */
+/* First a checkpoint is counted, then its word is looked at; in between the caller may let go of the GIL. The pointer
+ * changes only by hands that publish a whole page first, and a step that lands on the page left behind is carried over
+ * or belongs to a run that is lost. */
+
+/* Counts a checkpoint: its step. Any thread, at any time. */
+static inline uint64_t
+sf_count(void)
+{
+    struct sf_slot *slot = atomic_load_explicit(&sf_worker_slot, memory_order_acquire);
+    return atomic_fetch_add(&slot->step, 1) + 1; /* seq_cst, before the word: see sf_slot.step */
+}
+
+/* The same for callers that take turns, with each other and with who attaches, lets go or forks: those that hold the
+ * GIL. So a load and a store do for an add, and no count is lost and no step comes twice.
+ *
+ * Several ranks need the add as a barrier all the same. One rank does not:
+ *
+ *   What can happen. The step is stored before the word is loaded, but a processor may hold the store back and load
+ *   first: so for this checkpoint, and for the few whose stores it can hold. A helper that sets the word after the
+ *   last of these loads, and reads the step before the first of these stores is seen, decides on a target that the
+ *   rank has passed.
+ *   What can't. The rank reads its own step in order, and what it publishes of itself (state, applied, outcomes) it
+ *   stores with release behind it. Before it parks it goes through the seq_cst operations of sf_turn(): nobody reads
+ *   an old step of a rank that is seen parked. The word is loaded anew at each checkpoint, and once set stays set
+ *   until the rank has looked at the log: the entry is missed by a few checkpoints, and not for good.
+ *   Why it does no harm. A target is where all ranks apply an entry together, and there is no other rank. This one
+ *   applies each entry at the first step at or above its target at which it sees the word, in the order of the log,
+ *   and its fate tells that step. A step to park at that lies behind is one to park at now. No target lies below that
+ *   of the entry before, however old the step was that was read. */
+static inline uint64_t
+sf_count_in_turn(void)
+{
+    struct sf_slot *slot = atomic_load_explicit(&sf_worker_slot, memory_order_acquire);
+
+    if (atomic_load_explicit(&sf_worker_several, memory_order_relaxed))
+        return sf_count();
+    uint64_t step = atomic_load_explicit(&slot->step, memory_order_relaxed) + 1;
+    atomic_store_explicit(&slot->step, step, memory_order_relaxed);
+    return step;
+}
+
+/* Whether a checkpoint that was counted takes the slow path. Any thread, without the GIL. */
+static inline int
+sf_asked(uint64_t step)
+{
+    struct sf_slot *slot = atomic_load_explicit(&sf_worker_slot, memory_order_acquire);
+    return (int)(atomic_load(&slot->word) != 0) | (step >= atomic_load_explicit(&slot->alarm, memory_order_relaxed));
+}
+
+/* Both, for a caller whose turn it is. */
 static inline int
 sf_pass(uint64_t *step)
 {
-    struct sf_slot *slot = atomic_load_explicit(&sf_worker_slot, memory_order_acquire);
-    uint64_t now = atomic_fetch_add(&slot->step, 1) + 1; /* seq_cst, before the word: see sf_slot.step */
-
-    *step = now;
-    return (int)(atomic_load(&slot->word) != 0) | (now >= atomic_load_explicit(&slot->alarm, memory_order_relaxed));
+    *step = sf_count_in_turn();
+    return sf_asked(*step);
 }
 
 /* The same for a checkpoint that does not count. */
@@ -122,6 +167,10 @@ void sf_worker_watch(uint64_t step);
 
 /* Where what is applied is written down: see sf_journal.h. */
 struct sf_journal *sf_worker_journal(void);
+
+/* For who was parked at `step`, which was counted, and has been woken: applies a resume, if that is all that the log
+ * holds. 1 if the loop goes on; 0 if sf_turn() is to find out, which goes on from wherever this has come to. */
+int sf_worker_resume(uint64_t step);
 
 /* The worker is parked for entry seq, its hooks have run. */
 void sf_worker_parked(uint64_t seq, uint64_t step, int64_t deadline_ns);

@@ -9,8 +9,22 @@
 `spark-fast --help` shows how to control it from a shell, `spark_fast.client` from Python.
 """
 
-from spark_fast._built import checkpoint, pending
-from spark_fast._version import __version__
+from spark_fast import _core
+
+# Here and not in a module of its own, as the check of the core is: to find a file takes longer than to run it.
+__version__ = "0.1.0"
+
+_LAYOUT = 1  # of the segment, that these Python files were written for
+
+if (__version__, _LAYOUT) != (_core.BUILD_VERSION, _core.LAYOUT_VERSION):
+    raise ImportError(
+        f"the compiled core {_core.__file__} is of version {_core.BUILD_VERSION} (layout {_core.LAYOUT_VERSION}), "
+        f"the Python files beside it are of version {__version__} (layout {_LAYOUT}): install spark-fast again, "
+        "or in a source tree build it again with 'make build'"
+    )
+
+checkpoint = _core.worker.checkpoint
+pending = _core.worker.pending
 
 TYPE_CHECKING = False  # type checkers know the name; importing typing would take longer than all the rest
 if TYPE_CHECKING:

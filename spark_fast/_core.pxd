@@ -132,7 +132,7 @@ cdef extern from "sf_worker.h" nogil:
         uint64_t seq
         int64_t park_for
         sf_entry_view entry
-    int sf_pass(uint64_t *step) noexcept
+    int sf_asked(uint64_t step) noexcept
     int sf_look(uint64_t *step) noexcept
     bint sf_pending() noexcept
     void sf_yield_set(sf_yield *policy, int64_t interval_ns) noexcept
@@ -147,6 +147,7 @@ cdef extern from "sf_worker.h" nogil:
     void sf_worker_reloaded(uint64_t seq, uint64_t step, int failed)
     void sf_worker_watch(uint64_t step)
     sf_journal *sf_worker_journal()
+    bint sf_worker_resume(uint64_t step)
     void sf_worker_parked(uint64_t seq, uint64_t step, int64_t deadline_ns)
     void sf_worker_unparked(uint64_t step)
     int sf_worker_wait(int64_t timeout_ns)

@@ -1,4 +1,5 @@
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager
 from os import PathLike
 from typing import Any, Generic, TypeVar, final
 
@@ -65,6 +66,7 @@ class Worker:
     def parked(self, seq: int, step: int, deadline: float) -> None: ...
     def unparked(self, step: int) -> None: ...
     def wait(self, timeout: float) -> None: ...
+    def wait_for_resume(self, step: int, timeout: float, turns: AbstractContextManager[object]) -> bool: ...
     def append(
         self,
         kind: int,

@@ -16,8 +16,16 @@ cdef extern from *:
     #ifndef SPARK_FAST_VERSION
     #error "setup.py defines SPARK_FAST_VERSION"
     #endif
+
+    /* Called with the GIL held, where there is one. */
+    #ifdef Py_GIL_DISABLED
+    #define SF_COUNT_STEP sf_count
+    #else
+    #define SF_COUNT_STEP sf_count_in_turn
+    #endif
     """
     const char *SPARK_FAST_VERSION
+    uint64_t count_step "SF_COUNT_STEP"() noexcept
 
 LAYOUT_VERSION = SF_LAYOUT_VERSION
 BUILD_VERSION = SPARK_FAST_VERSION.decode()
@@ -273,11 +281,13 @@ cdef class Worker:
         cdef int hit
         if not collective:
             hit = sf_look(&step)
-        elif sf_yield_due(&yield_policy):
-            with nogil:
-                hit = sf_pass(&step)
         else:
-            hit = sf_pass(&step)
+            step = count_step()
+            if sf_yield_due(&yield_policy):
+                with nogil:
+                    hit = sf_asked(step)
+            else:
+                hit = sf_asked(step)
         if hit:
             self.take_slow_path(step, collective, None)
 
@@ -384,6 +394,19 @@ cdef class Worker:
             sf_worker_wait(timeout_ns)
         PyErr_CheckSignals()
 
+    def wait_for_resume(self, step: int, timeout: float, turns) -> bool:
+        """As wait(). Then, holding the lock `turns`, applies a resume if that is all that has come: whether it did.
+
+        All in one call: code of a process that has slept is in no cache, and each line of it takes microseconds.
+        """
+        cdef int64_t timeout_ns = to_ns(timeout)
+        cdef uint64_t at = step
+        with nogil:
+            sf_worker_wait(timeout_ns)
+        PyErr_CheckSignals()
+        with turns:
+            return sf_worker_resume(at)
+
     def append(self, kind: int, ident: int, *, arg: int = 0, duration: float = 0.0, sender: str = "", mail: str = "",
                target: int = 0, only_if_park_seq: int = 0, timeout: float = 5.0) -> tuple[int, int, int]:
         """Segment.append() on the worker's own control file."""
@@ -471,11 +494,12 @@ cdef class Track:
 
 cdef inline int pass_in_loop(uint64_t *step) noexcept:
     cdef int hit
+    step[0] = count_step()
     if sf_yield_due(&track_yield_policy):
         with nogil:
-            hit = sf_pass(step)
+            hit = sf_asked(step[0])
     else:
-        hit = sf_pass(step)
+        hit = sf_asked(step[0])
     return hit
 
 
@@ -625,8 +649,8 @@ cdef class AsyncCheckpoint:
         self.trip = trip
 
     def __await__(self):
-        cdef uint64_t step
-        if sf_pass(&step):
+        cdef uint64_t step = count_step()
+        if sf_asked(step):
             return self.slow(step).__await__()
         if sf_yield_due(&async_yield_policy):
             return self.trip().__await__()

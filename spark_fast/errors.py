@@ -308,8 +308,7 @@ def from_code(code: int, call: str, path: str | None) -> Exception:
 
 def layout_error(path: str) -> LayoutError:
     """Names both layout versions and the file."""
-    from spark_fast import _core
-    from spark_fast._version import __version__
+    from spark_fast import __version__, _core
 
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:

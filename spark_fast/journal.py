@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spark_fast._version import __version__
+from spark_fast import __version__
 from spark_fast.errors import JournalError
 
 __all__ = ["POINTER", "Journal", "append", "default_path", "find", "first_line", "folder", "of_folder", "read"]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import spark_fast
 from spark_fast import _core, client
 from tests.support import GATED, LOOP, Child, until
 
@@ -448,7 +449,8 @@ def test_a_control_file_of_another_layout_is_an_error_that_names_both_versions(t
 def test_a_stale_binary_beside_newer_python_files_is_an_error_that_names_both_versions(tmp_path: Path) -> None:
     package = Path(_core.__file__).parent
     shutil.copytree(package, tmp_path / "spark_fast", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "spark_fast" / "_version.py").write_text('__version__ = "99.1"\n')
+    init = tmp_path / "spark_fast" / "__init__.py"
+    init.write_text(init.read_text().replace(f'__version__ = "{spark_fast.__version__}"', '__version__ = "99.1"'))
     done = subprocess.run(
         [sys.executable, "-c", "import spark_fast"],
         cwd=tmp_path,

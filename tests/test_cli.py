@@ -250,7 +250,7 @@ def test_top_prints_once_where_there_is_no_terminal(start: Start, loop: str) -> 
     [
         "train.py",
         "-m package.train --lr 1",
-        "--name one train.py --name two -m --help",
+        "--name one --name two train.py --name three -m --help",
         "--name=one --watch train.py",
         "--reload-dir a --reload-dir=b --journal j --replay=r -m --watch x -- y",
         "--name --watch train.py",

@@ -13,6 +13,7 @@ import sys
 import textwrap
 import threading
 import types
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -306,16 +307,37 @@ def test_decorated_methods_that_are_bound_somewhere_run_the_new_code() -> None:
 
 
 def test_a_function_set_on_a_class_at_run_time_is_not_overwritten_with_a_methods_code() -> None:
+    elsewhere = Edited("def shared(self): return 'shared'").module
     edited = Edited("""
         class Model:
             def step(self): return 1
-        def shared(self): return "shared"
         """)
-    shared = edited.module.shared
-    edited.module.Model.step = shared
+    edited.module.Model.step = elsewhere.shared
     edited.replace("return 1", "return 2")
     assert edited.module.Model().step() == 2
-    assert shared(None) == "shared"
+    assert elsewhere.shared(None) == "shared"
+
+
+def test_functions_inside_descriptors_live_on() -> None:
+    edited = Edited("""
+        class Model:
+            @property
+            def value(self): return "old"
+            @value.deleter
+            def value(self): self.gone = "old"
+            @classmethod
+            def made(cls): return "old"
+        """)
+    held, made = edited.module.Model.value, vars(edited.module.Model)["made"].__func__
+    for word, previous in (("new", "old"), ("newer", "new")):
+        edited.replace(f'"{previous}"', f'"{word}"')
+        assert held.fget(None) == made(None) == word
+        assert edited.module.Model.value is held
+    edited.replace('    @value.deleter\n    def value(self): self.gone = "newer"\n', "", '"newer"', '"last"')
+    assert held.fget(None) == edited.module.Model().value == "last"
+    assert edited.module.Model.value.fget is held.fget
+    with pytest.raises(AttributeError):
+        del edited.module.Model().value
 
 
 def test_slots_that_stay_hold_what_they_held() -> None:
@@ -551,6 +573,7 @@ def test_class_decorators_that_return_wrappers() -> None:
 
 def test_named_tuples_typed_dicts_protocols_and_generics() -> None:
     edited = Edited("""
+        from collections import namedtuple
         from typing import Generic, NamedTuple, Protocol, TypedDict, TypeVar, runtime_checkable
         T = TypeVar("T")
         class Pair(NamedTuple):
@@ -567,21 +590,27 @@ def test_named_tuples_typed_dicts_protocols_and_generics() -> None:
             def get(self) -> T: return self.item
         class Labelled:
             def name(self): return "x"
+        class Twice(namedtuple("Twice", "a b")):
+            def total(self): return self.a + self.b
+        class Empty(namedtuple("Empty", "a b")): pass
         kept = Pair(1), Box[int](3), Labelled()
+        twice, empty = Twice(1, 2), Empty(1, 2)
         """)
     module = edited.module
     pair, box, labelled = module.kept
+    twice, empty = module.twice, module.empty
     classes = module.Pair, module.Config, module.Named, module.Box
     edited.replace("self.a + self.b", "self.a * 10 + self.b", "b: int = 2", "b: int = 3", "rate: float", "step: int",
                    "return self.item", "return [self.item]")  # fmt: skip
     assert (module.Pair, module.Config, module.Named, module.Box) == classes
+    assert (type(twice), twice.total(), type(empty)) == (module.Twice, 12, module.Empty)
     assert (pair.total(), pair, box.get()) == (12, (1, 2), [3])
     assert module.Pair(1) == (1, 3)
     assert module.Config.__annotations__.keys() == module.Config.__optional_keys__ == {"step"}
     assert isinstance(labelled, module.Named)
     assert isinstance(module.Box[str]("s"), module.Box)
     edited.replace("    def name(self) -> str: ...", "    def title(self) -> str: ...", "b: int = 3\n", "c: int = 3\n",
-                   "+ self.b", "+ self.c")  # fmt: skip
+                   "self.a * 10 + self.b\nclass Config", "self.a * 10 + self.c\nclass Config")  # fmt: skip
     assert not isinstance(labelled, module.Named)
     assert pair.total() == 12
     assert not hasattr(pair, "b")
@@ -620,6 +649,9 @@ def test_enum_members_keep_their_identity() -> None:
         class Right(Flag):
             READ = auto()
             WRITE = auto()
+        class Unordered(Flag):
+            LATE = 4
+            EARLY = 1
         class Planet(Enum):
             EARTH = (1, 2)
             def __init__(self, mass, radius): self.mass, self.radius = mass, radius
@@ -627,7 +659,7 @@ def test_enum_members_keep_their_identity() -> None:
     module = edited.module
     red, green, gone, low = module.Color.RED, module.Color.GREEN, module.Color.GONE, module.Level.LOW
     both, earth = module.Right.READ | module.Right.WRITE, module.Planet.EARTH
-    inverted = ~module.Right.READ
+    inverted, late, early = ~module.Right.READ, module.Unordered.LATE, module.Unordered.EARLY
     edited.replace("GREEN = 2", "GREEN = 20", "    GONE = 3\n", "    BLUE = 4\n", '"old "', '"new "', "HIGH = 2",
                    "HIGH = 2\n    TOP = 3", "WRITE = auto()", "WRITE = auto()\n    RUN = auto()",
                    "(1, 2)", "(1, 5)")  # fmt: skip
@@ -648,6 +680,7 @@ def test_enum_members_keep_their_identity() -> None:
     assert type(both | module.Right.RUN) is module.Right
     assert ~module.Right.READ == module.Right.WRITE | module.Right.RUN
     assert inverted is module.Right.WRITE
+    assert [id(flag) for flag in late | early] == [id(late), id(early)]
     assert (module.Planet.EARTH, earth.radius, earth.value) == (earth, 5, (1, 5))
     assert pickle.loads(pickle.dumps([red, both, earth])) == [red, both, earth]
 
@@ -799,6 +832,83 @@ def test_closures_that_live_on_run_the_new_code() -> None:
     edited.replace("return x - number", "return x")
     assert inner(10) == 5  # its closure is another now
     assert edited.module.make(1)(10) == 10
+
+
+def test_lambdas_of_the_top_level_that_live_on_run_the_new_code() -> None:
+    edited = Edited("""
+        from __future__ import annotations
+        class Schedule:
+            def __init__(self, *functions): self.functions = functions
+        if "kept" not in globals():
+            kept = Schedule(lambda step: step + 1, lambda step, by=2: step * by)
+        """)
+    schedule = edited.module.kept
+    assert [function(10) for function in schedule.functions] == [11, 20]
+    edited.replace("step + 1", "step + 5")
+    assert [function(10) for function in schedule.functions] == [15, 20]
+    edited.edit("\n\n" + edited.source)
+    edited.replace("step * by", "step - by")
+    assert [function(10) for function in schedule.functions] == [15, 8]
+    edited.replace("by=2", "by=2, more=3", "step - by", "step - more")
+    assert [function(10) for function in schedule.functions] == [15, 8]  # it lacks the default
+
+
+def test_a_decorator_that_calls_what_it_replaces_makes_no_circle() -> None:
+    edited = Edited("""
+        def same(function): return function
+        def doubling(function):
+            def wrapper(): return function() * 2
+            return wrapper
+        @same
+        def step(): return 1
+        """)
+    step = edited.module.step
+    edited.replace("@same\n", "@doubling\n", "return 1", "return 3")
+    assert edited.module.step() == 6
+    assert step() == 3
+
+
+def test_a_class_of_another_module_is_never_changed() -> None:
+    library = Edited("""
+        class Model:
+            def name(self): return "library"
+        """)
+    edited = Edited(f"""
+        def same(cls): return cls
+        try:
+            from {library.module.__name__} import Model, Model as Marked
+        except ImportError:
+            class Model:
+                def name(self): return "own"
+            @same
+            class Marked:
+                def name(self): return "own"
+        """)
+    edited.replace("import Model, Model as Marked", "import Missing")
+    assert (library.module.Model().name(), edited.module.Model().name()) == ("library", "own")
+    assert edited.module.Marked().name() == "own"
+
+
+def test_a_class_that_a_decorator_published_elsewhere_is_found() -> None:
+    edited = Edited("""
+        def public(cls):
+            cls.__module__ = "public.api"
+            return cls
+        @public
+        class Model:
+            def name(self): return "old"
+        """)
+    model = edited.module.Model()
+    edited.replace('"old"', '"new"')
+    assert model.name() == "new"
+    assert edited.module.Model is type(model)
+    assert type(model).__module__ == "public.api"
+    late = "Model.__module__ = 'public.api'\n"
+    edited.edit(edited.source.replace("@public\n", "").replace('"new"', '"newer"') + late)
+    edited.replace('"newer"', '"last"')
+    assert model.name() == "last"
+    assert edited.module.Model is type(model)
+    assert type(model).__module__ == "public.api"
 
 
 def test_lines_docstrings_futures_and_sources_stay_right() -> None:
@@ -997,6 +1107,22 @@ def test_preflight_lets_pass_what_can_be_done_or_what_it_does_not_know(old: str,
     Edited(SHAPES).preflight(old, new)
 
 
+def test_preflight_knows_inherited_slots_and_names_that_mean_something_else_now() -> None:
+    shapes = (
+        SHAPES
+        + """
+@dataclasses.dataclass(slots=True)
+class Inheriting(Data):
+    y: int
+"""
+    )
+    edited = Edited(shapes)
+    edited.preflight("    y: int", "    y: int\n    x: int")
+    edited.replace("    y: int", "    y: int\n    x: int")
+    Edited(SHAPES).preflight("import dataclasses\n", "import dataclasses\nfrom elsewhere import Wide\n",
+                             "class Child(A)", "class Child(Wide)")  # fmt: skip
+
+
 # --- undo ---
 
 EVERYTHING = """
@@ -1109,6 +1235,58 @@ def test_removed_names_go_unless_they_hold_something_else() -> None:
     assert edited.module.one == 1
 
 
+def test_every_way_to_bind_a_name_is_known() -> None:
+    edited = Edited("""
+        import os.path as imported, json.decoder
+        first, (second, *third) = 1, (2, 3)
+        for looped in [1]: pass
+        with open(os.devnull) if False else __import__("contextlib").nullcontext(1) as opened: pass
+        if (walrus := 5) and [(inner := hidden) for hidden in [1]]: pass
+        match {"a": 1, "b": [1, 2]}:
+            case {"a": got, "b": [one, *others], **rest}: pass
+        match 5:
+            case int() as whole: pass
+        declared: int
+        augmented = 1
+        augmented += 1
+        class Class:
+            __private = 1
+            public = 2
+        """)
+    module, model = edited.module, edited.module.Class
+    assert {"imported", "json", "walrus", "inner", "rest", "whole"} <= set(vars(module))
+    module.hidden = 1
+    edited.edit("class Class: pass")
+    assert [n for n in vars(module) if not n.startswith("__")] == ["Class", "hidden"]
+    assert [n for n in vars(model) if not n.startswith("__")] == []
+
+
+def test_annotations_of_the_module_are_those_of_the_new_source() -> None:
+    edited = Edited("one: int = 1\ntwo: str = ''")
+    edited.edit("two: int = 1")
+    assert edited.module.__annotations__ == {"two": int}
+
+
+def test_a_committed_patch_keeps_nothing_alive() -> None:
+    edited = Edited("""
+        class Model: pass
+        def step(): return 1
+        def wrapped(): return 1
+        model = Model()
+        """)
+    class_, code = edited.module.model.__class__, weakref.ref(edited.module.step.__code__)
+    model = weakref.ref(edited.module.model)
+    patch = Patch()
+    edited.run(patch, edited.source.replace("return 1", "return 2"))
+    patch.commit()
+    gc.collect()
+    assert model() is None
+    assert code() is None
+    assert edited.module.Model is class_
+    patch.undo()
+    assert edited.module.step() == 2
+
+
 def test_an_entry_script_commits_while_it_is_still_running() -> None:
     edited = Edited("def step(): return 1\nclass Model: pass\nhook = lambda patch: None")
     step, model, module = edited.module.step, edited.module.Model(), edited.module
@@ -1204,5 +1382,5 @@ def test_a_thousand_reloads_leave_as_many_objects_as_ten() -> None:
 
 
 def test_it_is_not_imported_with_the_package() -> None:
-    code = "import sys, spark_fast; print([name for name in sys.modules if 'patching' in name])"
+    code = "import sys, spark_fast.worker, spark_fast.client; print([n for n in sys.modules if 'patching' in n])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -88,6 +88,19 @@ def save(path: Path, run: FakeRun, what: str = "") -> float:
     return run.asked[-1] - saved
 
 
+def told(capfd: pytest.CaptureFixture[str], count: int) -> list[str]:
+    """So many lines of what is said, or more, once they are there."""
+    said = ""
+
+    def enough() -> bool:
+        nonlocal said
+        said += capfd.readouterr().err
+        return said.count("\n") >= count
+
+    until(enough)
+    return said.splitlines()
+
+
 def test_a_saved_file_is_reloaded_and_it_is_said_where_and_how_fast(
     project: Path, run: FakeRun, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -112,7 +125,9 @@ def test_a_file_that_an_editor_replaces_is_one_change(project: Path, run: FakeRu
     assert len(run.asked) == 3
 
 
-def test_what_is_no_code_and_what_lies_below_reloads_nothing(project: Path, run: FakeRun) -> None:
+def test_what_is_no_code_and_what_lies_below_reloads_nothing(
+    project: Path, run: FakeRun, capfd: pytest.CaptureFixture[str]
+) -> None:
     (project / "below").mkdir()
     watch(run, project / "train.py")
     save(project / "train.py", run)
@@ -121,6 +136,8 @@ def test_what_is_no_code_and_what_lies_below_reloads_nothing(project: Path, run:
     (project / "below" / "other.py").write_text("x = 1\n")
     save(project / "train.py", run)
     assert len(run.asked) == 2
+    said = told(capfd, 2)
+    assert all(line.startswith("spark-fast: reloaded train.py at step 7") for line in said), said
 
 
 def test_a_file_that_is_empty_for_a_moment_waits_for_its_text(project: Path, run: FakeRun) -> None:
@@ -191,15 +208,7 @@ def test_a_reload_that_fails_is_told_with_the_traceback_and_the_next_one_comes(
     run.fates = [fate, APPLIED]
     watch(run, project / "train.py")
     save(project / "train.py", run)
-    said = ""
-
-    def told() -> bool:
-        nonlocal said
-        said += capfd.readouterr().err
-        return said.count("\n") == 1 + len(rest)
-
-    until(told)
-    assert said.splitlines() == [f"spark-fast: {first}", *rest]
+    assert told(capfd, 1 + len(rest)) == [f"spark-fast: {first}", *rest]
     save(project / "train.py", run)
 
 
@@ -214,7 +223,8 @@ def test_nothing_is_said_where_nothing_was_to_do_or_the_run_has_ended(
     save(project / "train.py", run)
     run.fates = [APPLIED]
     save(project / "train.py", run)
-    assert "at step 7" in until(lambda: capfd.readouterr().err)
+    (said,) = told(capfd, 1)
+    assert said.startswith("spark-fast: reloaded train.py at step 7")
 
 
 def test_a_watcher_that_breaks_says_so_once_and_ends(

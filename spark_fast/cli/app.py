@@ -74,7 +74,7 @@ def _seconds(text: str | None, option: str, *, positive: bool = False) -> float 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from spark_fast._version import __version__
+        from spark_fast import __version__
 
         print(f"spark-fast {__version__}")
         raise typer.Exit

@@ -36,11 +36,15 @@ _HANDED_ON = (
 )
 _ENDING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
 """Whoever sends one of these wants an end: a reset that was asked for before is called off."""
+_OURS = frozenset({signal.SIGCHLD, signal.SIGALRM})
+"""The worker has ended, or it is time for a look."""
 
 _LOOK = 0.5
 """Seconds between looks whether a reset is asked for."""
 _BIRTH = 0.01
 """The same while the worker has not yet said what its run is called."""
+_SOON = 0.001
+"""Seconds that a timer runs at the least: none at all would be no timer."""
 _LAST_WORDS = 2.0
 """Seconds between the SIGTERM and the SIGKILL for a worker that did not end in time for its reset."""
 
@@ -101,7 +105,7 @@ def supervise(order: Order) -> int:
     if order.watch and watching.missing():
         return exits.Exit.REFUSED
     # What is ignored now, by nohup or in a shell's background job, stays so in both processes.
-    taken = {number for number in _HANDED_ON if signal.getsignal(number) is not signal.SIG_IGN} | {signal.SIGCHLD}
+    taken = {number for number in _HANDED_ON if signal.getsignal(number) is not signal.SIG_IGN} | _OURS
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, taken)
     return _Supervisor(order, taken, mask).run()
@@ -132,8 +136,11 @@ class _Supervisor:
     def _attend(self, worker: "_Worker") -> int:
         """Waits for the worker's end; its status as subprocess gives it."""
         while (status := worker.process.poll()) is None:
-            received = signal.sigtimedwait(self._taken, worker.patience())
-            if received is not None and received.si_signo != signal.SIGCHLD:
+            # Not sigtimedwait(): CPython returns what lay on its stack when the time is over at the moment at which the
+            # process, suspended meanwhile, goes on.
+            signal.setitimer(signal.ITIMER_REAL, max(_SOON, worker.patience()))
+            received = signal.sigwaitinfo(self._taken)
+            if received.si_signo not in _OURS:
                 self._hand_on(worker, received)
             worker.listen()
             if self._lock is None and worker.run is not None:
@@ -268,7 +275,7 @@ class _Worker:
             return None
 
     def reset_entry(self) -> dict[str, Any] | None:
-        """The request for a reset, if there is one that is certain: its sender has not died while sending it."""
+        """The request for a reset, if there is one. Of a sender that died while sending it, the view tells nothing."""
         if self._control < 0:
             return None
         try:
@@ -276,9 +283,7 @@ class _Worker:
             entry = _core.read_entry(self._control, seq) if seq else None
         except SegmentError:
             return None
-        if entry is None or entry["mail"] != RESET or entry["target"] == _core.TARGET_NONE:
-            return None
-        return entry
+        return entry if entry is not None and entry["mail"] == RESET else None
 
     def hurry(self) -> None:
         """Ends it when it has not ended in time for its reset."""

@@ -443,12 +443,12 @@ class Run:
         end = None if timeout is None else monotonic() + timeout
         ident = run_folder.new_id()
         sender = sender_name()
-        asked = time.time()
         try:
             patience = _TURN if timeout is None else min(_TURN, timeout)
-            verdict, seq, _target = self._open_segment().append(
+            verdict, seq, _target = (self._segment or self._open_segment()).append(
                 kind, ident, arg=arg, duration=duration, sender=sender, mail=mail, timeout=patience
             )
+            asked = time.time()
         except LogFullError as error:
             raise self._name_stuck_rank(error) from None
         except (SegmentError, FileNotFoundError) as error:
@@ -456,7 +456,7 @@ class Run:
             if isinstance(error, LayoutError) or status.live:
                 raise
             ended = Fate(FateState.REFUSED, reason=f"the run has ended: it is {status}")
-            return Request(self, kind, ident, 0, sender, asked, ended, mail=mail)
+            return Request(self, kind, ident, 0, sender, time.time(), ended, mail=mail)
         fate: Fate | None = None
         if verdict == Verdict.REFUSED_ENDED:
             fate = Fate(FateState.REFUSED, reason=f"the run has ended: it is {self.status}")

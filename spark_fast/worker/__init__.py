@@ -1,6 +1,6 @@
 """What training code calls."""
 
-from spark_fast._built import checkpoint, pending
+from spark_fast import checkpoint, pending
 from spark_fast.errors import SparkInterrupt, SparkReloadError, SparkStopError
 from spark_fast.status import SparkStatus
 from spark_fast.worker.asynchronous import checkpoint_async

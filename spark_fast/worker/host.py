@@ -14,7 +14,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spark_fast import mailbox
 from spark_fast._core import worker
@@ -28,8 +28,10 @@ from spark_fast.errors import (
 from spark_fast.project_files import is_under
 from spark_fast.request import format_id, version_of
 from spark_fast.worker import journaling, places, report, session
-from spark_fast.worker.project import Module, Project
-from spark_fast.worker.transaction import ENTRY, Transaction
+from spark_fast.worker.project import ENTRY, Module, Project
+
+if TYPE_CHECKING:
+    from spark_fast.worker.transaction import Transaction
 
 __all__ = ["Host", "answer"]
 
@@ -47,7 +49,7 @@ class _Asked:
 class _Trial:
     """Code that has not proved itself yet. asked: None for old code that was put back."""
 
-    def __init__(self, transaction: Transaction, asked: _Asked | None) -> None:
+    def __init__(self, transaction: "Transaction", asked: _Asked | None) -> None:
         self.transaction = transaction
         self.asked = asked
 
@@ -173,7 +175,7 @@ class Host:
         places.unwind(self.thread)
         return asked.error
 
-    def _prepare(self, entry: dict[str, Any]) -> Transaction:
+    def _prepare(self, entry: dict[str, Any]) -> "Transaction":
         if self._store is None:
             raise CodeRefusedError("the code of this run could not be kept")
         number = version_of(entry["mail"])
@@ -184,9 +186,14 @@ class Host:
         sources = {
             path: self._store.source(digest) for path, digest in version.files.items() if running.get(path) != digest
         }
-        transaction = Transaction(self._project, sources, number=version.number, before=self._number)
+        transaction = self._transaction(sources, version.number)
         transaction.check()
         return transaction
+
+    def _transaction(self, sources: Mapping[str, bytes], number: int) -> "Transaction":
+        from spark_fast.worker.transaction import Transaction  # 50 ms, for those who reload
+
+        return Transaction(self._project, sources, number=number, before=self._number)
 
     def tell(self) -> None:
         """Publishes that the new code runs: it has come to a point at which it would wait."""
@@ -209,13 +216,13 @@ class Host:
 
     # --- running ---
 
-    def run(self, first: Callable[[], object], again: Callable[[Transaction], object]) -> object:
+    def run(self, first: Callable[[], object], again: Callable[["Transaction"], object]) -> object:
         """Runs the user's code, and again after each reload. Returns and raises what the last one does.
 
         first: runs it for the first time.
         again: executes what is to be executed anew of the entry, and runs it.
         """
-        transaction: Transaction | None = None
+        transaction: "Transaction | None" = None
         stranded = False
         while True:
             try:
@@ -247,7 +254,7 @@ class Host:
             if self._trials:
                 self._prove()
 
-    def _next(self) -> Transaction:
+    def _next(self) -> "Transaction":
         """The frames are gone. What is to run now: the new code, or the old once more if that can't be executed."""
         while True:
             places.abandon(self.thread)
@@ -257,7 +264,7 @@ class Host:
                 if trial is not None and trial.asked is not None:
                     trial.asked.error.__traceback__ = trial.asked.error.__context__ = None  # they hold the old frames
                 if trial is None:  # the last one was taken back
-                    trial = _Trial(Transaction(self._project, {}, number=self._number, before=self._number), None)
+                    trial = _Trial(self._transaction({}, self._number), None)
                 self._trials.append(trial)
                 session.on_trial(True)
             try:

@@ -14,7 +14,10 @@ from spark_fast.code_versions import digest_of
 from spark_fast.project_files import is_project_file
 from spark_fast.sources import imports_of
 
-__all__ = ["Module", "Project"]
+__all__ = ["ENTRY", "Module", "Project"]
+
+ENTRY = "__main__"
+"""The name of the module that the script is."""
 
 
 class Module:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, FrameType, ModuleType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from spark_fast._core import next_signal_ends
 from spark_fast.errors import JournalError, RunNameTakenError, SparkError, SparkStopError
@@ -23,7 +23,9 @@ from spark_fast.worker.host import Host
 from spark_fast.worker.options import configure
 from spark_fast.worker.replaying import Replay
 from spark_fast.worker.runner_options import RunnerOptions
-from spark_fast.worker.transaction import Transaction
+
+if TYPE_CHECKING:
+    from spark_fast.worker.transaction import Transaction
 
 __all__ = ["run_module", "run_script"]
 
@@ -174,7 +176,7 @@ def _host(entry: _Entry, args: list[str], options: RunnerOptions, command: list[
         session.replay(replay)
     folder = os.getcwd()
 
-    def again(transaction: Transaction) -> None:
+    def again(transaction: "Transaction") -> None:
         # The entry begins as it began at first.
         sys.argv = [entry.argv0, *args]
         with suppress(OSError):  # removed since; the script may not care

@@ -12,9 +12,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 import spark_fast
-from spark_fast import run_folder
+from spark_fast import __version__, run_folder
 from spark_fast._core import NEVER, worker
-from spark_fast._version import __version__
 from spark_fast.errors import RunNameTakenError, SegmentError, SparkError, SparkStopError
 from spark_fast.status import WorkerState
 from spark_fast.worker import options, report

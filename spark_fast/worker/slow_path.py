@@ -28,8 +28,8 @@ def checkpoint(step: int, counted: bool, done: bool | None) -> None:
         return
     try:
         hold.begin()
-        while hold.goes_on():
-            worker.wait(hold.timeout())
+        while hold.goes_on() and not hold.wait():
+            pass
     finally:
         hold.end()
 
@@ -107,6 +107,7 @@ class Hold:
         self._park_for = park_for
         self._published = 0
         self._ends: float | None = None
+        self._resumed = False
 
     def begin(self) -> None:
         """Runs the pause hooks and publishes that the worker is parked."""
@@ -121,8 +122,9 @@ class Hold:
         """Publishes that the worker is parked no more, and runs the resume hooks."""
         if Hold._leader is self:
             Hold._leader = None
-            with session.turns:
-                worker.unparked(self._step)
+            if not self._resumed:
+                with session.turns:
+                    worker.unparked(self._step)
             hooks.run(resume=True)
 
     def goes_on(self) -> bool:
@@ -137,6 +139,14 @@ class Hold:
         if Hold._leader is self and self._seq != self._published:
             self._publish()
         return True
+
+    def wait(self) -> bool:
+        """Waits until something has come, or it is time to look around. True if it was a resume: the thread goes on."""
+        if self._counted:
+            self._resumed = worker.wait_for_resume(self._step, self.timeout(), session.turns)
+            return self._resumed
+        worker.wait(self.timeout())
+        return False
 
     def timeout(self) -> float:
         """Seconds to wait before the next look, woken or not."""

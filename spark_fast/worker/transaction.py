@@ -10,11 +10,9 @@ from types import CodeType, ModuleType
 from spark_fast.sources import decode
 from spark_fast.worker import compiled, persisting
 from spark_fast.worker.patching import Patch, preflight
-from spark_fast.worker.project import Module, Project
+from spark_fast.worker.project import ENTRY, Module, Project
 
 __all__ = ["Transaction"]
-
-ENTRY = "__main__"
 
 
 class Transaction:

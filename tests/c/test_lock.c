@@ -1,4 +1,5 @@
 /* Record locks as the proof of life, and as turns. */
+#include <pthread.h>
 #include <sys/syscall.h>
 
 #include "core.h"
@@ -215,4 +216,124 @@ TEST(the_table_of_descriptors_that_a_child_closes_is_bounded_and_reused)
     sf_fork_keep(5);
     CHECK_EQ(sf_segment_create(&segment, path_in("control"), 1, 0), 0);
     sf_segment_close(&segment);
+}
+
+static int
+descriptors(void)
+{
+    int count = 0;
+    for (int fd = 0; fd < 1000; fd++)
+        count += fcntl(fd, F_GETFD) >= 0;
+    return count;
+}
+
+/* The descriptor of a segment's log lock that is kept between two appends. */
+static int
+kept_by(struct sf_segment *segment)
+{
+    return atomic_load(&segment->turn.fd);
+}
+
+TEST(a_sender_keeps_one_descriptor_for_its_turns_and_never_the_lock)
+{
+    const char *path = attach();
+    int before = descriptors();
+    struct sf_segment segment = open_segment(path);
+
+    CHECK_EQ(kept_by(&segment), -1);
+    for (int i = 0; i < 10; i++) {
+        ask(&segment, SF_PAUSE, 0);
+        CHECK(kept_by(&segment) >= 0);
+        CHECK_EQ(sf_log_busy(segment.fd), 0);
+    }
+    CHECK_EQ(descriptors(), before + 2);
+    sf_segment_close(&segment);
+    CHECK_EQ(descriptors(), before);
+}
+
+struct turns {
+    struct sf_segment segment;
+    _Atomic int inside;
+};
+
+static void *
+take_turns(void *argument)
+{
+    struct turns *turns = argument;
+
+    for (int i = 0; i < 2000; i++) {
+        int fd = sf_kept_take(&turns->segment.turn);
+        if (fd < 0)
+            fd = sf_lock_open(turns->segment.path);
+        CHECK_EQ(sf_lock(fd, LOG_BYTES, 10 * SF_SECOND), 0);
+        CHECK_EQ(atomic_fetch_add(&turns->inside, 1), 0);
+        atomic_fetch_sub(&turns->inside, 1);
+        sf_kept_give(&turns->segment.turn, fd);
+    }
+    return NULL;
+}
+
+TEST(threads_that_share_a_segment_do_not_share_its_lock)
+{
+    static struct turns turns;
+    pthread_t threads[3];
+
+    turns.segment = open_segment(attach());
+    int before = descriptors();
+    for (int i = 0; i < 3; i++)
+        CHECK_EQ(pthread_create(&threads[i], NULL, take_turns, &turns), 0);
+    for (int i = 0; i < 3; i++)
+        pthread_join(threads[i], NULL);
+    CHECK_EQ(descriptors(), before + 1);
+    sf_segment_close(&turns.segment);
+}
+
+static int
+child_of_a_sender(void *argument)
+{
+    struct sf_segment *segment = argument;
+    int kept = kept_by(segment);
+
+    CHECK(kept >= 0);
+    CHECK_EQ(fcntl(kept, F_GETFD), -1); /* closed by the fork hook */
+    int other = open("/dev/null", O_RDONLY);
+    CHECK_EQ(dup2(other, kept), kept); /* the number is somebody else's now */
+    ask(segment, SF_PAUSE, 0);
+    CHECK(kept_by(segment) != kept);
+    ask(segment, SF_PAUSE, 0);
+    sf_segment_close(segment);
+    CHECK(fcntl(kept, F_GETFD) >= 0);
+    return 0;
+}
+
+TEST(a_forked_child_of_a_sender_has_none_of_its_descriptors_and_opens_its_own)
+{
+    struct sf_segment segment = open_segment(attach());
+
+    ask(&segment, SF_PAUSE, 0);
+    CHECK_EQ(reap(spawn(child_of_a_sender, &segment), 20), 0);
+    ask(&segment, SF_PAUSE, 0);
+    CHECK_EQ(sf_log_busy(segment.fd), 0);
+    sf_segment_close(&segment);
+}
+
+TEST(many_senders_of_one_process_leave_room_in_the_table)
+{
+    const char *path = attach();
+    static struct sf_segment segments[100];
+    int kept = 0;
+
+    for (int i = 0; i < 100; i++) {
+        segments[i] = open_segment(path);
+        ask(&segments[i], SF_PAUSE, 0);
+        kept += kept_by(&segments[i]) >= 0;
+        checkpoint();
+    }
+    CHECK(kept >= 16 && kept <= 40);
+    for (int i = 0; i < 100; i++)
+        sf_segment_close(&segments[i]);
+    segments[0] = open_segment(path);
+    ask(&segments[0], SF_PAUSE, 0);
+    CHECK(kept_by(&segments[0]) >= 0);
+    sf_segment_close(&segments[0]);
 }

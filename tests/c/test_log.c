@@ -1,4 +1,7 @@
 /* One rank: what each request does, alone and together with others. The worker and the sender are one thread. */
+#include <pthread.h>
+#include <sched.h>
+
 #include "core.h"
 
 /* Passes checkpoints that nothing is asked at, up to and with number `step`. */
@@ -68,6 +71,186 @@ TEST(checkpoints_passed_before_the_run_was_made_count)
     CHECK_EQ(sf_pass(&step), 0);
     CHECK_EQ(step, 5);
     CHECK_EQ(sf_worker_attach(path, 1, 0, 1), -EALREADY);
+}
+
+static struct {
+    struct sf_slot *slot;
+    _Atomic int arrived;
+    _Atomic uint64_t counted;
+    uint64_t read;
+} race;
+
+/* Threads that call this go on together, as well as can be: number `of` is the last to come. */
+static void
+meet(int of)
+{
+    atomic_fetch_add(&race.arrived, 1);
+    for (int i = 0; atomic_load(&race.arrived) < of; i++) {
+        if (i > 1000)
+            sched_yield();
+    }
+}
+
+static void *
+count_many(void *nothing)
+{
+    meet(4);
+    for (int i = 0; i < 200000; i++)
+        atomic_fetch_add(&race.counted, sf_count() > 0);
+    return nothing;
+}
+
+TEST(threads_that_take_no_turns_lose_no_count)
+{
+    const char *path = attach();
+    pthread_t threads[4];
+
+    for (int i = 0; i < 4; i++)
+        CHECK_EQ(pthread_create(&threads[i], NULL, count_many, NULL), 0);
+    for (int i = 0; i < 4; i++)
+        pthread_join(threads[i], NULL);
+    CHECK_EQ(race.counted, 800000);
+    CHECK_EQ(slot_of(path).step, 800000);
+}
+
+#define RACES 200000
+
+static void *
+race_helper(void *nothing)
+{
+    for (int i = 1; i <= RACES; i++) {
+        meet(4 * i - 2);
+        atomic_fetch_or(&race.slot->word, SF_WORD_PENDING);
+        race.read = atomic_load(&race.slot->step);
+        meet(4 * i);
+    }
+    return nothing;
+}
+
+/* The one order that the agreement of several ranks rests on. */
+TEST(of_several_ranks_a_helper_reads_the_step_or_the_rank_sees_the_word)
+{
+    const char *path = path_in("control");
+    pthread_t helper;
+    uint64_t step;
+
+    CHECK_EQ(sf_worker_setup(), 0);
+    CHECK_EQ(sf_worker_attach(path, 2, 0, 1), 0);
+    race.slot = &sf_worker_segment()->slots[0];
+    atomic_store(&race.slot->alarm, SF_NEVER);
+    CHECK_EQ(pthread_create(&helper, NULL, race_helper, NULL), 0);
+    for (int i = 1; i <= RACES; i++) {
+        meet(4 * i - 2);
+        int asked = sf_pass(&step);
+        meet(4 * i);
+        if (!asked && race.read < step)
+            FAIL("step %" PRIu64 ": the helper read %" PRIu64 ", and the word was clear", step, race.read);
+        atomic_store(&race.slot->word, 0);
+    }
+    pthread_join(helper, NULL);
+}
+
+/* Asks while the sender reads a step that is two too small, as it may where the worker's stores are held back. */
+static struct sf_receipt
+ask_late(struct sf_segment *segment, uint32_t kind, uint64_t argument)
+{
+    atomic_fetch_sub(&segment->slots[0].step, 2);
+    struct sf_receipt receipt = ask(segment, kind, argument);
+    atomic_fetch_add(&segment->slots[0].step, 2);
+    CHECK(receipt.target < steps_passed());
+    return receipt;
+}
+
+TEST(an_only_rank_that_has_passed_a_target_applies_it_at_its_next_checkpoint)
+{
+    const char *path = attach();
+    struct sf_segment segment = open_segment(path);
+
+    run_to(5);
+    ask_late(&segment, SF_PAUSE, 0);
+    HOLDS(1);
+    CHECK_EQ(steps_passed(), 6);
+    APPLIED_AT(1, 6);
+    ask(&segment, SF_RESUME, 0);
+    CHECK_EQ(look_again().action, SF_GO);
+    APPLIED_AT(2, 6);
+
+    run_to(9);
+    ask_late(&segment, SF_PAUSE, 9); /* a step that it has passed too */
+    HOLDS(3);
+    APPLIED_AT(3, 10);
+    ask(&segment, SF_RESUME, 0);
+    CHECK_EQ(look_again().action, SF_GO);
+
+    run_to(13);
+    ask_late(&segment, SF_ADVANCE, 1);
+    HOLDS(5);
+    APPLIED_AT(5, 14);
+    ask(&segment, SF_RESUME, 0);
+    CHECK_EQ(look_again().action, SF_GO);
+
+    run_to(17);
+    ask_late(&segment, SF_PAUSE, 20);
+    ask_late(&segment, SF_RESUME, 0);
+    CHECK_EQ(checkpoint().action, SF_GO);
+    CHECK_EQ(outcome_of(path, 7), SF_OUTCOME_SUPERSEDED);
+    APPLIED_AT(8, 18);
+
+    run_to(25);
+    ask_late(&segment, SF_RELOAD, 0);
+    ask_late(&segment, SF_STOP, 0);
+    CHECK_EQ(checkpoint().action, SF_RAISE_RELOAD);
+    CHECK_EQ(checkpoint().action, SF_RAISE_STOP);
+    APPLIED_AT(10, 27);
+    END;
+}
+
+TEST(who_is_woken_applies_a_resume_at_once_and_leaves_all_else_to_a_turn)
+{
+    BEGIN;
+    CHECK_EQ(sf_worker_resume(3), 0);
+    ask(&segment, SF_PAUSE, 0);
+    HOLDS(1);
+    CHECK_EQ(sf_worker_resume(4), 0); /* nothing has come */
+    ask(&segment, SF_RESUME, 0);
+    CHECK_EQ(sf_worker_resume(4), 1);
+    APPLIED_AT(2, 4);
+    CHECK_EQ(slot_of(path).state, SF_STATE_RUNNING);
+    CHECK_EQ(slot_of(path).applied, 2);
+    CHECK_EQ(sf_pending(), 0);
+    uint64_t step;
+    CHECK_EQ(sf_pass(&step), 0);
+
+    static const uint32_t kinds[] = {SF_PAUSE, SF_ADVANCE, SF_RELOAD, SF_STOP};
+    static const enum sf_action actions[] = {SF_HOLD, SF_GO, SF_RAISE_RELOAD, SF_RAISE_STOP};
+    for (int i = 0; i < 4; i++) {
+        uint64_t seq = ask(&segment, SF_PAUSE, 0).seq;
+        HOLDS(seq);
+        ask(&segment, kinds[i], kinds[i] == SF_ADVANCE);
+        CHECK_EQ(sf_worker_resume(steps_passed()), 0);
+        CHECK_EQ(slot_of(path).applied, seq);
+        CHECK_EQ(look_again().action, actions[i]);
+        if (actions[i] == SF_HOLD) {
+            ask(&segment, SF_RESUME, 0);
+            CHECK_EQ(look_again().action, SF_GO);
+        }
+    }
+    END;
+}
+
+TEST(a_resume_with_a_pause_behind_it_is_left_to_a_turn)
+{
+    BEGIN;
+    ask(&segment, SF_PAUSE, 0);
+    HOLDS(1);
+    ask(&segment, SF_RESUME, 0);
+    ask(&segment, SF_PAUSE, 0);
+    CHECK_EQ(sf_worker_resume(4), 0);
+    CHECK_EQ(slot_of(path).applied, 1);
+    CHECK_EQ(look_again().action, SF_GO);
+    HOLDS(3);
+    APPLIED_AT(3, 5);
+    END;
 }
 
 TEST(a_pause_parks_at_the_next_checkpoint_and_a_resume_ends_it_there)

@@ -280,6 +280,7 @@ run_job(struct plan plan)
     int64_t began = sf_monotonic_ns();
 
     job.plan = plan;
+    sf_worker_several = plan.ranks > 1;
     job.entries = plan.requests * (uint64_t)plan.senders * 2 + 1000;
     job.promised = calloc(job.entries, sizeof *job.promised);
     job.kinds = calloc(job.entries, sizeof *job.kinds);
@@ -325,6 +326,8 @@ run_job(struct plan plan)
         /* Applied at its target; but no earlier than what was before it, and after a reload by the code that came. */
         uint64_t target = atomic_load(&job.kinds[seq]) / 8;
         due = target > due ? target : due;
+        if (plan.ranks == 1 && step > due)
+            due = step; /* an only rank may have passed the target when it was decided */
         if (step != due || (promised != 0 && promised != target))
             FAIL("entry %" PRIu64 ": target %" PRIu64 ", its sender was told %" PRIu64 ", applied at %" PRIu64
                  ", due at %" PRIu64,

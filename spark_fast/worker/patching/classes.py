@@ -20,14 +20,31 @@ _ITS_OWN = {"__dict__", "__weakref__", "_abc_impl", "__abstractmethods__"}
 _TupleField = type(vars(namedtuple("_One", "field"))["field"])
 
 
-def find_class(value: object, module: str, qualname: str) -> type | None:
-    """The class that a `class` statement made, in what decorators made of it."""
+def find_class(value: object, namespace: dict[str, Any], module: str, qualname: str) -> type | None:
+    """The class that a `class` statement of this namespace made, in what decorators made of it."""
     for part in parts(value):
         kind = part if isinstance(part, type) else type(part)
         found = [cls for cls in kind.__mro__ if cls.__qualname__ == qualname and cls.__module__ == module]
+        # A decorator's class, made from ours, bears its names too; so does the namedtuple that a class has for a base.
+        ours = [cls for cls in found if _has_body_in(cls, namespace, qualname)]
+        bare = [cls for cls in found if "__wrapped__" not in vars(cls)]
         if found:
-            return found[-1]
-    return value if isinstance(value, type) and value.__qualname__ == qualname else None
+            return ours[-1] if ours else (bare or found)[0]
+    # Decorators that publish a class give it another module.
+    if isinstance(value, type) and value.__qualname__ == qualname and _has_body_in(value, namespace, qualname):
+        return value
+    return None
+
+
+def _has_body_in(cls: type, namespace: dict[str, Any], qualname: str) -> bool:
+    """Whether functions of the class tell that a `class` statement of this namespace made it."""
+    return any(
+        isinstance(part, FunctionType)
+        and part.__globals__ is namespace
+        and part.__code__.co_qualname.startswith(f"{qualname}.")
+        for value in list(vars(cls).values())
+        for part in parts(value)
+    )
 
 
 def layout_difference(old: type, new: type) -> str | None:
@@ -60,7 +77,7 @@ def update_class(
     """Gives the old class all that the new one has.
 
     removed: the names that the old source gave it and the new one may not. Other names that only the old class has
-    were set at run time and stay.
+    were set at run time and stay; but not `__names__`, which decorators such as dataclass make and would find made.
     """
     log = functions.log
     reason = layout_difference(old, new)
@@ -121,7 +138,6 @@ def _attribute(
         if id(member) in stands:
             vars(value)["member"] = stands[id(member)]
         return value
-    _repoint(value, old, new)
     if type(have) is not type(value):
         if have is not EMPTY and any(isinstance(part, FunctionType) for part in parts(have)):
             functions.code_changed = True
@@ -144,7 +160,7 @@ def _attribute(
         functions.log.add(have.cache_clear)
         have.cache_clear()
         return have if have.cache_parameters() == value.cache_parameters() else value
-    if isinstance(value, (str, int, float, bytes, type(None))):
+    if type(value) in (str, int, bool, bytes):
         return have if have == value else value
     _update_hidden(have, value, functions)
     return value
@@ -199,14 +215,6 @@ def _update_hidden(have: object, value: object, functions: FunctionPatcher) -> N
                 and part.__code__.co_freevars == new.__code__.co_freevars
             ):
                 functions.copy(part, new)
-
-
-def _repoint(value: object, old: type, new: type) -> None:
-    """A descriptor may have been told its owner."""
-    held = getattr(value, "__dict__", None)
-    if type(held) is dict and not isinstance(value, type):
-        for name in [name for name, thing in held.items() if thing is new]:
-            held[name] = old
 
 
 def _remove_attributes(old: type, new: type, removed: set[str], functions: FunctionPatcher) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from spark_fast.worker.patching.undo import EMPTY, UndoLog, cell_contents
 
-__all__ = ["FunctionPatcher", "LruCache", "parts", "same_code"]
+__all__ = ["FunctionPatcher", "LruCache", "attributes_of", "parts", "same_code"]
 
 LruCache = type(functools.lru_cache(len))
 _MOST_PARTS = 200
@@ -86,8 +86,13 @@ class FunctionPatcher:
             del vars(old)[name]
 
     def forward(self, old: FunctionType, new: Callable[..., Any]) -> None:
-        """Makes the old function call what stands in its place, where their closures don't match."""
+        """Makes the old function call what stands in its place, where their closures don't match.
+
+        Not where that calls the old one.
+        """
         self.code_changed = True
+        if any(part is old for part in parts(new)):
+            return
         self.log.keep_function(old)
         code = _trampoline(old.__code__.co_freevars)
         code = code.replace(co_name=old.__code__.co_name, co_qualname=old.__code__.co_qualname)
@@ -202,12 +207,20 @@ def parts(value: object) -> Iterator[object]:
         elif isinstance(part, LruCache):
             inner.append(getattr(part, "__wrapped__", None))
         elif not isinstance(part, (type, dict, list, tuple, set, str, bytes, int, float)):
-            held = getattr(part, "__dict__", None)
-            inner += held.values() if type(held) is dict else []
+            inner += attributes_of(part).values()
         # Only what can lead to a function.
         waiting += [
             thing for thing in inner if thing is not None and (callable(thing) or hasattr(type(thing), "__get__"))
         ]
+
+
+def attributes_of(thing: object) -> dict[str, Any]:
+    """The attributes of an instance, past what its class makes of looking for them."""
+    try:
+        held = object.__getattribute__(thing, "__dict__")
+    except (AttributeError, TypeError):
+        return {}
+    return held if type(held) is dict else {}
 
 
 def same_code(old: CodeType, new: CodeType) -> bool:

@@ -4,14 +4,14 @@ import ast
 import gc
 from collections.abc import Callable
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from spark_fast.errors import ReloadRefusedError
 from spark_fast.worker.patching.classes import find_class, layout_difference, update_class
 from spark_fast.worker.patching.functions import FunctionPatcher
-from spark_fast.worker.patching.referrers import replace_classes, swap_nested_code, tells_others
-from spark_fast.worker.patching.source import ADOPT, INNERMOST, Source, add_decorators
+from spark_fast.worker.patching.referrers import can_replace, replace_classes, swap_living_code, tells_others
+from spark_fast.worker.patching.source import ADOPT, INNERMOST, Source, add_decorators, parsed
 from spark_fast.worker.patching.undo import EMPTY, UndoLog, replace_items
 
 __all__ = ["Patch"]
@@ -46,9 +46,9 @@ class Patch:
     def begin_module(self, module: ModuleType, old_source: str, new_source: str) -> None:
         """Remembers the module's namespace. Its new source is to be executed next, in that same namespace.
 
-        Raises SyntaxError if a source is none, and then nothing is changed.
+        Raises SyntaxError if the old source is none, and then nothing is changed.
         """
-        begun = _Module(module, Source(old_source), Source(new_source), self._functions)
+        begun = _Module(module, parsed(old_source), new_source, self._functions)
         self._modules[id(module)] = begun
         self._log.add(begun.put_back)
         begun.namespace.pop("__annotations__", None)  # else the new module adds to the old one's
@@ -57,7 +57,10 @@ class Patch:
     def transform(self, tree: ast.Module, module: ModuleType) -> ast.Module:
         """Makes the definitions in the tree, which is changed, hand themselves to this patch. All lines stay."""
         begun = self._modules[id(module)]
-        add_decorators(begun.old_source, Source(begun.new_source.text, tree))
+        new_source = Source(begun.new_text, tree)
+        if begun.new_text != begun.old_source.text:
+            begun.new_source = new_source
+        add_decorators(begun.old_source, new_source)
         return tree
 
     def end_module(self, module: ModuleType) -> None:
@@ -68,7 +71,10 @@ class Patch:
         begun.replace_discarded()
 
     def drop_removed_names(self) -> None:
-        """Removes the names that the old sources bound at their top level and the new ones do not."""
+        """Removes the names that the old sources bound at their top level and the new ones do not.
+
+        Those stay that the new code has given another value.
+        """
         for begun in self._modules.values():
             begun.drop_removed_names()
 
@@ -82,14 +88,15 @@ class Patch:
     def commit(self) -> None:
         """Keeps the changes, and lets go of everything old.
 
-        Closures that live on, made by functions that changed, get the new code of theirs: one look at all objects, if
-        there is such code.
+        Lambdas of the top level that live on, and closures made by functions that changed, get the new code of theirs:
+        one look at all objects, if there is such code.
         """
         for begun in self._modules.values():
             if not begun.ended:
                 begun.namespace[ADOPT] = _as_it_is
             begun.replace_discarded()
-        swap_nested_code(list(self._functions.codes.values()))
+        lambdas = [(begun.namespace, begun.changed_lambdas()) for begun in self._modules.values()]
+        swap_living_code(list(self._functions.codes.values()), lambdas)
         listed = any(begun.discards_subclasses for begun in self._modules.values())
         self._forget()
         if listed:
@@ -99,16 +106,18 @@ class Patch:
         self._log.clear()
         self._functions.forget()
         self._modules.clear()
+        parsed.cache_clear()
 
 
 class _Module:
     """A module whose new code is being executed."""
 
-    def __init__(self, module: ModuleType, old_source: Source, new_source: Source, functions: FunctionPatcher) -> None:
+    def __init__(self, module: ModuleType, old_source: Source, new_text: str, functions: FunctionPatcher) -> None:
         self.namespace = vars(module)
         self.old_namespace = dict(self.namespace)
         self.old_source = old_source
-        self.new_source = new_source
+        self.new_text = new_text
+        self.new_source = old_source  # until transform() has the tree
         self.ended = False
         self.discards_subclasses = False
         self._functions = functions
@@ -124,13 +133,22 @@ class _Module:
         replace_items(self.namespace, self.old_namespace)
 
     def drop_removed_names(self) -> None:
-        if self.new_source.imports_star:
+        if self.new_source is self.old_source or self.new_source.imports_star:
             return
         for name in self.old_source.bound_names - self.new_source.bound_names:
             if name in self.namespace and self.namespace[name] is self.old_namespace.get(name, EMPTY):
                 del self.namespace[name]
         if not self.new_source.has_docstring and self.old_source.has_docstring:
             self.namespace["__doc__"] = None
+
+    def changed_lambdas(self) -> dict[CodeType, CodeType]:
+        """Old and new code of the lambdas outside functions, if there are as many as before."""
+        if self.new_source is self.old_source:
+            return {}
+        olds, news = self.old_source.lambdas(self._file), self.new_source.lambdas(self._file)
+        if len(olds) != len(news):
+            return {}  # no telling which is which
+        return {old: new for old, new in zip(olds, news, strict=True) if old != new and can_replace(old, new)}
 
     def adopt(self, qualname: str, stage: int) -> Decorator:
         """What a definition's decorators are, the innermost and the outermost."""
@@ -168,10 +186,15 @@ class _Module:
         """What the decorators have made of it."""
         old = self._old_value(qualname)
         if isinstance(made, type):
-            if isinstance(old, type) and old is not made:
+            if isinstance(old, type) and old is not made and self._is_ours(old, made, qualname):
                 return self._update(qualname, old, made)
             return made
         return self._functions.settle(old, made, self.namespace, qualname)
+
+    def _is_ours(self, old: type, made: type, qualname: str) -> bool:
+        """Whether the statement, with its decorators, made the old class: the name may have been bound to any."""
+        same_names = (old.__module__, old.__qualname__) == (made.__module__, made.__qualname__)
+        return same_names or find_class(old, self.namespace, made.__module__, qualname) is not None
 
     def _update(self, qualname: str, old: type, made: type) -> type:
         def refuse(reason: str) -> ReloadRefusedError:
@@ -196,7 +219,8 @@ class _Module:
         value = self._old_value(qualname)
         if value is EMPTY:
             return None
-        return find_class(value, self.namespace.get("__name__", "") if module is None else module, qualname)
+        home = self.namespace.get("__name__", "") if module is None else module
+        return find_class(value, self.namespace, home, qualname)
 
 
 def _as_it_is(qualname: str, stage: int) -> Decorator:

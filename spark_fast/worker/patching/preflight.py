@@ -3,13 +3,14 @@
 import ast
 import sys
 from abc import ABCMeta
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from spark_fast.errors import ReloadRefusedError
 from spark_fast.worker.patching.classes import bases_differ, find_class, listed
-from spark_fast.worker.patching.source import Source
+from spark_fast.worker.patching.source import Source, parsed
 
 __all__ = ["preflight"]
 
@@ -20,12 +21,12 @@ def preflight(old_source: str, new_source: str, module: ModuleType) -> None:
     Nothing is executed. Sees literal `__slots__`, dataclass(slots=True), and bases that are classes of the module's
     present namespace; what it does not see, the patch finds while the new code is executed, and that is undone.
     """
-    if "class" not in old_source or "class" not in new_source:
+    if _have_same_headers(old_source, new_source):
         return
-    old, new = Source(old_source), Source(new_source)
+    old, new = parsed(old_source), parsed(new_source)
     olds = dict(old.classes())
     for qualname, node in new.classes():
-        if qualname not in olds or ast.dump(olds[qualname]) == ast.dump(node):
+        if qualname not in olds:
             continue
         living = _living(vars(module), module.__name__, qualname)
         if living is None:
@@ -36,14 +37,21 @@ def preflight(old_source: str, new_source: str, module: ModuleType) -> None:
             raise ReloadRefusedError(f"{file}:{node.lineno}: class {qualname}", reason)
 
 
+def _have_same_headers(old: str, new: str) -> bool:
+    """Whether a look at the lines tells that neither bases nor slots changed, which spares most edits the parsing."""
+    if "slots" in old or "slots" in new:
+        return False
+    headers = [[line for line in map(str.strip, text.splitlines()) if line.startswith("class ")] for text in (old, new)]
+    return headers[0] == headers[1] and all(":" in header for header in headers[0])
+
+
 def _living(namespace: dict[str, Any], module: str, qualname: str) -> type | None:
     outer, _, name = qualname.rpartition(".")
-    if outer:
-        owner = _living(namespace, module, outer)
-        if owner is None:
-            return None
-        namespace = dict(vars(owner))
-    return find_class(namespace[name], module, qualname) if name in namespace else None
+    owner = _living(namespace, module, outer) if outer else None
+    names: Mapping[str, Any] = namespace if owner is None else vars(owner)
+    if (outer and owner is None) or name not in names:
+        return None
+    return find_class(names[name], namespace, module, qualname)
 
 
 def _slots_reason(old: ast.ClassDef, new: ast.ClassDef, living: type) -> str | None:
@@ -58,6 +66,9 @@ def _slots_reason(old: ast.ClassDef, new: ast.ClassDef, living: type) -> str | N
 
 EVALUATED = frozenset({"*"})
 """Stands for slots that only the executed code knows."""
+
+
+_PLAIN = (ast.Assign, ast.AnnAssign, ast.Expr, ast.Pass, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 def _slots(node: ast.ClassDef) -> frozenset[str] | None:
@@ -81,9 +92,7 @@ def _slots(node: ast.ClassDef) -> frozenset[str] | None:
             except ValueError:
                 return EVALUATED
             return frozenset({value} if isinstance(value, str) else value)
-        if not isinstance(statement, (ast.Assign, ast.AnnAssign, ast.Expr, ast.Pass)) and "__slots__" in ast.dump(
-            statement
-        ):
+        if not isinstance(statement, _PLAIN) and "__slots__" in ast.dump(statement):
             return EVALUATED
         if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == "__slots__":
             return EVALUATED

@@ -6,9 +6,10 @@ from collections import defaultdict
 from types import CellType, CodeType, FrameType, FunctionType
 from typing import Any
 
+from spark_fast.worker.patching.functions import attributes_of
 from spark_fast.worker.patching.undo import UndoLog
 
-__all__ = ["replace_classes", "swap_nested_code", "tells_others"]
+__all__ = ["can_replace", "replace_classes", "swap_living_code", "tells_others"]
 
 _NEVER_KEPT = {"<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>"}
 
@@ -39,11 +40,14 @@ def replace_classes(discarded: list[tuple[type, type]]) -> None:
     log = UndoLog()
     stands = {id(new): old for new, old in discarded}
     news = [new for new, _ in discarded]
+    namespaces: list[dict[Any, Any]] = []
     for holder in gc.get_referrers(*news):
         if holder is news or isinstance(holder, (tuple, FrameType)):
             continue
-        if isinstance(holder, dict):
-            _replace_in_dict(log, holder, stands)
+        if isinstance(holder, dict) and "__module__" in holder and "__doc__" in holder:
+            namespaces.append(holder)  # of a class, it seems, which caches what it finds in it
+        elif isinstance(holder, dict):
+            _replace_in_dict(holder, stands)
         elif type(holder) is list:
             kept = [old for old in holder if id(old) not in stands]
             for index in range(len(holder) - 1, -1, -1):
@@ -66,53 +70,77 @@ def replace_classes(discarded: list[tuple[type, type]]) -> None:
         else:
             if id(type(holder)) in stands:
                 log.set_class(holder, stands[id(type(holder))])
-            held = getattr(holder, "__dict__", None)
-            if type(held) is dict:
-                _replace_in_dict(log, held, stands)
+            _replace_in_dict(attributes_of(holder), stands)
+    if namespaces:
+        owners = [holder for holder in gc.get_referrers(*namespaces) if isinstance(holder, type)]
+        for namespace in namespaces:
+            if not any(_replace_in_class(log, owner, namespace, stands) for owner in owners):
+                _replace_in_dict(namespace, stands)
 
 
-def _replace_in_dict(log: UndoLog, holder: dict[Any, Any], stands: dict[int, type]) -> None:
-    values = [key for key, value in list(holder.items()) if id(value) in stands]
-    keys = [key for key in list(holder) if id(key) in stands]
-    owner = _owner(holder) if values and "__module__" in holder and "__doc__" in holder else None
-    for key in values:
-        if owner is not None:
-            # Not behind the back of the class, which caches what it finds.
-            log.set_attribute(owner, key, stands[id(holder[key])])
-        else:
-            holder[key] = stands[id(holder[key])]
-    for key in keys:
+def _replace_in_dict(holder: dict[Any, Any], stands: dict[int, type]) -> None:
+    for key in [key for key, value in list(holder.items()) if id(value) in stands]:
+        holder[key] = stands[id(holder[key])]
+    for key in [key for key in list(holder) if id(key) in stands]:
         holder[stands[id(key)]] = holder.pop(key)
 
 
-def _owner(namespace: dict[Any, Any]) -> type | None:
-    for holder in gc.get_referrers(namespace):
-        # A class's namespace shows as a proxy: it is this one if it holds the very same things.
-        if isinstance(holder, type) and all(vars(holder).get(name) is value for name, value in namespace.items()):
-            return holder
-    return None
+def _replace_in_class(log: UndoLog, owner: type, namespace: dict[Any, Any], stands: dict[int, type]) -> bool:
+    """Replaces in a class, if this is its namespace. It shows as a proxy only: by its contents it is known."""
+    if len(vars(owner)) != len(namespace) or any(
+        vars(owner).get(name) is not value for name, value in namespace.items()
+    ):
+        return False
+    for name in [name for name, value in list(namespace.items()) if id(value) in stands]:
+        log.set_attribute(owner, name, stands[id(namespace[name])])
+    return True
 
 
-def swap_nested_code(changed: list[tuple[CodeType, CodeType]]) -> None:
-    """Gives functions that live on, made inside functions that changed, the new code of the same place.
+def swap_living_code(
+    changed: list[tuple[CodeType, CodeType]], lambdas: list[tuple[dict[str, Any], dict[CodeType, CodeType]]]
+) -> None:
+    """Gives functions that live on, and that no name of a module leads to, the new code of their place.
 
-    changed: old and new code of the functions that were changed themselves.
+    changed: old and new code of the functions that were changed themselves; what was made inside them is meant.
+    lambdas: namespaces, and old and new code of the lambdas in them that stand outside of functions.
     """
     news: dict[int, CodeType] = {}
-    olds: list[CodeType] = []
+    sought: list[object] = []
     for old, new in changed:
         for inner_old, inner_new in _nested_pairs(old, new):
             news[id(inner_old)] = inner_new
-            olds.append(inner_old)
-    if not olds:
+            sought.append(inner_old)
+    by_value = [(namespace, pairs) for namespace, pairs in lambdas if pairs]
+    sought += [namespace for namespace, _ in by_value]
+    if not sought:
         return
-    for holder in gc.get_referrers(*olds):
-        if isinstance(holder, FunctionType) and id(holder.__code__) in news:
-            holder.__code__ = news[id(holder.__code__)]
+    for holder in gc.get_referrers(*sought):
+        if not isinstance(holder, FunctionType):
+            continue
+        code = news.get(id(holder.__code__))
+        for namespace, pairs in by_value:
+            if code is None and holder.__globals__ is namespace:
+                code = pairs.get(holder.__code__)
+        if code is not None:
+            holder.__code__ = code
+
+
+def can_replace(old: CodeType, new: CodeType) -> bool:
+    """Whether a function of the old code, with its closure and its defaults, can have the new one."""
+    shapes = [
+        (
+            code.co_freevars,
+            code.co_argcount,
+            code.co_posonlyargcount,
+            code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount],
+        )
+        for code in (old, new)
+    ]
+    return shapes[0] == shapes[1]
 
 
 def _nested_pairs(old: CodeType, new: CodeType) -> list[tuple[CodeType, CodeType]]:
-    """Nested code of the same qualified name, where its closures are the same and the rest is not."""
+    """Nested code of the same qualified name that can be replaced and is not the same."""
     found: list[tuple[CodeType, CodeType]] = []
     had, has = _by_name(old), _by_name(new)
     for name, olds in had.items():
@@ -121,7 +149,7 @@ def _nested_pairs(old: CodeType, new: CodeType) -> list[tuple[CodeType, CodeType
             continue  # one lambda among several may have gone: no telling which
         for inner_old, inner_new in zip(olds, news, strict=True):
             if inner_old != inner_new:
-                if name.rpartition(".")[2] not in _NEVER_KEPT and inner_old.co_freevars == inner_new.co_freevars:
+                if name.rpartition(".")[2] not in _NEVER_KEPT and can_replace(inner_old, inner_new):
                     found.append((inner_old, inner_new))
                 found += _nested_pairs(inner_old, inner_new)
     return found

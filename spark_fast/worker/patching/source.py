@@ -1,12 +1,13 @@
 """What a module's source defines, and how its new source is made to hand its definitions to a patch."""
 
 import ast
-import symtable
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
+from types import CodeType
 
-__all__ = ["ADOPT", "INNERMOST", "OUTERMOST", "Definition", "Source", "add_decorators"]
+__all__ = ["ADOPT", "INNERMOST", "OUTERMOST", "Definition", "Source", "add_decorators", "parsed"]
 
 ADOPT = "__spark_adopt__"
 """The name in a module's namespace by which its definitions find the patch. Ends in underscores, so that it is not
@@ -16,6 +17,7 @@ INNERMOST, OUTERMOST = 0, 1
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+_COMPREHENSIONS = (ast.ListComp, ast.DictComp, ast.SetComp, ast.GeneratorExp)
 _LOOPS = (ast.For, ast.AsyncFor, ast.While)
 
 
@@ -27,6 +29,7 @@ class Source:
     """
 
     def __init__(self, text: str, tree: ast.Module | None = None) -> None:
+        """tree: what the text is parsed to, to save the time."""
         self.text = text
         self.tree = ast.parse(text) if tree is None else tree
         nodes: list[tuple[str, Definition]] = []
@@ -63,35 +66,36 @@ class Source:
 
     @cached_property
     def imports_star(self) -> bool:
-        return any(isinstance(node, ast.ImportFrom) and node.names[0].name == "*" for node in ast.walk(self.tree))
+        return re.search(r"\bimport[\s\\]*\*", self.text) is not None
+
+    def lambdas(self, file: str) -> list[CodeType]:
+        """The code of the lambdas that stand outside functions, classes and comprehensions, as they were compiled."""
+        if "lambda" not in self.text:
+            return []
+        futures = [node for node in self.tree.body if isinstance(node, ast.ImportFrom) and node.module == "__future__"]
+        found: list[ast.stmt] = [
+            ast.Expr(node, lineno=node.lineno, col_offset=node.col_offset) for node in _lambdas(self.tree)
+        ]
+        code = compile(ast.Module([*futures, *found], []), file, "exec", dont_inherit=True)
+        return [const for const in code.co_consts if isinstance(const, CodeType)]
 
     @cached_property
     def bound_names(self) -> set[str]:
         """The names that the module's top level binds."""
-        return _bound(self._table)
+        return set(_bound(self.tree.body))
 
     def names_in_class(self, qualname: str) -> set[str]:
         """The names that the body of the class binds, mangled as in its namespace."""
-        return set().union(*(_bound(table) for table in self._class_tables.get(qualname, ())))
+        prefix = "_" + qualname.rpartition(".")[2].lstrip("_")
+        return {
+            f"{prefix}{name}" if name.startswith("__") and not name.endswith("__") else name
+            for node in self.definitions.get(qualname, ())
+            for name in _bound(node.body)
+        }
 
-    @cached_property
-    def _table(self) -> symtable.SymbolTable:
-        return symtable.symtable(self.text, "<source>", "exec")
 
-    @cached_property
-    def _class_tables(self) -> dict[str, list[symtable.SymbolTable]]:
-        found: dict[str, list[symtable.SymbolTable]] = {}
-
-        def descend(table: symtable.SymbolTable, prefix: str) -> None:
-            for child in table.get_children():
-                if str(child.get_type()) == "class":
-                    found.setdefault(prefix + child.get_name(), []).append(child)
-                    descend(child, f"{prefix}{child.get_name()}.")
-                elif str(child.get_type()).startswith("type param"):
-                    descend(child, prefix)
-
-        descend(self._table, "")
-        return found
+parsed = lru_cache(maxsize=64)(Source)
+"""The source of a text, for those who need it in one transaction, which forgets it."""
 
 
 def add_decorators(old: Source, new: Source) -> None:
@@ -164,9 +168,34 @@ def _count(
     return times
 
 
-def _bound(table: symtable.SymbolTable) -> set[str]:
-    return {
-        symbol.get_name()
-        for symbol in table.get_symbols()
-        if symbol.is_assigned() or symbol.is_imported() or symbol.is_namespace()
-    }
+def _lambdas(node: ast.AST) -> Iterator[ast.Lambda]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Lambda):
+            yield child
+        elif not isinstance(child, (*_DEFINITIONS, *_COMPREHENSIONS)):
+            yield from _lambdas(child)
+
+
+def _bound(nodes: Iterable[ast.AST], *, comprehended: bool = False) -> Iterator[str]:
+    """The names that are bound in the scope of these nodes. Comprehensions bind in it by := only."""
+    for node in nodes:
+        if isinstance(node, _DEFINITIONS):
+            yield node.name
+            continue
+        if isinstance(node, ast.Lambda):
+            continue
+        if isinstance(node, ast.NamedExpr):
+            yield node.target.id
+        elif isinstance(node, ast.Name):
+            if not comprehended and isinstance(node.ctx, ast.Store):
+                yield node.id
+            continue
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield from (alias.asname or alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.AnnAssign) and node.value is None:
+            continue
+        elif isinstance(node, (ast.ExceptHandler, ast.MatchAs, ast.MatchStar)) and node.name is not None:
+            yield node.name
+        elif isinstance(node, ast.MatchMapping) and node.rest is not None:
+            yield node.rest
+        yield from _bound(ast.iter_child_nodes(node), comprehended=comprehended or isinstance(node, _COMPREHENSIONS))
