@@ -93,8 +93,6 @@ def of_folder(run_folder: Path) -> Path | None:
 
 def first_line(run: str, command: list[str], started: float, entry: tuple[str, bytes] | None) -> bytes:
     """The header of a new journal."""
-    from spark_fast.sources import decode
-
     try:
         directory = os.getcwd()
     except FileNotFoundError:
@@ -108,9 +106,15 @@ def first_line(run: str, command: list[str], started: float, entry: tuple[str, b
             "started": started,
             "version": __version__,
             "python": platform.python_version(),
-            "entry": None if entry is None else {"path": entry[0], "source": decode(entry[1])},
+            "entry": None if entry is None else _entry(*entry),
         }
     )
+
+
+def _entry(path: str, source: bytes) -> dict[str, str]:
+    from spark_fast.sources import decode
+
+    return {"path": path, "source": decode(source)}
 
 
 def append(path: str, line: Mapping[str, Any]) -> None:

@@ -13,8 +13,13 @@ from tests.support import DEADLINE, Child, until
 class Edited(Child):
     """A worker that runs `train.py` of its folder, beside the modules that were given, without a supervisor.
 
-    inside: whether the folder is its working directory, too. What it prints as JSON lines is what `said` returns.
+    inside: whether the folder is its working directory, too.
+    options: of the command that runs it.
+
+    What it prints as JSON lines is what `said` returns.
     """
+
+    module = "spark_fast.worker"
 
     def __init__(
         self,
@@ -23,6 +28,7 @@ class Edited(Child):
         *args: str,
         modules: dict[str, str] | None = None,
         inside: bool = False,
+        options: tuple[str, ...] = (),
         **env: str,
     ) -> None:
         self.project = folder / "project"
@@ -32,7 +38,7 @@ class Edited(Child):
         self.write("train.py", code)
         target = args or (str(self.project / "train.py"),)
         cwd = self.project if inside else None
-        super().__init__(folder, "", "-m", "spark_fast.worker", "run", *target, cwd=cwd, **env)
+        super().__init__(folder, "", "-m", self.module, "run", *options, *target, cwd=cwd, **env)
 
     def write(self, name: str, source: str) -> None:
         """Saves a file of the project."""

@@ -772,3 +772,52 @@ for number in spark.track(range(10**9), key="number"):
         for count in range(10, 1000):
             reload(count)
         assert objects() <= few + 50
+
+
+def test_ctrl_c_on_the_way_out_ends_the_run_and_not_the_wait_for_new_code(tmp_path: Path) -> None:
+    code = (
+        SAY
+        + """
+try:
+    for number in spark.track(range(1000), key="number"):
+        say(number)
+        time.sleep(0.002)
+finally:
+    say("leaving")
+    raise KeyboardInterrupt
+"""
+    )
+    with Edited(tmp_path, code) as training:
+        training.says(3)
+        request = training.run().reload(code.replace("1000", "2000"), wait=False)
+        assert training.ended() == 130
+        assert training.said[-1] == ["leaving"]
+        assert request.fate.state == "lost"
+
+
+def test_what_is_imported_on_the_way_out_of_code_that_is_taken_back_stays(tmp_path: Path) -> None:
+    code = (
+        SAY
+        + """
+import sys
+try:
+    for number in spark.track(range(200), key="number"):
+        say(number, "old", "late" in sys.modules)
+        time.sleep(0.002)
+finally:
+    import late
+    late.count += 1
+"""
+    )
+    with Edited(tmp_path, code, modules={"late.py": "count = 0\n"}) as training:
+        training.says(3)
+        training.edit('"old"', "undefined")
+        assert training.reload().fate.state == "failed"
+        count = len(training.said)
+        assert training.says(1, count)[0] == [count, "old", True]
+        # Executed once only: the second leaving counts on.
+        training.edit("undefined", '"new"')
+        training.edit("late.count += 1", "late.count += 1; say('count', late.count)")
+        training.reloaded()
+        training.over()
+        assert training.said[-1][0] == "count" and training.said[-1][1] >= 3

@@ -35,6 +35,7 @@ from spark_fast.worker import session
 
 class Host:
     thread = threading.get_ident()
+    project = None
 
     def pass_checkpoint(self, done):
         pass

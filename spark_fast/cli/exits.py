@@ -44,13 +44,14 @@ def exit_of(error: SparkError | OSError) -> Exit:
 
 
 def say(message: str, more: str = "") -> None:
-    """One line for a person, on standard error, and below it whatever lines there are in `more`. Where that is closed, or
-    its terminal gone, nothing is said."""
+    """One line for a person, on standard error, and below it whatever lines there are in `more`.
+
+    Where it is closed, or its terminal gone, nothing is said.
+    """
     # A name in it may hold what the terminal's encoding lacks.
     encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
     lines = [f"spark-fast: {one_line(message)}", *(printable(line.expandtabs()) for line in more.splitlines())]
-    text = "".join(f"{line}
-" for line in lines)
+    text = "".join(f"{line}\n" for line in lines)
     with suppress(OSError, ValueError, AttributeError):
         sys.stderr.write(text.encode(encoding, "replace").decode(encoding))
         sys.stderr.flush()

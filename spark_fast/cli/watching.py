@@ -64,6 +64,8 @@ class Watcher:
             # All that is needed for a reload is there before the first change.
             from watchfiles import watch
 
+            import spark_fast.client.reloading  # noqa: F401
+
             pending = self._look()
             while True:
                 folders = self._folders()
@@ -141,8 +143,9 @@ class Watcher:
         elif run.status.live:
             first, *rest = (fate.reason or "no reason was given").splitlines()
             exits.say(f"{names}: the reload {_was(str(fate.state))}: {first}")
-            sys.stderr.write("".join(f"{printable(line)}\n" for line in rest))
-            sys.stderr.flush()
+            if fate.step is None:  # else the worker, on the same terminal, has said it all
+                sys.stderr.write("".join(f"{printable(line)}\n" for line in rest))
+                sys.stderr.flush()
 
 
 def _was(state: str) -> str:

@@ -222,7 +222,7 @@ class Host:
         first: runs it for the first time.
         again: executes what is to be executed anew of the entry, and runs it.
         """
-        transaction: "Transaction | None" = None
+        transaction: Transaction | None = None
         stranded = False
         while True:
             try:
@@ -232,7 +232,7 @@ class Host:
                 else:
                     result = first() if transaction is None else again(transaction)
             except BaseException as error:
-                if self._leaving is not None and not self.ending:
+                if self._leaving is not None and not self.ending and not isinstance(error, KeyboardInterrupt):
                     if error is not (self._leaving.asked and self._leaving.asked.error):
                         report.warn_of("leaving the loop for a reload raised", error)
                 elif not self._take_back(error):

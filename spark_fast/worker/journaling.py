@@ -4,13 +4,15 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spark_fast import journal, private_files
 from spark_fast._core import worker
 from spark_fast.errors import SparkError
 from spark_fast.worker import report
-from spark_fast.worker.project import Project
+
+if TYPE_CHECKING:
+    from spark_fast.worker.project import Project
 
 __all__ = ["code", "end", "failed", "follow", "keep"]
 
@@ -40,7 +42,7 @@ def keep(folder: Path, run: str, command: list[str], chosen: str | None, entry: 
         report.warn(f"no journal is kept: {error}")
 
 
-def follow(project: Project | None) -> None:
+def follow(project: "Project | None") -> None:
     """After requests were applied: says if they could not be written down, and notes what was imported since."""
     global _path, _noted
     error = worker.journal_error()

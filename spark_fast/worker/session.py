@@ -93,7 +93,6 @@ def attach(*, fresh_name: bool = True) -> bool:
             report.warn(f"this run can't be controlled from outside: {error}. The training goes on without.")
             return False
         _life = _Life.ATTACHED
-        keep_journal(None)
         _watch_the_end()
         if not chosen.quiet:
             report.say(_hint(_run))
@@ -106,6 +105,7 @@ def _make_run(wanted: str | None, *, fresh_name: bool) -> str:
         name = wanted if number == 1 or wanted is None else f"{wanted[:56]}-{number}"
         try:
             with run_folder.claim(name, _command(), __version__) as place:
+                _keep_journal(place.folder, place.run, None)  # before anything can be asked
                 worker.attach(place.control, slot_count=1, rank=0, cookie=run_folder.new_id())
                 _folder = place.folder
                 if number > 1:
@@ -172,9 +172,14 @@ def keep_journal(entry: tuple[str, bytes] | None) -> None:
 
     entry: the script's path and source, if it can be run again.
     """
-    chosen = options.current().journal
     run, place = run_id(), folder()
-    if run is None or place is None or (chosen is not None and chosen.lower() in options.OFF):
+    if run is not None and place is not None:
+        _keep_journal(place, run, entry)
+
+
+def _keep_journal(place: Path, run: str, entry: tuple[str, bytes] | None) -> None:
+    chosen = options.current().journal
+    if chosen is not None and chosen.lower() in options.OFF:
         return
     from spark_fast.worker import journaling
 

@@ -1,10 +1,12 @@
 """One reload: the modules that changed, and those that imported them, are executed anew; or everything is as it was."""
 
 import ast
+import gc
 import importlib
 import linecache
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import CodeType, ModuleType
 
 from spark_fast.sources import decode
@@ -13,6 +15,18 @@ from spark_fast.worker.patching import Patch, preflight
 from spark_fast.worker.project import ENTRY, Module, Project
 
 __all__ = ["Transaction"]
+
+
+@contextmanager
+def _without_gc() -> Iterator[None]:
+    """Parsing makes so many objects that the collector would look through all of the training's: 100 ms at a time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class Transaction:
@@ -32,12 +46,13 @@ class Transaction:
         self._sources = dict(sources)
         loaded = {module.path: module.name for module in project.modules.values()}
         self._changed = [loaded[path] for path in sources if path in loaded]
-        self._affected = [name for name in project.importers(self._changed) if name in sys.modules]
+        self._affected: list[str] = []
         self._patch = Patch()
-        self._before_sources = dict(project.modules)
-        self._before_snapshot = dict(project.snapshot)
-        self._before_values = persisting.snapshot()
-        self._names = set(sys.modules)
+        self._before_sources: dict[str, Module] = {}
+        self._before_snapshot: dict[str, bytes] = {}
+        self._before_values: dict[str, object] = {}
+        self._names: set[str] = set()
+        self._executed = False
         self._modules: dict[str, ModuleType] = {}
         self._spaces: dict[str, dict[str, object]] = {}
 
@@ -51,11 +66,7 @@ class Transaction:
         """Whether the entry, or anything that it imports, changed."""
         return ENTRY in self._affected
 
-    @property
-    def changed(self) -> list[str]:
-        """The names of the modules whose source changed."""
-        return list(self._changed)
-
+    @_without_gc()
     def check(self) -> None:
         """Raises what speaks against it, SyntaxError or ReloadRefusedError, before anything has changed."""
         for name in self._changed:
@@ -64,9 +75,17 @@ class Transaction:
             ast.parse(source, module.path)
             preflight(decode(module.source), decode(source), sys.modules[name])
 
+    @_without_gc()
     def execute(self) -> None:
         """Executes all modules but the entry. Whatever it raises, undo() is to follow."""
         project = self._project
+        # Taken now, and not when the reload was met: what left the loop since may have imported or persisted something.
+        self._affected = [name for name in project.importers(self._changed) if name in sys.modules]
+        self._before_sources = dict(project.modules)
+        self._before_snapshot = dict(project.snapshot)
+        self._before_values = persisting.snapshot()
+        self._names = set(sys.modules)
+        self._executed = True
         for name in self._affected:
             module = sys.modules[name]
             self._modules[name] = module
@@ -106,6 +125,7 @@ class Transaction:
         code: CodeType = compile(self._patch.transform(tree, module), path, "exec", dont_inherit=True)
         return code
 
+    @_without_gc()
     def entry_code(self) -> CodeType:
         """The entry, to be executed in its old namespace with the patch active."""
         module = self._project.modules[ENTRY]
@@ -135,6 +155,8 @@ class Transaction:
     def undo(self) -> None:
         """Puts everything back as it was before execute()."""
         project = self._project
+        if not self._executed:
+            return
         self._patch.undo()
         for name, space in self._spaces.items():
             here = self._modules[name].__dict__
