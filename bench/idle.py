@@ -93,6 +93,8 @@ def core_cases() -> list[Case]:
     items = range(ITEMS)
     mapped = mmap.mmap(-1, 1)
     event = threading.Event()
+    persist, found = spark.persist, {"bench": 1}.get
+    persist("bench", object)
     return [
         EMPTY,
         call("empty method, GIL released", empty.empty_nogil),
@@ -106,6 +108,9 @@ def core_cases() -> list[Case]:
         Case("mmap[0], local", "mapped[0]", {"m": mapped}, setup="mapped = m"),
         Case("a bare loop", "for _ in items: pass", {"items": items}, steps=ITEMS),
         Case("track", "for _ in track(items): pass", {"track": spark.track, "items": items}, steps=ITEMS),
+        Case("track, key", "for _ in track(items, key='k'): pass", {"track": spark.track, "items": items}, steps=ITEMS),
+        call("persist", lambda: persist("bench", object)),
+        call("a dict behind a function", lambda: found("bench")),
     ]
 
 
@@ -147,7 +152,7 @@ def _check_yields() -> None:
         sys.setswitchinterval(switch)
 
 
-def _lets_go(interval: float | None, seconds: float = 3.0) -> bool:
+def _lets_go(interval: float | None, seconds: float = 30.0) -> bool:
     """Whether another thread that is ready gets the GIL: by luck at each yield, so many are given the chance."""
     ran = False
 

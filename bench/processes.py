@@ -51,9 +51,10 @@ def child(home: Path, *words: str) -> Iterator[Child]:
             process.communicate()
 
 
-def result(home: Path, *words: str) -> dict[str, Any]:
-    """What a command finds."""
-    command = [sys.executable, "-m", "bench.worker", *words]
+def result(home: Path, *words: str, runner: bool = False) -> dict[str, Any]:
+    """What a command finds. runner: whether it runs under `spark-fast run`'s runner."""
+    under = ["-m", "spark_fast.worker", "run"] if runner else []
+    command = [sys.executable, *under, "-m", "bench.worker", *words]
     root = Path(__file__).parent.parent
     done = subprocess.run(
         command, env=environment(home), cwd=root, stdout=subprocess.PIPE, text=True, check=True, timeout=LIMIT

@@ -11,6 +11,7 @@ from bench.idle import INTERVALS, Idle, how_it_is_called, kinds_of_call
 from bench.longest import Longest
 from bench.measure import median
 from bench.parked import Parked
+from bench.reload import Reload, Saved
 from bench.start import Import, List
 from bench.wake import Wake
 
@@ -29,6 +30,7 @@ class Results:
     imports: Import
     listing: List
     longest: list[Longest]
+    reload: Reload
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,13 @@ def targets(found: Results) -> list[Target]:
             )
         )
     assert idle.rounds is rounds
+    ours = median(found.reload.ours.took)
+    jurigged = median(found.reload.peers[0].took)
+    what = "from a file's save to the first step of the new code, steps of 1 ms"
+    rows.append(
+        Target(what, "jurigged", _time(ours), _time(jurigged), ours / 1e6, 25.0, f"{ours / 1e6:.1f} ms", "25 ms")
+    )
+    times(what, "jurigged", ours, jurigged, ours / jurigged, 1.0)
     return rows
 
 
@@ -296,6 +305,27 @@ What each costs a step beyond an empty loop, called as its users call it, names 
 
 {_table(["per step", "version", "cost", ""], step_rows)}
 
+## New code
+
+From just before a script is saved to the first step of its new code, in a training with steps of 1 ms, on the same
+edit. Each had the machine for itself, in turn; the first edit of each, which loads what is needed, is left out.
+
+{_table(["", "version", "edits", "median", "least", "90 %"], _saved_rows(found.reload))}
+
+A reload of a project, from asking for it to knowing that the new code runs, by the number of its modules. Either all
+of them import the one that was edited, so that all are executed again, or none but the script does:
+
+{_table(["modules", "all executed again", "one"], _module_rows(found.reload))}
+
+| | cost |
+| --- | ---: |
+| an item of `track(items, key=…)`, beyond a bare loop's | {_time(rounds.cost("track, key", "a bare loop"))} |
+| an item of `track(items)` | {_time(rounds.cost("track", "a bare loop"))} |
+| `persist("key", f)` once the value is there, in a function | {_time(rounds.cost("persist"))} |
+| a look into a dict, in a function | {_time(rounds.cost("a dict behind a function"))} |
+| `checkpoint()` beyond an empty method, under `spark-fast run` | {_time(median(found.reload.under.run))} |
+| the same under plain Python | {_time(median(found.reload.under.plain))} |
+
 ## The longest of many calls
 
 Each row is a process that made {found.longest[0].found["calls"]:,} calls, or as many as fit into its time, and
@@ -310,6 +340,21 @@ computes. `memory` is a run folder in shared memory, where nothing is ever writt
 write-protected. `blocked` counts how often the thread had to wait, for the disk or for the GIL.
 
 {_KINDS.format(table=_table(["an empty", "called by", "one thread ever", "has had threads"], kind_rows))}"""
+
+
+def _saved_rows(reload: Reload) -> list[list[str]]:
+    def row(saved: Saved) -> list[str]:
+        took = sorted(saved.took)
+        figures = (median(took), took[0], took[len(took) * 9 // 10])
+        return [saved.name, saved.version, str(len(took)), *map(_time, figures)]
+
+    return [row(saved) for saved in (reload.ours, *reload.peers)]
+
+
+def _module_rows(reload: Reload) -> list[list[str]]:
+    return [
+        [str(each.count), _time(median(each.shared) * 1e9), _time(median(each.alone) * 1e9)] for each in reload.modules
+    ]
 
 
 def _longest_rows(found: Results) -> list[list[str]]:

@@ -5,6 +5,7 @@ import mmap
 import os
 import resource
 import signal
+import statistics
 import sys
 import threading
 import time
@@ -97,6 +98,24 @@ def once() -> dict[str, Any]:
 
     spark.checkpoint()
     return {"run": create_controller().run}
+
+
+def step() -> dict[str, Any]:
+    """What an idle checkpoint costs beyond an empty method, in batches in turn."""
+    import spark_fast as spark
+    from bench.idle import Case, interleave
+    from bench.twins import twin
+    from spark_fast._core import worker
+
+    spark.checkpoint()
+    assert worker.attached()
+    before = worker.step()
+    calls = {"checkpoint": spark.checkpoint, "empty": twin.Empty().empty}
+    cases = [Case(name, "call()", {"function": call}, setup="call = function") for name, call in calls.items()]
+    found = interleave(cases, rounds=50, seconds=0.002)
+    assert worker.attached() and worker.step() > before
+    costs = [one - other for one, other in zip(found["checkpoint"], found["empty"], strict=True)]
+    return {"ns": statistics.median(costs)}
 
 
 def write(folder: str) -> dict[str, Any]:
@@ -192,6 +211,8 @@ def main(words: list[str]) -> None:
             found = live(int(count))
         case ["once"]:
             found = once()
+        case ["step"]:
+            found = step()
         case ["write", folder]:
             found = write(folder)
         case ["longest", call, interval, thread, calls, seconds]:

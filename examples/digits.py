@@ -2,8 +2,8 @@
 
     spark-fast run digits.py --epochs 50 --save digits.npz
 
-While it learns, `spark-fast pause`, `resume`, `advance 10` and `stop` steer it from another terminal. When it is
-stopped it saves what it has learned so far.
+While it learns, `spark-fast pause`, `resume`, `advance 10` and `stop` steer it from another terminal. Edit this file
+and type `spark-fast reload`: the next batch runs the new code. When it is stopped it saves what it has learned so far.
 """
 
 import argparse
@@ -85,14 +85,16 @@ def main() -> None:
     parser.add_argument("--delay", type=float, metavar="SECONDS", default=0, help="slows each step down, to watch it")
     args = parser.parse_args()
 
-    rng = np.random.default_rng(args.seed)
-    x_train, y_train, x_test, y_test = load_data()
-    model = new_model(rng)
+    # What is persisted is made once. After a reload, this function runs again with what was there.
+    rng = spark.persist("rng", lambda: np.random.default_rng(args.seed))
+    x_train, y_train, x_test, y_test = spark.persist("data", load_data)
+    model = spark.persist("model", lambda: new_model(rng))
     total = args.epochs * -(-len(x_train) // args.batch_size)
+    data = batches(x_train, y_train, args.epochs, args.batch_size, rng)
     try:
-        # Before each batch, track() passes a checkpoint: there it waits while the run is paused.
-        data = spark.track(batches(x_train, y_train, args.epochs, args.batch_size, rng), total=total)
-        for step, (x, y) in enumerate(data, start=1):
+        # Before each batch, track() passes a checkpoint: there it waits while the run is paused, and there new code
+        # takes over. By its key the loop goes on where it was.
+        for step, (x, y) in spark.track(enumerate(data, start=1), total=total, key="batches"):
             loss = train_step(model, x, y, args.lr)
             if step % args.report_every == 0 or step == total:
                 print(

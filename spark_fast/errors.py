@@ -229,7 +229,7 @@ class LogFullError(SegmentError):
 
 
 class StoreError(SparkError):
-    """A file of a run folder, other than the control file, can't be used.
+    """A file that is kept of a run, other than its control file, can't be used.
 
     Attributes:
         path: the file or folder.
@@ -260,18 +260,8 @@ class CodeRefusedError(SparkError):
         return self.reason
 
 
-class JournalError(SparkError):
-    """A journal can't be read.
-
-    Attributes:
-        path: the file.
-        reason: what is wrong with it.
-    """
-
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(path, reason)
-        self.path = path
-        self.reason = reason
+class JournalError(StoreError):
+    """A journal can't be read: its path, and the reason."""
 
     def __str__(self) -> str:
         return f"the journal {self.path}: {self.reason}"

@@ -50,7 +50,10 @@ def test_all_that_the_demo_promises_happens(scratch: Path) -> None:
     story, _ = demo.communicate(timeout=DEADLINE)
     assert demo.returncode == 0, story
     what = [line.split()[2] for line in story.splitlines()]
-    assert what == "start training pause parked advance resume training stop loaded done".split(), story
+    assert what == "start training pause parked advance resume training edit edit edit stop loaded done".split(), story
+    assert re.search(r"edit +SyntaxError: refused in", story)
+    assert re.search(r"edit +ModuleNotFoundError: failed in", story)
+    assert re.search(r"edit +a smaller rate: applied in .*; step \d+", story)
     parked, advanced = re.search(r"parked at step (\d+),", story), re.search(r"10 steps in .*step (\d+),", story)
     assert parked
     assert advanced
@@ -81,6 +84,18 @@ def test_the_demo_fails_if_somebody_else_lets_the_training_go_on() -> None:
     story, _ = demo.communicate(timeout=DEADLINE)
     assert demo.returncode == 1, story
     assert "FAILED" in story
+    until(lambda: not run.status.live)
+
+
+def test_the_demo_fails_if_its_training_does_not_take_new_code() -> None:
+    demo = start()
+    run = training()
+    # As on a disk that is full: what a reload brings can't be written.
+    (run.folder / "code" / "versions").chmod(0o755)
+    story, _ = demo.communicate(timeout=DEADLINE)
+    assert demo.returncode == 1, story
+    assert "FAILED" in story
+    assert "Traceback" not in story
     until(lambda: not run.status.live)
 
 
@@ -118,7 +133,7 @@ def test_a_demo_whose_supervisor_is_killed_leaves_no_training_behind(words: tupl
         demo.send_signal(signal.SIGTERM)
     story, _ = demo.communicate(timeout=DEADLINE)
     assert demo.returncode == (128 + signal.SIGTERM if words else 1), story
-    assert "Traceback" not in story
+    assert not re.search("^Traceback", story, re.MULTILINE), "but for what the training said"
     until(lambda: not worker.is_running())
 
 
@@ -158,7 +173,7 @@ def test_a_held_demo_is_steered_by_hand_and_ends_with_its_training() -> None:
     story = "".join([*lines, *demo.stdout])
     assert demo.wait(DEADLINE) == 0, story
     demo.stdout.close()
-    for command in ("ps", "status", "pause", "advance 10", "resume", "stop"):
+    for command in ("ps", "status", "pause", "advance 10", "resume", "reload", "stop"):
         assert f"spark-fast {command}" in story
     assert f"paused    at step {step}" in story
     assert "the saved model" in story

@@ -821,3 +821,169 @@ finally:
         training.reloaded()
         training.over()
         assert training.said[-1][0] == "count" and training.said[-1][1] >= 3
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason", "seen"),
+    [
+        ('__slots__ = ("x",)', '__slots__ = ("x", "y")', "__slots__", "before"),
+        ("class Point:", "class Point(dict):", "base", "before"),
+        ("LOW = 1", "LOW = 7", "LOW", "when it runs"),
+    ],
+    ids=["slots", "base", "enum"],
+)
+def test_what_cannot_be_changed_in_place_is_refused_if_possible_before_the_loop_is_left(
+    tmp_path: Path, old: str, new: str, reason: str, seen: str
+) -> None:
+    code = (
+        SAY
+        + """
+import enum
+
+class Point:
+    __slots__ = ("x",)
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+point = spark.persist("point", Point)
+level = spark.persist("level", lambda: Level.LOW)
+try:
+    for number in spark.track(range(500), key="number"):
+        say(number, "old", type(point) is Point, level is Level.LOW)
+        time.sleep(0.002)
+finally:
+    say("left")
+"""
+    )
+    with Edited(tmp_path, code) as training:
+        training.says(3)
+        training.edit(old, new)
+        training.edit('"old"', '"new"')
+        fate = training.reload().fate
+        assert fate.state == ("refused" if seen == "before" else "failed"), fate
+        assert "train.py" in fate.reason and reason in fate.reason
+        count = len(training.said)
+        assert training.says(2, count)[1][1:] == ["old", True, True]
+        assert (["left"] in training.said) is (seen != "before")
+        training.edit(new, old)
+        training.reloaded()
+        count = len(training.said)
+        assert training.says(2, count)[1][1:] == ["new", True, True]
+
+
+ALL_KINDS = (
+    SAY
+    + """
+import abc, copy, dataclasses, enum, functools, pickle
+
+class Meta(type):
+    def __call__(cls, *args):
+        made = super().__call__(*args)
+        made.made_by = "old"
+        return made
+
+class Base(abc.ABC):
+    @abc.abstractmethod
+    def word(self): ...
+
+    def hello(self):
+        return "old base"
+
+class Model(Base):
+    def word(self):
+        return "old"
+
+    def hello(self):
+        return super().hello() + " old"
+
+    @property
+    def prop(self):
+        return "old"
+
+    @staticmethod
+    def static():
+        return "old"
+
+    @classmethod
+    def made(cls):
+        return cls.__name__ + " old"
+
+@dataclasses.dataclass
+class Config:
+    rate: float = 1.0
+
+    def word(self):
+        return "old"
+
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    rate: float = 1.0
+
+    def word(self):
+        return "old"
+
+class Colour(enum.Enum):
+    RED = "old"
+
+    def word(self):
+        return "old " + self.value
+
+class Strange(metaclass=Meta):
+    def word(self):
+        return "old"
+
+def decorated(function):
+    @functools.wraps(function)
+    def wrapper(*args):
+        return function(*args)
+    return wrapper
+
+@decorated
+def wrapped():
+    return "old"
+
+def make():
+    model = persisted["model"]
+    return lambda: model.word()
+
+persisted = spark.persist("all", lambda: {
+    "model": Model(), "config": Config(), "slotted": Slotted(), "colour": Colour.RED, "strange": Strange(),
+    "wrapped": wrapped, "partial": functools.partial(wrapped),
+})
+persisted.setdefault("bound", persisted["model"].hello)
+persisted.setdefault("closure", make())
+for number in spark.track(range(10**6), key="number"):
+    p = persisted
+    kinds = (Model, Config, Slotted, Colour, Strange)
+    names = ("model", "config", "slotted", "colour", "strange")
+    say(
+        [p["model"].word(), p["model"].hello(), p["model"].prop, p["model"].static(), p["model"].made()],
+        [p["config"].word(), p["slotted"].word(), p["colour"].word(), p["strange"].word()],
+        [p["wrapped"](), p["partial"](), p["bound"](), p["closure"]()],
+        all(type(p[name]) is kind for name, kind in zip(names, kinds)),
+        all(type(pickle.loads(pickle.dumps(p[name]))) is kind for name, kind in zip(names, kinds)),
+        all(type(copy.deepcopy(p[name])) is kind for name, kind in zip(names, kinds)),
+        p["colour"] is Colour.RED and p["wrapped"] is wrapped and p["config"] == Config(),
+        isinstance(p["model"], Base) and issubclass(Model, Base),
+    )
+    time.sleep(0.002)
+"""
+)
+
+
+def test_objects_of_every_kind_run_the_new_code_of_the_script_and_keep_their_identity(tmp_path: Path) -> None:
+    with Edited(tmp_path, ALL_KINDS) as training:
+        assert training.says(1)[0][3:] == [True] * 5
+        training.edit("old", "new")
+        training.reloaded()
+        count = len(training.said)
+        words, kinds, functions, *flags = training.says(1, count)[0]
+        assert words == ["new", "new base new", "new", "new", "Model new"]
+        assert kinds == ["new", "new", "new new", "new"]
+        assert functions == ["new", "new", "new base new", "new"]
+        assert flags == [True] * 5
+        training.edit('return "new"', 'raise ValueError("broken")')
+        assert training.reload().fate.state == "failed"
+        count = len(training.said)
+        assert training.says(1, count)[0] == [words, kinds, functions, *flags], "all is as it was"

@@ -162,8 +162,12 @@ def test_the_worker_reads_well_in_a_list_of_processes_and_is_told_what_the_comma
     folder = tmp_path / "lib"
     script = tmp_path / "train.py"
     script.write_text(LOOP)
+    command = [str(script), "--journal", "x"]
+    entry = {"path": str(script), "source": LOOP}
+    head = {"journal": 1, "run": "test", "command": command, "version": "", "python": "", "entry": entry}
+    (tmp_path / "r").write_text(json.dumps(head) + "\n")
     options = ["--name", "test", "--reload-dir", "lib", "--reload-dir", "/", "--journal", "j", "--replay", "r"]
-    process = subprocess.Popen([sys.executable, *RUN, *options, str(script), "--journal", "x"], cwd=tmp_path)
+    process = subprocess.Popen([sys.executable, *RUN, *options, *command], cwd=tmp_path)
     try:
         until(lambda: any(run.step > 0 for run in client.runs()))
         worker = psutil.Process(worker_of())

@@ -188,9 +188,14 @@ def test_a_torn_last_line_is_one_that_is_still_being_written(project: Path, run:
     ("fate", "first", "rest"),
     [
         (
-            Fate(FateState.FAILED, step=7, reason="ValueError: broken\nTraceback:\n  File x\x1b[2J"),
+            Fate(FateState.REFUSED, reason="SyntaxError: broken\n  File x\x1b[2J"),
+            "train.py: the reload was refused: SyntaxError: broken",
+            ["  File x\\x1b[2J"],
+        ),
+        (
+            Fate(FateState.FAILED, step=7, reason="ValueError: broken\nTraceback:\n  File x"),
             "train.py: the reload failed: ValueError: broken",
-            ["Traceback:", "  File x\\x1b[2J"],
+            [],  # the worker has said that already
         ),
         (
             Fate(FateState.REFUSED, reason="it does not compile"),
@@ -200,9 +205,9 @@ def test_a_torn_last_line_is_one_that_is_still_being_written(project: Path, run:
         (Fate(FateState.VOID), "train.py: the reload was void: no reason was given", []),
         (OSError("no space"), "train.py: the reload could not be asked for: no space", []),
     ],
-    ids=["failed", "refused", "void", "error"],
+    ids=["syntax", "failed", "refused", "void", "error"],
 )
-def test_a_reload_that_fails_is_told_with_the_traceback_and_the_next_one_comes(
+def test_a_reload_that_fails_is_told_once_and_the_next_one_comes(
     project: Path, run: FakeRun, capfd: pytest.CaptureFixture[str], fate: Fate | Exception, first: str, rest: list[str]
 ) -> None:
     run.fates = [fate, APPLIED]

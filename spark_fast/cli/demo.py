@@ -61,9 +61,10 @@ class _Report:
     step: int
     loss: str
     accuracy: float
+    new_code: bool
 
 
-_REPORT = re.compile(r"step (\d+)/\d+ +loss (\S+) +accuracy (\S+)")
+_REPORT = re.compile(r"step (\d+)/\d+ +loss (\S+)( \(new code\))? +accuracy (\S+)")
 
 
 class _Training:
@@ -76,7 +77,10 @@ class _Training:
         self._lines: list[str] = []
         self._reports: list[_Report] = []
         self._news = threading.Condition()
-        command = ["-m", "spark_fast", "run", "--name", name, str(_find_script()), *arguments, "--save", str(model)]
+        # A copy, to be edited.
+        self.script = model.with_name(_SCRIPT)
+        shutil.copyfile(_find_script(), self.script)
+        command = ["-m", "spark_fast", "run", "--name", name, str(self.script), *arguments, "--save", str(model)]
         # One thread is plenty for so small a network; a BLAS's helper threads spin for a while after each use.
         theirs = {key: value for key, value in os.environ.items() if key not in ("SPARK_FAST", "SPARK_FAST_RUN")}
         # A session of its own: Ctrl-C in this terminal is for this process, which then ends those two.
@@ -121,7 +125,7 @@ class _Training:
                 with self._news:
                     self._lines.append(line.rstrip())
                     if found:
-                        self._reports.append(_Report(int(found[1]), found[2], float(found[3])))
+                        self._reports.append(_Report(int(found[1]), found[2], float(found[4]), bool(found[3])))
                     self._news.notify_all()
                 if self._echo is not None:
                     self._echo(line.rstrip())
@@ -138,6 +142,17 @@ class _Training:
             self._reader.join(3)
         with self._news:
             return list(self._lines)
+
+    def edit(self, old: str, new: str) -> None:
+        """Saves the script with a part of it replaced."""
+        source = self.script.read_text(encoding="utf-8")
+        _check(source.count(old) == 1, f"examples/{_SCRIPT} has {old!r} once: install spark-fast again")
+        self.script.write_text(source.replace(old, new), encoding="utf-8")
+
+    def steps(self) -> list[int]:
+        """The steps of which it has printed lines, in their order."""
+        with self._news:
+            return [report.step for report in self._reports]
 
     def report(self, wanted: Callable[[_Report], bool], promise: str) -> _Report:
         """Waits until it prints such a line."""
@@ -306,7 +321,13 @@ def _steer(story: _Story, training: _Training, model: Path) -> None:
     )
     story.line("training", f"step {good.step}: {_words(good)}")
 
+    _edit(story, run, training)
+
     last = _stop(story, run, training)
+    _check(
+        training.steps() == list(range(1, last.step + 1)),
+        "no batch was lost and none came twice",
+    )
     measured = _saved_accuracy(script, model)
     _check(
         abs(measured - last.accuracy) < 1e-3,
@@ -360,6 +381,54 @@ def _advance(story: _Story, run: Run, training: _Training, parked: int) -> None:
     now = training.report(lambda report: report.step >= printed.step + _STEPS, f"it trained for {_STEPS} steps")
     _check(training.last == now, f"it trained for {_STEPS} steps and no more: {training.last}")
     story.line("advance", f"{_STEPS} steps in {latency(took)}: parked at step {step}, loss {now.loss}")
+
+
+# What is edited, with what, and what that is to come to.
+_IMPORT = "import numpy as np\n"
+_REPORT_LINE = "loss {loss:.4f}  accuracy"
+_RATE = "train_step(model, x, y, args.lr)"
+
+
+def _edit(story: _Story, run: Run, training: _Training) -> None:
+    """Edits the script: with a syntax error, with one at import, and well."""
+    asked = len(run.requests)
+    _edit_badly(story, run, training, _IMPORT, "import numpy as\n", FateState.REFUSED, "SyntaxError")
+    _check(len(run.requests) == asked, "the training hears nothing of code that does not compile")
+    _edit_badly(story, run, training, _IMPORT, "import nunpy as np\n", FateState.FAILED, "ModuleNotFoundError")
+
+    before = training.last
+    assert before is not None
+    training.edit(_REPORT_LINE, "loss {loss:.4f} (new code)  accuracy")
+    training.edit(_RATE, "train_step(model, x, y, args.lr / 2)")
+    asked_at = time.monotonic()
+    fate = run.reload(timeout=_PATIENCE).fate
+    took = time.monotonic() - asked_at
+    _check(fate.state is FateState.APPLIED and not fate.reason, f"good code is applied; this is {fate}")
+    now = training.report(lambda report: report.new_code, "the new code prints its line")
+    _check(_goes_on(before, now), f"loss and accuracy go on: {_words(before)}, then {_words(now)}")
+    story.line("edit", f"a smaller rate: applied in {latency(took)}; step {now.step}, loss {now.loss}")
+
+
+def _edit_badly(
+    story: _Story, run: Run, training: _Training, old: str, new: str, expected: FateState, error: str
+) -> None:
+    before = training.last
+    assert before is not None
+    training.edit(old, new)
+    asked = time.monotonic()
+    fate = run.reload(timeout=_PATIENCE).fate
+    took = time.monotonic() - asked
+    training.edit(new, old)
+    _check(fate.state is expected and error in fate.reason, f"{error} is {expected}; this is {fate}")
+    after = run.step
+    now = training.report(lambda report: report.step > max(after, before.step), "the old code trains on")
+    _check(not now.new_code and _goes_on(before, now), f"loss and accuracy go on: {_words(before)}, then {_words(now)}")
+    story.line("edit", f"{error}: {expected} in {latency(took)}; step {now.step}, loss {now.loss}")
+
+
+def _goes_on(before: _Report, now: _Report) -> bool:
+    """Whether it is the same model that trains on: a new one reads a tenth of the images."""
+    return now.accuracy > before.accuracy - 0.15
 
 
 def _stop(story: _Story, run: Run, training: _Training) -> _Report:
@@ -418,9 +487,13 @@ def _attend(story: _Story, training: _Training, model: Path) -> Exit:
         (f"advance{name} 10", "lets it do 10 steps, and parks it again"),
         (f"resume{name}", "lets it go on"),
         (f"pause{name} --resume-after 10s", "parks it for 10 seconds"),
+        (f"reload{name}", "goes on with the new code, once you have edited"),
+        ("", f"{training.script}"),
+        (f"versions{name} --diff", "shows what you have edited"),
         (f"stop{name}", "stops it; it saves its model"),
     ):
-        story.plain(f"    spark-fast {command:<{24 + len(name)}}  {effect}")
+        called = f"spark-fast {command}" if command else ""
+        story.plain(f"    {called:<{35 + len(name)}}  {effect}")
     story.plain()
     story.plain("Ctrl-C here stops it, too.")
     story.plain()
