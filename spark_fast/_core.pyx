@@ -563,7 +563,7 @@ cdef class KeyedTrack:
     cdef Place place
     cdef uint64_t handed
     cdef int level
-    cdef bint given
+    cdef bint given  # a new item, since the loop began or goes on
 
     def __cinit__(self, iterable, total, key: str, places):
         self.iterable = iterable
@@ -596,8 +596,8 @@ cdef class KeyedTrack:
         if pass_in_loop(&step):
             the_worker.take_slow_path(step, True, self.given)
         if place.again:
+            # That its body comes round will say nothing: the loops within it may all be at their ends.
             place.again = False
-            self.given = True
             return place.current
         try:
             item = next(place.iterator)

@@ -417,6 +417,28 @@ def test_code_that_fails_before_it_has_come_round_once_is_taken_back(
         goes_on(training, "new")
 
 
+def test_an_outer_loop_whose_inner_loop_is_at_its_end_proves_nothing(tmp_path: Path) -> None:
+    code = (
+        SAY
+        + """
+for epoch in spark.track(range(10), key="epoch"):
+    for number in spark.track(range(5), key="number"):
+        say(epoch * 5 + number, "old")
+"""
+    )
+    with Edited(tmp_path, "import time; time.sleep(0.5)\n" + code) as training:
+        # Parked at the checkpoint behind the last item of the first epoch: 1 of the outer loop, 6 of the inner.
+        run = until(lambda: next(iter(client.runs()), None))
+        run.pause(at_step=7, timeout=30)
+        assert len(training.said) == 5
+        training.edit('say(epoch * 5 + number, "old")', 'say(undefined, "new")')
+        request = run.reload(wait=False)
+        run.resume(timeout=30)
+        request.wait(30)
+        assert [line[0] for line in training.over()] == list(range(50))
+        assert "NameError" in training.err
+
+
 def test_a_module_that_fails_to_import_puts_all_others_back(tmp_path: Path) -> None:
     with Edited(tmp_path, IMPORTING, modules=MODULES) as training:
         training.says(3)
@@ -427,6 +449,7 @@ def test_a_module_that_fails_to_import_puts_all_others_back(tmp_path: Path) -> N
         assert fate.state == "failed"
         assert f'File "{training.project}/middle.py", line 4' in fate.reason
         assert "ValueError: half way" in fate.reason
+        assert "importlib" not in fate.reason
         count = len(training.said)
         assert training.says(1, count)[0][1:-1] == ["old", "old", "oldold", "my oldold", "oldold", "old"]
 

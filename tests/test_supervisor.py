@@ -183,6 +183,22 @@ def test_the_worker_reads_well_in_a_list_of_processes_and_is_told_what_the_comma
         process.wait()
 
 
+def test_files_in_the_working_directory_do_not_take_the_place_of_the_standard_library(tmp_path: Path) -> None:
+    for name in ("socket", "token", "queue", "journal", "tempfile"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')\n")
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "beside.py").write_text("x = 1\n")
+    script = tmp_path / "scripts" / "train.py"
+    script.write_text("import beside, socket, sys\nprint(sys.path[0], beside.x)\n")
+    command = [str(Path(sys.executable).with_name("spark-fast")), "run", "scripts/train.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == f"{script.parent} 1\n", done.stderr
+    # As python -P would: the script's folder is no place to look.
+    command = [sys.executable, "-P", "-m", "spark_fast", "run", "scripts/train.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert "No module named 'beside'" in done.stderr
+
+
 def test_the_workers_command_runs_a_script_by_itself(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text("import os\nprint(__name__, os.environ.get('SPARK_FAST_RUNNER'))\n")
     command = [sys.executable, "-m", "spark_fast.worker"]

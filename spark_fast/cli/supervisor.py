@@ -207,10 +207,13 @@ class _Worker:
             "journal": order.journal,
             "replay": order.replay,
             "supervisor": os.getpid(),
+            "safe_path": sys.flags.safe_path,
             "announce": theirs,
             "mask": sorted(mask),
         }
-        flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+        # With -P the working directory, where any file may be called as one of the standard library, is no place that
+        # our own imports look into. The runner puts the script's folder there, if this process was not told -P itself.
+        flags = [*subprocess._args_from_interpreter_flags(), "-P"]  # type: ignore[attr-defined]
         module = ["-m"] if order.module else []
         try:
             # Whatever else is open stays open, as it would be if the worker were this process.

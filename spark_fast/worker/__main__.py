@@ -34,6 +34,7 @@ def main() -> int:
         journal=told.get("journal"),
         replay=told.get("replay"),
         supervisor=told.get("supervisor"),
+        safe_path=told.get("safe_path"),
         announce=told.get("announce"),
     )
     start = runner.run_module if module else runner.run_script

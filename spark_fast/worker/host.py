@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 __all__ = ["Host", "answer"]
 
 
+_LIBRARY = os.path.dirname(os.path.abspath(os.__file__))
+
+
 class _Asked:
     """A reload that was met."""
 
@@ -363,5 +366,7 @@ def _traceback(error: BaseException) -> str:
                 for frame in each.stack
                 if not is_under(frame.filename, here) and not frame.filename.startswith("<frozen importlib")
             ]
+            while kept and is_under(kept[0].filename, _LIBRARY):  # how we came to the user's first line
+                del kept[0]
             each.stack = traceback.StackSummary.from_list(kept)
     return "".join(found.format())

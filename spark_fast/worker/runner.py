@@ -158,8 +158,10 @@ def _host(entry: _Entry, args: list[str], options: RunnerOptions, command: list[
     """Runs the entry, and again after each reload."""
     host = Host([entry.first_path, os.getcwd(), *options.reload_dirs])
     host.project.install()
-    if not sys.flags.safe_path:
+    if options.safe_path is None and not sys.flags.safe_path:
         sys.path[0] = entry.first_path
+    elif options.safe_path is False:
+        sys.path.insert(0, entry.first_path)  # the supervisor had this interpreter begin without one
     found = entry.find()
     sys.argv = [entry.argv0, *args]
     if found is None:  # a folder or an archive with a __main__ in it, or nothing that could be run

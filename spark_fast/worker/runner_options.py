@@ -16,6 +16,8 @@ class RunnerOptions:
         journal: the file to write the journal to, None for the usual place.
         replay: the journal to replay, if one is.
         supervisor: the process that watches over this one, None if there is none.
+        safe_path: whether the script's folder is kept off the search path, as by Python's option -P; None for what
+            this interpreter was told.
         announce: a descriptor to which the run id is written, as one line, as soon as there is a run; it is closed
             then. None for nobody to be told.
     """
@@ -25,4 +27,5 @@ class RunnerOptions:
     journal: str | None = None
     replay: str | None = None
     supervisor: int | None = None
+    safe_path: bool | None = None
     announce: int | None = None
