@@ -31,7 +31,7 @@ $(VENV)/made-bench: $(VENV)/made-test bench/requirements.txt
 
 build: $(VENV)/made  ## the virtual environment, with the package built in place
 
-demo: $(VENV)/made  ## a training that another process pauses, advances, resumes and stops
+demo: $(VENV)/made  ## a training that another process pauses, advances, resumes, edits and stops
 	$(BIN)/spark-fast demo
 
 test: test-c test-python  ## all tests

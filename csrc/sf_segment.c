@@ -95,7 +95,8 @@ sf_segment_create(struct sf_segment *segment, const char *path, uint32_t slot_co
     int rc;
 
     memset(segment, 0, sizeof *segment);
-    segment->fd = segment->lock_fd = segment->turn.fd = -1;
+    segment->fd = segment->lock_fd = -1;
+    segment->turn.fd = -1;
     if (slot_count == 0 || slot_count > SF_SLOTS_MAX || rank >= slot_count)
         return -EINVAL;
     if (strlen(path) >= sizeof segment->path)
@@ -144,7 +145,8 @@ sf_segment_open(struct sf_segment *segment, const char *path)
     int rc;
 
     memset(segment, 0, sizeof *segment);
-    segment->fd = segment->lock_fd = segment->turn.fd = -1;
+    segment->fd = segment->lock_fd = -1;
+    segment->turn.fd = -1;
     if (strlen(path) >= sizeof segment->path)
         return -ENAMETOOLONG;
     strcpy(segment->path, path);

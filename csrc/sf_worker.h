@@ -191,8 +191,8 @@ struct sf_since {
     int64_t began_ns, parked_ns;
 };
 
-/* A level, or -1 if none is free. `since`: of a loop that goes on after a reload; where began_ns is 0, it begins now and
- * this is filled in. */
+/* A level, or -1 if none is free. `since`: of a loop that goes on after a reload; where began_ns is 0, it begins now
+ * and this is filled in. */
 int sf_level_enter(uint64_t total, struct sf_since *since);
 void sf_level_leave(int level);
 

@@ -10,6 +10,8 @@
 The worker's core writes the lines of requests (csrc/sf_journal.c), each before anybody is told that it was applied, so
 a worker that is killed leaves what it has done. A file is made with the first line: of a run that nobody asked for
 anything there is none. `entry` holds the script's path and source where it can be run again, else null.
+
+A file may hold the journals of several runs, one after the other: that of the last is read.
 """
 
 import json
@@ -26,11 +28,13 @@ from typing import Any
 from spark_fast import __version__
 from spark_fast.errors import JournalError
 
-__all__ = ["POINTER", "Journal", "append", "default_path", "find", "first_line", "folder", "of_folder", "read"]
+__all__ = ["POINTER", "Journal", "append", "default_path", "find", "first_line", "folder", "lead", "of_folder", "read"]
 
 FORMAT = 1
 POINTER = "journal"
 """The file of a run folder that says where the run's journal is."""
+_BEGINS = b'{"journal": '
+"""How each header begins."""
 _SIZE_MAX = 1 << 30
 _KINDS = ("pause", "resume", "stop", "reload", "advance")
 
@@ -117,13 +121,39 @@ def _entry(path: str, source: bytes) -> dict[str, str]:
     return {"path": path, "source": decode(source)}
 
 
+def lead(path: Path) -> bytes:
+    """What is to stand before the header of a new journal: the end of a line, if the run before was cut short in one.
+
+    Raises JournalError if what is there is no journal, OSError.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return b""
+    with open(fd, "rb") as file:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+            raise JournalError(str(path), "it is no file of yours")
+        if status.st_size == 0:
+            return b""
+        if file.read(len(_BEGINS)) != _BEGINS:
+            raise JournalError(str(path), "it is there, and is no journal")
+        file.seek(-1, os.SEEK_END)
+        return b"" if file.read(1) == b"\n" else b"\n"
+
+
 def append(path: str, line: Mapping[str, Any]) -> None:
-    """Adds a line to a journal that is there, in one write. Raises OSError."""
+    """Adds a line to a journal that is there, in one write; on a full disk all of it or nothing. Callers take turns.
+
+    Raises OSError.
+    """
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         text = _encode(line)
+        size = os.fstat(fd).st_size
         if os.write(fd, text) != len(text):
-            raise OSError(f"{path}: a line could not be written whole")
+            os.ftruncate(fd, size)  # the core's next line would make a part of a line whole
+            raise OSError(f"{path}: no room for a line")
     finally:
         os.close(fd)
 
@@ -149,7 +179,8 @@ def read(path: Path) -> Journal:
     torn = bool(rest)
     if not whole:
         raise JournalError(str(path), "it is empty" if not raw else "its first line is not whole")
-    lines = [_parse(path, number, line) for number, line in enumerate(whole, 1)]
+    first = max((at for at, line in enumerate(whole) if line.startswith(_BEGINS)), default=0)
+    lines = [_parse(path, number, line) for number, line in enumerate(whole[first:], first + 1)]
     header = lines[0]
     if "journal" not in header:
         raise JournalError(str(path), "line 1: it is no journal")
@@ -157,10 +188,11 @@ def read(path: Path) -> Journal:
         raise JournalError(
             str(path), f"it is of version {header['journal']!r}, spark_fast {__version__} reads version {FORMAT}"
         )
-    _check_header(path, header)
-    for number, line in enumerate(lines[1:], 2):
-        if "kind" in line:
-            _check_request(path, number, line)
+    if not _fits_header(header):
+        raise JournalError(str(path), f"line {first + 1} is damaged")
+    for number, line in enumerate(lines[1:], first + 2):
+        if not _fits(line):
+            raise JournalError(str(path), f"line {number} is damaged")
     return Journal(path, header, lines[1:], torn)
 
 
@@ -174,21 +206,42 @@ def _parse(path: Path, number: int, raw: bytes) -> dict[str, Any]:
     return line
 
 
-def _check_header(path: Path, header: Mapping[str, Any]) -> None:
-    entry = header.get("entry")
-    command = header.get("command")
-    fits = isinstance(header.get("run"), str) and isinstance(command, list)
-    fits = fits and all(isinstance(word, str) for word in command or ())
-    if entry is not None:
-        fits = fits and isinstance(entry, dict) and all(isinstance(entry.get(name), str) for name in ("path", "source"))
-    if not fits:
-        raise JournalError(str(path), "line 1 is damaged")
+def _fits_header(header: Mapping[str, Any]) -> bool:
+    entry, command = header.get("entry"), header.get("command")
+    if not isinstance(header.get("run"), str) or not isinstance(command, list):
+        return False
+    if not all(isinstance(word, str) for word in command):
+        return False
+    return entry is None or (
+        isinstance(entry, dict) and all(isinstance(entry.get(name), str) for name in ("path", "source"))
+    )
 
 
-def _check_request(path: Path, number: int, line: Mapping[str, Any]) -> None:
-    numbers = [line.get(name) for name in ("rank", "step", "arg")]
-    fits = line["kind"] in _KINDS and all(type(each) is int and 0 <= each < 1 << 62 for each in numbers)
-    fits = fits and all(isinstance(line.get(name), str) for name in ("id", "sender", "mail"))
-    fits = fits and all(isinstance(line.get(name), (int, float)) for name in ("time", "duration"))
-    if not (fits and 0 <= line["duration"] < 4e9):
-        raise JournalError(str(path), f"line {number} is damaged")
+def _fits(line: Mapping[str, Any]) -> bool:
+    """Whether a line holds what its readers look at. Of lines that none of them knows, any may stand there."""
+    if "kind" in line:
+        return (
+            line["kind"] in _KINDS
+            and all(_is_count(line.get(name)) for name in ("rank", "step", "arg"))
+            and all(isinstance(line.get(name), str) for name in ("id", "sender", "mail"))
+            and all(isinstance(line.get(name), (int, float)) for name in ("time", "duration"))
+            and bool(0 <= line["duration"] < 4e9)
+        )
+    if "files" in line:
+        return _is_count(line.get("code")) and isinstance(line.get("id"), str) and _are_texts(line["files"])
+    if "failed" in line:
+        return isinstance(line["failed"], str) and isinstance(line.get("reason"), str)
+    if "modules" in line:
+        return _are_texts(line["modules"])
+    if "end" in line:
+        known = isinstance(line["end"], str) and isinstance(line.get("time"), (int, float))
+        return known and _is_count(line.get("step"))
+    return True
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 62
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())

@@ -4,7 +4,10 @@ import random
 import re
 from collections.abc import Collection
 
-__all__ = ["RULE", "draw", "valid"]
+__all__ = ["OFF", "RULE", "draw", "valid"]
+
+OFF = ("0", "off", "false", "no")
+"""What turns an option off that could also be a name or a path; in capitals too."""
 
 RULE = "A name is 1 to 64 letters, digits, dots, dashes and underscores, the first a letter or a digit."
 

@@ -286,6 +286,7 @@ def test_a_damaged_control_file_costs_the_control_and_not_the_training(
     with Child(tmp_path, code) as child:
         run = child.run()
         steps = Path(f"{child.script}.steps")
+        until(steps.exists)
         if parked:
             run.pause(timeout=10)
         DAMAGE[damage](run.folder / "control")

@@ -50,10 +50,12 @@ def test_all_that_the_demo_promises_happens(scratch: Path) -> None:
     story, _ = demo.communicate(timeout=DEADLINE)
     assert demo.returncode == 0, story
     what = [line.split()[2] for line in story.splitlines()]
-    assert what == "start training pause parked advance resume training edit edit edit stop loaded done".split(), story
-    assert re.search(r"edit +SyntaxError: refused in", story)
-    assert re.search(r"edit +ModuleNotFoundError: failed in", story)
-    assert re.search(r"edit +a smaller rate: applied in .*; step \d+", story)
+    steered = "start training pause parked advance resume training"
+    edited = "edit refused training edit failed training edit applied training"
+    assert what == f"{steered} {edited} stop loaded done".split(), story
+    assert re.search(r"refused +in .*: SyntaxError: .*\n.* heard nothing of it; step \d+: loss", story)
+    assert re.search(r"failed +in .*: ModuleNotFoundError: .*\n.* its old code goes on; step \d+: loss", story)
+    assert re.search(r"applied +in .*\n.* the new code goes on; step \d+: loss", story)
     parked, advanced = re.search(r"parked at step (\d+),", story), re.search(r"10 steps in .*step (\d+),", story)
     assert parked
     assert advanced
@@ -96,6 +98,30 @@ def test_the_demo_fails_if_its_training_does_not_take_new_code() -> None:
     assert demo.returncode == 1, story
     assert "FAILED" in story
     assert "Traceback" not in story
+    until(lambda: not run.status.live)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('spark.persist("model", lambda: new_model(rng))', "new_model(rng)", "loss and accuracy go on"),
+        ('key="batches"', 'key="others"', "no batch is lost, and none comes twice"),
+    ],
+    ids=["model", "loop"],
+)
+def test_the_demo_fails_if_its_training_begins_anew_with_the_new_code(
+    old: str, new: str, said: str, scratch: Path
+) -> None:
+    demo = start()
+    run = training()
+    (script,) = scratch.glob("*/digits.py")
+    source = script.read_text()
+    assert old in source
+    script.write_text(source.replace(old, new))  # part of what the demo's own edit brings
+    story, _ = demo.communicate(timeout=DEADLINE)
+    assert demo.returncode == 1, story
+    assert "applied   in" in story  # the edits before it, which are taken back, do no harm
+    assert f"FAILED    not so: {said}" in story
     until(lambda: not run.status.live)
 
 
@@ -173,7 +199,7 @@ def test_a_held_demo_is_steered_by_hand_and_ends_with_its_training() -> None:
     story = "".join([*lines, *demo.stdout])
     assert demo.wait(DEADLINE) == 0, story
     demo.stdout.close()
-    for command in ("ps", "status", "pause", "advance 10", "resume", "reload", "stop"):
+    for command in ("ps", "status", "pause", "advance 10", "resume", "reload", "versions --diff", "stop"):
         assert f"spark-fast {command}" in story
     assert f"paused    at step {step}" in story
     assert "the saved model" in story

@@ -1,5 +1,7 @@
 """The journal of what was applied, and the same applied again."""
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -13,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spark_fast import client, journal
-from spark_fast.errors import JournalError
+from spark_fast.cli import journals
+from spark_fast.errors import JournalError, ReplayRefusedError
+from spark_fast.worker.replaying import Replay
 from tests.reloading import Edited
 from tests.support import DEADLINE, LOOP, Child, until
 
@@ -121,6 +125,86 @@ def test_a_journal_that_cannot_be_written_is_one_warning_and_the_requests_are_ap
         assert run.status == "paused"
 
 
+def test_of_runs_that_share_a_file_the_last_one_is_read_also_after_one_that_was_cut_short(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_bytes(HEAD + LINE + LINE[:50])
+    with Child(tmp_path, SPARK_FAST_JOURNAL=str(path)) as child:
+        stop = child.run().stop(timeout=10)
+        child.ended()
+    found = journal.read(path)
+    assert (found.header["run"], [line["id"] for line in found.requests]) == ("test", [stop.id])
+    assert path.read_bytes().startswith(HEAD + LINE + LINE[:50] + b"\n")
+
+
+@pytest.mark.parametrize("what", ["script", "link", "pipe"])
+def test_what_is_there_and_is_no_journal_is_left_alone(tmp_path: Path, what: str) -> None:
+    path, script = tmp_path / what, tmp_path / "train.py"
+    script.write_text("print('mine')\n")
+    if what == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(script) if what == "link" else script.rename(path)
+    with Child(tmp_path, SPARK_FAST_JOURNAL=str(path)) as child:
+        child.run().pause(timeout=10)
+        assert child.err.count("no journal is kept: ") == 1
+    if what != "pipe":
+        assert path.read_text() == "print('mine')\n"
+
+
+def test_a_folder_of_journals_that_others_may_enter_is_refused(tmp_path: Path) -> None:
+    journal.folder().mkdir(parents=True)
+    journal.folder().chmod(0o770)
+    with Child(tmp_path) as child:
+        child.run().pause(timeout=10)
+        assert "no journal is kept: refused" in child.err
+    assert not os.listdir(journal.folder())
+
+
+def test_a_request_before_the_script_is_found_stands_in_the_same_journal(tmp_path: Path) -> None:
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__init__.py").write_text(
+        """
+import spark_fast as spark
+from pathlib import Path
+while not Path(__file__ + ".go").exists():
+    spark.checkpoint()
+"""
+    )
+    (tmp_path / "package" / "script.py").write_text("print('begun', flush=True)\n" + LOOP)
+    words = ("-m", "spark_fast.worker", "run", "-m", "package.script")
+    with Child(tmp_path, "", *words, cwd=tmp_path) as child:
+        run = child.run()
+        run.pause(timeout=10)
+        run.resume(timeout=10)
+        (tmp_path / "package" / "__init__.py.go").touch()
+        until(lambda: child.out, child.err)
+        run.stop(timeout=10)
+        child.ended()
+    path = written().path
+    assert path.read_text().count('"journal"') == 1
+    assert [line["kind"] for line in written().requests] == ["pause", "resume", "stop"]
+
+
+def test_a_line_that_finds_no_room_leaves_nothing_of_itself(tmp_path: Path) -> None:
+    path = tmp_path / "full.jsonl"
+    path.write_bytes(HEAD)
+    code = f"""
+    import resource
+    from spark_fast import journal
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ({len(HEAD) + 10}, before[1]))
+    try:
+        journal.append({str(path)!r}, {{"failed": "0", "reason": "more than there is room for"}})
+    except OSError as error:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        print(error)
+    """
+    with Child(tmp_path, code) as child:
+        assert child.ended() == 0, child.err
+        assert "no room for a line" in child.out
+    assert path.read_bytes() == HEAD
+
+
 def test_the_command_shows_it_of_live_ended_and_removed_runs_and_of_files(tmp_path: Path) -> None:
     with Child(tmp_path) as child:
         run = child.run()
@@ -175,6 +259,15 @@ def test_a_torn_last_line_is_left_out_and_said(tmp_path: Path) -> None:
         (HEAD + LINE.replace(b'"step": 1', b'"step": -1'), "line 2 is damaged"),
         (HEAD + LINE.replace(b'"step": 1', b'"step": true'), "line 2 is damaged"),
         (HEAD.replace(b'["a.py"]', b'"a.py"'), "line 1 is damaged"),
+        (HEAD.replace(b'"a.py"', b"1"), "line 1 is damaged"),
+        (HEAD.replace(b"null", b'{"path": "/a.py"}'), "line 1 is damaged"),
+        (HEAD + b'{"end": "stopped", "step": 1, "time": "now"}\n', "line 2 is damaged"),
+        (HEAD + b'{"end": "stopped", "step": 1.5, "time": 1}\n', "line 2 is damaged"),
+        (HEAD + b'{"failed": "0", "reason": 1}\n', "line 2 is damaged"),
+        (HEAD + b'{"code": 2, "id": "0", "files": {"/a.py": null}}\n', "line 2 is damaged"),
+        (HEAD + b'{"code": 2, "id": 0, "files": {}}\n', "line 2 is damaged"),
+        (HEAD + b'{"modules": ["/a.py"]}\n', "line 2 is damaged"),
+        (HEAD + LINE + b"noise\n" + HEAD + LINE + b"noise\n", "line 6 is damaged"),
     ],
 )
 def test_a_damaged_journal_is_an_error_that_names_the_line(tmp_path: Path, content: bytes, says: str) -> None:
@@ -199,6 +292,48 @@ def test_no_content_makes_reading_crash(
         journal.read(path)
     except JournalError as error:
         assert error.reason
+
+
+VALUE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+    max_leaves=4,
+)
+WHOLE = st.sampled_from(
+    [
+        json.loads(LINE),
+        json.loads(LINE) | {"kind": "reload", "mail": "version-2"},
+        {"code": 2, "id": "0", "files": {"/a.py": "source"}},
+        {"failed": "0", "reason": "it broke"},
+        {"modules": {"/b.py": "0"}},
+        {"end": "stopped", "step": 3, "time": 2.0},
+        json.loads(HEAD) | {"entry": {"path": "/x/a.py", "source": ""}},
+    ]
+)
+
+
+@given(WHOLE, st.data())
+@settings(max_examples=300, deadline=None)
+def test_whatever_stands_in_a_line_it_is_an_error_or_can_be_shown_and_replayed(
+    tmp_path_factory: pytest.TempPathFactory, line: dict[str, Any], data: st.DataObject
+) -> None:
+    name = data.draw(st.sampled_from(sorted(line)))
+    path = tmp_path_factory.getbasetemp() / "line.jsonl"
+    lines = [json.loads(HEAD), json.loads(LINE), line | {name: data.draw(VALUE)}]
+    path.write_text("".join(json.dumps(each) + "\n" for each in lines))
+    try:
+        found = journal.read(path)
+    except JournalError as error:
+        assert "line 3" in error.reason or "version" in error.reason
+        return
+    with contextlib.redirect_stdout(io.StringIO()):
+        journals.show(str(path), as_json=False)
+        journals.show(str(path), as_json=True)
+    replay = Replay(found)
+    for request in replay.due(1 << 62):
+        assert request["kind"] == "reload" or request["step"] >= 0
+    with contextlib.suppress(ReplayRefusedError):
+        replay.check("/x/a.py", b"", found.header["command"])
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
@@ -357,6 +492,69 @@ def test_requests_that_the_loop_never_came_to_are_said_at_the_end(tmp_path: Path
         done = cli("run", "--replay", str(written().path), script, str(count))
         assert done.returncode == 0
         assert "2 requests were not replayed: the loop ended at step 11" in done.stderr
+
+
+def test_a_reset_is_replayed_as_the_stop_that_it_was_for_its_process(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(LOOP)
+    with Child(tmp_path / "first", "", "-m", "spark_fast", "run", str(script)) as child:
+        run = child.run()
+        client.reset_worker("test", timeout=30)
+        (path,) = journal.folder().glob("*.jsonl")
+        assert "stop for a reset" in cli("journal", str(path)).stdout
+        client.attach("test").stop(timeout=30)
+        child.ended()
+    done = cli("run", "--replay", str(path), str(script))
+    assert done.returncode == 0
+    assert done.stderr.count(f"stopped at step {run.requests[0].fate.step or run.step}") == 1
+    assert "is reset" not in done.stderr
+
+
+def test_a_module_that_was_run_by_its_name_is_replayed_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__init__.py").touch()
+    (tmp_path / "package" / "train.py").write_text(LOOP)
+    target = ("-m", "package.train", "--lr", "1")
+    with Child(tmp_path, "", "-m", "spark_fast.worker", "run", *target, cwd=tmp_path) as child:
+        stop = child.run().stop(timeout=30)
+        child.ended()
+    path = written().path
+    assert written().header["command"] == list(target)
+    with Child(tmp_path, "", "-m", "spark_fast.worker", "run", *target, cwd=tmp_path, **runner(path)) as child:
+        assert child.ended() == 0, child.err
+        assert f"stopped at step {stop.fate.step}, asked by the journal" in child.err
+
+
+def test_a_training_that_moved_is_replayed_with_the_code_that_its_reloads_brought(tmp_path: Path) -> None:
+    code = """
+    import time
+    import helper
+    import spark_fast as spark
+    for number in spark.track(range(10000), key="number"):
+        print(helper.f(), flush=True)
+        time.sleep(0.002)
+    """
+    with Edited(tmp_path, code, modules={"helper.py": "def f(): return 1\n"}) as training:
+        training.says(5)
+        training.edit("return 1", "return 2", "helper.py")
+        training.reloaded()
+        training.says(5, after=len(training.said))
+        training.run().stop(timeout=30)
+        training.ended()
+        said = training.said
+        path = written().path
+    assert 1 in said and 2 in said
+    training.edit("return 2", "return 1", "helper.py")
+    training.project.rename(tmp_path / "moved")
+    script = str(tmp_path / "moved" / "train.py")
+    with Child(tmp_path, "", "-m", "spark_fast.worker", "run", script, **runner(path)) as child:
+        assert child.ended() == 0, child.err
+        assert [json.loads(line) for line in child.out.splitlines()] == said
+
+
+def runner(path: Path) -> dict[str, str]:
+    """The environment of a worker that replays."""
+    return {"SPARK_FAST_RUNNER": json.dumps({"replay": str(path)})}
 
 
 def test_what_is_no_journal_is_refused_before_the_script_begins(tmp_path: Path) -> None:

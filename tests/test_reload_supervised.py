@@ -92,7 +92,13 @@ def test_a_replay_and_a_journal_are_handed_on(tmp_path: Path) -> None:
         said = training.said
     command = ["run", "--replay", str(kept), "--journal", "off", str(training.project / "train.py")]
     done = subprocess.run(
-        [sys.executable, "-m", "spark_fast", *command], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "spark_fast", *command],
+        cwd=training.project,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert not (training.project / "off").exists()
     assert [json.loads(line) for line in done.stdout.splitlines()] == said

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from spark_fast import client
 from spark_fast.cli import exits, showing
 from spark_fast.cli.exits import Exit
 from spark_fast.cli.words import duration, latency
-from spark_fast.client import FateState, NoSuchRunError, Run, SparkError, SparkStatus
+from spark_fast.client import Fate, FateState, NoSuchRunError, Run, SparkError, SparkStatus
 from spark_fast.status import ENDED
 
 __all__ = ["hold", "tell"]
@@ -39,7 +40,11 @@ _LOOK = 1.2
 _IDLE_SHARE = 0.02
 """The part of one CPU that a parked training may use: it looks once a second whether its control file is there."""
 _STEPS = 10
+_WIDTH = 60
+"""Columns for what a line of the story says, on a terminal of 80."""
 _GOOD = 0.9
+_LEARNED = 0.92
+"""Where it is stopped: so much that a step or two more or less leaves it good."""
 
 
 class _DemoError(Exception):
@@ -80,7 +85,9 @@ class _Training:
         # A copy, to be edited.
         self.script = model.with_name(_SCRIPT)
         shutil.copyfile(_find_script(), self.script)
-        command = ["-m", "spark_fast", "run", "--name", name, str(self.script), *arguments, "--save", str(model)]
+        journal = str(model.with_name("journal.jsonl"))
+        command = ["-m", "spark_fast", "run", "--name", name, "--journal", journal]
+        command += [str(self.script), *arguments, "--save", str(model)]
         # One thread is plenty for so small a network; a BLAS's helper threads spin for a while after each use.
         theirs = {key: value for key, value in os.environ.items() if key not in ("SPARK_FAST", "SPARK_FAST_RUN")}
         # A session of its own: Ctrl-C in this terminal is for this process, which then ends those two.
@@ -143,16 +150,18 @@ class _Training:
         with self._news:
             return list(self._lines)
 
-    def edit(self, old: str, new: str) -> None:
-        """Saves the script with a part of it replaced."""
+    def edit(self, old: str, new: str) -> int:
+        """Saves the script with a part of it replaced; the number of that line."""
         source = self.script.read_text(encoding="utf-8")
         _check(source.count(old) == 1, f"examples/{_SCRIPT} has {old!r} once: install spark-fast again")
         self.script.write_text(source.replace(old, new), encoding="utf-8")
+        return source[: source.index(old)].count("\n") + 1
 
-    def steps(self) -> list[int]:
-        """The steps of which it has printed lines, in their order."""
+    @property
+    def reports(self) -> list[_Report]:
+        """All reports that it printed, in their order."""
         with self._news:
-            return [report.step for report in self._reports]
+            return list(self._reports)
 
     def report(self, wanted: Callable[[_Report], bool], promise: str) -> _Report:
         """Waits until it prints such a line."""
@@ -316,18 +325,16 @@ def _steer(story: _Story, training: _Training, model: Path) -> None:
     script = _load_script()  # here, since it takes a second that would otherwise be spent waiting
 
     good = training.report(
-        lambda report: report.accuracy >= _GOOD and report.step >= after + 20,
-        f"it learns to read {_GOOD:.0%} of the images",
+        lambda report: report.accuracy >= _LEARNED and report.step >= after + 20,
+        f"it learns to read {_LEARNED:.0%} of the images",
     )
     story.line("training", f"step {good.step}: {_words(good)}")
 
     _edit(story, run, training)
 
     last = _stop(story, run, training)
-    _check(
-        training.steps() == list(range(1, last.step + 1)),
-        "no batch was lost and none came twice",
-    )
+    _check(last.new_code, "the new code stays")
+    _check_batches(training.reports)
     measured = _saved_accuracy(script, model)
     _check(
         abs(measured - last.accuracy) < 1e-3,
@@ -383,52 +390,73 @@ def _advance(story: _Story, run: Run, training: _Training, parked: int) -> None:
     story.line("advance", f"{_STEPS} steps in {latency(took)}: parked at step {step}, loss {now.loss}")
 
 
-# What is edited, with what, and what that is to come to.
-_IMPORT = "import numpy as np\n"
-_REPORT_LINE = "loss {loss:.4f}  accuracy"
+# What is edited, and into what.
+_IMPORT = "import numpy as np"
+_NO_SYNTAX = "import numpy as"
+_NO_MODULE = "import nunpy as np"
 _RATE = "train_step(model, x, y, args.lr)"
+_NEW_RATE = "train_step(model, x, y, args.lr / 2)"
+_LOSS = "loss {loss:.4f}  accuracy"
+_NEW_LOSS = "loss {loss:.4f} (new code)  accuracy"
 
 
 def _edit(story: _Story, run: Run, training: _Training) -> None:
-    """Edits the script: with a syntax error, with one at import, and well."""
-    asked = len(run.requests)
-    _edit_badly(story, run, training, _IMPORT, "import numpy as\n", FateState.REFUSED, "SyntaxError")
-    _check(len(run.requests) == asked, "the training hears nothing of code that does not compile")
-    _edit_badly(story, run, training, _IMPORT, "import nunpy as np\n", FateState.FAILED, "ModuleNotFoundError")
+    """Edits the script: with a syntax error, with an exception at import, and well."""
+    log = [request.id for request in run.requests]
+    before, now = _edit_badly(story, run, training, _NO_SYNTAX, FateState.REFUSED, "SyntaxError")
+    _check([request.id for request in run.requests] == log, "the training hears nothing of code that does not compile")
+    _check_goes_on(training.reports, before, now)
+    story.line("training", f"heard nothing of it; step {now.step}: {_words(now)}")
 
+    before, now = _edit_badly(story, run, training, _NO_MODULE, FateState.FAILED, "ModuleNotFoundError")
+    _check_goes_on(training.reports, before, now)
+    story.line("training", f"its old code goes on; step {now.step}: {_words(now)}")
+
+    training.edit(_LOSS, _NEW_LOSS)
+    before, took, fate = _reload(story, run, training, _RATE, _NEW_RATE)
+    _check(fate.state is FateState.APPLIED and not fate.reason, f"good code is applied; this one is {fate}")
+    story.line("applied", f"in {latency(took)}: the next batch runs it")
+    now = training.report(lambda report: report.new_code, "the new code prints its line")
+    _check_goes_on(training.reports, before, now)
+    story.line("training", f"the new code goes on; step {now.step}: {_words(now)}")
+
+
+def _reload(story: _Story, run: Run, training: _Training, old: str, new: str) -> tuple[_Report, float, Fate]:
+    """Edits the script and asks for a reload: the report before, the seconds that it took, and its fate."""
     before = training.last
     assert before is not None
-    training.edit(_REPORT_LINE, "loss {loss:.4f} (new code)  accuracy")
-    training.edit(_RATE, "train_step(model, x, y, args.lr / 2)")
-    asked_at = time.monotonic()
+    number = training.edit(old, new)
+    story.line("edit", f"{_SCRIPT}, line {number}: {new}")
+    asked = time.monotonic()
     fate = run.reload(timeout=_PATIENCE).fate
-    took = time.monotonic() - asked_at
-    _check(fate.state is FateState.APPLIED and not fate.reason, f"good code is applied; this is {fate}")
-    now = training.report(lambda report: report.new_code, "the new code prints its line")
-    _check(_goes_on(before, now), f"loss and accuracy go on: {_words(before)}, then {_words(now)}")
-    story.line("edit", f"a smaller rate: applied in {latency(took)}; step {now.step}, loss {now.loss}")
+    return before, time.monotonic() - asked, fate
 
 
 def _edit_badly(
-    story: _Story, run: Run, training: _Training, old: str, new: str, expected: FateState, error: str
-) -> None:
-    before = training.last
-    assert before is not None
-    training.edit(old, new)
-    asked = time.monotonic()
-    fate = run.reload(timeout=_PATIENCE).fate
-    took = time.monotonic() - asked
-    training.edit(new, old)
-    _check(fate.state is expected and error in fate.reason, f"{error} is {expected}; this is {fate}")
-    after = run.step
-    now = training.report(lambda report: report.step > max(after, before.step), "the old code trains on")
-    _check(not now.new_code and _goes_on(before, now), f"loss and accuracy go on: {_words(before)}, then {_words(now)}")
-    story.line("edit", f"{error}: {expected} in {latency(took)}; step {now.step}, loss {now.loss}")
+    story: _Story, run: Run, training: _Training, new: str, expected: FateState, error: str
+) -> tuple[_Report, _Report]:
+    """An edit that fails, and is mended: the report before, and one of a step that began after it failed."""
+    before, took, fate = _reload(story, run, training, _IMPORT, new)
+    step = run.step
+    training.edit(new, _IMPORT)
+    _check(fate.state is expected and error in fate.reason, f"an edit with a {error} is {expected}; this one is {fate}")
+    said = fate.reason.splitlines()[-1]
+    story.line(str(expected), textwrap.shorten(f"in {latency(took)}: {said}", _WIDTH, placeholder=" …"), "bold yellow")
+    return before, training.report(lambda report: report.step > step, "the old code trains on")
 
 
-def _goes_on(before: _Report, now: _Report) -> bool:
-    """Whether it is the same model that trains on: a new one reads a tenth of the images."""
-    return now.accuracy > before.accuracy - 0.15
+def _check_goes_on(reports: list[_Report], before: _Report, now: _Report) -> None:
+    """It is the same model that trains on: a new one has the loss of the first step and reads a tenth of the images."""
+    _check_batches(reports)
+    _check(
+        float(now.loss) < (float(before.loss) + float(reports[0].loss)) / 2 and now.accuracy > before.accuracy - 0.15,
+        f"loss and accuracy go on: {_words(before)}, then {_words(now)}",
+    )
+
+
+def _check_batches(reports: list[_Report]) -> None:
+    steps = [report.step for report in reports]
+    _check(steps == list(range(1, len(steps) + 1)), "no batch is lost, and none comes twice")
 
 
 def _stop(story: _Story, run: Run, training: _Training) -> _Report:
@@ -487,14 +515,14 @@ def _attend(story: _Story, training: _Training, model: Path) -> Exit:
         (f"advance{name} 10", "lets it do 10 steps, and parks it again"),
         (f"resume{name}", "lets it go on"),
         (f"pause{name} --resume-after 10s", "parks it for 10 seconds"),
-        (f"reload{name}", "goes on with the new code, once you have edited"),
-        ("", f"{training.script}"),
-        (f"versions{name} --diff", "shows what you have edited"),
+        (f"reload{name}", "lets it go on with what you edited"),
+        (f"versions{name} --diff", "shows what you edited"),
         (f"stop{name}", "stops it; it saves its model"),
     ):
-        called = f"spark-fast {command}" if command else ""
-        story.plain(f"    {called:<{35 + len(name)}}  {effect}")
+        story.plain(f"    spark-fast {command:<{24 + len(name)}}  {effect}")
     story.plain()
+    story.plain("It runs a copy that is yours to edit, its report line, say, or train_step():")
+    story.plain(f"    {training.script}")
     story.plain("Ctrl-C here stops it, too.")
     story.plain()
     before: SparkStatus | None = None

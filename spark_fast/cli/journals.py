@@ -14,6 +14,7 @@ from spark_fast.cli.showing import Cell, Column
 from spark_fast.cli.words import command_line, duration, printable
 from spark_fast.errors import NoSuchRunError
 from spark_fast.journal import Journal
+from spark_fast.request import RESET
 
 __all__ = ["show"]
 
@@ -74,22 +75,22 @@ def _row(line: Mapping[str, Any]) -> list[Cell] | None:
             (printable(line["id"]), "dim"),
         ]
     if "failed" in line:
-        reason = str(line.get("reason", "")).split("\n")[0]
+        reason = line["reason"].split("\n")[0]
         return [
             ("", ""),
             ("", ""),
             (f"  taken back: {printable(reason)}", "red"),
             ("", ""),
-            (str(line["failed"]), "dim"),
+            (printable(line["failed"]), "dim"),
         ]
-    if isinstance(line.get("files"), dict):
+    if "files" in line:
         files = ", ".join(sorted(os.path.basename(path) for path in line["files"])) or "nothing that changed"
         return [("", ""), ("", ""), (f"  {printable(files)}", "dim"), ("", ""), ("", "")]
     if "end" in line:
         return [
-            (_clock(line.get("time", 0)), "dim"),
-            (str(line.get("step", "")), ""),
-            (str(line["end"]), "bold"),
+            (_clock(line["time"]), "dim"),
+            (str(line["step"]), ""),
+            (printable(line["end"]), "bold"),
             ("", ""),
             ("", ""),
         ]
@@ -97,6 +98,8 @@ def _row(line: Mapping[str, Any]) -> list[Cell] | None:
 
 
 def _request(line: Mapping[str, Any]) -> str:
+    if line["kind"] == "stop" and line["mail"] == RESET:
+        return "stop for a reset"
     words = [line["kind"]]
     if line["kind"] == "advance":
         words.append(str(line["arg"]))

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from spark_fast import _core, run_folder
+from spark_fast import _core, names, run_folder
 from spark_fast.cli import exits, watching
 from spark_fast.errors import SegmentError, SparkError
 from spark_fast.request import RESET
@@ -91,7 +91,7 @@ def order(
         watch=watch,
         name=name,
         reload_dirs=tuple(os.path.abspath(folder) for folder in reload_dirs),
-        journal=os.path.abspath(journal) if journal is not None else None,
+        journal=journal if journal is None or journal.lower() in names.OFF else os.path.abspath(journal),
         replay=os.path.abspath(replay) if replay is not None else None,
     )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from spark_fast import journal, private_files
 from spark_fast._core import worker
 from spark_fast.errors import SparkError
-from spark_fast.worker import report
+from spark_fast.worker import report, session
 
 if TYPE_CHECKING:
     from spark_fast.worker.project import Project
@@ -28,13 +28,17 @@ def keep(folder: Path, run: str, command: list[str], chosen: str | None, entry: 
     entry: the path and the source of the script, if it can be run again.
     """
     global _path
+    if worker.journal_begun():
+        return  # something was asked before the script was found: a second header would part it from the rest
     started = time.time()
     try:
         # Already chosen, for a run that now has an entry.
         path = Path(chosen).absolute() if chosen else Path(_path) if _path else journal.default_path(run, started)
         if chosen is None:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        worker.keep_journal(path, journal.first_line(run, command, started, entry))
+            with private_files.opened(path.parent):
+                pass  # it holds sources: nobody else may be able to put a file there
+        worker.keep_journal(path, journal.lead(path) + journal.first_line(run, command, started, entry))
         with private_files.opened(folder) as descriptor:
             private_files.write_whole(descriptor, journal.POINTER, os.fsencode(path))
         _path = str(path)
@@ -78,7 +82,8 @@ def _append(line: Mapping[str, Any]) -> None:
     if _path is None or not worker.journal_begun():
         return
     try:
-        journal.append(_path, line)
+        with session.turns:  # in which the core writes its lines
+            journal.append(_path, line)
     except OSError as error:
         report.warn(f"the journal {_path} can't be written any more: {error}")
         _path = None

@@ -10,7 +10,7 @@ from spark_fast import names
 from spark_fast._core import worker
 from spark_fast.worker import report
 
-__all__ = ["OFF", "Options", "configure", "current"]
+__all__ = ["Options", "configure", "current"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,6 @@ class _Unset(Enum):
 
 
 _UNSET: Final = _Unset.UNSET
-OFF = ("0", "off", "false", "no")
 
 
 def _interval(value: float, name: str) -> float:
@@ -42,8 +41,8 @@ def _interval(value: float, name: str) -> float:
 def _from_environment() -> Options:
     """Never raises: a typing error in a job's environment must not end the job."""
     found = Options(
-        enabled=os.environ.get("SPARK_FAST", "1").lower() not in OFF,
-        quiet=os.environ.get("SPARK_FAST_QUIET", "").lower() not in ("", *OFF),
+        enabled=os.environ.get("SPARK_FAST", "1").lower() not in names.OFF,
+        quiet=os.environ.get("SPARK_FAST_QUIET", "").lower() not in ("", *names.OFF),
     )
     run = os.environ.get("SPARK_FAST_RUN")
     if run and not names.valid(run):

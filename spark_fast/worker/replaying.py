@@ -1,13 +1,17 @@
 """A journal applied again: the same requests at the same steps."""
 
+import os
+import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from spark_fast import __version__
 from spark_fast.code_versions import digest_of
 from spark_fast.errors import ReplayRefusedError
 from spark_fast.journal import Journal
 from spark_fast.sources import decode
+from spark_fast.worker import report
 
 __all__ = ["Replay"]
 
@@ -25,8 +29,8 @@ class Replay:
         self._path = ""
         self._code: dict[str, dict[str, str]] = {}
         for line in journal.lines:
-            if isinstance(line.get("files"), dict):
-                self._code[str(line.get("id"))] = {str(path): str(text) for path, text in line["files"].items()}
+            if "files" in line:
+                self._code[line["id"]] = line["files"]
         self._waiting = [
             line
             for line in journal.requests
@@ -36,7 +40,13 @@ class Replay:
 
     def check(self, path: str, source: bytes, command: Sequence[str]) -> None:
         """Raises ReplayRefusedError with the first difference, if the journal is of another script, another version of
-        it, or another command line."""
+        it or of a module of its project, or another command line. Another version of Python or of spark_fast is a
+        warning.
+
+        path: the script, absolute. What lay in its folder then is looked for in its folder now.
+        source: of the script.
+        command: as in the header of a journal.
+        """
         self._path = path
         entry = self._journal.header["entry"]
         if entry is None:
@@ -51,24 +61,45 @@ class Replay:
             if one != other and not (at == 0 and one and other and Path(one).name == Path(other).name):
                 raise self._refusal(f"argument {at} was {_shown(one)}, and is now {_shown(other)}")
         self._check_modules()
+        self._warn_of_versions()
 
     def _check_modules(self) -> None:
         changed: set[str] = set()
         for line in self._journal.lines:
-            if isinstance(line.get("files"), dict):
+            if "files" in line:
                 changed |= line["files"].keys()
-            modules = line.get("modules")
-            if not isinstance(modules, dict):
-                continue
-            for path, digest in modules.items():
+            for path, digest in line.get("modules", {}).items():
                 if path in changed:
                     continue
+                here = self._here(path)
                 try:
-                    now = digest_of(Path(path).read_bytes())
-                except OSError as error:
-                    raise self._refusal(f"{path} can't be read: {error.strerror}") from None
+                    now = digest_of(Path(here).read_bytes())
+                except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+                    raise self._refusal(f"{here} can't be read: {getattr(error, 'strerror', error)}") from None
                 if now != digest:
-                    raise self._refusal(f"{path} differs from the one that was imported then")
+                    raise self._refusal(f"{here} differs from the one that was imported then")
+
+    def _here(self, path: str) -> str:
+        """Where a file of the project is now: the script may have moved, and what lay beside it with it."""
+        header = self._journal.header
+        entry = header["entry"]["path"]
+        if path == entry:
+            return self._path
+        if header["command"][:1] == ["-m"]:
+            then, now = str(header.get("directory", "")), os.getcwd()
+        else:
+            then, now = os.path.dirname(entry), os.path.dirname(self._path)
+        if then and path.startswith(inside := os.path.join(then, "")):
+            return os.path.join(now, path[len(inside) :])
+        return path
+
+    def _warn_of_versions(self) -> None:
+        header = self._journal.header
+        python = ".".join(str(header.get("python", "")).split(".")[:2])
+        then = f"Python {python} and spark_fast {header.get('version', '')}"
+        now = f"Python {'.'.join(platform.python_version_tuple()[:2])} and spark_fast {__version__}"
+        if then != now:
+            report.warn(f"the journal {self._journal.path} is of {then}, this is {now}: it may come out differently")
 
     def _refusal(self, why: str) -> ReplayRefusedError:
         return ReplayRefusedError(str(self._journal.path), why)
@@ -89,9 +120,7 @@ class Replay:
         """The sources that a reload brought, by path."""
         from spark_fast.sources import encode
 
-        # The script itself may lie elsewhere than it did then.
-        moved = {self._journal.header["entry"]["path"]: self._path}
-        return {moved.get(path, path): encode(text) for path, text in self._code[request["id"]].items()}
+        return {self._here(path): encode(text) for path, text in self._code[request["id"]].items()}
 
     def left(self, step: int) -> str | None:
         """What was never reached by a loop that ended at this step, for people; None if all was."""

@@ -171,7 +171,7 @@ def _host(entry: _Entry, args: list[str], options: RunnerOptions, command: list[
     path, source = found
     host.open(path, source)
     session.host = host
-    session.keep_journal(found)
+    session.keep_journal(command, found)
     if options.replay is not None:
         replay = Replay(read(Path(options.replay)))
         replay.check(path, source, command)

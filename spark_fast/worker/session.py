@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 import spark_fast
-from spark_fast import __version__, run_folder
+from spark_fast import __version__, names, run_folder
 from spark_fast._core import NEVER, worker
 from spark_fast.errors import RunNameTakenError, SegmentError, SparkError, SparkStopError
 from spark_fast.status import WorkerState
@@ -105,7 +105,7 @@ def _make_run(wanted: str | None, *, fresh_name: bool) -> str:
         name = wanted if number == 1 or wanted is None else f"{wanted[:56]}-{number}"
         try:
             with run_folder.claim(name, _command(), __version__) as place:
-                _keep_journal(place.folder, place.run, None)  # before anything can be asked
+                _keep_journal(place.folder, place.run, _command(), None)  # before anything can be asked
                 worker.attach(place.control, slot_count=1, rank=0, cookie=run_folder.new_id())
                 _folder = place.folder
                 if number > 1:
@@ -167,23 +167,24 @@ def stop_raised() -> None:
 # --- the journal, and a journal that is applied again ---
 
 
-def keep_journal(entry: tuple[str, bytes] | None) -> None:
+def keep_journal(command: list[str], entry: tuple[str, bytes] | None) -> None:
     """Has what is applied written down, unless that is turned off.
 
+    command: what the runner was asked to run.
     entry: the script's path and source, if it can be run again.
     """
     run, place = run_id(), folder()
     if run is not None and place is not None:
-        _keep_journal(place, run, entry)
+        _keep_journal(place, run, command, entry)
 
 
-def _keep_journal(place: Path, run: str, entry: tuple[str, bytes] | None) -> None:
+def _keep_journal(place: Path, run: str, command: list[str], entry: tuple[str, bytes] | None) -> None:
     chosen = options.current().journal
-    if chosen is not None and chosen.lower() in options.OFF:
+    if chosen is not None and chosen.lower() in names.OFF:
         return
     from spark_fast.worker import journaling
 
-    journaling.keep(place, run, _command(), chosen, entry)
+    journaling.keep(place, run, command, chosen, entry)
 
 
 def follow() -> None:
@@ -207,7 +208,8 @@ def replay_due(step: int) -> None:
     if _replay is None:
         return
     for line in _replay.due(step):
-        mail = line["mail"]
+        # A reset ended the process that the journal is of. That is all of it that is done again.
+        mail = ""
         if line["kind"] == "reload":
             if host is None or (version := host.add_version(_replay.code_of(line), line["sender"])) is None:
                 continue
