@@ -541,6 +541,11 @@ cdef class Place:
         self.again = self.held
         self.passed = dict(self.ended)
 
+    cpdef void come_round(self) noexcept:
+        """What was done with the item is done."""
+        self.held = False
+        self.current = None
+
     def forget(self) -> None:
         """The loop is over, or left for good."""
         self.owner = self.thread = self.parent = None
@@ -588,8 +593,7 @@ cdef class KeyedTrack:
             raise StopIteration
         if place.held and not place.again:
             # The loop's body has come round.
-            place.held = False
-            place.current = None
+            place.come_round()
             if place.inner:
                 self.advance(place)
         sf_level_done(self.level, place.handed - place.held)

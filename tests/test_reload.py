@@ -2,6 +2,7 @@
 
 import json
 import signal
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,20 @@ def test_the_new_code_runs_on_the_very_next_item_with_the_same_objects(tmp_path:
         assert words == sorted(words, reverse=True), "old ones first, then new ones"
         assert set(words) == {"old", "new"}
         assert all(line[3] for line in steps), "type(net) is Net"
+
+
+def test_loops_that_run_beside_each_other_stay_in_step(tmp_path: Path) -> None:
+    code = """
+    for one, other in zip(spark.track(range(100), key="one"), spark.track(range(100), key="other")):
+        say(one, other)
+        time.sleep(0.002)
+    """
+    with Edited(tmp_path, SAY + textwrap.dedent(code)) as training:
+        for count in range(1, 6):
+            training.says(10 * count)
+            training.edit("for one", f"# edit {count}\nfor one")
+            training.reloaded()
+        assert training.over() == [[number, number] for number in range(100)]
 
 
 def test_many_reloads_lose_no_item_and_give_none_twice(tmp_path: Path) -> None:
@@ -621,6 +636,33 @@ for number in spark.track(range(500), key="number"):
         assert lines[-1][2] > lines[0][2], "the other thread passes its checkpoints"
 
 
+def test_a_thread_that_is_parked_while_another_has_yet_to_come_to_its_reload_uses_no_cpu(tmp_path: Path) -> None:
+    code = (
+        SAY
+        + """
+import threading
+def beside():
+    while True:
+        spark.checkpoint()
+        time.sleep(0.001)
+spark.persist("thread", lambda: threading.Thread(target=beside, daemon=True).start())
+for number in spark.track(range(1000), key="number"):
+    say(number, "old")
+    time.sleep(2 if number == 5 else 0.002)
+"""
+    )
+    with Edited(tmp_path, code) as training:
+        training.says(6)
+        run = training.run()
+        run.pause(wait=False)
+        training.edit('"old"', '"new"')
+        before = training.cpu_time()
+        training.reloaded()
+        assert training.cpu_time() - before < 1.0
+        run.resume(timeout=30)
+        assert training.says(1, 6)[0] == [6, "new"]
+
+
 def test_an_asyncio_loop_is_left_and_run_again(tmp_path: Path) -> None:
     code = (
         SAY
@@ -1010,3 +1052,24 @@ def test_objects_of_every_kind_run_the_new_code_of_the_script_and_keep_their_ide
         assert training.reload().fate.state == "failed"
         count = len(training.said)
         assert training.says(1, count)[0] == [words, kinds, functions, *flags], "all is as it was"
+
+
+def test_a_hook_runs_once_however_often_the_code_was_replaced(tmp_path: Path) -> None:
+    code = """
+    @spark.on_pause
+    def pause():
+        say("pause")
+
+    for number in spark.track(range(10**9), key="number"):
+        say(number)
+        time.sleep(0.002)
+    """
+    with Edited(tmp_path, SAY + textwrap.dedent(code)) as training:
+        training.says(1)
+        for count in range(3):
+            training.edit("for number", f"# edit {count}\nfor number")
+            training.reloaded()
+        training.edit("    say(number)", "    spark.on_pause(lambda: say('new'))\n    1 / 0")
+        assert training.reload().fate.state == "failed"
+        client.attach("test").pause(timeout=10)
+        assert [line for line in training.said if isinstance(line[0], str)] == [["pause"]]

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from spark_fast.worker import report
 
-__all__ = ["on_pause", "on_resume", "run"]
+__all__ = ["on_pause", "on_resume", "restore", "run", "snapshot"]
 
 Hook = TypeVar("Hook", bound=Callable[[], object])
 
@@ -18,9 +18,10 @@ def on_pause(fn: Hook) -> Hook:
 
     The status is `paused` only when all of them have returned. They run in the thread that parks, in the order in
     which they were added. One that raises is reported on standard error and does not break the pause. Returns `fn`,
-    so that it can be used as a decorator.
+    so that it can be used as a decorator. A function that was added before is not added again: a script that is
+    executed anew after a reload adds its own once more.
     """
-    _on_pause.append(fn)
+    _add(_on_pause, fn)
     return fn
 
 
@@ -29,8 +30,23 @@ def on_resume(fn: Hook) -> Hook:
 
     As on_pause(), in the opposite order.
     """
-    _on_resume.append(fn)
+    _add(_on_resume, fn)
     return fn
+
+
+def _add(hooks: list[Callable[[], object]], fn: Callable[[], object]) -> None:
+    if fn not in hooks:
+        hooks.append(fn)
+
+
+def snapshot() -> tuple[list[Callable[[], object]], list[Callable[[], object]]]:
+    """What is to run around a pause now, for restore()."""
+    return list(_on_pause), list(_on_resume)
+
+
+def restore(hooks: tuple[list[Callable[[], object]], list[Callable[[], object]]]) -> None:
+    """Has what a snapshot had run, and nothing else: new code that failed leaves no hook behind."""
+    _on_pause[:], _on_resume[:] = hooks
 
 
 def run(*, resume: bool) -> None:

@@ -69,8 +69,13 @@ def advance(place: Place) -> None:
         place.inner = False
         place.ended.clear()
         place.passed.clear()
-        for inner in [each for each in _places.values() if each.parent is place and each.owner is None]:
-            _drop(inner)
+        for inner in [each for each in _places.values() if each.parent is place]:
+            if inner.owner is None:
+                _drop(inner)
+            else:
+                # It runs beside this loop, in a zip() say: its item was this body's, too.
+                inner.come_round()
+                place.inner = True
 
 
 def leave(place: Place, error: BaseException | None) -> None:

@@ -14,6 +14,9 @@ __all__ = ["Hold", "arrive", "checkpoint", "take_turn"]
 
 _GO, _HOLD, _RAISE_STOP, _RAISE_RELOAD = range(4)
 
+_BESIDE = 0.001
+"""Seconds between the looks of a thread that is parked beside one that is being reloaded."""
+
 LOOK_AROUND = 1.0
 """Seconds after which a parked worker looks whether its control file is still there."""
 
@@ -142,10 +145,18 @@ class Hold:
 
     def wait(self) -> bool:
         """Waits until something has come, or it is time to look around. True if it was a resume: the thread goes on."""
+        began = time.monotonic()
         if self._counted:
             self._resumed = worker.wait_for_resume(self._step, self.timeout(), session.turns)
-            return self._resumed
-        worker.wait(self.timeout())
+            if self._resumed:
+                return True
+        else:
+            worker.wait(self.timeout())
+        host = session.host
+        beside = host is not None and host.thread != threading.get_ident()
+        if beside and time.monotonic() - began < _BESIDE:
+            # What has come may be a reload, which is for another thread: the word tells of it until that has taken it.
+            time.sleep(_BESIDE)
         return False
 
     def timeout(self) -> float:

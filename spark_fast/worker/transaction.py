@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import CodeType, ModuleType
 
 from spark_fast.sources import decode
-from spark_fast.worker import compiled, persisting
+from spark_fast.worker import compiled, hooks, persisting
 from spark_fast.worker.patching import Patch, preflight
 from spark_fast.worker.project import ENTRY, Module, Project
 
@@ -51,6 +51,7 @@ class Transaction:
         self._before_sources: dict[str, Module] = {}
         self._before_snapshot: dict[str, bytes] = {}
         self._before_values: dict[str, object] = {}
+        self._before_hooks = hooks.snapshot()
         self._names: set[str] = set()
         self._executed = False
         self._modules: dict[str, ModuleType] = {}
@@ -84,6 +85,7 @@ class Transaction:
         self._before_sources = dict(project.modules)
         self._before_snapshot = dict(project.snapshot)
         self._before_values = persisting.snapshot()
+        self._before_hooks = hooks.snapshot()
         self._names = set(sys.modules)
         self._executed = True
         for name in self._affected:
@@ -149,6 +151,7 @@ class Transaction:
         self._spaces.clear()
         self._modules.clear()
         self._before_values.clear()
+        self._before_hooks = [], []
         self._before_sources.clear()
         self._before_snapshot.clear()
 
@@ -177,6 +180,7 @@ class Transaction:
             if (source := next((m.source for m in project.modules.values() if m.path == path), None)) is not None:
                 _show_in_tracebacks(path, source)
         persisting.restore(self._before_values)
+        hooks.restore(self._before_hooks)
         if self._changed and "torch._dynamo" in sys.modules:
             compiled.forget()
 
