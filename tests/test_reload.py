@@ -763,6 +763,39 @@ def test_a_function_is_run_again_with_the_new_code(tmp_path: Path) -> None:
         assert run.status == "finished"
 
 
+def test_in_another_thread_than_the_main_one_modules_are_reloaded_and_the_script_is_not_begun_anew(
+    tmp_path: Path,
+) -> None:
+    code = (
+        SAY
+        + """
+import threading
+import helper
+def loop():
+    for number in spark.track(range(300), key="number"):
+        say(number, helper.word(0))
+        time.sleep(0.002)
+if __name__ == "__main__":
+    thread = threading.Thread(target=spark.run, args=(loop,))
+    thread.start()
+    thread.join()
+    say("ends")
+"""
+    )
+    (tmp_path / "helper.py").write_text(MODULES["helper.py"])
+    with Child(tmp_path, code) as child:
+        until(lambda: child.out.count("\n") > 5, child.err)
+        (tmp_path / "helper.py").write_text(MODULES["helper.py"].replace("old", "new"))
+        child.script.write_text(code + "\n1 / 0\n")
+        request = child.run().reload(timeout=30)
+        assert (request.fate.state, request.version) == ("applied", 2), request.fate.reason
+        assert child.ended() == 0, child.err
+        said = [json.loads(line) for line in child.out.splitlines()]
+        assert said.pop() == ["ends"]
+        assert numbers(said) == list(range(300))
+        assert {line[1] for line in said} == {"old", "new"}
+
+
 def test_after_its_function_a_script_can_be_reloaded_no_more(tmp_path: Path) -> None:
     code = (
         FUNCTION.replace("end=200", "end=5")

@@ -36,7 +36,8 @@ def run(fn: Callable[Args, Result], *args: Args.args, **kwargs: Args.kwargs) -> 
     within another `run()`, it is a plain call.
 
     The code that belongs to the project is what lies in the script's folder and in the working directory. Makes the run
-    if there is none. Raises what `fn` raises. To be called from one thread at a time.
+    if there is none. Raises what `fn` raises. To be called from one thread at a time; outside the main thread the
+    script itself is never executed anew, only the modules that it imports.
     """
     thread = threading.get_ident()
     if _reaching == thread:
@@ -49,6 +50,8 @@ def run(fn: Callable[Args, Result], *args: Args.args, **kwargs: Args.kwargs) -> 
     main = getattr(sys.modules.get("__main__"), "__file__", None)
     script = os.path.abspath(main) if isinstance(main, str) and main.endswith(".py") else None
     host = Host([*([os.path.dirname(script)] if script else []), os.getcwd()])
+    if thread != threading.main_thread().ident:
+        script = None  # executed anew here, it would start its threads a second time
     host.project.install()
     host.project.adopt_loaded(script)
     host.open(script, None)
