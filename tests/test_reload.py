@@ -249,6 +249,22 @@ def test_a_paused_training_takes_new_code_and_stays_paused(tmp_path: Path) -> No
         assert training.says(1, before)[0] == [before, "new"]
 
 
+def test_a_paused_training_that_refuses_new_code_is_still_paused(tmp_path: Path) -> None:
+    code = ONE.replace("def step", "class Point:\n    __slots__ = ('x',)\n\ndef step")
+    with Edited(tmp_path, code) as training:
+        training.says(5)
+        run = training.run()
+        run.pause(resume_after=3600, timeout=30)
+        ends = run.resumes
+        assert ends is not None
+        training.edit("('x',)", "('x', 'y')")
+        assert training.reload().fate.state == "refused"
+        assert run.wait("paused", timeout=30) == "paused"
+        assert run.resumes is not None and abs(run.resumes - ends) < 1, "its time goes on"
+        run.resume(timeout=30)
+        goes_on(training)
+
+
 def test_code_that_fails_after_the_pause_that_it_began_with_is_still_taken_back(tmp_path: Path) -> None:
     with Edited(tmp_path, ONE) as training:
         training.says(5)

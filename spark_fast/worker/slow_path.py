@@ -55,6 +55,7 @@ def take_turn(step: int, counted: bool) -> "Hold | None":
             session.replay_due(step)
         host = session.host
         mine = host is not None and host.thread == threading.get_ident()
+        refused = False
         while True:
             # Only the thread under the host can be run again: to others a reload does not matter.
             action, seq, park_for, entry = _turn(step, counted, reload=mine or host is None)
@@ -66,10 +67,13 @@ def take_turn(step: int, counted: bool) -> "Hold | None":
                     raise leaving
             else:
                 _refuse_reload(entry, step)
+            refused = True
         if mine and host is not None and action in (_HOLD, _RAISE_STOP):
             host.tell()
     if action == _HOLD:
-        return Hold(step, counted, seq, park_for)
+        hold = Hold(step, counted, seq, park_for)
+        hold.refused = refused
+        return hold
     if entry is not None:
         session.stop_raised()
         raise SparkStopError(format_id(entry["id"]), step, entry["sender"])
@@ -111,6 +115,8 @@ class Hold:
         self._published = 0
         self._ends: float | None = None
         self._resumed = False
+        self.refused = False
+        """Whether a reload was refused just now: the core took it for the end of the park."""
 
     def begin(self) -> None:
         """Runs the pause hooks and publishes that the worker is parked."""
@@ -139,7 +145,7 @@ class Hold:
         if hold is None:
             return False
         self._seq, self._park_for = hold._seq, hold._park_for
-        if Hold._leader is self and self._seq != self._published:
+        if Hold._leader is self and (self._seq != self._published or hold.refused):
             self._publish()
         return True
 
@@ -166,10 +172,13 @@ class Hold:
         return min(LOOK_AROUND, max(0.0, self._ends - time.monotonic()))
 
     def _publish(self) -> None:
-        self._published = self._seq
-        self._ends = time.monotonic() + self._park_for if self._park_for else None
+        now = time.monotonic()
+        if self._seq != self._published:
+            self._published = self._seq
+            self._ends = now + self._park_for if self._park_for else None
+        deadline = 0.0 if self._ends is None else time.time() + max(0.0, self._ends - now)
         with session.turns:
-            worker.parked(self._seq, self._step, time.time() + self._park_for if self._park_for else 0.0)
+            worker.parked(self._seq, self._step, deadline)
 
     def _resume(self) -> None:
         """The time of a timed pause is over. The resume is a request like any other, so that all ranks apply it."""
