@@ -3,6 +3,7 @@
 import json
 import signal
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -263,6 +264,20 @@ def test_a_paused_training_that_refuses_new_code_is_still_paused(tmp_path: Path)
         assert run.resumes is not None and abs(run.resumes - ends) < 1, "its time goes on"
         run.resume(timeout=30)
         goes_on(training)
+
+
+def test_new_code_does_not_begin_a_timed_pause_anew(tmp_path: Path) -> None:
+    with Edited(tmp_path, ONE) as training:
+        training.says()
+        run = training.run()
+        run.pause(resume_after=3600, timeout=30)
+        ends = run.resumes
+        assert ends is not None
+        until(lambda: time.time() > ends - 3598)
+        training.edit('"old"', '"new"')
+        training.reloaded()
+        run.wait("paused", timeout=30)
+        assert run.resumes is not None and abs(run.resumes - ends) < 1
 
 
 def test_code_that_fails_after_the_pause_that_it_began_with_is_still_taken_back(tmp_path: Path) -> None:

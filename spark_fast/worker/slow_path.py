@@ -106,6 +106,8 @@ class Hold:
     """
 
     _leader: "Hold | None" = None
+    _timed: tuple[int, float] = 0, 0.0
+    """The timed pause that was last published, and when it ends. A reload meanwhile does not begin it anew."""
 
     def __init__(self, step: int, counted: bool, seq: int, park_for: float) -> None:
         self._step = step
@@ -172,10 +174,11 @@ class Hold:
         return min(LOOK_AROUND, max(0.0, self._ends - time.monotonic()))
 
     def _publish(self) -> None:
+        self._published = self._seq
         now = time.monotonic()
-        if self._seq != self._published:
-            self._published = self._seq
-            self._ends = now + self._park_for if self._park_for else None
+        if self._park_for and Hold._timed[0] != self._seq:
+            Hold._timed = self._seq, now + self._park_for
+        self._ends = Hold._timed[1] if self._park_for else None
         deadline = 0.0 if self._ends is None else time.time() + max(0.0, self._ends - now)
         with session.turns:
             worker.parked(self._seq, self._step, deadline)
