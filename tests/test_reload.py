@@ -356,6 +356,62 @@ def test_modules_that_changed_and_those_that_imported_them_are_executed_in_order
         assert training.says(1, count)[0][4:6] == ["my newnew!", "newnew!"]
 
 
+def test_a_thread_that_unpickles_while_new_code_fails_notices_nothing(tmp_path: Path) -> None:
+    helper = """
+    import time
+
+    class Sample:
+        def __init__(self, number):
+            self.number = number
+
+    def work(number):
+        time.sleep(0.004)
+        return Sample(number)
+    """
+    code = """
+    import multiprocessing
+    import helper
+
+    pool = spark.persist("pool", lambda: multiprocessing.get_context("fork").Pool(1))
+    for sample in spark.track(spark.persist("samples", lambda: pool.imap(helper.work, range(10**6))), key="sample"):
+        say(sample.number, type(sample) is helper.Sample)
+    """
+    with Edited(tmp_path, SAY + textwrap.dedent(code), modules={"helper.py": helper}) as training:
+        training.says(5)
+        training.edit("import time", "import time\ntime.sleep(0.3)\n1 / 0", "helper.py")
+        assert training.reload().fate.state == "failed"
+        training.says(200, after=len(training.said))  # more than what the pool's thread has taken from its pipe
+        assert [number for number, same in training.said if same] == list(range(len(training.said)))
+
+
+def test_modules_are_executed_before_those_that_the_edit_makes_import_them(tmp_path: Path) -> None:
+    modules = {
+        "pkg/__init__.py": "",
+        "pkg/first.py": "from pkg.base import V\nW = V\n",
+        "pkg/base.py": "V = 'old'\n",
+        "pkg/second.py": "from . import base\nX = base.V\n",
+    }
+    code = """
+    import pkg.first, pkg.second
+
+    for number in spark.track(range(1000), key="number"):
+        say(number, pkg.first.W, pkg.second.X)
+        time.sleep(0.002)
+    """
+    with Edited(tmp_path, SAY + textwrap.dedent(code), modules=modules) as training:
+        training.says(3)
+        training.edit("'old'", "'new'", "pkg/base.py")
+        training.edit("W = V", "from .second import X\nW = V, X", "pkg/first.py")
+        training.reloaded()
+        assert training.says(1, after=len(training.said))[0][1:] == [["new", "new"], "new"]
+        training.edit("X = base.V", "X = 1 / 0", "pkg/second.py")
+        training.edit(
+            "from .second import X", "try:\n    from .second import X\nexcept Exception:\n    X = 1", "pkg/first.py"
+        )
+        assert training.reload().fate.state == "failed"
+        assert training.says(1, after=len(training.said))[0][1:] == [["new", "new"], "new"]
+
+
 def test_a_file_that_the_edit_brings_is_of_the_version_and_not_of_the_disk(tmp_path: Path) -> None:
     with Edited(tmp_path, IMPORTING, modules=MODULES) as training:
         training.says(3)

@@ -1,7 +1,7 @@
 """The project's modules: what was executed, from which source, and who imports whom.
 
 A finder at the head of `sys.meta_path` lets the other finders find, and puts a loader of its own where they found a
-file of the project. That loader notes what it executes. During a reload it executes a module anew in its old namespace.
+file of the project. That loader notes what it executes.
 """
 
 import os
@@ -52,9 +52,6 @@ class Module:
         return self._imports
 
 
-Execute = Callable[[ModuleType, Module, bytes], None]
-
-
 class _Loader(SourceFileLoader):
     """Loads a file of the project."""
 
@@ -62,15 +59,13 @@ class _Loader(SourceFileLoader):
         super().__init__(name, path)
         self._project = project
 
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self._project.reloading.get(spec.name)
-
     def exec_module(self, module: ModuleType) -> None:
         project = self._project
         name = module.__name__
         path = os.path.abspath(self.path)
-        if name in project.reloading or path in project.snapshot:
-            project.execute(module, name, path, lambda: self.get_data(self.path))
+        if (source := project.snapshot.get(path)) is not None:
+            exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)
+            project.note(Module(name, path, source), from_disk=False)
             return
         # Read before it is executed: what is noted is never newer than what runs.
         source = self.get_data(self.path)
@@ -84,16 +79,13 @@ class Project:
     Attributes:
         roots: the folders that hold it.
         modules: what has been executed, by name, in the order in which each was done for the first time.
-        reloading: the module objects that are being executed anew, by name.
         snapshot: the sources of the version that runs of files that no module was made from yet, by path.
     """
 
     def __init__(self, roots: Sequence[str], on_loaded: Callable[[Module], None]) -> None:
         self.roots = [os.path.abspath(root) for root in roots]
         self.modules: dict[str, Module] = {}
-        self.reloading: dict[str, ModuleType] = {}
         self.snapshot: dict[str, bytes] = {}
-        self.run_new: Execute | None = None
         self._on_loaded = on_loaded
 
     # --- finding ---
@@ -151,18 +143,6 @@ class Project:
         except OSError:  # removed since it was imported: it can't be reloaded, and need not
             return
         self.note(Module(name, path, source), from_disk=True)
-
-    def execute(self, module: ModuleType, name: str, path: str, read: Callable[[], bytes]) -> None:
-        """Executes a module that is reloaded, or whose source is the version's and not the disk's."""
-        old = self.modules.get(name)
-        source = self.snapshot.get(path)
-        if source is None:
-            source = old.source if old is not None else read()
-        if name in self.reloading and old is not None and self.run_new is not None:
-            self.run_new(module, old, source)
-        else:
-            exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)
-        self.note(Module(name, path, source), from_disk=False)
 
     def source_of(self, path: str) -> bytes | None:
         """What runs of a file; None if no module was made from it."""

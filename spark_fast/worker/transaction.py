@@ -1,13 +1,15 @@
 """One reload: the modules that changed, and those that imported them, are executed anew; or everything is as it was."""
 
 import ast
+import builtins
 import gc
-import importlib
 import linecache
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import CodeType, ModuleType
+from typing import Any
 
 from spark_fast.sources import decode
 from spark_fast.worker import compiled, hooks, persisting
@@ -27,6 +29,48 @@ def _without_gc() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+@contextmanager
+def _asked_first(before: Callable[[Iterable[str]], None]) -> Iterator[None]:
+    """Within it, an import statement of this thread first calls `before` with the names of the modules that it needs.
+
+    So a module that is to be executed anew is executed before those that import it, without leaving `sys.modules`: a
+    thread that imports or unpickles meanwhile would be handed an exception of the new code, or execute it itself.
+    """
+    thread = threading.get_ident()
+    inner = builtins.__import__
+
+    def asking(name: str, *args: Any, **kwargs: Any) -> ModuleType:
+        if threading.get_ident() == thread:
+            given = dict(zip(("globals", "locals", "fromlist", "level"), args, strict=False)) | kwargs
+            before(_needed(name, given.get("globals") or {}, given.get("fromlist") or (), given.get("level", 0)))
+        return inner(name, *args, **kwargs)
+
+    builtins.__import__ = asking
+    try:
+        yield
+    finally:
+        if builtins.__import__ is asking:
+            builtins.__import__ = inner
+        thread = 0  # for whoever has put it into something of his own
+
+
+def _needed(name: str, space: Mapping[str, object], fromlist: Sequence[str], level: int) -> Iterator[str]:
+    """The names of the modules that an import statement executes, packages first."""
+    if level:
+        package = str(space.get("__package__") or "")
+        parts = package.split(".")
+        if not package or level > len(parts):
+            return  # the import itself will say so
+        name = ".".join([*parts[: len(parts) - level + 1], *([name] if name else [])])
+    parts = name.split(".")
+    for count in range(1, len(parts) + 1):
+        yield ".".join(parts[:count])
+    for each in fromlist:
+        listed = getattr(sys.modules.get(name), "__all__", ()) if each == "*" else (each,)
+        for last in listed:
+            yield f"{name}.{last}"
 
 
 class Transaction:
@@ -53,6 +97,7 @@ class Transaction:
         self._before_values: dict[str, object] = {}
         self._before_hooks = hooks.snapshot()
         self._names: set[str] = set()
+        self._waiting: set[str] = set()
         self._executed = False
         self._modules: dict[str, ModuleType] = {}
         self._spaces: dict[str, dict[str, object]] = {}
@@ -96,17 +141,28 @@ class Transaction:
         for path, source in self._sources.items():
             _show_in_tracebacks(path, source)
         again = [name for name in self._affected if name != ENTRY]
-        project.reloading = {name: self._modules[name] for name in again}
-        project.run_new = self._run_new
-        try:
+        self._waiting = set(again)
+        with _asked_first(self._before_import):
             for name in again:
-                del sys.modules[name]
-            for name in again:
-                importlib.import_module(name)
-        finally:
-            project.reloading = {}
-            project.run_new = None
+                self._execute_module(name)
         self._forget_compiled()
+
+    def _before_import(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._execute_module(name)
+
+    def _execute_module(self, name: str) -> None:
+        if name not in self._waiting:
+            return
+        self._waiting.remove(name)  # before it is executed: modules may import each other in a circle
+        old = self._project.modules[name]
+        source = self._project.snapshot.get(old.path, old.source)
+        try:
+            self._run_new(self._modules[name], old, source)
+        except BaseException:
+            self._waiting.add(name)  # its importer may go on without it, but the reload can't
+            raise
+        self._project.note(Module(name, old.path, source), from_disk=False)
 
     def _forget_compiled(self) -> None:
         # Asked only where it matters: it compiles both sources.
