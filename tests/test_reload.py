@@ -144,14 +144,32 @@ for number in spark.track(range(60), key="number"):
         "numbers()",
         "[(n, n) for n in range(80)]",
         "itertools.islice(numbers(), 80)",
+        "counted(loader)",
     ],
 )
 def test_any_iterable_goes_on_with_its_very_next_item(tmp_path: Path, iterable: str) -> None:
-    code = SAY + (
-        "import itertools\ndef numbers():\n    for n in range(80):\n        yield n, n\n"
-        f"for a, b in spark.track({iterable}, key='n'):\n    say(a, b)\n    time.sleep(0.002)\n"
-    )
-    with Edited(tmp_path, code) as training:
+    code = """
+    import itertools
+
+    def numbers():
+        for n in range(80):
+            yield n, n
+
+    class Loader:
+        def __iter__(self):
+            self.numbers = iter(range(80))  # begun over whenever somebody asks
+            return self
+
+        def __next__(self):
+            return next(self.numbers)
+
+    def counted(items):
+        yield from enumerate(items)
+
+    loader = spark.persist("loader", Loader)
+    """
+    loop = f"for a, b in spark.track({iterable}, key='n'):\n    say(a, b)\n    time.sleep(0.002)\n"
+    with Edited(tmp_path, SAY + textwrap.dedent(code) + loop) as training:
         for count in range(1, 6):
             training.says(10 * count)
             training.edit("import itertools", f"import itertools  # {count}")
