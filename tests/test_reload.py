@@ -868,6 +868,21 @@ def test_a_function_is_run_again_with_the_new_code(tmp_path: Path) -> None:
         assert run.status == "finished"
 
 
+def test_a_script_that_comes_to_its_function_no_more_is_taken_back_or_runs_once(tmp_path: Path) -> None:
+    with Child(tmp_path, FUNCTION) as child:
+        run = child.run()
+        child.script.write_text(FUNCTION.replace("spark.run(main, 0, end=200)", "7"))
+        fate = run.reload(timeout=30).fate
+        assert fate.state == "failed"
+        assert "does not come to spark.run() any more" in fate.reason
+        # A plain call: its loop goes on, and comes round.
+        child.script.write_text(FUNCTION.replace("spark.run(main, 0, end=200)", "main(0, 200)"))
+        assert run.reload(timeout=30).fate.state == "applied"
+        assert child.ended() == 0
+        said = [json.loads(line) for line in child.out.splitlines()]
+        assert numbers([line for line in said if len(line) == 2]) == list(range(200))
+
+
 def test_in_another_thread_than_the_main_one_modules_are_reloaded_and_the_script_is_not_begun_anew(
     tmp_path: Path,
 ) -> None:

@@ -140,6 +140,11 @@ class Host:
         """The project's modules."""
         return self._project
 
+    @property
+    def trying(self) -> bool:
+        """Whether code runs that has not proved itself yet."""
+        return bool(self._trials)
+
     def _on_loaded(self, module: Module) -> None:
         if self._store is None:
             return

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
+from spark_fast.errors import CodeRefusedError
 from spark_fast.worker import session
 
 __all__ = ["run"]
@@ -64,7 +65,12 @@ def run(fn: Callable[Args, Result], *args: Args.args, **kwargs: Args.kwargs) -> 
     def again(transaction: Any) -> object:
         nonlocal call
         if script is not None and transaction.touches_entry:
-            call = _reach(transaction.entry_code()) or call
+            reached = _reach(transaction.entry_code())
+            if reached is None and host.trying:
+                raise CodeRefusedError("executed anew, the script does not come to spark.run() any more")
+            if reached is None:
+                return None  # it has done all there was to do without: a second time would be one too many
+            call = reached
         return call[0](*call[1], **call[2])
 
     try:
