@@ -284,6 +284,32 @@ def test_a_paused_training_that_refuses_new_code_is_still_paused(tmp_path: Path)
         goes_on(training)
 
 
+def test_a_refusal_is_no_end_of_a_pause_for_another_thread_either(tmp_path: Path) -> None:
+    begin = """
+    import threading
+
+    class Point:
+        __slots__ = ("x",)
+
+    def beside():
+        while True:
+            spark.checkpoint()
+            time.sleep(0.001)
+
+    spark.persist("beside", lambda: threading.Thread(target=beside, daemon=True)).start()
+
+    def step"""
+    # The other thread comes to its checkpoints more often, parks first, and speaks for the worker.
+    code = ONE.replace("def step", textwrap.dedent(begin).lstrip()).replace("0.002", "0.2")
+    with Edited(tmp_path, code) as training:
+        training.says(2)
+        run = training.run()
+        run.pause(timeout=30)
+        training.edit('("x",)', '("x", "y")')
+        assert training.reload().fate.state == "refused"
+        assert run.wait("paused", timeout=10) == "paused"
+
+
 def test_new_code_does_not_begin_a_timed_pause_anew(tmp_path: Path) -> None:
     with Edited(tmp_path, ONE) as training:
         training.says()

@@ -70,10 +70,10 @@ def take_turn(step: int, counted: bool) -> "Hold | None":
             refused = True
         if mine and host is not None and action in (_HOLD, _RAISE_STOP):
             host.tell()
+        if action == _HOLD and refused:
+            Hold.stands(seq)
     if action == _HOLD:
-        hold = Hold(step, counted, seq, park_for)
-        hold.refused = refused
-        return hold
+        return Hold(step, counted, seq, park_for)
     if entry is not None:
         session.stop_raised()
         raise SparkStopError(format_id(entry["id"]), step, entry["sender"])
@@ -117,8 +117,12 @@ class Hold:
         self._published = 0
         self._ends: float | None = None
         self._resumed = False
-        self.refused = False
-        """Whether a reload was refused just now: the core took it for the end of the park."""
+
+    @classmethod
+    def stands(cls, seq: int) -> None:
+        """The core took a reload for the end of the park for pause `seq`, and it was refused: publishes it again."""
+        if cls._leader is not None and cls._leader._published == seq:
+            cls._leader._publish()
 
     def begin(self) -> None:
         """Runs the pause hooks and publishes that the worker is parked."""
@@ -147,7 +151,7 @@ class Hold:
         if hold is None:
             return False
         self._seq, self._park_for = hold._seq, hold._park_for
-        if Hold._leader is self and (self._seq != self._published or hold.refused):
+        if Hold._leader is self and self._seq != self._published:
             self._publish()
         return True
 
