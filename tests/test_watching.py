@@ -149,6 +149,28 @@ def test_a_file_that_is_empty_for_a_moment_waits_for_its_text(project: Path, run
     assert run.asked[-1] - began > 0.1  # not until nothing more had come for a while
 
 
+def test_a_file_that_is_removed_between_two_looks_ends_no_watcher(
+    project: Path, run: FakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = project / "train.py"
+    exists = os.path.exists
+
+    def exists_no_more(path: str) -> bool:
+        there = exists(path)
+        if path == str(script):
+            script.unlink(missing_ok=True)
+        return there
+
+    watch(run, script)
+    save(script, run)
+    monkeypatch.setattr(os.path, "exists", exists_no_more)
+    script.write_text("x = 2\n")
+    until(lambda: len(run.asked) > 1 or not watchers())
+    monkeypatch.undo()
+    assert watchers()
+    save(script, run)
+
+
 def test_folders_of_modules_that_are_loaded_later_are_watched(project: Path, run: FakeRun, tmp_path: Path) -> None:
     folders = [tmp_path / "lib", tmp_path / "more"]
     for folder in folders:

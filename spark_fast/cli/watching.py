@@ -82,7 +82,7 @@ class Watcher:
                 for told in changes:
                     pending |= {path for _, path in told} or self._look()
                     # An editor may have emptied it to write it anew.
-                    ready = {path for path in pending if not told or (os.path.exists(path) and os.path.getsize(path))}
+                    ready = {path for path in pending if not told or _has_text(path)}
                     pending -= ready
                     if ready:
                         self._seen |= {path: _saved(path) for path in ready}
@@ -150,6 +150,13 @@ class Watcher:
 
 def _was(state: str) -> str:
     return state if state == "failed" else f"was {state}"
+
+
+def _has_text(path: str) -> bool:
+    try:
+        return os.stat(path).st_size > 0
+    except OSError:  # about to be put in place anew, maybe
+        return False
 
 
 def _saved(path: str) -> float | None:
