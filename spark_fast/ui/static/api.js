@@ -39,6 +39,17 @@ function messageOf(data, status) {
   return `the server answered ${status}`;
 }
 
+const PATIENCE_SECONDS = 5;
+
+/** The status with which the server answers; 0 if it does not. */
+export async function probe() {
+  try {
+    return (await fetch("/", { method: "GET", cache: "no-store", signal: AbortSignal.timeout(PATIENCE_SECONDS * 1000) })).status;
+  } catch {
+    return 0;
+  }
+}
+
 /** The address of what belongs to a run. */
 export function of(run, ...parts) {
   return ["/api/runs", run, ...parts].map((part, at) => (at === 0 ? part : encodeURIComponent(part))).join("/");

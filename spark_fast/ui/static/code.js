@@ -2,7 +2,7 @@
 
 import { call, of } from "./api.js";
 import { attribute, Children, el, freshId, show, text } from "./dom.js";
-import { base, clock } from "./format.js";
+import { clock } from "./format.js";
 import { ask, FateLine } from "./requests.js";
 
 export class Code {
@@ -71,7 +71,7 @@ export class Code {
   async #fetch() {
     try {
       const found = await call("GET", of(this.run, "versions"));
-      this.versions = [...(found.versions ?? found)].sort((a, b) => b.number - a.number);
+      this.versions = [...found.versions].sort((a, b) => b.number - a.number);
       show(this.problem, false);
     } catch (error) {
       if (error.status === 0) this.seen = null;
@@ -135,9 +135,9 @@ export class Code {
       this.editor.note(error.message, true);
       return;
     }
-    const entry = version.entry ?? Object.keys(version.files)[0] ?? null;
+    const entry = version.files.find((file) => file.entry);
     this.based = number;
-    this.editor.load(entry === null ? "" : version.files[entry], entry === null ? "" : base(entry));
+    this.editor.load(entry?.source ?? "", entry?.shown ?? "");
     this.editor.note(`version ${number}`, false);
   }
 

@@ -7,8 +7,11 @@ import { count, figure } from "./format.js";
 const REFRESH_SECONDS = 1;
 const NAMES_AT_ONCE = 24;
 const MARKS = 80;
-const LABELS = 12;
+const LABEL_WIDTH = 56;
 const COLOURS = 6;
+/** Up to so many points, a value is drawn as what it is between them: unchanged. */
+const SPARSE = 60;
+const EXTEND_SECONDS = 5;
 
 let library = null;
 
@@ -55,8 +58,10 @@ class Plot {
     this.seen = "";
     this.hovered = null;
     const id = freshId();
-    this.legend = el("div", { class: "legend" });
-    this.entries = new Children(this.legend, (entry) => entry.name, (entry) => this.#entry(entry), (part, entry) => part.update(entry));
+    const legend = el("span", { class: "legend-entries" });
+    this.place = el("span", { class: "legend-step" });
+    this.legend = el("div", { class: "legend" }, legend, this.place);
+    this.entries = new Children(legend, (entry) => entry.name, (entry) => this.#entry(entry), (part, entry) => part.update(entry));
     this.logBox = el("input", {
       type: "checkbox",
       id: `${id}l`,
@@ -113,18 +118,15 @@ class Plot {
 
   #legend() {
     const step = this.hovered;
+    text(this.place, step === null ? "" : `step ${count(step)}`);
     this.entries.show(
       this.names.map((name) => {
         const history = this.plots.histories.get(name);
-        let value = "";
-        if (history && step !== null) {
-          const at = nearest(history.steps, step);
-          if (at >= 0) value = `${figure(history.mean[at])}${at < 0 ? "" : ` at ${count(history.steps[at])}`}`;
-          if (at >= 0 && history.low[at] !== history.high[at]) value += ` (${figure(history.low[at])} … ${figure(history.high[at])})`;
-        } else {
-          value = figure(this.plots.values.get(name)?.value);
-        }
-        return { name, value };
+        const at = step === null || !history ? -1 : nearest(history.steps, step);
+        if (at < 0) return { name, value: figure(this.plots.values.get(name)?.value) };
+        const [low, high] = [history.low[at], history.high[at]];
+        const range = low !== high && this.names.length === 1 ? ` (${figure(low)} … ${figure(high)})` : "";
+        return { name, value: figure(history.mean[at]) + range };
       }),
     );
   }
@@ -185,10 +187,10 @@ class Plot {
     }
     if (!this.node.isConnected) return;
     const theme = colours(this.node);
-    const traces = histories.flatMap(([name, history]) => lines(history, this.names.indexOf(name) % COLOURS, theme));
+    const traces = histories.flatMap(([name, history]) => lines(this.#drawn(history), this.names.indexOf(name) % COLOURS, theme));
     show(this.message, false);
-    const layout = this.#layout(theme, histories);
     const size = this.area.getBoundingClientRect();
+    const layout = this.#layout(theme, histories, size.width);
     layout.width = Math.max(160, Math.floor(size.width));
     layout.height = Math.floor(size.height);
     await Plotly.react(this.area, traces, layout, {
@@ -203,11 +205,31 @@ class Plot {
       this.area.on("plotly_unhover", () => this.#hover(null));
       this.area.on("plotly_relayout", () => this.#zoomed());
     }
+    this.at = this.plots.step;
     attribute(this.area, "aria-label", summary(histories));
     this.#legend();
   }
 
-  #layout(theme, histories) {
+  /** The history as it is drawn: one of few points up to now, and nothing that a logarithm does not have. */
+  #drawn(history) {
+    let { steps, mean, low, high } = history;
+    const sparse = steps.length <= SPARSE;
+    if (sparse && steps.length > 0 && this.plots.step > steps.at(-1)) {
+      const more = (numbers) => [...numbers, history.last.at(-1)];
+      [steps, mean, low, high] = [[...steps, this.plots.step], more(mean), more(low), more(high)];
+    }
+    if (this.log) {
+      const least = Math.min(...mean.filter((number) => number > 0));
+      low = low.map((number) => (number === null || number > 0 ? number : least));
+    }
+    return { steps, mean, low, high, sparse };
+  }
+
+  get sparse() {
+    return this.shown.some((name) => (this.plots.histories.get(name)?.steps.length ?? Infinity) <= SPARSE);
+  }
+
+  #layout(theme, histories, width) {
     const axis = {
       gridcolor: theme.grid,
       linecolor: theme.grid,
@@ -216,8 +238,9 @@ class Plot {
       fixedrange: false,
       automargin: true,
     };
-    const last = Math.max(...histories.map(([, history]) => history.steps.at(-1) ?? 0));
+    const last = Math.max(...histories.map(([, history]) => history.steps.at(-1) ?? 0), this.sparse ? this.plots.step : 0);
     const marks = this.plots.marks.filter((mark) => mark.step <= last).slice(-MARKS);
+    const labelled = apart(marks, ((LABEL_WIDTH / Math.max(width, 1)) * last) | 0);
     return {
       autosize: false,
       margin: { l: 8, r: 10, t: marks.length ? 16 : 6, b: 8 },
@@ -255,20 +278,17 @@ class Plot {
         layer: "below",
         name: plain(mark.title),
       })),
-      annotations:
-        marks.length > LABELS
-          ? []
-          : marks.map((mark) => ({
-              x: mark.step,
-              y: 1,
-              xref: "x",
-              yref: "paper",
-              yanchor: "bottom",
-              xanchor: "center",
-              showarrow: false,
-              text: plain(mark.title),
-              font: { size: 10, color: theme.text },
-            })),
+      annotations: labelled.map((mark) => ({
+        x: mark.step,
+        y: 1,
+        xref: "x",
+        yref: "paper",
+        yanchor: "bottom",
+        xanchor: mark.step > last * 0.85 ? "right" : "center",
+        showarrow: false,
+        text: plain(clipped(mark.title)),
+        font: { size: 10, color: theme.text },
+      })),
     };
   }
 
@@ -295,19 +315,31 @@ class Plot {
 
 /** A line; and below it a band from the lowest to the highest, where points were merged. */
 function lines(history, at, theme) {
-  const { steps, mean, low, high } = history;
+  const { steps, mean, low, high, sparse } = history;
+  const shape = sparse ? "hv" : "linear";
   const line = {
     type: "scatter",
     mode: steps.length === 1 ? "markers" : "lines",
     x: steps,
     y: mean,
-    line: { color: theme.lines[at], width: 1.5 },
+    line: { color: theme.lines[at], width: 1.5, shape },
     marker: { color: theme.lines[at], size: 6 },
     hoverinfo: "none",
   };
   if (!steps.some((_, point) => low[point] !== high[point])) return [line];
-  const edge = { type: "scatter", mode: "lines", x: steps, hoverinfo: "skip", line: { width: 0, color: theme.lines[at] } };
+  const edge = { type: "scatter", mode: "lines", x: steps, hoverinfo: "skip", line: { width: 0, color: theme.lines[at], shape } };
   return [{ ...edge, y: low }, { ...edge, y: high, fill: "tonexty", fillcolor: theme.bands[at] }, line];
+}
+
+/** The marks that have room for a label, the newest first; `gap`: in steps. */
+function apart(marks, gap) {
+  const found = [];
+  for (const mark of [...marks].reverse()) if (found.length === 0 || found.at(-1).step - mark.step >= gap) found.push(mark);
+  return found;
+}
+
+function clipped(title) {
+  return title.length > 14 ? `${title.slice(0, 13)}…` : title;
 }
 
 function nearest(steps, step) {
@@ -349,6 +381,7 @@ export class Plots {
     this.again = false;
     this.next = 0;
     this.changed = [];
+    this.step = 0;
     this.grid = el("div", { class: "plots" });
     this.none = el("p", { class: "hint" });
     this.problem = el("p", { class: "problem", role: "alert", hidden: true });
@@ -376,6 +409,7 @@ export class Plots {
 
   update(detail) {
     const numbers = detail.values.filter((value) => value.type === "number" || value.type === "integer");
+    this.step = detail.step;
     this.values = new Map(numbers.map((value) => [value.name, value]));
     this.names = numbers.map((value) => value.name);
     // One that never changed has no curve. A plot keeps its place: one that comes later comes last.
@@ -387,6 +421,17 @@ export class Plots {
     this.plots.show(shown.map((name) => this.values.get(name)));
     for (const plot of this.plots.parts.values()) plot.choices(this.names);
     this.refresh();
+  }
+
+  /** Once a second: what stands still goes on to where the run is. */
+  tick() {
+    const now = performance.now();
+    if (document.hidden || now < (this.extended ?? 0)) return;
+    this.extended = now + EXTEND_SECONDS * 1000;
+    for (const plot of this.plots.parts.values()) {
+      if (!plot.visible || !plot.drawn || !plot.sparse || plot.at === this.step) continue;
+      plot.draw();
+    }
   }
 
   /** The journal's requests: {step, title}. */

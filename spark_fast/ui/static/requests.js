@@ -110,7 +110,7 @@ export class FateLine {
   show(what, fate, done) {
     show(this.node, true);
     attribute(this.node, "data-state", fate.state);
-    text(this.what, what);
+    text(this.what, what ? `${what}:` : "");
     text(this.words, words(fate, done));
     const more = fate.reason?.includes("\n") ?? false;
     if (this.trace) {

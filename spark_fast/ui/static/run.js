@@ -134,6 +134,7 @@ export class RunView {
     text(this.age, age(run));
     this.curve.show(this.speeds.of(this.id));
     this.values.tick();
+    this.plots.tick();
   }
 
   #go(at) {

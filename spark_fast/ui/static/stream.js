@@ -1,14 +1,17 @@
 // The stream of changes, and whether the server is there.
 
-import { call, of } from "./api.js";
+import { probe } from "./api.js";
 import { announce } from "./dom.js";
 import { clock } from "./format.js";
 
 const RETRY_SECONDS = [1, 1, 2, 3, 5];
 /** A page that nobody sees lets go of its connection: a browser has six of them for all pages of a server. */
 const HIDDEN_SECONDS = 30;
-/** The server says something at least each five seconds. */
-const SILENCE_SECONDS = 16;
+/** Seconds without an event after which the server is asked whether it is there. */
+const SILENCE_SECONDS = 12;
+
+/** The parts of which an event holds only those items that changed, and what each is known by. */
+const KEYS = { values: "name", requests: "id" };
 
 export class Stream {
   /**
@@ -58,11 +61,10 @@ export class Stream {
         take.call(this, JSON.parse(event.data), fresh[name]);
         fresh[name] = false;
         heard();
-        if (name !== "alive") this.onChange(name);
+        this.onChange(name);
       });
     on("runs", this.#takeRuns);
     on("run", this.#takeRun);
-    on("alive", () => {});
     source.onopen = () => {
       fresh.runs = fresh.run = true;
       heard();
@@ -73,7 +75,6 @@ export class Stream {
       if (source.readyState === EventSource.CLOSED) this.#retry();
     };
     this.heard = performance.now();
-    if (this.run !== null) this.#check(this.run);
   }
 
   #takeRuns(data, fresh) {
@@ -85,30 +86,16 @@ export class Stream {
   }
 
   #takeRun(data, fresh) {
-    const changed = data.run ?? data;
-    if (changed.id !== undefined && changed.id !== this.run) return;
-    if (fresh || this.detail === null) {
-      this.detail = { values: [], functions: [], requests: [], ...changed };
-      return;
-    }
-    for (const [name, part] of Object.entries(changed)) {
-      if (name === "values" || name === "functions") this.detail[name] = merged(this.detail[name], part, "name");
-      else if (name === "requests") this.detail[name] = merged(this.detail[name], part, "id");
-      else this.detail[name] = part;
-    }
-  }
-
-  /** A run that is not there has no stream of its own. */
-  async #check(run) {
-    try {
-      const detail = await call("GET", of(run));
-      if (this.run !== run || this.detail !== null) return;
-      this.detail = detail;
-      this.onChange("run");
-    } catch (error) {
-      if (this.run !== run || error.status !== 404) return;
-      this.missing = run;
-      this.onChange("run");
+    const { id, full, gone, ...changed } = data;
+    if (id !== this.run) return;
+    this.missing = gone ? id : null;
+    if (gone) this.detail = null;
+    else if (fresh || full || this.detail === null) this.detail = { id, ...changed };
+    else {
+      for (const [name, part] of Object.entries(changed)) {
+        const key = KEYS[name];
+        this.detail[name] = key ? merged(this.detail[name], part, key) : part;
+      }
     }
   }
 
@@ -133,13 +120,10 @@ export class Stream {
 
   /** A server that was started anew knows no token of the old one. */
   async #explain() {
-    try {
-      await call("GET", "/api/openapi.json");
-    } catch (error) {
-      if (this.state !== "lost") return;
-      this.reason = error.status === 401 ? "token" : "";
-      this.onChange("connection");
-    }
+    const status = await probe();
+    if (this.state !== "lost") return;
+    this.reason = status === 401 ? "token" : "";
+    this.onChange("connection");
   }
 
   #retry() {
@@ -153,9 +137,12 @@ export class Stream {
   }
 
   /** A connection may be dead without having been closed. */
-  #listen() {
-    if (this.source === null || this.state === "hidden") return;
-    if (performance.now() - this.heard < SILENCE_SECONDS * 1000) return;
+  async #listen() {
+    if (this.state !== "live" || performance.now() - this.heard < SILENCE_SECONDS * 1000) return;
+    this.heard = performance.now();
+    const source = this.source;
+    const there = (await probe()) === 200;
+    if (there || source !== this.source || this.state !== "live") return;
     this.#lose();
     this.#open();
   }

@@ -6,6 +6,7 @@ import { count, duration, json, literal, short } from "./format.js";
 import { ask, FateLine } from "./requests.js";
 
 const LONG = 60;
+const REST_SECONDS = 0.15;
 
 /*
  * An input has `node`, and
@@ -134,9 +135,13 @@ class Slider {
         this.field.input.dispatchEvent(new Event("input"));
       },
       onchange: () => {
-        this.moving = false;
-        this.field.sent = this.field.input.value;
-        send(this.#rounded());
+        // The arrow keys say so at each step.
+        clearTimeout(this.resting);
+        this.resting = setTimeout(() => {
+          this.moving = false;
+          this.field.sent = this.field.input.value;
+          send(this.#rounded());
+        }, REST_SECONDS * 1000);
       },
       onkeydown: (event) => {
         if (event.key === "Escape") this.release();
@@ -173,6 +178,7 @@ class Slider {
   }
 
   release() {
+    clearTimeout(this.resting);
     this.moving = false;
     this.field.release();
     this.slider.value = this.field.current ?? this.slider.min;
