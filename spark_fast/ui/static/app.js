@@ -77,5 +77,5 @@ setInterval(() => {
   view.tick();
 }, 1000);
 route();
-// Plots are wanted sooner or later; while the list is read there is time for their library.
-globalThis.requestIdleCallback?.(() => load().catch(() => {}), { timeout: 5000 });
+// Whoever reads the list opens a run sooner or later: while they read, there is time for the plots' library.
+if (chosen() === null) globalThis.requestIdleCallback?.(() => load().catch(() => {}), { timeout: 5000 });

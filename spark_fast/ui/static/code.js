@@ -246,10 +246,13 @@ class Editor {
   }
 
   #number() {
-    const lines = Array.from({ length: this.count }, (_, at) =>
-      el("span", { class: at + 1 === this.wrong ? "wrong" : null }, `${at + 1}\n`),
-    );
-    this.numbers.replaceChildren(...lines);
+    const numbers = Array.from({ length: this.count }, (_, at) => `${at + 1}\n`);
+    const wrong = this.wrong !== null && this.wrong <= this.count ? this.wrong : null;
+    if (wrong === null) this.numbers.replaceChildren(numbers.join(""));
+    else {
+      const marked = el("span", { class: "wrong" }, String(wrong));
+      this.numbers.replaceChildren(numbers.slice(0, wrong - 1).join(""), marked, "\n", numbers.slice(wrong).join(""));
+    }
     this.numbers.scrollTop = this.text.scrollTop;
   }
 

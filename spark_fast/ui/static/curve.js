@@ -33,6 +33,25 @@ export class Curve {
   }
 }
 
+/** The points of a line through (xs, ys) on a field of this size; a null parts it. What is drawn until the library is there. */
+export function sketch(xs, ys, width, height) {
+  const known = ys.filter((y) => y !== null);
+  if (known.length === 0) return "";
+  const [left, bottom, top] = [xs[0], Math.min(...known), Math.max(...known)];
+  const across = (xs.at(-1) - left) / width || 1;
+  const up = (top - bottom) / height || 1;
+  let pen = "M";
+  let path = "";
+  ys.forEach((y, at) => {
+    if (y === null) pen = "M";
+    else {
+      path += `${pen}${((xs[at] - left) / across).toFixed(1)} ${(height - (y - bottom) / up).toFixed(1)}`;
+      pen = "L";
+    }
+  });
+  return path;
+}
+
 /** The speeds of all runs, once a second since this page was opened. */
 export class Speeds {
   constructor() {

@@ -39,7 +39,7 @@ export function text(node, value) {
 
 /** Shows or hides a node. */
 export function show(node, visible) {
-  if (node.hidden === Boolean(visible)) node.hidden = !visible;
+  attribute(node, "hidden", !visible);
 }
 
 /**

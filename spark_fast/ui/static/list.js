@@ -7,6 +7,7 @@ import { announce, attribute, Children, el, freshId, show, text } from "./dom.js
 import { age, Progress, ranks, Status } from "./facts.js";
 import { command, count, isLive, size, speed } from "./format.js";
 
+const FIRST = 100;
 const COLUMNS = ["Run", "Status", "Step", "Steps/s", "Progress", "Ranks", "Memory", "Age", "Control"];
 
 export function address(id) {
@@ -35,6 +36,9 @@ export class List {
     this.past = el("tbody", { class: "past" });
     this.clean = el("button", { type: "button", "data-action": "clean", onclick: () => this.#clean() }, "Remove ended runs");
     this.pastHead = el("div", { class: "past-head" }, el("h2", {}, "Ended"), this.clean);
+    this.limit = FIRST;
+    this.moreLive = this.#more();
+    this.morePast = this.#more();
     this.liveTable = table("Live runs", this.live);
     this.pastTable = table("Ended runs", this.past);
     this.head = el(
@@ -45,7 +49,20 @@ export class List {
       el("label", { class: "unseen", for: id }, "Find a run"),
       this.find,
     );
-    this.node = el("div", { class: "list" }, this.wrong, this.head, this.said, this.empty, this.none, this.liveTable, this.pastHead, this.pastTable);
+    this.node = el(
+      "div",
+      { class: "list" },
+      this.wrong,
+      this.head,
+      this.said,
+      this.empty,
+      this.none,
+      this.liveTable,
+      this.moreLive,
+      this.pastHead,
+      this.pastTable,
+      this.morePast,
+    );
     // Rows out of view are not touched: there may be a thousand.
     this.views = new IntersectionObserver(
       (entries) => {
@@ -89,8 +106,22 @@ export class List {
     const nothing = all.length === 0 ? "" : found.length === 0 ? "No run is called so." : live.length === 0 ? "No live run." : "";
     text(this.none, nothing);
     show(this.none, nothing !== "");
-    this.liveRows.show(live);
-    this.pastRows.show(past);
+    this.#show(this.liveRows, live, this.moreLive);
+    this.#show(this.pastRows, past, this.morePast);
+  }
+
+  #show(rows, found, more) {
+    rows.show(found.slice(0, this.limit));
+    show(more, found.length > this.limit);
+    text(more, `Show more: ${count(Math.max(found.length - this.limit, 0))}`);
+  }
+
+  #more() {
+    const further = () => {
+      this.limit *= 4;
+      this.update();
+    };
+    return el("button", { type: "button", class: "more", hidden: true, onclick: further });
   }
 
   /** Once a second: what changes by itself. */

@@ -1,7 +1,8 @@
 // The history of the values that are numbers, as plots over the whole run.
 
 import { call, of } from "./api.js";
-import { attribute, Children, el, freshId, remember, remembered, show, text } from "./dom.js";
+import { sketch } from "./curve.js";
+import { attribute, Children, el, freshId, remember, remembered, show, svg, text } from "./dom.js";
 import { count, figure } from "./format.js";
 
 const REFRESH_SECONDS = 1;
@@ -14,12 +15,16 @@ const SPARSE = 60;
 const EXTEND_SECONDS = 5;
 
 let library = null;
+let ready = false;
 
 /** The plot library, once: it is five megabytes. */
 export function load() {
   library ??= new Promise((done, failed) => {
     const script = el("script", { src: "/static/plotly.min.js" });
-    script.addEventListener("load", () => done(globalThis.Plotly));
+    script.addEventListener("load", () => {
+      ready = true;
+      done(globalThis.Plotly);
+    });
     script.addEventListener("error", () => {
       library = null;
       script.remove();
@@ -28,6 +33,11 @@ export function load() {
     document.head.append(script);
   });
   return library;
+}
+
+/** Resolves when what was changed can be seen. */
+function painted() {
+  return new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
 }
 
 /** Text that the library shows as it is. */
@@ -75,6 +85,7 @@ class Plot {
     this.add = el("select", { "aria-label": `Another value in the plot of ${name}`, onchange: () => this.#add() });
     this.whole = el("button", { type: "button", hidden: true, onclick: () => this.#reset() }, "Whole run");
     this.area = el("div", { class: "plot-area", role: "img" });
+    this.drawing = svg("svg", { class: "sketch", "aria-hidden": "true" });
     this.message = el("p", { class: "hint plot-message" }, "loading…");
     this.node = el(
       "figure",
@@ -92,7 +103,7 @@ class Plot {
         ),
         this.legend,
       ),
-      el("div", { class: "plot-frame" }, this.area, this.message),
+      el("div", { class: "plot-frame" }, this.area, this.drawing, this.message),
     );
     this.node.plot = this;
     plots.views.observe(this.node);
@@ -133,6 +144,7 @@ class Plot {
 
   /** The values that can be added. */
   choices(names) {
+    if (!this.visible) return;
     const others = names.filter((name) => !this.names.includes(name));
     const wanted = JSON.stringify(others);
     if (wanted === this.others) return;
@@ -180,6 +192,10 @@ class Plot {
     if (histories.length === 0) return;
     let Plotly;
     try {
+      if (!ready) {
+        this.#sketch(histories);
+        await painted();
+      }
       Plotly = await load();
     } catch (error) {
       text(this.message, error.message);
@@ -189,6 +205,7 @@ class Plot {
     const theme = colours(this.node);
     const traces = histories.flatMap(([name, history]) => lines(this.#drawn(history), this.names.indexOf(name) % COLOURS, theme));
     show(this.message, false);
+    show(this.drawing, false);
     const size = this.area.getBoundingClientRect();
     const layout = this.#layout(theme, histories, size.width);
     layout.width = Math.max(160, Math.floor(size.width));
@@ -208,6 +225,19 @@ class Plot {
     this.at = this.plots.step;
     attribute(this.area, "aria-label", summary(histories));
     this.#legend();
+  }
+
+  /** What is seen until the library has come. */
+  #sketch(histories) {
+    const { width, height } = this.area.getBoundingClientRect();
+    attribute(this.drawing, "viewBox", `0 0 ${Math.max(width, 1)} ${Math.max(height, 1)}`);
+    this.drawing.replaceChildren(
+      ...histories.map(([name, history]) =>
+        svg("path", { d: sketch(history.steps, history.mean, width, height), class: `sketch-${(this.names.indexOf(name) % COLOURS) + 1}` }),
+      ),
+    );
+    show(this.message, false);
+    this.node.dataset.sketched = "";
   }
 
   /** The history as it is drawn: one of few points up to now, and nothing that a logarithm does not have. */
@@ -388,7 +418,10 @@ export class Plots {
     this.node = el("div", {}, this.problem, this.grid, this.none);
     this.views = new IntersectionObserver(
       (entries) => {
-        for (const { target, isIntersecting } of entries) target.plot.visible = isIntersecting;
+        for (const { target, isIntersecting } of entries) {
+          target.plot.visible = isIntersecting;
+          target.plot.choices(this.names);
+        }
         this.refresh();
       },
       { rootMargin: "150px" },
@@ -473,11 +506,9 @@ export class Plots {
       const { history } = await call("GET", `${of(this.run, "history")}?${query}`);
       for (const [name, points] of Object.entries(history)) this.histories.set(name, points);
       show(this.problem, false);
-      for (const [plot, stamp] of stamps) {
-        if (!plot.shown.every((name) => this.histories.has(name))) continue;
-        plot.seen = stamp;
-        await plot.draw();
-      }
+      const drawn = [...stamps].filter(([plot]) => plot.shown.every((name) => this.histories.has(name)));
+      for (const [plot, stamp] of drawn) plot.seen = stamp;
+      await Promise.all(drawn.map(([plot]) => plot.draw()));
     } catch (error) {
       failed = true;
       if (error.status !== 0) {
