@@ -27,7 +27,7 @@ from spark_fast.errors import (
 )
 from spark_fast.project_files import is_under
 from spark_fast.request import format_id, version_of
-from spark_fast.worker import journaling, places, report, session
+from spark_fast.worker import journaling, loaders, places, report, session
 from spark_fast.worker.project import ENTRY, Module, Project
 
 if TYPE_CHECKING:
@@ -220,6 +220,7 @@ class Host:
                 report.warn_of("the end of a reload raised", error)
         self._trials.clear()
         places.settle()
+        loaders.settle()
         session.on_trial(False)
 
     # --- running ---
@@ -286,6 +287,7 @@ class Host:
                 del error
                 continue
             self._set_current(trial.transaction.number)
+            loaders.defer(self.thread)
             return trial.transaction
 
     def _take_back(self, error: BaseException) -> bool:
@@ -300,6 +302,7 @@ class Host:
             trial.transaction.undo()
             if trial.asked is not None:
                 break
+        loaders.settle()
         transaction = trial.transaction
         self._set_current(transaction.before)
         back = f"version {transaction.number} of the code failed; version {transaction.before} runs on"
@@ -317,6 +320,7 @@ class Host:
             return False
         while self._trials:
             self._trials.pop().transaction.undo()
+        loaders.settle()
         places.abandon(self.thread)
         session.on_trial(False)
         report.warn(
