@@ -7,6 +7,7 @@ again. What a runner does with the code is tested elsewhere.
 import json
 import os
 import pickle
+import resource
 import subprocess
 import sys
 import time
@@ -231,6 +232,19 @@ def test_a_store_that_is_damaged_is_an_error_that_names_the_file(runner: Runner)
     path.write_bytes(b"{")
     with pytest.raises(client.StoreError, match=str(path)):
         run.reload()
+    assert run.requests == []
+    runner.steps_on(run)
+
+
+def test_a_version_that_finds_no_room_is_an_error_that_says_so(runner: Runner) -> None:
+    run = runner.run()
+    room = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, room[1]))  # files of this process can't grow further
+    try:
+        with pytest.raises(client.StoreError, match="can't be kept: File too large"):
+            run.reload("rate = 2\n" * 100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, room)
     assert run.requests == []
     runner.steps_on(run)
 
