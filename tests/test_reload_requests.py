@@ -45,7 +45,7 @@ class Host:
         pass
 
     def meet(self, entry, step):
-        worker.reloaded(entry["seq"], step, failed=False)
+        worker.tell(entry["seq"], step, failed=False)
         return spark.SparkReloadError(format_id(entry["id"]), step, entry["sender"])
 
 session.host = Host()
@@ -309,7 +309,7 @@ def test_a_fate_tells_what_the_worker_says_of_a_failure(
     run = runner.run()
     request = run.reload("rate = 2\n", timeout=10)
     assert failed(request, monkeypatch) == Fate(FateState.FAILED, step=120)
-    mailbox.write_reply(run.folder, request._ident, {"state": state, "reason": "division by zero", "traceback": TRACE})
+    mailbox.write_reply(run.folder, request._ident, mailbox.Reply(state, "division by zero", TRACE))
     fate = failed(request, monkeypatch)
     assert (fate.state, fate.step, fate.reason) == (state, 120, f"division by zero\n{TRACE}".rstrip())
     assert str(fate) == f"{state} at step 120 (division by zero)"
@@ -320,7 +320,7 @@ def test_a_fate_tells_what_the_worker_says_of_a_failure(
 def test_a_reply_that_is_too_long_loses_its_middle(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     trace = "first\n" + "x" * (1 << 20) + "\nlast"
-    mailbox.write_reply(tmp_path, 7, {"state": "failed", "reason": "why", "traceback": trace})
+    mailbox.write_reply(tmp_path, 7, mailbox.Reply("failed", "why", trace))
     reply = mailbox.read_reply(tmp_path, 7)
     assert reply is not None
     assert reply.traceback.startswith("first\n") and reply.traceback.endswith("\nlast")
