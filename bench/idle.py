@@ -134,9 +134,10 @@ def check_counts(calls: int = 1000) -> None:
         for _ in range(calls):
             spark.checkpoint()
         assert worker.step() == before + calls, "each checkpoint counts one step"
-    before = worker.step()
-    assert sum(1 for _ in spark.track(range(calls))) == calls
-    assert worker.step() == before + calls + 1, "track() passes a checkpoint for each item, and one at the end"
+    for items in (spark.track(range(calls)), spark.track(range(calls), key="counted")):
+        before = worker.step()
+        assert sum(1 for _ in items) == calls
+        assert worker.step() == before + calls + 1, "track() passes a checkpoint for each item, and one at the end"
     assert spark.pending() is False
 
 

@@ -19,9 +19,12 @@ from bench.homes import environment, home_to_control
 from bench.processes import result
 from spark_fast import client
 
-__all__ = ["Modules", "Reload", "Saved", "Under", "measure"]
+__all__ = ["Modules", "Reload", "Saved", "Saves", "Under", "measure"]
 
 LIMIT = 30.0
+
+_UNSEEN = 2.0
+"""Seconds after which an edit counts as not seen: twenty times what the slowest takes."""
 
 # Each training spins for a step of a millisecond, and writes down when a step runs that was edited.
 _BEGIN = """
@@ -50,12 +53,30 @@ class Saved:
 
     Attributes:
         name, version: what reloads.
-        took: of each edit.
+        took: of each edit but the first.
+        first: of the first edit of each training, which loads what a reload needs.
+        unseen: trainings that did not see an edit.
     """
 
     name: str
     version: str
     took: list[int] = field(default_factory=list)
+    first: list[int] = field(default_factory=list)
+    unseen: int = 0
+
+
+@dataclass
+class Saves:
+    """One way to save a file.
+
+    Attributes:
+        way: `written in place`, or `renamed into place`: written under another name beside it, as many editors do.
+        ours, peers: who was measured.
+    """
+
+    way: str
+    ours: Saved
+    peers: list[Saved]
 
 
 @dataclass
@@ -85,8 +106,7 @@ class Under:
 class Reload:
     """All of it."""
 
-    ours: Saved
-    peers: list[Saved]
+    saves: list[Saves]
     modules: list[Modules]
     under: Under
 
@@ -116,24 +136,48 @@ def _started(command: list[str], folder: Path, ready: memoryview) -> Iterator[No
 
 
 def _until(done: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + LIMIT
+    assert _within(LIMIT, done), what
+
+
+def _within(seconds: float, done: Callable[[], bool]) -> bool:
+    end = time.monotonic() + seconds
     while not done():
-        assert time.monotonic() < end, what
+        if time.monotonic() > end:
+            return False
         time.sleep(0.0005)
+    return True
 
 
-def _measure_saves(edits: int, rounds: int) -> tuple[Saved, list[Saved]]:
+def _write_in_place(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+def _rename_into_place(path: Path, text: str) -> None:
+    other = path.with_name(f".{path.name}.new")
+    other.write_text(text)
+    other.replace(path)
+
+
+_WAYS = {"written in place": _write_in_place, "renamed into place": _rename_into_place}
+
+
+def _measure_saves(edits: int, rounds: int) -> list[Saves]:
     """In each round one training after the other, so that each has the machine for itself; in random order."""
-    ours = Saved("spark-fast run --watch", version("spark-fast"))
-    jurigged = Saved("jurigged", version("jurigged"))
-    reloading = Saved("reloading's loop", version("reloading"))
     python = str(Path(sys.executable).parent)
     order = random.Random(1)
-    kinds = [
-        (ours, _OURS, [sys.executable, "-m", "spark_fast", "run", "--watch"]),
-        (jurigged, _JURIGGED, [f"{python}/jurigged"]),
-        (reloading, _RELOADING, [sys.executable]),
-    ]
+    found = []
+    kinds = []
+    for way, save in _WAYS.items():
+        ours = Saved("spark-fast run --watch", version("spark-fast"))
+        jurigged = Saved("jurigged", version("jurigged"))
+        reloading = Saved("reloading's loop", version("reloading"))
+        found.append(Saves(way, ours, [jurigged, reloading]))
+        kinds += [
+            (ours, save, _OURS, [sys.executable, "-m", "spark_fast", "run", "--watch"]),
+            (jurigged, save, _JURIGGED, [f"{python}/jurigged"]),
+            (reloading, save, _RELOADING, [sys.executable]),
+        ]
+    mine = [saves.ours for saves in found]
     with tempfile.TemporaryDirectory(prefix="spark-fast-bench-") as name, home_to_control() as home:
         folder = Path(name)
         words = folder / "words"
@@ -141,7 +185,8 @@ def _measure_saves(edits: int, rounds: int) -> tuple[Saved, list[Saved]]:
         with words.open("r+b") as file:
             shared = memoryview(mmap.mmap(file.fileno(), 4096)).cast("q")
         for _ in range(rounds):
-            for saved, code, command in order.sample(kinds, len(kinds)):
+            for saved, save, code, command in order.sample(kinds, len(kinds)):
+                own = any(saved is each for each in mine)
                 script = folder / "train.py"
                 source = code.format(words=str(words))
                 script.write_text(source)
@@ -151,33 +196,48 @@ def _measure_saves(edits: int, rounds: int) -> tuple[Saved, list[Saved]]:
                         text = source.replace("edit = 0", f"edit = {edit}")
                         time.sleep(0.1 + order.random() / 20)
                         began = time.monotonic_ns()
-                        script.write_text(text)
-                        _until(lambda wanted=edit: shared[0] == wanted, f"{saved.name} runs edit {edit}")
-                        if edit > 1:  # the first loads what a reload needs
-                            saved.took.append(shared[1] - began)
-                            assert saved.took[-1] > 0
-    return ours, [jurigged, reloading]
+                        save(script, text)
+                        if not _within(_UNSEEN, lambda wanted=edit: shared[0] == wanted):
+                            assert not own, f"edit {edit} runs"
+                            saved.unseen += 1
+                            break
+                        took = shared[1] - began
+                        assert took > 0
+                        (saved.took if edit > 1 else saved.first).append(took)
+                    if own:
+                        _until(lambda: client.attach().version == edits + 2, "each edit was one reload")
+    return found
 
 
-def _project(folder: Path, count: int, *, shared: bool) -> Path:
+def _project(folder: Path, words: Path, count: int, *, shared: bool) -> Path:
+    """A script that writes down which edit it runs, and how many of its modules that edit had executed."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    (folder / "edited.py").write_text("VALUE = 0\ndef value():\n    return VALUE\n")
+    _edit(folder, 0)
     for number in range(count):
         (folder / f"part{number}.py").write_text(
-            ("import edited\n" if shared else "")
+            ("import edited\nedited.executed += 1\n" if shared else "")
             + f"class Part{number}:\n    def one(self):\n        return {number}\n    def two(self, x):\n"
             "        return 2 * x\ndef function(a, b=2):\n    return a + b\n"
         )
     imports = "".join(f"import part{number}\n" for number in range(count))
     loop = 'for number in spark.track(range(10**12), key="number"):\n    pass\n'
-    (folder / "train.py").write_text(f"import spark_fast as spark\nimport edited\n{imports}{loop}")
+    begin = _BEGIN.format(words=str(words)) + "words[0], words[1] = edited.VALUE, edited.executed\n"
+    (folder / "train.py").write_text(f"import spark_fast as spark\nimport edited\n{imports}{begin}{loop}")
     return folder / "train.py"
+
+
+def _edit(folder: Path, value: int) -> None:
+    (folder / "edited.py").write_text(f"VALUE = {value}\nexecuted = 0\ndef value():\n    return VALUE\n")
 
 
 def _measure_modules(count: int, rounds: int, *, shared: bool) -> list[float]:
     with tempfile.TemporaryDirectory(prefix="spark-fast-bench-") as name, home_to_control() as home:
-        script = _project(Path(name) / "project", count, shared=shared)
+        path = Path(name) / "words"
+        path.write_bytes(bytes(4096))
+        with path.open("r+b") as file:
+            words = memoryview(mmap.mmap(file.fileno(), 4096)).cast("q")
+        script = _project(Path(name) / "project", path, count, shared=shared)
         process = subprocess.Popen(
             [sys.executable, "-m", "spark_fast.worker", "run", str(script)],
             env=environment(home) | {"SPARK_FAST_JOURNAL": "off"},
@@ -187,13 +247,14 @@ def _measure_modules(count: int, rounds: int, *, shared: bool) -> list[float]:
             _until(lambda: any(run.step > 100 for run in client.runs()), "it trains")
             run = client.attach()
             took = []
-            for edit in range(rounds + 1):
-                (script.parent / "edited.py").write_text(f"VALUE = {edit + 1}\ndef value():\n    return VALUE\n")
+            for edit in range(1, rounds + 2):
+                _edit(script.parent, edit)
                 time.sleep(0.02)  # senders read a file again that was written to only now
                 began = time.perf_counter()
                 request = run.reload(timeout=LIMIT)
                 took.append(time.perf_counter() - began)
-                assert request.fate.state == "applied" and request.version == edit + 2, request.fate
+                assert request.fate.state == "applied" and request.version == edit + 1, request.fate
+                assert words[0] == edit and words[1] == (count if shared else 0), "it executed what it was to execute"
             return took[1:]  # the first loads what a reload needs
         finally:
             process.kill()
@@ -207,13 +268,15 @@ def _measure_under(rounds: int) -> Under:
         kinds = {"plain": under.plain, "run": under.run}
         for _ in range(rounds):
             for how in order.sample(list(kinds), 2):
-                kinds[how].append(float(result(home, "step", runner=how == "run")["ns"]))
+                step = result(home, "step", runner=how == "run")
+                assert step["host"] is (how == "run"), "the runner's host is there, or is not"
+                kinds[how].append(float(step["ns"]))
     return under
 
 
 def measure(*, quick: bool) -> Reload:
-    """All of it; takes some two minutes, or half of one."""
-    ours, peers = _measure_saves(10, 1 if quick else 5)
+    """All of it; takes some three minutes, or one."""
+    saves = _measure_saves(10, 1 if quick else 5)
     rounds = 5 if quick else 20
     modules = [
         Modules(
@@ -223,4 +286,4 @@ def measure(*, quick: bool) -> Reload:
         )
         for count in (1, 20, 200)
     ]
-    return Reload(ours, peers, modules, _measure_under(3 if quick else 15))
+    return Reload(saves, modules, _measure_under(3 if quick else 15))

@@ -106,6 +106,7 @@ def step() -> dict[str, Any]:
     from bench.idle import Case, interleave
     from bench.twins import twin
     from spark_fast._core import worker
+    from spark_fast.worker import session
 
     spark.checkpoint()
     assert worker.attached()
@@ -115,7 +116,7 @@ def step() -> dict[str, Any]:
     found = interleave(cases, rounds=50, seconds=0.002)
     assert worker.attached() and worker.step() > before
     costs = [one - other for one, other in zip(found["checkpoint"], found["empty"], strict=True)]
-    return {"ns": statistics.median(costs)}
+    return {"ns": statistics.median(costs), "host": session.host is not None}
 
 
 def write(folder: str) -> dict[str, Any]:

@@ -10,7 +10,8 @@
 #include "sf_clock.h"
 
 static const char *const kinds[SF_KIND_END] = {
-    [SF_PAUSE] = "pause", [SF_RESUME] = "resume", [SF_STOP] = "stop", [SF_RELOAD] = "reload", [SF_ADVANCE] = "advance",
+    [SF_PAUSE] = "pause",     [SF_RESUME] = "resume", [SF_STOP] = "stop", [SF_RELOAD] = "reload",
+    [SF_ADVANCE] = "advance", [SF_SET] = "set",       [SF_CALL] = "call",
 };
 
 /* The longest line: each byte of sender and mail as \u00xx or as U+FFFD, and some numbers. */

@@ -9,6 +9,7 @@
  *
  * Layout versions
  *   1  first
+ *   2  requests to set a value and to call a function
  */
 #ifndef SF_LAYOUT_H
 #define SF_LAYOUT_H
@@ -20,7 +21,7 @@
 #include <stdint.h>
 
 #define SF_MAGIC UINT64_C(0x3154464b52415053) /* "SPARKFT1", read as a little-endian number */
-#define SF_LAYOUT_VERSION 1u
+#define SF_LAYOUT_VERSION 2u
 
 #define SF_PAGE 4096u
 #define SF_LOG_CAPACITY 128u /* a power of two */
@@ -46,7 +47,9 @@ enum sf_kind {
     SF_STOP = 3,
     SF_RELOAD = 4,
     SF_ADVANCE = 5, /* arg: steps to run before parking */
-    SF_KIND_END = 6
+    SF_SET = 6,     /* mail: the value and its name */
+    SF_CALL = 7,    /* mail: the function's name and its arguments */
+    SF_KIND_END = 8
 };
 
 /* What the worker did last. Only the worker writes it.
@@ -177,18 +180,18 @@ struct sf_slot {
 static_assert(ATOMIC_LLONG_LOCK_FREE == 2 && ATOMIC_INT_LOCK_FREE == 2,
               "processes can't share a lock inside an atomic");
 static_assert((SF_LOG_CAPACITY & (SF_LOG_CAPACITY - 1)) == 0, "indices wrap by masking");
-static_assert(sizeof(struct sf_state) == 48, "layout 1");
-static_assert(sizeof(struct sf_entry) == 240, "layout 1");
-static_assert(offsetof(struct sf_entry, before) == 64, "layout 1");
-static_assert(sizeof(struct sf_header) <= SF_PAGE, "layout 1");
-static_assert(offsetof(struct sf_header, tail) == 128, "layout 1");
-static_assert(offsetof(struct sf_header, changes) == 256, "layout 1");
-static_assert(offsetof(struct sf_slot, step) == 8, "layout 1");
-static_assert(offsetof(struct sf_slot, alarm) == 16, "layout 1");
-static_assert(offsetof(struct sf_slot, state) == 128, "layout 1");
+static_assert(sizeof(struct sf_state) == 48, "layout 2");
+static_assert(sizeof(struct sf_entry) == 240, "layout 2");
+static_assert(offsetof(struct sf_entry, before) == 64, "layout 2");
+static_assert(sizeof(struct sf_header) <= SF_PAGE, "layout 2");
+static_assert(offsetof(struct sf_header, tail) == 128, "layout 2");
+static_assert(offsetof(struct sf_header, changes) == 256, "layout 2");
+static_assert(offsetof(struct sf_slot, step) == 8, "layout 2");
+static_assert(offsetof(struct sf_slot, alarm) == 16, "layout 2");
+static_assert(offsetof(struct sf_slot, state) == 128, "layout 2");
 static_assert(offsetof(struct sf_slot, mark_ns) == offsetof(struct sf_slot, mark_step) + 8, "read as a pair");
-static_assert(offsetof(struct sf_slot, level) == 256, "layout 1");
-static_assert(sizeof(struct sf_slot) == 384, "layout 1");
+static_assert(offsetof(struct sf_slot, level) == 256, "layout 2");
+static_assert(sizeof(struct sf_slot) == 384, "layout 2");
 
 #define SF_LOG_OFFSET ((uint64_t)SF_PAGE)
 #define SF_SLOTS_OFFSET (SF_LOG_OFFSET + SF_LOG_CAPACITY * (uint64_t)sizeof(struct sf_entry))

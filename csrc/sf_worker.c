@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "sf_board.h"
 #include "sf_lock.h"
 #include "sf_point.h"
 #include "sf_wait.h"
@@ -45,12 +46,19 @@ sf_worker_step(void)
     return atomic_load_explicit(&atomic_load(&sf_worker_slot)->step, memory_order_relaxed);
 }
 
+void
+sf_worker_set_step(uint64_t step)
+{
+    atomic_store(&atomic_load(&sf_worker_slot)->step, step);
+}
+
 /* A child is no worker: nothing that it does, and not its end, may show in the run. Async-signal-safe. A child of a
  * process that never attached may still become a worker of its own. */
 static void
 after_fork_in_child(void)
 {
     sf_fork_after_in_child();
+    sf_board_forget();
     if (worker.slot != NULL) {
         worker.segment.lock_fd = -1; /* just closed: the number may come back as somebody else's */
         worker.slot = NULL;
@@ -318,9 +326,16 @@ apply(const struct sf_entry *entry, uint64_t seq, uint64_t target, uint64_t step
         turn->seq = seq;
         copy_entry(&turn->entry, entry, seq);
         break;
+    case SF_SET:
+    case SF_CALL:
+        turn->action = SF_DELIVER;
+        turn->seq = seq;
+        copy_entry(&turn->entry, entry, seq);
+        break;
     }
-    /* A pause or an advance is applied when the worker parks for it, a reload when the new code runs. */
-    if (entry->kind != SF_PAUSE && entry->kind != SF_ADVANCE && entry->kind != SF_RELOAD)
+    /* A pause or an advance is applied when the worker parks for it, a reload when the new code runs, mail when it was
+     * delivered. */
+    if (entry->kind == SF_RESUME || entry->kind == SF_STOP)
         set_outcome(seq, SF_OUTCOME_APPLIED, step);
     return 0;
 }
@@ -338,6 +353,19 @@ check_own(void)
         atomic_load_explicit(&worker.slot->applied, memory_order_relaxed) != worker.applied)
         return -SF_ECORRUPT;
     return 0;
+}
+
+static int
+has_mail(uint32_t kind)
+{
+    return kind == SF_SET || kind == SF_CALL;
+}
+
+/* Whether a turn may apply an entry of this kind. */
+static int
+allowed(int may, uint32_t kind)
+{
+    return !(may & SF_TURN_NO_RELOAD && kind == SF_RELOAD) && !(may & SF_TURN_NO_MAIL && has_mail(kind));
 }
 
 /* Decides what is undecided. 0 and the target, or an error. */
@@ -379,7 +407,7 @@ look_ahead(uint64_t tail, struct sf_state *state, int *wanted)
         rc = sf_state_fold(state, entry, seq, target);
         if (rc < 0)
             return rc;
-        if (entry->kind == SF_RELOAD)
+        if (entry->kind == SF_RELOAD || has_mail(entry->kind))
             *wanted = 1;
     }
     *wanted |= state->stop_seq != 0;
@@ -449,7 +477,7 @@ turn_uncounted(struct sf_slot *slot, uint64_t step, struct sf_turn *turn)
 }
 
 void
-sf_worker_reloaded(uint64_t seq, uint64_t step, int failed)
+sf_worker_tell(uint64_t seq, uint64_t step, int failed)
 {
     if (worker.slot == NULL)
         return;
@@ -484,15 +512,14 @@ sf_turn(uint64_t step, int may, struct sf_turn *turn)
         if (rc < 0)
             return rc;
         ahead = 0;
-        while (worker.applied < tail && !ahead && turn->action != SF_RAISE_RELOAD) {
+        while (worker.applied < tail && !ahead && turn->action == SF_GO) {
             uint64_t seq = worker.applied + 1;
             uint64_t target;
 
             rc = target_of(seq, 1, &target);
             if (rc < 0)
                 return rc;
-            if (target != SF_TARGET_VOID &&
-                (target > step || (may & SF_TURN_NO_RELOAD && sf_entry_at(&worker.segment, seq)->kind == SF_RELOAD))) {
+            if (target != SF_TARGET_VOID && (target > step || !allowed(may, sf_entry_at(&worker.segment, seq)->kind))) {
                 ahead = 1; /* the word stays set, so that the next checkpoint comes here again */
                 break;
             }
@@ -507,8 +534,8 @@ sf_turn(uint64_t step, int may, struct sf_turn *turn)
         }
         set_alarm();
         level = worker.state.stop_seq != 0 ? SF_WORD_STOPPED : sf_state_parks(&worker.state, step) ? SF_WORD_HELD : 0;
-        if (turn->action == SF_RAISE_RELOAD)
-            break; /* what follows it in the log is for the code that comes next: the word stays set */
+        if (turn->action != SF_GO)
+            break; /* what follows it in the log is for a later turn: the word stays set */
         if (ahead) {
             atomic_fetch_or(&slot->word, SF_WORD_PENDING);
             break;
@@ -516,7 +543,7 @@ sf_turn(uint64_t step, int may, struct sf_turn *turn)
     } while (clear_word(slot, tail, level));
     sf_announce(&worker.segment);
 
-    if (turn->action == SF_RAISE_RELOAD) {
+    if (turn->action != SF_GO) {
         atomic_fetch_or(&slot->word, SF_WORD_PENDING);
     } else if (level == SF_WORD_STOPPED) {
         turn->action = SF_RAISE_STOP;

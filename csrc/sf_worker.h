@@ -138,10 +138,13 @@ void sf_worker_quiet(void);
 int sf_worker_attached(void);
 struct sf_segment *sf_worker_segment(void);
 uint64_t sf_worker_step(void);
+/* Counts on from `step`, one that was passed. Whoever reads the step meanwhile reads one that is too high: a target
+ * that is decided from it lies later than it need. */
+void sf_worker_set_step(uint64_t step);
 
 /* --- the slow path; callers take turns (the Python side holds a lock) --- */
 
-enum sf_action { SF_GO, SF_HOLD, SF_RAISE_STOP, SF_RAISE_RELOAD };
+enum sf_action { SF_GO, SF_HOLD, SF_RAISE_STOP, SF_RAISE_RELOAD, SF_DELIVER };
 
 struct sf_turn {
     enum sf_action action;
@@ -151,16 +154,18 @@ struct sf_turn {
 };
 
 /* What a turn may do: SF_TURN_COUNTED is not set at a checkpoint that does not count, which applies nothing and can
- * only hold. With SF_TURN_NO_RELOAD a reload, and all that stands behind it in the log, is left for a later turn. */
+ * only hold. With SF_TURN_NO_RELOAD a reload, and all that stands behind it in the log, is left for a later turn; with
+ * SF_TURN_NO_MAIL a value to set or a function to call. */
 #define SF_TURN_COUNTED 1
 #define SF_TURN_NO_RELOAD 2
+#define SF_TURN_NO_MAIL 4
 
 /* Applies every entry whose step has come, and says what the loop has to do. 0, or an SF_E error: then control is
  * lost. */
 int sf_turn(uint64_t step, int may, struct sf_turn *turn);
 
-/* What came of the reload that is entry seq: the new code runs, or the old one again. */
-void sf_worker_reloaded(uint64_t seq, uint64_t step, int failed);
+/* What came of entry seq, a reload or one with mail, that the caller was handed: it was done, or could not be. */
+void sf_worker_tell(uint64_t seq, uint64_t step, int failed);
 
 /* From this step on each checkpoint takes the slow path, whatever the log says; SF_NEVER ends it. */
 void sf_worker_watch(uint64_t step);

@@ -14,7 +14,7 @@ from spark_fast import _core
 # Here and not in a module of its own, as the check of the core is: to find a file takes longer than to run it.
 __version__ = "0.1.0"
 
-_LAYOUT = 1  # of the segment, that these Python files were written for
+_LAYOUT = 2  # of the segment, that these Python files were written for
 
 if (__version__, _LAYOUT) != (_core.BUILD_VERSION, _core.LAYOUT_VERSION):
     raise ImportError(
@@ -37,12 +37,14 @@ if TYPE_CHECKING:
         clear_persisted,
         configure,
         create_controller,
+        expose,
         has_persisted,
         on_pause,
         on_resume,
         persist,
         run,
         track,
+        value,
     )
     from spark_fast.worker.controller import controller
 
@@ -61,6 +63,7 @@ __all__ = [
     "configure",
     "controller",
     "create_controller",
+    "expose",
     "has_persisted",
     "on_pause",
     "on_resume",
@@ -68,6 +71,7 @@ __all__ = [
     "persist",
     "run",
     "track",
+    "value",
 ]
 
 

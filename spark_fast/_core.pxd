@@ -125,6 +125,7 @@ cdef extern from "sf_worker.h" nogil:
     enum:
         SF_TURN_COUNTED
         SF_TURN_NO_RELOAD
+        SF_TURN_NO_MAIL
     struct sf_yield:
         pass
     struct sf_turn_result "sf_turn":
@@ -143,8 +144,9 @@ cdef extern from "sf_worker.h" nogil:
     bint sf_worker_attached()
     sf_segment *sf_worker_segment()
     uint64_t sf_worker_step()
+    void sf_worker_set_step(uint64_t step)
     int sf_turn(uint64_t step, int may, sf_turn_result *turn)
-    void sf_worker_reloaded(uint64_t seq, uint64_t step, int failed)
+    void sf_worker_tell(uint64_t seq, uint64_t step, int failed)
     void sf_worker_watch(uint64_t step)
     sf_journal *sf_worker_journal()
     bint sf_worker_resume(uint64_t step)
@@ -158,3 +160,46 @@ cdef extern from "sf_worker.h" nogil:
     int sf_level_enter(uint64_t total, sf_since *since)
     void sf_level_leave(int level)
     void sf_level_done(int level, uint64_t done) noexcept
+
+cdef extern from "sf_board.h" nogil:
+    enum:
+        SF_BOARD_CELLS
+        SF_BUCKETS
+        SF_TEXT_MAX
+        SF_FLOAT
+        SF_INTEGER
+        SF_BOOLEAN
+        SF_TEXT
+    struct sf_bucket:
+        uint64_t step
+        int64_t time_ns
+        double low
+        double high
+        double mean
+        double last
+        uint32_t finite
+    struct sf_board_view:
+        uint32_t cells
+        uint32_t descriptions
+        uint64_t changes
+    struct sf_cell_view:
+        uint32_t kind
+        uint32_t text_size
+        uint64_t bits
+        uint64_t step
+        int64_t time_ns
+        uint64_t history_offset
+    int sf_board_create(const char *path)
+    int sf_board_add()
+    int sf_board_keep_history(uint32_t index)
+    int sf_board_put_text(uint32_t index, const char *text, size_t size, uint64_t step)
+    void sf_board_described()
+    int sf_board_watched(int64_t within_ns)
+    void sf_board_forget()
+    void sf_board_put_number(uint32_t index, uint32_t kind, uint64_t bits, double value, uint64_t step) noexcept
+    int sf_board_read(int fd, sf_board_view *view)
+    int sf_board_read_cell(int fd, uint32_t index, sf_cell_view *view)
+    int sf_board_read_cells(int fd, sf_cell_view *views, uint32_t count)
+    int sf_board_read_text(int fd, uint32_t index, const sf_cell_view *view, char *text)
+    int sf_board_read_history(int fd, const sf_cell_view *view, sf_bucket *buckets)
+    int sf_board_touch(int fd)

@@ -16,6 +16,7 @@ __all__ = [
     "ResetError",
     "RunNameTakenError",
     "SegmentError",
+    "SparkCallError",
     "SparkError",
     "SparkInterrupt",
     "SparkReloadError",
@@ -162,6 +163,32 @@ class SparkTimeoutError(SparkError, TimeoutError):
 
     def __str__(self) -> str:
         return self.message
+
+
+class SparkCallError(SparkError):
+    """An exposed function was called, and did not return what can be sent.
+
+    Attributes:
+        function: its name.
+        state: what became of the call: `failed`, `refused`, `void`, `lost` or `superseded`.
+        reason: why, in one line: of a function that raised, the exception.
+        traceback: of the function, as Python prints it; empty where there is none.
+        output: what it had printed.
+    """
+
+    def __init__(self, function: str, state: str, reason: str, traceback: str = "", output: str = "") -> None:
+        super().__init__(function, state, reason, traceback, output)
+        self.function = function
+        self.state = state
+        self.reason = reason
+        self.traceback = traceback
+        self.output = output
+
+    def __str__(self) -> str:
+        text = (
+            f"the call of {self.function}() was {self.state}: {self.reason}" if self.state != "failed" else self.reason
+        )
+        return f"{text}\n{self.traceback}" if self.traceback else text
 
 
 class ReloadRefusedError(SparkError):

@@ -2,6 +2,7 @@
 
     {"journal": 1, "run": …, "command": […], "directory": …, "started": …, "version": …, "python": …, "entry": …}
     {"rank": 0, "step": 120, "time": …, "kind": "pause", "id": …, "sender": …, "arg": 0, "duration": 0.0, "mail": ""}
+    {"payload": {"name": …, "value": …}, "id": …}    what a set brought; of a call: name, args and kwargs
     {"code": 3, "id": …, "files": {path: source}}    what a reload brought: the sources that differ from those before
     {"failed": id, "reason": …}                      the reload was taken back
     {"modules": {path: sha256}}                      modules of the project that had been imported by then
@@ -36,7 +37,7 @@ POINTER = "journal"
 _BEGINS = b'{"journal": '
 """How each header begins."""
 _SIZE_MAX = 1 << 30
-_KINDS = ("pause", "resume", "stop", "reload", "advance")
+_KINDS = ("pause", "resume", "stop", "reload", "advance", "set", "call")
 
 
 @dataclass(frozen=True)
@@ -227,6 +228,9 @@ def _fits(line: Mapping[str, Any]) -> bool:
             and all(isinstance(line.get(name), (int, float)) for name in ("time", "duration"))
             and bool(0 <= line["duration"] < 4e9)
         )
+    if "payload" in line:
+        payload = line["payload"]
+        return isinstance(line.get("id"), str) and isinstance(payload, dict) and isinstance(payload.get("name"), str)
     if "files" in line:
         return _is_count(line.get("code")) and isinstance(line.get("id"), str) and _are_texts(line["files"])
     if "failed" in line:

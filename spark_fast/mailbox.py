@@ -1,36 +1,65 @@
-"""What a worker answers to a request, beyond what the log has room for: `<run folder>/replies/<request id>.json`.
+"""What a request carries, and what the worker answers, beyond what the log has room for.
 
-The worker writes it before it publishes the outcome, so whoever sees the outcome finds it.
+    <run folder>/mail/<request id>.json       a value to set, a call: written by the sender before it asks
+    <run folder>/replies/<request id>.json    written by the worker before it publishes the outcome
+
+Whoever sees the request finds its mail, and whoever sees the outcome finds its reply. The worker removes mail that it
+has read, and keeps as many replies as the log has entries.
 """
 
 import json
+import os
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from spark_fast import private_files
 from spark_fast.errors import FolderRefusedError, StoreError
+from spark_fast.exposed import json_bytes
 
-__all__ = ["Reply", "read_reply", "write_reply"]
+__all__ = [
+    "MAIL_MAX",
+    "RESULT_MAX",
+    "Reply",
+    "discard_mail",
+    "mail_name",
+    "read_mail",
+    "read_reply",
+    "remove_reply",
+    "write_mail",
+    "write_reply",
+]
 
+MAIL_MAX = 1 << 20
+"""Bytes that a request may carry."""
+RESULT_MAX = 2 << 20
+"""Bytes of a call's result."""
+_MAIL = "mail"
 _REPLIES = "replies"
 _TEXT_MAX = 256 << 10
-_REPLY_MAX = 4 << 20
+_REPLY_MAX = 8 << 20
 
 
 @dataclass(frozen=True)
 class Reply:
-    """Why a worker did not do what it was asked.
+    """What a worker says of a request.
 
     Attributes:
-        state: "failed", it tried and could not; or "refused", it did not try.
+        state: "done"; "failed", it tried and could not; or "refused", it did not try.
         reason: why, in one line.
         traceback: the whole of it, as Python prints it; empty where there is none.
+        result: what a call returned.
+        output: what it printed.
     """
 
     state: str
-    reason: str
+    reason: str = ""
     traceback: str = ""
+    result: Any = None
+    output: str = ""
 
     @property
     def text(self) -> str:
@@ -38,14 +67,84 @@ class Reply:
         return f"{self.reason}\n{self.traceback.rstrip()}" if self.traceback else self.reason
 
 
-def write_reply(folder: Path, ident: int, reply: Mapping[str, str]) -> None:
-    """Answers the request `ident` of the run in this folder: "state", "reason" and "traceback", as in a Reply.
+# --- mail ---
 
-    Raises OSError, or FolderRefusedError if the folder can't be trusted.
+
+def mail_name(ident: int) -> str:
+    """What a request carries in the log: the name of its mail."""
+    return f"{ident:016x}"
+
+
+def write_mail(folder: Path, ident: int, content: Mapping[str, Any]) -> None:
+    """Leaves the mail of the request `ident` for the worker of the run in this folder.
+
+    Raises ValueError if it is no JSON or too long, OSError, FolderRefusedError.
     """
-    texts = {name: _shortened(reply.get(name, "")) for name in ("state", "reason", "traceback")}
+    try:
+        raw = json_bytes(content)
+    except TypeError as error:
+        raise ValueError(f"it is no JSON: {error}") from None
+    if len(raw) > MAIL_MAX:
+        raise ValueError(f"it has {len(raw)} bytes: at most {MAIL_MAX} are taken")
+    with private_files.opened(folder, _MAIL, create=True) as mail:
+        private_files.write_whole(mail, _name(ident), raw)
+
+
+def read_mail(folder: Path, mail: str) -> dict[str, Any]:
+    """Takes the mail of this name. Raises StoreError if it can't be read, is not there, or is no mail; OSError."""
+    shown = folder / _MAIL
+    if re.fullmatch(r"[0-9a-f]{16}", mail) is None:
+        raise StoreError(str(shown), f"{mail!r} can't be the name of mail")
+    name = f"{mail}.json"
+    try:
+        with private_files.opened(folder, _MAIL) as letters:
+            try:
+                raw = private_files.read_whole(letters, name, MAIL_MAX, shown)
+            finally:
+                with suppress(FileNotFoundError, IsADirectoryError):
+                    os.unlink(name, dir_fd=letters)
+    except FileNotFoundError:
+        raise StoreError(str(shown / name), "it is not there") from None
+    except FolderRefusedError as error:
+        raise StoreError(str(shown), str(error)) from None
+    try:
+        found = json.loads(raw)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise StoreError(str(shown / name), "it is damaged")
+    return found
+
+
+def discard_mail(folder: Path, ident: int) -> None:
+    """Removes mail of a request that was not appended."""
+    with suppress(OSError, FolderRefusedError), private_files.opened(folder, _MAIL) as mail:
+        os.unlink(_name(ident), dir_fd=mail)
+
+
+# --- replies ---
+
+
+def write_reply(folder: Path, ident: int, reply: Reply) -> None:
+    """Answers the request `ident` of the run in this folder.
+
+    Raises OSError, FolderRefusedError if the folder can't be trusted, and ValueError or TypeError if the result is no
+    JSON or longer than RESULT_MAX.
+    """
+    size = len(json_bytes(reply.result))
+    if size > RESULT_MAX:
+        raise ValueError(f"it has {size} bytes: at most {RESULT_MAX} are sent")
+    raw = json_bytes(
+        {
+            "state": reply.state,
+            "reason": _shortened(reply.reason),
+            "traceback": _shortened(reply.traceback),
+            "result": reply.result,
+            "output": _shortened(reply.output),
+        }
+    )
     with private_files.opened(folder, _REPLIES, create=True) as replies:
-        private_files.write_whole(replies, _name(ident), json.dumps(texts).encode())
+        private_files.write_whole(replies, _name(ident), raw)
 
 
 def read_reply(folder: Path, ident: int) -> Reply | None:
@@ -57,14 +156,21 @@ def read_reply(folder: Path, ident: int) -> Reply | None:
         return None
     except (StoreError, FolderRefusedError) as error:
         return Reply("failed", f"what the worker says of it can't be read: {error}")
+    damaged = Reply("failed", "what the worker says of it is damaged")
     try:
-        found = json.loads(raw)
-        state, reason, trace = found["state"], found["reason"], found["traceback"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return Reply("failed", "what the worker says of it is damaged")
-    if state not in ("failed", "refused") or not isinstance(reason, str) or not isinstance(trace, str):
-        return Reply("failed", "what the worker says of it is damaged")
-    return Reply(state, reason, trace)
+        found = Reply(**json.loads(raw))
+    except (ValueError, TypeError, RecursionError):
+        return damaged
+    texts = (found.reason, found.traceback, found.output)
+    if found.state not in ("done", "failed", "refused") or not all(isinstance(text, str) for text in texts):
+        return damaged
+    return found
+
+
+def remove_reply(folder: Path, ident: int) -> None:
+    """Forgets the answer to a request that the log has forgotten."""
+    with suppress(OSError, FolderRefusedError), private_files.opened(folder, _REPLIES) as replies:
+        os.unlink(_name(ident), dir_fd=replies)
 
 
 def _name(ident: int) -> str:

@@ -32,6 +32,8 @@ class Kind(IntEnum):
     STOP = 3
     RELOAD = 4
     ADVANCE = 5
+    SET = 6
+    CALL = 7
 
 
 RESET = "reset"

@@ -7,6 +7,7 @@ again. What a runner does with the code is tested elsewhere.
 import json
 import os
 import pickle
+import resource
 import subprocess
 import sys
 import time
@@ -44,7 +45,7 @@ class Host:
         pass
 
     def meet(self, entry, step):
-        worker.reloaded(entry["seq"], step, failed=False)
+        worker.tell(entry["seq"], step, failed=False)
         return spark.SparkReloadError(format_id(entry["id"]), step, entry["sender"])
 
 session.host = Host()
@@ -235,6 +236,19 @@ def test_a_store_that_is_damaged_is_an_error_that_names_the_file(runner: Runner)
     runner.steps_on(run)
 
 
+def test_a_version_that_finds_no_room_is_an_error_that_says_so(runner: Runner) -> None:
+    run = runner.run()
+    room = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, room[1]))  # files of this process can't grow further
+    try:
+        with pytest.raises(client.StoreError, match="can't be kept: File too large"):
+            run.reload("rate = 2\n" * 100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, room)
+    assert run.requests == []
+    runner.steps_on(run)
+
+
 def test_wrong_arguments_of_a_reload_are_refused_before_anything_is_made(runner: Runner) -> None:
     run = runner.run()
     with pytest.raises(ValueError, match="exclude each other"):
@@ -295,7 +309,7 @@ def test_a_fate_tells_what_the_worker_says_of_a_failure(
     run = runner.run()
     request = run.reload("rate = 2\n", timeout=10)
     assert failed(request, monkeypatch) == Fate(FateState.FAILED, step=120)
-    mailbox.write_reply(run.folder, request._ident, {"state": state, "reason": "division by zero", "traceback": TRACE})
+    mailbox.write_reply(run.folder, request._ident, mailbox.Reply(state, "division by zero", TRACE))
     fate = failed(request, monkeypatch)
     assert (fate.state, fate.step, fate.reason) == (state, 120, f"division by zero\n{TRACE}".rstrip())
     assert str(fate) == f"{state} at step 120 (division by zero)"
@@ -306,7 +320,7 @@ def test_a_fate_tells_what_the_worker_says_of_a_failure(
 def test_a_reply_that_is_too_long_loses_its_middle(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     trace = "first\n" + "x" * (1 << 20) + "\nlast"
-    mailbox.write_reply(tmp_path, 7, {"state": "failed", "reason": "why", "traceback": trace})
+    mailbox.write_reply(tmp_path, 7, mailbox.Reply("failed", "why", trace))
     reply = mailbox.read_reply(tmp_path, 7)
     assert reply is not None
     assert reply.traceback.startswith("first\n") and reply.traceback.endswith("\nlast")

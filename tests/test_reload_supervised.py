@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from spark_fast import client
 from tests.reloading import Edited
 from tests.support import until
@@ -36,6 +38,13 @@ def test_what_is_saved_is_reloaded(tmp_path: Path) -> None:
         until(lambda: "spark-fast: reloaded train.py at step" in training.err)
         said = training.said
         assert [line[0] for line in said] == list(range(len(said)))
+
+
+@pytest.mark.parametrize("options", [("--watch",), ()], ids=["watched", "not"])
+def test_who_is_watched_waits_for_no_import_at_the_first_edit(tmp_path: Path, options: tuple[str, ...]) -> None:
+    code = 'import json, sys\nprint(json.dumps("spark_fast.worker.transaction" in sys.modules))\n'
+    with Supervised(tmp_path, code, options=options) as training:
+        assert training.over() == [bool(options)]
 
 
 def test_a_module_in_a_reload_dir_is_watched_and_reloaded(tmp_path: Path) -> None:

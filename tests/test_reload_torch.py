@@ -100,6 +100,31 @@ def test_fifty_edits_that_change_nothing_change_no_batch_and_no_bit(tmp_path: Pa
         assert training.over(deadline=200) == expected
 
 
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("counted", ["enumerate(loader)", "zip(range(10**6), loader)"], ids=["enumerate", "zip"])
+def test_a_loader_with_persistent_workers_is_asked_for_no_iterator_that_nobody_uses(
+    tmp_path: Path, counted: str
+) -> None:
+    # It draws from the generator that the dropout draws from, and has one iterator, which each new one begins over.
+    def written(pause: float) -> str:
+        found = source(pause=pause).replace(", generator=torch.Generator().manual_seed(1)", ", persistent_workers=True")
+        found = found.replace("index, x, y in spark.track(loader,", f"_, (index, x, y) in spark.track({counted},")
+        assert "persistent_workers" in found and counted in found
+        return found
+
+    (tmp_path / "straight").mkdir()
+    with Edited(tmp_path / "straight", written(0)) as training:
+        expected = training.over(deadline=100)
+    (tmp_path / "edited").mkdir()
+    with Edited(tmp_path / "edited", written(0.004)) as training:
+        for count in range(1, 11):
+            training.says(12 * count, deadline=100)
+            training.edit("def step", f"# edit {count}\ndef step")
+            request = training.reload(timeout=100)
+            assert request.fate.state == "applied", request.fate.reason
+        assert training.over(deadline=200) == expected
+
+
 @pytest.mark.timeout(200)
 def test_an_edit_that_changes_something_changes_the_weights_as_it_would_without_a_reload(tmp_path: Path) -> None:
     at = BATCHES + 10

@@ -208,6 +208,7 @@ class _Worker:
             "replay": order.replay,
             "supervisor": os.getpid(),
             "safe_path": sys.flags.safe_path,
+            "watched": order.watch,
             "announce": theirs,
             "mask": sorted(mask),
         }

@@ -2,6 +2,7 @@
 
 import tempfile
 import webbrowser
+from importlib.util import find_spec
 from pathlib import Path
 
 from spark_fast.cli.exits import Exit, leave, say
@@ -13,15 +14,9 @@ def ui(
     host: str, port: int | None, *, insecure: bool, certificate: Path | None, key: Path | None, browser: bool
 ) -> None:
     """Raises typer.Exit with a status of `Exit` if it can't be served, OSError if it can't listen there."""
-    try:
-        import fastapi
-        import plotly
-        import uvicorn
-    except ImportError as error:
-        raise leave(
-            Exit.REFUSED, f"the web page needs {error.name}, which is not installed: pip install 'spark-fast[ui]'"
-        ) from None
-    del fastapi, plotly, uvicorn
+    missing = [name for name in ("fastapi", "uvicorn", "plotly") if find_spec(name) is None]
+    if missing:
+        raise leave(Exit.REFUSED, f"the page needs {' and '.join(missing)}: pip install 'spark-fast[ui]'")
     from spark_fast.ui.serving import Options, is_loopback, serve
 
     if (certificate is None) != (key is None):

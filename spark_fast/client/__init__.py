@@ -7,6 +7,7 @@ run.pause()
 run.resume()
 """
 
+from spark_fast.client.exposures import Change, History, Value
 from spark_fast.client.reset import is_worker_initialized, reset_worker
 from spark_fast.client.run import Rank, Request, Run, attach, request_hot_reload, runs
 from spark_fast.errors import (
@@ -17,32 +18,40 @@ from spark_fast.errors import (
     NoSuchRunError,
     ResetError,
     SegmentError,
+    SparkCallError,
     SparkError,
     SparkTimeoutError,
     StoreError,
 )
+from spark_fast.exposed import Function, Parameter
 from spark_fast.request import Fate, FateState
 from spark_fast.run_folder import remove_ended
 from spark_fast.status import Progress, SparkStatus
 
 __all__ = [
     "AmbiguousRunError",
+    "Change",
     "Fate",
     "FateState",
     "FolderRefusedError",
+    "Function",
+    "History",
     "LayoutError",
     "LogFullError",
     "NoSuchRunError",
+    "Parameter",
     "Progress",
     "Rank",
     "Request",
     "ResetError",
     "Run",
     "SegmentError",
+    "SparkCallError",
     "SparkError",
     "SparkStatus",
     "SparkTimeoutError",
     "StoreError",
+    "Value",
     "attach",
     "is_worker_initialized",
     "remove_ended",

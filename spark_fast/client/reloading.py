@@ -7,7 +7,7 @@ from spark_fast import run_folder
 from spark_fast.client import changes
 from spark_fast.client.run import Request, Run
 from spark_fast.code_versions import Store, Version
-from spark_fast.errors import CodeRefusedError, LogFullError
+from spark_fast.errors import CodeRefusedError, LogFullError, StoreError
 from spark_fast.request import Fate, FateState, Kind, sender_name, version_mail
 from spark_fast.status import monotonic
 
@@ -46,6 +46,8 @@ def reload(run: Run, code: str | bytes | None, *, to: int | None, wait: bool, ti
         if run.status.live:
             raise
         return answer(FateState.REFUSED, f"the run has ended: it is {run.status}")
+    except OSError as error:  # a full disk, say
+        raise StoreError(str(error.filename or run.folder), f"the version can't be kept: {error.strerror}") from None
     if version is None:
         return answer(FateState.APPLIED, "nothing to do: the code has not changed", run.step)
 

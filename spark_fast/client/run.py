@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,10 @@ from spark_fast.status import (
 )
 
 if TYPE_CHECKING:
+    from spark_fast.client.exposures import Board, Change, History, Value
     from spark_fast.code_versions import Version
+    from spark_fast.exposed import Function
+    from spark_fast.mailbox import Reply
 
 __all__ = ["Rank", "Request", "Run", "attach", "request_hot_reload", "runs"]
 
@@ -59,7 +62,7 @@ class Request:
 
     Attributes:
         id: what names it, in the log, in the exception that it raises and in what supersedes it.
-        kind: `pause`, `resume`, `stop`, `reload` or `advance`.
+        kind: `pause`, `resume`, `stop`, `reload`, `advance`, `set` or `call`.
         sender: who asked, for people.
         asked: when, in seconds since the epoch.
         version: of a reload: the number of the code version that it brings; else None.
@@ -86,6 +89,7 @@ class Request:
         self.sender = sender
         self.asked = asked
         self.version = version_of(mail) if kind is Kind.RELOAD else None
+        self._reply: Reply | None = None
 
     @property
     def fate(self) -> Fate:
@@ -96,6 +100,25 @@ class Request:
                 return found
             self._fate = found
         return self._fate
+
+    @property
+    def result(self) -> Any:
+        """Of a call that was applied: what the function returned. None before, and of all else."""
+        reply = self._answered()
+        return None if reply is None else reply.result
+
+    @property
+    def output(self) -> str:
+        """What was printed while a function was called or a value was set. Empty before, and of all else."""
+        reply = self._answered()
+        return "" if reply is None else reply.output
+
+    def _answered(self) -> "Reply | None":
+        if self._reply is None and self.kind in ("set", "call") and self._seq and self.fate.final:
+            from spark_fast.mailbox import read_reply
+
+            self._reply = read_reply(self._run.folder, self._ident)
+        return self._reply
 
     def wait(self, timeout: float | None = None) -> Fate:
         """Waits until the fate is final and returns it.
@@ -129,6 +152,7 @@ class Run:
         self._segment: Segment | None = None
         self._sample: tuple[float, int] | None = None
         self._speed: float | None = None
+        self._exposed: Board | None = None
 
     def __del__(self) -> None:
         control = getattr(self, "_control", -1)
@@ -293,6 +317,52 @@ class Run:
 
         return reloading.current(self)
 
+    # --- what it exposes ---
+
+    @property
+    def values(self) -> "dict[str, Value]":
+        """The exposed values, by name, as they are now. Costs some 10 µs and never disturbs the worker.
+
+        Raises StoreError, FolderRefusedError or SegmentError if the run's files can't be used.
+        """
+        return self._board().values()
+
+    @property
+    def functions(self) -> "dict[str, Function]":
+        """The functions that can be called, by name. As values."""
+        return self._board().exposures().functions
+
+    def history(self, name: str) -> "History":
+        """What a number has been over the whole run, in a thousand entries at most; see History. Some 50 µs.
+
+        Raises LookupError if no value has this name; as values.
+        """
+        return self._board().history(name)
+
+    def watch(self, *, interval: float = 0.05) -> "Iterator[Change]":
+        """Yields the exposed values, and then each that changes, until the run has ended. Of assignments that follow
+        each other within `interval` seconds the last is seen. As values.
+        """
+        from spark_fast.client import exposures
+
+        return exposures.watch(self, interval)
+
+    def board_version(self) -> int:
+        """A number that grows with each assignment, and whenever something is exposed; 0 where nothing is. 5 µs."""
+        return self._board().version()
+
+    def touch(self) -> None:
+        """Says that somebody looks at the values, for the next three seconds: tensors on an accelerator are copied only
+        then. watch() does it."""
+        self._board().touch()
+
+    def _board(self) -> "Board":
+        if self._exposed is None:
+            from spark_fast.client.exposures import Board
+
+            self._exposed = Board(self)
+        return self._exposed
+
     def as_dict(self) -> dict[str, Any]:
         """All of the above, for JSON."""
         progress = self.progress
@@ -402,6 +472,46 @@ class Run:
 
         return reloading.reload(self, code, to=to, wait=wait, timeout=timeout)
 
+    def set(self, name: str, value: Any, *, wait: bool = True, timeout: float | None = None) -> Request:
+        """Sets an exposed value at the run's next checkpoint; where it is parked, at once.
+
+        As pause(). The fate is `refused`, with the reason, if the value does not fit its limits: then the worker has
+        not heard of it; `failed`, with the traceback, if the value's on_set raised, and the value stays. A process
+        that sets and calls more than a hundred times a second waits for its turn.
+        """
+        from spark_fast.client import exposures
+
+        return exposures.set_value(self, name, value, wait=wait, timeout=timeout)
+
+    def call(self, function: str, /, *args: Any, spark_timeout: float | None = None, **kwargs: Any) -> Any:
+        """Calls an exposed function at the run's next checkpoint, also while it is parked, and returns what it returns.
+
+        Args:
+            function: its name.
+            args, kwargs: JSON.
+            spark_timeout: seconds to wait at most; None for as long as it takes.
+
+        Raises SparkCallError, with the traceback and what was printed, if it raised, could not be called with these
+        arguments, or the run ended before; SparkTimeoutError when the time is up (the call stands).
+        """
+        from spark_fast.client import exposures
+
+        return exposures.call(self, function, args, kwargs, spark_timeout)
+
+    def request_call(
+        self,
+        function: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        wait: bool = True,
+        timeout: float | None = None,
+    ) -> Request:
+        """As call(), with a request for an answer: its `fate`, `result` and `output`. Raises what pause() raises."""
+        from spark_fast.client import exposures
+
+        return exposures.request_call(self, function, args, kwargs or {}, wait=wait, timeout=timeout)
+
     def wait(self, status: str | Iterable[str], timeout: float | None = None) -> SparkStatus:
         """Waits until the run has this status, or one of these, and returns it.
 
@@ -439,9 +549,11 @@ class Run:
         arg: int = 0,
         duration: float = 0.0,
         mail: str = "",
+        ident: int | None = None,
     ) -> Request:
         end = None if timeout is None else monotonic() + timeout
-        ident = run_folder.new_id()
+        if ident is None:
+            ident = run_folder.new_id()
         sender = sender_name()
         try:
             patience = _TURN if timeout is None else min(_TURN, timeout)
@@ -485,6 +597,20 @@ class Run:
         oldest = _core.read_entry(self._control, applied + 1)
         since = time.time() if oldest is None else oldest["asked"]
         return LogFullError(error.reason, error.path, rank, step, since)
+
+    def _recent_mail(self, pid: int, count: int) -> list[float]:
+        """When this process last asked for a value to be set or a function to be called, oldest first."""
+        found: list[float] = []
+        seq = self._view()["tail"]
+        while seq > 0 and len(found) < count:
+            entry = _core.read_entry(self._control, seq)
+            if entry is None:
+                break
+            if entry["sender_pid"] == pid and entry["kind"] in (Kind.SET, Kind.CALL):
+                found.append(entry["asked"])
+            seq -= 1
+        found.reverse()
+        return found
 
     def _fate(self, seq: int, ident: int) -> Fate:
         try:

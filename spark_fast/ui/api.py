@@ -2,11 +2,10 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, HTTPException, Query
+from fastapi import APIRouter, HTTPException, Path, Query
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field
 
 from spark_fast import client, journal, names
 from spark_fast.client import FateState, Request, Run, SparkStatus
@@ -17,13 +16,37 @@ from spark_fast.errors import ResetError
 from spark_fast.project_files import relative
 from spark_fast.sources import decode
 from spark_fast.status import monotonic
+from spark_fast.ui import models
 from spark_fast.ui.detail import Parts
 from spark_fast.ui.state import Server, State
-from spark_fast.ui.views import request_view, to_json
+from spark_fast.ui.views import history_view, request_view, to_json
 
-__all__ = ["router"]
+__all__ = ["ERRORS", "router"]
 
-router = APIRouter(prefix="/api")
+_Found = TypeVar("_Found")
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    401: {"model": models.Error, "description": "No token, or a wrong one"},
+    403: {"model": models.Error, "description": "From elsewhere: the Host or the Origin is foreign"},
+    503: {"model": models.Error, "description": "A file of the run can't be used, or too much is asked at once"},
+}
+_OF_A_RUN: dict[int | str, dict[str, Any]] = {
+    404: {"model": models.Error, "description": "There is no such run, or it has no such thing"}
+}
+_INVALID: dict[int | str, dict[str, Any]] = {422: {"model": models.Refused, "description": "It does not fit"}}
+_ASKING: dict[int | str, dict[str, Any]] = {
+    **_OF_A_RUN,
+    **_INVALID,
+    409: {"model": models.Refused, "description": "The run has ended, or is ending"},
+    413: {"model": models.Error, "description": "Too long"},
+}
+
+router = APIRouter(prefix="/api", responses=ERRORS)
+
+_MOMENT = 0.05
+"""Seconds between two looks at a fate that somebody waits for."""
+_WAITERS = 100
+"""How many may wait at a time; others are answered at once."""
 
 
 def _json(content: object, status: int = 200) -> Response:
@@ -37,36 +60,41 @@ def _there(server: State, name: str) -> Run:
     return found
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
 # --- look ---
 
 
-@router.get("/runs")
+@router.get("/runs", response_model=models.Runs)
 async def runs(server: Server) -> Response:
-    """All runs, live or ended."""
+    """All runs, live or ended, by the time at which they began."""
     return _json({"runs": await server.poller.summaries(), "error": server.poller.error})
 
 
-@router.get("/runs/{run}")
+@router.get("/runs/{run}", response_model=models.Detail, responses=_OF_A_RUN)
 async def run(server: Server, run: str) -> Response:
     """One run in full."""
-    summary = await server.poller.summary(run)
+    summary = await server.poller.summary(run) or {}
+    found = await server.threads.read(lambda: Parts(_there(server, run)).look())
+    return _json(found | {name: summary.get(name) for name in ("memory", "since_checkpoint")})
 
-    def look() -> dict[str, Any]:
-        return Parts(_there(server, run)).look()
 
-    found = await server.threads.read(look)
-    extra = {name: (summary or {}).get(name) for name in ("memory", "since_checkpoint")}
-    return _json(found | extra)
+@router.get("/runs/{run}/history", response_model=models.Histories, responses=_OF_A_RUN | _INVALID)
+async def history(server: Server, run: str, name: Annotated[list[str], Query(min_length=1)]) -> Response:
+    """The courses of values over the whole run, of at most some thousand points each."""
+
+    def look() -> str:
+        found: Any = _there(server, run)
+        known = found.values
+        if unknown := [each for each in name if each not in known]:
+            raise HTTPException(404, f"run {run} exposes no value {unknown[0]}")
+        return to_json({"history": {each: history_view(found.history(each)) for each in dict.fromkeys(name)}})
+
+    return Response(await server.threads.read(look), media_type="application/json")
 
 
 # --- ask ---
 
 
-async def _ask(server: State, name: str, send: Callable[[Run], Request]) -> Response:
+async def _ask(server: State, name: str, send: Callable[[Run], Request], *, wait: float = 0.0) -> Response:
     def ask() -> tuple[Request, dict[str, Any], bool]:
         run = _there(server, name)
         request = send(run)
@@ -76,51 +104,33 @@ async def _ask(server: State, name: str, send: Callable[[Run], Request]) -> Resp
 
     try:
         request, view, over = await server.threads.ask(name, ask)
-    except (ValueError, OverflowError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise HTTPException(422, str(error)) from None
     server.poller.hurry()
-    if request.fate.state is FateState.REFUSED:
-        return _json({"error": request.fate.reason, "request": view}, 409 if over else 422)
-    return _json({"request": view}, 202)
+    if view["fate"]["state"] == FateState.REFUSED:
+        return _json({"error": view["fate"]["reason"], "request": view}, 409 if over else 422)
+    return _json({"request": await _waited(server, request, view, wait)}, 202)
 
 
-_STEPS_MAX = (1 << 62) - 1
+async def _waited(server: State, request: Request, view: dict[str, Any], wait: float) -> dict[str, Any]:
+    """The request, once its fate is final or the time is up."""
+    if view["fate"]["final"] or server.waiters >= _WAITERS:
+        return view
+    end = monotonic() + wait
+    server.waiters += 1
+    try:
+        while not view["fate"]["final"] and not server.closing and (left := end - monotonic()) > 0:
+            await asyncio.sleep(min(_MOMENT, left))
+            view = await server.threads.read(lambda: request_view(request))
+    finally:
+        server.waiters -= 1
+    return view
 
 
-class Pause(_Body):
-    """What a pause may say."""
-
-    at_step: Annotated[int | None, Field(ge=1, le=_STEPS_MAX)] = None
-    resume_after: Annotated[float | None, Field(gt=0, lt=4e9, allow_inf_nan=False)] = None
-
-
-class Advance(_Body):
-    """What an advance says."""
-
-    steps: Annotated[int, Field(ge=1, le=_STEPS_MAX)]
-
-
-class Nothing(_Body):
-    """A request that says nothing more."""
-
-
-class Reload(_Body):
-    """What a reload may say."""
-
-    code: str | None = None
-    to: Annotated[int | None, Field(ge=1, lt=10**9)] = None
-
-
-class Reset(_Body):
-    """What a reset may say."""
-
-    grace: Annotated[float, Field(ge=0, lt=4e9, allow_inf_nan=False)] = 30.0
-
-
-@router.post("/runs/{run}/pause", status_code=202)
-async def pause(server: Server, run: str, body: Pause | None = None) -> Response:
+@router.post("/runs/{run}/pause", status_code=202, response_model=models.Asked, responses=_ASKING)
+async def pause(server: Server, run: str, body: models.Pause | None = None) -> Response:
     """Asks a run to park at its next checkpoint, or at a step."""
-    said = body or Pause()
+    said = body or models.Pause()
     return await _ask(
         server,
         run,
@@ -128,68 +138,96 @@ async def pause(server: Server, run: str, body: Pause | None = None) -> Response
     )
 
 
-@router.post("/runs/{run}/resume", status_code=202)
-async def resume(server: Server, run: str, body: Nothing | None = None) -> Response:
-    """Asks a paused run to go on."""
+@router.post("/runs/{run}/resume", status_code=202, response_model=models.Asked, responses=_ASKING)
+async def resume(server: Server, run: str, body: models.Nothing | None = None) -> Response:
+    """Asks a paused run to go on, and calls off a pause that is set for later."""
     return await _ask(server, run, lambda found: found.resume(wait=False))
 
 
-@router.post("/runs/{run}/stop", status_code=202)
-async def stop(server: Server, run: str, body: Nothing | None = None) -> Response:
-    """Asks a run to stop."""
+@router.post("/runs/{run}/stop", status_code=202, response_model=models.Asked, responses=_ASKING)
+async def stop(server: Server, run: str, body: models.Nothing | None = None) -> Response:
+    """Asks a run to stop at its next checkpoint."""
     return await _ask(server, run, lambda found: found.stop(wait=False))
 
 
-@router.post("/runs/{run}/advance", status_code=202)
-async def advance(server: Server, run: str, body: Advance) -> Response:
+@router.post("/runs/{run}/advance", status_code=202, response_model=models.Asked, responses=_ASKING)
+async def advance(server: Server, run: str, body: models.Advance) -> Response:
     """Asks a run to do so many more steps, and to park."""
     return await _ask(server, run, lambda found: found.advance(body.steps, wait=False))
 
 
-@router.post("/runs/{run}/reload", status_code=202)
-async def reload(server: Server, run: str, body: Reload | None = None) -> Response:
-    """Asks a run to go on with new code."""
-    said = body or Reload()
+@router.post("/runs/{run}/reload", status_code=202, response_model=models.Asked, responses=_ASKING)
+async def reload(server: Server, run: str, body: models.Reload | None = None) -> Response:
+    """Asks a run to go on with new code. Code that does not compile is refused."""
+    said = body or models.Reload()
     if said.code is not None and said.to is not None:
         raise HTTPException(422, "code and to exclude each other")
     return await _ask(server, run, lambda found: found.reload(said.code, to=said.to, wait=False))
 
 
-@router.post("/runs/{run}/reset", status_code=202)
-async def reset(server: Server, run: str, body: Reset | None = None) -> Response:
-    """Asks for a fresh process in the place of the run's."""
-    grace = (body or Reset()).grace
+@router.post("/runs/{run}/reset", status_code=202, response_model=models.Asked, responses=_ASKING)
+async def reset(server: Server, run: str, body: models.Reset | None = None) -> Response:
+    """Asks for a fresh process in the place of the run's. The request is the stop that it begins with."""
+    grace = (body or models.Reset()).grace
     try:
         return await _ask(server, run, lambda found: ask_reset(found, grace=grace))
     except ResetError as error:
         raise HTTPException(409, str(error)) from None
 
 
-@router.get("/runs/{run}/requests/{ident}")
-async def request(
-    server: Server, run: str, ident: str, wait: Annotated[float, Query(ge=0, le=30, allow_inf_nan=False)] = 0.0
-) -> Response:
-    """What became of a request; with `wait`, waits so many seconds for its fate to be final."""
+@router.put("/runs/{run}/values/{name:path}", status_code=202, response_model=models.Asked, responses=_ASKING)
+async def set_value(server: Server, run: str, name: str, body: models.SetValue) -> Response:
+    """Asks a run to take a new value, at its next checkpoint."""
 
-    def find() -> tuple[Request | None, dict[str, Any] | None]:
+    def send(found: Any) -> Request:
+        if name not in found.values:
+            raise HTTPException(404, f"run {run} exposes no value {name}")
+        sent: Request = found.set(name, body.value, wait=False)
+        return sent
+
+    return await _ask(server, run, send)
+
+
+@router.post("/runs/{run}/calls/{name:path}", status_code=202, response_model=models.Asked, responses=_ASKING)
+async def call(server: Server, run: str, name: str, body: models.Call | None = None) -> Response:
+    """Asks a run to call a function, at its next checkpoint. The result is in the request when its fate is final."""
+    said = body or models.Call()
+
+    def send(found: Any) -> Request:
+        if name not in found.functions:
+            raise HTTPException(404, f"run {run} exposes no function {name}")
+        sent: Request = found.request_call(name, said.args, said.kwargs, wait=False)
+        return sent
+
+    return await _ask(server, run, send, wait=said.timeout)
+
+
+@router.get("/runs/{run}/requests/{ident}", response_model=models.Asked, responses=_OF_A_RUN | _INVALID)
+async def request(
+    server: Server,
+    run: str,
+    ident: Annotated[str, Path(description="The request's id.")],
+    wait: Annotated[
+        float, Query(ge=0, le=30, allow_inf_nan=False, description="Seconds to wait for its fate to be final.")
+    ] = 0.0,
+) -> Response:
+    """What became of a request."""
+
+    def find() -> tuple[Request, dict[str, Any]]:
         _there(server, run)
         found = server.sent.request(run, ident)
-        return found, None if found is None else request_view(found)
+        if found is None:
+            raise HTTPException(404, f"run {run} knows of no request {ident}")
+        return found, request_view(found)
 
-    end = monotonic() + wait
     found, view = await server.threads.read(find)
-    if found is None or view is None:
-        raise HTTPException(404, f"run {run} knows of no request {ident}")
-    while not view["fate"]["final"] and not server.closing and (left := end - monotonic()) > 0:
-        await asyncio.sleep(min(0.05, left))
-        view = await server.threads.read(lambda: request_view(found))
-    return _json({"request": view})
+    return _json({"request": await _waited(server, found, view, wait)})
 
 
 # --- journal, versions ---
 
 
-@router.get("/runs/{run}/journal")
+@router.get("/runs/{run}/journal", response_model=models.Journal, responses=_OF_A_RUN)
 async def journal_of(server: Server, run: str) -> Response:
     """What was applied to a run, at which step."""
 
@@ -203,56 +241,34 @@ async def journal_of(server: Server, run: str) -> Response:
     return _json(await server.threads.read(look))
 
 
-@router.get("/runs/{run}/versions")
+@router.get("/runs/{run}/versions", response_model=models.Versions, responses=_OF_A_RUN)
 async def versions(server: Server, run: str) -> Response:
     """The versions of a run's code, oldest first."""
 
     def look() -> dict[str, Any]:
         found = _there(server, run)
         store = Store(found.folder)
-        all_of_them = store.versions()
-        before = [None, *all_of_them]
+        known = store.versions()
         return {
             "current": found.version,
-            "versions": [_version_view(store, old, new) for old, new in zip(before, all_of_them, strict=False)],
+            "versions": [_version_view(store, old, new) for old, new in zip([None, *known], known, strict=False)],
         }
 
     return _json(await server.threads.read(look))
 
 
-def _roots(store: Store) -> tuple[str, ...]:
-    try:
-        return store.about().roots
-    except FileNotFoundError:
-        return ()
-
-
-def _version_view(store: Store, old: Version | None, new: Version) -> dict[str, Any]:
-    roots = _roots(store)
-    return {
-        "number": new.number,
-        "made": new.made,
-        "sender": new.sender,
-        "note": new.note,
-        "changed": [relative(path, roots) for path in store.changed(old, new)],
-    }
-
-
-@router.get("/runs/{run}/versions/{number}")
-async def version(server: Server, run: str, number: int) -> Response:
+@router.get("/runs/{run}/versions/{number}", response_model=models.Code, responses=_OF_A_RUN | _INVALID)
+async def version(server: Server, run: str, number: Annotated[int, Path(ge=1, lt=10**9)]) -> Response:
     """One version: its files, and what changed from the one before."""
 
     def look() -> dict[str, Any]:
         store = Store(_there(server, run).folder)
-        known = {each.number: each for each in store.versions()}
-        if number not in known:
+        known = store.versions()
+        at = next((at for at, each in enumerate(known) if each.number == number), None)
+        if at is None:
             raise HTTPException(404, f"run {run} has no version {number}")
-        new, old = known[number], known.get(number - 1)
-        roots = _roots(store)
-        try:
-            entry = store.about().entry
-        except FileNotFoundError:
-            entry = None
+        old, new = known[at - 1] if at else None, known[at]
+        entry, roots = _entry_and_roots(store)
         files = [
             {
                 "path": path,
@@ -262,19 +278,36 @@ async def version(server: Server, run: str, number: int) -> Response:
             }
             for path, digest in sorted(store.with_loaded(new).files.items())
         ]
-        return _version_view(store, old, new) | {
-            "files": files,
-            "diff": "" if old is None else diff(store, old, new),
-        }
+        changes = "" if old is None else diff(store, old, new)
+        return _version_view(store, old, new) | {"files": files, "diff": changes}
 
     return _json(await server.threads.read(look))
+
+
+def _version_view(store: Store, old: Version | None, new: Version) -> dict[str, Any]:
+    _, roots = _entry_and_roots(store)
+    return {
+        "number": new.number,
+        "made": new.made,
+        "sender": new.sender,
+        "note": new.note,
+        "changed": [relative(path, roots) for path in store.changed(old, new)],
+    }
+
+
+def _entry_and_roots(store: Store) -> tuple[str | None, tuple[str, ...]]:
+    try:
+        about = store.about()
+    except FileNotFoundError:  # the run has ended, or can't be reloaded any more
+        return None, ()
+    return about.entry, about.roots
 
 
 # --- the rest ---
 
 
-@router.post("/clean")
-async def clean(server: Server, body: Nothing | None = None) -> Response:
+@router.post("/clean", response_model=models.Cleaned, responses=_INVALID | {413: _ASKING[413]})
+async def clean(server: Server, body: models.Nothing | None = None) -> Response:
     """Removes what ended runs left."""
     removed = await server.threads.ask("", client.remove_ended)
     server.poller.hurry()

@@ -9,13 +9,16 @@ from spark_fast import run_folder
 from spark_fast.client.run import Run, _open
 from spark_fast.code_versions import Store
 from spark_fast.errors import FolderRefusedError, SegmentError, SparkError, StoreError
+from spark_fast.status import monotonic
 from spark_fast.ui.feed import Feed
 from spark_fast.ui.threads import Threads
-from spark_fast.ui.views import request_view, to_json
+from spark_fast.ui.views import function_view, request_view, to_json, value_view
 
 __all__ = ["Lookout", "Lookouts", "Parts", "open_run"]
 
 _INTERVAL = 0.15
+_TOUCH = 1.0
+"""Seconds between two times at which the run is told that somebody looks."""
 _BY_NAME = {"values": "name", "requests": "id"}
 """The parts of which an event holds only those items that changed, and what each is known by."""
 
@@ -39,6 +42,7 @@ class Parts:
         self._run = run
         self._keys: dict[str, object] = {}
         self._parts: dict[str, Any] = {}
+        self._touch_due = 0.0
 
     def look(self) -> dict[str, Any]:
         """The summary and all parts, by name. In a thread: it reads small files."""
@@ -52,8 +56,22 @@ class Parts:
         if self._changed("log", log):
             self._parts["requests"] = [request_view(request) for request in run.requests]
             self._parts |= _code(run)
-        self._parts |= {"values": [], "functions": []}
+        self._look_at_board()
         return summary | self._parts
+
+    def _look_at_board(self) -> None:
+        run: Any = self._run
+        if not hasattr(run, "values"):
+            self._parts |= {"values": [], "functions": []}
+            return
+        now = monotonic()
+        if now >= self._touch_due:
+            self._touch_due = now + _TOUCH
+            run.touch()
+        version = run.board_version()
+        if self._changed("board", version):
+            self._parts["values"] = [value_view(value) for value in run.values.values()]
+            self._parts["functions"] = [function_view(function) for function in run.functions.values()]
 
     def _changed(self, part: str, key: object) -> bool:
         before = self._keys.get(part)
@@ -139,6 +157,11 @@ class Lookouts:
     def __init__(self, threads: Threads) -> None:
         self._threads = threads
         self._there: dict[str, tuple[Lookout, asyncio.Task[None]]] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """Of the runs that are looked at."""
+        return list(self._there)
 
     def enter(self, name: str, bell: asyncio.Event) -> Feed:
         """The events of a run, for a page whose bell is rung when there are any."""

@@ -156,6 +156,10 @@ class Poller:
         """Makes the next round at once: something was asked for, or a page has come."""
         self._wanted.set()
 
+    async def look(self) -> None:
+        """Makes a round now."""
+        await self._round(0.0)
+
     async def summaries(self) -> list[dict[str, Any]]:
         """All runs, by the time at which they began; none as it was more than a quarter of a second ago."""
         await self._round(_FRESH)

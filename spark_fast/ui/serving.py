@@ -14,7 +14,7 @@ from spark_fast.ui.security import Keys
 from spark_fast.ui.server import make_app
 from spark_fast.ui.state import State
 
-__all__ = ["PORT", "Options", "is_loopback", "serve"]
+__all__ = ["PORT", "Options", "is_loopback", "listen", "make_server", "serve"]
 
 PORT = 8265
 _PORTS = 20
@@ -45,7 +45,8 @@ def is_loopback(host: str) -> bool:
     return all(ipaddress.ip_address(address.split("%")[0]).is_loopback for address in found)
 
 
-def _listen(host: str, port: int | None) -> socket.socket:
+def listen(host: str, port: int | None) -> socket.socket:
+    """A socket that is bound there. Raises OSError."""
     if port is not None:
         return _bind(host, port)
     for each in range(PORT, PORT + _PORTS):
@@ -92,7 +93,14 @@ def serve(options: Options, started: Callable[[str], None]) -> None:
     Raises OSError if it can't listen there.
     """
     _allow_files()
-    keys = Keys()
+    with listen(options.host, options.port) as listener:
+        make_server(options, Keys(), listener, started).run([listener])
+
+
+def make_server(
+    options: Options, keys: Keys, listener: socket.socket, started: Callable[[str], None]
+) -> uvicorn.Server:
+    """The server, to be run with this socket. As serve(). Raises OSError if the certificate can't be used."""
     secure = options.certificate is not None
     app, state = make_app(keys, host=options.host, secure=secure)
     config = uvicorn.Config(
@@ -106,10 +114,10 @@ def serve(options: Options, started: Callable[[str], None]) -> None:
         ssl_certfile=None if options.certificate is None else str(options.certificate),
         ssl_keyfile=None if options.key is None else str(options.key),
     )
-    with _listen(options.host, options.port) as listener:
-        port = listener.getsockname()[1]
-        address = f"{'https' if secure else 'http'}://{_shown(options.host)}:{port}/?token={keys.token}"
-        _Server(config, state, lambda: started(address)).run([listener])
+    config.load()
+    port = listener.getsockname()[1]
+    address = f"{'https' if secure else 'http'}://{_shown(options.host)}:{port}/?token={keys.token}"
+    return _Server(config, state, lambda: started(address))
 
 
 def _shown(host: str) -> str:

@@ -24,6 +24,7 @@ class State:
         self.lookouts = Lookouts(self.threads)
         self.sent = Sent()
         self.closing = False
+        self.waiters = 0
         self.bells: set[asyncio.Event] = set()
 
     @asynccontextmanager
@@ -45,7 +46,7 @@ class State:
             bell.set()
 
 
-def _state(request: Request) -> State:
+async def _state(request: Request) -> State:  # async: others are called in a thread
     found = request.app.state.spark
     assert isinstance(found, State)
     return found

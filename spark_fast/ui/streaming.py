@@ -7,19 +7,26 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
+from spark_fast.ui.api import ERRORS
 from spark_fast.ui.state import Server, State
 
 __all__ = ["router"]
 
-router = APIRouter()
+router = APIRouter(responses=ERRORS)
 
 _ALIVE = 10.0
 """Seconds after which a comment shows that the line still stands."""
 
 
-@router.get("/api/stream", response_class=StreamingResponse)
-async def stream(server: Server, run: Annotated[str | None, Query()] = None) -> StreamingResponse:
-    """What changes, from now on; everything first."""
+@router.get(
+    "/api/stream",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "The events"}},
+)
+async def stream(
+    server: Server, run: Annotated[str | None, Query(description="A run to be told of in full.")] = None
+) -> StreamingResponse:
+    """What changes from now on, everything first. It does not end."""
     return StreamingResponse(_events(server, run), media_type="text/event-stream")
 
 
@@ -31,7 +38,7 @@ async def _events(server: State, run: str | None) -> AsyncIterator[bytes]:
     if run is not None:
         feeds.append(server.lookouts.enter(run, bell))
     try:
-        await server.poller.summaries()
+        await server.poller.look()
         server.poller.hurry()
         yield b"retry: 1000\n\n"
         last: list[int | None] = [None] * len(feeds)

@@ -35,6 +35,7 @@ def main() -> int:
         replay=told.get("replay"),
         supervisor=told.get("supervisor"),
         safe_path=told.get("safe_path"),
+        watched=told.get("watched", False),
         announce=told.get("announce"),
     )
     start = runner.run_module if module else runner.run_script

@@ -27,16 +27,13 @@ from spark_fast.errors import (
 )
 from spark_fast.project_files import is_under
 from spark_fast.request import format_id, version_of
-from spark_fast.worker import journaling, places, report, session
+from spark_fast.worker import journaling, loaders, places, report, session
 from spark_fast.worker.project import ENTRY, Module, Project
 
 if TYPE_CHECKING:
     from spark_fast.worker.transaction import Transaction
 
 __all__ = ["Host", "answer"]
-
-
-_LIBRARY = os.path.dirname(os.path.abspath(os.__file__))
 
 
 class _Asked:
@@ -175,7 +172,7 @@ class Host:
             transaction = self._prepare(entry)
         except Exception as error:  # whatever it is, the loop has not been left, and goes on
             known = isinstance(error, (SparkError, OSError, SyntaxError))
-            answer(entry, step, "refused", _reason(error), "" if known else _traceback(error))
+            answer(entry, step, "refused", _reason(error), "" if known else report.as_printed(error))
             return None
         self.tell()  # of the one before it: it ran by then
         asked = _Asked(entry, step)
@@ -208,7 +205,7 @@ class Host:
         for trial in self._trials:
             if trial.asked is not None and not trial.asked.told:
                 trial.asked.told = True
-                worker.reloaded(trial.asked.entry["seq"], trial.asked.step, failed=False)
+                worker.tell(trial.asked.entry["seq"], trial.asked.step, failed=False)
 
     def _prove(self) -> None:
         """The new code runs, and stays."""
@@ -220,6 +217,7 @@ class Host:
                 report.warn_of("the end of a reload raised", error)
         self._trials.clear()
         places.settle()
+        loaders.settle()
         session.on_trial(False)
 
     # --- running ---
@@ -286,6 +284,7 @@ class Host:
                 del error
                 continue
             self._set_current(trial.transaction.number)
+            loaders.defer(self.thread)
             return trial.transaction
 
     def _take_back(self, error: BaseException) -> bool:
@@ -294,12 +293,13 @@ class Host:
             return False
         if not any(trial.asked is not None for trial in self._trials):
             return False
-        text = _traceback(error)
+        text = report.as_printed(error)
         while True:
             trial = self._trials.pop()
             trial.transaction.undo()
             if trial.asked is not None:
                 break
+        loaders.settle()
         transaction = trial.transaction
         self._set_current(transaction.before)
         back = f"version {transaction.number} of the code failed; version {transaction.before} runs on"
@@ -317,12 +317,13 @@ class Host:
             return False
         while self._trials:
             self._trials.pop().transaction.undo()
+        loaders.settle()
         places.abandon(self.thread)
         session.on_trial(False)
         report.warn(
             "the code that ran before can't be run again either, so this process is paused, with all that it has "
             "persisted: mend the code and reload it, or stop the run. Resumed, it tries once more.\n"
-            + _traceback(error)
+            + report.as_printed(error)
         )
         return True
 
@@ -350,28 +351,11 @@ def answer(entry: dict[str, Any], step: int, state: str, reason: str, trace: str
     folder = session.folder()
     if folder is not None:
         try:
-            mailbox.write_reply(folder, entry["id"], {"state": state, "reason": reason, "traceback": trace})
+            mailbox.write_reply(folder, entry["id"], mailbox.Reply(state, reason, trace))
         except (OSError, SparkError) as error:
             report.warn(f"the sender of a reload can't be told why it came to nothing: {error}")
-    worker.reloaded(entry["seq"], step, failed=True)
+    worker.tell(entry["seq"], step, failed=True)
 
 
 def _reason(error: BaseException) -> str:
     return "".join(traceback.format_exception_only(error)).strip() if isinstance(error, SyntaxError) else str(error)
-
-
-def _traceback(error: BaseException) -> str:
-    """As Python prints it, without the frames of this package."""
-    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    found = traceback.TracebackException.from_exception(error)
-    for each in (found, found.__cause__, found.__context__):
-        if each is not None:
-            kept = [
-                frame
-                for frame in each.stack
-                if not is_under(frame.filename, here) and not frame.filename.startswith("<frozen importlib")
-            ]
-            while kept and is_under(kept[0].filename, _LIBRARY):  # how we came to the user's first line
-                del kept[0]
-            each.stack = traceback.StackSummary.from_list(kept)
-    return "".join(found.format())

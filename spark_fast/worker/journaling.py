@@ -14,7 +14,7 @@ from spark_fast.worker import report, session
 if TYPE_CHECKING:
     from spark_fast.worker.project import Project
 
-__all__ = ["code", "end", "failed", "follow", "keep"]
+__all__ = ["code", "end", "failed", "follow", "keep", "payload"]
 
 _path: str | None = None
 _noted = 0
@@ -64,6 +64,11 @@ def code(ident: str, number: int, sources: Mapping[str, bytes]) -> None:
     from spark_fast.sources import decode
 
     _append({"code": number, "id": ident, "files": {path: decode(source) for path, source in sources.items()}})
+
+
+def payload(ident: str, content: Mapping[str, Any]) -> None:
+    """Writes down what a request brought that is about to be delivered."""
+    _append({"payload": content, "id": ident})
 
 
 def failed(ident: str, reason: str) -> None:

@@ -28,9 +28,12 @@ class Replay:
         self._journal = journal
         self._path = ""
         self._code: dict[str, dict[str, str]] = {}
+        self._payloads: dict[str, dict[str, Any]] = {}
         for line in journal.lines:
             if "files" in line:
                 self._code[line["id"]] = line["files"]
+            if "payload" in line:
+                self._payloads[line["id"]] = line["payload"]
         self._waiting = [
             line
             for line in journal.requests
@@ -121,6 +124,10 @@ class Replay:
         from spark_fast.sources import encode
 
         return {self._here(path): encode(text) for path, text in self._code[request["id"]].items()}
+
+    def payload_of(self, request: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What a value to set or a call brought; None if the worker was killed before it had written that down."""
+        return self._payloads.get(request["id"])
 
     def left(self, step: int) -> str | None:
         """What was never reached by a loop that ended at this step, for people; None if all was."""

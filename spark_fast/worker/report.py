@@ -1,9 +1,14 @@
 """What the worker says to the person who started it: on standard error, a line at a time."""
 
+import os
 import sys
 import traceback
 
-__all__ = ["say", "warn", "warn_of"]
+from spark_fast.project_files import is_under
+
+__all__ = ["as_printed", "say", "warn", "warn_of"]
+
+_LIBRARY = os.path.dirname(os.path.abspath(os.__file__))
 
 
 def say(message: str) -> None:
@@ -22,3 +27,20 @@ def warn(message: str) -> None:
 def warn_of(message: str, error: BaseException) -> None:
     """A warning with the traceback of an error in the user's own code."""
     warn(f"{message}\n{''.join(traceback.format_exception(error)).rstrip()}")
+
+
+def as_printed(error: BaseException) -> str:
+    """As Python prints it, without the frames of this package."""
+    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    found = traceback.TracebackException.from_exception(error)
+    for each in (found, found.__cause__, found.__context__):
+        if each is not None:
+            kept = [
+                frame
+                for frame in each.stack
+                if not is_under(frame.filename, here) and not frame.filename.startswith("<frozen importlib")
+            ]
+            while kept and is_under(kept[0].filename, _LIBRARY):  # how we came to the user's first line
+                del kept[0]
+            each.stack = traceback.StackSummary.from_list(kept)
+    return "".join(found.format())

@@ -156,6 +156,8 @@ def _begin_main(**names: object) -> None:
 
 def _host(entry: _Entry, args: list[str], options: RunnerOptions, command: list[str]) -> None:
     """Runs the entry, and again after each reload."""
+    if options.watched:
+        importlib.import_module("spark_fast.worker.transaction")  # some 20 ms, that the first edit would wait for
     host = Host([entry.first_path, os.getcwd(), *options.reload_dirs])
     host.project.install()
     if options.safe_path is None and not sys.flags.safe_path:

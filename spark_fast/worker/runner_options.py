@@ -18,6 +18,7 @@ class RunnerOptions:
         supervisor: the process that watches over this one, None if there is none.
         safe_path: whether the script's folder is kept off the search path, as by Python's option -P; None for what
             this interpreter was told.
+        watched: whether somebody is about to save new code: what a reload needs is loaded before the script begins.
         announce: a descriptor to which the run id is written, as one line, as soon as there is a run; it is closed
             then. None for nobody to be told.
     """
@@ -28,4 +29,5 @@ class RunnerOptions:
     replay: str | None = None
     supervisor: int | None = None
     safe_path: bool | None = None
+    watched: bool = False
     announce: int | None = None

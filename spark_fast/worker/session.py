@@ -78,10 +78,13 @@ def attach(*, fresh_name: bool = True) -> bool:
         if _life is not _Life.NEW:
             return worker.attached()
         spark_fast._load()
+        from spark_fast.worker import exposing
+
         chosen = options.current()
         if not chosen.enabled:
             _life = _Life.OFF
             worker.quiet()
+            exposing.connect()
             return False
         try:
             _run = _make_run(chosen.run, fresh_name=fresh_name)
@@ -90,10 +93,12 @@ def attach(*, fresh_name: bool = True) -> bool:
         except Exception as error:  # a full disk, a folder of somebody else, a limit on locks: all are the same here
             _life = _Life.OFF
             worker.quiet()
+            exposing.connect()
             report.warn(f"this run can't be controlled from outside: {error}. The training goes on without.")
             return False
         _life = _Life.ATTACHED
         _watch_the_end()
+        exposing.connect()
         if not chosen.quiet:
             report.say(_hint(_run))
         return True
@@ -214,10 +219,27 @@ def replay_due(step: int) -> None:
             if host is None or (version := host.add_version(_replay.code_of(line), line["sender"])) is None:
                 continue
             mail = version_mail(version)
+        ident = run_folder.new_id()
+        if line["kind"] in ("set", "call"):
+            place = folder()
+            content = _replay.payload_of(line)
+            if content is None or place is None:
+                report.warn(
+                    f"the {line['kind']} of step {line['step']} can't be replayed: the journal lacks its payload"
+                )
+                continue
+            from spark_fast import mailbox
+
+            try:
+                mailbox.write_mail(place, ident, content)
+            except (OSError, SparkError, ValueError) as error:
+                report.warn(f"the {line['kind']} of step {line['step']} can't be replayed: {error}")
+                continue
+            mail = mailbox.mail_name(ident)
         try:
             worker.append(
                 Kind[line["kind"].upper()],
-                run_folder.new_id(),
+                ident,
                 arg=line["arg"],
                 duration=line["duration"],
                 sender=f"the journal: {line['sender']}",
@@ -294,3 +316,7 @@ def forget_after_fork() -> None:
     _life = _Life.OFF
     turns = threading.RLock()
     worker.quiet()
+    if "spark_fast.worker.exposing" in sys.modules:
+        from spark_fast.worker import exposing
+
+        exposing.forget_after_fork()

@@ -8,11 +8,11 @@ from spark_fast import run_folder
 from spark_fast._core import worker
 from spark_fast.errors import SegmentError, SparkError, SparkStopError
 from spark_fast.request import Kind, format_id, sender_name
-from spark_fast.worker import hooks, report, session
+from spark_fast.worker import delivering, hooks, report, session
 
 __all__ = ["Hold", "arrive", "checkpoint", "take_turn"]
 
-_GO, _HOLD, _RAISE_STOP, _RAISE_RELOAD = range(4)
+_GO, _HOLD, _RAISE_STOP, _RAISE_RELOAD, _DELIVER = range(5)
 
 _BESIDE = 0.001
 """Seconds between the looks of a thread that is parked beside one that is being reloaded."""
@@ -41,12 +41,29 @@ def arrive(step: int, counted: bool, done: bool | None) -> "Hold | None":
     """take_turn() of a thread that comes to a checkpoint, and not of one that waits there and looks again."""
     with session.turns:
         if counted and session.host is not None and session.host.thread == threading.get_ident():
-            session.host.pass_checkpoint(done)
-        return take_turn(step, counted)
+            # What a function that was called passes says nothing of the loop's code.
+            session.host.pass_checkpoint(False if delivering.mine() else done)
+    return take_turn(step, counted)
 
 
 def take_turn(step: int, counted: bool) -> "Hold | None":
     """Applies what is due. Raises for a stop or a reload; returns what is to be waited for, if anything is."""
+    while True:
+        step, action, seq, park_for, entry = _act(step, counted)
+        if action != _DELIVER or entry is None:
+            break
+        # Not holding the turns: a function that is called may take its time, and other threads go on meanwhile.
+        delivering.deliver(entry, step)
+    if action == _HOLD and not delivering.stands_over(seq):
+        return Hold(step, counted, seq, park_for)
+    if action == _RAISE_STOP and entry is not None:
+        session.stop_raised()
+        raise SparkStopError(format_id(entry["id"]), step, entry["sender"])
+    return None
+
+
+def _act(step: int, counted: bool) -> tuple[int, int, int, float, dict[str, Any] | None]:
+    """One turn, in which reloads are met or refused: the step, and what the core wants done beyond that."""
     with session.turns:
         if not session.begun():
             session.attach()
@@ -58,7 +75,7 @@ def take_turn(step: int, counted: bool) -> "Hold | None":
         refused = False
         while True:
             # Only the thread under the host can be run again: to others a reload does not matter.
-            action, seq, park_for, entry = _turn(step, counted, reload=mine or host is None)
+            action, seq, park_for, entry = _turn(step, counted, reload=mine or host is None, mail=not delivering.busy())
             if action != _RAISE_RELOAD or entry is None:
                 break
             if mine and host is not None:
@@ -72,17 +89,14 @@ def take_turn(step: int, counted: bool) -> "Hold | None":
             host.tell()
         if action == _HOLD and refused:
             Hold.stands(seq)
-    if action == _HOLD:
-        return Hold(step, counted, seq, park_for)
-    if entry is not None:
-        session.stop_raised()
-        raise SparkStopError(format_id(entry["id"]), step, entry["sender"])
-    return None
+        if action == _DELIVER:
+            delivering.claim(Hold.published())
+    return step, action, seq, park_for, entry
 
 
-def _turn(step: int, counted: bool, *, reload: bool) -> tuple[int, int, float, dict[str, Any] | None]:
+def _turn(step: int, counted: bool, *, reload: bool, mail: bool) -> tuple[int, int, float, dict[str, Any] | None]:
     try:
-        found = worker.turn(step, counted, reload=reload)
+        found = worker.turn(step, counted, reload=reload, mail=mail)
         session.follow()
         return found
     except (SegmentError, OSError) as error:
@@ -123,6 +137,11 @@ class Hold:
         """The core took a reload for the end of the park for pause `seq`, and it was refused: publishes it again."""
         if cls._leader is not None and cls._leader._published == seq:
             cls._leader._publish()
+
+    @classmethod
+    def published(cls) -> int:
+        """The sequence number of the pause that the worker is parked for, 0 if it is not."""
+        return cls._leader._published if cls._leader is not None else 0
 
     def begin(self) -> None:
         """Runs the pause hooks and publishes that the worker is parked."""
@@ -165,9 +184,9 @@ class Hold:
         else:
             worker.wait(self.timeout())
         host = session.host
-        beside = host is not None and host.thread != threading.get_ident()
+        beside = delivering.busy() or (host is not None and host.thread != threading.get_ident())
         if beside and time.monotonic() - began < _BESIDE:
-            # What has come may be a reload, which is for another thread: the word tells of it until that has taken it.
+            # What has come may be for another thread, or for later: the word tells of it until it was taken.
             time.sleep(_BESIDE)
         return False
 

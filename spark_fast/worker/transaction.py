@@ -12,7 +12,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from spark_fast.sources import decode
-from spark_fast.worker import compiled, hooks, persisting
+from spark_fast.worker import compiled, exposing, hooks, persisting
 from spark_fast.worker.patching import Patch, preflight
 from spark_fast.worker.project import ENTRY, Module, Project
 
@@ -96,6 +96,7 @@ class Transaction:
         self._before_snapshot: dict[str, bytes] = {}
         self._before_values: dict[str, object] = {}
         self._before_hooks = hooks.snapshot()
+        self._before_exposed = exposing.snapshot()
         self._names: set[str] = set()
         self._waiting: set[str] = set()
         self._executed = False
@@ -131,6 +132,7 @@ class Transaction:
         self._before_snapshot = dict(project.snapshot)
         self._before_values = persisting.snapshot()
         self._before_hooks = hooks.snapshot()
+        self._before_exposed = exposing.snapshot()
         self._names = set(sys.modules)
         self._executed = True
         for name in self._affected:
@@ -237,6 +239,7 @@ class Transaction:
                 _show_in_tracebacks(path, source)
         persisting.restore(self._before_values)
         hooks.restore(self._before_hooks)
+        exposing.restore(self._before_exposed)
         if self._changed and "torch._dynamo" in sys.modules:
             compiled.forget()
 

@@ -93,7 +93,7 @@ use(struct sf_segment *sender, const char *path, int fd, uint64_t tail, uint64_t
     sf_segment_check(sender);
 
     for (int i = 0; i < 4; i++) {
-        struct sf_request request = request_of(1 + random_next(random) % 5,
+        struct sf_request request = request_of(1 + random_next(random) % 7,
                                                random_next(random) % 2 ? 1 + random_next(random) % 5 : SF_STEP_MAX);
         request.duration_ns = (int64_t)random_next(random);
         if (random_next(random) % 4 == 0)
@@ -138,7 +138,7 @@ run_batch(void *argument)
         for (int e = 0; e < entries; e++) {
             struct sf_receipt receipt;
             struct sf_turn turn;
-            struct sf_request request = request_of(1 + random_next(&random) % 5, 1 + random_next(&random) % 8);
+            struct sf_request request = request_of(1 + random_next(&random) % 7, 1 + random_next(&random) % 8);
             CHECK_EQ(sf_append(&sender, &request, SF_SECOND, &receipt), 0);
             if (sf_pass(&step) && random_next(&random) % 2) {
                 CHECK_EQ(sf_turn(step, 1, &turn), 0);

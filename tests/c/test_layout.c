@@ -3,9 +3,9 @@
 
 #define AT(type, field, number) CHECK_EQ(offsetof(struct type, field), number)
 
-TEST(the_header_lies_where_layout_1_says)
+TEST(the_header_lies_where_layout_2_says)
 {
-    CHECK_EQ(SF_LAYOUT_VERSION, 1);
+    CHECK_EQ(SF_LAYOUT_VERSION, 2);
     CHECK_EQ(SF_PAGE, 4096);
     CHECK_EQ(SF_LOG_OFFSET, 4096);
     CHECK_EQ(SF_LOG_CAPACITY, 128);
@@ -30,7 +30,7 @@ TEST(the_header_lies_where_layout_1_says)
     CHECK_EQ(memcmp(&(uint64_t){SF_MAGIC}, "SPARKFT1", 8), 0);
 }
 
-TEST(an_entry_lies_where_layout_1_says)
+TEST(an_entry_lies_where_layout_2_says)
 {
     AT(sf_entry, number, 0);
     AT(sf_entry, target, 8);
@@ -54,7 +54,7 @@ TEST(an_entry_lies_where_layout_1_says)
     CHECK_EQ(sizeof(struct sf_state), 48);
 }
 
-TEST(a_slot_lies_where_layout_1_says)
+TEST(a_slot_lies_where_layout_2_says)
 {
     AT(sf_slot, word, 0);
     AT(sf_slot, step, 8);
@@ -81,13 +81,15 @@ TEST(a_slot_lies_where_layout_1_says)
     CHECK_EQ(sizeof(struct sf_level), 32);
 }
 
-TEST(the_numbers_in_the_file_are_those_of_layout_1)
+TEST(the_numbers_in_the_file_are_those_of_layout_2)
 {
     CHECK_EQ(SF_PAUSE, 1);
     CHECK_EQ(SF_RESUME, 2);
     CHECK_EQ(SF_STOP, 3);
     CHECK_EQ(SF_RELOAD, 4);
     CHECK_EQ(SF_ADVANCE, 5);
+    CHECK_EQ(SF_SET, 6);
+    CHECK_EQ(SF_CALL, 7);
     CHECK_EQ(SF_STATE_IDLE, 1);
     CHECK_EQ(SF_STATE_RUNNING, 2);
     CHECK_EQ(SF_STATE_PARKED, 3);

@@ -518,6 +518,93 @@ TEST(a_stop_is_a_level)
     END;
 }
 
+TEST(mail_is_handed_out_one_by_one_where_it_is_due_and_its_fate_is_what_the_caller_says)
+{
+    BEGIN;
+    struct sf_turn turn;
+    struct sf_request request = request_of(SF_SET, 0);
+    strcpy(request.mail, "0123456789abcdef");
+    ask_for(&segment, &request);
+    ask(&segment, SF_CALL, 0);
+    ask(&segment, SF_PAUSE, 0);
+    uint64_t step;
+    CHECK_EQ(sf_pass(&step), 1);
+    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED, &turn), 0);
+    CHECK_EQ(turn.action, SF_DELIVER);
+    CHECK_EQ(turn.seq, 1);
+    CHECK_EQ(turn.entry.kind, SF_SET);
+    CHECK_EQ(strcmp(turn.entry.mail, "0123456789abcdef"), 0);
+    CHECK_EQ(slot_of(path).applied, 1);
+    CHECK_EQ(outcome_of(path, 1), SF_OUTCOME_OPEN);
+    CHECK_EQ(sf_pending(), 1);
+    sf_worker_tell(1, step, 1);
+    CHECK_EQ(outcome_of(path, 1), SF_OUTCOME_FAILED);
+
+    /* While one is being delivered, the next and all that stands behind it is left. */
+    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED | SF_TURN_NO_MAIL, &turn), 0);
+    CHECK_EQ(turn.action, SF_GO);
+    CHECK_EQ(slot_of(path).applied, 1);
+    CHECK_EQ(sf_pending(), 1);
+    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED, &turn), 0);
+    CHECK_EQ(turn.action, SF_DELIVER);
+    CHECK_EQ(turn.entry.kind, SF_CALL);
+    sf_worker_tell(2, step, 0);
+    APPLIED_AT(2, step);
+    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED, &turn), 0);
+    CHECK_EQ(turn.action, SF_HOLD);
+    sf_worker_parked(turn.seq, step, 0);
+
+    /* Parked, it is handed out where the rank stands, and the rank stays parked. */
+    ask(&segment, SF_SET, 0);
+    CHECK_EQ(sf_worker_resume(step), 0);
+    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED, &turn), 0);
+    CHECK_EQ(turn.action, SF_DELIVER);
+    CHECK_EQ(slot_of(path).state, SF_STATE_PARKED);
+    sf_worker_tell(4, step, 0);
+    APPLIED_AT(4, step);
+    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED, &turn), 0);
+    CHECK_EQ(turn.action, SF_HOLD);
+    CHECK_EQ(turn.seq, 3);
+    END;
+}
+
+TEST(an_uncounted_checkpoint_delivers_nothing_and_lets_the_loop_come_to_one_that_does)
+{
+    BEGIN;
+    struct sf_turn turn;
+    uint64_t step;
+    ask(&segment, SF_PAUSE, 0);
+    CHECK_EQ(sf_look(&step), 1);
+    CHECK_EQ(sf_turn(step, 0, &turn), 0);
+    CHECK_EQ(turn.action, SF_HOLD);
+    ask(&segment, SF_CALL, 0);
+    CHECK_EQ(sf_turn(step, 0, &turn), 0);
+    CHECK_EQ(turn.action, SF_GO);
+    CHECK_EQ(slot_of(path).applied, 0);
+    CHECK_EQ(sf_pass(&step), 1);
+    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED, &turn), 0);
+    CHECK_EQ(turn.action, SF_DELIVER);
+    sf_worker_tell(turn.seq, step, 0);
+    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED, &turn), 0);
+    CHECK_EQ(turn.action, SF_HOLD);
+    END;
+}
+
+TEST(a_call_that_passes_checkpoints_leaves_the_step_where_it_was)
+{
+    BEGIN;
+    uint64_t step, inner;
+    sf_pass(&step);
+    for (int i = 0; i < 5; i++)
+        sf_pass(&inner);
+    CHECK_EQ(inner, step + 5);
+    sf_worker_set_step(step);
+    CHECK_EQ(sf_worker_step(), step);
+    sf_pass(&inner);
+    CHECK_EQ(inner, step + 1);
+    END;
+}
+
 TEST(a_stop_ends_a_park)
 {
     BEGIN;
@@ -582,7 +669,7 @@ TEST(a_reload_that_is_taken_back_has_failed)
     BEGIN;
     ask(&segment, SF_RELOAD, 0);
     CHECK_EQ(checkpoint().action, SF_RAISE_RELOAD);
-    sf_worker_reloaded(1, 4, 1);
+    sf_worker_tell(1, 4, 1);
     CHECK_EQ(outcome_of(path, 1), SF_OUTCOME_FAILED);
     CHECK_EQ(checkpoint().action, SF_GO); /* the old code says nothing more of it */
     CHECK_EQ(outcome_of(path, 1), SF_OUTCOME_FAILED);

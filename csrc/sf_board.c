@@ -1,0 +1,386 @@
+#include "sf_board.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "sf_guard.h"
+#include "sf_point.h"
+#include "sf_segment.h"
+
+#define TRIES 100 /* a reader meets a writer that takes some nanoseconds each time */
+#define PAGE UINT64_C(4096)
+
+struct sf_board sf_board = {.fd = -1};
+
+/* --- the worker's side --- */
+
+/* Makes the file longer and maps it anew. Pointers into the old mapping are of no use any more. */
+static int
+grow(uint64_t more)
+{
+    uint64_t size = sf_board.size + (more + PAGE - 1) / PAGE * PAGE;
+    void *base;
+    int rc;
+
+    if (size > SF_BOARD_SIZE_MAX)
+        return -ENOSPC;
+    rc = -posix_fallocate(sf_board.fd, (off_t)sf_board.size, (off_t)(size - sf_board.size));
+    if (rc < 0)
+        return rc;
+    base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, sf_board.fd, 0);
+    if (base == MAP_FAILED)
+        return -errno;
+    rc = sf_guard_add(base, size, sf_board.fd);
+    if (rc < 0) {
+        munmap(base, size);
+        return rc;
+    }
+    if (sf_board.header != NULL) {
+        sf_guard_remove(sf_board.header);
+        munmap(sf_board.header, sf_board.size);
+    }
+    sf_board.header = base;
+    sf_board.size = size;
+    return 0;
+}
+
+int
+sf_board_create(const char *path)
+{
+    char making[1100];
+    struct sf_board_header *header;
+    int rc;
+
+    if (sf_board.header != NULL)
+        return -EALREADY;
+    if ((size_t)snprintf(making, sizeof making, "%s.new", path) >= sizeof making)
+        return -ENAMETOOLONG;
+    if (unlink(making) != 0 && errno != ENOENT)
+        return -errno;
+    memset(&sf_board, 0, sizeof sf_board);
+    sf_board.fd = open(making, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (sf_board.fd < 0)
+        return -errno;
+    rc = grow(SF_REGIONS_OFFSET);
+    if (rc < 0)
+        goto fail;
+    header = sf_board.header;
+    header->version = SF_BOARD_VERSION;
+    header->header_size = sizeof(struct sf_board_header);
+    header->cell_size = sizeof(struct sf_cell);
+    header->cell_capacity = SF_BOARD_CELLS;
+    header->bucket_size = sizeof(struct sf_bucket);
+    header->bucket_capacity = SF_BUCKETS;
+    atomic_store_explicit(&header->magic, SF_BOARD_MAGIC, memory_order_release);
+    SF_POINT("board:filled");
+    if (rename(making, path) == 0)
+        return 0;
+    rc = -errno;
+fail:
+    unlink(making);
+    if (sf_board.header != NULL) {
+        sf_guard_remove(sf_board.header);
+        munmap(sf_board.header, sf_board.size);
+        sf_board.header = NULL;
+    }
+    close(sf_board.fd);
+    sf_board.fd = -1;
+    return rc;
+}
+
+int
+sf_board_add(void)
+{
+    if (sf_board.header == NULL)
+        return -EBADF;
+    if (sf_board.cells >= SF_BOARD_CELLS)
+        return -ENOSPC;
+    atomic_store_explicit(&sf_board.header->cells, ++sf_board.cells, memory_order_release);
+    return (int)sf_board.cells - 1;
+}
+
+int
+sf_board_keep_history(uint32_t index)
+{
+    uint64_t offset = sf_board.size;
+    int rc;
+
+    if (sf_board.header == NULL || index >= sf_board.cells)
+        return -EBADF;
+    if (sf_board.own[index].history_offset != 0)
+        return 0;
+    rc = grow(sizeof(struct sf_history));
+    if (rc < 0)
+        return rc;
+    sf_board.own[index].history_offset = offset;
+    sf_board.own[index].stride = 1;
+    sf_board.own[index].used = 0;
+    atomic_store_explicit(&sf_cell_at(index)->history_offset, offset, memory_order_release);
+    return 0;
+}
+
+static void
+join_pair(struct sf_bucket *to, const struct sf_bucket *one, const struct sf_bucket *other)
+{
+    struct sf_bucket joined = *one;
+
+    joined.count = one->count + other->count;
+    joined.finite = one->finite + other->finite;
+    joined.last = other->last;
+    if (one->finite == 0) {
+        joined.low = other->low;
+        joined.high = other->high;
+        joined.mean = other->mean;
+    } else if (other->finite != 0) {
+        if (other->low < joined.low)
+            joined.low = other->low;
+        if (other->high > joined.high)
+            joined.high = other->high;
+        joined.mean += (other->mean - one->mean) * ((double)other->finite / joined.finite);
+    }
+    *to = joined;
+}
+
+void
+sf_board_join(uint32_t index)
+{
+    struct sf_own_cell *own = &sf_board.own[index];
+    struct sf_history *history = sf_history_of(own);
+
+    atomic_fetch_add(&history->joins, 1);
+    for (uint32_t i = 0; i < SF_BUCKETS / 2; i++)
+        join_pair(&history->bucket[i], &history->bucket[2 * i], &history->bucket[2 * i + 1]);
+    memset(&history->bucket[SF_BUCKETS / 2], 0, SF_BUCKETS / 2 * sizeof(struct sf_bucket));
+    own->used = SF_BUCKETS / 2;
+    /* A bucket counts its assignments in 32 bits. Long before that is too few, a year has passed. */
+    if (own->stride < (UINT64_C(1) << 31))
+        own->stride *= 2;
+    atomic_store(&history->used, own->used);
+    atomic_fetch_add(&history->joins, 1);
+}
+
+int
+sf_board_put_text(uint32_t index, const char *text, size_t size, uint64_t step)
+{
+    struct sf_own_cell *own = &sf_board.own[index];
+    struct sf_cell *cell;
+    uint64_t offset;
+
+    if (sf_board.header == NULL || index >= sf_board.cells)
+        return -EBADF;
+    if (size > SF_TEXT_MAX)
+        return -EFBIG;
+    if (size > own->text_capacity) {
+        uint64_t capacity = 256, at = sf_board.size;
+
+        while (capacity < size)
+            capacity *= 2;
+        int rc = grow(2 * capacity);
+        if (rc < 0)
+            return rc;
+        own->text_offset = at;
+        own->text_capacity = capacity;
+    }
+    own->half ^= 1;
+    offset = own->text_offset + own->half * own->text_capacity;
+    memcpy((char *)sf_board.header + offset, text, size);
+    cell = sf_cell_at(index);
+    atomic_fetch_add(&cell->turns, 1);
+    atomic_store_explicit(&cell->kind, SF_TEXT, memory_order_relaxed);
+    atomic_store_explicit(&cell->step, step, memory_order_relaxed);
+    atomic_store_explicit(&cell->time_ns, sf_clock_ns(CLOCK_REALTIME_COARSE), memory_order_relaxed);
+    atomic_store_explicit(&cell->text_offset, offset, memory_order_relaxed);
+    atomic_store_explicit(&cell->text_size, (uint32_t)size, memory_order_relaxed);
+    atomic_fetch_add(&cell->turns, 1);
+    uint64_t changes = atomic_load_explicit(&sf_board.header->changes, memory_order_relaxed);
+    atomic_store_explicit(&sf_board.header->changes, changes + 1, memory_order_relaxed);
+    return 0;
+}
+
+void
+sf_board_described(void)
+{
+    if (sf_board.header != NULL)
+        atomic_fetch_add(&sf_board.header->descriptions, 1);
+}
+
+int
+sf_board_watched(int64_t within_ns)
+{
+    int64_t watched;
+
+    if (sf_board.header == NULL)
+        return 0;
+    watched = atomic_load_explicit(&sf_board.header->watched_ns, memory_order_relaxed);
+    return watched > sf_clock_ns(CLOCK_MONOTONIC_COARSE) - within_ns;
+}
+
+void
+sf_board_forget(void)
+{
+    /* The mapping stays: the parent's thread that forked may have been in the middle of a store, and so may we. */
+    sf_board.header = NULL;
+}
+
+/* --- the readers' side --- */
+
+static int
+read_at(int fd, void *buffer, size_t length, uint64_t offset)
+{
+    for (size_t done = 0; done < length;) {
+        ssize_t count = pread(fd, (char *)buffer + done, length - done, (off_t)(offset + done));
+        if (count == 0)
+            return -SF_EGONE;
+        if (count < 0 && errno != EINTR)
+            return -errno;
+        if (count > 0)
+            done += (size_t)count;
+    }
+    return 0;
+}
+
+int
+sf_board_read(int fd, struct sf_board_view *view)
+{
+    struct sf_board_header header;
+    int rc = read_at(fd, &header, sizeof header, 0);
+
+    if (rc < 0)
+        return rc;
+    if (atomic_load(&header.magic) != SF_BOARD_MAGIC)
+        return -SF_ENOTCONTROL;
+    if (header.version != SF_BOARD_VERSION)
+        return -SF_ELAYOUT;
+    view->cells = atomic_load(&header.cells);
+    if (header.header_size != sizeof header || header.cell_size != sizeof(struct sf_cell) ||
+        header.cell_capacity != SF_BOARD_CELLS || header.bucket_size != sizeof(struct sf_bucket) ||
+        header.bucket_capacity != SF_BUCKETS || view->cells > SF_BOARD_CELLS)
+        return -SF_ECORRUPT;
+    view->descriptions = atomic_load(&header.descriptions);
+    view->changes = atomic_load(&header.changes);
+    return 0;
+}
+
+static void
+view_cell(struct sf_cell_view *view, struct sf_cell *cell)
+{
+    view->turns = atomic_load(&cell->turns);
+    view->kind = atomic_load(&cell->kind);
+    view->bits = atomic_load(&cell->bits);
+    view->step = atomic_load(&cell->step);
+    view->time_ns = atomic_load(&cell->time_ns);
+    view->text_offset = atomic_load(&cell->text_offset);
+    view->text_size = atomic_load(&cell->text_size);
+    view->history_offset = atomic_load(&cell->history_offset);
+}
+
+static int
+check_cell(const struct sf_cell_view *view)
+{
+    if (view->kind >= SF_VALUE_END || view->text_size > SF_TEXT_MAX || view->text_offset > SF_BOARD_SIZE_MAX ||
+        view->history_offset > SF_BOARD_SIZE_MAX)
+        return -SF_ECORRUPT;
+    return 0;
+}
+
+int
+sf_board_read_cell(int fd, uint32_t index, struct sf_cell_view *view)
+{
+    struct sf_cell cell, again;
+    uint64_t offset = SF_CELLS_OFFSET + index * (uint64_t)sizeof cell;
+
+    if (index >= SF_BOARD_CELLS)
+        return -EINVAL;
+    for (int tries = 0; tries < TRIES; tries++) {
+        int rc = read_at(fd, &cell, sizeof cell, offset);
+        if (rc == 0)
+            rc = read_at(fd, &again, sizeof again, offset);
+        if (rc < 0)
+            return rc;
+        if (atomic_load(&cell.turns) % 2 == 0 && memcmp(&cell, &again, sizeof cell) == 0) {
+            view_cell(view, &cell);
+            return check_cell(view);
+        }
+    }
+    return -EAGAIN;
+}
+
+int
+sf_board_read_cells(int fd, struct sf_cell_view *views, uint32_t count)
+{
+    static_assert(SF_BOARD_CELLS * sizeof(struct sf_cell) <= 1 << 16, "fits on the stack, twice");
+    struct sf_cell cells[SF_BOARD_CELLS], again[SF_BOARD_CELLS];
+    int rc;
+
+    if (count > SF_BOARD_CELLS)
+        count = SF_BOARD_CELLS;
+    rc = read_at(fd, cells, count * sizeof *cells, SF_CELLS_OFFSET);
+    if (rc == 0)
+        rc = read_at(fd, again, count * sizeof *again, SF_CELLS_OFFSET);
+    if (rc < 0)
+        return rc;
+    for (uint32_t i = 0; i < count; i++) {
+        if (atomic_load(&cells[i].turns) % 2 == 0 && memcmp(&cells[i], &again[i], sizeof *cells) == 0) {
+            view_cell(&views[i], &cells[i]);
+            rc = check_cell(&views[i]);
+        } else {
+            rc = sf_board_read_cell(fd, i, &views[i]); /* it was written that very moment */
+        }
+        if (rc < 0)
+            return rc;
+    }
+    return (int)count;
+}
+
+int
+sf_board_read_text(int fd, uint32_t index, const struct sf_cell_view *view, char *text)
+{
+    struct sf_cell_view now;
+    int rc = read_at(fd, text, view->text_size, view->text_offset);
+
+    if (rc == 0)
+        rc = sf_board_read_cell(fd, index, &now);
+    if (rc < 0)
+        return rc;
+    /* A new text is written into the other half, and this one is written over only after the cell has told of that. */
+    return now.turns == view->turns ? 0 : -EAGAIN;
+}
+
+int
+sf_board_read_history(int fd, const struct sf_cell_view *view, struct sf_bucket *buckets)
+{
+    uint32_t before[2], after[2]; /* joins, used */
+    int rc;
+
+    if (view->history_offset == 0)
+        return 0;
+    for (int tries = 0; tries < TRIES; tries++) {
+        rc = read_at(fd, before, sizeof before, view->history_offset);
+        if (rc < 0)
+            return rc;
+        if (before[1] > SF_BUCKETS)
+            return -SF_ECORRUPT;
+        rc = read_at(fd, buckets, before[1] * sizeof *buckets,
+                     view->history_offset + offsetof(struct sf_history, bucket));
+        if (rc == 0)
+            rc = read_at(fd, after, sizeof after, view->history_offset);
+        if (rc < 0)
+            return rc;
+        if (before[0] % 2 == 0 && before[0] == after[0])
+            return (int)before[1];
+    }
+    return -EAGAIN;
+}
+
+int
+sf_board_touch(int fd)
+{
+    int64_t now = sf_monotonic_ns();
+    ssize_t count = pwrite(fd, &now, sizeof now, offsetof(struct sf_board_header, watched_ns));
+    return count == (ssize_t)sizeof now ? 0 : count < 0 ? -errno : -EIO;
+}

@@ -1,0 +1,322 @@
+"""What a run exposes, read and asked for from outside: see Run.values, Run.set() and those beside them."""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from spark_fast import _core, exposed, mailbox, run_folder
+from spark_fast.errors import FolderRefusedError, SegmentError, SparkCallError, StoreError
+from spark_fast.exposed import Exposures, Function, Limits, UnfitError, check_arguments, fit, unknown
+from spark_fast.request import Fate, FateState, Kind, sender_name
+from spark_fast.status import monotonic
+
+if TYPE_CHECKING:
+    from spark_fast.client.run import Request, Run
+
+__all__ = ["Board", "Change", "History", "Value", "call", "request_call", "set_value", "watch"]
+
+_LOOK = 0.05
+"""Seconds between two looks at a board that is watched."""
+_TOUCH = 1.0
+"""Seconds between two signs that somebody watches."""
+_BURST = 32
+_RATE = 100.0
+"""Requests with mail that one sender may have asked for at once, and those a second that it may ask for."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """An exposed value.
+
+    Attributes:
+        name: its name.
+        value: what it was when it was read.
+        type: `number`, `integer`, `boolean`, `text` or `json`.
+        step: the step at which it was assigned last; 0 before the first.
+        time: when that was, in seconds since the epoch; 0 if it never was.
+        readonly: whether only the script changes it.
+        min, max: its limits, None if there is none.
+        step_size: by how much an input field changes it, None where nobody said.
+        choices: all that it may be, None for anything of its type.
+        unit, doc: of it, for people; empty where nobody said.
+    """
+
+    name: str
+    value: Any
+    type: str
+    step: int
+    time: float
+    readonly: bool = False
+    min: float | None = None
+    max: float | None = None
+    step_size: float | None = None
+    choices: list[Any] | None = None
+    unit: str = ""
+    doc: str = ""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A value that has changed, as Run.watch() yields it: its name, what it is now, and the step and the time at which
+    it was assigned."""
+
+    name: str
+    value: Any
+    step: int
+    time: float
+
+
+@dataclass(frozen=True)
+class History:
+    """The numbers that a value has been, over the whole run.
+
+    Each entry stands for as many assignments as it takes to cover the run with some thousand entries at most; of the
+    newest ones only the last is here. A value that was not finite is left out of low, high and mean; where there was
+    nothing else, these are NaN.
+
+    Attributes:
+        steps, times: of the first assignment of each entry; seconds since the epoch.
+        last: the value at its end.
+        low, high, mean: of its values.
+    """
+
+    steps: list[int]
+    times: list[float]
+    last: list[float]
+    low: list[float]
+    high: list[float]
+    mean: list[float]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+class Board:
+    """What a run exposes, as far as it has been read; the description is read again only when it was written anew."""
+
+    def __init__(self, run: "Run") -> None:
+        self._run = run
+        self._fd = -1
+        self._described = -1
+        self._exposures = Exposures()
+
+    def __del__(self) -> None:
+        if getattr(self, "_fd", -1) >= 0:
+            os.close(self._fd)
+
+    def _open(self) -> int:
+        if self._fd < 0:
+            flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = os.open(self._run.folder / exposed.BOARD, flags)
+            if os.fstat(fd).st_uid != os.geteuid():
+                os.close(fd)
+                raise StoreError(str(self._run.folder / exposed.BOARD), "it is no file of yours")
+            self._fd = fd
+        return self._fd
+
+    def exposures(self) -> Exposures:
+        """What describes the values and functions. Raises StoreError, FolderRefusedError, SegmentError."""
+        try:
+            _cells, described, _changes = _core.read_board(self._open())
+            if described != self._described:
+                self._exposures = exposed.read(self._run.folder)
+                self._described = described
+        except FileNotFoundError:
+            return self._exposures
+        except SegmentError as error:
+            raise run_folder.name_path(error, self._run.folder / exposed.BOARD) from None
+        return self._exposures
+
+    def version(self) -> int:
+        """Grows with each assignment, and whenever something is exposed."""
+        try:
+            _cells, described, changes = _core.read_board(self._open())
+        except (OSError, SegmentError):
+            return 0
+        return described + changes
+
+    def touch(self) -> None:
+        """Says that somebody looks at the values: those on an accelerator are copied for some seconds more."""
+        try:
+            _core.touch_board(self._open())
+        except (FileNotFoundError, SegmentError):
+            return
+
+    def values(self) -> dict[str, Value]:
+        """All values, now."""
+        exposures = self.exposures()
+        try:
+            cells, _described, _changes = _core.read_board(self._open())
+            found = _core.read_cells(self._open(), cells)
+        except FileNotFoundError:
+            return {}
+        return {name: self._value(name, limits, found) for name, limits in exposures.values.items()}
+
+    def _value(self, name: str, limits: Limits, found: Sequence[tuple[Any, int, float]]) -> Value:
+        raw, step, when = found[limits.cell] if 0 <= limits.cell < len(found) else (None, 0, 0.0)
+        if isinstance(raw, bytes):
+            try:
+                raw = json.loads(raw.decode("utf-8", "surrogatepass"))
+            except (ValueError, RecursionError):
+                raise StoreError(str(self._run.folder / exposed.BOARD), f"the value {name!r} is damaged") from None
+        elif limits.type == "number" and type(raw) is int:
+            raw = float(raw)
+        return Value(
+            name,
+            raw,
+            limits.type,
+            step,
+            when,
+            limits.readonly,
+            limits.min,
+            limits.max,
+            limits.step,
+            limits.choices,
+            limits.unit,
+            limits.doc,
+        )
+
+    def history(self, name: str) -> History:
+        """Raises LookupError if no value has this name."""
+        limits = self.exposures().values.get(name)
+        if limits is None:
+            raise LookupError(unknown(name, "value", list(self._exposures.values)))
+        if limits.cell < 0:
+            return History([], [], [], [], [], [])
+        columns = _core.read_history(self._open(), limits.cell)
+        found = History(*columns)
+        now, step, when = _core.read_cells(self._open(), limits.cell + 1)[limits.cell]
+        if isinstance(now, (int, float)) and (not found.steps or step > found.steps[-1]):
+            # The newest assignments have not filled an entry yet.
+            number = float(now)
+            finite = number if number - number == 0 else float("nan")
+            rows = (found.steps, found.times, found.last, found.low, found.high, found.mean)
+            for row, entry in zip(rows, (step, when, number, finite, finite, finite), strict=True):
+                row.append(entry)  # type: ignore[attr-defined]
+        return found
+
+
+# --- requests ---
+
+
+def set_value(run: "Run", name: str, value: object, *, wait: bool, timeout: float | None) -> "Request":
+    """See Run.set()."""
+    limits = run._board().exposures().values
+    try:
+        if name not in limits:
+            raise UnfitError(unknown(name, "value", list(limits)))
+        fit(name, limits[name], value)
+    except UnfitError as error:
+        return _refused(run, Kind.SET, str(error))
+    return _send(run, Kind.SET, {"name": name, "value": value}, wait=wait, timeout=timeout)
+
+
+def request_call(
+    run: "Run", name: str, args: Sequence[Any], kwargs: Mapping[str, Any], *, wait: bool, timeout: float | None
+) -> "Request":
+    """See Run.request_call()."""
+    functions: dict[str, Function] = run._board().exposures().functions
+    try:
+        if name not in functions:
+            raise UnfitError(unknown(name, "function", list(functions)))
+        check_arguments(name, functions[name], args, kwargs)
+    except UnfitError as error:
+        return _refused(run, Kind.CALL, str(error))
+    content = {"name": name, "args": list(args), "kwargs": dict(kwargs)}
+    return _send(run, Kind.CALL, content, wait=wait, timeout=timeout)
+
+
+def call(run: "Run", name: str, args: Sequence[Any], kwargs: Mapping[str, Any], timeout: float | None) -> Any:
+    """See Run.call()."""
+    request = request_call(run, name, args, kwargs, wait=True, timeout=timeout)
+    fate = request.fate
+    if fate.state is not FateState.APPLIED:
+        reason, _, trace = fate.reason.partition("\n")
+        raise SparkCallError(name, str(fate.state), reason, trace, request.output)
+    return request.result
+
+
+def _refused(run: "Run", kind: Kind, reason: str) -> "Request":
+    from spark_fast.client.run import Request
+
+    if not run.status.live:
+        reason = f"the run has ended: it is {run.status}"
+    fate = Fate(FateState.REFUSED, reason=reason)
+    return Request(run, kind, run_folder.new_id(), 0, sender_name(), time.time(), fate)
+
+
+def _send(run: "Run", kind: Kind, content: dict[str, Any], *, wait: bool, timeout: float | None) -> "Request":
+    end = None if timeout is None else monotonic() + timeout
+    ident = run_folder.new_id()
+    _take_turn(run, end)
+    try:
+        mailbox.write_mail(run.folder, ident, content)
+    except ValueError as error:
+        return _refused(run, kind, f"it can't be sent: {error}")
+    except FileNotFoundError:
+        return _refused(run, kind, f"the run has ended: it is {run.status}")
+    except OSError as error:  # a full disk, say
+        raise StoreError(str(error.filename or run.folder), f"mail can't be left: {error.strerror}") from None
+    sent = False
+    try:
+        left = None if end is None else max(0.0, end - monotonic())
+        request = run._ask(kind, False, left, mail=mailbox.mail_name(ident), ident=ident)
+        sent = request.fate.state is not FateState.REFUSED or request.fate.step is not None
+    finally:
+        if not sent:
+            mailbox.discard_mail(run.folder, ident)
+    if wait:
+        request.wait(None if end is None else max(0.0, end - monotonic()))
+    return request
+
+
+def _take_turn(run: "Run", end: float | None) -> None:
+    """Waits while this process has asked the run for more than its share: each request costs the training some tens of
+    microseconds, and other senders want to be heard too."""
+    while True:
+        recent = run._recent_mail(os.getpid(), _BURST)
+        if len(recent) < _BURST:
+            return
+        left = recent[0] + _BURST / _RATE - time.time()
+        if left <= 0:
+            return
+        if end is not None:
+            left = min(left, end - monotonic())
+        if left <= 0:
+            return
+        time.sleep(left)
+
+
+# --- watching ---
+
+
+def watch(run: "Run", interval: float) -> Iterator[Change]:
+    """See Run.watch()."""
+    board = run._board()
+    seen: dict[str, Value] = {}
+    version = -1
+    touched = 0.0
+    while True:
+        live = run.status.live
+        now = monotonic()
+        if now - touched >= _TOUCH:
+            touched = now
+            board.touch()
+        at = board.version()
+        if at != version:
+            version = at
+            try:
+                found = board.values()
+            except FolderRefusedError:
+                return
+            for name, value in found.items():
+                before = seen.get(name)
+                if before is None or (before.value, before.step, before.time) != (value.value, value.step, value.time):
+                    yield Change(name, value.value, value.step, value.time)
+            seen = found
+        if not live:
+            return
+        time.sleep(interval)

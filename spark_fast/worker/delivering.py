@@ -1,0 +1,201 @@
+"""Values that are set and functions that are called from outside, on the thread that passes a checkpoint.
+
+The core hands out a request with mail when its step has come; all that stands behind it in the log waits until it was
+delivered. What came of it is published last, so that whoever sees the outcome finds the reply.
+"""
+
+import json
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from spark_fast import mailbox
+from spark_fast._core import worker
+from spark_fast.errors import FolderRefusedError, StoreError
+from spark_fast.exposed import UnfitError, check_arguments, unknown
+from spark_fast.mailbox import Reply
+from spark_fast.request import Kind, format_id
+from spark_fast.worker import exposing, journaling, report, session
+
+__all__ = ["busy", "claim", "deliver", "mine", "stands_over"]
+
+_KEPT = 128
+"""Replies that are kept: as many as the log has entries."""
+_OUTPUT_MAX = 64 << 10
+
+_thread: int | None = None
+"""The thread that delivers something; only one does."""
+_held: int = 0
+"""The pause that the worker was parked for when it began."""
+_replied: deque[int] = deque()
+
+
+def busy() -> bool:
+    """Whether something is being delivered: what else there is waits."""
+    return _thread is not None
+
+
+def mine() -> bool:
+    """Whether this thread is delivering something, so that it passes checkpoints of a function that was called."""
+    return _thread == threading.get_ident()
+
+
+def stands_over(pause: int) -> bool:
+    """Whether this thread runs a function that was called while the worker was parked for this pause: it does not park
+    for it a second time."""
+    return mine() and pause == _held
+
+
+def claim(held: int) -> None:
+    """This thread is about to deliver something. Called with `session.turns`.
+
+    held: the sequence number of the pause that the worker is parked for, 0 if it runs.
+    """
+    global _thread, _held
+    _thread, _held = threading.get_ident(), held
+
+
+def deliver(entry: dict[str, Any], step: int) -> None:
+    """Does what a request with mail asks for. Whatever is wrong with it, its sender is told and the loop goes on; only
+    what ends or leaves the loop comes through."""
+    global _thread, _held
+    reply = Reply("failed", "it was left before it had ended")
+    try:
+        try:
+            reply = _do(entry)
+        finally:
+            worker.set_step(step)
+            _tell(entry, step, reply)
+    finally:
+        _thread, _held = None, 0
+
+
+def _do(entry: dict[str, Any]) -> Reply:
+    folder = session.folder()
+    if folder is None:
+        return Reply("refused", "the run is not controlled any more")
+    ident = format_id(entry["id"])
+    try:
+        content = mailbox.read_mail(folder, entry["mail"])
+    except (StoreError, OSError) as error:
+        return Reply("refused", f"what it carries can't be read: {error}")
+    journaling.payload(ident, content)
+    name = content.get("name")
+    if not isinstance(name, str):
+        return Reply("refused", "what it carries is damaged")
+    return _set(name, content) if entry["kind"] == Kind.SET else _call(name, content)
+
+
+def _set(name: str, content: dict[str, Any]) -> Reply:
+    if "value" not in content:
+        return Reply("refused", "what it carries is damaged")
+    if name not in exposing.listed("value"):
+        return Reply("refused", unknown(name, "value", exposing.listed("value")))
+    output = _Output(sys.stdout)
+    try:
+        with output.taken():
+            exposing.set_value(name, content["value"])
+    except UnfitError as error:
+        return Reply("refused", str(error))
+    except Exception as error:
+        return _failure(error, output.text)
+    return Reply("done", output=output.text)
+
+
+def _call(name: str, content: dict[str, Any]) -> Reply:
+    args, kwargs = content.get("args", []), content.get("kwargs", {})
+    if not isinstance(args, list) or not isinstance(kwargs, dict):
+        return Reply("refused", "what it carries is damaged")
+    if name not in exposing.listed("function"):
+        return Reply("refused", unknown(name, "function", exposing.listed("function")))
+    fn, described = exposing.function(name)
+    try:
+        check_arguments(name, described, args, kwargs)
+    except UnfitError as error:
+        return Reply("refused", str(error))
+    output = _Output(sys.stdout)
+    try:
+        with output.taken():
+            result = fn(*args, **kwargs)
+    except (Exception, SystemExit) as error:  # a function that was asked for ends no training
+        return _failure(error, output.text)
+    try:
+        plain = json.loads(json.dumps(result, default=_plain))
+        size = len(json.dumps(plain))
+    except (TypeError, ValueError, RecursionError) as error:
+        return Reply("failed", f"what {name}() returned is no JSON: {error}", output=output.text)
+    if size > mailbox.RESULT_MAX:
+        return Reply("failed", f"what {name}() returned has {size} bytes: at most {mailbox.RESULT_MAX} are sent")
+    return Reply("done", result=plain, output=output.text)
+
+
+def _plain(found: Any) -> Any:
+    """Arrays and tensors as lists and numbers."""
+    listed = getattr(found, "tolist", None)
+    if not callable(listed):
+        raise TypeError(f"{type(found).__name__} can't be sent")
+    return listed()
+
+
+def _failure(error: BaseException, output: str = "") -> Reply:
+    reason = traceback.format_exception_only(error)[-1].strip()
+    return Reply("failed", reason, report.as_printed(error), output=output)
+
+
+def _tell(entry: dict[str, Any], step: int, reply: Reply) -> None:
+    folder = session.folder()
+    failed = reply.state != "done"
+    if folder is not None and (failed or entry["kind"] == Kind.CALL or reply.output):
+        try:
+            _answer(folder, entry["id"], reply)
+        except (OSError, FolderRefusedError, ValueError, TypeError) as error:
+            report.warn(f"the sender of a {Kind(entry['kind']).name.lower()} can't be answered: {error}")
+            failed = True  # without its result, a call is not what it was asked for
+    with session.turns:
+        worker.tell(entry["seq"], step, failed=failed)
+
+
+def _answer(folder: Path, ident: int, reply: Reply) -> None:
+    while len(_replied) >= _KEPT:
+        mailbox.remove_reply(folder, _replied.popleft())
+    mailbox.write_reply(folder, ident, reply)
+    _replied.append(ident)
+
+
+class _Output:
+    """Standard output while a function runs: what this thread prints goes where it always goes, and is kept."""
+
+    def __init__(self, inner: TextIO) -> None:
+        self._inner = inner
+        self._thread = threading.get_ident()
+        self._kept: list[str] = []
+        self._room = _OUTPUT_MAX
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Takes the place of sys.stdout."""
+        sys.stdout = self
+        try:
+            yield
+        finally:
+            if sys.stdout is self:
+                sys.stdout = self._inner
+
+    @property
+    def text(self) -> str:
+        """What was printed."""
+        return "".join(self._kept) + ("" if self._room > 0 else "…\n")
+
+    def write(self, text: str) -> int:
+        if threading.get_ident() == self._thread and self._room > 0:
+            self._kept.append(text[: self._room])
+            self._room -= len(text)
+        return self._inner.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)

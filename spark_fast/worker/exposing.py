@@ -1,0 +1,398 @@
+"""Values and functions that controllers see: read and set, and called, from outside.
+
+A value stands in three places: in the state object that the script reads and assigns, on the board for readers, and in
+the description (spark_fast/exposed.py) with its limits. The state object is the truth; a run without a board, since
+nothing controls it, has that alone.
+"""
+
+import inspect
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from spark_fast import _core, private_files
+from spark_fast._core import Exposed, State
+from spark_fast.errors import FolderRefusedError
+from spark_fast.exposed import (
+    BOARD,
+    NAME_MAX,
+    Exposures,
+    Function,
+    Limits,
+    Parameter,
+    fit,
+    json_bytes,
+    type_of,
+    write,
+)
+from spark_fast.worker import report, session, tensors
+
+__all__ = ["ExposedValue", "connect", "expose", "function", "listed", "restore", "set_value", "snapshot", "value"]
+
+_found: dict[str, Exposed] = {}
+_declared: dict[str, "ExposedValue"] = {}
+_limits: dict[str, Limits] = {}
+_functions: dict[str, Callable[..., object]] = {}
+_lock = threading.RLock()
+_folder: Path | None = None
+"""The run folder that has the board; None if there is none."""
+_warned: set[str] = set()
+_KINDS = {"number": _core.FLOAT, "integer": _core.INTEGER, "boolean": _core.BOOLEAN}
+
+
+@dataclass(frozen=True)
+class ExposedValue:
+    """What value() returns: a value to expose(), and its limits."""
+
+    initial: Any
+    min: float | None = None
+    max: float | None = None
+    step: float | None = None
+    choices: Sequence[Any] | None = None
+    unit: str = ""
+    doc: str = ""
+    readonly: bool = False
+    on_set: Callable[[Any], object] | None = None
+
+
+def value(
+    initial: Any,
+    *,
+    min: float | None = None,  # noqa: A002
+    max: float | None = None,  # noqa: A002
+    step: float | None = None,
+    choices: Sequence[Any] | None = None,
+    unit: str = "",
+    doc: str = "",
+    readonly: bool = False,
+    on_set: Callable[[Any], object] | None = None,
+) -> ExposedValue:
+    """A value with its limits, for expose(): `spark.expose(lr=spark.value(1e-3, min=0, max=1))`.
+
+    What the script itself assigns is not checked; what comes from outside is refused, with the reason, if it does not
+    fit.
+
+    Args:
+        initial: the value at the beginning. Its type is what may be set: a float takes any finite number, an int whole
+            ones, a bool, a str, or for dicts and lists any JSON.
+        min, max: the smallest and the largest number.
+        step: by how much an input field changes it at a time.
+        choices: all that it may be.
+        unit: of the number, for people.
+        doc: what it is, for people.
+        readonly: True if only the script changes it.
+        on_set: called with the new value, at a checkpoint, when a controller sets it: to hand it to an optimizer's
+            parameter groups, say. If it raises, the value stays, and who set it gets the traceback.
+
+    Raises ValueError if the limits make no sense or the initial value does not fit them.
+    """
+    found = ExposedValue(initial, min, max, step, choices, unit, doc, readonly, on_set)
+    limits = _limits_of(found, -1)
+    if min is not None and max is not None and min > max:
+        raise ValueError(f"min is {min}, and max is {max}")
+    if limits.type not in ("number", "integer") and not (min is None and max is None and step is None):
+        raise ValueError(f"min, max and step are for numbers: {initial!r}")
+    if step is not None and step <= 0:
+        raise ValueError(f"step is more than 0: {step}")
+    if choices is not None:
+        json_bytes(limits.choices)
+        _checked("choices", choices, limits)
+    if not tensors.is_tensor(initial) and not (isinstance(initial, float) and initial != initial):
+        fit("the initial value", replace(limits, readonly=False), initial)
+    return found
+
+
+def _checked(name: str, choices: Sequence[Any], limits: Limits) -> None:
+    plain = replace(limits, choices=None, readonly=False)
+    for each in choices:
+        fit(f"each of {name}", plain, each)
+
+
+def _limits_of(found: ExposedValue, cell: int) -> Limits:
+    tensor = tensors.is_tensor(found.initial)
+    kind = "number" if tensor else type_of(found.initial)
+    choices = None
+    if found.choices is not None:
+        choices = [float(each) if kind == "number" and type(each) is int else each for each in found.choices]
+    return Limits(
+        cell,
+        kind,
+        found.readonly or tensor,  # what is set from outside is a number, and would take the tensor's place
+        found.min,
+        found.max,
+        found.step,
+        choices,
+        found.unit,
+        found.doc,
+    )
+
+
+def expose(bindings: Mapping[str, Any] | None = None, /, **more: Any) -> State:
+    """Shows values to controllers, which may change them, and functions, which they may call.
+
+        state = spark.expose(lr=1e-3, loss=0.0, evaluate=evaluate)
+
+    Args:
+        bindings, more: names, and what they stand for: a number, a bool, a str, dicts and lists of these (JSON), a
+            tensor of one element, a value() with limits, or a function. A class instance that can be called counts as a
+            function.
+
+    Returns the state object, one for the process: `state.loss = 0.5` shows up in every controller, `state.lr` reads
+    what was set last. What a controller sets shows up at a checkpoint and only there, also while the run is parked.
+    Assigning a number costs some tens of nanoseconds, JSON some microseconds; of JSON, what is changed within it is
+    seen when it is assigned again. A tensor on an accelerator is copied only while somebody looks, a few times a
+    second, and nobody waits for it.
+
+    A function is called at a checkpoint, on the thread that passes it, also while the run is parked, with JSON
+    arguments; what it returns must be JSON. An exception in it goes to the caller and not to the loop. Checkpoints that
+    it passes itself are not counted; a stop or a reload that comes meanwhile is raised from them.
+
+    May be called again, to add names and after a reload: a value keeps what it is, unless its initial value is
+    another than the last time. Raises TypeError for what is neither JSON nor a function, ValueError for a name that is
+    no str of 1 to 64 characters. Never fails for reasons of the run's: without control, the state object works alone.
+    """
+    given = {**(bindings or {}), **more}
+    for name, each in given.items():
+        if not isinstance(name, str) or not 0 < len(name) <= NAME_MAX or not name.isprintable():
+            raise ValueError(f"the name of an exposed value is a str of 1 to {NAME_MAX} printable characters: {name!r}")
+        if name.startswith("__"):
+            raise ValueError(f"an exposed value can't be called {name!r}")
+        if inspect.iscoroutinefunction(each):
+            raise TypeError(f"{name}: a function that is awaited can't be called at a checkpoint")
+        if not _is_function(each):
+            initial = each.initial if isinstance(each, ExposedValue) else each
+            if not tensors.is_tensor(initial):
+                _as_json(name, initial)
+    with _lock:
+        for name, each in given.items():
+            if _is_function(each):
+                _found.pop(name, None)
+                _declared.pop(name, None)
+                _functions[name] = each
+            else:
+                _functions.pop(name, None)
+                _expose_value(name, each if isinstance(each, ExposedValue) else ExposedValue(each))
+        if session.begun():
+            connect()
+    return _state
+
+
+def _is_function(each: object) -> bool:
+    return callable(each) and not isinstance(each, ExposedValue)
+
+
+def _expose_value(name: str, given: ExposedValue) -> None:
+    before = _declared.get(name)
+    _declared[name] = given
+    it = _found.get(name)
+    if it is None:
+        it = _found[name] = Exposed(name, given.initial)
+    elif before is None or not _same(before.initial, given.initial):
+        it.value = given.initial
+    _limits[name] = _limits_of(given, it.index)
+    _show(name, it)
+
+
+def _same(one: object, other: object) -> bool:
+    if tensors.is_tensor(one) or tensors.is_tensor(other):
+        return True  # what a tensor holds changes all the time: that it is exposed again says nothing
+    return type(one) is type(other) and (one is other or json_bytes(one) == json_bytes(other))
+
+
+def _as_json(name: str, found: object) -> bytes:
+    try:
+        return json_bytes(found)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name}: a value that is exposed is a number, a bool, a str or JSON: {error}") from None
+
+
+# --- the board ---
+
+
+def connect() -> None:
+    """The process is a worker: what is exposed goes to the board of its run. Never raises an Exception."""
+    global _folder
+    with _lock:
+        place = session.folder()
+        if place is None:
+            for name, it in _found.items():
+                _make_fast(name, it)
+            return
+        if not _found and not _functions:
+            return
+        try:
+            if _folder is None:
+                _core.board_create(place / BOARD)
+                _folder = place
+            for name, it in _found.items():
+                if it.index < 0:
+                    _show(name, it)
+            _describe()
+        except OSError as error:
+            _warn("board", f"what is exposed can't be shown: {error}")
+
+
+def _show(name: str, it: Exposed) -> None:
+    """Puts a value on the board, in a cell of its own."""
+    if _folder is None:
+        return
+    try:
+        if it.index < 0:
+            it.index = _core.board_add()
+            _limits[name] = replace(_limits[name], cell=it.index)
+        if _limits[name].type in _KINDS and not it.fast:
+            _core.board_keep_history(it.index)
+            _make_fast(name, it)
+    except OSError as error:
+        _warn(name, f"the exposed value {name} can't be shown: {error}")
+        return
+    _state[name] = it.value
+
+
+def _make_fast(name: str, it: Exposed) -> None:
+    it.kind = _KINDS.get(_limits[name].type, 0)
+    it.fast = it.kind != 0
+
+
+def _describe() -> None:
+    if _folder is None:
+        return
+    exposures = Exposures(dict(_limits), {name: _described(each) for name, each in _functions.items()})
+    exposures = replace(exposures, values={name: each for name, each in exposures.values.items() if name in _found})
+    try:
+        with private_files.opened(_folder) as descriptor:
+            write(descriptor, exposures)
+    except (OSError, FolderRefusedError) as error:
+        _warn("description", f"what is exposed can't be described: {error}")
+    _core.board_described()
+
+
+def _warn(what: str, text: str) -> None:
+    if what not in _warned:
+        _warned.add(what)
+        report.warn(text)
+
+
+def _described(fn: Callable[..., object]) -> Function:
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):  # a builtin that does not say
+        names = [Parameter("args", "var_positional", False), Parameter("kwargs", "var_keyword", False)]
+        return Function(inspect.getdoc(fn) or "", "(*args, **kwargs)", names)
+    parameters = [_parameter(each) for each in signature.parameters.values()]
+    return Function(inspect.getdoc(fn) or "", str(signature), parameters)
+
+
+_PARAMETER_KINDS = {
+    inspect.Parameter.POSITIONAL_ONLY: "positional",
+    inspect.Parameter.POSITIONAL_OR_KEYWORD: "positional_or_keyword",
+    inspect.Parameter.VAR_POSITIONAL: "var_positional",
+    inspect.Parameter.KEYWORD_ONLY: "keyword",
+    inspect.Parameter.VAR_KEYWORD: "var_keyword",
+}
+
+
+def _parameter(each: inspect.Parameter) -> Parameter:
+    empty = inspect.Parameter.empty
+    variable = each.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    default = None if each.default is empty else each.default
+    try:
+        json_bytes(default)
+    except (TypeError, ValueError):
+        default = None
+    annotation = "" if each.annotation is empty else inspect.formatannotation(each.annotation)
+    return Parameter(
+        each.name, _PARAMETER_KINDS[each.kind], each.default is empty and not variable, default, annotation
+    )
+
+
+# --- assigning ---
+
+
+def _assign(name: str, it: Exposed | None, found: object) -> None:
+    """Called by the state object for all but the plain numbers of a value that has its place on the board."""
+    if it is None:
+        if name in _functions:
+            raise AttributeError(f"{name!r} is an exposed function, and no value")
+        raise AttributeError(f"{name!r} is not exposed: spark.expose({name}=…) comes first")
+    if tensors.is_tensor(found):
+        it.value = tensors.assign(it, found)
+        return
+    text = _as_json(name, found)
+    it.value = found
+    if it.index < 0:
+        return
+    limits = _limits[name]
+    kind = type_of(found)
+    try:
+        if kind not in _KINDS or not it.fast or (isinstance(found, int) and not -(1 << 63) <= found < 1 << 63):
+            _core.board_put_text(it.index, text)
+        if kind != limits.type and not (kind == "integer" and limits.type == "number"):
+            # The script has changed its mind; what may be set from outside follows.
+            _limits[name] = replace(limits, type=kind, min=None, max=None, step=None, choices=None)
+            it.fast = False
+            if kind in _KINDS:
+                _show(name, it)
+            _describe()
+    except OSError as error:
+        _warn(name, f"the exposed value {name} can't be shown any more: {error}")
+
+
+_state = State(_found, _assign)
+
+
+# --- what comes from outside ---
+
+
+def set_value(name: str, given: object) -> None:
+    """Sets a value of this name for a controller. Raises UnfitError if it does not fit, and whatever its on_set raises;
+    then it stays as it is."""
+    fitting = fit(name, _limits[name], given)
+    on_set = _declared[name].on_set
+    if on_set is not None:
+        on_set(fitting)
+    _state[name] = fitting
+
+
+def function(name: str) -> tuple[Callable[..., object], Function]:
+    """The function of this name for a controller, and what describes it."""
+    fn = _functions[name]
+    return fn, _described(fn)
+
+
+def listed(what: str) -> list[str]:
+    """The names of the exposed values, or of the functions."""
+    return sorted(_found if what == "value" else _functions)
+
+
+# --- reloads and forks ---
+
+
+def snapshot() -> tuple[dict[str, Any], ...]:
+    """What is exposed now, for restore()."""
+    with _lock:
+        values = {name: it.value for name, it in _found.items()}
+        return values, dict(_found), dict(_declared), dict(_limits), dict(_functions)
+
+
+def restore(before: tuple[dict[str, Any], ...]) -> None:
+    """Exposes what a snapshot had, and nothing else: new code that failed leaves nothing behind."""
+    values, found, declared, limits, functions = before
+    with _lock:
+        for there, then in ((_found, found), (_declared, declared), (_limits, limits), (_functions, functions)):
+            there.clear()
+            there.update(then)
+        for name, it in _found.items():
+            if it.value is not values[name]:
+                _state[name] = values[name]
+        _describe()
+
+
+def forget_after_fork() -> None:
+    """In a forked child: it assigns for itself alone."""
+    global _lock, _folder
+    _lock = threading.RLock()
+    _folder = None
+    _core.board_forget()

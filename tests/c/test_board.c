@@ -1,0 +1,302 @@
+/* The board: what the worker puts there is what others read, at any time, for as long as the run lasts. */
+#include <math.h>
+#include <pthread.h>
+
+#include "core.h"
+#include "sf_board.h"
+
+static int
+open_board(void)
+{
+    int fd = open(path_in("board"), O_RDWR | O_CLOEXEC);
+    CHECK(fd >= 0);
+    return fd;
+}
+
+static uint32_t
+new_number(void)
+{
+    int index = sf_board_add();
+    CHECK(index >= 0);
+    CHECK_EQ(sf_board_keep_history((uint32_t)index), 0);
+    return (uint32_t)index;
+}
+
+static void
+put(uint32_t index, double value, uint64_t step)
+{
+    uint64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    sf_board_put_number(index, SF_FLOAT, bits, value, step);
+}
+
+static struct sf_cell_view
+cell_of(int fd, uint32_t index)
+{
+    struct sf_cell_view view;
+    CHECK_EQ(sf_board_read_cell(fd, index, &view), 0);
+    return view;
+}
+
+static struct sf_bucket buckets[SF_BUCKETS];
+
+static int
+history_of(int fd, uint32_t index)
+{
+    struct sf_cell_view view = cell_of(fd, index);
+    return sf_board_read_history(fd, &view, buckets);
+}
+
+TEST(a_board_reads_back_what_was_put_there)
+{
+    struct sf_board_view view;
+    struct sf_cell_view cells[SF_BOARD_CELLS];
+    char text[64];
+
+    CHECK_EQ(sf_board_create(path_in("board")), 0);
+    CHECK_EQ(sf_board_create(path_in("board")), -EALREADY);
+    int fd = open_board();
+    CHECK_EQ(sf_board_read(fd, &view), 0);
+    CHECK_EQ(view.cells, 0);
+    uint32_t number = new_number();
+    uint32_t letter = (uint32_t)sf_board_add();
+    put(number, 0.25, 7);
+    CHECK_EQ(sf_board_put_text(letter, "{\"a\": 1}", 8, 9), 0);
+    CHECK_EQ(sf_board_read(fd, &view), 0);
+    CHECK_EQ(view.cells, 2);
+    CHECK_EQ(view.changes, 2);
+    CHECK_EQ(sf_board_read_cells(fd, cells, view.cells), 2);
+    double value;
+    memcpy(&value, &cells[0].bits, sizeof value);
+    CHECK(value == 0.25);
+    CHECK_EQ(cells[0].kind, SF_FLOAT);
+    CHECK_EQ(cells[0].step, 7);
+    CHECK(llabs(cells[0].time_ns - sf_realtime_ns()) < SF_SECOND);
+    CHECK_EQ(cells[1].kind, SF_TEXT);
+    CHECK_EQ(cells[1].text_size, 8);
+    CHECK_EQ(sf_board_read_text(fd, 1, &cells[1], text), 0);
+    CHECK_EQ(memcmp(text, "{\"a\": 1}", 8), 0);
+    CHECK_EQ(sf_board_read_cells(fd, cells, 1000), SF_BOARD_CELLS);
+    CHECK_EQ(cells[2].kind, SF_NONE);
+    sf_board_described();
+    CHECK_EQ(sf_board_read(fd, &view), 0);
+    CHECK_EQ(view.descriptions, 1);
+    struct stat status;
+    CHECK_EQ(fstat(fd, &status), 0);
+    CHECK_EQ(status.st_mode & 07777, 0600);
+    CHECK((uint64_t)status.st_blocks * 512 >= (uint64_t)status.st_size); /* no hole: a full disk has failed before */
+    CHECK_EQ(access(path_in("board.new"), F_OK), -1);
+}
+
+TEST(texts_grow_and_a_replaced_one_is_told_from_a_whole_one)
+{
+    static char long_text[100000], read_back[SF_TEXT_MAX];
+
+    CHECK_EQ(sf_board_create(path_in("board")), 0);
+    int fd = open_board();
+    uint32_t index = (uint32_t)sf_board_add();
+    memset(long_text, 'x', sizeof long_text);
+    for (size_t size = 1; size < sizeof long_text; size = size * 3 + 1) {
+        CHECK_EQ(sf_board_put_text(index, long_text, size, size), 0);
+        struct sf_cell_view view = cell_of(fd, index);
+        CHECK_EQ(view.text_size, size);
+        CHECK_EQ(sf_board_read_text(fd, index, &view, read_back), 0);
+        CHECK_EQ(memcmp(read_back, long_text, size), 0);
+    }
+    struct sf_cell_view old = cell_of(fd, index);
+    CHECK_EQ(sf_board_put_text(index, "y", 1, 1), 0);
+    CHECK_EQ(sf_board_read_text(fd, index, &old, read_back), -EAGAIN);
+    CHECK_EQ(sf_board_put_text(index, long_text, (size_t)SF_TEXT_MAX + 1, 1), -EFBIG);
+    CHECK_EQ(cell_of(fd, index).text_size, 1);
+}
+
+/* Every assignment is in the history, however many there were, and the whole run is covered. */
+TEST(a_history_of_any_length_covers_the_whole_run)
+{
+    CHECK_EQ(sf_board_create(path_in("board")), 0);
+    int fd = open_board();
+    uint32_t index = new_number();
+    uint64_t next = 1;
+    static const uint64_t lengths[] = {1, 2, 1023, 1024, 1025, 2047, 2048, 5000, 100000, 1000000};
+
+    for (size_t l = 0; l < sizeof lengths / sizeof *lengths; l++) {
+        for (; next <= lengths[l]; next++)
+            put(index, (double)next, next);
+        int count = history_of(fd, index);
+        CHECK(count >= 0 && count < (int)SF_BUCKETS);
+        uint64_t covered = 0;
+        for (int i = 0; i < count; i++) {
+            CHECK_EQ(buckets[i].step, covered + 1);
+            CHECK(buckets[i].low == (double)(covered + 1));
+            covered += buckets[i].count;
+            CHECK(buckets[i].high == (double)covered && buckets[i].last == (double)covered);
+            CHECK(fabs(buckets[i].mean - (buckets[i].low + buckets[i].high) / 2) < 1e-6 * (double)covered);
+            CHECK_EQ(buckets[i].finite, buckets[i].count);
+        }
+        /* What is missing has not filled a bucket, and is less than one. */
+        CHECK(lengths[l] - covered < (count ? buckets[0].count : 1));
+        if (lengths[l] >= SF_BUCKETS)
+            CHECK(count >= (int)SF_BUCKETS / 2);
+    }
+}
+
+TEST(what_is_not_finite_is_kept_apart)
+{
+    CHECK_EQ(sf_board_create(path_in("board")), 0);
+    int fd = open_board();
+    uint32_t index = new_number();
+    for (uint64_t step = 1; step <= SF_BUCKETS; step++)
+        put(index, step % 4 == 1 ? (double)NAN : step % 4 == 2 ? (double)INFINITY : step % 8 < 4 ? 1.0 : 3.0, step);
+    int count = history_of(fd, index);
+    CHECK_EQ(count, SF_BUCKETS / 2);
+    for (int i = 0; i < count; i++) {
+        CHECK_EQ(buckets[i].count, 2);
+        CHECK_EQ(buckets[i].finite, i % 2 ? 2 : 0);
+        if (i % 2)
+            CHECK(buckets[i].mean == (buckets[i].low + buckets[i].high) / 2 && buckets[i].high <= 3);
+        else
+            CHECK(isinf(buckets[i].last));
+    }
+}
+
+TEST(a_board_that_is_full_says_so_and_keeps_what_it_has)
+{
+    CHECK_EQ(sf_board_add(), -EBADF);
+    put(0, 1, 1); /* without a board nothing happens */
+    CHECK_EQ(sf_board_create(path_in("board")), 0);
+    int fd = open_board();
+    for (uint32_t i = 0; i < SF_BOARD_CELLS; i++)
+        CHECK_EQ(sf_board_add(), i);
+    CHECK_EQ(sf_board_add(), -ENOSPC);
+    CHECK_EQ(sf_board_keep_history(SF_BOARD_CELLS), -EBADF);
+    put(SF_BOARD_CELLS, 1, 1);
+    put(SF_BOARD_CELLS - 1, 5, 3);
+    CHECK_EQ(cell_of(fd, SF_BOARD_CELLS - 1).step, 3);
+}
+
+TEST(only_somebody_who_looks_is_seen)
+{
+    CHECK_EQ(sf_board_watched(SF_SECOND), 0);
+    CHECK_EQ(sf_board_create(path_in("board")), 0);
+    int fd = open_board();
+    CHECK_EQ(sf_board_watched(SF_SECOND), 0);
+    CHECK_EQ(sf_board_touch(fd), 0);
+    CHECK_EQ(sf_board_watched(SF_SECOND), 1);
+    WITHIN(5, !sf_board_watched(SF_SECOND / 20));
+}
+
+static int
+assign_in_child(void *unused)
+{
+    (void)unused;
+    put(0, 99, 99);
+    return sf_board_add() == -EBADF ? 0 : 1;
+}
+
+TEST(a_forked_child_assigns_for_itself)
+{
+    CHECK_EQ(sf_worker_setup(), 0);
+    CHECK_EQ(sf_board_create(path_in("board")), 0);
+    int fd = open_board();
+    put(new_number(), 1, 1);
+    CHECK_EQ(reap(spawn(assign_in_child, NULL), 10), 0);
+    CHECK_EQ(cell_of(fd, 0).step, 1);
+    put(0, 2, 2);
+    CHECK_EQ(cell_of(fd, 0).step, 2);
+}
+
+TEST(a_board_that_is_cut_short_ends_nobody)
+{
+    CHECK_EQ(sf_board_create(path_in("board")), 0);
+    int fd = open_board();
+    uint32_t index = new_number();
+    put(index, 1, 1);
+    CHECK_EQ(ftruncate(fd, 0), 0);
+    for (uint64_t step = 2; step < 5000; step++)
+        put(index, 1, step);
+    struct sf_board_view view;
+    CHECK_EQ(sf_board_read(fd, &view), -SF_EGONE);
+}
+
+static _Atomic int writing;
+
+static void *
+write_on(void *argument)
+{
+    uint32_t index = *(uint32_t *)argument;
+    static const char *const texts[] = {"aaaaaaaaaa", "bbbbbbbbbbbbbbbbbbbb"};
+    for (uint64_t i = 1; atomic_load(&writing); i++) {
+        put(index, (double)i, i);
+        if (i % 16 == 0)
+            sf_board_put_text(index + 1, texts[i / 16 % 2], i / 16 % 2 ? 20 : 10, i);
+    }
+    return NULL;
+}
+
+TEST(a_reader_sees_whole_values_while_the_worker_writes_without_a_pause)
+{
+    CHECK_EQ(sf_board_create(path_in("board")), 0);
+    int fd = open_board();
+    uint32_t index = new_number();
+    CHECK_EQ(sf_board_add(), 1);
+    pthread_t writer;
+    int64_t end = sf_monotonic_ns() + SF_SECOND;
+    int seen = 0, histories = 0, texts = 0;
+    atomic_store(&writing, 1);
+    CHECK_EQ(pthread_create(&writer, NULL, write_on, &index), 0);
+    while (sf_monotonic_ns() < end) {
+        struct sf_cell_view view;
+        char text[64];
+        if (sf_board_read_cell(fd, index, &view) == 0 && view.kind == SF_FLOAT) {
+            double value;
+            memcpy(&value, &view.bits, sizeof value);
+            CHECK(value == (double)view.step);
+            seen++;
+            int count = sf_board_read_history(fd, &view, buckets);
+            CHECK(count >= 0 || count == -EAGAIN);
+            histories += count > 0;
+            for (int i = 1; i < count; i++) {
+                CHECK_EQ(buckets[i].count, buckets[0].count);
+                CHECK_EQ(buckets[i].step, buckets[i - 1].step + buckets[i - 1].count);
+            }
+        }
+        if (sf_board_read_cell(fd, index + 1, &view) == 0 && view.kind == SF_TEXT &&
+            sf_board_read_text(fd, index + 1, &view, text) == 0) {
+            CHECK(view.text_size == 10 || view.text_size == 20);
+            for (uint32_t i = 0; i < view.text_size; i++)
+                CHECK_EQ(text[i], view.text_size == 10 ? 'a' : 'b');
+            texts++;
+        }
+    }
+    atomic_store(&writing, 0);
+    pthread_join(writer, NULL);
+    CHECK(seen > 10 && histories > 10 && texts > 10);
+}
+
+TEST(a_damaged_board_crashes_no_reader_and_no_writer)
+{
+    static char text[SF_TEXT_MAX];
+    uint64_t random = test_seed;
+
+    CHECK_EQ(sf_board_create(path_in("board")), 0);
+    int fd = open_board();
+    uint32_t index = new_number();
+    CHECK_EQ(sf_board_add(), 1);
+    for (int round = 0; round < 3000; round++) {
+        struct sf_board_view view;
+        struct sf_cell_view cells[SF_BOARD_CELLS];
+        uint64_t junk = random_next(&random) % 3 ? random_next(&random) : UINT64_MAX;
+        static const uint64_t limits[] = {512, SF_CELLS_OFFSET + 512, SF_REGIONS_OFFSET + 60000};
+        uint64_t limit = limits[random_next(&random) % 3];
+        poke(path_in("board"), (limit - 512) + random_next(&random) % 500, &junk, 1 + random_next(&random) % 8);
+        put(index, (double)round, (uint64_t)round);
+        sf_board_put_text(1, "text", 4, (uint64_t)round);
+        sf_board_watched(SF_SECOND);
+        sf_board_read(fd, &view);
+        int count = sf_board_read_cells(fd, cells, SF_BOARD_CELLS);
+        for (int i = 0; i < (count < 2 ? count : 2); i++) {
+            sf_board_read_history(fd, &cells[i], buckets);
+            sf_board_read_text(fd, (uint32_t)i, &cells[i], text);
+        }
+    }
+}
