@@ -344,6 +344,313 @@ def test_the_journal_lists_what_was_asked_and_what_came_of_it(browser: Browser, 
     expect(events.locator(".event-title")).to_have_text(["stopped", "stop", "resume", "advance 3", "pause"])
 
 
+# --- values, functions, plots ---
+
+EXPOSED = """
+import json, sys, time
+import spark_fast as spark
+
+def evaluate(split: str = "test", limit: int = 100, *, full: bool = False):
+    \"""The accuracy on a part of the data.\"""
+    print(f"evaluates {limit} of {split}")
+    return {"split": split, "limit": limit, "full": full}
+
+def fails(what, *rest, **more):
+    raise RuntimeError(f"{what} {rest} {more}")
+
+def halves(value):
+    if value > 0.5:
+        raise RuntimeError("too much")
+
+state = spark.expose(
+    lr=spark.value(0.001, min=0, max=1, doc="The step of the optimizer.", on_set=halves),
+    layers=spark.value(4, min=1, max=64),
+    momentum=0.9,
+    seed=7,
+    augment=True,
+    schedule=spark.value("cosine", choices=["cosine", "linear"]),
+    note="first",
+    card={"layers": 12},
+    loss=spark.value(0.0, readonly=True, unit="nats"),
+    accuracy=spark.value(0.0, readonly=True),
+    evaluate=evaluate,
+    fails=fails,
+)
+PAUSE = 0.001
+for step in spark.track(range(1_000_000), key="step"):
+    state.loss = 2.0 / (1 + step / 1000)
+    state.accuracy = 1 - 0.5 / (1 + step / 1000)
+    time.sleep(PAUSE)
+"""
+
+
+@pytest.fixture
+def exposed(tmp_path: Path) -> Iterator[Edited]:
+    with Edited(tmp_path, EXPOSED) as found:
+        found.run()
+        yield found
+
+
+def value(page: Page, name: str) -> Locator:
+    return page.locator(f'.value[data-value="{name}"]')
+
+
+def now(name: str) -> object:
+    """What the run has."""
+    return client.attach("test").values[name].value
+
+
+def applied(page: Page, name: str, wanted: object) -> None:
+    expect(fate(value(page, name))).to_contain_text("applied at step")
+    assert now(name) == wanted
+
+
+def test_each_kind_of_value_has_an_input_that_sets_it(browser: Browser, served: Served, exposed: Edited) -> None:
+    page = opened(browser, served, "test")
+
+    lr = value(page, "lr")
+    expect(lr).to_contain_text("The step of the optimizer.")
+    lr.get_by_label("lr", exact=True).fill("0.25")
+    lr.get_by_label("lr", exact=True).press("Enter")
+    applied(page, "lr", 0.25)
+    lr.get_by_role("slider").focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    until(lambda: 0 < float(str(now("lr"))) < 0.25, "the slider's value")
+
+    layers = value(page, "layers")
+    layers.get_by_role("slider").fill("9")
+    applied(page, "layers", 9)
+
+    momentum = value(page, "momentum")
+    momentum.get_by_label("momentum").fill("0.95")
+    momentum.get_by_role("button", name="Set").click()
+    applied(page, "momentum", 0.95)
+
+    value(page, "seed").get_by_label("seed").fill("1_000")
+    value(page, "seed").get_by_label("seed").press("Enter")
+    applied(page, "seed", 1000)
+
+    value(page, "augment").get_by_role("switch").click()
+    applied(page, "augment", False)
+
+    value(page, "schedule").get_by_role("combobox").select_option(label="linear")
+    applied(page, "schedule", "linear")
+
+    value(page, "note").get_by_label("note").fill("second")
+    value(page, "note").get_by_label("note").press("Enter")
+    applied(page, "note", "second")
+
+    card = value(page, "card")
+    card.get_by_label("card").fill('{"layers": [1, 2]}')
+    card.get_by_label("card").press("Control+Enter")
+    applied(page, "card", {"layers": [1, 2]})
+
+    expect(value(page, "loss").locator("output")).to_contain_text(re.compile(r"[\d.]+"))
+    expect(value(page, "loss").locator("input")).to_have_count(0)
+    titles = part(page, "journal").locator(".event-what")
+    expect(titles.first).to_have_text('set card to {"layers":[1,2]}')
+
+
+def test_a_value_that_does_not_fit_is_refused_and_says_why(browser: Browser, served: Served, exposed: Edited) -> None:
+    page = opened(browser, served, "test")
+    lr = value(page, "lr")
+    field = lr.get_by_label("lr", exact=True)
+    field.fill("7")
+    field.press("Enter")
+    expect(fate(lr)).to_contain_text("refused: lr is at most 1")
+    expect(lr.locator(".now")).to_have_count(1)
+    field.fill("0.75")  # on_set raises
+    field.press("Enter")
+    expect(fate(lr)).to_contain_text("failed")
+    expect(lr.locator(".trace")).to_contain_text("too much")
+    assert now("lr") == 0.001
+
+    seed = value(page, "seed")
+    seed.get_by_label("seed").fill("many")
+    seed.get_by_label("seed").press("Enter")
+    expect(fate(seed)).to_contain_text("many is no number")
+    expect(seed.get_by_label("seed")).to_have_attribute("aria-invalid", "true")
+    seed.get_by_label("seed").press("Escape")
+    expect(seed.get_by_label("seed")).to_have_value("7")
+    expect(fate(seed)).to_be_hidden()
+
+    card = value(page, "card")
+    card.get_by_label("card").fill("{")
+    card.get_by_role("button", name="Set").click()
+    expect(fate(card)).to_contain_text("no JSON")
+    assert now("seed") == 7
+    assert now("card") == {"layers": 12}
+
+
+def test_what_a_person_types_is_never_overwritten(browser: Browser, served: Served, exposed: Edited) -> None:
+    run, page = exposed.run(), opened(browser, served, "test")
+    field = value(page, "momentum").get_by_label("momentum")
+    field.fill("0.12")
+    run.set("momentum", 0.5, timeout=30)
+    expect(value(page, "momentum").locator(".now")).to_have_text("now 0.5")
+    expect(field).to_have_value("0.12")
+    field.blur()
+    run.set("momentum", 0.6, timeout=30)
+    expect(value(page, "momentum").locator(".now")).to_have_text("now 0.6")
+    expect(field).to_have_value("0.12")
+    field.press("Escape")
+    expect(field).to_have_value("0.6")
+    field.blur()
+    run.set("momentum", 0.7, timeout=30)
+    expect(field).to_have_value("0.7")
+
+
+def test_a_paused_run_takes_values_and_calls(browser: Browser, served: Served, exposed: Edited) -> None:
+    run, page = exposed.run(), opened(browser, served, "test")
+    run.pause(timeout=30)
+    field = value(page, "momentum").get_by_label("momentum")
+    field.fill("0.3")
+    field.press("Enter")
+    applied(page, "momentum", 0.3)
+    form = page.locator('[data-function="evaluate"]')
+    form.get_by_role("button", name="Call").click()
+    expect(form.locator(".call-result pre")).to_contain_text('"split": "test"')
+
+
+def test_a_function_is_a_form_and_shows_what_came_of_it(browser: Browser, served: Served, exposed: Edited) -> None:
+    page = opened(browser, served, "test")
+    form = page.locator('[data-function="evaluate"]')
+    expect(form).to_contain_text("The accuracy on a part of the data.")
+    form.get_by_label(re.compile("^limit")).fill("many")
+    form.get_by_role("button", name="Call").click()
+    expect(form.get_by_role("alert").filter(has_text="many is no number")).to_be_visible()
+    form.get_by_label(re.compile("^limit")).fill("7")
+    form.get_by_label(re.compile("^full")).select_option("true")
+    form.get_by_role("button", name="Call").click()
+    expect(fate(form)).to_contain_text("done at step")
+    result = form.locator(".call-result pre")
+    expect(result).to_be_visible()
+    assert json.loads(result.inner_text()) == {"split": "test", "limit": 7, "full": True}
+    expect(form.locator(".call-output pre")).to_have_text("evaluates 7 of test\n")
+
+    form = page.locator('[data-function="fails"]')
+    form.get_by_role("button", name="Call").click()
+    expect(form.get_by_role("alert").filter(has_text="this one is needed")).to_be_visible()
+    form.get_by_label(re.compile("^what")).fill("word")
+    form.get_by_label(re.compile(r"^\*rest")).fill("[1, 2]")
+    form.get_by_label(re.compile(r"^\*\*more")).fill('{"a": null}')
+    form.get_by_role("button", name="Call").click()
+    expect(fate(form)).to_contain_text("RuntimeError: word (1, 2) {'a': None}")
+    expect(form.locator(".trace")).to_contain_text("in fails")
+    exposed.steps_on(exposed.run())
+
+
+PLOTTED = "node => node.data.map(({x}) => [x[0], x.at(-1), x.length])"
+
+
+def test_a_plot_shows_the_whole_run(browser: Browser, served: Served, exposed: Edited) -> None:
+    exposed.edit("PAUSE = 0.001", "PAUSE = 0")
+    exposed.reloaded()
+    run = exposed.run()
+    until(lambda: run.step > 10_000, "10,000 steps")
+    run.pause(timeout=30)
+    page = opened(browser, served, "test")
+    plot = page.locator('[data-plot="loss"]')
+    area = plot.locator(".plot-area")
+    expect(plot.locator(".main-svg").first).to_be_visible()
+    expect(area).to_have_attribute("aria-label", re.compile(r"loss from step [01] to 1\d,\d{3}: lowest 0\.\d+, highest 2"))
+    line = area.evaluate(PLOTTED)[-1]
+    assert line[0] <= 1
+    assert line[1] >= 10_000
+    assert line[2] > 100
+
+    plot.get_by_label("Another value in the plot of loss").select_option("accuracy")
+    expect(plot.locator(".legend-entry")).to_have_count(2)
+    until(lambda: len(area.evaluate(PLOTTED)) >= 2 and area.evaluate("node => node.data.length") % 2 == 0, "two lines")
+    plot.get_by_label("log").check()
+    until(lambda: area.evaluate("node => node.layout.yaxis.type") == "log", "a logarithmic axis")
+    # A vertical line for what was asked: the reload, and the pause.
+    until(lambda: area.evaluate("node => node.layout.shapes.length") >= 2, "the marks of the journal")
+    assert run.step in area.evaluate("node => node.layout.shapes.map((shape) => shape.x0)")
+
+    plot.scroll_into_view_if_needed()
+    box = area.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 60)
+    expect(plot.locator(".legend-step")).to_have_text(re.compile(r"step [\d,]+"))
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2 + 100, box["y"] + 62, steps=4)
+    page.mouse.up()
+    expect(plot.get_by_role("button", name="Whole run")).to_be_visible()
+    plot.get_by_role("button", name="Whole run").click()
+    expect(plot.get_by_role("button", name="Whole run")).to_be_hidden()
+
+    # What was chosen is there the next time.
+    page.reload()
+    expect(plot.locator(".legend-entry")).to_have_count(2)
+    expect(plot.get_by_label("log")).to_be_checked()
+    plot.get_by_role("button", name="Take accuracy out").click()
+    expect(plot.locator(".legend-entry")).to_have_count(1)
+
+
+def test_a_plot_grows_with_the_run_and_keeps_what_was_zoomed(browser: Browser, served: Served, exposed: Edited) -> None:
+    page = opened(browser, served, "test")
+    area = page.locator('[data-plot="loss"] .plot-area')
+    expect(area.locator(".main-svg").first).to_be_visible()
+    last = area.evaluate(PLOTTED)[-1][1]
+    until(lambda: area.evaluate(PLOTTED)[-1][1] > last, "it grows")
+    area.evaluate("node => Plotly.relayout(node, {'xaxis.range': [10, 50]})")
+    last = area.evaluate(PLOTTED)[-1][1]
+    until(lambda: area.evaluate(PLOTTED)[-1][1] > last, "it grows")
+    assert area.evaluate("node => node.layout.xaxis.range") == [10, 50]
+
+
+def test_plots_need_no_inline_style(browser: Browser, served: Served, exposed: Edited) -> None:
+    """The policy allows none: what the library needs goes into a style sheet of the page's own."""
+    page = opened(browser, served, "test")
+    area = page.locator('[data-plot="loss"] .plot-area')
+    expect(area.locator(".main-svg").first).to_be_visible()
+    assert area.locator(".main-svg").first.evaluate("node => getComputedStyle(node).position") == "absolute"
+    policy = page.request.get(page.url.split("#")[0]).headers["content-security-policy"]
+    assert "unsafe" not in policy
+
+
+FIFTY = """
+import spark_fast as spark
+
+names = [f"value{number:02}" for number in range(50)]
+state = spark.expose({name: 0.0 for name in names})
+for step in range(20_000):
+    for name in names:
+        setattr(state, name, float(step % 97))
+    spark.checkpoint()
+spark.checkpoint()
+while True:
+    spark.checkpoint()
+    __import__("time").sleep(0.01)
+"""
+
+
+def test_a_run_of_fifty_values_opens_below_a_second(browser: Browser, served: Served, tmp_path: Path) -> None:
+    with Child(tmp_path, FIFTY) as child:
+        run = child.run()
+        until(lambda: run.step > 20_000, "its histories are full")
+        page = opened(browser, served)
+        expect(row(page)).to_be_visible()
+        page.wait_for_function("window.Plotly")
+        # All values, and a curve in each plot that is in view.
+        page.evaluate("""() => {
+            const there = () => document.querySelectorAll(".value").length === 50
+                && [...document.querySelectorAll(".plot")].filter((plot) => plot.getBoundingClientRect().top < innerHeight)
+                    .every((plot) => "sketched" in plot.dataset || plot.querySelector(".main-svg"));
+            document.querySelector("a.run-name").addEventListener("click", () => {
+                const began = performance.now();
+                const look = () => there() ? (window.took = performance.now() - began) : requestAnimationFrame(look);
+                requestAnimationFrame(look);
+            });
+        }""")
+        row(page).get_by_role("link").click()
+        page.wait_for_function("window.took")
+        print(f"opened in {page.evaluate('window.took'):.0f} ms")
+        assert page.evaluate("window.took") < 1000
+
+
 # --- two of them, and none ---
 
 

@@ -18,13 +18,9 @@ const HINTS = {
   stop: "Stop at the next checkpoint",
 };
 
-/** Why a button does nothing now; empty if it does something. */
-function hindrance(action, run) {
-  if (!isLive(run)) return "the run has ended";
-  if (action === "pause" && run.status === "paused") return "it is paused";
-  if (action === "resume" && run.status === "running") return "it is running";
-  if (run.status === "stopping") return "it is stopping";
-  return "";
+/** Whether an action changes nothing, as far as the page knows: the status that it shows may be half a second old. */
+function idle(action, run) {
+  return (action === "pause" && run.status === "paused") || (action === "resume" && run.status === "running");
 }
 
 export class Controls {
@@ -60,7 +56,6 @@ export class Controls {
           ),
         ]
       : [];
-    this.more = more;
     this.bar = el("div", { class: "controls", role: "group" }, ...Object.values(this.buttons), ...more);
     this.node = el("div", { class: full ? "control-panel" : "control-cell" }, this.bar, this.fate.node);
   }
@@ -69,10 +64,8 @@ export class Controls {
     this.run = run;
     attribute(this.bar, "aria-label", `Control ${run.id}`);
     // Not disabled: that would take the focus from whoever has just pressed one.
-    for (const [action, button] of Object.entries(this.buttons)) {
-      attribute(button, "aria-disabled", hindrance(action, run) ? "true" : null);
-    }
-    for (const button of this.more) attribute(button, "aria-disabled", isLive(run) ? null : "true");
+    for (const [action, button] of Object.entries(this.buttons)) button.classList.toggle("idle", idle(action, run));
+    for (const button of this.bar.children) attribute(button, "aria-disabled", isLive(run) ? null : "true");
     this.bar.hidden = !this.full && !isLive(run);
   }
 
@@ -85,9 +78,8 @@ export class Controls {
 
   async do(action) {
     const run = this.run;
-    const reason = hindrance(action, run);
-    if (reason) {
-      this.fate.show(action, { state: "refused", final: true, step: null, reason });
+    if (!isLive(run)) {
+      this.fate.show(action, { state: "refused", final: true, step: null, reason: "the run has ended" });
       return;
     }
     if (action === "stop") {

@@ -211,7 +211,7 @@ class Card {
       this.run,
       "POST",
       of(this.run, "calls", this.name),
-      { ...asked, timeout: seconds },
+      asked,
       (seen) => {
         if (this.last === mine) this.fate.show("", seen.fate);
       },

@@ -2,10 +2,11 @@
 
 import { call, of } from "./api.js";
 import { attribute, Children, el, show, text } from "./dom.js";
-import { base, clock, count, duration, short } from "./format.js";
+import { base, clock, count, duration } from "./format.js";
 import { words } from "./requests.js";
 
 const FIRST = 30;
+const LONG = 120;
 const GATHER_SECONDS = 0.3;
 
 /** What a line of the journal says was asked, in words. */
@@ -19,13 +20,20 @@ function asked(line) {
       return line.mail === "reset" ? "stop for a reset" : "stop";
     case "reload":
       return line.mail ? `reload ${line.mail.replace(/^version-/, "")}` : "reload";
-    case "set":
-      return `set ${line.name ?? ""}${line.value === undefined ? "" : ` = ${short(line.value)}`}`;
-    case "call":
-      return `call ${line.name ?? ""}`;
     default:
       return String(line.kind);
   }
+}
+
+/** What a set or a call brought, in words. */
+function brought({ name, value, args, kwargs }) {
+  if (args === undefined) return { title: `set ${name}`, note: `to ${clipped(JSON.stringify(value))}` };
+  const named = Object.entries(kwargs ?? {}).map(([key, each]) => `${key}=${JSON.stringify(each)}`);
+  return { title: `call ${name}`, note: `(${clipped([...args.map((each) => JSON.stringify(each)), ...named].join(", "))})` };
+}
+
+function clipped(words) {
+  return words.length > LONG ? `${words.slice(0, LONG - 1)}…` : words;
 }
 
 /** Events out of the journal's lines and the log's requests, newest first. */
@@ -39,6 +47,8 @@ function events(lines, requests) {
       const event = { key: line.id, time: line.time, step: line.step, title: asked(line), sender: line.sender, state: "applied", note: "" };
       byId.set(line.id, event);
       found.push(event);
+    } else if (line.payload !== undefined && byId.has(line.id)) {
+      Object.assign(byId.get(line.id), brought(line.payload));
     } else if (line.files !== undefined && byId.has(line.id)) {
       byId.get(line.id).note = Object.keys(line.files).map(base).sort().join(", ");
     } else if (line.failed !== undefined && byId.has(line.failed)) {
