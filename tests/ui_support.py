@@ -14,6 +14,50 @@ from spark_fast.ui.serving import Options, listen, make_server
 from spark_fast.ui.state import State
 from tests.support import DEADLINE, until
 
+EXPOSING = """
+import time
+import spark_fast as spark
+
+def evaluate(split: str = "test", *, batches: int = 1):
+    "How good it is."
+    print("evaluating", split)
+    return {"split": split, "batches": batches}
+
+def broken():
+    raise ValueError("no data")
+
+def long():
+    return "x" * 100_000
+
+def refuse_nine(value):
+    if value == 9:
+        raise ValueError("no nines")
+
+state = spark.expose({
+    "lr": spark.value(0.1, min=0, max=1, step=0.01, unit="1/step", doc="Learning rate."),
+    "loss": 0.0,
+    "text": "plain",
+    "on": True,
+    "optimizer": spark.value("adam", choices=["adam", "sgd"]),
+    "card": {"layers": 12},
+    "fixed": spark.value(3, readonly=True),
+    "bad": float("nan"),
+    "guarded": spark.value(1, on_set=refuse_nine),
+    'odd "name" \\\\': 1.0,
+    "evaluate": evaluate,
+    "broken": broken,
+    "long": long,
+})
+step = 0
+while True:
+    spark.checkpoint()
+    step += 1
+    state.loss = 1 / step
+    state.bad = float("nan")
+    time.sleep(0.001)
+"""
+"""Exposes a value of each type, and functions."""
+
 
 class Served:
     """A server that runs, and a client that has its token.

@@ -13,13 +13,14 @@ from spark_fast.client.diffs import diff
 from spark_fast.client.reset import ask_reset
 from spark_fast.code_versions import Store, Version
 from spark_fast.errors import ResetError
+from spark_fast.exposed import unknown
 from spark_fast.project_files import relative
 from spark_fast.sources import decode
 from spark_fast.status import monotonic
 from spark_fast.ui import models
 from spark_fast.ui.detail import Parts
 from spark_fast.ui.state import Server, State
-from spark_fast.ui.views import history_view, request_view, to_json
+from spark_fast.ui.views import history_view, to_json
 
 __all__ = ["ERRORS", "router"]
 
@@ -38,6 +39,7 @@ _ASKING: dict[int | str, dict[str, Any]] = {
     **_OF_A_RUN,
     **_INVALID,
     409: {"model": models.Refused, "description": "The run has ended, or is ending"},
+    400: {"model": models.Error, "description": "The body can't be read as JSON"},
     413: {"model": models.Error, "description": "Too long"},
 }
 
@@ -73,7 +75,7 @@ async def runs(server: Server) -> Response:
 async def run(server: Server, run: str) -> Response:
     """One run in full."""
     summary = await server.poller.summary(run) or {}
-    found = await server.threads.read(lambda: Parts(_there(server, run)).look())
+    found = await server.threads.read(lambda: Parts(_there(server, run), server.sent).look())
     return _json(found | {name: summary.get(name) for name in ("memory", "since_checkpoint")})
 
 
@@ -82,11 +84,12 @@ async def history(server: Server, run: str, name: Annotated[list[str], Query(min
     """The courses of values over the whole run, of at most some thousand points each."""
 
     def look() -> str:
-        found: Any = _there(server, run)
-        known = found.values
-        if unknown := [each for each in name if each not in known]:
-            raise HTTPException(404, f"run {run} exposes no value {unknown[0]}")
-        return to_json({"history": {each: history_view(found.history(each)) for each in dict.fromkeys(name)}})
+        found = _there(server, run)
+        try:
+            courses = {each: history_view(found.history(each)) for each in dict.fromkeys(name)}
+        except LookupError as error:
+            raise HTTPException(404, str(error.args[0])) from None
+        return to_json({"history": courses})
 
     return Response(await server.threads.read(look), media_type="application/json")
 
@@ -94,13 +97,17 @@ async def history(server: Server, run: str, name: Annotated[list[str], Query(min
 # --- ask ---
 
 
-async def _ask(server: State, name: str, send: Callable[[Run], Request], *, wait: float = 0.0) -> Response:
+async def _ask(
+    server: State, name: str, send: Callable[[Run], Request], *, what: str | None = None, wait: float = 0.0
+) -> Response:
+    """Has the request sent, and answers with it. what: the name of the value or the function that it is about."""
+
     def ask() -> tuple[Request, dict[str, Any], bool]:
         run = _there(server, name)
         request = send(run)
-        server.sent.keep(request)
+        server.sent.keep(request, what)
         over = not run.status.live or run.status is SparkStatus.STOPPING
-        return request, request_view(request), over
+        return request, server.sent.view(request), over
 
     try:
         request, view, over = await server.threads.ask(name, ask)
@@ -121,7 +128,7 @@ async def _waited(server: State, request: Request, view: dict[str, Any], wait: f
     try:
         while not view["fate"]["final"] and not server.closing and (left := end - monotonic()) > 0:
             await asyncio.sleep(min(_MOMENT, left))
-            view = await server.threads.read(lambda: request_view(request))
+            view = await server.threads.read(lambda: server.sent.view(request))
     finally:
         server.waiters -= 1
     return view
@@ -179,13 +186,12 @@ async def reset(server: Server, run: str, body: models.Reset | None = None) -> R
 async def set_value(server: Server, run: str, name: str, body: models.SetValue) -> Response:
     """Asks a run to take a new value, at its next checkpoint."""
 
-    def send(found: Any) -> Request:
+    def send(found: Run) -> Request:
         if name not in found.values:
-            raise HTTPException(404, f"run {run} exposes no value {name}")
-        sent: Request = found.set(name, body.value, wait=False)
-        return sent
+            raise HTTPException(404, unknown(name, "value", list(found.values)))
+        return found.set(name, body.value, wait=False)
 
-    return await _ask(server, run, send)
+    return await _ask(server, run, send, what=name)
 
 
 @router.post("/runs/{run}/calls/{name:path}", status_code=202, response_model=models.Asked, responses=_ASKING)
@@ -193,13 +199,12 @@ async def call(server: Server, run: str, name: str, body: models.Call | None = N
     """Asks a run to call a function, at its next checkpoint. The result is in the request when its fate is final."""
     said = body or models.Call()
 
-    def send(found: Any) -> Request:
+    def send(found: Run) -> Request:
         if name not in found.functions:
-            raise HTTPException(404, f"run {run} exposes no function {name}")
-        sent: Request = found.request_call(name, said.args, said.kwargs, wait=False)
-        return sent
+            raise HTTPException(404, unknown(name, "function", list(found.functions)))
+        return found.request_call(name, said.args, said.kwargs, wait=False)
 
-    return await _ask(server, run, send, wait=said.timeout)
+    return await _ask(server, run, send, what=name, wait=said.timeout)
 
 
 @router.get("/runs/{run}/requests/{ident}", response_model=models.Asked, responses=_OF_A_RUN | _INVALID)
@@ -218,7 +223,7 @@ async def request(
         found = server.sent.request(run, ident)
         if found is None:
             raise HTTPException(404, f"run {run} knows of no request {ident}")
-        return found, request_view(found)
+        return found, server.sent.view(found)
 
     found, view = await server.threads.read(find)
     return _json({"request": await _waited(server, found, view, wait)})
@@ -306,7 +311,7 @@ def _entry_and_roots(store: Store) -> tuple[str | None, tuple[str, ...]]:
 # --- the rest ---
 
 
-@router.post("/clean", response_model=models.Cleaned, responses=_INVALID | {413: _ASKING[413]})
+@router.post("/clean", response_model=models.Cleaned, responses=_INVALID | {400: _ASKING[400], 413: _ASKING[413]})
 async def clean(server: Server, body: models.Nothing | None = None) -> Response:
     """Removes what ended runs left."""
     removed = await server.threads.ask("", client.remove_ended)

@@ -1,45 +1,40 @@
 """One run in full, for the pages that look at it."""
 
 import asyncio
+import logging
 import os
 from collections.abc import Iterable
 from typing import Any
 
-from spark_fast import run_folder
-from spark_fast.client.run import Run, _open
+from spark_fast.client import Run
 from spark_fast.code_versions import Store
 from spark_fast.errors import FolderRefusedError, SegmentError, SparkError, StoreError
 from spark_fast.status import monotonic
 from spark_fast.ui.feed import Feed
+from spark_fast.ui.sent import Sent, open_run
 from spark_fast.ui.threads import Threads
-from spark_fast.ui.views import function_view, request_view, to_json, value_view
+from spark_fast.ui.views import function_view, shortened, to_json, value_view
 
-__all__ = ["Lookout", "Lookouts", "Parts", "open_run"]
+__all__ = ["Lookout", "Lookouts", "Parts"]
+
+_log = logging.getLogger(__name__)
 
 _INTERVAL = 0.15
+_AGAIN = 5.0
+"""Seconds after which a look that failed is tried again."""
 _TOUCH = 1.0
 """Seconds between two times at which the run is told that somebody looks."""
 _BY_NAME = {"values": "name", "requests": "id"}
 """The parts of which an event holds only those items that changed, and what each is known by."""
 
 
-def open_run(name: str) -> Run | None:
-    """The run of this id; None if there is none. Raises SparkError, OSError if there is one that can't be used."""
-    try:
-        home = run_folder.open_home()
-        try:
-            return _open(home, name)
-        finally:
-            os.close(home)
-    except FileNotFoundError:
-        return None
-
-
 class Parts:
     """What there is to say of a run, beyond its summary; each part is read anew only if it may have changed."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, sent: Sent) -> None:
         self._run = run
+        self._sent = sent
+        self._final: dict[str, dict[str, Any]] = {}
         self._keys: dict[str, object] = {}
         self._parts: dict[str, Any] = {}
         self._touch_due = 0.0
@@ -54,24 +49,41 @@ class Parts:
         except SegmentError as error:
             log = str(error)
         if self._changed("log", log):
-            self._parts["requests"] = [request_view(request) for request in run.requests]
+            self._parts["requests"] = self._requests()
             self._parts |= _code(run)
         self._look_at_board()
         return summary | self._parts
 
+    def _requests(self) -> list[dict[str, Any]]:
+        found = []
+        final = {}
+        for request in self._run.requests:
+            view = self._final.get(request.id)
+            if view is None:
+                view = shortened(self._sent.view(request))
+            if view["fate"]["final"]:
+                final[request.id] = view
+            found.append(view)
+        self._final = final
+        return found
+
     def _look_at_board(self) -> None:
-        run: Any = self._run
-        if not hasattr(run, "values"):
-            self._parts |= {"values": [], "functions": []}
-            return
+        run = self._run
         now = monotonic()
         if now >= self._touch_due:
             self._touch_due = now + _TOUCH
             run.touch()
-        version = run.board_version()
-        if self._changed("board", version):
-            self._parts["values"] = [value_view(value) for value in run.values.values()]
-            self._parts["functions"] = [function_view(function) for function in run.functions.values()]
+        if not self._changed("board", run.board_version()):
+            return
+        values: list[dict[str, Any]] = []
+        functions: list[dict[str, Any]] = []
+        error = None
+        try:
+            values = [value_view(value) for value in run.values.values()]
+            functions = [function_view(name, function) for name, function in run.functions.items()]
+        except (SparkError, OSError) as damage:
+            error = str(damage)
+        self._parts |= {"values": values, "functions": functions, "error": error}
 
     def _changed(self, part: str, key: object) -> bool:
         before = self._keys.get(part)
@@ -93,9 +105,10 @@ class Lookout:
         feed: the events named "run".
     """
 
-    def __init__(self, name: str, threads: Threads) -> None:
+    def __init__(self, name: str, threads: Threads, sent: Sent) -> None:
         self._name = name
         self._threads = threads
+        self._sent = sent
         self._run: Run | None = None
         self._parts: Parts | None = None
         self._shown: dict[str, Any] | None = None
@@ -104,14 +117,16 @@ class Lookout:
     async def keep_looking(self) -> None:
         """Looks until it is cancelled."""
         while True:
-            found, anew = await self._threads.read(self._look)
+            try:
+                found, anew = await self._threads.read(self._look)
+            except Exception:
+                _log.exception("a look at run %s failed", self._name)
+                await asyncio.sleep(_AGAIN)
+                continue
             before, self._shown = self._shown, found
-            if found is None or before is None:
-                if anew or before is not None or not self.feed.begun:
-                    self.feed.publish(self._whole())
-            elif anew:
+            if anew or (found is None) != (before is None) or not self.feed.begun:
                 self.feed.publish(self._whole())
-            elif news := _differing(before, found):
+            elif found is not None and before is not None and (news := _differing(before, found)):
                 self.feed.publish(to_json({"id": self._name, "full": False, "gone": False, **news}))
             await asyncio.sleep(_INTERVAL)
 
@@ -127,7 +142,7 @@ class Lookout:
                 self._run = None
             if self._run is None:
                 return None, False
-            self._parts = Parts(self._run)
+            self._parts = Parts(self._run, self._sent)
             anew = True
         return self._parts.look(), anew
 
@@ -154,8 +169,9 @@ def _items(before: Iterable[dict[str, Any]] | None, found: Iterable[dict[str, An
 class Lookouts:
     """One for each run that a page looks at."""
 
-    def __init__(self, threads: Threads) -> None:
+    def __init__(self, threads: Threads, sent: Sent) -> None:
         self._threads = threads
+        self._sent = sent
         self._there: dict[str, tuple[Lookout, asyncio.Task[None]]] = {}
 
     @property
@@ -166,7 +182,7 @@ class Lookouts:
     def enter(self, name: str, bell: asyncio.Event) -> Feed:
         """The events of a run, for a page whose bell is rung when there are any."""
         if name not in self._there:
-            lookout = Lookout(name, self._threads)
+            lookout = Lookout(name, self._threads, self._sent)
             self._there[name] = lookout, asyncio.create_task(lookout.keep_looking())
         feed = self._there[name][0].feed
         feed.bells.add(bell)

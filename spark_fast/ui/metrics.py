@@ -1,12 +1,13 @@
 """What Prometheus collects, in its text format."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import Response
 
+from spark_fast.client import Run
 from spark_fast.errors import SparkError
 from spark_fast.status import SparkStatus
 from spark_fast.ui.api import ERRORS
@@ -45,15 +46,16 @@ async def metrics(server: Server) -> Response:
     return Response("\n".join([*_lines(summaries, values), ""]), media_type=_TYPE)
 
 
-def _values(find: Any, summaries: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str, float]]:
+def _values(
+    find: Callable[[str], Run | None], summaries: Iterable[Mapping[str, Any]]
+) -> Iterator[tuple[str, str, float]]:
     """Run, name and value of the numbers that are exposed."""
     for summary in summaries:
         try:
             run = find(summary["id"])
-            if run is None or not hasattr(run, "values"):
-                continue
-            for value in run.values.values():
-                if value.type in ("number", "integer", "boolean"):
+            values = run.values if run is not None else {}
+            for value in values.values():
+                if isinstance(value.value, (bool, int, float)):
                     yield summary["id"], value.name, float(value.value)
         except (SparkError, OSError):  # it ended in this moment; the next collection has it no more
             continue
@@ -89,6 +91,7 @@ def _sample(name: str, labels: Mapping[str, str], value: float) -> str:
 
 
 def _escaped(text: str) -> str:
+    text = text.encode("utf-8", "replace").decode()
     return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 

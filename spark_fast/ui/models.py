@@ -149,7 +149,11 @@ class Fate(BaseModel):
 
 
 class Request(BaseModel):
-    """A request to a run. `name` is of a value or a function, `result` and `output` of a call."""
+    """A request to a run.
+
+    Of one that sets a value or calls a function: `name` is of that, where this server sent it; `result` and `output`
+    are what came of it; with `cut`, they are too long for a list of requests, and whole in the request by itself.
+    """
 
     id: str
     kind: str
@@ -159,6 +163,7 @@ class Request(BaseModel):
     name: str | None = None
     result: Any = None
     output: str | None = None
+    cut: bool = False
     fate: Fate
 
 
@@ -219,6 +224,7 @@ class Detail(Summary):
     requests: list[Request]
     version: int | None
     reloadable: bool
+    error: Annotated[str | None, Field(description="Why the values and functions can't be read.")]
 
 
 class History(BaseModel):

@@ -6,6 +6,7 @@ so many runs that a round takes long, rounds are further apart: they take a twen
 """
 
 import asyncio
+import logging
 import os
 import time
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from spark_fast.ui.threads import Threads
 from spark_fast.ui.views import to_json
 
 __all__ = ["Poller"]
+
+_log = logging.getLogger(__name__)
 
 _WATCHED = 0.5
 """Seconds between rounds while a page looks."""
@@ -143,7 +146,12 @@ class Poller:
     async def keep_looking(self) -> None:
         """Makes rounds until it is cancelled."""
         while True:
-            took = await self._round(0.0)
+            try:
+                took = await self._round(0.0)
+            except Exception:
+                # Whatever is wrong with one run is no reason to show the others no more.
+                _log.exception("a look at the runs failed")
+                took = 0.0
             pause = max(_WATCHED if self.feed.watched else _UNWATCHED, took * _SHARE)
             self._wanted.clear()
             try:
@@ -170,6 +178,8 @@ class Poller:
     async def summary(self, run: str) -> dict[str, Any] | None:
         """One of them; None if there is no such run."""
         await self._round(_FRESH)
+        if run not in self._shown:
+            await self._round(0.0)
         seen = self._shown.get(run)
         return None if seen is None else _with_age(seen, monotonic())
 

@@ -17,12 +17,15 @@ from collections.abc import Mapping
 from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["BODY_MAX", "CODE_BODY_MAX", "Guard", "Keys", "hosts_of"]
+from spark_fast.ui.views import to_json
 
-BODY_MAX = 1 << 20
+__all__ = ["BODY_MAX", "CODE_BODY_MAX", "Guard", "Keys", "answer", "hosts_of"]
+
+BODY_MAX = 2 << 20
+"""Bytes of a request. What a run takes of it is less, and the run says so."""
 CODE_BODY_MAX = 40 << 20
 """Of a request that brings code: twice what is taken as a source, since JSON escapes some of it."""
 
@@ -127,9 +130,9 @@ class Guard:
             await send(message)
 
         headers = Headers(scope=scope)
-        answer = self._refuse(scope, headers) or self._exchange(scope) or self._identify(scope, headers)
-        if answer is not None:
-            await answer(scope, receive, send_guarded)
+        reply = self._refuse(scope, headers) or self._exchange(scope) or self._identify(scope, headers)
+        if reply is not None:
+            await reply(scope, receive, send_guarded)
             return
         limit = CODE_BODY_MAX if scope["path"].endswith("/reload") else BODY_MAX
         body = await _read_body(receive, headers, limit)
@@ -142,13 +145,13 @@ class Guard:
         hosts = headers.getlist("host")
         found = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
         if found is None or not self._is_ours(found["name"].strip("[]").lower()):
-            return _error(403, "this server does not go by the name in the Host header")
+            return answer(403, "this server does not go by the name in the Host header")
         own = f"{self._scheme}://{hosts[0]}".lower()
         if any(origin.lower() != own for origin in headers.getlist("origin")):
-            return _error(403, "a page from elsewhere may ask for nothing here")
+            return answer(403, "a page from elsewhere may ask for nothing here")
         site = headers.get("sec-fetch-site", "none")
         if site not in ("same-origin", "none") and not _opens_page(scope, headers):
-            return _error(403, "a page from elsewhere may ask for nothing here")
+            return answer(403, "a page from elsewhere may ask for nothing here")
         return None
 
     def _is_ours(self, name: str) -> bool:
@@ -168,9 +171,9 @@ class Guard:
         if given is None:
             return None
         if len(given) != 1 or not self._keys.fits_token(given[0]):
-            return _error(401, f"this is not the token of this server: {_NEED_TOKEN}")
-        answer = RedirectResponse("/", status_code=303)
-        answer.set_cookie(
+            return answer(401, f"this is not the token of this server: {_NEED_TOKEN}")
+        reply = RedirectResponse("/", status_code=303)
+        reply.set_cookie(
             self._keys.cookie_name,
             self._keys.cookie,
             path="/",
@@ -178,7 +181,7 @@ class Guard:
             samesite="strict",
             secure=self._scheme == "https",
         )
-        return answer
+        return reply
 
     def _identify(self, scope: Scope, headers: Headers) -> Response | None:
         authorization = headers.get("authorization")
@@ -186,14 +189,14 @@ class Guard:
             kind, _, given = authorization.partition(" ")
             if kind.lower() == "bearer" and self._keys.fits_token(given.strip()):
                 return None
-            return _error(401, _NEED_TOKEN, {"www-authenticate": "Bearer"})
+            return answer(401, _NEED_TOKEN, {"www-authenticate": "Bearer"})
         if any(self._keys.fits_cookie(given) for given in _cookies(headers, self._keys.cookie_name)):
             return None
         if _opens_page(scope, headers) and headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
             # A strict cookie does not come along with a link from elsewhere, nor through its redirections; it does when
             # a page of this server goes on to the same address.
             return HTMLResponse(_GO_ON, 401)
-        return _error(401, _NEED_TOKEN, {"www-authenticate": "Bearer"})
+        return answer(401, _NEED_TOKEN, {"www-authenticate": "Bearer"})
 
 
 def _opens_page(scope: Scope, headers: Headers) -> bool:
@@ -218,7 +221,7 @@ def _cookies(headers: Headers, name: str) -> list[str]:
 
 async def _read_body(receive: Receive, headers: Headers, limit: int) -> bytes | Response:
     """All of the body, or why it is not taken."""
-    too_long = _error(413, f"at most {limit} bytes are taken here", {"connection": "close"})
+    too_long = answer(413, f"at most {limit} bytes are taken here", {"connection": "close"})
     announced = headers.get("content-length", "0")
     if not announced.isdecimal() or int(announced) > limit:
         return too_long
@@ -233,7 +236,7 @@ async def _read_body(receive: Receive, headers: Headers, limit: int) -> bytes | 
                 if not message.get("more_body", False):
                     return bytes(body)
     except TimeoutError:
-        return _error(408, "the body has not come", {"connection": "close"})
+        return answer(408, "the body has not come", {"connection": "close"})
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
@@ -248,5 +251,6 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return receive_again
 
 
-def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
-    return JSONResponse({"error": message}, status, dict(headers or {}))
+def answer(status: int, error: str, headers: Mapping[str, str] | None = None) -> Response:
+    """What is said when something is wrong."""
+    return Response(to_json({"error": error}), status, dict(headers or {}), media_type="application/json")

@@ -5,14 +5,14 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import JSONResponse
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from spark_fast import __version__
 from spark_fast.errors import SparkError
 from spark_fast.ui import api, assets, metrics, streaming
-from spark_fast.ui.security import Guard, Keys, hosts_of
+from spark_fast.ui.security import Guard, Keys, answer, hosts_of
 from spark_fast.ui.state import State
 from spark_fast.ui.threads import BusyError
 
@@ -65,28 +65,28 @@ def _describe(app: FastAPI, keys: Keys) -> None:
     app.openapi = openapi  # type: ignore[method-assign] # this is how FastAPI has it done
 
 
-async def _told(request: Request, error: Exception) -> JSONResponse:
+async def _told(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+    return answer(error.status_code, str(error.detail), error.headers)
 
 
-async def _told_invalid(request: Request, error: Exception) -> JSONResponse:
+async def _told_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     told = []
     for each in error.errors():
         where = ".".join(str(part) for part in each["loc"][1:]) or str(each["loc"][0])
         told.append(f"{where}: {each['msg']}")
-    return JSONResponse({"error": "; ".join(told)}, 422)
+    return answer(422, "; ".join(told))
 
 
-async def _told_busy(request: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"error": str(error)}, 503, {"retry-after": "5"})
+async def _told_busy(request: Request, error: Exception) -> Response:
+    return answer(503, str(error), {"retry-after": "5"})
 
 
-async def _told_unusable(request: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"error": str(error)}, 503)
+async def _told_unusable(request: Request, error: Exception) -> Response:
+    return answer(503, str(error))
 
 
-async def _told_broken(request: Request, error: Exception) -> JSONResponse:
+async def _told_broken(request: Request, error: Exception) -> Response:
     # The server goes on; what happened is written to its standard error.
-    return JSONResponse({"error": f"the server failed: {type(error).__name__}"}, 500)
+    return answer(500, f"the server failed: {type(error).__name__}")

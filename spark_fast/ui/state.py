@@ -21,8 +21,8 @@ class State:
     def __init__(self) -> None:
         self.threads = Threads()
         self.poller = Poller(self.threads)
-        self.lookouts = Lookouts(self.threads)
         self.sent = Sent()
+        self.lookouts = Lookouts(self.threads, self.sent)
         self.closing = False
         self.waiters = 0
         self.bells: set[asyncio.Event] = set()

@@ -5,9 +5,13 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from spark_fast.client import Request
+from spark_fast.client import Function, History, Request, Value
 
-__all__ = ["function_view", "history_view", "request_view", "to_json", "value_view"]
+__all__ = ["function_view", "history_view", "request_view", "shortened", "to_json", "value_view"]
+
+
+_RESULT_MAX = 16 << 10
+"""Characters of a result and what was printed that stand in a list of requests."""
 
 
 def to_json(value: object) -> str:
@@ -28,8 +32,11 @@ def _finite(value: object) -> object:
     return value
 
 
-def request_view(request: Request) -> dict[str, Any]:
-    """A request, with what became of it by now."""
+def request_view(request: Request, name: str | None = None) -> dict[str, Any]:
+    """A request, with what became of it by now.
+
+    name: of the value or the function, where it is known.
+    """
     fate = request.fate
     view = {
         "id": request.id,
@@ -46,13 +53,20 @@ def request_view(request: Request) -> dict[str, Any]:
         },
     }
     if request.kind in ("set", "call"):
-        view["name"] = request.name
-    if request.kind == "call":
-        view |= {"result": request.result, "output": request.output}
+        view |= {"name": name, "result": request.result, "output": request.output, "cut": False}
     return view
 
 
-def value_view(value: Any) -> dict[str, Any]:
+def shortened(view: dict[str, Any]) -> dict[str, Any]:
+    """A request as it stands in a list: without a long result."""
+    if view.get("result") is None and not view.get("output"):
+        return view
+    if len(to_json(view["result"])) + len(view["output"]) <= _RESULT_MAX:
+        return view
+    return view | {"result": None, "output": view["output"][:_RESULT_MAX], "cut": True}
+
+
+def value_view(value: Value) -> dict[str, Any]:
     """An exposed value."""
     return {
         "name": value.name,
@@ -70,10 +84,10 @@ def value_view(value: Any) -> dict[str, Any]:
     }
 
 
-def function_view(function: Any) -> dict[str, Any]:
+def function_view(name: str, function: Function) -> dict[str, Any]:
     """An exposed function."""
     return {
-        "name": function.name,
+        "name": name,
         "doc": function.doc,
         "signature": function.signature,
         "parameters": [
@@ -89,10 +103,16 @@ def function_view(function: Any) -> dict[str, Any]:
     }
 
 
-def history_view(history: Any) -> dict[str, list[Any]]:
+def history_view(history: History) -> dict[str, list[Any]]:
     """The course of a value."""
-    curves = {name: _plain(getattr(history, name)) for name in ("last", "low", "high", "mean")}
-    return {"steps": list(history.steps), "times": list(history.times), **curves}
+    return {
+        "steps": history.steps,
+        "times": history.times,
+        "last": _plain(history.last),
+        "low": _plain(history.low),
+        "high": _plain(history.high),
+        "mean": _plain(history.mean),
+    }
 
 
 def _plain(numbers: Iterable[float]) -> list[float | None]:
