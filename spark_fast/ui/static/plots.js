@@ -188,7 +188,7 @@ class Plot {
   }
 
   async draw() {
-    const histories = this.shown.map((name) => [name, this.plots.histories.get(name)]).filter(([, history]) => history);
+    const histories = this.shown.map((name) => [name, measured(this.plots.histories.get(name))]).filter(([, history]) => history);
     if (histories.length === 0) return;
     let Plotly;
     try {
@@ -268,8 +268,8 @@ class Plot {
       fixedrange: false,
       automargin: true,
     };
-    const last = Math.max(...histories.map(([, history]) => history.steps.at(-1) ?? 0), this.sparse ? this.plots.step : 0);
-    const marks = this.plots.marks.filter((mark) => mark.step <= last).slice(-MARKS);
+    const last = this.plots.step;
+    const marks = this.plots.marks.slice(-MARKS);
     const labelled = apart(marks, ((LABEL_WIDTH / Math.max(width, 1)) * last) | 0);
     return {
       autosize: false,
@@ -341,6 +341,14 @@ class Plot {
     this.plots.views.unobserve(this.node);
     if (this.drawn) globalThis.Plotly.purge(this.area);
   }
+}
+
+/**
+ * Without what it was exposed with, where the script assigns it again and again: `loss=0.0` is no loss.
+ */
+function measured(history) {
+  if (!history || history.steps.length <= SPARSE || history.steps[0] !== 0 || history.low[0] !== history.high[0]) return history;
+  return Object.fromEntries(Object.entries(history).map(([name, numbers]) => [name, numbers.slice(1)]));
 }
 
 /** A line; and below it a band from the lowest to the highest, where points were merged. */

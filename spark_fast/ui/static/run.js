@@ -72,8 +72,8 @@ export class RunView {
       el(
         "div",
         { class: "run-body" },
-        el("div", { class: "side" }, values, functions),
-        el("div", { class: "wide-side" }, plots, journal),
+        el("div", { class: "side" }, values),
+        el("div", { class: "wide-side" }, plots, functions, journal),
       ),
       code,
       ranks,
