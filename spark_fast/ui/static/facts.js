@@ -51,9 +51,10 @@ export class Progress {
 }
 
 /** How long a run has been there, or since when it is not. */
-export function age(run, now = Date.now() / 1000) {
+export function age(run) {
+  const now = Date.now() / 1000;
   if (isLive(run)) return duration(now - run.started);
-  return run.ended === null ? "ended" : `ended ${duration(now - run.ended)} ago`;
+  return run.ended === null ? "–" : `${duration(now - run.ended)} ago`;
 }
 
 /** How many ranks, and how many of them live where some do not. */

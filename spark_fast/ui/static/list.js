@@ -40,7 +40,7 @@ export class List {
     this.moreLive = this.#more();
     this.morePast = this.#more();
     this.liveTable = table("Live runs", this.live);
-    this.pastTable = table("Ended runs", this.past);
+    this.pastTable = table("Ended runs", this.past, { Age: "Ended", Control: "" });
     this.head = el(
       "div",
       { class: "list-head" },
@@ -162,8 +162,8 @@ export class List {
   }
 }
 
-function table(label, body) {
-  const heads = COLUMNS.map((name) => el("th", { scope: "col", class: name.toLowerCase().replace("/", "-") }, name));
+function table(label, body, names = {}) {
+  const heads = COLUMNS.map((name) => el("th", { scope: "col", class: name.toLowerCase().replace("/", "-") }, names[name] ?? name));
   return el("table", { class: "runs", "aria-label": label, hidden: true }, el("thead", {}, el("tr", {}, ...heads)), body);
 }
 

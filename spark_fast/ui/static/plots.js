@@ -13,6 +13,8 @@ const COLOURS = 6;
 /** Up to so many points, a value is drawn as what it is between them: unchanged. */
 const SPARSE = 60;
 const EXTEND_SECONDS = 5;
+/** A value that was assigned in this last part of the run is assigned all the time, as far as can be told. */
+const RECENT = 0.98;
 
 let library = null;
 let ready = false;
@@ -343,11 +345,9 @@ class Plot {
   }
 }
 
-/**
- * Without what it was exposed with, where the script assigns it again and again: `loss=0.0` is no loss.
- */
+/** Without the entry that holds what it was exposed with, where the script assigns it all the time: `loss=0.0` is no loss. */
 function measured(history) {
-  if (!history || history.steps.length <= SPARSE || history.steps[0] !== 0 || history.low[0] !== history.high[0]) return history;
+  if (!history || history.steps.length <= SPARSE || history.steps[0] !== 0) return history;
   return Object.fromEntries(Object.entries(history).map(([name, numbers]) => [name, numbers.slice(1)]));
 }
 
@@ -453,8 +453,12 @@ export class Plots {
     this.step = detail.step;
     this.values = new Map(numbers.map((value) => [value.name, value]));
     this.names = numbers.map((value) => value.name);
-    // One that never changed has no curve. A plot keeps its place: one that comes later comes last.
-    for (const value of numbers) if (value.step > 0 && !this.changed.includes(value.name)) this.changed.push(value.name);
+    // One that never changed has no curve. What changes all the time comes first, what comes later comes last.
+    const fresh = numbers.filter((value) => value.step > 0 && !this.changed.includes(value.name));
+    const rests = (value) => value.step < detail.step * RECENT;
+    for (const still of [false, true]) {
+      for (const value of fresh) if (rests(value) === still) this.changed.push(value.name);
+    }
     const shown = this.changed.filter((name) => this.values.has(name));
     const still = this.names.filter((name) => !shown.includes(name));
     text(this.none, hint(shown, still));

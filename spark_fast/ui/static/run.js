@@ -23,6 +23,8 @@ export class RunView {
     this.progress = new Progress();
     this.memory = el("span", { class: "fact-value" });
     this.age = el("span", { class: "fact-value" });
+    this.ageName = el("dt", {}, "Age");
+    this.ageFact = el("div", { class: "fact" }, this.ageName, el("dd", {}, this.age));
     this.command = el("code", { class: "command" });
     this.folder = el("span", { class: "folder" });
     this.controls = new Controls({ full: true });
@@ -57,7 +59,7 @@ export class RunView {
           fact("Steps/s", this.speed, this.curve.node),
           fact("Progress", this.progress.node),
           fact("Memory", this.memory),
-          fact("Age", this.age),
+          this.ageFact,
         ),
         this.controls.node,
         el("div", { class: "run-command" }, this.command, this.folder),
@@ -119,6 +121,7 @@ export class RunView {
     this.progress.update(run);
     text(this.memory, size(run.memory));
     text(this.age, age(run));
+    text(this.ageName, isLive(run) ? "Age" : "Ended");
     attribute(this.age, "title", `started ${clock(run.started)}`);
     text(this.command, command(run.command));
     attribute(this.command, "title", run.command.join(" "));
