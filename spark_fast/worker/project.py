@@ -19,6 +19,8 @@ __all__ = ["ENTRY", "Module", "Project"]
 ENTRY = "__main__"
 """The name of the module that the script is."""
 
+_SPAWN = "multiprocessing.spawn"
+
 
 class Module:
     """A module of the project that has been executed.
@@ -73,8 +75,23 @@ class _Loader(SourceFileLoader):
         project.note(Module(name, path, source), from_disk=True)
 
 
+class _SpawnLoader(SourceFileLoader):
+    """Loads `multiprocessing.spawn`, and tells of it."""
+
+    def __init__(self, name: str, path: str, on_loaded: Callable[[ModuleType], None]) -> None:
+        super().__init__(name, path)
+        self._on_loaded = on_loaded
+
+    def exec_module(self, module: ModuleType) -> None:
+        super().exec_module(module)
+        self._on_loaded(module)
+
+
 class Project:
     """All modules of the project in this process.
+
+    on_loaded: called with each module that was executed from disk.
+    on_spawn: called with `multiprocessing.spawn`, once that is there.
 
     Attributes:
         roots: the folders that hold it.
@@ -82,17 +99,25 @@ class Project:
         snapshot: the sources of the version that runs of files that no module was made from yet, by path.
     """
 
-    def __init__(self, roots: Sequence[str], on_loaded: Callable[[Module], None]) -> None:
+    def __init__(
+        self,
+        roots: Sequence[str],
+        on_loaded: Callable[[Module], None],
+        on_spawn: Callable[[ModuleType], None],
+    ) -> None:
         self.roots = [os.path.abspath(root) for root in roots]
         self.modules: dict[str, Module] = {}
         self.snapshot: dict[str, bytes] = {}
         self._on_loaded = on_loaded
+        self._on_spawn = on_spawn
 
     # --- finding ---
 
     def install(self) -> None:
         """From here on imports go through it."""
         sys.meta_path.insert(0, self)
+        if _SPAWN in sys.modules:
+            self._on_spawn(sys.modules[_SPAWN])
 
     def remove(self) -> None:
         """Imports are as they were."""
@@ -110,8 +135,11 @@ class Project:
             spec: ModuleSpec | None = find(name, path, target)
             if spec is None:
                 continue
-            if type(spec.loader) is SourceFileLoader and is_project_file(spec.loader.path, self.roots):
-                spec.loader = _Loader(spec.loader.name, spec.loader.path, self)
+            if type(spec.loader) is SourceFileLoader:
+                if name == _SPAWN:
+                    spec.loader = _SpawnLoader(spec.loader.name, spec.loader.path, self._on_spawn)
+                elif is_project_file(spec.loader.path, self.roots):
+                    spec.loader = _Loader(spec.loader.name, spec.loader.path, self)
             return spec
         return None
 
