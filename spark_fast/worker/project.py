@@ -156,13 +156,15 @@ class Project:
 
     def adopt_loaded(self, entry: str | None) -> None:
         """Notes what was imported before the finder was there, as it stands on disk now."""
+        main = sys.modules.get(ENTRY)
         for name, found in list(sys.modules.items()):
             path = getattr(found, "__file__", None)
-            if name == "__main__" or not isinstance(path, str) or not is_project_file(path, self.roots):
+            # The script has a second name where multiprocessing is imported.
+            if found is main or not isinstance(path, str) or not is_project_file(path, self.roots):
                 continue
             self._adopt(name, os.path.abspath(path))
         if entry is not None:
-            self._adopt("__main__", entry)
+            self._adopt(ENTRY, entry)
 
     def _adopt(self, name: str, path: str) -> None:
         try:
