@@ -66,7 +66,7 @@ def script_for(
     roots: Sequence[str],
     modules: Mapping[str, tuple[str, str]],
     files: Mapping[str, str],
-    reloaded: bool,
+    anew: Sequence[str],
 ) -> bytes:
     """The script that a spawned process is to execute.
 
@@ -75,7 +75,7 @@ def script_for(
     roots: the folders that hold the project.
     modules: file and digest of what runs, by the module's name.
     files: the digest of what runs, by file.
-    reloaded: whether the run has been reloaded.
+    anew: the files of which another source was executed before.
     """
     name: str | None = data.get("init_main_from_name")
     path: str | None = data.get("init_main_from_path")
@@ -96,7 +96,7 @@ def script_for(
         "roots": list(roots),
         "modules": dict(modules),
         "files": dict(files),
-        "reloaded": reloaded,
+        "anew": list(anew),
     }
     return f"""\
 # What a process that multiprocessing spawns for this run executes in place of the main script.
@@ -122,7 +122,7 @@ class _Code:
         self.modules: dict[str, tuple[str, str]] = told["modules"]
         self.files: dict[str, str] = told["files"]
         self.roots: list[str] = told["roots"]
-        self.reloaded: bool = told["reloaded"]
+        self.anew: set[str] = set(told["anew"])
         self._folder: str = told["folder"]
         self._blobs: str = told["blobs"]
 
@@ -132,12 +132,13 @@ class _Code:
         return self.main, self.modules, self.files
 
     def read(self, path: str, digest: str) -> "tuple[bytes, os.stat_result | None] | None":
-        """The source that ran of a file, and the file's state if it is on disk as it ran; None, after a warning, if the
-        source is not to be had."""
+        """The source that ran of a file, and the file's state if it has been on disk as it ran from the start; None,
+        after a warning, if the source is not to be had."""
         # Where nothing was edited, nothing needs to be hashed, and nothing imported that can do so.
         state, disk = _on_disk(path)
         if disk is not None and disk == _on_disk(os.path.join(self._blobs, digest))[1]:
-            return disk, state
+            # Bytecode is known by the second and the size: it may be that of the source before.
+            return disk, None if path in self.anew else state
         from pathlib import Path
 
         from spark_fast.code_versions import Store
@@ -303,7 +304,7 @@ def _stale(name: str, module: ModuleType, code: _Code) -> bool:
         return loader.digest != digest
     # The server was told to import it before it knew of us.
     found = code.read(path, digest)
-    return found is not None and (code.reloaded or found[1] is None)
+    return found is not None and found[1] is None
 
 
 def _show_in_tracebacks(path: str, source: bytes) -> None:

@@ -97,6 +97,7 @@ class Project:
         roots: the folders that hold it.
         modules: what has been executed, by name, in the order in which each was done for the first time.
         snapshot: the sources of the version that runs of files that no module was made from yet, by path.
+        anew: the files of which the source of a version was executed.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Project:
         self.roots = [os.path.abspath(root) for root in roots]
         self.modules: dict[str, Module] = {}
         self.snapshot: dict[str, bytes] = {}
+        self.anew: set[str] = set()
         self._on_loaded = on_loaded
         self._on_spawn = on_spawn
 
@@ -153,9 +155,12 @@ class Project:
         self.modules[module.name] = module
         if from_disk:
             self._on_loaded(module)
+        else:
+            self.anew.add(module.path)
 
     def adopt_loaded(self, entry: str | None) -> None:
-        """Notes what was imported before the finder was there, as it stands on disk now."""
+        """Notes what was imported before the finder was there, as it stands on disk now; in a process that a worker
+        has spawned, as it runs."""
         main = sys.modules.get(ENTRY)
         for name, found in list(sys.modules.items()):
             path = getattr(found, "__file__", None)
@@ -167,11 +172,14 @@ class Project:
             self._adopt(ENTRY, entry)
 
     def _adopt(self, name: str, path: str) -> None:
-        try:
-            with open(path, "rb") as file:
-                source = file.read()
-        except OSError:  # removed since it was imported: it can't be reloaded, and need not
-            return
+        spawned = sys.modules.get("spark_fast.spawned")
+        source: bytes | None = spawned.running(path) if spawned is not None else None
+        if source is None:
+            try:
+                with open(path, "rb") as file:
+                    source = file.read()
+            except OSError:  # removed since it was imported: it can't be reloaded, and need not
+                return
         self.note(Module(name, path, source), from_disk=True)
 
     def source_of(self, path: str) -> bytes | None:

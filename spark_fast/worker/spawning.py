@@ -21,12 +21,10 @@ class Spawning:
 
     Attributes:
         store: where the sources are kept; None as long as they are not: such processes read the files on disk.
-        reloaded: whether code has been executed anew.
     """
 
     def __init__(self) -> None:
         self.store: Store | None = None
-        self.reloaded = False
         self._project: Project | None = None
         self._before: tuple[dict[str, tuple[str, str]], dict[str, str]] | None = None
         self._undo: Callable[[], None] | None = None
@@ -49,7 +47,6 @@ class Spawning:
     def settling(self) -> Iterator[None]:
         """Within it modules are executed that may be taken back: what other threads spawn runs what ran before."""
         self._before = self._running() if self._project is not None else None
-        self.reloaded = True
         try:
             yield
         finally:
@@ -58,7 +55,7 @@ class Spawning:
     def _script(self, data: dict[str, Any]) -> str | None:
         from spark_fast import spawned
 
-        if self.store is None:
+        if self.store is None or self._project is None:
             return None
         modules, files = self._before or self._running()
         name = data.get("init_main_from_name")
@@ -72,10 +69,10 @@ class Spawning:
                     data,
                     folder=str(self.store.folder),
                     blobs=str(self.store.blobs),
-                    roots=self._project.roots if self._project is not None else (),
+                    roots=self._project.roots,
                     modules={name: found for name, found in modules.items() if name != ENTRY},
                     files=files,
-                    reloaded=self.reloaded,
+                    anew=sorted(self._project.anew),
                 )
             )
         except (OSError, SparkError) as error:
