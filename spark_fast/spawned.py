@@ -273,6 +273,12 @@ def _execute_main(space: "dict[str, Any]", code: _Code) -> None:
         space.update(runpy.run_path(path, run_name=MAIN))
         return
     source, state = found
+    main = sys.modules["__main__"]
+    if state is not None and getattr(main, "__file__", None) == path:
+        # The server of this process was started before the run began, and has executed it.
+        space.clear()
+        space.update(vars(main))
+        return
     if state is None:
         _show_in_tracebacks(path, source)
     space["__file__"] = sys.argv[0] = path  # which runpy puts back

@@ -24,8 +24,8 @@ from multiprocessing import spawn
 import spark_fast as spark
 import helper
 
-def told(name, plain=getattr(spawn.get_preparation_data, "plain_test", spawn.get_preparation_data)):
-    data = plain(name)
+def told(name):
+    data = spawn.before(name)
     return data | {"main_path": data["init_main_from_path"]}
 
 def run(context, target, *args):
@@ -36,9 +36,8 @@ def run(context, target, *args):
     print(json.dumps([process.exitcode, None if queue.empty() else queue.get()]), flush=True)
 
 def context():
-    if sys.argv[1] == "preloaded":
-        told.plain_test = told.__defaults__[0]
-        spawn.get_preparation_data = told
+    if sys.argv[1] == "preloaded" and not hasattr(spawn, "before"):
+        spawn.before, spawn.get_preparation_data = spawn.get_preparation_data, told
     return multiprocessing.get_context("spawn" if sys.argv[1] == "spawn" else "forkserver")
 
 def epochs(*args):
@@ -339,6 +338,43 @@ def test_the_processes_of_a_function_that_spark_run_runs_do_the_same(tmp_path: P
         child.script.write_text(code.replace(' 1"', ' 2"'))
         assert child.run().reload(timeout=DEADLINE).fate.state == "applied", child.err
         assert following(2) == [NEW, NEW]
+
+
+def test_a_script_that_a_fork_server_executed_before_the_run_is_not_executed_once_more(tmp_path: Path) -> None:
+    (tmp_path / "helper.py").write_text(HELPER)
+    code = WORKERS.replace("class Item", "print('executed', file=sys.stderr, flush=True)\n\nclass Item")
+    code = code.replace("    epochs(Item())", "    run(context(), work, Item())\n    spark.run(epochs, Item())")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    with Child(tmp_path, code, "preloaded", PYTHONPATH=path) as child:
+        until(lambda: child.out.count("\n") > 3, child.err)
+        assert child.err.count("executed") == 2, "by the training and by the server"
+        child.script.write_text(code.replace("script 1", "script 2"))
+        assert child.run().reload(timeout=DEADLINE).fate.state == "applied", child.err
+        until(lambda: "script 2" in child.out, child.err)
+
+
+def test_a_spawned_process_that_is_a_run_of_its_own_begins_with_what_runs_in_it(tmp_path: Path) -> None:
+    code = """
+    def below(queue):
+        queue.put(["script 1", helper.word()])
+
+    def inner(queue):
+        process = context().Process(target=below, args=(queue,))
+        process.start()
+        process.join()
+        sys.exit(process.exitcode)
+
+    def work(queue):
+        spark.run(inner, queue)
+
+    if __name__ == "__main__":
+        epochs()
+    """
+    with Spawning(tmp_path, "spawn", HEAD + textwrap.dedent(code)) as training:
+        assert training.says(1) == [[0, ["script 1", "helper 1"]]]
+        training.break_all()
+        assert training.next() == [[0, ["script 1", "helper 1"]]] * 2
+        assert "warning: this run can't" not in training.err
 
 
 def test_tracebacks_of_a_spawned_process_show_the_lines_that_run(tmp_path: Path) -> None:
