@@ -75,7 +75,7 @@ def script_for(
     roots: the folders that hold the project.
     modules: file and digest of what runs, by the module's name.
     files: the digest of what runs, by file.
-    anew: the files of which another source was executed before.
+    anew: the files of which another source was executed than what stood on disk at first.
     """
     name: str | None = data.get("init_main_from_name")
     path: str | None = data.get("init_main_from_path")

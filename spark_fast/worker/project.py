@@ -97,7 +97,7 @@ class Project:
         roots: the folders that hold it.
         modules: what has been executed, by name, in the order in which each was done for the first time.
         snapshot: the sources of the version that runs of files that no module was made from yet, by path.
-        anew: the files of which the source of a version was executed.
+        anew: the files of which another source was executed than what stood on disk at first.
     """
 
     def __init__(
@@ -152,10 +152,11 @@ class Project:
 
     def note(self, module: Module, *, from_disk: bool) -> None:
         """A module was executed."""
+        before = self.modules.get(module.name)
         self.modules[module.name] = module
         if from_disk:
             self._on_loaded(module)
-        else:
+        elif before is None or before.source != module.source:
             self.anew.add(module.path)
 
     def adopt_loaded(self, entry: str | None) -> None:
