@@ -12,7 +12,11 @@
 #include "sf_point.h"
 #include "sf_segment.h"
 
-#define TRIES 100 /* a reader meets a writer that takes some nanoseconds each time */
+/* A reader that meets the writer tries again: it takes some nanoseconds, unless the system lets another process run
+ * just then. So the later tries are some time apart, 20 ms in all. */
+#define TRIES 220
+#define TRIES_AT_ONCE 20
+#define BETWEEN_NS 100000
 #define PAGE UINT64_C(4096)
 
 struct sf_board sf_board = {.fd = -1};
@@ -180,14 +184,14 @@ sf_board_put_text(uint32_t index, const char *text, size_t size, uint64_t step)
 
         while (capacity < size)
             capacity *= 2;
-        int rc = grow(2 * capacity);
+        int rc = grow(SF_TEXT_PARTS * capacity);
         if (rc < 0)
             return rc;
         own->text_offset = at;
         own->text_capacity = capacity;
     }
-    own->half ^= 1;
-    offset = own->text_offset + own->half * own->text_capacity;
+    own->part = (own->part + 1) % SF_TEXT_PARTS;
+    offset = own->text_offset + own->part * own->text_capacity;
     memcpy((char *)sf_board.header + offset, text, size);
     cell = sf_cell_at(index);
     atomic_fetch_add(&cell->turns, 1);
@@ -228,6 +232,15 @@ sf_board_forget(void)
 }
 
 /* --- the readers' side --- */
+
+static void
+wait_between(int tries)
+{
+    struct timespec time = {.tv_nsec = BETWEEN_NS};
+
+    if (tries >= TRIES_AT_ONCE)
+        nanosleep(&time, NULL);
+}
 
 static int
 read_at(int fd, void *buffer, size_t length, uint64_t offset)
@@ -306,6 +319,7 @@ sf_board_read_cell(int fd, uint32_t index, struct sf_cell_view *view)
             view_cell(view, &cell);
             return check_cell(view);
         }
+        wait_between(tries);
     }
     return -EAGAIN;
 }
@@ -347,8 +361,9 @@ sf_board_read_text(int fd, uint32_t index, const struct sf_cell_view *view, char
         rc = sf_board_read_cell(fd, index, &now);
     if (rc < 0)
         return rc;
-    /* A new text is written into the other half, and this one is written over only after the cell has told of that. */
-    return now.turns == view->turns ? 0 : -EAGAIN;
+    /* Each text takes two turns, and goes where the oldest is: this one is written over after as many more as there are
+     * other parts have been told of. */
+    return now.turns - view->turns < 2 * (SF_TEXT_PARTS - 1) ? 0 : -EAGAIN;
 }
 
 int
@@ -373,6 +388,7 @@ sf_board_read_history(int fd, const struct sf_cell_view *view, struct sf_bucket 
             return rc;
         if (before[0] % 2 == 0 && before[0] == after[0])
             return (int)before[1];
+        wait_between(tries);
     }
     return -EAGAIN;
 }

@@ -25,6 +25,7 @@
 #define SF_BOARD_CELLS 256u
 #define SF_BUCKETS 1024u /* an even number */
 #define SF_TEXT_MAX (1u << 20)
+#define SF_TEXT_PARTS 4u
 #define SF_BOARD_SIZE_MAX (UINT64_C(1) << 28)
 
 enum sf_value_kind { SF_NONE = 0, SF_FLOAT = 1, SF_INTEGER = 2, SF_BOOLEAN = 3, SF_TEXT = 4, SF_VALUE_END = 5 };
@@ -93,10 +94,10 @@ static_assert(SF_REGIONS_OFFSET % 4096 == 0, "board 1");
 struct sf_own_cell {
     uint64_t history_offset;
     uint64_t text_offset;
-    uint64_t text_capacity; /* of each of the two halves that take turns */
+    uint64_t text_capacity; /* of each of the SF_TEXT_PARTS that take turns */
     uint64_t stride;
     uint32_t used;
-    uint32_t half;
+    uint32_t part;
 };
 
 struct sf_board {

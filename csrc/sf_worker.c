@@ -330,6 +330,7 @@ apply(const struct sf_entry *entry, uint64_t seq, uint64_t target, uint64_t step
     case SF_CALL:
         turn->action = SF_DELIVER;
         turn->seq = seq;
+        turn->held = sf_state_parks(&worker.state, step) ? worker.state.park_seq : 0;
         copy_entry(&turn->entry, entry, seq);
         break;
     }
@@ -411,6 +412,21 @@ look_ahead(uint64_t tail, struct sf_state *state, int *wanted)
             *wanted = 1;
     }
     *wanted |= state->stop_seq != 0;
+    return 0;
+}
+
+/* The stop that stands in the log behind an entry, if it is due: its sequence number; 0 if there is none. */
+static uint64_t
+stop_behind(uint64_t seq, uint64_t tail, uint64_t step)
+{
+    uint64_t target;
+
+    while (++seq <= tail) {
+        if (target_of(seq, 1, &target) < 0)
+            return 0; /* found again, and told, where it is applied */
+        if (sf_entry_at(&worker.segment, seq)->kind == SF_STOP && target != SF_TARGET_VOID && target <= step)
+            return seq;
+    }
     return 0;
 }
 
@@ -519,6 +535,14 @@ sf_turn(uint64_t step, int may, struct sf_turn *turn)
             rc = target_of(seq, 1, &target);
             if (rc < 0)
                 return rc;
+            /* What waits for a function that runs is no reason to let a stop wait, that could end it. */
+            uint32_t kind = sf_entry_at(&worker.segment, seq)->kind;
+            uint64_t stop;
+            if (target != SF_TARGET_VOID && has_mail(kind) && !allowed(may, kind) &&
+                (stop = stop_behind(seq, tail, step)) != 0) {
+                set_outcome(seq, SF_OUTCOME_SUPERSEDED, stop);
+                target = SF_TARGET_VOID;
+            }
             if (target != SF_TARGET_VOID && (target > step || !allowed(may, sf_entry_at(&worker.segment, seq)->kind))) {
                 ahead = 1; /* the word stays set, so that the next checkpoint comes here again */
                 break;

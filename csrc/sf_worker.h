@@ -150,6 +150,7 @@ struct sf_turn {
     enum sf_action action;
     uint64_t seq;     /* of the entry that asks for the action */
     int64_t park_for; /* SF_HOLD: ns to stay parked, 0 for until resumed */
+    uint64_t held;    /* SF_DELIVER: the pause that is in force where the mail is delivered, 0 if none is */
     struct sf_entry_view entry;
 };
 

@@ -132,6 +132,7 @@ cdef extern from "sf_worker.h" nogil:
         int action
         uint64_t seq
         int64_t park_for
+        uint64_t held
         sf_entry_view entry
     int sf_asked(uint64_t step) noexcept
     int sf_look(uint64_t *step) noexcept

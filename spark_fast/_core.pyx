@@ -7,7 +7,7 @@ import os
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EAGAIN, EFAULT, ENOENT
+from libc.errno cimport EAGAIN, EFAULT, ENOENT, ENOSPC
 from libc.signal cimport SIGKILL
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
@@ -352,6 +352,8 @@ cdef class Worker:
     ) -> tuple[int, int, float, dict | None]:
         """Applies what is due: (action, sequence number, seconds to stay parked, the entry that asks).
 
+        The entry of mail has the pause that is in force there, 0 if none is, as "held".
+
         reload: False leaves a reload, and what stands behind it in the log, for a later turn.
         mail: False does the same with values to set and functions to call.
 
@@ -369,7 +371,11 @@ cdef class Worker:
             rc = sf_turn(at, may, &turn)
         if rc < 0:
             fail(rc, "checkpoint", None)
-        return turn.action, turn.seq, turn.park_for / 1e9, entry_dict(&turn.entry) if turn.action > 1 else None
+        entry = None
+        if turn.action > 1:
+            entry = entry_dict(&turn.entry)
+            entry["held"] = turn.held
+        return turn.action, turn.seq, turn.park_for / 1e9, entry
 
     def tell(self, seq: int, step: int, *, failed: bool) -> None:
         """Publishes what came of a reload, or of mail, that turn() handed out."""
@@ -799,6 +805,8 @@ def board_create(path) -> None:
 def board_add() -> int:
     """A new cell on the board: its index. OSError when all are in use."""
     cdef int rc = sf_board_add()
+    if rc == -ENOSPC:
+        raise OSError(ENOSPC, f"it has no more than {SF_BOARD_CELLS} values")
     if rc < 0:
         fail(rc, "board", None)
     return rc
@@ -854,7 +862,11 @@ def read_cells(fd: int, count: int) -> list[tuple[object, int, float]]:
     """The first cells of a board: each its value, its step and its time. A text comes as bytes, a cell that nothing
     was put into as None."""
     cdef sf_cell_view views[SF_BOARD_CELLS]
-    cdef int found = sf_board_read_cells(fd, views, count)
+    cdef int handle = fd
+    cdef uint32_t most = count
+    cdef int found
+    with nogil:
+        found = sf_board_read_cells(handle, views, most)
     if found < 0:
         fail(found, "read", None)
     return [(cell_value(fd, i, &views[i]), views[i].step, views[i].time_ns / 1e9) for i in range(found)]
@@ -878,7 +890,7 @@ cdef object cell_value(int fd, uint32_t index, sf_cell_view *view):
         raise MemoryError
     try:
         rc = sf_board_read_text(fd, index, view, text)
-        for _ in range(10):
+        for _ in range(100):
             if rc != -EAGAIN:
                 break
             rc = sf_board_read_cell(fd, index, view)

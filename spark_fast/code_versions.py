@@ -6,6 +6,7 @@
     versions/<n>.json   a version: the digest of each file; and what was on disk by then, so that a file that changed
                         on disk is told apart from one that a sender replaced
     current             the number of the version that runs
+    spawned/<sha256>.py what processes execute that the worker spawns: see spark_fast/spawned.py
 
 A worker writes all of it at its start, `loaded.jsonl` and `current` later on; senders add versions. A version once
 written stays as it is. So whoever is killed at any point leaves a version whole or not at all, and all ranks read the
@@ -39,6 +40,7 @@ _CURRENT = "current"
 _LOCK = ".lock"
 _BLOBS = "blobs"
 _VERSIONS = "versions"
+_SPAWNED = "spawned"
 
 _RECORD_MAX = 64 << 20
 """Bytes of a record that is read: a project of a hundred thousand files takes a fifth of it."""
@@ -161,6 +163,23 @@ class Store:
         """Says which version runs."""
         with private_files.opened(self._folder, _CODE) as code:
             private_files.write_whole(code, _CURRENT, b"%d\n" % number)
+
+    def keep_script(self, script: bytes) -> str:
+        """Keeps a script for processes that the worker spawns; returns its path."""
+        name = f"{digest_of(script)}.py"
+        with private_files.opened(self._folder, _CODE, _SPAWNED, create=True) as folder:
+            private_files.write_whole(folder, name, script, replace=False)
+        return str(self._shown / _SPAWNED / name)
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self._folder
+
+    @property
+    def blobs(self) -> Path:
+        """The folder that holds the sources."""
+        return self._shown / _BLOBS
 
     def close(self) -> None:
         """From here on the run can't be reloaded: nobody runs its code again. What is kept stays."""

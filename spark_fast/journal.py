@@ -3,6 +3,7 @@
     {"journal": 1, "run": …, "command": […], "directory": …, "started": …, "version": …, "python": …, "entry": …}
     {"rank": 0, "step": 120, "time": …, "kind": "pause", "id": …, "sender": …, "arg": 0, "duration": 0.0, "mail": ""}
     {"payload": {"name": …, "value": …}, "id": …}    what a set brought; of a call: name, args and kwargs
+    {"returned": id}                                 the call is over: what stands between was applied while it ran
     {"code": 3, "id": …, "files": {path: source}}    what a reload brought: the sources that differ from those before
     {"failed": id, "reason": …}                      the reload was taken back
     {"modules": {path: sha256}}                      modules of the project that had been imported by then

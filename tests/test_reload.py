@@ -894,6 +894,20 @@ def test_a_function_is_run_again_with_the_new_code(tmp_path: Path) -> None:
         assert run.status == "finished"
 
 
+def test_a_script_that_has_a_second_name_for_multiprocessing_is_executed_once_for_a_reload(tmp_path: Path) -> None:
+    code = FUNCTION.replace("import json", "import multiprocessing\nimport helper\nimport json")
+    (tmp_path / "helper.py").write_text("word = 'old'\n")
+    with Child(tmp_path, code.replace('return "old"', "return helper.word")) as child:
+        run = child.run()
+        (tmp_path / "helper.py").write_text("word = 'new'\n")
+        assert run.reload(timeout=30).fate.state == "applied"
+        assert child.ended() == 0
+        said = [json.loads(line) for line in child.out.splitlines()]
+        assert said.count(["begins"]) == 2
+        assert said.count(["ends"]) == 1
+        assert {line[1] for line in said if len(line) == 2} == {"old", "new"}
+
+
 def test_a_script_that_comes_to_its_function_no_more_is_taken_back_or_runs_once(tmp_path: Path) -> None:
     with Child(tmp_path, FUNCTION) as child:
         run = child.run()

@@ -118,16 +118,17 @@ class Board:
         return self._fd
 
     def exposures(self) -> Exposures:
-        """What describes the values and functions. Raises StoreError, FolderRefusedError, SegmentError."""
+        """What describes the values and functions. Raises StoreError, FolderRefusedError."""
         try:
-            _cells, described, _changes = _core.read_board(self._open())
-            if described != self._described:
+            described = _core.read_board(self._open())[1]
+        except (OSError, SegmentError):  # none, or a damaged one: what can be called is told by the description alone
+            described = -1
+        if described < 0 or described != self._described:
+            try:
                 self._exposures = exposed.read(self._run.folder)
-                self._described = described
-        except FileNotFoundError:
-            return self._exposures
-        except SegmentError as error:
-            raise run_folder.name_path(error, self._run.folder / exposed.BOARD) from None
+            except FileNotFoundError:  # with its run
+                return self._exposures
+            self._described = described
         return self._exposures
 
     def version(self) -> int:
@@ -153,6 +154,8 @@ class Board:
             found = _core.read_cells(self._open(), cells)
         except FileNotFoundError:
             return {}
+        except SegmentError as error:
+            raise run_folder.name_path(error, self._run.folder / exposed.BOARD) from None
         return {name: self._value(name, limits, found) for name, limits in exposures.values.items()}
 
     def _value(self, name: str, limits: Limits, found: Sequence[tuple[Any, int, float]]) -> Value:

@@ -38,7 +38,7 @@ _INVALID: dict[int | str, dict[str, Any]] = {422: {"model": models.Refused, "des
 _ASKING: dict[int | str, dict[str, Any]] = {
     **_OF_A_RUN,
     **_INVALID,
-    409: {"model": models.Refused, "description": "The run has ended, or is ending"},
+    409: {"model": models.Refused, "description": "The run is in no state for it: it has ended, say"},
     400: {"model": models.Error, "description": "The body can't be read as JSON"},
     413: {"model": models.Error, "description": "Too long"},
 }
@@ -107,6 +107,7 @@ async def _ask(
         request = send(run)
         server.sent.keep(request, what)
         over = not run.status.live or run.status is SparkStatus.STOPPING
+        over = over or (request.kind == "reload" and not Store(run.folder).reloadable)
         return request, server.sent.view(request), over
 
     try:

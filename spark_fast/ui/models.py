@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 __all__ = [
     "Advance",
@@ -24,7 +24,7 @@ __all__ = [
     "Versions",
 ]
 
-_STEPS_MAX = (1 << 62) - 1
+_STEPS_MAX = 10**15  # what JavaScript can count to, and no run reaches
 _SECONDS_MAX = 1e9
 
 # --- what is taken ---
@@ -34,7 +34,13 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-Steps = Annotated[int, Field(ge=1, le=_STEPS_MAX)]
+def _whole(value: object) -> object:
+    """JSON has one kind of number: 5.0 is as whole as 5."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Steps = Annotated[int, Field(ge=1, le=_STEPS_MAX), BeforeValidator(_whole)]
+Number = Annotated[int, Field(ge=1, lt=10**9), BeforeValidator(_whole)]
 Seconds = Annotated[float, Field(ge=0.001, le=_SECONDS_MAX, allow_inf_nan=False)]
 
 
@@ -59,7 +65,7 @@ class Reload(_Body):
     """Where the new code comes from: what changed on disk, if nothing is said. `code` and `to` exclude each other."""
 
     code: Annotated[str | None, Field(description="The complete new source of the entry file.")] = None
-    to: Annotated[int | None, Field(ge=1, lt=10**9, description="The version to go back to, or forth.")] = None
+    to: Annotated[Number | None, Field(description="The version to go back to, or forth.")] = None
 
 
 class Reset(_Body):

@@ -12,9 +12,10 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from spark_fast import _core, run_folder
+from spark_fast import run_folder
+from spark_fast.client.look import Look
 from spark_fast.client.run import Run, _open
-from spark_fast.errors import FolderRefusedError, SegmentError, SparkError
+from spark_fast.errors import FolderRefusedError, SparkError
 from spark_fast.status import SparkStatus, monotonic
 from spark_fast.ui.feed import Feed
 from spark_fast.ui.memory import is_worker, resident
@@ -49,7 +50,7 @@ class _Seen:
     """A run, as it was last seen."""
 
     run: Run
-    published: object = None
+    look: Look | None = None
     summary: dict[str, Any] = field(default_factory=dict)
     text: str = ""
     step: int = -1
@@ -230,16 +231,10 @@ class Poller:
 
 def _look_at(seen: _Seen, now: float) -> bool:
     """Whether the run has published something new."""
-    control = seen.run._control
-    published: object
-    try:
-        view = _core.read_view(control)
-        published = view, [_core.read_slot(control, rank) for rank in range(view["slot_count"])]
-    except SegmentError as error:
-        published = str(error)
-    if published == seen.published:
+    look = seen.run._look()
+    if look == seen.look and seen.summary:
         return False
-    before, seen.published, seen.summary = seen.summary, published, seen.run.as_dict()
+    before, seen.look, seen.summary = seen.summary, look, seen.run._as_dict(look, now)
     if seen.summary["step"] != seen.step:
         seen.step, seen.step_since = seen.summary["step"], now
     return seen.summary != before

@@ -1,7 +1,8 @@
 """Values that are set and functions that are called from outside, on the thread that passes a checkpoint.
 
-The core hands out a request with mail when its step has come; all that stands behind it in the log waits until it was
-delivered. What came of it is published last, so that whoever sees the outcome finds the reply.
+The core hands out a request with mail when its step has come; what stands behind it in the log waits until it was
+delivered, or until the function that was called passes a checkpoint of its own. What came of it is published last, so
+that whoever sees the outcome finds the reply.
 """
 
 import json
@@ -22,7 +23,7 @@ from spark_fast.mailbox import Reply
 from spark_fast.request import Kind, format_id
 from spark_fast.worker import exposing, journaling, report, session
 
-__all__ = ["busy", "claim", "deliver", "mine", "stands_over"]
+__all__ = ["busy", "claim", "deliver", "mine", "running_call", "stands_over"]
 
 _KEPT = 128
 """Replies that are kept: as many as the log has entries."""
@@ -30,8 +31,11 @@ _OUTPUT_MAX = 64 << 10
 
 _thread: int | None = None
 """The thread that delivers something; only one does."""
-_held: int = 0
-"""The pause that the worker was parked for when it began."""
+_held: list[int] = []
+"""For each delivery that has begun and not ended, the pause that was in force where it began; 0 if none was. A function
+that passes checkpoints may be set a value there."""
+_running: list[str] = []
+"""The function that runs, if one does, and the id of its call."""
 _replied: deque[int] = deque()
 
 
@@ -45,25 +49,31 @@ def mine() -> bool:
     return _thread == threading.get_ident()
 
 
+def running_call() -> str | None:
+    """The id of the call that this thread runs, None if it runs none."""
+    return _running[1] if mine() and _running else None
+
+
 def stands_over(pause: int) -> bool:
     """Whether this thread runs a function that was called while the worker was parked for this pause: it does not park
     for it a second time."""
-    return mine() and pause == _held
+    return mine() and pause in _held
 
 
 def claim(held: int) -> None:
     """This thread is about to deliver something. Called with `session.turns`.
 
-    held: the sequence number of the pause that the worker is parked for, 0 if it runs.
+    held: the sequence number of the pause that is in force, 0 if none is.
     """
-    global _thread, _held
-    _thread, _held = threading.get_ident(), held
+    global _thread
+    _thread = threading.get_ident()
+    _held.append(held)
 
 
 def deliver(entry: dict[str, Any], step: int) -> None:
     """Does what a request with mail asks for. Whatever is wrong with it, its sender is told and the loop goes on; only
     what ends or leaves the loop comes through."""
-    global _thread, _held
+    global _thread
     reply = Reply("failed", "it was left before it had ended")
     try:
         try:
@@ -72,7 +82,9 @@ def deliver(entry: dict[str, Any], step: int) -> None:
             worker.set_step(step)
             _tell(entry, step, reply)
     finally:
-        _thread, _held = None, 0
+        _held.pop()
+        if not _held:
+            _thread = None
 
 
 def _do(entry: dict[str, Any]) -> Reply:
@@ -88,7 +100,12 @@ def _do(entry: dict[str, Any]) -> Reply:
     name = content.get("name")
     if not isinstance(name, str):
         return Reply("refused", "what it carries is damaged")
-    return _set(name, content) if entry["kind"] == Kind.SET else _call(name, content)
+    if entry["kind"] == Kind.SET:
+        return _set(name, content)
+    try:
+        return _call(name, ident, content)
+    finally:
+        journaling.returned(ident)
 
 
 def _set(name: str, content: dict[str, Any]) -> Reply:
@@ -107,7 +124,7 @@ def _set(name: str, content: dict[str, Any]) -> Reply:
     return Reply("done", output=output.text)
 
 
-def _call(name: str, content: dict[str, Any]) -> Reply:
+def _call(name: str, ident: str, content: dict[str, Any]) -> Reply:
     args, kwargs = content.get("args", []), content.get("kwargs", {})
     if not isinstance(args, list) or not isinstance(kwargs, dict):
         return Reply("refused", "what it carries is damaged")
@@ -118,12 +135,17 @@ def _call(name: str, content: dict[str, Any]) -> Reply:
         check_arguments(name, described, args, kwargs)
     except UnfitError as error:
         return Reply("refused", str(error))
+    if _running:
+        return Reply("refused", f"{_running[0]}() is still running, and one function runs at a time")
     output = _Output(sys.stdout)
+    _running.extend((name, ident))
     try:
         with output.taken():
             result = fn(*args, **kwargs)
     except (Exception, SystemExit) as error:  # a function that was asked for ends no training
         return _failure(error, output.text)
+    finally:
+        _running.clear()
     try:
         plain = json.loads(json.dumps(result, default=_plain))
         size = len(json.dumps(plain))

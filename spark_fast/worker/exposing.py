@@ -6,8 +6,9 @@ nothing controls it, has that alone.
 """
 
 import inspect
+import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,12 @@ _functions: dict[str, Callable[..., object]] = {}
 _lock = threading.RLock()
 _folder: Path | None = None
 """The run folder that has the board; None if there is none."""
+_origins: dict[str, str] = {}
+"""The module that has exposed each name."""
+_stale: set[str] = set()
+"""Names that modules which are executed anew have not exposed again."""
+_cells: dict[str, int] = {}
+"""The cells of values that are exposed no more, for those that come back."""
 _warned: set[str] = set()
 _KINDS = {"number": _core.FLOAT, "integer": _core.INTEGER, "boolean": _core.BOOLEAN}
 
@@ -149,11 +156,13 @@ def expose(bindings: Mapping[str, Any] | None = None, /, **more: Any) -> State:
     arguments; what it returns must be JSON. An exception in it goes to the caller and not to the loop. Checkpoints that
     it passes itself are not counted; a stop or a reload that comes meanwhile is raised from them.
 
-    May be called again, to add names and after a reload: a value keeps what it is, unless its initial value is
-    another than the last time. Raises TypeError for what is neither JSON nor a function, ValueError for a name that is
-    no str of 1 to 64 characters. Never fails for reasons of the run's: without control, the state object works alone.
+    May be called again, to add names and after a reload: a value keeps what it is, unless its initial value is another
+    than the last time; what new code does not expose again is gone. Raises TypeError for what is neither JSON nor a
+    function, ValueError for a name that is no str of 1 to 64 characters. Never fails for reasons of the run's: without
+    control, the state object works alone.
     """
     given = {**(bindings or {}), **more}
+    origin = str(sys._getframe(1).f_globals.get("__name__"))
     for name, each in given.items():
         if not isinstance(name, str) or not 0 < len(name) <= NAME_MAX or not name.isprintable():
             raise ValueError(f"the name of an exposed value is a str of 1 to {NAME_MAX} printable characters: {name!r}")
@@ -167,15 +176,16 @@ def expose(bindings: Mapping[str, Any] | None = None, /, **more: Any) -> State:
                 _as_json(name, initial)
     with _lock:
         for name, each in given.items():
+            _origins[name] = origin
+            _stale.discard(name)
             if _is_function(each):
-                _found.pop(name, None)
-                _declared.pop(name, None)
+                _retire(name)
                 _functions[name] = each
             else:
                 _functions.pop(name, None)
                 _expose_value(name, each if isinstance(each, ExposedValue) else ExposedValue(each))
         if session.begun():
-            connect()
+            connect(session.folder())
     return _state
 
 
@@ -195,6 +205,13 @@ def _expose_value(name: str, given: ExposedValue) -> None:
     _show(name, it)
 
 
+def _retire(name: str) -> None:
+    it = _found.pop(name, None)
+    if it is not None:
+        del _declared[name], _limits[name]
+        _cells[name] = it.index
+
+
 def _same(one: object, other: object) -> bool:
     if tensors.is_tensor(one) or tensors.is_tensor(other):
         return True  # what a tensor holds changes all the time: that it is exposed again says nothing
@@ -211,11 +228,10 @@ def _as_json(name: str, found: object) -> bytes:
 # --- the board ---
 
 
-def connect() -> None:
-    """The process is a worker: what is exposed goes to the board of its run. Never raises an Exception."""
+def connect(place: Path | None) -> None:
+    """What is exposed goes to the board of the run in this folder; None: there is no run. Never raises an Exception."""
     global _folder
     with _lock:
-        place = session.folder()
         if place is None:
             for name, it in _found.items():
                 _make_fast(name, it)
@@ -240,13 +256,14 @@ def _show(name: str, it: Exposed) -> None:
         return
     try:
         if it.index < 0:
-            it.index = _core.board_add()
+            cell = _cells.pop(name, -1)
+            it.index = cell if cell >= 0 else _core.board_add()
             _limits[name] = replace(_limits[name], cell=it.index)
         if _limits[name].type in _KINDS and not it.fast:
             _core.board_keep_history(it.index)
             _make_fast(name, it)
     except OSError as error:
-        _warn(name, f"the exposed value {name} can't be shown: {error}")
+        _warn("room", f"the exposed value {name}, and others maybe, can't be shown on the board: {error.strerror}")
         return
     _state[name] = it.value
 
@@ -260,7 +277,6 @@ def _describe() -> None:
     if _folder is None:
         return
     exposures = Exposures(dict(_limits), {name: _described(each) for name, each in _functions.items()})
-    exposures = replace(exposures, values={name: each for name, each in exposures.values.items() if name in _found})
     try:
         with private_files.opened(_folder) as descriptor:
             write(descriptor, exposures)
@@ -370,18 +386,39 @@ def listed(what: str) -> list[str]:
 # --- reloads and forks ---
 
 
+def expect_again(modules: Iterable[str]) -> None:
+    """These modules are executed anew: what they have exposed, and do not expose again, is gone with settle()."""
+    with _lock:
+        again = set(modules)
+        _stale.update(name for name, origin in _origins.items() if origin in again)
+
+
+def settle() -> None:
+    """The new code runs."""
+    with _lock:
+        if _stale:
+            for name in _stale:
+                _retire(name)
+                _functions.pop(name, None)
+                _origins.pop(name, None)
+            _stale.clear()
+            _describe()
+
+
 def snapshot() -> tuple[dict[str, Any], ...]:
     """What is exposed now, for restore()."""
     with _lock:
         values = {name: it.value for name, it in _found.items()}
-        return values, dict(_found), dict(_declared), dict(_limits), dict(_functions)
+        return values, dict(_found), dict(_declared), dict(_limits), dict(_functions), dict(_origins)
 
 
 def restore(before: tuple[dict[str, Any], ...]) -> None:
     """Exposes what a snapshot had, and nothing else: new code that failed leaves nothing behind."""
-    values, found, declared, limits, functions = before
+    values, *then_all = before
     with _lock:
-        for there, then in ((_found, found), (_declared, declared), (_limits, limits), (_functions, functions)):
+        _stale.clear()
+        all_now: list[dict[str, Any]] = [_found, _declared, _limits, _functions, _origins]
+        for there, then in zip(all_now, then_all, strict=True):
             there.clear()
             there.update(then)
         for name, it in _found.items():

@@ -14,6 +14,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from spark_fast import mailbox
@@ -29,6 +30,7 @@ from spark_fast.project_files import is_under
 from spark_fast.request import format_id, version_of
 from spark_fast.worker import journaling, loaders, places, report, session
 from spark_fast.worker.project import ENTRY, Module, Project
+from spark_fast.worker.spawning import Spawning
 
 if TYPE_CHECKING:
     from spark_fast.worker.transaction import Transaction
@@ -68,7 +70,8 @@ class Host:
         self.thread = threading.get_ident()
         self.ending = False
         self._roots = list(dict.fromkeys(os.path.abspath(root) for root in roots))
-        self._project = Project(self._roots, self._on_loaded)
+        self._spawning = Spawning()
+        self._project = Project(self._roots, self._on_loaded, self._on_spawn)
         self._store: Store | None = None
         self._number = 1
         self._leaving: _Trial | None = None
@@ -101,10 +104,12 @@ class Host:
             report.warn(f"this run can't be reloaded: its code can't be kept: {error}")
             return
         self._store = store
+        self._spawning.store = store
 
     def close(self) -> None:
         """From here on nobody runs the code again."""
         self._project.remove()
+        self._spawning.close()
         store, self._store = self._store, None
         if store is not None:
             try:
@@ -128,7 +133,7 @@ class Host:
             return None
 
     def forget_after_fork(self) -> None:
-        """In a forked child: what it imports is no part of the run."""
+        """In a forked child: what it imports is no part of the run. What it spawns runs what ran when it was forked."""
         self._store = None
         self._project.remove()
 
@@ -148,8 +153,11 @@ class Host:
         try:
             self._store.record(module.name, module.path, module.source, self._number)
         except (OSError, SparkError) as error:
-            self._store = None
+            self._store = self._spawning.store = None
             report.warn(f"the code of this run can't be kept any more, so it can't be reloaded: {error}")
+
+    def _on_spawn(self, spawn: ModuleType) -> None:
+        self._spawning.begin(self._project, spawn)
 
     # --- at a checkpoint, holding session.turns ---
 
@@ -277,7 +285,8 @@ class Host:
                 if trial.asked is not None:
                     ident = format_id(trial.asked.entry["id"])
                     journaling.code(ident, trial.transaction.number, trial.transaction.sources)
-                trial.transaction.execute()
+                with self._spawning.settling():
+                    trial.transaction.execute()
             except BaseException as error:
                 if not self._take_back(error):
                     raise

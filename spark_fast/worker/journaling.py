@@ -14,7 +14,7 @@ from spark_fast.worker import report, session
 if TYPE_CHECKING:
     from spark_fast.worker.project import Project
 
-__all__ = ["code", "end", "failed", "follow", "keep", "payload"]
+__all__ = ["code", "end", "failed", "follow", "keep", "payload", "returned"]
 
 _path: str | None = None
 _noted = 0
@@ -69,6 +69,11 @@ def code(ident: str, number: int, sources: Mapping[str, bytes]) -> None:
 def payload(ident: str, content: Mapping[str, Any]) -> None:
     """Writes down what a request brought that is about to be delivered."""
     _append({"payload": content, "id": ident})
+
+
+def returned(ident: str) -> None:
+    """Writes down that a function has ended that was called: what is applied from here on was not while it ran."""
+    _append({"returned": ident})
 
 
 def failed(ident: str, reason: str) -> None:

@@ -19,6 +19,8 @@ __all__ = ["ENTRY", "Module", "Project"]
 ENTRY = "__main__"
 """The name of the module that the script is."""
 
+_SPAWN = "multiprocessing.spawn"
+
 
 class Module:
     """A module of the project that has been executed.
@@ -73,26 +75,51 @@ class _Loader(SourceFileLoader):
         project.note(Module(name, path, source), from_disk=True)
 
 
+class _SpawnLoader(SourceFileLoader):
+    """Loads `multiprocessing.spawn`, and tells of it."""
+
+    def __init__(self, name: str, path: str, on_loaded: Callable[[ModuleType], None]) -> None:
+        super().__init__(name, path)
+        self._on_loaded = on_loaded
+
+    def exec_module(self, module: ModuleType) -> None:
+        super().exec_module(module)
+        self._on_loaded(module)
+
+
 class Project:
     """All modules of the project in this process.
+
+    on_loaded: called with each module that was executed from disk.
+    on_spawn: called with `multiprocessing.spawn`, once that is there.
 
     Attributes:
         roots: the folders that hold it.
         modules: what has been executed, by name, in the order in which each was done for the first time.
         snapshot: the sources of the version that runs of files that no module was made from yet, by path.
+        anew: the files of which another source was executed than what stood on disk at first.
     """
 
-    def __init__(self, roots: Sequence[str], on_loaded: Callable[[Module], None]) -> None:
+    def __init__(
+        self,
+        roots: Sequence[str],
+        on_loaded: Callable[[Module], None],
+        on_spawn: Callable[[ModuleType], None],
+    ) -> None:
         self.roots = [os.path.abspath(root) for root in roots]
         self.modules: dict[str, Module] = {}
         self.snapshot: dict[str, bytes] = {}
+        self.anew: set[str] = set()
         self._on_loaded = on_loaded
+        self._on_spawn = on_spawn
 
     # --- finding ---
 
     def install(self) -> None:
         """From here on imports go through it."""
         sys.meta_path.insert(0, self)
+        if _SPAWN in sys.modules:
+            self._on_spawn(sys.modules[_SPAWN])
 
     def remove(self) -> None:
         """Imports are as they were."""
@@ -110,8 +137,11 @@ class Project:
             spec: ModuleSpec | None = find(name, path, target)
             if spec is None:
                 continue
-            if type(spec.loader) is SourceFileLoader and is_project_file(spec.loader.path, self.roots):
-                spec.loader = _Loader(spec.loader.name, spec.loader.path, self)
+            if type(spec.loader) is SourceFileLoader:
+                if name == _SPAWN:
+                    spec.loader = _SpawnLoader(spec.loader.name, spec.loader.path, self._on_spawn)
+                elif is_project_file(spec.loader.path, self.roots):
+                    spec.loader = _Loader(spec.loader.name, spec.loader.path, self)
             return spec
         return None
 
@@ -122,26 +152,35 @@ class Project:
 
     def note(self, module: Module, *, from_disk: bool) -> None:
         """A module was executed."""
+        before = self.modules.get(module.name)
         self.modules[module.name] = module
         if from_disk:
             self._on_loaded(module)
+        elif before is None or before.source != module.source:
+            self.anew.add(module.path)
 
     def adopt_loaded(self, entry: str | None) -> None:
-        """Notes what was imported before the finder was there, as it stands on disk now."""
+        """Notes what was imported before the finder was there, as it stands on disk now; in a process that a worker
+        has spawned, as it runs."""
+        main = sys.modules.get(ENTRY)
         for name, found in list(sys.modules.items()):
             path = getattr(found, "__file__", None)
-            if name == "__main__" or not isinstance(path, str) or not is_project_file(path, self.roots):
+            # The script has a second name where multiprocessing is imported.
+            if found is main or not isinstance(path, str) or not is_project_file(path, self.roots):
                 continue
             self._adopt(name, os.path.abspath(path))
         if entry is not None:
-            self._adopt("__main__", entry)
+            self._adopt(ENTRY, entry)
 
     def _adopt(self, name: str, path: str) -> None:
-        try:
-            with open(path, "rb") as file:
-                source = file.read()
-        except OSError:  # removed since it was imported: it can't be reloaded, and need not
-            return
+        spawned = sys.modules.get("spark_fast.spawned")
+        source: bytes | None = spawned.running(path) if spawned is not None else None
+        if source is None:
+            try:
+                with open(path, "rb") as file:
+                    source = file.read()
+            except OSError:  # removed since it was imported: it can't be reloaded, and need not
+                return
         self.note(Module(name, path, source), from_disk=True)
 
     def source_of(self, path: str) -> bytes | None:

@@ -36,7 +36,7 @@ class Replay:
                 self._payloads[line["id"]] = line["payload"]
         self._waiting = [
             line
-            for line in journal.requests
+            for line in _with_calls(journal.lines)
             if line["rank"] == rank and (line["kind"] != "reload" or line["id"] in self._code)
         ]
         self._waiting.reverse()
@@ -112,11 +112,24 @@ class Replay:
         """The step of the next request; None if none is left."""
         return self._waiting[-1]["step"] if self._waiting else None
 
-    def due(self, step: int) -> list[dict[str, Any]]:
-        """Hands out, once, the requests of all steps up to this one."""
+    def due(self, step: int, within: str | None = None) -> list[dict[str, Any]]:
+        """Hands out, once, the requests of all steps up to this one.
+
+        within: the id of the call that is running, as the journal has it: its own checkpoints count, too, but only for
+            what was applied there.
+        """
         found = []
         while self._waiting and self._waiting[-1]["step"] <= step:
-            found.append(self._waiting.pop())
+            inside = self._waiting[-1].get("within")
+            if inside != within and inside is None:
+                break
+            line = self._waiting.pop()
+            if inside == within:
+                found.append(line)
+            else:
+                report.warn(
+                    f"the {line['kind']} of step {line['step']} can't be replayed: it came while a function ran"
+                )
         return found
 
     def code_of(self, request: Mapping[str, Any]) -> dict[str, bytes]:
@@ -140,6 +153,20 @@ class Replay:
             f"{what} not replayed: the loop ended at step {step}, and the journal's next, a {first['kind']}, was "
             f"applied at step {first['step']}"
         )
+
+
+def _with_calls(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The requests; one that was applied while a function ran has the id of that call as "within"."""
+    running: list[str] = []
+    found = []
+    for line in lines:
+        if "kind" in line:
+            found.append({**line, "within": running[-1]} if running else dict(line))
+        elif "payload" in line and "args" in line["payload"]:
+            running.append(line["id"])
+        elif line.get("returned") in running:
+            running.remove(line["returned"])
+    return found
 
 
 def _first_difference(then: str, now: str) -> str:

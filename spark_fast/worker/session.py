@@ -45,6 +45,8 @@ host: "Host | None" = None
 """Who runs the loop again after a reload; None where nobody does."""
 
 _replay: "Replay | None" = None
+_replayed: dict[str, str] = {}
+"""The ids that the journal has of the calls that were replayed."""
 
 outcome: WorkerState | None = None
 """How the run ended, where somebody knows better than the interpreter's last words: the runner."""
@@ -84,7 +86,7 @@ def attach(*, fresh_name: bool = True) -> bool:
         if not chosen.enabled:
             _life = _Life.OFF
             worker.quiet()
-            exposing.connect()
+            exposing.connect(None)
             return False
         try:
             _run = _make_run(chosen.run, fresh_name=fresh_name)
@@ -93,24 +95,27 @@ def attach(*, fresh_name: bool = True) -> bool:
         except Exception as error:  # a full disk, a folder of somebody else, a limit on locks: all are the same here
             _life = _Life.OFF
             worker.quiet()
-            exposing.connect()
+            exposing.connect(None)
             report.warn(f"this run can't be controlled from outside: {error}. The training goes on without.")
             return False
         _life = _Life.ATTACHED
         _watch_the_end()
-        exposing.connect()
         if not chosen.quiet:
             report.say(_hint(_run))
         return True
 
 
 def _make_run(wanted: str | None, *, fresh_name: bool) -> str:
+    from spark_fast.worker import exposing
+
     global _folder
     for number in count(1):
         name = wanted if number == 1 or wanted is None else f"{wanted[:56]}-{number}"
         try:
             with run_folder.claim(name, _command(), __version__) as place:
-                _keep_journal(place.folder, place.run, _command(), None)  # before anything can be asked
+                # Before anybody sees the run, or can ask it for anything.
+                _keep_journal(place.folder, place.run, _command(), None)
+                exposing.connect(place.folder)
                 worker.attach(place.control, slot_count=1, rank=0, cookie=run_folder.new_id())
                 _folder = place.folder
                 if number > 1:
@@ -208,11 +213,13 @@ def replay(found: "Replay") -> None:
 
 def replay_due(step: int) -> None:
     """Appends the requests of the journal whose step has come. Called with `turns`, before the turn."""
-    from spark_fast.request import Kind, version_mail
-
     if _replay is None:
         return
-    for line in _replay.due(step):
+    from spark_fast.request import Kind, format_id, version_mail
+    from spark_fast.worker import delivering
+
+    within = delivering.running_call()
+    for line in _replay.due(step, _replayed.get(within) if within is not None else None):
         # A reset ended the process that the journal is of. That is all of it that is done again.
         mail = ""
         if line["kind"] == "reload":
@@ -236,6 +243,7 @@ def replay_due(step: int) -> None:
                 report.warn(f"the {line['kind']} of step {line['step']} can't be replayed: {error}")
                 continue
             mail = mailbox.mail_name(ident)
+            _replayed[format_id(ident)] = line["id"]
         try:
             worker.append(
                 Kind[line["kind"].upper()],

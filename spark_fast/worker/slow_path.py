@@ -75,7 +75,9 @@ def _act(step: int, counted: bool) -> tuple[int, int, int, float, dict[str, Any]
         refused = False
         while True:
             # Only the thread under the host can be run again: to others a reload does not matter.
-            action, seq, park_for, entry = _turn(step, counted, reload=mine or host is None, mail=not delivering.busy())
+            action, seq, park_for, entry = _turn(
+                step, counted, reload=mine or host is None, mail=delivering.mine() or not delivering.busy()
+            )
             if action != _RAISE_RELOAD or entry is None:
                 break
             if mine and host is not None:
@@ -89,8 +91,8 @@ def _act(step: int, counted: bool) -> tuple[int, int, int, float, dict[str, Any]
             host.tell()
         if action == _HOLD and refused:
             Hold.stands(seq)
-        if action == _DELIVER:
-            delivering.claim(Hold.published())
+        if action == _DELIVER and entry is not None:
+            delivering.claim(entry["held"])
     return step, action, seq, park_for, entry
 
 
@@ -138,11 +140,6 @@ class Hold:
         if cls._leader is not None and cls._leader._published == seq:
             cls._leader._publish()
 
-    @classmethod
-    def published(cls) -> int:
-        """The sequence number of the pause that the worker is parked for, 0 if it is not."""
-        return cls._leader._published if cls._leader is not None else 0
-
     def begin(self) -> None:
         """Runs the pause hooks and publishes that the worker is parked."""
         with session.turns:
@@ -184,7 +181,9 @@ class Hold:
         else:
             worker.wait(self.timeout())
         host = session.host
-        beside = delivering.busy() or (host is not None and host.thread != threading.get_ident())
+        beside = (delivering.busy() and not delivering.mine()) or (
+            host is not None and host.thread != threading.get_ident()
+        )
         if beside and time.monotonic() - began < _BESIDE:
             # What has come may be for another thread, or for later: the word tells of it until it was taken.
             time.sleep(_BESIDE)

@@ -144,6 +144,7 @@ class Transaction:
             _show_in_tracebacks(path, source)
         again = [name for name in self._affected if name != ENTRY]
         self._waiting = set(again)
+        exposing.expect_again(again)
         with _asked_first(self._before_import):
             for name in again:
                 self._execute_module(name)
@@ -191,6 +192,7 @@ class Transaction:
         module = self._project.modules[ENTRY]
         source = self._sources.get(module.path, module.source)
         main = sys.modules[ENTRY]
+        exposing.expect_again([ENTRY])
         if ENTRY not in self._spaces:
             self._modules[ENTRY] = main
             self._spaces[ENTRY] = dict(main.__dict__)
@@ -202,6 +204,7 @@ class Transaction:
         """The new code has proved itself: what would undo it is forgotten."""
         self._patch.drop_removed_names()
         self._patch.commit()
+        exposing.settle()
         running = {module.path for module in self._project.modules.values()}
         self._project.snapshot = {
             path: source for path, source in self._project.snapshot.items() if path not in running
@@ -210,6 +213,7 @@ class Transaction:
         self._modules.clear()
         self._before_values.clear()
         self._before_hooks = [], []
+        self._before_exposed = ()
         self._before_sources.clear()
         self._before_snapshot.clear()
 

@@ -104,8 +104,10 @@ TEST(texts_grow_and_a_replaced_one_is_told_from_a_whole_one)
         CHECK_EQ(memcmp(read_back, long_text, size), 0);
     }
     struct sf_cell_view old = cell_of(fd, index);
-    CHECK_EQ(sf_board_put_text(index, "y", 1, 1), 0);
-    CHECK_EQ(sf_board_read_text(fd, index, &old, read_back), -EAGAIN);
+    for (uint32_t i = 0; i < SF_TEXT_PARTS; i++) {
+        CHECK_EQ(sf_board_read_text(fd, index, &old, read_back), i + 1 < SF_TEXT_PARTS ? 0 : -EAGAIN);
+        CHECK_EQ(sf_board_put_text(index, "y", 1, 1), 0);
+    }
     CHECK_EQ(sf_board_put_text(index, long_text, (size_t)SF_TEXT_MAX + 1, 1), -EFBIG);
     CHECK_EQ(cell_of(fd, index).text_size, 1);
 }
@@ -282,7 +284,7 @@ TEST(a_damaged_board_crashes_no_reader_and_no_writer)
     int fd = open_board();
     uint32_t index = new_number();
     CHECK_EQ(sf_board_add(), 1);
-    for (int round = 0; round < 3000; round++) {
+    for (int round = 0; round < 500; round++) {
         struct sf_board_view view;
         struct sf_cell_view cells[SF_BOARD_CELLS];
         uint64_t junk = random_next(&random) % 3 ? random_next(&random) : UINT64_MAX;

@@ -568,6 +568,31 @@ TEST(mail_is_handed_out_one_by_one_where_it_is_due_and_its_fate_is_what_the_call
     END;
 }
 
+TEST(mail_that_waits_for_a_function_that_runs_gives_way_to_a_stop)
+{
+    BEGIN;
+    struct sf_turn turn;
+    uint64_t step;
+    ask(&segment, SF_CALL, 0);
+    sf_pass(&step);
+    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED, &turn), 0);
+    CHECK_EQ(turn.action, SF_DELIVER);
+    ask(&segment, SF_SET, 0);
+    ask(&segment, SF_PAUSE, 0);
+    sf_pass(&step);
+    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED | SF_TURN_NO_MAIL, &turn), 0);
+    CHECK_EQ(turn.action, SF_GO);
+    CHECK_EQ(slot_of(path).applied, 1);
+    ask(&segment, SF_STOP, 0);
+    sf_pass(&step);
+    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED | SF_TURN_NO_MAIL, &turn), 0);
+    CHECK_EQ(turn.action, SF_RAISE_STOP);
+    CHECK_EQ(outcome_of(path, 2), SF_OUTCOME_SUPERSEDED);
+    CHECK_EQ(outcome_of(path, 3), SF_OUTCOME_SUPERSEDED);
+    APPLIED_AT(4, step);
+    END;
+}
+
 TEST(an_uncounted_checkpoint_delivers_nothing_and_lets_the_loop_come_to_one_that_does)
 {
     BEGIN;
