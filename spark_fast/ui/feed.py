@@ -25,7 +25,6 @@ class Feed:
         self._whole = whole
         self._number = 0
         self._events: deque[tuple[int, bytes]] = deque(maxlen=_KEPT)
-        self._made: tuple[int, bytes] | None = None
         self.bells: set[asyncio.Event] = set()
 
     @property
@@ -54,9 +53,7 @@ class Feed:
         if number == self._number or not self.begun:
             return number, b""
         if number is None or not self._events or self._events[0][0] > number + 1:
-            if self._made is None or self._made[0] != self._number:
-                self._made = self._number, self._framed(self._whole())
-            return self._made
+            return self._number, self._framed(self._whole())
         return self._number, b"".join(event for at, event in self._events if at > number)
 
     def _framed(self, text: str) -> bytes:

@@ -185,7 +185,9 @@ class Poller:
         return None if seen is None else _with_age(seen, monotonic())
 
     def _whole(self) -> str:
-        return _event([seen.text for seen in self._shown.values()], [], self.error, full=True)
+        # A run that hangs makes no events: how long it has done so is told anew.
+        now = monotonic()
+        return _event([to_json(_with_age(seen, now)) for seen in self._shown.values()], [], self.error, full=True)
 
     async def _round(self, age: float) -> float:
         """Makes a round unless one was begun within `age` seconds; the CPU time that it took."""

@@ -36,7 +36,7 @@ POLICY = "; ".join(
     [
         "default-src 'none'",
         "script-src 'self'",
-        "style-src 'self' 'unsafe-inline'",  # the plotting library sets styles; a style runs nothing
+        "style-src 'self'",
         "connect-src 'self'",
         "img-src 'self' data: blob:",
         "frame-ancestors 'none'",
