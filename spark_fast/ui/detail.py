@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,7 +10,7 @@ from spark_fast.code_versions import Store
 from spark_fast.errors import FolderRefusedError, SegmentError, SparkError, StoreError
 from spark_fast.status import monotonic
 from spark_fast.ui.feed import Feed
-from spark_fast.ui.sent import Sent, open_run
+from spark_fast.ui.sent import Sent, is_there, open_run
 from spark_fast.ui.threads import Threads
 from spark_fast.ui.views import function_view, shortened, to_json, value_view
 
@@ -42,7 +41,7 @@ class Parts:
     def look(self) -> dict[str, Any]:
         """The summary and all parts, by name. In a thread: it reads small files."""
         run = self._run
-        summary = run.as_dict()
+        summary = run.as_dict() | {"id": run.folder.name}
         try:
             view = run._view()
             log: object = view["tail"], view["changes"], summary["status"]
@@ -133,7 +132,7 @@ class Lookout:
     def _look(self) -> tuple[dict[str, Any] | None, bool]:
         """What there is to say of the run, None if it has gone; and whether it is another one than before."""
         anew = False
-        if self._run is not None and os.fstat(self._run._control).st_nlink == 0:
+        if self._run is not None and not is_there(self._run):
             self._run = self._parts = None
         if self._run is None or self._parts is None:
             try:
