@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from spark_fast import run_folder
+from spark_fast import client, run_folder
 from spark_fast.ui import polling
 from tests.support import Child, until
-from tests.ui_support import Served, served
+from tests.ui_support import EXPOSING, Served, served
 
 
 @pytest.fixture
@@ -74,6 +74,34 @@ def test_a_page_that_looks_at_a_run_is_told_what_becomes_of_its_requests(server:
             server.post("/api/runs/test/resume")
             resumed = stream.until(lambda name, data: name == "run" and data.get("status") == "running")
             assert resumed["id"] == "test"
+
+
+def test_values_are_told_as_they_change_and_only_those_that_do(
+    server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touched: list[client.Run] = []
+    monkeypatch.setattr(client.Run, "touch", lambda run: touched.append(run))
+    with Child(tmp_path, EXPOSING) as child:
+        child.run()
+        with server.stream("test") as stream:
+            first = stream.until(lambda name, data: name == "run")
+            assert {value["name"] for value in first["values"]} > {"lr", "loss", "card"}
+            told = stream.until(lambda name, data: name == "run" and "values" in data)
+            assert {value["name"] for value in told["values"]} <= {"loss", "bad"}
+            server.api.put("/api/runs/test/values/lr", json={"value": 0.7})
+            told = stream.until(
+                lambda name, data: name == "run" and "lr" in [v["name"] for v in data.get("values", [])]
+            )
+            (lr,) = (value for value in told["values"] if value["name"] == "lr")
+            assert lr["value"] == 0.7
+            assert "functions" not in told
+            # The run is told that somebody looks, once a second: what is on an accelerator is copied only then.
+            before = len(touched)
+            stream.until(lambda *_: len(touched) >= before + 2)
+        until(lambda: not server.state.lookouts.names)
+        before = len(touched)
+        server.get("/api/runs")
+        assert len(touched) == before
 
 
 def test_a_page_that_comes_back_is_told_everything_again(server: Served, tmp_path: Path) -> None:

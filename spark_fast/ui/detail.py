@@ -69,19 +69,20 @@ class Parts:
     def _look_at_board(self) -> None:
         run = self._run
         now = monotonic()
-        if now >= self._touch_due:
-            self._touch_due = now + _TOUCH
-            run.touch()
-        if not self._changed("board", run.board_version()):
-            return
         values: list[dict[str, Any]] = []
         functions: list[dict[str, Any]] = []
         error = None
         try:
+            if now >= self._touch_due:
+                self._touch_due = now + _TOUCH
+                run.touch()
+            if not self._changed("board", run.board_version()):
+                return
             values = [value_view(value) for value in run.values.values()]
             functions = [function_view(name, function) for name, function in run.functions.items()]
         except (SparkError, OSError) as damage:
             error = str(damage)
+            self._keys.pop("board", None)  # it may be readable at the next look, with no other version
         self._parts |= {"values": values, "functions": functions, "error": error}
 
     def _changed(self, part: str, key: object) -> bool:
