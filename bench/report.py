@@ -14,6 +14,7 @@ from bench.parked import Parked
 from bench.reload import Reload, Saved
 from bench.start import Import, List
 from bench.wake import Wake
+from bench.web import Looked, Web
 
 __all__ = ["Results", "Target", "plot", "summary", "targets", "text"]
 
@@ -31,6 +32,7 @@ class Results:
     listing: List
     longest: list[Longest]
     reload: Reload
+    web: Web
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,35 @@ def targets(found: Results) -> list[Target]:
         if jurigged.took:
             other = median(jurigged.took)
             times(what, "jurigged", ours, other, ours / other, 1.0)
+    return rows + _web_targets(found.web)
+
+
+def _web_targets(web: Web) -> list[Target]:
+    twin, *looked = web.looked
+    rows = []
+    for row in looked:
+        limit = 0.1 if row.pages == 1 else 0.5
+        rows.append(
+            Target(
+                f"`spark-fast ui`, {web.runs:,} live runs, {_pages(row)}",
+                "the same, no page",
+                f"{row.cores:.3f} cores",
+                f"{twin.cores:.3f} cores",
+                row.cores,
+                limit,
+                f"{row.cores:.3f} cores",
+                f"{limit:.1f} cores",
+            )
+        )
+    took = median(web.curves)
+    what = f"the curves of {web.values} values, each assigned {web.steps:,} times"
+    rows.append(Target(what, "-", _time(took * 1e9), "-", took, 1.0, _time(took * 1e9), "1 s"))
     return rows
+
+
+def _pages(row: Looked) -> str:
+    pages = f"{row.pages} page{'' if row.pages == 1 else 's'}" if row.pages else "no page"
+    return f"{pages}, each at a run of its own" if row.each else pages
 
 
 def _code(name: str) -> str:
@@ -329,6 +359,17 @@ of them import the one that was edited, so that all are executed again, or none 
 | `checkpoint()` beyond an empty method, under `spark-fast run` | {_time(median(found.reload.under.run))} |
 | the same under plain Python | {_time(median(found.reload.under.plain))} |
 
+## The web page
+
+The server of `spark-fast ui`, while pages look at the list of {found.web.runs:,} live runs, each of which is at another
+step ten times a second. `events` is how often a page is told what has changed:
+
+{_table(["", "cores", "events a second"], _web_rows(found.web))}
+
+The curves of a run's {found.web.values} values, each assigned {found.web.steps:,} times, from asking for all of them
+to having read the answer: {_time(median(found.web.curves) * 1e9)} at the median, {_time(max(found.web.curves) * 1e9)}
+at the most.
+
 ## The longest of many calls
 
 Each row is a process that made {found.longest[0].found["calls"]:,} calls, or as many as fit into its time, and
@@ -361,6 +402,10 @@ def _module_rows(reload: Reload) -> list[list[str]]:
     return [
         [str(each.count), _time(median(each.shared) * 1e9), _time(median(each.alone) * 1e9)] for each in reload.modules
     ]
+
+
+def _web_rows(web: Web) -> list[list[str]]:
+    return [[_pages(row), f"{row.cores:.3f}", f"{row.events:.2f}" if row.pages else "-"] for row in web.looked]
 
 
 def _longest_rows(found: Results) -> list[list[str]]:

@@ -28,6 +28,9 @@ pending = _core.worker.pending
 
 TYPE_CHECKING = False  # type checkers know the name; importing typing would take longer than all the rest
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from spark_fast.client import Used
     from spark_fast.errors import SparkError, SparkInterrupt, SparkReloadError, SparkStopError
     from spark_fast.status import SparkStatus
     from spark_fast.worker import (
@@ -71,8 +74,19 @@ __all__ = [
     "persist",
     "run",
     "track",
+    "use",
     "value",
 ]
+
+
+def use(target: str, arguments: "Sequence[str]" = (), **options: object) -> "Used":
+    """A run as an object: `spark.use("train.py")` starts a script, `spark.use(run_id)` takes a live run.
+
+    Its exposed values are attributes, its exposed functions methods: see `spark_fast.client.use()`.
+    """
+    from spark_fast.client import use as find  # a worker has no use for it, and does not load it
+
+    return find(target, arguments, **options)  # type: ignore[arg-type]
 
 
 def _load() -> None:

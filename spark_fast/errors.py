@@ -20,6 +20,7 @@ __all__ = [
     "SparkError",
     "SparkInterrupt",
     "SparkReloadError",
+    "SparkSetError",
     "SparkStopError",
     "SparkTimeoutError",
     "StoreError",
@@ -189,6 +190,27 @@ class SparkCallError(SparkError):
             f"the call of {self.function}() was {self.state}: {self.reason}" if self.state != "failed" else self.reason
         )
         return f"{text}\n{self.traceback}" if self.traceback else text
+
+
+class SparkSetError(SparkError, ValueError):
+    """An exposed value was not set.
+
+    Attributes:
+        name: of the value.
+        state: what became of the request, as in SparkCallError.
+        reason: why, in one line.
+        traceback: of its setter, as Python prints it; empty where there is none.
+    """
+
+    def __init__(self, name: str, state: str, reason: str, traceback: str = "") -> None:
+        super().__init__(name, state, reason, traceback)
+        self.name = name
+        self.state = state
+        self.reason = reason
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        return f"{self.reason}\n{self.traceback}" if self.traceback else self.reason
 
 
 class ReloadRefusedError(SparkError):

@@ -3,6 +3,9 @@
 import json
 import math
 import os
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from pathlib import Path
@@ -789,3 +792,111 @@ def test_a_board_that_is_removed_or_cut_short_costs_nothing_but_the_display(trai
     board.unlink()
     training.steps_on(run, 50)
     assert client.attach("test").values == {}
+
+
+# --- use() and the command line ---
+
+
+def test_a_script_is_started_and_used_as_an_object(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(textwrap.dedent(TRAINING))
+    used = client.use(str(script), name="used")
+    run = used.controller
+    try:
+        assert used.lr == 0.1
+        used.lr = 0.2
+        assert used.lr == 0.2
+        assert used.evaluate("test", batches=2)["lr"] == 0.2
+        assert used.evaluate.__doc__ == "Evaluates the model."
+        assert {"lr", "evaluate", "controller"} <= set(dir(used))
+        with pytest.raises(client.SparkSetError, match="lr is at most 1"):
+            used.lr = 2
+        with pytest.raises(client.SparkSetError, match="not half") as caught:
+            used.lr = 0.5
+        assert "in set_lr" in caught.value.traceback
+        with pytest.raises(SparkCallError, match="as asked"):
+            used.fail()
+        with pytest.raises(AttributeError, match="exposes no 'nothing'"):
+            used.nothing
+        with pytest.raises(AttributeError, match="exposes no value 'evaluate'"):
+            used.evaluate = 1
+        used.controller.pause()
+        again = client.use("used")
+        assert again.lr == 0.2
+        assert repr(again) == f"<Used {run!r}>"
+        with pytest.raises(client.SparkError, match="a living run is called 'used'"):
+            client.use(str(script), name="used")
+    finally:
+        run.stop()
+        run.wait("stopped", 30)
+    with pytest.raises(client.NoSuchRunError):
+        client.use("used")
+
+
+def test_a_script_that_comes_to_nothing_is_an_error(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    with pytest.raises(FileNotFoundError):
+        client.use(str(script))
+    script.write_text("import time\ntime.sleep(60)\n")
+    with pytest.raises(client.SparkTimeoutError, match="has passed no checkpoint in 0"):
+        client.use(str(script), timeout=0.5)
+
+
+def cli(*words: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "spark_fast", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_command_line_gets_sets_and_calls(training: Child) -> None:
+    run = training.run()
+    shown = cli("get")
+    assert shown.returncode == 0
+    assert any(line.split()[:4] == ["lr", "0.1", "0…1", "1/step"] for line in shown.stdout.splitlines()), shown.stdout
+    assert "evaluate(split: str = 'train', *, batches: int = 3)   Evaluates the model." in shown.stdout
+    done = cli("set", "test", "lr=0.25", "name=a=b", "debug=True", 'card={"a": 1}')
+    assert done.returncode == 0, done.stderr
+    assert "run test has lr = 0.25 since step" in done.stdout
+    assert {name: run.values[name].value for name in ("lr", "name", "debug", "card")} == {
+        "lr": 0.25,
+        "name": "a=b",
+        "debug": True,
+        "card": {"a": 1},
+    }
+    assert cli("get", "lr").stdout == "0.25\n"
+    assert cli("get", "test", "lr", "debug").stdout == "lr=0.25\ndebug=true\n"
+    assert json.loads(cli("get", "--json", "test").stdout)["lr"]["max"] == 1
+    refused = cli("set", "lr=7")
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        "spark-fast: set of run test was refused: lr is at most 1 1/step, not 7\n",
+    )
+    assert cli("set", "lr").returncode == 2
+    called = cli("call", "evaluate", '{"split": "test"}')
+    assert (called.returncode, called.stderr) == (0, "evaluated test\n")
+    assert json.loads(called.stdout)["split"] == "test"
+    assert json.loads(cli("call", "test", "evaluate", '["val"]').stdout)["split"] == "val"
+    failed = cli("call", "fail")
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("before\nspark-fast: ValueError: as asked\nTraceback")
+    assert json.loads(cli("call", "evaluate", "--json").stdout)["result"]["split"] == "train"
+    assert cli("call", "evaluate", "{").returncode == 2
+    assert cli("call").returncode == 2
+    assert cli("get", "nothing").returncode == 3
+    table = cli("get", "test", "loss", "--history").stdout.splitlines()
+    assert table[0] == "name\tstep\ttime\tlast\tlow\thigh\tmean"
+    assert table[1].startswith("loss\t")
+    text = cli("journal").stdout
+    assert "lr = 0.25" in text
+    assert 'evaluate("val")' in text
+
+
+def test_the_command_line_watches_until_the_run_ends(training: Child) -> None:
+    run = training.run()
+    command = [sys.executable, "-m", "spark_fast", "watch", "test", "epochs", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        assert json.loads(watching.stdout.readline())["value"] == 3
+        run.set("epochs", 9)
+        assert json.loads(watching.stdout.readline())["value"] == 9
+        run.stop()
+        assert watching.wait(30) == 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from spark_fast import client, run_folder
@@ -133,13 +134,20 @@ def test_a_run_whose_files_are_damaged_is_an_answer_and_not_the_end(server: Serv
 
 def test_a_damaged_board_is_said_and_the_rest_is_shown(server: Served, exposing: Child, home: Path) -> None:
     assert server.get("/api/runs/test")["values"]
-    (home / "test" / "exposed.json").write_text("{")
+    description = home / "test" / "exposed.json"
+    whole = description.read_text()
+    description.write_text("{")
     with served() as fresh:
         found = fresh.get("/api/runs/test")
         assert (found["values"], found["functions"], found["status"]) == ([], [], "running")
         assert "damaged" in found["error"]
         assert "damaged" in _error(fresh.api.put("/api/runs/test/values/lr", json={"value": 0.5}), 503)
         assert 'spark_fast_steps_total{run="test"}' in fresh.api.get("/metrics").text
+        with fresh.stream("test") as stream:
+            assert "damaged" in stream.until(lambda name, data: name == "run")["error"]
+            description.write_text(whole)
+            told = stream.until(lambda name, data: name == "run" and data.get("error", "") is None)
+            assert told["values"]
 
 
 # --- ask ---
@@ -440,36 +448,41 @@ def test_a_body_that_is_no_json_is_refused(server: Served, exposing: Child, raw:
     assert exposing.run().requests == []
 
 
-def test_a_run_whose_log_is_kept_locked_holds_up_no_other(
-    server: Served, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asking = []
-    ask = client.Run.pause
+HOLDING = """
+import signal
+from spark_fast import _core, client
+_core.arm_point("append:locked", signal.SIGSTOP)
+client.attach("kept").pause(wait=False)
+"""
 
-    def kept(run: client.Run, **options: Any) -> client.Request:
-        if run.id == "kept":
-            asking.append(run)
-            until(lambda: not asking, "the log is let go of")
-        return ask(run, **options)
 
-    monkeypatch.setattr(client.Run, "pause", kept)
+def test_a_run_whose_log_is_kept_locked_holds_up_no_other_and_says_so(server: Served, tmp_path: Path) -> None:
     with Child(tmp_path, name="kept") as one, Child(tmp_path, name="free") as other:
         one.run("kept")
         other.run("free")
-        senders = []
-        for _ in range(threads._ASKS_OF_RUN):
-            senders.append(threading.Thread(target=server.api.post, args=("/api/runs/kept/pause",)))
-            senders[-1].start()
-        until(lambda: len(asking) == threads._ASKS_OF_RUN)
-        answer = server.api.post("/api/runs/kept/pause")
-        assert "too much" in _error(answer, 503)
-        assert answer.headers["retry-after"]
-        assert server.fate("free", server.post("/api/runs/free/pause"))["state"] == "applied"
-        assert server.get("/api/runs/kept")["status"] == "running"
-        asking.clear()
-        for sender in senders:
-            sender.join()
-        until(lambda: server.get("/api/runs/kept")["status"] == "paused")
+        # A sender that is suspended in its turn.
+        with Child(tmp_path, HOLDING, name=None) as holder:
+            until(lambda: psutil.Process(holder.pid).status() == psutil.STATUS_STOPPED, "a suspended sender")
+            answers: list[httpx.Response] = []
+            senders = [
+                threading.Thread(target=lambda: answers.append(server.api.post("/api/runs/kept/resume")))
+                for _ in range(threads._ASKS_OF_RUN)
+            ]
+            for sender in senders:
+                sender.start()
+            until(lambda: server.state.threads.asked("kept") == threads._ASKS_OF_RUN)
+            answer = server.api.post("/api/runs/kept/pause")
+            assert "too much" in _error(answer, 503)
+            assert answer.headers["retry-after"]
+            began = time.monotonic()
+            assert server.fate("free", server.post("/api/runs/free/pause"))["state"] == "applied"
+            assert server.get("/api/runs/kept")["status"] == "running"
+            assert time.monotonic() - began < 3  # the senders wait for longer
+            for sender in senders:
+                sender.join()
+            assert ["another sender" in _error(answer, 503) for answer in answers] == [True] * len(senders)
+        # It is dead, and its turn over.
+        assert server.fate("kept", server.post("/api/runs/kept/pause"))["state"] == "applied"
 
 
 # --- the rest ---

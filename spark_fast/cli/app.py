@@ -319,6 +319,71 @@ def advance(
     )
 
 
+# --- what a run exposes ---
+
+
+@app.command()
+def get(
+    run: RunId = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME…", help="Only these values.")] = None,
+    history: Annotated[bool, typer.Option("--history", help="What they have been, as a table with tabs.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the values that a run exposes, and the functions that can be called."""
+    from spark_fast.cli import values
+
+    values.get(run, names or [], history=history, as_json=as_json)
+
+
+@app.command("set")
+def set_values(
+    run: RunId = None,
+    pairs: Annotated[list[str] | None, typer.Argument(metavar="NAME=VALUE…", help="What to set.")] = None,
+    wait: Wait = True,
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+) -> None:
+    """Set exposed values at a run's next checkpoint; where it is paused, at once."""
+    from spark_fast.cli import values
+    from spark_fast.cli.asking import Patience
+    from spark_fast.status import monotonic
+
+    patience = Patience(wait, _seconds(timeout, "--timeout"), monotonic())
+    values.set_values(run, pairs or [], patience, as_json=as_json)
+
+
+@app.command()
+def call(
+    run: RunId = None,
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="FUNCTION [JSON]", help="An object holds arguments by name, an array by place."),
+    ] = None,
+    wait: Wait = True,
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+) -> None:
+    """Call an exposed function at a run's next checkpoint, also while it is paused, and print what it returns."""
+    from spark_fast.cli import values
+    from spark_fast.cli.asking import Patience
+    from spark_fast.status import monotonic
+
+    patience = Patience(wait, _seconds(timeout, "--timeout"), monotonic())
+    values.call(run, what or [], patience, as_json=as_json)
+
+
+@app.command()
+def watch(
+    run: RunId = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME…", help="Only these values.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print exposed values as they change, until the run ends; Ctrl-C leaves."""
+    from spark_fast.cli import values
+
+    values.watch(run, names or [], as_json=as_json)
+
+
 # --- new code ---
 
 

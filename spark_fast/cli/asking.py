@@ -43,6 +43,8 @@ def request_dict(run: Run, request: Request) -> dict[str, Any]:
         "id": request.id,
         "kind": request.kind,
         **({"version": request.version} if request.kind == "reload" else {}),
+        **({"result": request.result} if request.kind == "call" else {}),
+        **({"output": request.output} if request.kind in ("call", "set") else {}),
         "run": run.id,
         "sender": request.sender,
         "asked": request.asked,
@@ -50,10 +52,11 @@ def request_dict(run: Run, request: Request) -> dict[str, Any]:
     }
 
 
-def ask(run: Run, make: Callable[[], Request], patience: Patience, *, as_json: bool) -> None:
+def ask(run: Run, make: Callable[[], Request], patience: Patience, *, as_json: bool, what: str = "") -> None:
     """Makes the request, waits as long as there is patience, and says what became of it.
 
     make: sends it, without waiting.
+    what: of a value that is set: its name and what it is set to.
 
     Raises typer.Exit with a status of `Exit`, unless all is well.
     """
@@ -64,7 +67,7 @@ def ask(run: Run, make: Callable[[], Request], patience: Patience, *, as_json: b
             _wait(run, request.kind, lambda timeout: request.wait(timeout), patience)
         took = monotonic() - began
         if patience.wait and not as_json and request.fate.state is FateState.APPLIED:
-            print(_done(run, request, took), flush=True)
+            print(_done(run, request, took, what), flush=True)
         if patience.wait and request.kind == "stop" and request.fate.state is FateState.APPLIED:
             _wait(run, "the end of its process", lambda timeout: run.wait(ENDED, timeout), patience)
     except SparkTimeoutError:
@@ -95,21 +98,24 @@ def _late(run: Run, request: Request, patience: Patience) -> str:
     now = f"after {patience.timeout:g} s run {run.id} is {run.status} at step {run.step}"
     if request.fate.state is FateState.APPLIED:
         return f"{now}: it left its loop, and its process has not ended yet"
-    undo = "" if request.kind in ("resume", "stop", "reload") else f"; 'spark-fast resume {run.id}' calls it off"
+    undo = f"; 'spark-fast resume {run.id}' calls it off" if request.kind in ("pause", "advance") else ""
     return f"{now}; the {request.kind} stands{undo}"
 
 
-def _done(run: Run, request: Request, took: float) -> str:
+def _done(run: Run, request: Request, took: float, what: str) -> str:
     fate = request.fate
     if fate.reason:
         return f"run {run.id}: {fate.reason}"
     if request.version is not None:
         return f"run {run.id} runs version {request.version} since step {fate.step} (after {latency(took)})"
+    if what:
+        return f"run {run.id} has {what} since step {fate.step} (after {latency(took)})"
     words = {
         "pause": "is paused",
         "resume": "goes on",
         "stop": "left its loop",
         "advance": "has advanced and is paused",
+        "call": "has called it",
     }.get(request.kind, f"has applied the {request.kind}")
     return f"run {run.id} {words} at step {fate.step} (after {latency(took)})"
 

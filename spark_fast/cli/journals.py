@@ -86,6 +86,8 @@ def _row(line: Mapping[str, Any]) -> list[Cell] | None:
     if "files" in line:
         files = ", ".join(sorted(os.path.basename(path) for path in line["files"])) or "nothing that changed"
         return [("", ""), ("", ""), (f"  {printable(files)}", "dim"), ("", ""), ("", "")]
+    if "payload" in line:
+        return [("", ""), ("", ""), (f"  {_payload(line['payload'])}", "dim"), ("", ""), ("", "")]
     if "end" in line:
         return [
             (_clock(line["time"]), "dim"),
@@ -110,6 +112,17 @@ def _request(line: Mapping[str, Any]) -> str:
     if line["duration"] and line["kind"] == "pause":
         words.append(f"for {duration(line['duration'])}")
     return " ".join(words)
+
+
+def _payload(content: Mapping[str, Any]) -> str:
+    if "value" in content:
+        text = f"{content['name']} = {json.dumps(content['value'], ensure_ascii=False)}"
+    else:
+        given = [json.dumps(each, ensure_ascii=False) for each in content.get("args") or []]
+        named = content.get("kwargs") or {}
+        given += [f"{name}={json.dumps(each, ensure_ascii=False)}" for name, each in named.items()]
+        text = f"{content['name']}({', '.join(given)})"
+    return printable(text if len(text) <= 120 else f"{text[:119]}…")
 
 
 def _clock(when: float) -> str:

@@ -10,6 +10,7 @@ run.resume()
 from spark_fast.client.exposures import Change, History, Value
 from spark_fast.client.reset import is_worker_initialized, reset_worker
 from spark_fast.client.run import Rank, Request, Run, attach, request_hot_reload, runs
+from spark_fast.client.using import Used, use
 from spark_fast.errors import (
     AmbiguousRunError,
     FolderRefusedError,
@@ -20,6 +21,7 @@ from spark_fast.errors import (
     SegmentError,
     SparkCallError,
     SparkError,
+    SparkSetError,
     SparkTimeoutError,
     StoreError,
 )
@@ -48,9 +50,11 @@ __all__ = [
     "SegmentError",
     "SparkCallError",
     "SparkError",
+    "SparkSetError",
     "SparkStatus",
     "SparkTimeoutError",
     "StoreError",
+    "Used",
     "Value",
     "attach",
     "is_worker_initialized",
@@ -58,4 +62,5 @@ __all__ = [
     "request_hot_reload",
     "reset_worker",
     "runs",
+    "use",
 ]

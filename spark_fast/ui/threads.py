@@ -50,6 +50,10 @@ class Threads:
             raise
         return await future
 
+    def asked(self, run: str) -> int:
+        """How many functions are at work, or wait, for a run."""
+        return self._asked[run]
+
     def _done(self, run: str) -> None:
         self._asked[run] -= 1
         if not self._asked[run]:

@@ -1,0 +1,215 @@
+"""The commands for what a run exposes: `get`, `set`, `call` and `watch`."""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from spark_fast import client
+from spark_fast.cli import asking, showing
+from spark_fast.cli.asking import Patience
+from spark_fast.cli.exits import Exit, leave, say
+from spark_fast.cli.showing import Cell, Column
+from spark_fast.cli.words import printable
+from spark_fast.client import FateState, NoSuchRunError, Request, Run, SparkTimeoutError, Value
+from spark_fast.exposed import unknown
+
+__all__ = ["call", "get", "set_values", "watch"]
+
+_COLUMNS = (Column("NAME"), Column("VALUE"), Column("LIMITS", drop=1), Column("STEP", right=True, drop=2))
+
+
+def _attach(run: str | None) -> tuple[Run, str | None]:
+    """The run of this id; if there is none, the only live one, and the word, which was meant for something else."""
+    if run is None:
+        return client.attach(None), None
+    try:
+        return client.attach(run), None
+    except NoSuchRunError:
+        live = client.runs(ended=False)
+        if len(live) != 1:
+            raise
+        return live[0], run
+
+
+# --- get ---
+
+
+def get(run: str | None, names: Sequence[str], *, history: bool, as_json: bool) -> None:
+    """Prints the values of a run, or those that are named."""
+    found, word = _attach(run)
+    wanted = [word, *names] if word is not None else list(names)
+    values = found.values
+    missing = [name for name in wanted if name not in values]
+    if missing and word is not None and not names and word not in values:
+        raise NoSuchRunError(word, [found.id])
+    if missing:
+        raise leave(Exit.REFUSED, unknown(missing[0], "value", list(values)))
+    if history:
+        _print_history(found, wanted, as_json=as_json)
+    elif as_json:
+        print(
+            json.dumps({name: _dict(value) for name, value in values.items() if not wanted or name in wanted}, indent=2)
+        )
+    elif wanted:
+        for name in wanted:
+            print(_plain(values[name].value) if len(wanted) == 1 else f"{printable(name)}={_plain(values[name].value)}")
+    else:
+        _print_all(found, list(values.values()))
+
+
+def _dict(value: Value) -> dict[str, Any]:
+    return {name: each for name, each in vars(value).items() if name != "name"}
+
+
+def _plain(value: object) -> str:
+    return printable(value) if isinstance(value, str) else printable(json.dumps(value, ensure_ascii=False))
+
+
+def _print_all(run: Run, values: Sequence[Value]) -> None:
+    functions = run.functions
+    if not values and not functions:
+        print(f"run {run.id} exposes nothing: call spark.expose(lr=0.1, …) in its script")
+        return
+    console = showing.console()
+    if values:
+        rows: list[list[Cell]] = [
+            [
+                (printable(value.name), "bold"),
+                (_shortened(_plain(value.value)), ""),
+                (_limits(value), "dim"),
+                (str(value.step), "dim"),
+            ]
+            for value in values
+        ]
+        console.print(showing.layout(_COLUMNS, rows, console.width))
+    for name, function in functions.items():
+        doc = function.doc.split("\n")[0]
+        console.print(
+            printable(f"{name}{function.signature}" + (f"   {doc}" if doc else "")), style="dim", soft_wrap=True
+        )
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:39]}…"
+
+
+def _limits(value: Value) -> str:
+    words = []
+    if value.readonly:
+        words.append("read only")
+    if value.choices is not None:
+        words.append(_shortened("one of " + ", ".join(_plain(each) for each in value.choices)))
+    if value.min is not None or value.max is not None:
+        low = "" if value.min is None else f"{value.min:g}"
+        words.append(f"{low}…" + ("" if value.max is None else f"{value.max:g}"))
+    if value.unit:
+        words.append(printable(value.unit))
+    return " ".join(words)
+
+
+def _print_history(run: Run, names: Sequence[str], *, as_json: bool) -> None:
+    if not names:
+        raise leave(Exit.USAGE, "say of which values: spark-fast get RUN NAME --history")
+    found = {name: run.history(name) for name in names}
+    if as_json:
+        print(json.dumps({name: vars(history) for name, history in found.items()}))
+        return
+    print("name\tstep\ttime\tlast\tlow\thigh\tmean")
+    for name, history in found.items():
+        for row in zip(*vars(history).values(), strict=True):
+            print(printable(name), *row, sep="\t")
+
+
+# --- set ---
+
+
+def set_values(run: str | None, words: Sequence[str], patience: Patience, *, as_json: bool) -> None:
+    """Sets the values of a run, one after the other, and says what became of each."""
+    if run is not None and "=" in run:
+        words = [run, *words]
+        run = None
+    pairs = [word.partition("=") for word in words]
+    if not pairs or not all(name and equals for name, equals, _ in pairs):
+        raise leave(Exit.USAGE, "say what to set: spark-fast set [RUN] lr=0.1")
+    found = client.attach(run)
+    values = found.values
+    for name, _, text in pairs:
+        given = _parsed(text, values[name].type if name in values else "json")
+        request = found.set(name, given, wait=False, timeout=patience.left())
+        said = f"{printable(name)} = {_plain(given)}"
+        asking.ask(found, lambda: request, patience, as_json=as_json, what=said)  # noqa: B023
+
+
+def _parsed(text: str, kind: str) -> object:
+    if kind == "text":
+        return text
+    word = {"true": "true", "false": "false", "none": "null"}.get(text.lower(), text)
+    try:
+        return json.loads(word)
+    except (ValueError, RecursionError):
+        return text  # which is refused, with the reason, where it is no text that is wanted
+
+
+# --- call ---
+
+
+def call(run: str | None, words: Sequence[str], patience: Patience, *, as_json: bool) -> None:
+    """Calls a function of a run, and prints what it returns."""
+    rest = [*([run] if run is not None else []), *words]
+    arguments = rest.pop() if len(rest) > 1 and rest[-1][:1] in ("{", "[") else "{}"
+    if not 1 <= len(rest) <= 2:
+        raise leave(Exit.USAGE, """say what to call: spark-fast call [RUN] evaluate '{"split": "test"}'""")
+    name = rest.pop()
+    try:
+        given = json.loads(arguments)
+    except (ValueError, RecursionError) as error:
+        raise leave(Exit.USAGE, f"the arguments are no JSON: {error}") from None
+    args, kwargs = (given, {}) if isinstance(given, list) else ([], given)
+    found = client.attach(rest[0] if rest else None)
+    request = found.request_call(name, args, kwargs, wait=False, timeout=patience.left())
+    if as_json or not patience.wait:
+        asking.ask(found, lambda: request, patience, as_json=as_json)
+        return
+    _print_result(found, request, patience)
+
+
+def _print_result(run: Run, request: Request, patience: Patience) -> None:
+    try:
+        fate = request.wait(patience.left())
+    except SparkTimeoutError as error:
+        raise leave(Exit.TIMED_OUT, str(error)) from None
+    except KeyboardInterrupt:
+        raise leave(Exit.INTERRUPTED, f"no longer waiting; the call of run {run.id} stands: {request.fate}") from None
+    for line in request.output.splitlines():
+        print(printable(line.expandtabs()), file=sys.stderr)
+    if fate.state is FateState.APPLIED:
+        print(json.dumps(request.result, ensure_ascii=False))
+        return
+    reason, _, more = fate.reason.partition("\n")
+    status = Exit.LOST if fate.state is FateState.LOST else Exit.REFUSED
+    raise leave(status, f"the call was {fate.state}: {reason}" if fate.state is not FateState.FAILED else reason, more)
+
+
+# --- watch ---
+
+
+def watch(run: str | None, names: Sequence[str], *, as_json: bool) -> None:
+    """Prints the values of a run, and each that changes, until the run ends or somebody presses Ctrl-C."""
+    found, word = _attach(run)
+    wanted = {word, *names} if word is not None else set(names)
+    if word is not None and word not in found.values:
+        raise NoSuchRunError(word, [found.id])
+    try:
+        for change in found.watch(interval=0.1):
+            if wanted and change.name not in wanted:
+                continue
+            if as_json:
+                print(json.dumps(vars(change)), flush=True)
+            else:
+                clock = time.strftime("%H:%M:%S", time.localtime(change.time)) if change.time else "--:--:--"
+                print(f"{clock}  step {change.step}  {printable(change.name)} = {_plain(change.value)}", flush=True)
+    except KeyboardInterrupt:
+        raise leave(Exit.INTERRUPTED, f"run {found.id} is {found.status}") from None
+    say(f"run {found.id} is {found.status} at step {found.step}")
