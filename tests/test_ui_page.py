@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from spark_fast import client
 from tests.reloading import Edited
-from tests.served import Served, launch, opened
+from tests.served import Served, errors, launch, opened
 from tests.support import GATED, LOOP, Child, until
 
 expect.set_options(timeout=15_000)
@@ -36,11 +36,13 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(autouse=True)
-def contexts(browser: Browser) -> Iterator[None]:
-    """Closes the pages of a test with it."""
+def pages(browser: Browser) -> Iterator[None]:
+    """Closes the pages of a test with it. None of them may have raised an exception."""
+    errors.clear()
     yield
     for context in browser.contexts:
         context.close()
+    assert errors == []
 
 
 @pytest.fixture
