@@ -553,3 +553,21 @@ def test_the_page_and_the_plotting_library_come_from_this_machine(server: Served
 @pytest.mark.parametrize("name", ["nothing.js", "%2e%2e%2fserver.py", "..%2fserver.py", "server.py", ".", "index"])
 def test_nothing_else_is_served(server: Served, name: str) -> None:
     assert server.api.get(f"/static/{name}").status_code == 404
+
+
+def test_many_may_ask_for_one_run_at_a_time(server: Served, exposing: Child) -> None:
+    run = exposing.run()
+    statuses: list[int] = []
+
+    def ask() -> None:
+        with server.stranger(authorization=f"Bearer {server.keys.token}") as client_of_one:
+            for _ in range(30):
+                statuses.append(client_of_one.get("/api/runs/test").status_code)
+
+    askers = [threading.Thread(target=ask) for _ in range(8)]
+    for asker in askers:
+        asker.start()
+    while any(asker.is_alive() for asker in askers):
+        run.pause(timeout=20)  # between its speeds there is none
+        run.resume(timeout=20)
+    assert statuses == [200] * 240
