@@ -638,7 +638,8 @@ def test_a_run_of_fifty_values_opens_below_a_second(browser: Browser, served: Se
         # All values, and a curve in each plot that is in view.
         page.evaluate("""() => {
             const there = () => document.querySelectorAll(".value").length === 50
-                && [...document.querySelectorAll(".plot")].filter((plot) => plot.getBoundingClientRect().top < innerHeight)
+                && [...document.querySelectorAll(".plot")]
+                    .filter((plot) => plot.getBoundingClientRect().top < innerHeight)
                     .every((plot) => "sketched" in plot.dataset || plot.querySelector(".main-svg"));
             document.querySelector("a.run-name").addEventListener("click", () => {
                 const began = performance.now();
