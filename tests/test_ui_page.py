@@ -158,10 +158,13 @@ def test_a_request_is_asked_until_the_worker_comes_to_it(browser: Browser, serve
 
 
 def test_a_worker_that_hangs_is_shown_and_says_for_how_long(browser: Browser, served: Served, tmp_path: Path) -> None:
-    with Child(tmp_path, GATED) as child:
+    with Child(tmp_path, GATED) as child, Child(tmp_path, name="another") as another:
         child.run()
+        another.run("another")  # of which there is always news
         page = opened(browser, served)
         expect(row(page).locator(".note")).to_have_text(re.compile(r"no checkpoint for 1\ds"))
+        row(page).get_by_role("link").click()
+        expect(page.locator(".run-title .note")).to_have_text(re.compile(r"no checkpoint for 1\ds"), timeout=2000)
         # One that is opened later knows as much.
         later = opened(browser, served)
         expect(row(later).locator(".note")).to_have_text(re.compile(r"no checkpoint for 1\ds"), timeout=2000)

@@ -13,12 +13,12 @@ export class Status {
     this.node = el("div", { class: "status-cell" }, this.word, this.note);
   }
 
-  update(run, received) {
+  update(run) {
     attribute(this.word, "data-status", run.status);
     text(this.word, run.status);
     let note = "";
     let warns = false;
-    const silent = run.since_checkpoint === null ? 0 : run.since_checkpoint + (Date.now() - received) / 1000;
+    const silent = silence(run);
     if (run.status === "paused" && run.resumes) note = `goes on at ${clock(run.resumes)}`;
     else if (isLive(run) && run.status !== "paused" && silent > SILENT_SECONDS) {
       note = `no checkpoint for ${duration(silent)}`;
@@ -28,6 +28,11 @@ export class Status {
     show(this.note, note !== "");
     this.note.classList.toggle("warns", warns);
   }
+}
+
+/** For how long a run has passed no checkpoint: of one that passes none, nothing new comes. */
+function silence(run) {
+  return typeof run.since_checkpoint === "number" ? run.since_checkpoint + (Date.now() - run.received) / 1000 : 0;
 }
 
 /** A bar, how many of how many, and the time that is left. */

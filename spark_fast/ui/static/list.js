@@ -206,7 +206,6 @@ class Row {
   update(run) {
     if (run === this.run) return;
     this.run = run;
-    this.received = Date.now();
     if (this.visible) this.draw();
   }
 
@@ -215,7 +214,7 @@ class Row {
     const words = command(run.command);
     text(this.command, words);
     attribute(this.command, "title", words);
-    this.status.update(run, this.received);
+    this.status.update(run);
     text(this.step, count(run.step));
     text(this.speed, speed(run.steps_per_second));
     this.curve.show(this.list.speeds.of(run.id));

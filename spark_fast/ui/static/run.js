@@ -88,21 +88,22 @@ export class RunView {
     return run ? `${this.id}: ${run.status} – spark-fast` : `${this.id} – spark-fast`;
   }
 
-  /** The newest of what is known: the detail, and the summary, which may be newer. */
+  /** What is known of it: the detail, which is newer, and what only the summary says. */
   get run() {
     const { detail, runs } = this.stream;
-    return detail ?? runs.get(this.id) ?? null;
+    const summary = runs.get(this.id);
+    if (!detail || !summary) return detail ?? summary ?? null;
+    const { memory, since_checkpoint, received } = summary;
+    return { ...detail, memory, since_checkpoint: summary.step === detail.step ? since_checkpoint : null, received };
   }
 
-  update(what) {
+  update() {
     const missing = this.stream.missing === this.id && !this.stream.detail;
     show(this.missing, missing);
     const run = this.run;
     show(this.opening, run === null && !missing);
     show(this.content, run !== null);
     if (run === null) return;
-    if (this.stream.detail && what === "runs") Object.assign(this.stream.detail, this.stream.runs.get(this.id) ?? {});
-    this.received = Date.now();
     this.#facts(run);
     const detail = this.stream.detail;
     if (!detail) return;
@@ -115,7 +116,7 @@ export class RunView {
   }
 
   #facts(run) {
-    this.status.update(run, this.received);
+    this.status.update(run);
     text(this.step, count(run.step));
     text(this.speed, speed(run.steps_per_second));
     this.progress.update(run);
@@ -133,7 +134,7 @@ export class RunView {
   tick() {
     const run = this.run;
     if (run === null) return;
-    this.status.update(run, this.received);
+    this.status.update(run);
     text(this.age, age(run));
     this.curve.show(this.speeds.of(this.id));
     this.values.tick();

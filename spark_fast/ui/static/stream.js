@@ -80,7 +80,8 @@ export class Stream {
   #takeRuns(data, fresh) {
     if (fresh || data.full) this.runs = new Map();
     this.error = data.error ?? null;
-    for (const run of data.runs ?? []) this.runs.set(run.id, run);
+    const received = Date.now();
+    for (const run of data.runs ?? []) this.runs.set(run.id, { ...run, received });
     for (const id of data.gone ?? []) this.runs.delete(id);
     this.known = true;
   }
