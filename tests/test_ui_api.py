@@ -133,13 +133,14 @@ def test_a_run_whose_files_are_damaged_is_an_answer_and_not_the_end(server: Serv
 
 
 def test_a_damaged_board_is_said_and_the_rest_is_shown(server: Served, exposing: Child, home: Path) -> None:
+    exposing.run().pause()  # no value changes from here on
     assert server.get("/api/runs/test")["values"]
     description = home / "test" / "exposed.json"
     whole = description.read_text()
     description.write_text("{")
     with served() as fresh:
         found = fresh.get("/api/runs/test")
-        assert (found["values"], found["functions"], found["status"]) == ([], [], "running")
+        assert (found["values"], found["functions"], found["status"]) == ([], [], "paused")
         assert "damaged" in found["error"]
         assert "damaged" in _error(fresh.api.put("/api/runs/test/values/lr", json={"value": 0.5}), 503)
         assert 'spark_fast_steps_total{run="test"}' in fresh.api.get("/metrics").text
