@@ -14,6 +14,7 @@ const REST_SECONDS = 0.15;
  *   held()         whether a person is at it, or what they typed differs from what the run has: then nothing is written
  *   release()      what was typed is given up
  *   settle(done, value)   what was sent was applied, or not; value: what the run has
+ *   differs(value)        whether it shows something else than this
  */
 
 /** Something to type into. Enter sends, Escape takes back. */
@@ -74,6 +75,10 @@ class Typed {
   /** What was refused stays, to be mended; and what was typed since. */
   settle(done, value) {
     if (done && this.input.value === this.sent) this.write(value);
+  }
+
+  differs(value) {
+    return this.input.value !== this.format(value);
   }
 
   #typed() {
@@ -185,7 +190,11 @@ class Slider {
   }
 
   settle(done, value) {
-    if (!this.moving && (this.field.sent === undefined || this.field.input.value === this.field.sent)) this.write(value);
+    if (done && !this.moving && this.field.input.value === this.field.sent) this.write(value);
+  }
+
+  differs(value) {
+    return this.field.differs(value);
   }
 }
 
@@ -211,6 +220,10 @@ class Switch {
 
   settle(done, value) {
     this.write(value);
+  }
+
+  differs() {
+    return false;
   }
 }
 
@@ -263,6 +276,10 @@ class Choice {
     this.open = false;
     this.write(value);
   }
+
+  differs() {
+    return false;
+  }
 }
 
 class Shown {
@@ -283,6 +300,10 @@ class Shown {
   }
 
   release() {}
+
+  differs() {
+    return false;
+  }
 }
 
 function inputFor(value, id, send) {
@@ -379,7 +400,7 @@ class Row {
   #write(force = false) {
     const held = !force && (this.pending !== null || this.input.held());
     if (!held) this.input.write(this.value.value);
-    const differs = held && this.value.type !== "json";
+    const differs = held && this.value.type !== "json" && this.input.differs(this.value.value);
     text(this.now, differs ? `now ${short(this.value.value)}` : "");
     show(this.now, differs);
   }
@@ -413,10 +434,10 @@ class Row {
     if (this.pending !== mine) return; // another was sent meanwhile
     this.pending = null;
     const done = fate.state === "applied";
-    this.#valid(done);
     // The stream may be a moment behind the fate.
     if (done && !(this.value.step >= fate.step)) this.value = { ...this.value, value, step: fate.step };
     this.input.settle(done, this.value.value);
+    this.#valid(done || !this.input.held());
     this.#write();
     this.tick();
   }
