@@ -10,10 +10,13 @@ import pytest
 
 from spark_fast import client
 
-# Where the tests run as a background job, Ctrl-C is ignored, and what is ignored is inherited by every child. What is
-# handled is not: children then begin as they would in a terminal.
+# Where the tests run as a background job, or under nohup, these signals are ignored, and what is ignored is inherited
+# by every child. What is handled is not: children then begin as they would in a terminal.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+for number in (signal.SIGQUIT, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
 
 
 @pytest.fixture(autouse=True)

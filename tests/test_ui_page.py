@@ -771,6 +771,18 @@ def test_nothing_is_wider_than_the_screen(
     assert page.evaluate(wide) <= width
 
 
+def test_a_page_that_is_made_narrow_is_no_wider_than_its_screen(
+    browser: Browser, served: Served, exposed: Edited
+) -> None:
+    page = opened(browser, served, viewport={"width": 1300, "height": 3000})
+    row(page).get_by_role("link").click()
+    expect(page.locator(".plot .main-svg").first).to_be_visible()
+    expect(page.locator(".plot").last.locator(".main-svg").first).to_be_visible()
+    page.set_viewport_size({"width": 390, "height": 700})  # most plots are out of sight now
+    expect(page.locator(".plot .main-svg").first).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
 def test_a_screen_reader_hears_what_became_of_a_request(browser: Browser, served: Served, edited: Edited) -> None:
     page = opened(browser, served)
     button(row(page), "pause").click()
