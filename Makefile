@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CORE := $(wildcard csrc/*.c csrc/*.h spark_fast/*.pyx spark_fast/*.pxd) setup.py pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-c test-others test-python bench lint types wheel clean
+.PHONY: help build demo test test-c test-others test-python bench lint types wheel screenshots clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## /  make \1\t/' | expand -t 18
@@ -64,6 +64,9 @@ types: $(VENV)/made-test  ## types, and the stub against the built module
 
 wheel: $(VENV)/made-test  ## a wheel and a source distribution, in dist/
 	$(BIN)/python -m build --outdir dist .
+
+screenshots: $(VENV)/made-test  ## the pictures of the web page, in docs/images; needs Debian's chromium
+	$(BIN)/python -m tests.screenshots
 
 clean:  ## removes what was made
 	rm -rf $(VENV) build dist *.egg-info .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis spark_fast/*.so

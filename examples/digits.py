@@ -2,8 +2,9 @@
 
     spark-fast run digits.py --epochs 50 --save digits.npz
 
-While it learns, `spark-fast pause`, `resume`, `advance 10` and `stop` steer it from another terminal. Edit this file
-and type `spark-fast reload`: the next batch runs the new code. When it is stopped it saves what it has learned so far.
+While it learns, `spark-fast pause`, `resume`, `advance 10` and `stop` steer it from another terminal, `set lr=0.02`
+sets its learning rate, and `call evaluate` has it look how well it reads. Edit this file and type `spark-fast reload`:
+the next batch runs the new code. When it is stopped it saves what it has learned so far.
 """
 
 import argparse
@@ -89,17 +90,29 @@ def main() -> None:
     rng = spark.persist("rng", lambda: np.random.default_rng(args.seed))
     x_train, y_train, x_test, y_test = spark.persist("data", load_data)
     model = spark.persist("model", lambda: new_model(rng))
+
+    def evaluate(split: str = "test") -> dict[str, float]:
+        """The accuracy on the images to test with, or on those to learn from ("train")."""
+        x, y = (x_train, y_train) if split == "train" else (x_test, y_test)
+        return {"images": len(y), "accuracy": accuracy(model, x, y)}
+
+    # What others see, and may set or call.
+    state = spark.expose(
+        lr=spark.value(args.lr, min=0, max=1, step=0.001, doc="The learning rate."),
+        loss=spark.value(0.0, readonly=True, doc="The mean cross-entropy of the last batch."),
+        accuracy=spark.value(0.0, readonly=True, doc="The share of the test images that it reads rightly."),
+        evaluate=evaluate,
+    )
     total = args.epochs * -(-len(x_train) // args.batch_size)
     data = batches(x_train, y_train, args.epochs, args.batch_size, rng)
     try:
         # Before each batch, track() passes a checkpoint: there it waits while the run is paused, and there new code
         # takes over. By its key the loop goes on where it was.
         for step, (x, y) in spark.track(enumerate(data, start=1), total=total, key="batches"):
-            loss = train_step(model, x, y, args.lr)
+            loss = state.loss = train_step(model, x, y, state.lr)
             if step % args.report_every == 0 or step == total:
-                print(
-                    f"step {step}/{total}  loss {loss:.4f}  accuracy {accuracy(model, x_test, y_test):.4f}", flush=True
-                )
+                state.accuracy = accuracy(model, x_test, y_test)
+                print(f"step {step}/{total}  loss {loss:.4f}  accuracy {state.accuracy:.4f}", flush=True)
             time.sleep(args.delay)
     except spark.SparkStopError:
         np.savez(args.save, **model)

@@ -50,9 +50,12 @@ def test_all_that_the_demo_promises_happens(scratch: Path) -> None:
     story, _ = demo.communicate(timeout=DEADLINE)
     assert demo.returncode == 0, story
     what = [line.split()[2] for line in story.splitlines()]
-    steered = "start training pause parked advance resume training"
+    steered = "start training pause parked call advance resume training refused set call"
     edited = "edit refused training edit failed training edit applied training"
     assert what == f"{steered} {edited} stop loaded done".split(), story
+    assert re.search(r"call +evaluate\(\) where it is parked, .* of 450 images", story)
+    assert re.search(r"refused +lr=7: lr is at most 1, not 7\n.* set +lr=0\.025 since step \d+", story)
+    assert re.search(r"call +evaluate\(\) at step \d+, ", story)
     assert re.search(r"refused +in .*: SyntaxError: .*\n.* heard nothing of it; step \d+: loss", story)
     assert re.search(r"failed +in .*: ModuleNotFoundError: .*\n.* its old code goes on; step \d+: loss", story)
     assert re.search(r"applied +in .*\n.* the new code goes on; step \d+: loss", story)

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -193,6 +194,37 @@ def top() -> None:
     from spark_fast.cli import live
 
     live.top()
+
+
+@app.command()
+def ui(
+    host: Annotated[str, typer.Option("--host", metavar="HOST", help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int | None,
+        typer.Option(
+            "--port",
+            metavar="N",
+            min=0,
+            max=65535,
+            help="The port; 0 for any that is free. Default: 8265, or the next free.",
+        ),
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen for other machines without TLS: others may read the token.")
+    ] = False,
+    tls_cert: Annotated[
+        Path | None, typer.Option("--tls-cert", metavar="FILE", help="The certificate, for TLS.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its private key.")] = None,
+    browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = False,
+) -> None:
+    """Serve a web page that shows the runs and steers them, for you alone. Prints its address.
+
+    Needs pip install 'spark-fast[ui]'.
+    """
+    from spark_fast.cli import web
+
+    web.ui(host, port, insecure=insecure, certificate=tls_cert, key=tls_key, browser=browser)
 
 
 # --- ask ---

@@ -313,6 +313,7 @@ def _steer(story: _Story, training: _Training, model: Path) -> None:
     story.line("training", f"process {run.ranks[0].pid}, step {first.step}: {_words(first)}")
 
     parked = _pause(story, run, training)
+    _call(story, run, _report_at(training, parked - 1))
     _advance(story, run, training, parked)
 
     asked = time.monotonic()
@@ -330,6 +331,8 @@ def _steer(story: _Story, training: _Training, model: Path) -> None:
     )
     story.line("training", f"step {good.step}: {_words(good)}")
 
+    _set(story, run)
+    _call(story, run, None)
     _edit(story, run, training)
 
     last = _stop(story, run, training)
@@ -390,12 +393,48 @@ def _advance(story: _Story, run: Run, training: _Training, parked: int) -> None:
     story.line("advance", f"{_STEPS} steps in {latency(took)}: parked at step {step}, loss {now.loss}")
 
 
+def _report_at(training: _Training, step: int) -> _Report:
+    return training.report(lambda report: report.step == step, f"it reports step {step}")
+
+
+def _call(story: _Story, run: Run, now: _Report | None) -> None:
+    """Calls a function. now: the last report, if the training is parked."""
+    before = run.step
+    asked = time.monotonic()
+    request = run.request_call("evaluate", timeout=_PATIENCE)
+    took = time.monotonic() - asked
+    fate, result = request.fate, request.result
+    _check(fate.state is FateState.APPLIED, f"a call is applied; this one is {fate}")
+    if now is not None:
+        _check(run.status is SparkStatus.PAUSED and run.step == before, f"a call leaves it parked at {before}: {run}")
+        same = abs(result["accuracy"] - now.accuracy) < 1e-3
+        _check(same, f"the call finds the accuracy of step {now.step}, {now.accuracy:.1%}: {result}")
+    where = f"at step {fate.step}" if now is None else "where it is parked"
+    story.line("call", f"evaluate() {where}, {latency(took)}: {result['accuracy']:.1%} of {result['images']} images")
+
+
+def _set(story: _Story, run: Run) -> None:
+    """Sets a value: one that does not fit, and one that does."""
+    before = run.values["lr"].value
+    fate = run.set("lr", 7, timeout=_PATIENCE).fate
+    _check(fate.state is FateState.REFUSED, f"a value beyond its limits is refused; this one is {fate}")
+    _check(run.values["lr"].value == before, f"a refused value stays {before}: {run.values['lr']}")
+    story.line("refused", f"lr=7: {fate.reason}", "bold yellow")
+    asked = time.monotonic()
+    fate = run.set("lr", before / 2, timeout=_PATIENCE).fate
+    took = time.monotonic() - asked
+    _check(fate.state is FateState.APPLIED, f"a value that fits is set; this one is {fate}")
+    now = run.values["lr"]
+    _check(now.value == before / 2, f"the value is {before / 2}: {now}")
+    story.line("set", f"lr={now.value} since step {fate.step}, {latency(took)} after it was asked")
+
+
 # What is edited, and into what.
 _IMPORT = "import numpy as np"
 _NO_SYNTAX = "import numpy as"
 _NO_MODULE = "import nunpy as np"
-_RATE = "train_step(model, x, y, args.lr)"
-_NEW_RATE = "train_step(model, x, y, args.lr / 2)"
+_RATE = "train_step(model, x, y, state.lr)"
+_NEW_RATE = "train_step(model, x, y, state.lr / 2)"
 _LOSS = "loss {loss:.4f}  accuracy"
 _NEW_LOSS = "loss {loss:.4f} (new code)  accuracy"
 
@@ -515,6 +554,10 @@ def _attend(story: _Story, training: _Training, model: Path) -> Exit:
         (f"advance{name} 10", "lets it do 10 steps, and parks it again"),
         (f"resume{name}", "lets it go on"),
         (f"pause{name} --resume-after 10s", "parks it for 10 seconds"),
+        (f"get{name}", "shows what it exposes"),
+        (f"set{name} lr=0.002", "sets its learning rate"),
+        (f"call{name} evaluate", "has it look how well it reads"),
+        (f"watch{name} accuracy", "prints the accuracy as it changes"),
         (f"reload{name}", "lets it go on with what you edited"),
         (f"versions{name} --diff", "shows what you edited"),
         (f"stop{name}", "stops it; it saves its model"),

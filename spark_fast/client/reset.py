@@ -1,12 +1,12 @@
 """Starting a run's worker afresh."""
 
 from spark_fast import run_folder
-from spark_fast.client.run import Run, attach
+from spark_fast.client.run import Request, Run, attach
 from spark_fast.errors import AmbiguousRunError, NoSuchRunError, ResetError, SparkError, SparkTimeoutError
 from spark_fast.request import RESET, FateState, Kind
 from spark_fast.status import monotonic
 
-__all__ = ["is_worker_initialized", "reset_worker"]
+__all__ = ["ask_reset", "is_worker_initialized", "reset_worker"]
 
 _PATIENCE = 1.0
 """Seconds in which a supervisor takes its lock once its worker is there, and in which one that ends lets go of it."""
@@ -29,14 +29,7 @@ def reset_worker(run: str | None = None, *, grace: float = 30.0, timeout: float 
     """
     old = attach(run)
     end = None if timeout is None else monotonic() + timeout
-    if not old.status.live:
-        raise ResetError(old.id, f"it has ended: it is {old.status}")
-    if not old._until(lambda: run_folder.has_supervisor(old.id), _PATIENCE):
-        raise ResetError(old.id, "no supervisor is there to start a fresh process; 'spark-fast run' is one")
-    request = old._ask(Kind.STOP, False, timeout, duration=grace, mail=RESET)
-    if (fate := request.fate).state is FateState.REFUSED:
-        raise ResetError(old.id, fate.reason)
-
+    request = ask_reset(old, grace=grace, timeout=timeout)
     fresh: Run | None = None
     alone_since: float | None = None
 
@@ -65,6 +58,21 @@ def reset_worker(run: str | None = None, *, grace: float = 30.0, timeout: float 
         )
     assert fresh is not None
     return fresh
+
+
+def ask_reset(run: Run, *, grace: float = 30.0, timeout: float | None = None) -> Request:
+    """Asks for what reset_worker() does, and waits for none of it. Returns the stop that the reset begins with.
+
+    Raises ResetError as reset_worker() does.
+    """
+    if not run.status.live:
+        raise ResetError(run.id, f"it has ended: it is {run.status}")
+    if not run._until(lambda: run_folder.has_supervisor(run.id), _PATIENCE):
+        raise ResetError(run.id, "no supervisor is there to start a fresh process; 'spark-fast run' is one")
+    request = run._ask(Kind.STOP, False, timeout, duration=grace, mail=RESET)
+    if (fate := request.fate).state is FateState.REFUSED:
+        raise ResetError(run.id, fate.reason)
+    return request
 
 
 def is_worker_initialized(run: str | None = None) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from spark_fast import _core, names, run_folder
 from spark_fast._core import Segment
+from spark_fast.client.look import Look, status_of_ranks
 from spark_fast.errors import (
     AmbiguousRunError,
     LayoutError,
@@ -35,10 +36,7 @@ from spark_fast.status import (
     Rank,
     SparkStatus,
     WorkerState,
-    mean_speed,
     monotonic,
-    progress_of,
-    status_of,
 )
 
 if TYPE_CHECKING:
@@ -179,13 +177,8 @@ class Run:
     @property
     def ended(self) -> float | None:
         """When its last rank ended, in seconds since the epoch; None while it is live, and where it did not say."""
-        try:
-            slots = self._slots()
-        except SegmentError:
-            return None
-        if any(slot["alive"] for slot in slots):
-            return None
-        return max((slot["state_since"] for slot in slots if slot["state"] >= WorkerState.STOPPED), default=None)
+        look = self._look()
+        return None if look is None else look.ended()
 
     @property
     def folder(self) -> Path:
@@ -203,19 +196,22 @@ class Run:
     def _slots(self) -> list[dict[str, Any]]:
         return [_core.read_slot(self._control, rank) for rank in range(self._view()["slot_count"])]
 
+    def _look(self) -> Look | None:
+        """What the control file says now; None if it is damaged or gone."""
+        try:
+            return Look(self._control)
+        except SegmentError:
+            return None
+
     @property
     def ranks(self) -> list[Rank]:
         """The workers, one for each rank that has ever been there."""
-        try:
-            view = self._view()
-            slots = self._slots()
-        except SegmentError:
+        return self._ranks_of(self._look())
+
+    def _ranks_of(self, look: Look | None) -> list[Rank]:
+        if look is None:
             return [Rank(0, SparkStatus.LOST, 0, self._about.pid, self._about.host)]
-        return [
-            Rank(number, status_of(view, slot), slot["step"], slot["pid"], self._about.host)
-            for number, slot in enumerate(slots)
-            if slot["state"] != WorkerState.NONE or slot["alive"]
-        ]
+        return look.ranks(self._about)
 
     @property
     def status(self) -> SparkStatus:
@@ -223,13 +219,7 @@ class Run:
 
         `lost` if a rank died without a word while it should be there.
         """
-        found = [rank.status for rank in self.ranks] or [SparkStatus.LOST]
-        for status in (SparkStatus.LOST, SparkStatus.FAILED):
-            if status in found:
-                return status
-        if SparkStatus.PAUSED in found and SparkStatus.RUNNING in found:
-            return SparkStatus.PAUSING
-        return found[0]
+        return status_of_ranks(self.ranks)
 
     @property
     def step(self) -> int:
@@ -243,15 +233,14 @@ class Run:
         The first reading is the mean since the worker last began to run; later ones, by the same object, the mean
         between readings at least half a second apart.
         """
-        try:
-            slot = _core.read_slot(self._control, 0)
-        except SegmentError:
-            return None
-        now = monotonic()
-        mean = mean_speed(slot, now) if slot["alive"] else None
-        if mean is None:
+        return self._speed_of(self._look(), monotonic())
+
+    def _speed_of(self, look: Look | None, now: float) -> float | None:
+        mean = None if look is None else look.mean_speed(now)
+        if look is None or mean is None:
             self._sample = self._speed = None
             return None
+        slot = look.slots[0]
         if self._sample is None or slot["step"] < self._sample[1] or slot["mark"] > self._sample[0]:
             self._sample, self._speed = (now, slot["step"]), None
         elif now - self._sample[0] >= 0.5 and slot["step"] > self._sample[1]:
@@ -262,19 +251,14 @@ class Run:
     @property
     def progress(self) -> Progress | None:
         """How far its `track()` loops are; None if it has none."""
-        try:
-            slot = _core.read_slot(self._control, 0)
-        except SegmentError:
-            return None
-        return progress_of(slot, monotonic()) if slot["alive"] else None
+        look = self._look()
+        return None if look is None else look.progress(monotonic())
 
     @property
     def resumes(self) -> float | None:
         """When a timed pause ends by itself, in seconds since the epoch; None if it is in none."""
-        try:
-            return _core.read_slot(self._control, 0)["deadline"] or None
-        except SegmentError:
-            return None
+        look = self._look()
+        return None if look is None else look.resumes()
 
     @property
     def requests(self) -> list[Request]:
@@ -365,12 +349,16 @@ class Run:
 
     def as_dict(self) -> dict[str, Any]:
         """All of the above, for JSON."""
-        progress = self.progress
+        return self._as_dict(self._look(), monotonic())
+
+    def _as_dict(self, look: Look | None, now: float) -> dict[str, Any]:
+        ranks = self._ranks_of(look)
+        progress = None if look is None else look.progress(now)
         return {
             "id": self.id,
-            "status": str(self.status),
-            "step": self.step,
-            "steps_per_second": self.steps_per_second,
+            "status": str(status_of_ranks(ranks)),
+            "step": min((rank.step for rank in ranks), default=0),
+            "steps_per_second": self._speed_of(look, now),
             "progress": None
             if progress is None
             else {
@@ -379,13 +367,13 @@ class Run:
                 "seconds_left": progress.seconds_left,
             },
             "started": self.started,
-            "ended": self.ended,
+            "ended": None if look is None else look.ended(),
             "command": self.command,
             "folder": str(self.folder),
-            "resumes": self.resumes,
+            "resumes": None if look is None else look.resumes(),
             "ranks": [
                 {"rank": rank.rank, "status": str(rank.status), "step": rank.step, "pid": rank.pid, "host": rank.host}
-                for rank in self.ranks
+                for rank in ranks
             ],
         }
 

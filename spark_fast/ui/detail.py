@@ -1,0 +1,197 @@
+"""One run in full, for the pages that look at it."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from spark_fast.client import Run
+from spark_fast.code_versions import Store
+from spark_fast.errors import FolderRefusedError, SegmentError, SparkError, StoreError
+from spark_fast.status import monotonic
+from spark_fast.ui.feed import Feed
+from spark_fast.ui.sent import Sent, open_run
+from spark_fast.ui.threads import Threads
+from spark_fast.ui.views import function_view, shortened, to_json, value_view
+
+__all__ = ["Lookout", "Lookouts", "Parts"]
+
+_log = logging.getLogger(__name__)
+
+_INTERVAL = 0.15
+_AGAIN = 5.0
+"""Seconds after which a look that failed is tried again."""
+_TOUCH = 1.0
+"""Seconds between two times at which the run is told that somebody looks."""
+_BY_NAME = {"values": "name", "requests": "id"}
+"""The parts of which an event holds only those items that changed, and what each is known by."""
+
+
+class Parts:
+    """What there is to say of a run, beyond its summary; each part is read anew only if it may have changed."""
+
+    def __init__(self, run: Run, sent: Sent) -> None:
+        self._run = run
+        self._sent = sent
+        self._final: dict[str, dict[str, Any]] = {}
+        self._keys: dict[str, object] = {}
+        self._parts: dict[str, Any] = {}
+        self._touch_due = 0.0
+
+    def look(self) -> dict[str, Any]:
+        """The summary and all parts, by name. In a thread: it reads small files."""
+        run = self._run
+        summary = run.as_dict()
+        try:
+            view = run._view()
+            log: object = view["tail"], view["changes"], summary["status"]
+        except SegmentError as error:
+            log = str(error)
+        if self._changed("log", log):
+            self._parts["requests"] = self._requests()
+            self._parts |= _code(run)
+        self._look_at_board()
+        return summary | self._parts
+
+    def _requests(self) -> list[dict[str, Any]]:
+        found = []
+        final = {}
+        for request in self._run.requests:
+            view = self._final.get(request.id)
+            if view is None:
+                view = shortened(self._sent.view(request))
+            if view["fate"]["final"]:
+                final[request.id] = view
+            found.append(view)
+        self._final = final
+        return found
+
+    def _look_at_board(self) -> None:
+        run = self._run
+        now = monotonic()
+        if now >= self._touch_due:
+            self._touch_due = now + _TOUCH
+            run.touch()
+        if not self._changed("board", run.board_version()):
+            return
+        values: list[dict[str, Any]] = []
+        functions: list[dict[str, Any]] = []
+        error = None
+        try:
+            values = [value_view(value) for value in run.values.values()]
+            functions = [function_view(name, function) for name, function in run.functions.items()]
+        except (SparkError, OSError) as damage:
+            error = str(damage)
+        self._parts |= {"values": values, "functions": functions, "error": error}
+
+    def _changed(self, part: str, key: object) -> bool:
+        before = self._keys.get(part)
+        self._keys[part] = key
+        return before != key
+
+
+def _code(run: Run) -> dict[str, Any]:
+    try:
+        return {"version": run.version, "reloadable": Store(run.folder).reloadable}
+    except (StoreError, FolderRefusedError, OSError):
+        return {"version": None, "reloadable": False}
+
+
+class Lookout:
+    """Looks at one run while a page does. What changed is published once for all of them.
+
+    Attributes:
+        feed: the events named "run".
+    """
+
+    def __init__(self, name: str, threads: Threads, sent: Sent) -> None:
+        self._name = name
+        self._threads = threads
+        self._sent = sent
+        self._run: Run | None = None
+        self._parts: Parts | None = None
+        self._shown: dict[str, Any] | None = None
+        self.feed = Feed("run", self._whole)
+
+    async def keep_looking(self) -> None:
+        """Looks until it is cancelled."""
+        while True:
+            try:
+                found, anew = await self._threads.read(self._look)
+            except Exception:
+                _log.exception("a look at run %s failed", self._name)
+                await asyncio.sleep(_AGAIN)
+                continue
+            before, self._shown = self._shown, found
+            if anew or (found is None) != (before is None) or not self.feed.begun:
+                self.feed.publish(self._whole())
+            elif found is not None and before is not None and (news := _differing(before, found)):
+                self.feed.publish(to_json({"id": self._name, "full": False, "gone": False, **news}))
+            await asyncio.sleep(_INTERVAL)
+
+    def _look(self) -> tuple[dict[str, Any] | None, bool]:
+        """What there is to say of the run, None if it has gone; and whether it is another one than before."""
+        anew = False
+        if self._run is not None and os.fstat(self._run._control).st_nlink == 0:
+            self._run = self._parts = None
+        if self._run is None or self._parts is None:
+            try:
+                self._run = open_run(self._name)
+            except (SparkError, OSError):
+                self._run = None
+            if self._run is None:
+                return None, False
+            self._parts = Parts(self._run, self._sent)
+            anew = True
+        return self._parts.look(), anew
+
+    def _whole(self) -> str:
+        return to_json({"id": self._name, "full": True, "gone": self._shown is None, **(self._shown or {})})
+
+
+def _differing(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    news: dict[str, Any] = {}
+    for part, value in found.items():
+        known = before.get(part)
+        if value == known:
+            continue
+        name = _BY_NAME.get(part)
+        news[part] = value if name is None else _items(known, value, name)
+    return news
+
+
+def _items(before: Iterable[dict[str, Any]] | None, found: Iterable[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    known = {item[name]: item for item in before or ()}
+    return [item for item in found if item != known.get(item[name])]
+
+
+class Lookouts:
+    """One for each run that a page looks at."""
+
+    def __init__(self, threads: Threads, sent: Sent) -> None:
+        self._threads = threads
+        self._sent = sent
+        self._there: dict[str, tuple[Lookout, asyncio.Task[None]]] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """Of the runs that are looked at."""
+        return list(self._there)
+
+    def enter(self, name: str, bell: asyncio.Event) -> Feed:
+        """The events of a run, for a page whose bell is rung when there are any."""
+        if name not in self._there:
+            lookout = Lookout(name, self._threads, self._sent)
+            self._there[name] = lookout, asyncio.create_task(lookout.keep_looking())
+        feed = self._there[name][0].feed
+        feed.bells.add(bell)
+        return feed
+
+    def leave(self, name: str, bell: asyncio.Event) -> None:
+        """The page has gone."""
+        lookout, task = self._there[name]
+        lookout.feed.bells.discard(bell)
+        if not lookout.feed.watched:
+            task.cancel()
+            del self._there[name]

@@ -1,0 +1,103 @@
+"""What Prometheus collects, in its text format."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+
+from spark_fast.client import Run
+from spark_fast.errors import SparkError
+from spark_fast.status import SparkStatus
+from spark_fast.ui.api import ERRORS
+from spark_fast.ui.state import Server
+
+__all__ = ["router"]
+
+router = APIRouter(responses=ERRORS)
+
+_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_OF_RUN: dict[str, tuple[str, str]] = {
+    "step": ("counter", "Checkpoints passed, by the rank that is furthest behind."),
+    "steps_per_second": ("gauge", "The speed now."),
+    "started": ("gauge", "When the run began, in seconds since the epoch."),
+    "memory": ("gauge", "Bytes that rank 0 has in memory."),
+    "since_checkpoint": ("gauge", "Seconds for which the step is the same, as far as this server has seen it."),
+}
+_NAMES = {
+    "step": "spark_fast_steps_total",
+    "started": "spark_fast_start_time_seconds",
+    "memory": "spark_fast_resident_memory_bytes",
+    "since_checkpoint": "spark_fast_since_checkpoint_seconds",
+}
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "The metrics"}},
+)
+async def metrics(server: Server) -> Response:
+    """The live runs, their speed, and the numbers that they expose."""
+    summaries = [each for each in await server.poller.summaries() if SparkStatus(each["status"]).live]
+    values = await server.threads.read(lambda: [*_values(server.sent.run, summaries)])
+    return Response("\n".join([*_lines(summaries, values), ""]), media_type=_TYPE)
+
+
+def _values(
+    find: Callable[[str], Run | None], summaries: Iterable[Mapping[str, Any]]
+) -> Iterator[tuple[str, str, float]]:
+    """Run, name and value of the numbers that are exposed."""
+    for summary in summaries:
+        try:
+            run = find(summary["id"])
+            values = run.values if run is not None else {}
+            for value in values.values():
+                if isinstance(value.value, (bool, int, float)):
+                    yield summary["id"], value.name, float(value.value)
+        except (SparkError, OSError):  # it ended in this moment; the next collection has it no more
+            continue
+
+
+def _lines(summaries: list[dict[str, Any]], values: list[tuple[str, str, float]]) -> Iterator[str]:
+    yield from _head("spark_fast_run_status", "gauge", "1 for what the run is doing.")
+    for each in summaries:
+        yield _sample("spark_fast_run_status", {"run": each["id"], "status": each["status"]}, 1)
+    for key, (kind, text) in _OF_RUN.items():
+        name = _NAMES.get(key, f"spark_fast_{key}")
+        yield from _head(name, kind, text)
+        for each in summaries:
+            if each[key] is not None:
+                yield _sample(name, {"run": each["id"]}, each[key])
+    yield from _head("spark_fast_progress_ratio", "gauge", "How far the outermost track() loop is.")
+    for each in summaries:
+        if each["progress"] is not None and each["progress"]["fraction"] is not None:
+            yield _sample("spark_fast_progress_ratio", {"run": each["id"]}, each["progress"]["fraction"])
+    yield from _head("spark_fast_value", "gauge", "A number that the run exposes.")
+    for run, name, value in values:
+        yield _sample("spark_fast_value", {"run": run, "name": name}, value)
+
+
+def _head(name: str, kind: str, text: str) -> Iterator[str]:
+    yield f"# HELP {name} {text}"
+    yield f"# TYPE {name} {kind}"
+
+
+def _sample(name: str, labels: Mapping[str, str], value: float) -> str:
+    inside = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels.items())
+    return f"{name}{{{inside}}} {_number(value)}"
+
+
+def _escaped(text: str) -> str:
+    text = text.encode("utf-8", "replace").decode()
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+def _number(value: float) -> str:
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "+Inf" if value > 0 else "-Inf"
+    return repr(value)

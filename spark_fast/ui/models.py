@@ -1,0 +1,297 @@
+"""What the API takes and gives, for its description. What it takes is checked against these."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+
+__all__ = [
+    "Advance",
+    "Asked",
+    "Call",
+    "Cleaned",
+    "Code",
+    "Detail",
+    "Error",
+    "Histories",
+    "Journal",
+    "Nothing",
+    "Pause",
+    "Refused",
+    "Reload",
+    "Reset",
+    "Runs",
+    "SetValue",
+    "Versions",
+]
+
+_STEPS_MAX = 10**15  # what JavaScript can count to, and no run reaches
+_SECONDS_MAX = 1e9
+
+# --- what is taken ---
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+def _whole(value: object) -> object:
+    """JSON has one kind of number: 5.0 is as whole as 5."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Steps = Annotated[int, Field(ge=1, le=_STEPS_MAX), BeforeValidator(_whole)]
+Number = Annotated[int, Field(ge=1, lt=10**9), BeforeValidator(_whole)]
+Seconds = Annotated[float, Field(ge=0.001, le=_SECONDS_MAX, allow_inf_nan=False)]
+
+
+class Nothing(_Body):
+    """A request that says nothing more."""
+
+
+class Pause(_Body):
+    """When to park, and for how long."""
+
+    at_step: Annotated[Steps | None, Field(description="The step to park at; else the next.")] = None
+    resume_after: Annotated[Seconds | None, Field(description="Seconds after which it goes on by itself.")] = None
+
+
+class Advance(_Body):
+    """How far to go."""
+
+    steps: Steps
+
+
+class Reload(_Body):
+    """Where the new code comes from: what changed on disk, if nothing is said. `code` and `to` exclude each other."""
+
+    code: Annotated[str | None, Field(description="The complete new source of the entry file.")] = None
+    to: Annotated[Number | None, Field(description="The version to go back to, or forth.")] = None
+
+
+class Reset(_Body):
+    """How long the old process may take to end."""
+
+    grace: Annotated[float, Field(ge=0, le=_SECONDS_MAX, allow_inf_nan=False, description="Seconds.")] = 30.0
+
+
+class SetValue(_Body):
+    """A new value."""
+
+    value: JsonValue
+
+
+class Call(_Body):
+    """What a function is called with."""
+
+    args: list[JsonValue] = []
+    kwargs: dict[str, JsonValue] = {}
+    timeout: Annotated[
+        float, Field(ge=0, le=30, allow_inf_nan=False, description="Seconds in which the answer waits for the result.")
+    ] = 0.0
+
+
+# --- what is given ---
+
+
+class Error(BaseModel):
+    """What is wrong, for people."""
+
+    error: str
+
+
+class Progress(BaseModel):
+    """How far the track() loops are."""
+
+    loops: list[tuple[int, int | None]]
+    fraction: float | None
+    seconds_left: float | None
+
+
+class Rank(BaseModel):
+    """One worker of a run."""
+
+    rank: int
+    status: str
+    step: int
+    pid: int
+    host: str
+
+
+class Summary(BaseModel):
+    """A run."""
+
+    id: str
+    status: str
+    step: int
+    steps_per_second: float | None
+    progress: Progress | None
+    started: float
+    ended: float | None
+    command: list[str]
+    folder: str
+    resumes: float | None
+    ranks: list[Rank]
+    memory: Annotated[int | None, Field(description="Bytes that rank 0 has in memory.")]
+    since_checkpoint: Annotated[
+        float | None, Field(description="Seconds for which the step is the same, as far as the server has seen it.")
+    ]
+
+
+class Runs(BaseModel):
+    """All runs, and why they can't be listed, if so."""
+
+    runs: list[Summary]
+    error: str | None
+
+
+class Fate(BaseModel):
+    """What became of a request."""
+
+    state: Literal["asked", "applied", "superseded", "refused", "failed", "void", "lost"]
+    step: int | None
+    by: str | None
+    reason: str
+    final: bool
+
+
+class Request(BaseModel):
+    """A request to a run.
+
+    Of one that sets a value or calls a function: `name` is of that, where this server sent it; `result` and `output`
+    are what came of it; with `cut`, they are too long for a list of requests, and whole in the request by itself.
+    """
+
+    id: str
+    kind: str
+    sender: str
+    asked: float
+    version: int | None
+    name: str | None = None
+    result: Any = None
+    output: str | None = None
+    cut: bool = False
+    fate: Fate
+
+
+class Asked(BaseModel):
+    """The request that was made."""
+
+    request: Request
+
+
+class Refused(BaseModel):
+    """Why not; of a request that was made, and refused at once, also the request."""
+
+    error: str
+    request: Request | None = None
+
+
+class Value(BaseModel):
+    """An exposed value, and its limits."""
+
+    name: str
+    value: Any
+    type: Literal["number", "integer", "boolean", "text", "json"]
+    step: int
+    time: float
+    readonly: bool
+    min: float | None
+    max: float | None
+    step_size: float | None
+    choices: list[Any] | None
+    unit: str
+    doc: str
+
+
+class Parameter(BaseModel):
+    """One parameter of a function. Without `required`, `default` is what it has; null also where that is no JSON."""
+
+    name: str
+    kind: Literal["positional", "keyword", "positional_or_keyword", "var_positional", "var_keyword"]
+    required: bool
+    default: Any
+    annotation: str
+
+
+class Function(BaseModel):
+    """An exposed function."""
+
+    name: str
+    doc: str
+    signature: str
+    parameters: list[Parameter]
+
+
+class Detail(Summary):
+    """A run in full."""
+
+    values: list[Value]
+    functions: list[Function]
+    requests: list[Request]
+    version: int | None
+    reloadable: bool
+    error: Annotated[str | None, Field(description="Why the values and functions can't be read.")]
+
+
+class History(BaseModel):
+    """The course of a value: points of equal number of assignments, over the whole run."""
+
+    steps: list[int]
+    times: list[float]
+    last: list[float | None]
+    low: list[float | None]
+    high: list[float | None]
+    mean: list[float | None]
+
+
+class Histories(BaseModel):
+    """By name."""
+
+    history: dict[str, History]
+
+
+class Journal(BaseModel):
+    """The lines of a journal, its header first. `torn`: the last one was left out, since it is not whole."""
+
+    path: str | None
+    lines: list[dict[str, Any]]
+    torn: bool
+
+
+class Version(BaseModel):
+    """A version of the code; `changed`: the files that differ from the version before."""
+
+    number: int
+    made: float
+    sender: str
+    note: str
+    changed: list[str]
+
+
+class Versions(BaseModel):
+    """All versions, and the number of the one that runs."""
+
+    current: int | None
+    versions: list[Version]
+
+
+class File(BaseModel):
+    """A source file."""
+
+    path: str
+    shown: Annotated[str, Field(description="The path, relative to the project.")]
+    entry: Annotated[bool, Field(description="Whether it is the file that `code` of a reload replaces.")]
+    source: str
+
+
+class Code(Version):
+    """A version with its sources, and what it changed, as a unified diff."""
+
+    files: list[File]
+    diff: str
+
+
+class Cleaned(BaseModel):
+    """The ids of the runs that were removed."""
+
+    removed: list[str]

@@ -1,0 +1,267 @@
+"""What the runs publish, looked at by one poller for all pages.
+
+Each round looks for new run folders only if their parent has changed, and at the control file of each known run through
+a descriptor that stays open. What a round finds is turned into JSON once, whatever the number of pages. Where there are
+so many runs that a round takes long, rounds are further apart: they take a twentieth of a core at the most.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from spark_fast import run_folder
+from spark_fast.client.look import Look
+from spark_fast.client.run import Run, _open
+from spark_fast.errors import FolderRefusedError, SparkError
+from spark_fast.status import SparkStatus, monotonic
+from spark_fast.ui.feed import Feed
+from spark_fast.ui.memory import is_worker, resident
+from spark_fast.ui.threads import Threads
+from spark_fast.ui.views import to_json
+
+__all__ = ["Poller"]
+
+_log = logging.getLogger(__name__)
+
+_WATCHED = 0.5
+"""Seconds between rounds while a page looks."""
+_UNWATCHED = 5.0
+"""While none does: whoever comes then learns for how long a run has been at its step."""
+_SHARE = 20
+"""Rounds take one part in so many of a core at the most."""
+_FRESH = 0.25
+_MEMORY = 5.0
+"""Seconds between two looks at a worker's memory."""
+_MEMORY_LOOKS = 100
+"""Such looks in one round at the most."""
+_MEMORY_STEP = 1 << 20
+"""Bytes by which it has to differ to be worth an event."""
+_SETTLED = 0.05
+"""A folder that was changed less than so many seconds ago may be changed again without its time telling."""
+
+_Signature = tuple[int, int, int]
+
+
+@dataclass
+class _Seen:
+    """A run, as it was last seen."""
+
+    run: Run
+    look: Look | None = None
+    summary: dict[str, Any] = field(default_factory=dict)
+    text: str = ""
+    step: int = -1
+    step_since: float = 0.0
+    memory: int | None = None
+    memory_due: float = 0.0
+    pid: int = -1
+    pid_is_here: bool = False
+
+
+class _Folders:
+    """The run folders: which have come, and which have gone."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, _Seen] = {}
+        self._home: _Signature | None = None
+        self._unusable: dict[str, _Signature | None] = {}
+
+    def look(self) -> None:
+        """Brings `seen` up to date. Raises OSError, FolderRefusedError if the folder of runs can't be read."""
+        try:
+            home = run_folder.open_home()
+        except FileNotFoundError:
+            self._home = None
+            self.seen.clear()
+            self._unusable.clear()
+            return
+        try:
+            self._list(home)
+            for name, seen in list(self.seen.items()):
+                if os.fstat(seen.run._control).st_nlink == 0:  # removed, or a fresh worker has taken its name
+                    del self.seen[name]
+                    self._unusable[name] = None
+            for name, before in list(self._unusable.items()):
+                signature = _signature(name, home)
+                if before is None or signature != before:
+                    self._open(name, home, signature)
+        finally:
+            os.close(home)
+
+    def _list(self, home: int) -> None:
+        signature = _signature(home)
+        if signature is not None and signature == self._home:
+            return
+        names = set(run_folder.run_names(home))
+        self._home = signature
+        for name in self.seen.keys() - names:
+            del self.seen[name]
+        for name in self._unusable.keys() - names:
+            del self._unusable[name]
+        for name in names - self.seen.keys() - self._unusable.keys():
+            self._unusable[name] = None
+
+    def _open(self, name: str, home: int, signature: _Signature | None) -> None:
+        try:
+            self.seen[name] = _Seen(_open(home, name))
+        except (OSError, SparkError):
+            self._unusable[name] = signature
+        else:
+            del self._unusable[name]
+
+
+def _signature(folder: str | int, home: int | None = None) -> _Signature | None:
+    """What tells that nothing came into a folder or went; None if that can't be told yet."""
+    try:
+        found = os.stat(folder, dir_fd=home, follow_symlinks=False) if home is not None else os.stat(folder)
+    except OSError:
+        return None
+    if abs(time.time() - found.st_ctime) < _SETTLED:
+        return None
+    return found.st_dev, found.st_ino, found.st_ctime_ns
+
+
+class Poller:
+    """The runs of this user, kept up to date while the server runs.
+
+    threads: where rounds are made.
+
+    Attributes:
+        feed: the events named "runs".
+        error: why the runs can't be listed; None if they can.
+    """
+
+    def __init__(self, threads: Threads) -> None:
+        self._threads = threads
+        self._folders = _Folders()
+        self._turn = asyncio.Lock()
+        self._wanted = asyncio.Event()
+        self._made = -1e9
+        self._shown: dict[str, _Seen] = {}
+        self.error: str | None = None
+        self.feed = Feed("runs", self._whole)
+
+    async def keep_looking(self) -> None:
+        """Makes rounds until it is cancelled."""
+        while True:
+            try:
+                took = await self._round(0.0)
+            except Exception:
+                # Whatever is wrong with one run is no reason to show the others no more.
+                _log.exception("a look at the runs failed")
+                took = 0.0
+            pause = max(_WATCHED if self.feed.watched else _UNWATCHED, took * _SHARE)
+            self._wanted.clear()
+            try:
+                async with asyncio.timeout(pause):
+                    await self._wanted.wait()
+            except TimeoutError:
+                continue
+
+    def hurry(self) -> None:
+        """Makes the next round at once: something was asked for, or a page has come."""
+        self._wanted.set()
+
+    async def look(self) -> None:
+        """Makes a round now."""
+        await self._round(0.0)
+
+    async def summaries(self) -> list[dict[str, Any]]:
+        """All runs, by the time at which they began; none as it was more than a quarter of a second ago."""
+        await self._round(_FRESH)
+        now = monotonic()
+        found = [_with_age(seen, now) for seen in self._shown.values()]
+        return sorted(found, key=lambda summary: (summary["started"], summary["id"]))
+
+    async def summary(self, run: str) -> dict[str, Any] | None:
+        """One of them; None if there is no such run."""
+        await self._round(_FRESH)
+        if run not in self._shown:
+            await self._round(0.0)
+        seen = self._shown.get(run)
+        return None if seen is None else _with_age(seen, monotonic())
+
+    def _whole(self) -> str:
+        # A run that hangs makes no events: how long it has done so is told anew.
+        now = monotonic()
+        return _event([to_json(_with_age(seen, now)) for seen in self._shown.values()], [], self.error, full=True)
+
+    async def _round(self, age: float) -> float:
+        """Makes a round unless one was begun within `age` seconds; the CPU time that it took."""
+        async with self._turn:
+            began = monotonic()
+            if began - self._made < age:
+                return 0.0
+            self._made = began
+            changed, found, error, took = await self._threads.read(self._look)
+            gone = sorted(self._shown.keys() - found.keys())
+            news = bool(changed or gone) or error != self.error or not self.feed.begun
+            self._shown, self.error = found, error
+            if news:
+                self.feed.publish(_event([seen.text for seen in changed], gone, error, full=False))
+            return took
+
+    def _look(self) -> tuple[list[_Seen], dict[str, _Seen], str | None, float]:
+        """In a thread: the runs that changed, all runs, what is wrong, and the CPU time."""
+        began = time.thread_time()
+        error = None
+        try:
+            self._folders.look()
+        except (OSError, FolderRefusedError) as refused:
+            error = str(refused)
+            self._folders = _Folders()
+        now = monotonic()
+        found = dict(self._folders.seen)
+        memories = _MEMORY_LOOKS
+        changed = []
+        for seen in found.values():
+            news = _look_at(seen, now)
+            if memories and now >= seen.memory_due and seen.summary["ended"] is None:
+                memories -= 1
+                seen.memory_due = now + _MEMORY
+                news = _look_at_memory(seen) or news
+            if news:
+                seen.text = to_json(_with_age(seen, now))
+                changed.append(seen)
+        return changed, found, error, time.thread_time() - began
+
+
+def _look_at(seen: _Seen, now: float) -> bool:
+    """Whether the run has published something new."""
+    look = seen.run._look()
+    if look == seen.look and seen.summary:
+        return False
+    before, seen.look, seen.summary = seen.summary, look, seen.run._as_dict(look, now)
+    if seen.summary["step"] != seen.step:
+        seen.step, seen.step_since = seen.summary["step"], now
+    return seen.summary != before
+
+
+def _look_at_memory(seen: _Seen) -> bool:
+    """Whether the worker's memory has changed."""
+    pids = [rank["pid"] for rank in seen.summary["ranks"][:1] if SparkStatus(rank["status"]).live]
+    memory = None
+    if pids:
+        (pid,) = pids
+        if pid != seen.pid:
+            seen.pid, seen.pid_is_here = pid, is_worker(pid, seen.run.folder)
+        memory = resident(pid) if seen.pid_is_here else None
+    before, seen.memory = seen.memory, memory
+    if before is None or memory is None:
+        return before != memory
+    return abs(before - memory) >= _MEMORY_STEP
+
+
+def _with_age(seen: _Seen, now: float) -> dict[str, Any]:
+    live = SparkStatus(seen.summary["status"]).live
+    return seen.summary | {
+        "memory": seen.memory if live else None,
+        "since_checkpoint": round(now - seen.step_since, 3) if live else None,
+    }
+
+
+def _event(runs: list[str], gone: list[str], error: str | None, *, full: bool) -> str:
+    return f'{{"runs":[{",".join(runs)}],"gone":{to_json(gone)},"full":{to_json(full)},"error":{to_json(error)}}}'

@@ -1,0 +1,69 @@
+"""Runs that something was asked of, and the requests, for whoever asks what became of them."""
+
+import os
+from collections import OrderedDict
+from typing import Any
+
+from spark_fast import run_folder
+from spark_fast.client import Request, Run
+from spark_fast.client.run import _open
+from spark_fast.ui.views import request_view
+
+__all__ = ["Sent", "open_run"]
+
+_RUNS = 256
+_REQUESTS = 1024
+
+
+def open_run(name: str) -> Run | None:
+    """The run of this id; None if there is none. Raises SparkError, OSError if there is one that can't be used."""
+    try:
+        home = run_folder.open_home()
+        try:
+            return _open(home, name)
+        finally:
+            os.close(home)
+    except FileNotFoundError:
+        return None
+
+
+class Sent:
+    """Keeps the runs, so that the next request to one finds its control file mapped; and the last requests, since one
+    that was refused stands in no log."""
+
+    def __init__(self) -> None:
+        self._runs: OrderedDict[str, Run] = OrderedDict()
+        self._requests: OrderedDict[tuple[str, str], Request] = OrderedDict()
+        self._names: dict[str, str | None] = {}
+
+    def run(self, name: str) -> Run | None:
+        """The run of this id; None if there is none. Raises SparkError, OSError if it can't be used."""
+        found = self._runs.pop(name, None)
+        if found is None or os.fstat(found._control).st_nlink == 0:
+            found = open_run(name)
+        if found is not None:
+            self._runs[name] = found
+            while len(self._runs) > _RUNS:
+                self._runs.popitem(last=False)
+        return found
+
+    def keep(self, request: Request, name: str | None) -> None:
+        """Remembers what was sent; name: of the value or the function."""
+        self._requests[request._run.id, request.id] = request
+        self._names[request.id] = name
+        while len(self._requests) > _REQUESTS:
+            (_, ident), _ = self._requests.popitem(last=False)
+            self._names.pop(ident, None)
+
+    def view(self, request: Request) -> dict[str, Any]:
+        """The request for JSON."""
+        return request_view(request, self._names.get(request.id))
+
+    def request(self, run: str, ident: str) -> Request | None:
+        """The request of this id to a run: of those that were sent from here, and of those that the run's log holds."""
+        if (sent := self._requests.get((run, ident))) is not None:
+            return sent
+        found = self.run(run)
+        if found is None:
+            return None
+        return next((request for request in found.requests if request.id == ident), None)

@@ -1,0 +1,92 @@
+"""The app: its routes, what it says when something goes wrong, and its description."""
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from spark_fast import __version__
+from spark_fast.errors import SparkError
+from spark_fast.ui import api, assets, metrics, streaming
+from spark_fast.ui.security import Guard, Keys, answer, hosts_of
+from spark_fast.ui.state import State
+from spark_fast.ui.threads import BusyError
+
+__all__ = ["make_app"]
+
+
+def make_app(keys: Keys, *, host: str = "127.0.0.1", secure: bool = False) -> tuple[ASGIApp, State]:
+    """The app behind its guard, and what it keeps.
+
+    host: the name or address that the server is bound to.
+    secure: whether connections are encrypted.
+    """
+    state = State()
+    app = FastAPI(
+        title="spark-fast",
+        version=__version__,
+        openapi_url="/api/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=state.lifespan,
+        redirect_slashes=False,
+    )
+    app.state.spark = state
+    for each in (api, streaming, metrics, assets):
+        app.include_router(each.router)
+    app.add_exception_handler(HTTPException, _told)
+    app.add_exception_handler(RequestValidationError, _told_invalid)
+    app.add_exception_handler(BusyError, _told_busy)
+    app.add_exception_handler(SparkError, _told_unusable)
+    app.add_exception_handler(OSError, _told_unusable)
+    app.add_exception_handler(Exception, _told_broken)
+    _describe(app, keys)
+    return Guard(app, keys=keys, hosts=hosts_of(host), secure=secure), state
+
+
+def _describe(app: FastAPI, keys: Keys) -> None:
+    """Puts into the description what the guard asks for."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            found = get_openapi(title=app.title, version=app.version, routes=app.routes)
+            found.setdefault("components", {})["securitySchemes"] = {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "cookie": {"type": "apiKey", "in": "cookie", "name": keys.cookie_name},
+            }
+            found["security"] = [{"bearer": []}, {"cookie": []}]
+            app.openapi_schema = found
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign] # this is how FastAPI has it done
+
+
+async def _told(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return answer(error.status_code, str(error.detail), error.headers)
+
+
+async def _told_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    told = []
+    for each in error.errors():
+        where = ".".join(str(part) for part in each["loc"][1:]) or str(each["loc"][0])
+        told.append(f"{where}: {each['msg']}")
+    return answer(422, "; ".join(told))
+
+
+async def _told_busy(request: Request, error: Exception) -> Response:
+    return answer(503, str(error), {"retry-after": "5"})
+
+
+async def _told_unusable(request: Request, error: Exception) -> Response:
+    return answer(503, str(error))
+
+
+async def _told_broken(request: Request, error: Exception) -> Response:
+    # The server goes on; what happened is written to its standard error.
+    return answer(500, f"the server failed: {type(error).__name__}")

@@ -1,0 +1,55 @@
+"""What one server keeps while it runs."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, Request
+
+from spark_fast.ui.detail import Lookouts
+from spark_fast.ui.polling import Poller
+from spark_fast.ui.sent import Sent
+from spark_fast.ui.threads import Threads
+
+__all__ = ["Server", "State"]
+
+
+class State:
+    """The poller, the lookouts, the threads, and the requests that were sent from here."""
+
+    def __init__(self) -> None:
+        self.threads = Threads()
+        self.poller = Poller(self.threads)
+        self.sent = Sent()
+        self.lookouts = Lookouts(self.threads, self.sent)
+        self.closing = False
+        self.waiters = 0
+        self.bells: set[asyncio.Event] = set()
+
+    @asynccontextmanager
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        """Looks at the runs while the app runs."""
+        task = asyncio.create_task(self.poller.keep_looking())
+        try:
+            yield
+        finally:
+            self.close()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            self.threads.close()
+
+    def close(self) -> None:
+        """Ends the streams."""
+        self.closing = True
+        for bell in self.bells:
+            bell.set()
+
+
+async def _state(request: Request) -> State:  # async: others are called in a thread
+    found = request.app.state.spark
+    assert isinstance(found, State)
+    return found
+
+
+Server = Annotated[State, Depends(_state)]

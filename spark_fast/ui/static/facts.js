@@ -1,0 +1,65 @@
+// What both views show of a run: its status, its progress.
+
+import { attribute, el, show, text } from "./dom.js";
+import { clock, count, duration, isLive, loops } from "./format.js";
+
+const SILENT_SECONDS = 10;
+
+/** The status, with a word on what is not as it should be. */
+export class Status {
+  constructor() {
+    this.word = el("span", { class: "status" });
+    this.note = el("span", { class: "note" });
+    this.node = el("div", { class: "status-cell" }, this.word, this.note);
+  }
+
+  update(run, received) {
+    attribute(this.word, "data-status", run.status);
+    text(this.word, run.status);
+    let note = "";
+    let warns = false;
+    const silent = run.since_checkpoint === null ? 0 : run.since_checkpoint + (Date.now() - received) / 1000;
+    if (run.status === "paused" && run.resumes) note = `goes on at ${clock(run.resumes)}`;
+    else if (isLive(run) && run.status !== "paused" && silent > SILENT_SECONDS) {
+      note = `no checkpoint for ${duration(silent)}`;
+      warns = true;
+    }
+    text(this.note, note);
+    show(this.note, note !== "");
+    this.note.classList.toggle("warns", warns);
+  }
+}
+
+/** A bar, how many of how many, and the time that is left. */
+export class Progress {
+  constructor() {
+    this.bar = el("progress", { max: "1", "aria-label": "progress" });
+    this.words = el("span", { class: "progress-words" });
+    this.node = el("div", { class: "progress" }, this.bar, this.words);
+  }
+
+  update(run) {
+    const progress = run.progress;
+    const known = progress !== null && progress !== undefined;
+    const fraction = known ? progress.fraction : null;
+    show(this.bar, fraction !== null);
+    if (fraction !== null) attribute(this.bar, "value", fraction.toFixed(4));
+    const words = known ? [loops(progress)] : ["–"];
+    if (known && progress.seconds_left !== null && isLive(run)) words.push(`${duration(progress.seconds_left)} left`);
+    text(this.words, words.join(" · "));
+  }
+}
+
+/** How long a run has been there, or since when it is not. */
+export function age(run) {
+  const now = Date.now() / 1000;
+  if (isLive(run)) return duration(now - run.started);
+  return run.ended === null ? "–" : `${duration(now - run.ended)} ago`;
+}
+
+/** How many ranks, and how many of them live where some do not. */
+export function ranks(run) {
+  const all = run.ranks.length;
+  const live = run.ranks.filter((rank) => isLive(rank)).length;
+  return live === all || live === 0 ? count(all) : `${live}/${all}`;
+}

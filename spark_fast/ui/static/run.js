@@ -1,0 +1,198 @@
+// One run: what it does, its values, plots, functions, journal, code and ranks.
+
+import { Code } from "./code.js";
+import { Controls } from "./controls.js";
+import { Curve } from "./curve.js";
+import { attribute, Children, el, freshId, show, text } from "./dom.js";
+import { age, Progress, Status } from "./facts.js";
+import { clock, command, count, isLive, size, speed } from "./format.js";
+import { Functions } from "./functions.js";
+import { Plots } from "./plots.js";
+import { Timeline } from "./timeline.js";
+import { Values } from "./values.js";
+
+export class RunView {
+  constructor(id, stream, speeds) {
+    this.id = id;
+    this.stream = stream;
+    this.speeds = speeds;
+    this.status = new Status();
+    this.step = el("span", { class: "fact-value" });
+    this.speed = el("span", { class: "fact-value" });
+    this.curve = new Curve();
+    this.progress = new Progress();
+    this.memory = el("span", { class: "fact-value" });
+    this.age = el("span", { class: "fact-value" });
+    this.ageName = el("dt", {}, "Age");
+    this.ageFact = el("div", { class: "fact" }, this.ageName, el("dd", {}, this.age));
+    this.command = el("code", { class: "command" });
+    this.folder = el("span", { class: "folder" });
+    this.controls = new Controls({ full: true });
+    this.values = new Values(id);
+    this.functions = new Functions(id);
+    this.plots = new Plots(id);
+    this.timeline = new Timeline(id, (marks) => this.plots.mark(marks));
+    this.code = new Code(id);
+    this.ranks = new Ranks();
+    this.sections = [
+      section("Values", this.values.node),
+      section("Plots", this.plots.node),
+      section("Functions", this.functions.node),
+      section("Journal", this.timeline.node),
+      section("Code", this.code.node),
+      section("Ranks", this.ranks.node),
+    ];
+    const [values, plots, functions, journal, code, ranks] = this.sections.map(({ node }) => node);
+    this.missing = el("p", { class: "empty", hidden: true }, `There is no run ${id}. `, el("a", { href: "#/" }, "All runs"));
+    this.opening = el("p", { class: "hint" }, "opening…");
+    this.content = el(
+      "div",
+      { hidden: true },
+      el(
+        "div",
+        { class: "run-head" },
+        el("div", { class: "run-title" }, el("h1", {}, id), this.status.node),
+        el(
+          "dl",
+          { class: "facts" },
+          fact("Step", this.step),
+          fact("Steps/s", this.speed, this.curve.node),
+          fact("Progress", this.progress.node),
+          fact("Memory", this.memory),
+          this.ageFact,
+        ),
+        this.controls.node,
+        el("div", { class: "run-command" }, this.command, this.folder),
+      ),
+      el(
+        "nav",
+        { class: "sections", "aria-label": "Parts of this run" },
+        ...this.sections.map((each, at) =>
+          el("button", { type: "button", "aria-keyshortcuts": at + 1, onclick: () => this.#go(at) }, each.name),
+        ),
+      ),
+      el(
+        "div",
+        { class: "run-body" },
+        el("div", { class: "side" }, values),
+        el("div", { class: "wide-side" }, plots, functions, journal),
+      ),
+      code,
+      ranks,
+    );
+    this.node = el("div", { class: "run" }, el("a", { class: "back", href: "#/" }, "All runs"), this.missing, this.opening, this.content);
+  }
+
+  title() {
+    const run = this.run;
+    return run ? `${this.id}: ${run.status} – spark-fast` : `${this.id} – spark-fast`;
+  }
+
+  /** The newest of what is known: the detail, and the summary, which may be newer. */
+  get run() {
+    const { detail, runs } = this.stream;
+    return detail ?? runs.get(this.id) ?? null;
+  }
+
+  update(what) {
+    const missing = this.stream.missing === this.id && !this.stream.detail;
+    show(this.missing, missing);
+    const run = this.run;
+    show(this.opening, run === null && !missing);
+    show(this.content, run !== null);
+    if (run === null) return;
+    if (this.stream.detail && what === "runs") Object.assign(this.stream.detail, this.stream.runs.get(this.id) ?? {});
+    this.received = Date.now();
+    this.#facts(run);
+    const detail = this.stream.detail;
+    if (!detail) return;
+    this.values.update(detail);
+    this.functions.update(detail);
+    this.plots.update(detail);
+    this.timeline.update(detail);
+    this.code.update(detail);
+    this.ranks.update(detail);
+  }
+
+  #facts(run) {
+    this.status.update(run, this.received);
+    text(this.step, count(run.step));
+    text(this.speed, speed(run.steps_per_second));
+    this.progress.update(run);
+    text(this.memory, size(run.memory));
+    text(this.age, age(run));
+    text(this.ageName, isLive(run) ? "Age" : "Ended");
+    attribute(this.age, "title", `started ${clock(run.started)}`);
+    text(this.command, command(run.command));
+    attribute(this.command, "title", run.command.join(" "));
+    text(this.folder, run.folder);
+    this.controls.update(run);
+    this.node.classList.toggle("over", !isLive(run));
+  }
+
+  tick() {
+    const run = this.run;
+    if (run === null) return;
+    this.status.update(run, this.received);
+    text(this.age, age(run));
+    this.curve.show(this.speeds.of(this.id));
+    this.values.tick();
+    this.plots.tick();
+  }
+
+  #go(at) {
+    const { node, heading } = this.sections[at];
+    node.scrollIntoView({ block: "start" });
+    heading.focus({ preventScroll: true });
+  }
+
+  key(key) {
+    if (/^[1-6]$/.test(key)) {
+      this.#go(Number(key) - 1);
+      return true;
+    }
+    return this.run !== null && this.controls.key(key);
+  }
+
+  leave() {
+    this.plots.leave();
+    this.timeline.leave();
+  }
+}
+
+function section(name, content) {
+  const id = freshId();
+  const heading = el("h2", { id, tabindex: "-1" }, name);
+  return { name, heading, node: el("section", { class: `part ${name.toLowerCase()}-part`, "aria-labelledby": id }, heading, content) };
+}
+
+function fact(name, ...content) {
+  return el("div", { class: "fact" }, el("dt", {}, name), el("dd", {}, ...content));
+}
+
+class Ranks {
+  constructor() {
+    this.body = el("tbody");
+    const heads = ["Rank", "Status", "Step", "Process", "Host"].map((name) => el("th", { scope: "col" }, name));
+    this.node = el("div", { class: "scrolls" }, el("table", { class: "ranks" }, el("thead", {}, el("tr", {}, ...heads)), this.body));
+    const make = () => {
+      const cells = Array.from({ length: 4 }, () => el("td"));
+      const name = el("th", { scope: "row" });
+      const status = el("span", { class: "status" });
+      cells[0].append(status);
+      return { node: el("tr", {}, name, ...cells), name, cells, status };
+    };
+    this.rows = new Children(this.body, (rank) => rank.rank, make, ({ name, cells, status }, rank) => {
+      text(name, rank.rank);
+      text(status, rank.status);
+      attribute(status, "data-status", rank.status);
+      text(cells[1], count(rank.step));
+      text(cells[2], rank.pid);
+      text(cells[3], rank.host);
+    });
+  }
+
+  update(detail) {
+    this.rows.show(detail.ranks);
+  }
+}

@@ -1,0 +1,119 @@
+"""Runs, requests and what else the client has, as the API says them in JSON."""
+
+import json
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from spark_fast.client import Function, History, Request, Value
+
+__all__ = ["function_view", "history_view", "request_view", "shortened", "to_json", "value_view"]
+
+
+_RESULT_MAX = 16 << 10
+"""Characters of a result and what was printed that stand in a list of requests."""
+
+
+def to_json(value: object) -> str:
+    """Compact JSON; NaN and infinities, for which it has no word, are null."""
+    try:
+        return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), separators=(",", ":"), allow_nan=False)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+def request_view(request: Request, name: str | None = None) -> dict[str, Any]:
+    """A request, with what became of it by now.
+
+    name: of the value or the function, where it is known.
+    """
+    fate = request.fate
+    view = {
+        "id": request.id,
+        "kind": request.kind,
+        "sender": request.sender,
+        "asked": request.asked,
+        "version": request.version,
+        "fate": {
+            "state": str(fate.state),
+            "step": fate.step,
+            "by": fate.by,
+            "reason": fate.reason,
+            "final": fate.final,
+        },
+    }
+    if request.kind in ("set", "call"):
+        view |= {"name": name, "result": request.result, "output": request.output, "cut": False}
+    return view
+
+
+def shortened(view: dict[str, Any]) -> dict[str, Any]:
+    """A request as it stands in a list: without a long result."""
+    if view.get("result") is None and not view.get("output"):
+        return view
+    if len(to_json(view["result"])) + len(view["output"]) <= _RESULT_MAX:
+        return view
+    return view | {"result": None, "output": view["output"][:_RESULT_MAX], "cut": True}
+
+
+def value_view(value: Value) -> dict[str, Any]:
+    """An exposed value."""
+    return {
+        "name": value.name,
+        "value": value.value,
+        "type": value.type,
+        "step": value.step,
+        "time": value.time,
+        "readonly": value.readonly,
+        "min": value.min,
+        "max": value.max,
+        "step_size": value.step_size,
+        "choices": value.choices,
+        "unit": value.unit,
+        "doc": value.doc,
+    }
+
+
+def function_view(name: str, function: Function) -> dict[str, Any]:
+    """An exposed function."""
+    return {
+        "name": name,
+        "doc": function.doc,
+        "signature": function.signature,
+        "parameters": [
+            {
+                "name": each.name,
+                "kind": each.kind,
+                "required": each.required,
+                "default": each.default,
+                "annotation": each.annotation,
+            }
+            for each in function.parameters
+        ],
+    }
+
+
+def history_view(history: History) -> dict[str, list[Any]]:
+    """The course of a value."""
+    return {
+        "steps": history.steps,
+        "times": history.times,
+        "last": _plain(history.last),
+        "low": _plain(history.low),
+        "high": _plain(history.high),
+        "mean": _plain(history.mean),
+    }
+
+
+def _plain(numbers: Iterable[float]) -> list[float | None]:
+    return [number if math.isfinite(number) else None for number in numbers]
