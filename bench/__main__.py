@@ -23,7 +23,7 @@ def main() -> None:
     options = parser.parse_args()
     quick: bool = options.quick
 
-    from bench import idle, longest, parked, reload, report, start, values, wake
+    from bench import idle, longest, parked, reload, report, start, values, wake, web
     from bench.homes import become_worker
 
     began = time.monotonic()
@@ -51,6 +51,8 @@ def main() -> None:
     reloads = reload.measure(quick=quick)
     say("values and calls")
     found_values = values.measure(quick=quick)
+    say("the web server")
+    found_web = web.measure(quick=quick)
     say("the longest of many calls")
     slow_calls = longest.measure(calls=300_000 if quick else 10_000_000, seconds=3.0 if quick else 60.0)
 
@@ -65,6 +67,7 @@ def main() -> None:
         longest=slow_calls,
         reload=reloads,
         values=found_values,
+        web=found_web,
     )
     options.out.mkdir(parents=True, exist_ok=True)
     report.plot(found, options.out / IMAGE)

@@ -16,6 +16,7 @@ from bench.reload import Reload, Saved
 from bench.start import Import, List
 from bench.values import SHORT_STEP, STEP, Assigning, Flood, Steering, Values
 from bench.wake import Wake
+from bench.web import Looked, Web
 
 __all__ = ["Results", "Target", "plot", "summary", "targets", "text"]
 
@@ -34,6 +35,7 @@ class Results:
     longest: list[Longest]
     reload: Reload
     values: Values
+    web: Web
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,35 @@ def targets(found: Results) -> list[Target]:
             "100 ns",
         )
     )
+    return rows + _web_targets(found.web)
+
+
+def _web_targets(web: Web) -> list[Target]:
+    twin, *looked = web.looked
+    rows = []
+    for row in looked:
+        limit = 0.1 if row.pages == 1 else 0.5
+        rows.append(
+            Target(
+                f"`spark-fast ui`, {web.runs:,} live runs, {_pages(row)}",
+                "the same, no page",
+                f"{row.cores:.3f} cores",
+                f"{twin.cores:.3f} cores",
+                row.cores,
+                limit,
+                f"{row.cores:.3f} cores",
+                f"{limit:.1f} cores",
+            )
+        )
+    took = median(web.curves)
+    what = f"the curves of {web.values} values, each assigned {web.steps:,} times"
+    rows.append(Target(what, "-", _time(took * 1e9), "-", took, 1.0, _time(took * 1e9), "1 s"))
     return rows
+
+
+def _pages(row: Looked) -> str:
+    pages = f"{row.pages} page{'' if row.pages == 1 else 's'}" if row.pages else "no page"
+    return f"{pages}, each at a run of its own" if row.each else pages
 
 
 def _code(name: str) -> str:
@@ -365,6 +395,17 @@ flooded in turn, in random order; ratios of medians, but of the steps the median
 
 {_table(["", "undisturbed", "flooded", "ratio"], _flood_rows(found.values.flood))}
 
+## The web page
+
+The server of `spark-fast ui`, while pages look at the list of {found.web.runs:,} live runs, each of which is at another
+step ten times a second. `events` is how often a page is told what has changed:
+
+{_table(["", "cores", "events a second"], _web_rows(found.web))}
+
+The curves of a run's {found.web.values} values, each assigned {found.web.steps:,} times, from asking for all of them
+to having read the answer: {_time(median(found.web.curves) * 1e9)} at the median, {_time(max(found.web.curves) * 1e9)}
+at the most.
+
 ## The longest of many calls
 
 Each row is a process that made {found.longest[0].found["calls"]:,} calls, or as many as fit into its time, and
@@ -453,6 +494,10 @@ def _flood_rows(flood: Flood) -> list[list[str]]:
         ["95 %", quiet[1], flooded[1], ""],
         ["longest", quiet[2], flooded[2], ""],
     ]
+
+
+def _web_rows(web: Web) -> list[list[str]]:
+    return [[_pages(row), f"{row.cores:.3f}", f"{row.events:.2f}" if row.pages else "-"] for row in web.looked]
 
 
 def _longest_rows(found: Results) -> list[list[str]]:

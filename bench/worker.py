@@ -95,6 +95,61 @@ def live(count: int) -> dict[str, Any]:
     return {}
 
 
+def crowd(count: int) -> dict[str, Any]:
+    """So many runs that count as live and pass ten checkpoints a second, all held by this process: copies of a run,
+    each with the lock that says that its worker lives, and with its step moved on."""
+    import ctypes
+    import fcntl
+    import struct
+
+    import spark_fast as spark
+    from spark_fast import client, run_folder
+
+    spark.checkpoint()
+    (one,) = (run for run in client.runs() if run.ranks[0].pid == os.getpid())
+    source = one.folder / run_folder.CONTROL
+    flock = "hhqqi"
+    with source.open("rb") as file:
+        asked = struct.pack(flock, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        # Where the rank's slot lies is where its lock is held; its step is the second field.
+        _, _, start, length, _ = struct.unpack(flock, fcntl.fcntl(file, fcntl.F_OFD_GETLK, asked))
+        content = file.read()
+    about = json.loads((one.folder / run_folder.ABOUT).read_text())
+    kept, steps = [], []
+    for number in range(1, count):
+        folder = one.folder.parent / f"{one.id}-{number}"
+        folder.mkdir(0o700)
+        (folder / run_folder.CONTROL).write_bytes(content)
+        (folder / run_folder.ABOUT).write_text(json.dumps(about | {"id": folder.name}))
+        control = os.open(folder / run_folder.CONTROL, os.O_RDWR)
+        fcntl.fcntl(control, fcntl.F_OFD_SETLK, struct.pack(flock, fcntl.F_WRLCK, os.SEEK_SET, start, length, 0))
+        kept.append(mmap.mmap(control, len(content)))
+        steps.append(ctypes.c_uint64.from_buffer(kept[-1], start + 8))
+    print(json.dumps({"pid": os.getpid()}), flush=True)
+    over = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
+    while not over.wait(0.1):
+        spark.checkpoint()
+        for step in steps:
+            step.value += 1
+    return {}
+
+
+def expose(values: int, steps: int) -> dict[str, Any]:
+    """A run that has assigned so many values so often."""
+    import spark_fast as spark
+
+    names = [f"value{number}" for number in range(values)]
+    state = spark.expose(dict.fromkeys(names, 0.0))
+    for step in range(steps):
+        spark.checkpoint()
+        for name in names:
+            setattr(state, name, 1 / (step + 1))
+    print(json.dumps({"pid": os.getpid()}), flush=True)
+    sys.stdin.read()
+    return {}
+
+
 def once() -> dict[str, Any]:
     """A run of one step."""
     import spark_fast as spark
@@ -286,6 +341,10 @@ def main(words: list[str]) -> None:
             found = park(kind == "run")
         case ["live", count]:
             found = live(int(count))
+        case ["crowd", count]:
+            found = crowd(int(count))
+        case ["expose", values, steps]:
+            found = expose(int(values), int(steps))
         case ["once"]:
             found = once()
         case ["step"]:

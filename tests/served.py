@@ -15,6 +15,10 @@ from tests.support import kill, until
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
+errors: list[str] = []
+"""The exceptions that no script of a page caught."""
+
+
 def launch(playwright: Playwright) -> Browser:
     """This machine's Chromium."""
     found = next((path for name in CHROMIUM if (path := shutil.which(name))), None)
@@ -71,7 +75,9 @@ class Served:
 
 def opened(browser: Browser, served: Served, run: str | None = None, **options: Any) -> Page:
     """A page in a browser of its own, as somebody sees it who has opened the address; with `run`, at that run."""
-    page = browser.new_context(**({"viewport": {"width": 1400, "height": 900}} | options)).new_page()
+    context = browser.new_context(**({"viewport": {"width": 1400, "height": 900}} | options))
+    context.on("weberror", lambda error: errors.append(f"{error.error}"))
+    page = context.new_page()
     page.goto(served.address)
     if run is not None:
         page.goto(f"{page.url.split('#')[0]}#/runs/{run}")

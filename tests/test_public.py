@@ -108,6 +108,9 @@ def test_the_wheel_carries_what_it_needs_and_no_source_of_the_core(wheel: Path) 
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     assert {f"spark_fast/_core{suffix}", "spark_fast/_core.pyi", "spark_fast/py.typed"} <= names
     assert "spark_fast/examples/digits.py" in names
+    page = {path.name for path in (ROOT / "spark_fast" / "ui" / "static").iterdir()}
+    assert {f"spark_fast/ui/static/{name}" for name in page} <= names
+    assert "index.html" in page
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"spark_fast"}
 

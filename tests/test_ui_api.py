@@ -133,14 +133,22 @@ def test_a_run_whose_files_are_damaged_is_an_answer_and_not_the_end(server: Serv
 
 
 def test_a_damaged_board_is_said_and_the_rest_is_shown(server: Served, exposing: Child, home: Path) -> None:
+    exposing.run().pause()  # no value changes from here on
     assert server.get("/api/runs/test")["values"]
-    (home / "test" / "exposed.json").write_text("{")
+    description = home / "test" / "exposed.json"
+    whole = description.read_text()
+    description.write_text("{")
     with served() as fresh:
         found = fresh.get("/api/runs/test")
-        assert (found["values"], found["functions"], found["status"]) == ([], [], "running")
+        assert (found["values"], found["functions"], found["status"]) == ([], [], "paused")
         assert "damaged" in found["error"]
         assert "damaged" in _error(fresh.api.put("/api/runs/test/values/lr", json={"value": 0.5}), 503)
         assert 'spark_fast_steps_total{run="test"}' in fresh.api.get("/metrics").text
+        with fresh.stream("test") as stream:
+            assert "damaged" in stream.until(lambda name, data: name == "run")["error"]
+            description.write_text(whole)
+            told = stream.until(lambda name, data: name == "run" and data.get("error", "") is None)
+            assert told["values"]
 
 
 # --- ask ---
@@ -546,3 +554,21 @@ def test_the_page_and_the_plotting_library_come_from_this_machine(server: Served
 @pytest.mark.parametrize("name", ["nothing.js", "%2e%2e%2fserver.py", "..%2fserver.py", "server.py", ".", "index"])
 def test_nothing_else_is_served(server: Served, name: str) -> None:
     assert server.api.get(f"/static/{name}").status_code == 404
+
+
+def test_many_may_ask_for_one_run_at_a_time(server: Served, exposing: Child) -> None:
+    run = exposing.run()
+    statuses: list[int] = []
+
+    def ask() -> None:
+        with server.stranger(authorization=f"Bearer {server.keys.token}") as client_of_one:
+            for _ in range(30):
+                statuses.append(client_of_one.get("/api/runs/test").status_code)
+
+    askers = [threading.Thread(target=ask) for _ in range(8)]
+    for asker in askers:
+        asker.start()
+    while any(asker.is_alive() for asker in askers):
+        run.pause(timeout=20)  # between its speeds there is none
+        run.resume(timeout=20)
+    assert statuses == [200] * 240

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from spark_fast import client
 from tests.reloading import Edited
-from tests.served import Served, launch, opened
+from tests.served import Served, errors, launch, opened
 from tests.support import GATED, LOOP, Child, until
 
 expect.set_options(timeout=15_000)
@@ -36,11 +36,13 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(autouse=True)
-def contexts(browser: Browser) -> Iterator[None]:
-    """Closes the pages of a test with it."""
+def pages(browser: Browser) -> Iterator[None]:
+    """Closes the pages of a test with it. None of them may have raised an exception."""
+    errors.clear()
     yield
     for context in browser.contexts:
         context.close()
+    assert errors == []
 
 
 @pytest.fixture
@@ -274,7 +276,7 @@ def test_the_buttons_of_an_open_run(browser: Browser, served: Served, edited: Ed
 
 def test_a_run_that_is_not_there(browser: Browser, served: Served) -> None:
     page = opened(browser, served, "nobody")
-    expect(page.locator(".empty")).to_contain_text("There is no run nobody.")
+    expect(page.get_by_text("There is no run nobody.")).to_be_visible()
 
 
 def test_a_broken_edit_is_refused_and_a_good_one_runs(browser: Browser, served: Served, edited: Edited) -> None:
@@ -637,9 +639,10 @@ def test_a_run_of_fifty_values_opens_below_a_second(browser: Browser, served: Se
         until(lambda: page.evaluate("'Plotly' in window"), "the plot library has come")
         # All values, and a curve in each plot that is in view.
         page.evaluate("""() => {
+            const seen = (plot) => plot.getBoundingClientRect().top < innerHeight;
+            const drawn = (plot) => "sketched" in plot.dataset || plot.querySelector(".main-svg");
             const there = () => document.querySelectorAll(".value").length === 50
-                && [...document.querySelectorAll(".plot")].filter((plot) => plot.getBoundingClientRect().top < innerHeight)
-                    .every((plot) => "sketched" in plot.dataset || plot.querySelector(".main-svg"));
+                && [...document.querySelectorAll(".plot")].filter(seen).every(drawn);
             document.querySelector("a.run-name").addEventListener("click", () => {
                 const began = performance.now();
                 const look = () => there() ? (window.took = performance.now() - began) : requestAnimationFrame(look);
@@ -766,7 +769,15 @@ def test_nothing_is_wider_than_the_screen(
 def test_a_screen_reader_hears_what_became_of_a_request(browser: Browser, served: Served, edited: Edited) -> None:
     page = opened(browser, served)
     button(row(page), "pause").click()
-    expect(page.get_by_role("status")).to_contain_text(re.compile(r"test: pause done at step \d+"))
+    expect(page.locator("#polite[aria-live]")).to_contain_text(re.compile(r"test: pause done at step \d+"))
+
+
+def test_a_screen_reader_is_not_told_of_each_number(browser: Browser, served: Served, exposed: Edited) -> None:
+    page = opened(browser, served, "test")
+    expect(value(page, "loss")).to_be_visible()
+    live = """() => [...document.querySelectorAll("main output, main [aria-live], main [role=status]")]
+        .filter((node) => node.ariaLive !== "off").map((node) => node.outerHTML)"""
+    assert page.evaluate(live) == []
 
 
 def test_every_input_and_button_has_a_name(browser: Browser, served: Served, edited: Edited) -> None:

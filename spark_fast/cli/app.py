@@ -118,6 +118,7 @@ def run(
     replay: Annotated[
         str | None, typer.Option("--replay", metavar="FILE", help="Apply the requests of this journal again.")
     ] = None,
+    ui: Annotated[bool, typer.Option("--ui", help="Serve the web page, too, and print its address.")] = False,
 ) -> None:
     """Run a script or a module under control.
 
@@ -134,6 +135,7 @@ def run(
         reload_dirs=reload_dir or [],
         journal=journal,
         replay=replay,
+        page=ui,
     )
     raise typer.Exit(supervise(what))
 
@@ -217,6 +219,7 @@ def ui(
     ] = None,
     tls_key: Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its private key.")] = None,
     browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = False,
+    beside: Annotated[bool, typer.Option("--beside", hidden=True)] = False,
 ) -> None:
     """Serve a web page that shows the runs and steers them, for you alone. Prints its address.
 
@@ -224,7 +227,7 @@ def ui(
     """
     from spark_fast.cli import web
 
-    web.ui(host, port, insecure=insecure, certificate=tls_cert, key=tls_key, browser=browser)
+    web.ui(host, port, insecure=insecure, certificate=tls_cert, key=tls_key, browser=browser, beside=beside)
 
 
 # --- ask ---
@@ -499,8 +502,11 @@ def demo(
     hold: Annotated[
         bool, typer.Option("--hold", help="Only start the training: you steer it, from another terminal.")
     ] = False,
+    ui: Annotated[bool, typer.Option("--ui", help="With --hold: steer it in a browser, too.")] = False,
 ) -> None:
     """Train a small network, and pause, advance, resume and stop it from a second process."""
     from spark_fast.cli import demo as story
 
-    raise typer.Exit(int(story.hold() if hold else story.tell()))
+    if ui and not hold:
+        raise typer.BadParameter("it is for --hold", param_hint="--ui")
+    raise typer.Exit(int(story.hold(page=ui) if hold else story.tell()))

@@ -24,7 +24,7 @@ from rich.text import Text
 
 import spark_fast
 from spark_fast import client
-from spark_fast.cli import exits, showing
+from spark_fast.cli import beside, exits, showing
 from spark_fast.cli.exits import Exit
 from spark_fast.cli.words import duration, latency
 from spark_fast.client import Fate, FateState, NoSuchRunError, Run, SparkError, SparkStatus
@@ -520,15 +520,21 @@ def _stop(story: _Story, run: Run, training: _Training) -> _Report:
 # --- by hand ---
 
 
-def hold() -> Exit:
-    """Starts the training, prints what to type in another terminal, and stays until it ends."""
-    if _missing():
+def hold(*, page: bool = False) -> Exit:
+    """Starts the training, prints what to type in another terminal, and stays until it ends.
+
+    page: whether to serve the web page, too.
+    """
+    if _missing() or (page and beside.missing()):
         return Exit.REFUSED
     story = _Story()
     try:
         with _stage() as model:
             arguments = ["--epochs", "2000", "--lr", "0.01", "--delay", "0.05", "--report-every", "20"]
-            with _Training(_new_name(), model, arguments, echo=lambda line: story.line("training", line)) as training:
+            with (
+                _page(page),
+                _Training(_new_name(), model, arguments, echo=lambda line: story.line("training", line)) as training,
+            ):
                 return _attend(story, training, model)
     except KeyboardInterrupt:
         exits.say("interrupted; the training was ended")
@@ -536,6 +542,16 @@ def hold() -> Exit:
     except (_DemoError, SparkError, OSError, ImportError) as error:
         exits.say(f"not so: {error}" if isinstance(error, _DemoError) else str(error))
         return Exit.REFUSED
+
+
+@contextmanager
+def _page(wanted: bool) -> Iterator[None]:
+    found = beside.Page() if wanted else None
+    try:
+        yield
+    finally:
+        if found is not None:
+            found.close()
 
 
 def _attend(story: _Story, training: _Training, model: Path) -> Exit:

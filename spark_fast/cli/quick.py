@@ -21,7 +21,7 @@ def read(words: list[str]) -> Order | None:
     flags = set()
     while rest and rest[0].startswith("-"):
         option, equals, value = rest.pop(0).partition("=")
-        if option in ("-m", "--watch") and not equals:
+        if option in ("-m", "--watch", "--ui") and not equals:
             flags.add(option)
         elif option not in _WITH_VALUE:
             return None
@@ -43,4 +43,5 @@ def read(words: list[str]) -> Order | None:
         reload_dirs=values["--reload-dir"],
         journal=last["--journal"],
         replay=last["--replay"],
+        page="--ui" in flags,
     )

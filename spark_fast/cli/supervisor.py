@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spark_fast import _core, names, run_folder
-from spark_fast.cli import exits, watching
+from spark_fast.cli import beside, exits, watching
 from spark_fast.errors import SegmentError, SparkError
 from spark_fast.request import RESET
 
@@ -60,6 +60,7 @@ class Order:
         name: the run id, None for SPARK_FAST_RUN, or one that is drawn.
         reload_dirs, journal, replay: see RunnerOptions.
         watch: whether to reload what changes on disk.
+        page: whether to serve the web page, too.
     """
 
     target: str
@@ -70,6 +71,7 @@ class Order:
     journal: str | None = None
     replay: str | None = None
     watch: bool = False
+    page: bool = False
 
 
 def order(
@@ -82,6 +84,7 @@ def order(
     reload_dirs: list[str],
     journal: str | None,
     replay: str | None,
+    page: bool = False,
 ) -> Order:
     """The order that a command line gives. Its paths are those of the working directory as it is now."""
     return Order(
@@ -93,6 +96,7 @@ def order(
         reload_dirs=tuple(os.path.abspath(folder) for folder in reload_dirs),
         journal=journal if journal is None or journal.lower() in names.OFF else os.path.abspath(journal),
         replay=os.path.abspath(replay) if replay is not None else None,
+        page=page,
     )
 
 
@@ -104,11 +108,18 @@ def supervise(order: Order) -> int:
     """
     if order.watch and watching.missing():
         return exits.Exit.REFUSED
+    if order.page and beside.missing():
+        return exits.Exit.REFUSED
+    page = beside.Page(sys.stderr) if order.page else None
     # What is ignored now, by nohup or in a shell's background job, stays so in both processes.
     taken = {number for number in _HANDED_ON if signal.getsignal(number) is not signal.SIG_IGN} | _OURS
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, taken)
-    return _Supervisor(order, taken, mask).run()
+    try:
+        return _Supervisor(order, taken, mask).run()
+    finally:
+        if page is not None:
+            page.close()
 
 
 class _Supervisor:

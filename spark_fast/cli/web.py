@@ -1,22 +1,37 @@
 """`spark-fast ui`: serves the web page until it is ended."""
 
+import os
+import signal
+import sys
 import tempfile
+import threading
 import webbrowser
-from importlib.util import find_spec
 from pathlib import Path
 
+import typer
+
+from spark_fast.cli import beside as process
 from spark_fast.cli.exits import Exit, leave, say
 
 __all__ = ["ui"]
 
 
 def ui(
-    host: str, port: int | None, *, insecure: bool, certificate: Path | None, key: Path | None, browser: bool
+    host: str,
+    port: int | None,
+    *,
+    insecure: bool,
+    certificate: Path | None,
+    key: Path | None,
+    browser: bool,
+    beside: bool = False,
 ) -> None:
-    """Raises typer.Exit with a status of `Exit` if it can't be served, OSError if it can't listen there."""
-    missing = [name for name in ("fastapi", "uvicorn", "plotly") if find_spec(name) is None]
-    if missing:
-        raise leave(Exit.REFUSED, f"the page needs {' and '.join(missing)}: pip install 'spark-fast[ui]'")
+    """beside: whether it runs beside something else, and ends when standard input does.
+
+    Raises typer.Exit with a status of `Exit` if it can't be served, OSError if it can't listen there.
+    """
+    if process.missing():
+        raise typer.Exit(int(Exit.REFUSED))
     from spark_fast.ui.serving import Options, is_loopback, serve
 
     if (certificate is None) != (key is None):
@@ -30,14 +45,24 @@ def ui(
     with tempfile.TemporaryDirectory(prefix="spark-fast-") as folder:
 
         def started(address: str) -> None:
-            print(f"{address}\nCtrl-C ends the server; no run is touched.", flush=True)
+            if beside:
+                print(f"spark-fast: the page that shows and steers your runs: {address}", flush=True)
+            else:
+                print(f"{address}\nCtrl-C ends the server; no run is touched.", flush=True)
             if browser:
                 _open(address, Path(folder))
 
+        if beside:
+            threading.Thread(target=_end_with_input, daemon=True).start()
         try:
             serve(Options(host, port, certificate, key), started)
         except KeyboardInterrupt:
             return
+
+
+def _end_with_input() -> None:
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _open(address: str, folder: Path) -> None:

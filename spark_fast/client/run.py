@@ -241,12 +241,14 @@ class Run:
             self._sample = self._speed = None
             return None
         slot = look.slots[0]
-        if self._sample is None or slot["step"] < self._sample[1] or slot["mark"] > self._sample[0]:
-            self._sample, self._speed = (now, slot["step"]), None
-        elif now - self._sample[0] >= 0.5 and slot["step"] > self._sample[1]:
-            self._speed = (slot["step"] - self._sample[1]) / (now - self._sample[0])
-            self._sample = now, slot["step"]
-        return self._speed if self._speed is not None else mean
+        sample, speed = self._sample, self._speed  # another thread may be here too
+        if sample is None or slot["step"] < sample[1] or slot["mark"] > sample[0]:
+            sample, speed = (now, slot["step"]), None
+        elif now - sample[0] >= 0.5 and slot["step"] > sample[1]:
+            speed = (slot["step"] - sample[1]) / (now - sample[0])
+            sample = now, slot["step"]
+        self._sample, self._speed = sample, speed
+        return speed if speed is not None else mean
 
     @property
     def progress(self) -> Progress | None:

@@ -168,8 +168,6 @@ async def advance(server: Server, run: str, body: models.Advance) -> Response:
 async def reload(server: Server, run: str, body: models.Reload | None = None) -> Response:
     """Asks a run to go on with new code. Code that does not compile is refused."""
     said = body or models.Reload()
-    if said.code is not None and said.to is not None:
-        raise HTTPException(422, "code and to exclude each other")
     return await _ask(server, run, lambda found: found.reload(said.code, to=said.to, wait=False))
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,7 +10,7 @@ from spark_fast.code_versions import Store
 from spark_fast.errors import FolderRefusedError, SegmentError, SparkError, StoreError
 from spark_fast.status import monotonic
 from spark_fast.ui.feed import Feed
-from spark_fast.ui.sent import Sent, open_run
+from spark_fast.ui.sent import Sent, is_there, open_run
 from spark_fast.ui.threads import Threads
 from spark_fast.ui.views import function_view, shortened, to_json, value_view
 
@@ -42,7 +41,7 @@ class Parts:
     def look(self) -> dict[str, Any]:
         """The summary and all parts, by name. In a thread: it reads small files."""
         run = self._run
-        summary = run.as_dict()
+        summary = run.as_dict() | {"id": run.folder.name}
         try:
             view = run._view()
             log: object = view["tail"], view["changes"], summary["status"]
@@ -70,19 +69,20 @@ class Parts:
     def _look_at_board(self) -> None:
         run = self._run
         now = monotonic()
-        if now >= self._touch_due:
-            self._touch_due = now + _TOUCH
-            run.touch()
-        if not self._changed("board", run.board_version()):
-            return
         values: list[dict[str, Any]] = []
         functions: list[dict[str, Any]] = []
         error = None
         try:
+            if now >= self._touch_due:
+                self._touch_due = now + _TOUCH
+                run.touch()
+            if not self._changed("board", run.board_version()):
+                return
             values = [value_view(value) for value in run.values.values()]
             functions = [function_view(name, function) for name, function in run.functions.items()]
         except (SparkError, OSError) as damage:
             error = str(damage)
+            self._keys.pop("board", None)  # it may be readable at the next look, with no other version
         self._parts |= {"values": values, "functions": functions, "error": error}
 
     def _changed(self, part: str, key: object) -> bool:
@@ -133,7 +133,7 @@ class Lookout:
     def _look(self) -> tuple[dict[str, Any] | None, bool]:
         """What there is to say of the run, None if it has gone; and whether it is another one than before."""
         anew = False
-        if self._run is not None and os.fstat(self._run._control).st_nlink == 0:
+        if self._run is not None and not is_there(self._run):
             self._run = self._parts = None
         if self._run is None or self._parts is None:
             try:

@@ -234,7 +234,9 @@ def _look_at(seen: _Seen, now: float) -> bool:
     look = seen.run._look()
     if look == seen.look and seen.summary:
         return False
-    before, seen.look, seen.summary = seen.summary, look, seen.run._as_dict(look, now)
+    before, seen.look = seen.summary, look
+    # By the name of its folder it is asked for; a folder that was copied or renamed still holds the old one.
+    seen.summary = seen.run._as_dict(look, now) | {"id": seen.run.folder.name}
     if seen.summary["step"] != seen.step:
         seen.step, seen.step_since = seen.summary["step"], now
     return seen.summary != before

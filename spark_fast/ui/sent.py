@@ -9,7 +9,7 @@ from spark_fast.client import Request, Run
 from spark_fast.client.run import _open
 from spark_fast.ui.views import request_view
 
-__all__ = ["Sent", "open_run"]
+__all__ = ["Sent", "is_there", "open_run"]
 
 _RUNS = 256
 _REQUESTS = 1024
@@ -27,6 +27,15 @@ def open_run(name: str) -> Run | None:
         return None
 
 
+def is_there(run: Run) -> bool:
+    """Whether a run is still the one in its folder: neither removed nor renamed, nor replaced by a fresh worker."""
+    try:
+        there = os.stat(run.folder / run_folder.CONTROL, follow_symlinks=False)
+    except OSError:
+        return False
+    return os.path.samestat(there, os.fstat(run._control))
+
+
 class Sent:
     """Keeps the runs, so that the next request to one finds its control file mapped; and the last requests, since one
     that was refused stands in no log."""
@@ -39,7 +48,7 @@ class Sent:
     def run(self, name: str) -> Run | None:
         """The run of this id; None if there is none. Raises SparkError, OSError if it can't be used."""
         found = self._runs.pop(name, None)
-        if found is None or os.fstat(found._control).st_nlink == 0:
+        if found is None or not is_there(found):
             found = open_run(name)
         if found is not None:
             self._runs[name] = found
@@ -49,7 +58,7 @@ class Sent:
 
     def keep(self, request: Request, name: str | None) -> None:
         """Remembers what was sent; name: of the value or the function."""
-        self._requests[request._run.id, request.id] = request
+        self._requests[request._run.folder.name, request.id] = request
         self._names[request.id] = name
         while len(self._requests) > _REQUESTS:
             (_, ident), _ = self._requests.popitem(last=False)

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterable
 from typing import Any
 
 from spark_fast.client import Function, History, Request, Value
@@ -108,12 +107,8 @@ def history_view(history: History) -> dict[str, list[Any]]:
     return {
         "steps": history.steps,
         "times": history.times,
-        "last": _plain(history.last),
-        "low": _plain(history.low),
-        "high": _plain(history.high),
-        "mean": _plain(history.mean),
+        "last": history.last,
+        "low": history.low,
+        "high": history.high,
+        "mean": history.mean,
     }
-
-
-def _plain(numbers: Iterable[float]) -> list[float | None]:
-    return [number if math.isfinite(number) else None for number in numbers]

@@ -26,7 +26,7 @@ export class Code {
     this.problem = el("p", { class: "problem", role: "alert", hidden: true });
     this.list = el("ul", { class: "versions" });
     this.rows = new Children(this.list, (version) => version.number, (version) => this.#row(version), (row, version) => row.update(version));
-    this.diff = el("pre", { class: "diff", tabindex: "0", "aria-label": "changes" });
+    this.diff = el("pre", { class: "diff", tabindex: "0", role: "group", "aria-label": "changes" });
     this.back = el("button", { type: "button", "data-action": "back", hidden: true, onclick: () => this.#goBack() }, "");
     this.editor = new Editor((source) => this.#push(source), () => this.#load(this.current, true));
     this.fate = new FateLine({ full: true });

@@ -230,7 +230,7 @@ function signature(found) {
 
 function part(heading, name) {
   const id = freshId();
-  const content = el("pre", { tabindex: "0", "aria-labelledby": id });
+  const content = el("pre", { tabindex: "0", role: "group", "aria-labelledby": id });
   const node = el("div", { class: `call-${name}`, hidden: true }, el("h4", { id }, heading), content);
   return {
     node,

@@ -103,7 +103,7 @@ export class FateLine {
   constructor({ full = false } = {}) {
     this.what = el("span", { class: "fate-what" });
     this.words = el("span", { class: "fate-words" });
-    this.trace = full ? el("pre", { class: "trace", tabindex: "0", "aria-label": "traceback", hidden: true }) : null;
+    this.trace = full ? el("pre", { class: "trace", tabindex: "0", role: "group", "aria-label": "traceback", hidden: true }) : null;
     this.node = el("div", { class: "fate", hidden: true }, el("span", {}, this.what, " ", this.words), this.trace);
   }
 

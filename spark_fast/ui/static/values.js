@@ -267,7 +267,8 @@ class Choice {
 
 class Shown {
   constructor(value, id) {
-    this.output = el(value.type === "json" ? "pre" : "output", { id, class: "shown" });
+    // An output is read out at each change, unless it is told not to.
+    this.output = el(value.type === "json" ? "pre" : "output", { id, class: "shown", "aria-live": "off" });
     this.node = this.output;
     this.json = value.type === "json";
     this.write(value.value);

@@ -1,0 +1,166 @@
+"""What the web server costs while pages look at a thousand runs that move, and how long a run's curves take to come."""
+
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from bench.homes import environment, home
+from bench.processes import child
+
+__all__ = ["Looked", "Web", "measure"]
+
+PROCESSES = 10
+"""That hold the runs, so that each has as many files open as it may."""
+SETTLE = 10.0
+"""Seconds after which the server has seen all runs, and the memory of each."""
+
+
+@dataclass(frozen=True)
+class Looked:
+    """The server, while so many pages look.
+
+    Attributes:
+        pages: how many.
+        each: whether each also looks at a run of its own in full.
+        cores: the share of a CPU that the server used.
+        events: events that a page got in a second.
+    """
+
+    pages: int
+    each: bool
+    cores: float
+    events: float
+
+
+@dataclass(frozen=True)
+class Web:
+    """All that was found.
+
+    Attributes:
+        runs: live ones, each at another step ten times a second.
+        looked: the twin, a server that no page looks at, first.
+        values, steps: of the run whose curves were asked for: how many, and how often each was assigned.
+        curves: seconds in which they came, each time.
+    """
+
+    runs: int
+    looked: list[Looked]
+    values: int
+    steps: int
+    curves: list[float]
+
+
+@contextmanager
+def _server(folder: Path) -> Iterator[tuple[int, int, str]]:
+    """Its process, port and token."""
+    command = [sys.executable, "-m", "spark_fast", "ui", "--port", "0"]
+    process = subprocess.Popen(command, env=environment(folder), stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        address = urlsplit(process.stdout.readline().strip())
+        assert address.port is not None
+        yield process.pid, address.port, address.query.partition("=")[2]
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+def _get(port: int, token: str, path: str) -> bytes:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        content: bytes = answer.read()
+    return content
+
+
+class _Pages:
+    """Reads what the server sends to its pages, in a thread, and counts the events."""
+
+    def __init__(self, port: int, token: str, runs: list[str | None]) -> None:
+        self.events = 0
+        self._over = threading.Event()
+        self._lines = [_listen(port, token, run) for run in runs]
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    def _read(self) -> None:
+        while not self._over.is_set():
+            for line in select.select(self._lines, [], [], 0.2)[0]:
+                self.events += line.recv(1 << 20).count(b"event: runs")
+
+    def close(self) -> None:
+        self._over.set()
+        self._thread.join()
+        for line in self._lines:
+            line.close()
+
+
+def _listen(port: int, token: str, run: str | None) -> socket.socket:
+    line = socket.create_connection(("127.0.0.1", port))
+    query = "" if run is None else f"?run={run}"
+    head = f"GET /api/stream{query} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {token}\r\n\r\n"
+    line.sendall(head.encode())
+    return line
+
+
+def _look(folder: Path, pages: int, each: bool, seconds: float) -> Looked:
+    with _server(folder) as (pid, port, token):
+        names = [run["id"] for run in json.loads(_get(port, token, "/api/runs"))["runs"]]
+        looking = _Pages(port, token, [names[number] if each else None for number in range(pages)])
+        try:
+            time.sleep(SETTLE)
+            events, began, before = looking.events, time.monotonic(), _cpu_time(pid)
+            time.sleep(seconds)
+            took = time.monotonic() - began
+            cores = (_cpu_time(pid) - before) / took
+            told = (looking.events - events) / took / max(1, pages)
+        finally:
+            looking.close()
+        states = {run["status"] for run in json.loads(_get(port, token, "/api/runs"))["runs"]}
+        assert states == {"running"}, f"the runs are {states}"
+        assert told > 0.2 or not pages, "the pages were told nothing"
+    return Looked(pages, each, cores, told)
+
+
+def _cpu_time(pid: int) -> float:
+    """Seconds, of all threads."""
+    with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _curves(values: int, steps: int, rounds: int) -> list[float]:
+    with home() as folder, child(folder, "expose", str(values), str(steps)), _server(folder) as (_, port, token):
+        (run,) = json.loads(_get(port, token, "/api/runs"))["runs"]
+        names = [value["name"] for value in json.loads(_get(port, token, f"/api/runs/{run['id']}"))["values"]]
+        assert len(names) == values
+        query = "&".join(f"name={name}" for name in names)
+        took = []
+        for _ in range(rounds):
+            began = time.perf_counter()
+            found = json.loads(_get(port, token, f"/api/runs/{run['id']}/history?{query}"))["history"]
+            took.append(time.perf_counter() - began)
+            assert all(len(course["steps"]) > 500 and course["steps"][-1] >= steps * 0.9 for course in found.values())
+    return took
+
+
+def measure(*, runs: int = 1000, quick: bool = False) -> Web:
+    """Servers one after the other over the same runs, and one over a run with many curves."""
+    seconds = 5.0 if quick else 20.0
+    with ExitStack() as stack:
+        folder = stack.enter_context(home())
+        for _ in range(PROCESSES):
+            stack.enter_context(child(folder, "crowd", str(runs // PROCESSES)))
+        looked = [_look(folder, *kind, seconds) for kind in ((0, False), (1, False), (20, False), (20, True))]
+    values, steps = 50, 10_000 if quick else 1_000_000
+    return Web(runs, looked, values, steps, _curves(values, steps, 3 if quick else 11))

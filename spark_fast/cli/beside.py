@@ -1,0 +1,43 @@
+"""The web page's server beside something else: a process of its own that ends with this one, however that ends."""
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from typing import IO
+
+from spark_fast.cli.exits import say
+
+__all__ = ["Page", "missing"]
+
+_PATIENCE = 5.0
+
+
+def missing() -> bool:
+    """Whether what the page needs is not installed; says so then."""
+    lacking = [name for name in ("fastapi", "uvicorn", "plotly") if find_spec(name) is None]
+    if lacking:
+        say(f"the page needs {' and '.join(lacking)}: pip install 'spark-fast[ui]'")
+    return bool(lacking)
+
+
+class Page:
+    """The server. It prints its address, and ends when the pipe to it is closed: by close(), or by our death.
+
+    output: where it prints.
+    """
+
+    def __init__(self, output: IO[str] | None = None) -> None:
+        # -P: the working directory, where any file may be called as a module is, is no place to look for ours.
+        command = [sys.executable, "-P", "-m", "spark_fast", "ui", "--beside"]
+        # A session of its own: Ctrl-C is for the training, of which the page is to show the end.
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, start_new_session=True)
+
+    def close(self) -> None:
+        """Ends it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
