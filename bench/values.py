@@ -99,7 +99,7 @@ def measure(*, quick: bool) -> Values:
     return Values(
         _measure_assigning(15 if quick else 100, 0.002 if quick else 0.005),
         _measure_steering(*((2, 10) if quick else (10, 20))),
-        _measure_flood(2 if quick else 8, (2 if quick else 3) * _PERIOD),
+        _measure_flood(2 if quick else 6, (2 if quick else 3) * _PERIOD),
     )
 
 

@@ -127,7 +127,12 @@ def crowd(count: int) -> dict[str, Any]:
         steps.append(ctypes.c_uint64.from_buffer(kept[-1], start + 8))
     print(json.dumps({"pid": os.getpid()}), flush=True)
     over = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
+
+    def listen() -> None:
+        sys.stdin.read()
+        over.set()
+
+    threading.Thread(target=listen, daemon=True).start()
     while not over.wait(0.1):
         spark.checkpoint()
         for step in steps:
