@@ -400,8 +400,8 @@ average half a step later; one that is parked, at once:
 
 What a flood does: a process sets a value in an endless loop, without waiting for what becomes of it. The library holds
 it to a hundred a second, 32 at once; it had {median(found.values.flood.sent):.0f} a second. The training's steps are
-some work of about {_time(SHORT_STEP * 1e9)}, always the same; the third process asks and waits. Undisturbed and
-flooded in turn, in random order; ratios of medians, but of the steps the median of the rounds' ratios:
+some work of about {_time(SHORT_STEP * 1e9)}, always the same; a third process sets another value, and waits for each.
+Undisturbed and flooded in turn, in random order. The ratios of the steps are medians of the rounds' ratios:
 
 {_table(["", "undisturbed", "flooded", "ratio"], _flood_rows(found.values.flood))}
 
@@ -500,6 +500,12 @@ def _flood_rows(flood: Flood) -> list[list[str]]:
             f"{median(flood.quiet):,.0f}",
             f"{median(flood.flooded):,.0f}",
             f"{ratio(flood.flooded, flood.quiet):.3f} times",
+        ],
+        [
+            "time on a CPU for each step",
+            _time(median(flood.cpu_quiet)),
+            _time(median(flood.cpu_flooded)),
+            f"{ratio(flood.cpu_flooded, flood.cpu_quiet):.3f} times",
         ],
         ["`Run.set()` of a third process, median", quiet[0], flooded[0], f"{medians:.2f} times"],
         ["95 %", quiet[1], flooded[1], ""],

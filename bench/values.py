@@ -74,12 +74,16 @@ class Flood:
 
     Attributes:
         quiet, flooded: steps a second.
+        cpu_quiet, cpu_flooded: ns on a CPU for each step, with what is done for requests. Other processes that want the
+            CPUs disturb it less than the steps a second.
         sent: requests of that process a second.
         set_quiet, set_flooded: ns that Run.set() takes of a third process.
     """
 
     quiet: list[float] = field(default_factory=list)
     flooded: list[float] = field(default_factory=list)
+    cpu_quiet: list[float] = field(default_factory=list)
+    cpu_flooded: list[float] = field(default_factory=list)
     sent: list[float] = field(default_factory=list)
     set_quiet: list[int] = field(default_factory=list)
     set_flooded: list[int] = field(default_factory=list)
@@ -166,7 +170,7 @@ def _measure_flood(rounds: int, seconds: float) -> Flood:
     with (
         home_to_control() as folder,
         _shared_words() as (path, words),
-        child(folder, "steady", str(SHORT_STEP)),
+        child(folder, "steady", str(SHORT_STEP)) as training,
         child(folder, "flood", path),
     ):
         run = client.attach()
@@ -176,19 +180,28 @@ def _measure_flood(rounds: int, seconds: float) -> Flood:
                 time.sleep(1.25 * _PERIOD)  # by then it has come round once, or ended
                 took = found.set_flooded if flooding else found.set_quiet
                 rates = found.flooded if flooding else found.quiet
-                began, step, sent = time.monotonic(), run.step, words[SENT]
+                cpu = found.cpu_flooded if flooding else found.cpu_quiet
+                began, step, sent, used = time.monotonic(), run.step, words[SENT], _cpu_time(training.pid)
                 if setting:
                     _set_for_a_while(run, seconds, took, order)
                 else:
                     time.sleep(seconds)
                     lasted = time.monotonic() - began
-                    rates.append((run.step - step) / lasted)
+                    steps = run.step - step
+                    rates.append(steps / lasted)
+                    cpu.append((_cpu_time(training.pid) - used) / steps)
                     if flooding:
                         found.sent.append((words[SENT] - sent) / lasted)
                 assert (words[SENT] > sent) is flooding, "the other process sends when it is told to"
         words[FLOODING] = -1
         run.stop(timeout=LIMIT)
     return found
+
+
+def _cpu_time(pid: int) -> int:
+    """ns that a process of one thread has been on a CPU."""
+    with open(f"/proc/{pid}/schedstat", encoding="ascii") as file:
+        return int(file.read().split()[0])
 
 
 def _set_for_a_while(run: client.Run, seconds: float, took: list[int], order: random.Random) -> None:
