@@ -23,7 +23,7 @@ def main() -> None:
     options = parser.parse_args()
     quick: bool = options.quick
 
-    from bench import idle, longest, parked, reload, report, start, wake, web
+    from bench import idle, longest, parked, reload, report, start, values, wake, web
     from bench.homes import become_worker
 
     began = time.monotonic()
@@ -49,6 +49,8 @@ def main() -> None:
     listing = start.measure_list(runs=1000, live=100, rounds=3 if quick else 11)
     say("new code")
     reloads = reload.measure(quick=quick)
+    say("values and calls")
+    found_values = values.measure(quick=quick)
     say("the web server")
     found_web = web.measure(quick=quick)
     say("the longest of many calls")
@@ -64,6 +66,7 @@ def main() -> None:
         listing=listing,
         longest=slow_calls,
         reload=reloads,
+        values=found_values,
         web=found_web,
     )
     options.out.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import shared_memory
@@ -20,7 +20,7 @@ from typing import Any
 
 from bench.measure import Case
 
-__all__ = ["EMPTY", "Absent", "Peer", "open_peers"]
+__all__ = ["EMPTY", "Absent", "Peer", "open_loggers", "open_peers"]
 
 ITEMS = 10_000
 EMPTY = Case("an empty loop", "pass", {})
@@ -235,7 +235,38 @@ def _lightning(stack: ExitStack) -> Iterator[Peer]:
     yield Peer("Lightning's callback", version("lightning"), with_it, without, note)
 
 
-_MAKERS: list[tuple[str, Callable[[ExitStack], Iterator[Peer]]]] = [
+def _tensorboard(stack: ExitStack) -> Iterator[Peer]:
+    from torch.utils.tensorboard import SummaryWriter
+
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-"))
+    made: Any = SummaryWriter  # torch declares no types for it
+    writer = made(folder)
+    stack.callback(writer.close)
+    writer.add_scalar("loss", 0.5, 1)
+    writer.flush()
+    assert any(path.stat().st_size for path in Path(folder).iterdir()), "it writes"
+    case = Case("add_scalar", "writer.add_scalar('loss', x, step)", {"writer": writer, "x": 0.5, "step": 1})
+    yield Peer("TensorBoard's add_scalar", version("tensorboard"), case, EMPTY, "torch's SummaryWriter")
+
+
+def _wandb(stack: ExitStack) -> Iterator[Peer]:
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-"))
+    # All that it writes goes there, and nothing leaves the machine.
+    os.environ |= {f"WANDB_{name}_DIR": folder for name in ("CACHE", "CONFIG", "DATA", "ARTIFACT")}
+    os.environ["WANDB_ERROR_REPORTING"] = "false"
+    import wandb
+
+    run = wandb.init(mode="offline", project="bench", dir=folder, settings=wandb.Settings(silent=True, console="off"))
+    stack.callback(run.finish)
+    assert run.offline
+    case = Case("wandb.log", "wandb.log({'loss': x})", {"wandb": wandb, "x": 0.5})
+    note = "offline; its service catches up between the batches"
+    yield Peer("W&B's log", version("wandb"), case, EMPTY, note)
+
+
+_Makers = list[tuple[str, Callable[[ExitStack], Iterator[Peer]]]]
+
+_MAKERS: _Makers = [
     ("standard library", _flags),
     ("tqdm", _tqdm),
     ("reloading", _reloading),
@@ -243,24 +274,30 @@ _MAKERS: list[tuple[str, Callable[[ExitStack], Iterator[Peer]]]] = [
     ("transformers", _transformers),
     ("lightning", _lightning),
 ]
+_LOGGERS: _Makers = [("tensorboard", _tensorboard), ("wandb", _wandb)]
 
 
 @contextmanager
-def open_peers() -> Iterator[tuple[list[Peer], list[Absent]]]:
-    """All peers, ready to be called, and those that can't be had here."""
+def open_peers(makers: _Makers = _MAKERS) -> Iterator[tuple[list[Peer], list[Absent]]]:
+    """All peers of a step, ready to be called, and those that can't be had here."""
     peers: list[Peer] = []
     absent: list[Absent] = []
     with ExitStack() as stack, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name in ("lightning.pytorch", "transformers"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        for package, make in _MAKERS:
+        for package, make in makers:
             try:
                 with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
                     peers.extend(make(stack))
             except Exception as error:
                 absent.append(Absent(f"{package} {_version(package)}".rstrip(), f"{type(error).__name__}: {error}"))
         yield peers, absent
+
+
+def open_loggers() -> AbstractContextManager[tuple[list[Peer], list[Absent]]]:
+    """What people use to show a number, likewise."""
+    return open_peers(_LOGGERS)
 
 
 def _version(package: str) -> str:

@@ -148,6 +148,10 @@ def _within(seconds: float, done: Callable[[], bool]) -> bool:
     return True
 
 
+def _seen(shared: memoryview, edit: int) -> bool:
+    return _within(_UNSEEN, lambda: shared[0] == edit)
+
+
 def _write_in_place(path: Path, text: str) -> None:
     path.write_text(text)
 
@@ -197,7 +201,7 @@ def _measure_saves(edits: int, rounds: int) -> list[Saves]:
                         time.sleep(0.1 + order.random() / 20)
                         began = time.monotonic_ns()
                         save(script, text)
-                        if not _within(_UNSEEN, lambda wanted=edit: shared[0] == wanted):
+                        if not _seen(shared, edit):
                             assert not own, f"edit {edit} runs"
                             saved.unseen += 1
                             break

@@ -7,12 +7,14 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from bench.assigning import ASSIGN, ASSIGN_JSON, ASSIGN_TENSOR, PLAIN_ASSIGN, PLAIN_READ, READ
 from bench.idle import INTERVALS, Idle, how_it_is_called, kinds_of_call
 from bench.longest import Longest
-from bench.measure import median
+from bench.measure import median, ratio
 from bench.parked import Parked
 from bench.reload import Reload, Saved
 from bench.start import Import, List
+from bench.values import SHORT_STEP, STEP, Assigning, Flood, Steering, Values
 from bench.wake import Wake
 from bench.web import Looked, Web
 
@@ -32,6 +34,7 @@ class Results:
     listing: List
     longest: list[Longest]
     reload: Reload
+    values: Values
     web: Web
 
 
@@ -176,6 +179,20 @@ def targets(found: Results) -> list[Target]:
         if jurigged.took:
             other = median(jurigged.took)
             times(what, "jurigged", ours, other, ours / other, 1.0)
+    assigned = found.values.assigning.rounds
+    cost, plain = assigned.cost(ASSIGN), assigned.cost(PLAIN_ASSIGN)
+    rows.append(
+        Target(
+            f"`{ASSIGN}`, an exposed number",
+            "the same of a plain object",
+            _time(cost),
+            _time(plain),
+            cost,
+            100.0,
+            _time(cost),
+            "100 ns",
+        )
+    )
     return rows + _web_targets(found.web)
 
 
@@ -196,9 +213,19 @@ def _web_targets(web: Web) -> list[Target]:
                 f"{limit:.1f} cores",
             )
         )
-    took = median(web.curves)
-    what = f"the curves of {web.values} values, each assigned {web.steps:,} times"
-    rows.append(Target(what, "-", _time(took * 1e9), "-", took, 1.0, _time(took * 1e9), "1 s"))
+    took, fresh = median(web.opened) * 1e9, median(web.fresh) * 1e9
+    rows.append(
+        Target(
+            f"opening a run with {web.values} values, each assigned {web.steps:,} times: the API's answers",
+            "of a run that has assigned each once",
+            _time(took),
+            _time(fresh),
+            took,
+            1e9,
+            _time(took),
+            "1 s",
+        )
+    )
     return rows
 
 
@@ -359,6 +386,25 @@ of them import the one that was edited, so that all are executed again, or none 
 | `checkpoint()` beyond an empty method, under `spark-fast run` | {_time(median(found.reload.under.run))} |
 | the same under plain Python | {_time(median(found.reload.under.plain))} |
 
+## Values and calls
+
+In a training, beyond an empty loop, names looked up and all; in one process, batch after batch in turn:
+
+{_table(["", "version", "cost", f"times `{ASSIGN}`", ""], _assigning_rows(found.values.assigning))}
+
+From another process, {len(found.values.steering.read)} times each, at most some eighty a second so that no request
+waits for its sender's share. A training with steps of {_time(STEP * 1e9)} comes to it at its next checkpoint, on
+average half a step later; one that is parked, at once:
+
+{_table(["", "median", "95 %", "longest"], _steering_rows(found.values.steering))}
+
+What a flood does: a process sets a value in an endless loop, without waiting for what becomes of it. The library holds
+it to a hundred a second, 32 at once; it had {median(found.values.flood.sent):.0f} a second. The training's steps are
+some work of about {_time(SHORT_STEP * 1e9)}, always the same; a third process sets another value, and waits for each.
+Undisturbed and flooded in turn, in random order. The ratios of the steps are medians of the rounds' ratios:
+
+{_table(["", "undisturbed", "flooded", "ratio"], _flood_rows(found.values.flood))}
+
 ## The web page
 
 The server of `spark-fast ui`, while pages look at the list of {found.web.runs:,} live runs, each of which is at another
@@ -366,9 +412,10 @@ step ten times a second. `events` is how often a page is told what has changed:
 
 {_table(["", "cores", "events a second"], _web_rows(found.web))}
 
-The curves of a run's {found.web.values} values, each assigned {found.web.steps:,} times, from asking for all of them
-to having read the answer: {_time(median(found.web.curves) * 1e9)} at the median, {_time(max(found.web.curves) * 1e9)}
-at the most.
+Opening the page of a run with {found.web.values} values, each assigned {found.web.steps:,} times: from asking for the
+run to having read the courses of all its values, its journal and its versions takes
+{_time(median(found.web.opened) * 1e9)} at the median, {_time(max(found.web.opened) * 1e9)} at the most.
+Of a run that has assigned each once: {_time(median(found.web.fresh) * 1e9)}.
 
 ## The longest of many calls
 
@@ -401,6 +448,68 @@ def _saved_rows(reload: Reload) -> list[list[str]]:
 def _module_rows(reload: Reload) -> list[list[str]]:
     return [
         [str(each.count), _time(median(each.shared) * 1e9), _time(median(each.alone) * 1e9)] for each in reload.modules
+    ]
+
+
+def _assigning_rows(assigning: Assigning) -> list[list[str]]:
+    rounds, own = assigning.rounds, f"spark_fast {version('spark-fast')}"
+    cases = {
+        ASSIGN: (own, "a float"),
+        READ: (own, "what was set last"),
+        ASSIGN_JSON: (own, "a dict of three: JSON"),
+        ASSIGN_TENSOR: (own, "a tensor of one element, in the host's memory"),
+        PLAIN_ASSIGN: ("", "the twin: an attribute of a plain object"),
+        PLAIN_READ: ("", "that attribute, read"),
+    }
+    rows = [(f"`{case}`", case, *rest) for case, rest in cases.items() if case in rounds.found]
+    rows += [(peer.name, peer.case, peer.version, peer.note) for peer in assigning.peers]
+    return [
+        [name, of, _time(rounds.cost(case)), _many(rounds.ratio(case, ASSIGN)), note]
+        for name, case, of, note in sorted(rows, key=lambda row: rounds.cost(row[1]))
+    ] + [[gone.name, "not measured", "", "", gone.reason] for gone in assigning.absent]
+
+
+def _many(times: float) -> str:
+    return f"{times:,.0f}" if times >= 10 else f"{times:.2f}"
+
+
+def _spread(figures: list[int]) -> list[str]:
+    found = sorted(figures)
+    return [_time(median(found)), _time(found[len(found) * 95 // 100]), _time(found[-1])]
+
+
+def _steering_rows(steering: Steering) -> list[list[str]]:
+    return [
+        [what, *_spread(figures)]
+        for what, figures in (
+            ("`Run.set()` until it is known to be applied, running", steering.set),
+            ("until the running loop has read the value", steering.read),
+            ("`Run.set()` until it is known to be applied, parked", steering.set_parked),
+            ("`Run.call()` until its result is there, running", steering.call),
+            ("`Run.call()` until its result is there, parked", steering.call_parked),
+        )
+    ]
+
+
+def _flood_rows(flood: Flood) -> list[list[str]]:
+    quiet, flooded = _spread(flood.set_quiet), _spread(flood.set_flooded)
+    medians = median(flood.set_flooded) / median(flood.set_quiet)
+    return [
+        [
+            "steps a second",
+            f"{median(flood.quiet):,.0f}",
+            f"{median(flood.flooded):,.0f}",
+            f"{ratio(flood.flooded, flood.quiet):.3f} times",
+        ],
+        [
+            "time on a CPU for each step",
+            _time(median(flood.cpu_quiet)),
+            _time(median(flood.cpu_flooded)),
+            f"{ratio(flood.cpu_flooded, flood.cpu_quiet):.3f} times",
+        ],
+        ["`Run.set()` of a third process, median", quiet[0], flooded[0], f"{medians:.2f} times"],
+        ["95 %", quiet[1], flooded[1], ""],
+        ["longest", quiet[2], flooded[2], ""],
     ]
 
 

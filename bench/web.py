@@ -1,7 +1,8 @@
-"""What the web server costs while pages look at a thousand runs that move, and how long a run's curves take to come."""
+"""What the web server costs while pages look at a thousand runs that move, and how long opening a run takes."""
 
 import json
 import os
+import random
 import select
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from bench.homes import environment, home
@@ -50,15 +52,17 @@ class Web:
     Attributes:
         runs: live ones, each at another step ten times a second.
         looked: the twin, a server that no page looks at, first.
-        values, steps: of the run whose curves were asked for: how many, and how often each was assigned.
-        curves: seconds in which they came, each time.
+        values, steps: of the run that was opened: how many, and how often each was assigned.
+        opened: seconds in which the answers came to all that a page asks then, each time.
+        fresh: the same of the twin, a run that has assigned each of as many values once.
     """
 
     runs: int
     looked: list[Looked]
     values: int
     steps: int
-    curves: list[float]
+    opened: list[float]
+    fresh: list[float]
 
 
 @contextmanager
@@ -139,23 +143,40 @@ def _cpu_time(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _curves(values: int, steps: int, rounds: int) -> list[float]:
-    with home() as folder, child(folder, "expose", str(values), str(steps)), _server(folder) as (_, port, token):
-        (run,) = json.loads(_get(port, token, "/api/runs"))["runs"]
-        names = [value["name"] for value in json.loads(_get(port, token, f"/api/runs/{run['id']}"))["values"]]
-        assert len(names) == values
-        query = "&".join(f"name={name}" for name in names)
-        took = []
+def _opened(values: int, steps: int, rounds: int) -> tuple[list[float], list[float]]:
+    order = random.Random(1)
+    with (
+        home() as folder,
+        child(folder, "expose", str(values), str(steps)) as long,
+        child(folder, "expose", str(values), "1") as fresh,
+        _server(folder) as (_, port, token),
+    ):
+        runs = {run["ranks"][0]["pid"]: run["id"] for run in json.loads(_get(port, token, "/api/runs"))["runs"]}
+        found: dict[int, list[float]] = {long.pid: [], fresh.pid: []}
         for _ in range(rounds):
-            began = time.perf_counter()
-            found = json.loads(_get(port, token, f"/api/runs/{run['id']}/history?{query}"))["history"]
-            took.append(time.perf_counter() - began)
-            assert all(len(course["steps"]) > 500 and course["steps"][-1] >= steps * 0.9 for course in found.values())
-    return took
+            for pid in order.sample(list(found), 2):
+                took, courses = _open(port, token, runs[pid])
+                found[pid].append(took)
+                assert len(courses) == values
+                for course in courses.values():
+                    many = len(course["steps"]) > 500 and course["steps"][-1] >= steps * 0.9
+                    assert many if pid == long.pid else len(course["steps"]) <= 2, "the course is that of its run"
+    return found[long.pid], found[fresh.pid]
+
+
+def _open(port: int, token: str, run: str) -> tuple[float, dict[str, Any]]:
+    """Asks for what the page of a run asks for, one after the other; the seconds, and the courses of all values."""
+    began = time.perf_counter()
+    values = json.loads(_get(port, token, f"/api/runs/{run}"))["values"]
+    query = "&".join(f"name={value['name']}" for value in values)
+    courses: dict[str, Any] = json.loads(_get(port, token, f"/api/runs/{run}/history?{query}"))["history"]
+    for other in ("journal", "versions"):
+        json.loads(_get(port, token, f"/api/runs/{run}/{other}"))
+    return time.perf_counter() - began, courses
 
 
 def measure(*, runs: int = 1000, quick: bool = False) -> Web:
-    """Servers one after the other over the same runs, and one over a run with many curves."""
+    """Servers one after the other over the same runs, and one over a run with long curves."""
     seconds = 5.0 if quick else 20.0
     with ExitStack() as stack:
         folder = stack.enter_context(home())
@@ -163,4 +184,4 @@ def measure(*, runs: int = 1000, quick: bool = False) -> Web:
             stack.enter_context(child(folder, "crowd", str(runs // PROCESSES)))
         looked = [_look(folder, *kind, seconds) for kind in ((0, False), (1, False), (20, False), (20, True))]
     values, steps = 50, 10_000 if quick else 1_000_000
-    return Web(runs, looked, values, steps, _curves(values, steps, 3 if quick else 11))
+    return Web(runs, looked, values, steps, *_opened(values, steps, 3 if quick else 11))

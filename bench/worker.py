@@ -13,11 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["FUTEX", "STAMP", "STATE", "WORDS"]
+__all__ = ["ANSWER", "FLOODING", "FUTEX", "READ_AT", "READ_VALUE", "SENT", "STAMP", "STATE", "WORDS"]
 
 # Words that the two processes of the wake measurement share.
 WORDS = mmap.PAGESIZE
 FUTEX, STATE, STAMP = 0, 64, 128
+# And those of a steered and of a flooded training; of eight bytes each, in lines of their own.
+READ_VALUE, READ_AT, FLOODING, SENT = 0, 1, 8, 16
+
+ANSWER = 42
 
 
 def wake(path: str, rounds: int) -> dict[str, Any]:
@@ -123,7 +127,12 @@ def crowd(count: int) -> dict[str, Any]:
         steps.append(ctypes.c_uint64.from_buffer(kept[-1], start + 8))
     print(json.dumps({"pid": os.getpid()}), flush=True)
     over = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
+
+    def listen() -> None:
+        sys.stdin.read()
+        over.set()
+
+    threading.Thread(target=listen, daemon=True).start()
     while not over.wait(0.1):
         spark.checkpoint()
         for step in steps:
@@ -158,7 +167,7 @@ def once() -> dict[str, Any]:
 def step() -> dict[str, Any]:
     """What an idle checkpoint costs beyond an empty method, in batches in turn."""
     import spark_fast as spark
-    from bench.idle import Case, interleave
+    from bench.measure import Case, interleave
     from bench.twins import twin
     from spark_fast._core import worker
     from spark_fast.worker import session
@@ -172,6 +181,78 @@ def step() -> dict[str, Any]:
     assert worker.attached() and worker.step() > before
     costs = [one - other for one, other in zip(found["checkpoint"], found["empty"], strict=True)]
     return {"ns": statistics.median(costs), "host": session.host is not None}
+
+
+def _map_words(path: str) -> memoryview:
+    with open(path, "r+b") as file:
+        return memoryview(mmap.mmap(file.fileno(), WORDS)).cast("q")
+
+
+def steered(path: str, seconds: float) -> dict[str, Any]:
+    """A training with steps of so many seconds, which writes down when it has read a value that it did not know."""
+    import spark_fast as spark
+
+    def answer() -> int:
+        return ANSWER
+
+    words = _map_words(path)
+    state = spark.expose(number=0, answer=answer)
+    length, known = int(seconds * 1e9), 0
+    spark.checkpoint()
+    print(json.dumps({"pid": os.getpid()}), flush=True)
+    try:
+        while True:
+            spark.checkpoint()
+            number = state.number
+            if number != known:
+                words[READ_AT] = time.monotonic_ns()
+                words[READ_VALUE] = known = number
+            end = time.monotonic_ns() + length
+            while time.monotonic_ns() < end:
+                pass
+    except spark.SparkStopError:
+        return {}
+
+
+def steady(seconds: float) -> dict[str, Any]:
+    """A training whose steps are always the same work, which takes about so many seconds where nothing disturbs it."""
+    import spark_fast as spark
+
+    def spin(count: int) -> None:
+        for _ in range(count):
+            pass
+
+    def timed(count: int) -> float:
+        began = time.perf_counter()
+        spin(count)
+        return time.perf_counter() - began
+
+    count = int(seconds / min(timed(10_000) for _ in range(100)) * 10_000)
+    spark.expose(noise=0, other=0.0)
+    spark.checkpoint()
+    print(json.dumps({"pid": os.getpid()}), flush=True)
+    try:
+        while True:
+            spark.checkpoint()
+            spin(count)
+    except spark.SparkStopError:
+        return {}
+
+
+def flood(path: str) -> dict[str, Any]:
+    """Sets a value as often as it may, while it is told to."""
+    from spark_fast import client
+
+    words = _map_words(path)
+    run = client.attach()
+    print(json.dumps({"pid": os.getpid()}), flush=True)
+    while words[FLOODING] >= 0:
+        if words[FLOODING]:
+            run.set("noise", words[SENT], wait=False)
+            words[SENT] += 1
+        else:
+            time.sleep(0.005)
+    return {}
 
 
 def write(folder: str) -> dict[str, Any]:
@@ -273,6 +354,16 @@ def main(words: list[str]) -> None:
             found = once()
         case ["step"]:
             found = step()
+        case ["assign", rounds, seconds]:
+            from bench.assigning import assign
+
+            found = assign(int(rounds), float(seconds))
+        case ["steered", path, seconds]:
+            found = steered(path, float(seconds))
+        case ["steady", seconds]:
+            found = steady(float(seconds))
+        case ["flood", path]:
+            found = flood(path)
         case ["write", folder]:
             found = write(folder)
         case ["longest", call, interval, thread, calls, seconds]:
