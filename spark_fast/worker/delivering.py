@@ -78,6 +78,9 @@ def deliver(entry: dict[str, Any], step: int) -> None:
     try:
         try:
             reply = _do(entry)
+        except (Exception, SystemExit) as error:
+            # Of the user's code, in a place where nobody thinks of it: a default's repr(), say.
+            reply = _failure(error)
         finally:
             worker.set_step(step)
             _tell(entry, step, reply)
@@ -119,7 +122,7 @@ def _set(name: str, content: dict[str, Any]) -> Reply:
             exposing.set_value(name, content["value"])
     except UnfitError as error:
         return Reply("refused", str(error))
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a value that was set ends no training
         return _failure(error, output.text)
     return Reply("done", output=output.text)
 
@@ -149,7 +152,7 @@ def _call(name: str, ident: str, content: dict[str, Any]) -> Reply:
     try:
         plain = json.loads(json.dumps(result, default=_plain))
         size = len(json.dumps(plain))
-    except (TypeError, ValueError, RecursionError) as error:
+    except Exception as error:  # a tensor that can't be copied, a dict that another thread changes
         return Reply("failed", f"what {name}() returned is no JSON: {error}", output=output.text)
     if size > mailbox.RESULT_MAX:
         return Reply("failed", f"what {name}() returned has {size} bytes: at most {mailbox.RESULT_MAX} are sent")
@@ -165,7 +168,9 @@ def _plain(found: Any) -> Any:
 
 
 def _failure(error: BaseException, output: str = "") -> Reply:
-    reason = traceback.format_exception_only(error)[-1].strip()
+    found = traceback.TracebackException.from_exception(error)
+    found.__notes__ = None  # they would stand after it
+    reason = list(found.format_exception_only())[-1].strip()
     return Reply("failed", reason, report.as_printed(error), output=output)
 
 
@@ -192,7 +197,7 @@ def _answer(folder: Path, ident: int, reply: Reply) -> None:
 class _Output:
     """Standard output while a function runs: what this thread prints goes where it always goes, and is kept."""
 
-    def __init__(self, inner: TextIO) -> None:
+    def __init__(self, inner: TextIO | None) -> None:
         self._inner = inner
         self._thread = threading.get_ident()
         self._kept: list[str] = []
@@ -214,10 +219,16 @@ class _Output:
         return "".join(self._kept) + ("" if self._room > 0 else "…\n")
 
     def write(self, text: str) -> int:
+        # First there: what it does not take, bytes say, was not printed. A process without a console has none.
+        count = len(text) if self._inner is None else self._inner.write(text)
         if threading.get_ident() == self._thread and self._room > 0:
             self._kept.append(text[: self._room])
             self._room -= len(text)
-        return self._inner.write(text)
+        return count
+
+    def flush(self) -> None:
+        if self._inner is not None:
+            self._inner.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)

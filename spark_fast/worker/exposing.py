@@ -294,11 +294,12 @@ def _warn(what: str, text: str) -> None:
 def _described(fn: Callable[..., object]) -> Function:
     try:
         signature = inspect.signature(fn)
-    except (TypeError, ValueError):  # a builtin that does not say
+        shown = str(signature)
+        parameters = [_parameter(each) for each in signature.parameters.values()]
+    except Exception:  # a builtin that does not say, or a default whose repr() raises
         names = [Parameter("args", "var_positional", False), Parameter("kwargs", "var_keyword", False)]
         return Function(inspect.getdoc(fn) or "", "(*args, **kwargs)", names)
-    parameters = [_parameter(each) for each in signature.parameters.values()]
-    return Function(inspect.getdoc(fn) or "", str(signature), parameters)
+    return Function(inspect.getdoc(fn) or "", shown, parameters)
 
 
 _PARAMETER_KINDS = {

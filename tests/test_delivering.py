@@ -1,0 +1,107 @@
+"""What can go wrong while a value is set or a function called, and must not reach the training."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spark_fast.client import SparkCallError
+from tests.support import Child
+
+TRAINING = """
+import sys, time
+import spark_fast as spark
+
+class Unsent:
+    def tolist(self):
+        raise RuntimeError("it is on a device that is lost")
+
+class Unshown:
+    def __repr__(self):
+        raise RuntimeError("no repr")
+
+def unsent():
+    return Unsent()
+
+def prints_bytes():
+    print("before")
+    try:
+        sys.stdout.write(b"bytes")
+    except TypeError:
+        print("refused")
+
+def noted():
+    error = ValueError("as asked")
+    error.add_note("a note")
+    raise error
+
+def odd(default=Unshown()):
+    return 1
+
+def ends(value):
+    sys.exit(3)
+
+state = spark.expose(
+    unsent=unsent, prints_bytes=prints_bytes, noted=noted, odd=odd, ending=spark.value(1, on_set=ends)
+)
+while True:
+    spark.checkpoint()
+    time.sleep(0.001)
+"""
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Any:
+    with Child(tmp_path, TRAINING) as child:
+        yield child
+
+
+def test_a_result_whose_tolist_raises_is_the_callers_concern(training: Child) -> None:
+    run = training.run()
+    with pytest.raises(SparkCallError, match="it is on a device that is lost"):
+        run.call("unsent", spark_timeout=30)
+    training.steps_on(run)
+
+
+def test_what_standard_output_does_not_take_is_no_output(training: Child) -> None:
+    run = training.run()
+    assert run.request_call("prints_bytes", timeout=30).output == "before\nrefused\n"
+    training.steps_on(run)
+
+
+def test_an_exit_in_a_setter_ends_no_training(training: Child) -> None:
+    run = training.run()
+    fate = run.set("ending", 2, timeout=30).fate
+    assert (fate.state, fate.reason.splitlines()[0]) == ("failed", "SystemExit: 3")
+    assert run.values["ending"].value == 1
+    training.steps_on(run)
+
+
+def test_the_reason_is_the_exception_and_not_its_notes(training: Child) -> None:
+    with pytest.raises(SparkCallError) as caught:
+        training.run().call("noted", spark_timeout=30)
+    assert caught.value.reason == "ValueError: as asked"
+    assert "a note" in caught.value.traceback
+
+
+def test_a_default_that_can_not_be_shown_hides_the_signature_and_nothing_else(training: Child) -> None:
+    run = training.run()
+    assert run.functions["odd"].signature == "(*args, **kwargs)"
+    assert run.call("odd", spark_timeout=30) == 1
+    training.steps_on(run)
+
+
+def test_a_process_without_standard_output_prints_nowhere(tmp_path: Path) -> None:
+    code = """
+    import sys, time
+    import spark_fast as spark
+    sys.stdout = None
+    def say():
+        print("said", flush=True)
+    spark.expose(say=say)
+    while True:
+        spark.checkpoint()
+        time.sleep(0.001)
+    """
+    with Child(tmp_path, code) as child:
+        assert child.run().request_call("say", timeout=30).output == "said\n"
