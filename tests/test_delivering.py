@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from spark_fast.client import SparkCallError
-from tests.support import Child
+from tests.support import Child, until
 
 TRAINING = """
 import sys, time
@@ -105,3 +105,60 @@ def test_a_process_without_standard_output_prints_nowhere(tmp_path: Path) -> Non
     """
     with Child(tmp_path, code) as child:
         assert child.run().request_call("say", timeout=30).output == "said\n"
+
+
+PARKED = """
+import threading, time
+import spark_fast as spark
+
+hooks = []
+spark.on_pause(lambda: hooks.append("pause"))
+spark.on_resume(lambda: hooks.append("resume"))
+
+def goes_on():
+    while not state.over:
+        spark.checkpoint()
+        time.sleep(0.001)
+    return hooks
+
+def joins():
+    thread = threading.Thread(target=spark.checkpoint)
+    thread.start()
+    thread.join()
+    return threading.active_count()
+
+state = spark.expose(goes_on=goes_on, joins=joins, over=False, get_hooks=lambda: hooks)
+while True:
+    spark.checkpoint()
+    time.sleep(0.001)
+"""
+
+
+def test_a_function_that_was_called_while_parked_is_resumed_and_parks_again(tmp_path: Path) -> None:
+    with Child(tmp_path, PARKED) as child:
+        run = child.run()
+        run.pause()
+        call = run.request_call("goes_on", wait=False)
+        for _ in range(3):
+            run.resume(timeout=30)
+            assert run.status == "running"
+            assert run.pause(timeout=30).fate.state == "applied"
+            assert run.status == "paused"
+        run.set("over", True, timeout=30)
+        run.resume(timeout=30)
+        assert call.wait(30).state == "applied"
+        assert call.result == ["pause"]  # the loop has been parked all the time
+        child.steps_on(run)
+        run.pause(timeout=30)
+        assert run.call("get_hooks") == ["pause", "resume", "pause"]
+
+
+def test_a_function_that_was_called_while_parked_may_wait_for_a_thread_that_passes_a_checkpoint(tmp_path: Path) -> None:
+    with Child(tmp_path, PARKED) as child:
+        run = child.run()
+        run.pause()
+        call = run.request_call("joins", wait=False)
+        until(lambda: list((run.folder / "mail").iterdir()) == [], "it is called")
+        run.resume(timeout=30)
+        assert call.wait(30).state == "applied"
+        child.steps_on(run)

@@ -23,7 +23,7 @@ from spark_fast.mailbox import Reply
 from spark_fast.request import Kind, format_id
 from spark_fast.worker import exposing, journaling, report, session
 
-__all__ = ["busy", "claim", "deliver", "mine", "running_call", "stands_over"]
+__all__ = ["busy", "claim", "deliver", "depth", "mine", "running_call", "stands_over"]
 
 _KEPT = 128
 """Replies that are kept: as many as the log has entries."""
@@ -47,6 +47,11 @@ def busy() -> bool:
 def mine() -> bool:
     """Whether this thread is delivering something, so that it passes checkpoints of a function that was called."""
     return _thread == threading.get_ident()
+
+
+def depth() -> int:
+    """How many deliveries this thread is in: one within a function that another has called, say."""
+    return len(_held) if mine() else 0
 
 
 def running_call() -> str | None:

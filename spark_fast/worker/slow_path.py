@@ -118,7 +118,8 @@ class Hold:
     An exception, of a signal handler say, may arrive at any line: end() puts right whatever begin() came to.
 
     Where several threads of the process pass checkpoints, each parks; the first to come runs the hooks and speaks for
-    the worker.
+    the worker. While it runs a function that was called there, a park within that function speaks for the worker: what
+    the one around it waited for may be long over. The hooks of that one still stand.
     """
 
     _leader: "Hold | None" = None
@@ -126,6 +127,9 @@ class Hold:
     """The timed pause that was last published, and when it ends. A reload meanwhile does not begin it anew."""
 
     def __init__(self, step: int, counted: bool, seq: int, park_for: float) -> None:
+        self._thread = threading.get_ident()
+        self._depth = delivering.depth()
+        self._outer: Hold | None = None
         self._step = step
         self._counted = counted
         self._seq = seq
@@ -143,27 +147,30 @@ class Hold:
     def begin(self) -> None:
         """Runs the pause hooks and publishes that the worker is parked."""
         with session.turns:
-            if Hold._leader is None:
+            outer = Hold._leader
+            if outer is None or (outer._thread == self._thread and outer._depth < self._depth):
+                self._outer = outer
                 Hold._leader = self
         if Hold._leader is self:
-            hooks.run(resume=False)
+            if self._outer is None:
+                hooks.run(resume=False)
             self._publish()
 
     def end(self) -> None:
         """Publishes that the worker is parked no more, and runs the resume hooks."""
         if Hold._leader is self:
-            Hold._leader = None
+            Hold._leader = self._outer
             if not self._resumed:
                 with session.turns:
                     worker.unparked(self._step)
-            hooks.run(resume=True)
+            if self._outer is None:
+                hooks.run(resume=True)
 
     def goes_on(self) -> bool:
         """Applies what has come; whether the thread is to wait (again). Raises SparkStopError or SparkReloadError."""
         if self._ends is not None and time.monotonic() >= self._ends:
             self._resume()
-        with session.turns:
-            hold = take_turn(self._step, self._counted)
+        hold = take_turn(self._step, self._counted)
         if hold is None:
             return False
         self._seq, self._park_for = hold._seq, hold._park_for
