@@ -324,9 +324,9 @@ cdef class Worker:
         """Checkpoints passed."""
         return sf_worker_step()
 
-    def set_step(self, step: int) -> None:
-        """Counts on from here: what a call's own checkpoints have counted is no step of the loop."""
-        sf_worker_set_step(step)
+    def uncount(self) -> int:
+        """The checkpoint that was counted last was no step of the loop: the loop's step."""
+        return sf_worker_uncount()
 
     def attached(self) -> bool:
         """Whether this process is the worker of a run."""
@@ -348,7 +348,7 @@ cdef class Worker:
         return sf_worker_segment().fd if sf_worker_attached() else -1
 
     def turn(
-        self, step: int, counted: bool, *, reload: bool = True, mail: bool = True
+        self, step: int, counted: bool, *, reload: bool = True, mail: bool = True, inner: int = 0
     ) -> tuple[int, int, float, dict | None]:
         """Applies what is due: (action, sequence number, seconds to stay parked, the entry that asks).
 
@@ -356,6 +356,7 @@ cdef class Worker:
 
         reload: False leaves a reload, and what stands behind it in the log, for a later turn.
         mail: False does the same with values to set and functions to call.
+        inner: of a checkpoint of a function that was called: how many it has passed; 0 for one of the loop.
 
         Raises SegmentError or OSError when control is lost.
         """
@@ -365,8 +366,10 @@ cdef class Worker:
             (SF_TURN_COUNTED if counted else 0)
             | (0 if reload else SF_TURN_NO_RELOAD)
             | (0 if mail else SF_TURN_NO_MAIL)
+            | (SF_TURN_INNER if inner else 0)
         )
         cdef int rc
+        sf_worker_journal().inner = inner
         with nogil:
             rc = sf_turn(at, may, &turn)
         if rc < 0:

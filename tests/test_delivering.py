@@ -7,6 +7,7 @@ import pytest
 
 from spark_fast.client import SparkCallError
 from tests.support import Child, until
+from tests.test_reload_supervised import Supervised
 
 TRAINING = """
 import sys, time
@@ -162,3 +163,110 @@ def test_a_function_that_was_called_while_parked_may_wait_for_a_thread_that_pass
         run.resume(timeout=30)
         assert call.wait(30).state == "applied"
         child.steps_on(run)
+
+
+INNER = """
+import sys, time
+import spark_fast as spark
+
+def evaluate(batches, rest=0.0):
+    for number in range(batches):
+        spark.checkpoint()
+        state.seen = number
+    time.sleep(rest)
+    return state.seen
+
+state = spark.expose(evaluate=evaluate, seen=0)
+while True:
+    spark.checkpoint()
+    time.sleep(0.001)
+"""
+
+
+def test_what_is_asked_after_the_last_checkpoint_of_a_call_is_due_at_the_next_of_the_loop(tmp_path: Path) -> None:
+    with Child(tmp_path, INNER) as child:
+        run = child.run()
+        call = run.request_call("evaluate", [5000, 0.5], wait=False)
+        until(lambda: run.values["seen"].value == 4999, "it has passed its last")
+        pause = run.pause(timeout=30)
+        call.wait(30)
+        assert call.fate.step is not None and pause.fate.step is not None
+        assert pause.fate.step <= call.fate.step + 2
+        run.resume(timeout=30)
+        child.steps_on(run)
+
+
+def test_the_steps_that_a_pause_or_an_advance_waits_for_are_the_loops(tmp_path: Path) -> None:
+    with Child(tmp_path, INNER) as child:
+        run = child.run()
+        run.pause(timeout=30)
+        step = run.step
+        run.pause(at_step=step + 200, wait=False)
+        assert run.call("evaluate", 3000, spark_timeout=30) == 2999
+        run.wait("paused", 30)
+        assert run.step == step + 200
+        advance = run.advance(100, wait=False)
+        call = run.request_call("evaluate", [3000], timeout=30)
+        advance.wait(30)
+        assert (call.result, run.step, advance.fate.step) == (2999, step + 300, step + 300)
+
+
+def test_what_a_call_assigns_is_of_the_step_at_which_it_runs(tmp_path: Path) -> None:
+    with Child(tmp_path, INNER) as child:
+        run = child.run()
+        for _ in range(3):
+            step = run.request_call("evaluate", [1000], timeout=30).fate.step
+            assert run.values["seen"].step == step
+        steps = run.history("seen").steps
+        assert steps == sorted(steps)
+
+
+def test_what_was_applied_while_a_function_ran_is_replayed_at_the_same_checkpoint_of_it(tmp_path: Path) -> None:
+    code = """
+    import json, sys, time
+    import spark_fast as spark
+
+    def evaluate(batches):
+        seen = []
+        for _ in range(batches):
+            spark.checkpoint()
+            state.seen = len(seen)
+            seen.append(state.lr)
+            time.sleep(float(sys.argv[1]))
+        print(json.dumps(["within", seen]), flush=True)
+
+    state = spark.expose(evaluate=evaluate, lr=0, seen=0)
+    for step in spark.track(range(400)):
+        print(json.dumps([step, state.lr]), flush=True)
+        time.sleep(float(sys.argv[1]))
+    """
+    (tmp_path / "steered").mkdir()
+    path = tmp_path / "the.jsonl"
+    script = "project/train.py"
+    with Supervised(
+        tmp_path / "steered", code, str(tmp_path / "steered" / script), "0.002", options=("--journal", str(path))
+    ) as training:
+        run = training.run()
+        training.says(3)
+        call = run.request_call("evaluate", [200], wait=False)
+        for lr in (1, 2):
+            until(lambda: run.values["seen"].value > 20 * lr)  # noqa: B023
+            run.set("lr", lr)
+        until(lambda: run.values["seen"].value > 60)
+        run.pause()
+        run.set("lr", 3)
+        run.resume()
+        call.wait(30)
+        run.set("lr", 4)
+        expected = training.over()
+    within = next(line[1] for line in expected if line[0] == "within")
+    assert set(within) == {0, 1, 2, 3}
+    (tmp_path / "again").mkdir()
+    with Supervised(
+        tmp_path / "again",
+        code,
+        str(tmp_path / "again" / script),
+        "0.002",
+        options=("--replay", str(path), "--journal", "off"),
+    ) as training:
+        assert training.over() == expected

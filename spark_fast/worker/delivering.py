@@ -23,7 +23,7 @@ from spark_fast.mailbox import Reply
 from spark_fast.request import Kind, format_id
 from spark_fast.worker import exposing, journaling, report, session
 
-__all__ = ["busy", "claim", "deliver", "depth", "mine", "running_call", "stands_over"]
+__all__ = ["busy", "claim", "deliver", "depth", "inner", "mine", "pass_inner", "running_call", "stands_over"]
 
 _KEPT = 128
 """Replies that are kept: as many as the log has entries."""
@@ -34,6 +34,8 @@ _thread: int | None = None
 _held: list[int] = []
 """For each delivery that has begun and not ended, the pause that was in force where it began; 0 if none was. A function
 that passes checkpoints may be set a value there."""
+_inner = 0
+"""Checkpoints that were passed in the outermost delivery, which are no steps of the loop. All take the slow path."""
 _running: list[str] = []
 """The function that runs, if one does, and the id of its call."""
 _replied: deque[int] = deque()
@@ -54,6 +56,18 @@ def depth() -> int:
     return len(_held) if mine() else 0
 
 
+def inner() -> int:
+    """How many checkpoints this thread has passed in what it delivers; 0 if it delivers nothing."""
+    return _inner if mine() else 0
+
+
+def pass_inner() -> int:
+    """This thread has passed one more: the step at which the loop stands. Called with `session.turns`."""
+    global _inner
+    _inner += 1
+    return worker.uncount()
+
+
 def running_call() -> str | None:
     """The id of the call that this thread runs, None if it runs none."""
     return _running[1] if mine() and _running else None
@@ -70,9 +84,12 @@ def claim(held: int) -> None:
 
     held: the sequence number of the pause that is in force, 0 if none is.
     """
-    global _thread
+    global _thread, _inner
+    if not _held:
+        _inner = 0
     _thread = threading.get_ident()
     _held.append(held)
+    session.delivering(True)
 
 
 def deliver(entry: dict[str, Any], step: int) -> None:
@@ -87,12 +104,14 @@ def deliver(entry: dict[str, Any], step: int) -> None:
             # Of the user's code, in a place where nobody thinks of it: a default's repr(), say.
             reply = _failure(error)
         finally:
-            worker.set_step(step)
             _tell(entry, step, reply)
     finally:
-        _held.pop()
-        if not _held:
-            _thread = None
+        with session.turns:
+            _held.pop()
+            session.delivered(entry["id"])
+            if not _held:
+                _thread = None
+                session.delivering(False)
 
 
 def _do(entry: dict[str, Any]) -> Reply:

@@ -29,6 +29,7 @@ class Replay:
         self._path = ""
         self._code: dict[str, dict[str, str]] = {}
         self._payloads: dict[str, dict[str, Any]] = {}
+        self._over: set[str] = set()
         for line in journal.lines:
             if "files" in line:
                 self._code[line["id"]] = line["files"]
@@ -112,25 +113,30 @@ class Replay:
         """The step of the next request; None if none is left."""
         return self._waiting[-1]["step"] if self._waiting else None
 
-    def due(self, step: int, within: str | None = None) -> list[dict[str, Any]]:
+    def due(self, step: int, within: str | None = None, inner: int = 0) -> list[dict[str, Any]]:
         """Hands out, once, the requests of all steps up to this one.
 
-        within: the id of the call that is running, as the journal has it: its own checkpoints count, too, but only for
-            what was applied there.
+        within: the id of the call that is running, as the journal has it: only what was applied there is due.
+        inner: how many checkpoints that has passed itself.
         """
         found = []
         while self._waiting and self._waiting[-1]["step"] <= step:
             inside = self._waiting[-1].get("within")
-            if inside != within and inside is None:
-                break
-            line = self._waiting.pop()
-            if inside == within:
-                found.append(line)
-            else:
+            if inside in self._over:
+                line = self._waiting.pop()
                 report.warn(
                     f"the {line['kind']} of step {line['step']} can't be replayed: it came while a function ran"
                 )
+            elif inside != within or (inside is not None and self._waiting[-1].get("inner", 0) > inner):
+                break
+            else:
+                found.append(self._waiting.pop())
         return found
+
+    def over(self, call: str) -> None:
+        """A call, by its id in the journal, has returned, or could not be replayed: what was applied while it ran, and
+        was not reached, is due no more."""
+        self._over.add(call)
 
     def code_of(self, request: Mapping[str, Any]) -> dict[str, bytes]:
         """The sources that a reload brought, by path."""

@@ -40,6 +40,8 @@ def checkpoint(step: int, counted: bool, done: bool | None) -> None:
 def arrive(step: int, counted: bool, done: bool | None) -> "Hold | None":
     """take_turn() of a thread that comes to a checkpoint, and not of one that waits there and looks again."""
     with session.turns:
+        if counted and delivering.mine():
+            step = delivering.pass_inner()
         if counted and session.host is not None and session.host.thread == threading.get_ident():
             # What a function that was called passes says nothing of the loop's code.
             session.host.pass_checkpoint(False if delivering.mine() else done)
@@ -76,7 +78,11 @@ def _act(step: int, counted: bool) -> tuple[int, int, int, float, dict[str, Any]
         while True:
             # Only the thread under the host can be run again: to others a reload does not matter.
             action, seq, park_for, entry = _turn(
-                step, counted, reload=mine or host is None, mail=delivering.mine() or not delivering.busy()
+                step,
+                counted,
+                reload=mine or host is None,
+                mail=delivering.mine() or not delivering.busy(),
+                inner=delivering.inner(),
             )
             if action != _RAISE_RELOAD or entry is None:
                 break
@@ -96,9 +102,11 @@ def _act(step: int, counted: bool) -> tuple[int, int, int, float, dict[str, Any]
     return step, action, seq, park_for, entry
 
 
-def _turn(step: int, counted: bool, *, reload: bool, mail: bool) -> tuple[int, int, float, dict[str, Any] | None]:
+def _turn(
+    step: int, counted: bool, *, reload: bool, mail: bool, inner: int
+) -> tuple[int, int, float, dict[str, Any] | None]:
     try:
-        found = worker.turn(step, counted, reload=reload, mail=mail)
+        found = worker.turn(step, counted, reload=reload, mail=mail, inner=inner)
         session.follow()
         return found
     except (SegmentError, OSError) as error:
