@@ -5,8 +5,12 @@ from typing import Any
 
 import pytest
 
+from spark_fast import journal
 from spark_fast.client import SparkCallError
+from spark_fast.request import Kind
+from spark_fast.worker.replaying import Replay
 from tests.support import Child, until
+from tests.test_exposing import send
 from tests.test_reload_supervised import Supervised
 
 TRAINING = """
@@ -267,6 +271,64 @@ def test_what_was_applied_while_a_function_ran_is_replayed_at_the_same_checkpoin
         code,
         str(tmp_path / "again" / script),
         "0.002",
+        options=("--replay", str(path), "--journal", "off"),
+    ) as training:
+        assert training.over() == expected
+
+
+def test_mail_without_sense_does_not_cost_the_journal(tmp_path: Path) -> None:
+    with Child(tmp_path, INNER) as child:
+        run = child.run()
+        for kind, content in (
+            (Kind.SET, {"name": 3, "value": 7}),
+            (Kind.CALL, {"name": None, "args": []}),
+            (Kind.SET, {"name": "seen", "value": 7, "args": []}),
+            (Kind.CALL, {"name": "evaluate", "kwargs": {"batches": 3}}),
+        ):
+            assert send(run, kind, content).wait(30).final
+        run.set("seen", 5)
+        path = journal.of_folder(run.folder)
+        assert path is not None
+        found = journal.read(path)
+        assert [line["payload"] for line in found.lines if "payload" in line] == [
+            {"name": "seen", "value": 7, "args": []},
+            {"name": "evaluate", "kwargs": {"batches": 3}},
+            {"name": "seen", "value": 5},
+        ]
+        assert all(line.get("within") is None for line in Replay(found).due(1 << 60))
+
+
+def test_more_than_the_log_holds_is_replayed_at_one_step(tmp_path: Path) -> None:
+    code = """
+    import json, sys, time
+    import spark_fast as spark
+    seen = []
+    state = spark.expose(lr=spark.value(0, on_set=seen.append))
+    for step in spark.track(range(100)):
+        if len(seen) > 190 and seen[-1] is not None:
+            print(json.dumps([step, seen]), flush=True)
+            seen.append(None)
+        time.sleep(float(sys.argv[1]))
+    """
+    (tmp_path / "steered").mkdir()
+    path = tmp_path / "the.jsonl"
+    script = "project/train.py"
+    with Supervised(
+        tmp_path / "steered", code, str(tmp_path / "steered" / script), "0.01", options=("--journal", str(path))
+    ) as training:
+        run = training.run()
+        run.pause()
+        for lr in range(200):
+            run.set("lr", lr, wait=lr % 50 == 0)
+        run.resume()
+        expected = training.over()
+    assert expected[0][1] == list(range(200))
+    (tmp_path / "again").mkdir()
+    with Supervised(
+        tmp_path / "again",
+        code,
+        str(tmp_path / "again" / script),
+        "0.01",
         options=("--replay", str(path), "--journal", "off"),
     ) as training:
         assert training.over() == expected

@@ -123,10 +123,10 @@ def _do(entry: dict[str, Any]) -> Reply:
         content = mailbox.read_mail(folder, entry["mail"])
     except (StoreError, OSError) as error:
         return Reply("refused", f"what it carries can't be read: {error}")
-    journaling.payload(ident, content)
     name = content.get("name")
     if not isinstance(name, str):
         return Reply("refused", "what it carries is damaged")
+    journaling.payload(ident, content)
     if entry["kind"] == Kind.SET:
         return _set(name, content)
     try:

@@ -94,6 +94,8 @@ def _append(line: Mapping[str, Any]) -> None:
     try:
         with session.turns:  # in which the core writes its lines
             journal.append(_path, line)
+    except RecursionError:  # as deep as can be read, and then within a line: without its payload it is not replayed
+        report.warn("what a request carries is nested too deep for the journal")
     except OSError as error:
         report.warn(f"the journal {_path} can't be written any more: {error}")
         _path = None

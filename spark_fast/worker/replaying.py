@@ -113,14 +113,18 @@ class Replay:
         """The step of the next request; None if none is left."""
         return self._waiting[-1]["step"] if self._waiting else None
 
-    def due(self, step: int, within: str | None = None, inner: int = 0) -> list[dict[str, Any]]:
+    def due(
+        self, step: int, within: str | None = None, inner: int = 0, *, most: int | None = None
+    ) -> list[dict[str, Any]]:
         """Hands out, once, the requests of all steps up to this one.
+
 
         within: the id of the call that is running, as the journal has it: only what was applied there is due.
         inner: how many checkpoints that has passed itself.
+        most: how many at a time; None for all.
         """
-        found = []
-        while self._waiting and self._waiting[-1]["step"] <= step:
+        found: list[dict[str, Any]] = []
+        while (most is None or len(found) < most) and self._waiting and self._waiting[-1]["step"] <= step:
             inside = self._waiting[-1].get("within")
             if inside in self._over:
                 line = self._waiting.pop()
@@ -164,11 +168,14 @@ class Replay:
 def _with_calls(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The requests; one that was applied while a function ran has the id of that call as "within"."""
     running: list[str] = []
+    calls: set[str] = set()
     found = []
     for line in lines:
         if "kind" in line:
             found.append({**line, "within": running[-1]} if running else dict(line))
-        elif "payload" in line and "args" in line["payload"]:
+            if line["kind"] == "call":
+                calls.add(line["id"])
+        elif "payload" in line and line["id"] in calls:  # whatever it holds
             running.append(line["id"])
         elif line.get("returned") in running:
             running.remove(line["returned"])

@@ -241,7 +241,8 @@ def replay_due(step: int) -> None:
     from spark_fast.worker import delivering as delivery
 
     within = delivery.running_call()
-    for line in _replay.due(step, _replayed.get(within) if within is not None else None, delivery.inner()):
+    inside = _replayed.get(within) if within is not None else None
+    for line in _replay.due(step, inside, delivery.inner(), most=_room()):
         # A reset ended the process that the journal is of. That is all of it that is done again.
         mail = ""
         if line["kind"] == "reload":
@@ -273,6 +274,18 @@ def replay_due(step: int) -> None:
             report.warn(f"the {line['kind']} of step {line['step']} can't be replayed: {error}")
             _replay.over(line["id"])
     _watch()
+
+
+def _room() -> int:
+    """How many requests the log takes, and some that may come from elsewhere. What is asked of a run that is parked is
+    all of one step, and may be more than that."""
+    from spark_fast import _core
+
+    try:
+        tail = _core.read_view(worker.fileno())["tail"]
+        return _core.LOG_CAPACITY // 2 - (tail - int(_core.read_slot(worker.fileno(), 0)["applied"]))
+    except (SegmentError, OSError):  # what is wrong with it the turn that follows finds
+        return 0
 
 
 def delivered(ident: int) -> None:
