@@ -822,10 +822,17 @@ def board_keep_history(index: int) -> None:
         fail(rc, "board", None)
 
 
-def board_put_number(index: int, value: float) -> None:
-    """Puts a number into a cell, and into its history."""
-    cdef double number = value
+def board_put_number(index: int, value) -> None:
+    """Puts a number into a cell, and into its history: a bool, a whole number of 64 bits, or what can be a float."""
+    cdef double number
+    cdef int64_t whole
     cdef uint64_t bits
+    if isinstance(value, int) and -(1 << 63) <= value < 1 << 63:
+        whole = value
+        sf_board_put_number(index, SF_BOOLEAN if isinstance(value, bool) else SF_INTEGER, <uint64_t>whole,
+                            <double>whole, sf_worker_step())
+        return
+    number = value
     memcpy(&bits, &number, sizeof(bits))
     sf_board_put_number(index, SF_FLOAT, bits, number, sf_worker_step())
 

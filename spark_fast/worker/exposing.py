@@ -174,6 +174,10 @@ def expose(bindings: Mapping[str, Any] | None = None, /, **more: Any) -> State:
             initial = each.initial if isinstance(each, ExposedValue) else each
             if not tensors.is_tensor(initial):
                 _as_json(name, initial)
+                continue
+            # It is kept as long as the run lives: what it was computed from is not to be.
+            initial = tensors.detached(name, initial)
+            given[name] = replace(each, initial=initial) if isinstance(each, ExposedValue) else initial
     with _lock:
         for name, each in given.items():
             _origins[name] = origin
@@ -339,13 +343,15 @@ def _assign(name: str, it: Exposed | None, found: object) -> None:
         return
     text = _as_json(name, found)
     it.value = found
-    if it.index < 0:
+    if it.index < 0 or _folder is None:
         return
     limits = _limits[name]
     kind = type_of(found)
     try:
         if kind not in _KINDS or not it.fast or (isinstance(found, int) and not -(1 << 63) <= found < 1 << 63):
             _core.board_put_text(it.index, text)
+        elif isinstance(found, (int, float)) and kind in (limits.type, "integer") and limits.type != "boolean":
+            _core.board_put_number(it.index, found)  # of a subclass: a number of NumPy's, an IntEnum
         if kind != limits.type and not (kind == "integer" and limits.type == "number"):
             # The script has changed its mind; what may be set from outside follows.
             _limits[name] = replace(limits, type=kind, min=None, max=None, step=None, choices=None)

@@ -282,8 +282,9 @@ def _room() -> int:
     from spark_fast import _core
 
     try:
-        tail = _core.read_view(worker.fileno())["tail"]
-        return _core.LOG_CAPACITY // 2 - (tail - int(_core.read_slot(worker.fileno(), 0)["applied"]))
+        tail: int = _core.read_view(worker.fileno())["tail"]
+        applied: int = _core.read_slot(worker.fileno(), 0)["applied"]
+        return _core.LOG_CAPACITY // 2 - (tail - applied)
     except (SegmentError, OSError):  # what is wrong with it the turn that follows finds
         return 0
 
