@@ -128,6 +128,7 @@ cdef extern from "sf_worker.h" nogil:
         SF_TURN_NO_RELOAD
         SF_TURN_NO_MAIL
         SF_TURN_INNER
+        SF_DELIVER
     struct sf_yield:
         pass
     struct sf_turn_result "sf_turn":

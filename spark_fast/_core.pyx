@@ -7,6 +7,7 @@ import os
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.pythread cimport PyThread_get_thread_ident
 from libc.errno cimport EAGAIN, EFAULT, ENOENT, ENOSPC
 from libc.signal cimport SIGKILL
 from libc.stdlib cimport free, malloc
@@ -264,9 +265,11 @@ cdef class Worker:
     extension type is the cheapest thing that Python can call."""
 
     cdef object slow
+    cdef readonly list handed
 
     def __cinit__(self):
         self.slow = None
+        self.handed = []
 
     def checkpoint(self, *, bint collective=True):
         """Lets the run be controlled here: the only place where a request takes effect.
@@ -352,7 +355,8 @@ cdef class Worker:
     ) -> tuple[int, int, float, dict | None]:
         """Applies what is due: (action, sequence number, seconds to stay parked, the entry that asks).
 
-        The entry of mail has the pause that is in force there, 0 if none is, as "held".
+        The entry of mail has the pause that is in force there, 0 if none is, as "held", and the thread as "thread"; it
+        stands in `handed` until tell().
 
         reload: False leaves a reload, and what stands behind it in the log, for a later turn.
         mail: False does the same with values to set and functions to call.
@@ -378,11 +382,16 @@ cdef class Worker:
         if turn.action > 1:
             entry = entry_dict(&turn.entry)
             entry["held"] = turn.held
+            if turn.action == SF_DELIVER:
+                # Kept here, where no signal handler comes in between: what was handed out is not lost.
+                entry["thread"] = PyThread_get_thread_ident()
+                self.handed = [*self.handed, entry]
         return turn.action, turn.seq, turn.park_for / 1e9, entry
 
     def tell(self, seq: int, step: int, *, failed: bool) -> None:
         """Publishes what came of a reload, or of mail, that turn() handed out."""
         sf_worker_tell(seq, step, failed)
+        self.handed = [entry for entry in self.handed if entry["seq"] != seq]
 
     def watch(self, step: int) -> None:
         """From this step on each checkpoint takes the slow path; NEVER ends that."""

@@ -332,3 +332,60 @@ def test_more_than_the_log_holds_is_replayed_at_one_step(tmp_path: Path) -> None
         options=("--replay", str(path), "--journal", "off"),
     ) as training:
         assert training.over() == expected
+
+
+INTERRUPTED = """
+import time
+import spark_fast as spark
+from spark_fast import mailbox
+from spark_fast.worker import delivering
+
+def interrupted(where, name):
+    inner = getattr(where, name)
+    def once(*args, **kwargs):
+        setattr(where, name, inner)
+        raise KeyboardInterrupt
+    setattr(where, name, once)
+
+def before():
+    interrupted(delivering, "deliver")
+
+def answering():
+    interrupted(mailbox, "write_reply")
+
+def within():
+    raise KeyboardInterrupt
+
+def within_setter(value):
+    raise KeyboardInterrupt
+
+state = spark.expose(
+    before=before, answering=answering, within=within, lr=1, bad=spark.value(1, on_set=within_setter), caught=0
+)
+while True:
+    try:
+        spark.checkpoint()
+        time.sleep(0.001)
+    except KeyboardInterrupt:
+        state.caught += 1
+"""
+
+
+def test_an_interrupt_at_any_moment_leaves_a_fate_and_a_run_that_goes_on(tmp_path: Path) -> None:
+    with Child(tmp_path, INTERRUPTED) as child:
+        run = child.run()
+        run.call("before", spark_timeout=30)
+        assert run.set("lr", 2, timeout=30).fate.state == "applied"
+        assert (run.values["lr"].value, run.values["caught"].value) == (2, 1)
+        assert run.request_call("answering", timeout=30).fate.state == "failed"
+        fate = run.request_call("within", timeout=30).fate
+        assert (fate.state, fate.reason) == ("failed", "it was left before it had ended")
+        assert run.set("bad", 2, timeout=30).fate.state == "failed"
+        until(lambda: run.values["caught"].value == 4)
+        assert run.values["bad"].value == 1
+        step = run.step
+        run.advance(20, timeout=30)
+        assert step < run.step < step + 1000
+        assert run.set("lr", 3, timeout=30).fate.state == "applied"
+        run.resume(timeout=30)
+        child.steps_on(run)

@@ -23,17 +23,27 @@ from spark_fast.mailbox import Reply
 from spark_fast.request import Kind, format_id
 from spark_fast.worker import exposing, journaling, report, session
 
-__all__ = ["busy", "claim", "deliver", "depth", "inner", "mine", "pass_inner", "running_call", "stands_over"]
+__all__ = [
+    "busy",
+    "deliver",
+    "depth",
+    "inner",
+    "inside",
+    "left_over",
+    "mine",
+    "pass_inner",
+    "running_call",
+    "stands_over",
+]
 
 _KEPT = 128
 """Replies that are kept: as many as the log has entries."""
 _OUTPUT_MAX = 64 << 10
 
-_thread: int | None = None
-"""The thread that delivers something; only one does."""
-_held: list[int] = []
-"""For each delivery that has begun and not ended, the pause that was in force where it began; 0 if none was. A function
-that passes checkpoints may be set a value there."""
+_begun: list[int] = []
+"""The deliveries that have begun and not ended, by the sequence numbers of their requests, the outermost first: a
+function that passes checkpoints may be set a value there. All are of one thread. What was handed out by the core and
+has not begun, since a signal handler has raised an exception in between, is delivered at the next checkpoint."""
 _inner = 0
 """Checkpoints that were passed in the outermost delivery, which are no steps of the loop. All take the slow path."""
 _running: list[str] = []
@@ -42,23 +52,35 @@ _replied: deque[int] = deque()
 
 
 def busy() -> bool:
-    """Whether something is being delivered: what else there is waits."""
-    return _thread is not None
+    """Whether something is being delivered, or about to be: what else there is waits."""
+    return bool(worker.handed)
 
 
 def mine() -> bool:
-    """Whether this thread is delivering something, so that it passes checkpoints of a function that was called."""
-    return _thread == threading.get_ident()
+    """Whether it is this thread that delivers."""
+    handed = worker.handed
+    return bool(handed) and handed[0]["thread"] == threading.get_ident()
+
+
+def inside() -> bool:
+    """Whether this thread passes checkpoints of a function that was called."""
+    return bool(_begun) and mine()
 
 
 def depth() -> int:
     """How many deliveries this thread is in: one within a function that another has called, say."""
-    return len(_held) if mine() else 0
+    return len(_begun) if mine() else 0
+
+
+def left_over() -> dict[str, Any] | None:
+    """What was handed to this thread, and has not begun. Called with `session.turns`."""
+    handed = worker.handed
+    return handed[-1] if mine() and handed[-1]["seq"] not in _begun else None
 
 
 def inner() -> int:
     """How many checkpoints this thread has passed in what it delivers; 0 if it delivers nothing."""
-    return _inner if mine() else 0
+    return _inner if inside() else 0
 
 
 def pass_inner() -> int:
@@ -70,34 +92,29 @@ def pass_inner() -> int:
 
 def running_call() -> str | None:
     """The id of the call that this thread runs, None if it runs none."""
-    return _running[1] if mine() and _running else None
+    return _running[1] if inside() and _running else None
 
 
 def stands_over(pause: int) -> bool:
     """Whether this thread runs a function that was called while the worker was parked for this pause: it does not park
     for it a second time."""
-    return mine() and pause in _held
-
-
-def claim(held: int) -> None:
-    """This thread is about to deliver something. Called with `session.turns`.
-
-    held: the sequence number of the pause that is in force, 0 if none is.
-    """
-    global _thread, _inner
-    if not _held:
-        _inner = 0
-    _thread = threading.get_ident()
-    _held.append(held)
-    session.delivering(True)
+    return inside() and any(entry["held"] == pause for entry in worker.handed)
 
 
 def deliver(entry: dict[str, Any], step: int) -> None:
     """Does what a request with mail asks for. Whatever is wrong with it, its sender is told and the loop goes on; only
     what ends or leaves the loop comes through."""
-    global _thread
+    global _inner
+    seq = entry["seq"]
+    if seq in _begun or entry not in worker.handed:
+        return  # a signal handler that has passed a checkpoint just now has seen to it
     reply = Reply("failed", "it was left before it had ended")
     try:
+        with session.turns:
+            if not _begun:
+                _inner = 0
+            _begun.append(seq)
+            session.delivering(True)
         try:
             reply = _do(entry)
         except (Exception, SystemExit) as error:
@@ -107,11 +124,10 @@ def deliver(entry: dict[str, Any], step: int) -> None:
             _tell(entry, step, reply)
     finally:
         with session.turns:
-            _held.pop()
+            if seq in _begun:
+                _begun.remove(seq)
             session.delivered(entry["id"])
-            if not _held:
-                _thread = None
-                session.delivering(False)
+            session.delivering(bool(_begun))
 
 
 def _do(entry: dict[str, Any]) -> Reply:
@@ -201,14 +217,17 @@ def _failure(error: BaseException, output: str = "") -> Reply:
 def _tell(entry: dict[str, Any], step: int, reply: Reply) -> None:
     folder = session.folder()
     failed = reply.state != "done"
-    if folder is not None and (failed or entry["kind"] == Kind.CALL or reply.output):
-        try:
+    told = False
+    try:
+        if folder is not None and (failed or entry["kind"] == Kind.CALL or reply.output):
             _answer(folder, entry["id"], reply)
-        except (OSError, FolderRefusedError, ValueError, TypeError) as error:
-            report.warn(f"the sender of a {Kind(entry['kind']).name.lower()} can't be answered: {error}")
-            failed = True  # without its result, a call is not what it was asked for
-    with session.turns:
-        worker.tell(entry["seq"], step, failed=failed)
+        told = True
+    except (OSError, FolderRefusedError, ValueError, TypeError) as error:
+        report.warn(f"the sender of a {Kind(entry['kind']).name.lower()} can't be answered: {error}")
+    finally:
+        with session.turns:
+            # Without its result, a call is not what it was asked for.
+            worker.tell(entry["seq"], step, failed=failed or not told)
 
 
 def _answer(folder: Path, ident: int, reply: Reply) -> None:

@@ -40,11 +40,11 @@ def checkpoint(step: int, counted: bool, done: bool | None) -> None:
 def arrive(step: int, counted: bool, done: bool | None) -> "Hold | None":
     """take_turn() of a thread that comes to a checkpoint, and not of one that waits there and looks again."""
     with session.turns:
-        if counted and delivering.mine():
+        if counted and delivering.inside():
             step = delivering.pass_inner()
         if counted and session.host is not None and session.host.thread == threading.get_ident():
             # What a function that was called passes says nothing of the loop's code.
-            session.host.pass_checkpoint(False if delivering.mine() else done)
+            session.host.pass_checkpoint(False if delivering.inside() else done)
     return take_turn(step, counted)
 
 
@@ -71,6 +71,9 @@ def _act(step: int, counted: bool) -> tuple[int, int, int, float, dict[str, Any]
             session.attach()
             step = worker.step()
         if counted:
+            left = delivering.left_over()
+            if left is not None:
+                return step, _DELIVER, left["seq"], 0.0, left
             session.replay_due(step)
         host = session.host
         mine = host is not None and host.thread == threading.get_ident()
@@ -97,8 +100,6 @@ def _act(step: int, counted: bool) -> tuple[int, int, int, float, dict[str, Any]
             host.tell()
         if action == _HOLD and refused:
             Hold.stands(seq)
-        if action == _DELIVER and entry is not None:
-            delivering.claim(entry["held"])
     return step, action, seq, park_for, entry
 
 
