@@ -53,8 +53,8 @@ sf_worker_uncount(void)
 }
 
 /* The highest target that is due at a checkpoint. Where the loop of an only rank stands still, in a function that was
- * called or parked, what is asked for its next step is, too; one more for a checkpoint that was counted and not uncounted
- * yet. */
+ * called or parked, what is asked for its next step is, too; one more for a checkpoint that was counted and not
+ * uncounted yet. */
 static uint64_t
 due_at(uint64_t step, int may)
 {
@@ -602,7 +602,8 @@ sf_worker_resume(uint64_t step)
 
     if (slot == NULL || check_own() < 0 || read_tail(slot, &tail) < 0 || tail != seq)
         return 0;
-    if (target_of(seq, 1, &target) < 0 || target > due_at(step, 0) || sf_entry_at(&worker.segment, seq)->kind != SF_RESUME)
+    if (target_of(seq, 1, &target) < 0 || target > due_at(step, 0) ||
+        sf_entry_at(&worker.segment, seq)->kind != SF_RESUME)
         return 0;
     if (apply(sf_entry_at(&worker.segment, seq), seq, target < step ? target : step, step, &unused) < 0)
         return 0;
