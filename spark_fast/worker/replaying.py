@@ -30,6 +30,7 @@ class Replay:
         self._code: dict[str, dict[str, str]] = {}
         self._payloads: dict[str, dict[str, Any]] = {}
         self._over: set[str] = set()
+        self._open: list[str] = []
         for line in journal.lines:
             if "files" in line:
                 self._code[line["id"]] = line["files"]
@@ -116,15 +117,20 @@ class Replay:
     def due(
         self, step: int, within: str | None = None, inner: int = 0, *, most: int | None = None
     ) -> list[dict[str, Any]]:
-        """Hands out, once, the requests of all steps up to this one.
-
+        """Hands out, once, the requests of all steps up to this one. A value to set or a function to call is the last
+        for the time being, until over(): what came after it is not to come while it is delivered.
 
         within: the id of the call that is running, as the journal has it: only what was applied there is due.
         inner: how many checkpoints that has passed itself.
         most: how many at a time; None for all.
         """
         found: list[dict[str, Any]] = []
-        while (most is None or len(found) < most) and self._waiting and self._waiting[-1]["step"] <= step:
+        while (
+            self._open[-1:] in ([], [within])
+            and (most is None or len(found) < most)
+            and self._waiting
+            and self._waiting[-1]["step"] <= step
+        ):
             inside = self._waiting[-1].get("within")
             if inside in self._over:
                 line = self._waiting.pop()
@@ -134,13 +140,18 @@ class Replay:
             elif inside != within or (inside is not None and self._waiting[-1].get("inner", 0) > inner):
                 break
             else:
-                found.append(self._waiting.pop())
+                line = self._waiting.pop()
+                found.append(line)
+                if line["kind"] in ("set", "call"):
+                    self._open.append(line["id"])
         return found
 
-    def over(self, call: str) -> None:
-        """A call, by its id in the journal, has returned, or could not be replayed: what was applied while it ran, and
-        was not reached, is due no more."""
-        self._over.add(call)
+    def over(self, ident: str) -> None:
+        """A value was set or a function has returned, or could not be replayed, by the request's id in the journal:
+        what was applied while it was delivered, and was not reached, is due no more."""
+        self._over.add(ident)
+        if ident in self._open:
+            del self._open[self._open.index(ident) :]
 
     def code_of(self, request: Mapping[str, Any]) -> dict[str, bytes]:
         """The sources that a reload brought, by path."""
