@@ -26,14 +26,17 @@ class _Copy:
 
     def __init__(self, tensor: Any) -> None:
         torch = sys.modules["torch"]
+        self.device = tensor.device
         self._host = torch.empty((), dtype=tensor.dtype, pin_memory=True)
         self._event = torch.Event(tensor.device.type)
+        self._stream_of = torch.accelerator.current_stream
         self.began = 0.0
         self.pending = False
 
     def begin(self, tensor: Any) -> None:
         self._host.copy_(tensor.reshape(()), non_blocking=True)
-        self._event.record()
+        # The stream that the copy is in. Without it, that of the device which is current, which may be another.
+        self._event.record(self._stream_of(self.device))
         self.began = time.monotonic()
         self.pending = True
 
@@ -98,7 +101,7 @@ def _follow(it: Exposed, tensor: Any) -> None:
             return
     if not _core.board_watched(_LOOKED):
         return
-    if copy is None:
+    if copy is None or copy.device != tensor.device:
         copy = _copies[it.name] = _Copy(tensor)
     copy.begin(tensor)
 
