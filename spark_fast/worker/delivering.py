@@ -6,6 +6,7 @@ that whoever sees the outcome finds the reply.
 """
 
 import json
+import signal
 import sys
 import threading
 import traceback
@@ -118,6 +119,8 @@ def deliver(entry: dict[str, Any], step: int) -> None:
         try:
             reply = _do(entry)
         except (Exception, SystemExit) as error:
+            if _of_a_signal(error):
+                raise
             # Of the user's code, in a place where nobody thinks of it: a default's repr(), say.
             reply = _failure(error)
         finally:
@@ -163,6 +166,8 @@ def _set(name: str, content: dict[str, Any]) -> Reply:
     except UnfitError as error:
         return Reply("refused", str(error))
     except (Exception, SystemExit) as error:  # a value that was set ends no training
+        if _of_a_signal(error):
+            raise
         return _failure(error, output.text)
     return Reply("done", output=output.text)
 
@@ -186,6 +191,8 @@ def _call(name: str, ident: str, content: dict[str, Any]) -> Reply:
         with output.taken():
             result = fn(*args, **kwargs)
     except (Exception, SystemExit) as error:  # a function that was asked for ends no training
+        if _of_a_signal(error):
+            raise
         return _failure(error, output.text)
     finally:
         _running.clear()
@@ -205,6 +212,15 @@ def _plain(found: Any) -> Any:
     if not callable(listed):
         raise TypeError(f"{type(found).__name__} can't be sent")
     return listed()
+
+
+def _of_a_signal(error: BaseException) -> bool:
+    """Whether a signal handler asked for the end of the process, and the function was only what ran just then."""
+    if not isinstance(error, SystemExit):
+        return False
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    codes = [getattr(getattr(each, "__func__", each), "__code__", None) for each in handlers]
+    return any(frame.f_code in codes for frame, _line in traceback.walk_tb(error.__traceback__))
 
 
 def _failure(error: BaseException, output: str = "") -> Reply:
