@@ -14,7 +14,7 @@ from spark_fast.worker import report, session
 if TYPE_CHECKING:
     from spark_fast.worker.project import Project
 
-__all__ = ["code", "end", "failed", "follow", "keep", "payload", "returned"]
+__all__ = ["code", "end", "failed", "follow", "forget_after_fork", "keep", "payload", "returned"]
 
 _path: str | None = None
 _noted = 0
@@ -85,6 +85,12 @@ def end(state: str) -> None:
     """Writes down how the run ended, if anything was written down before."""
     if worker.journal_begun():
         _append({"end": state, "step": worker.step(), "time": time.time()})
+
+
+def forget_after_fork() -> None:
+    """In a forked child: the journal is its parent's."""
+    global _path
+    _path = None
 
 
 def _append(line: Mapping[str, Any]) -> None:

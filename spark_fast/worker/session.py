@@ -366,3 +366,7 @@ def forget_after_fork() -> None:
         from spark_fast.worker import exposing
 
         exposing.forget_after_fork()
+    if "spark_fast.worker.journaling" in sys.modules:
+        from spark_fast.worker import journaling
+
+        journaling.forget_after_fork()
