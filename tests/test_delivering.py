@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from spark_fast import journal
 from spark_fast.client import SparkCallError
 from spark_fast.request import Kind
 from spark_fast.worker.replaying import Replay
+from tests.reloading import Edited
 from tests.support import Child, until
 from tests.test_exposing import send
 from tests.test_reload_supervised import Supervised
@@ -389,3 +391,120 @@ def test_an_interrupt_at_any_moment_leaves_a_fate_and_a_run_that_goes_on(tmp_pat
         assert run.set("lr", 3, timeout=30).fate.state == "applied"
         run.resume(timeout=30)
         child.steps_on(run)
+
+
+def test_a_signal_that_ends_the_process_does_so_while_a_function_runs(tmp_path: Path) -> None:
+    code = """
+    import signal, sys, time
+    import spark_fast as spark
+    def on_term(number, frame):
+        sys.exit(5)
+    signal.signal(signal.SIGTERM, on_term)
+    def waits():
+        state.waits = True
+        time.sleep(60)
+    state = spark.expose(call=waits, waits=False)
+    while True:
+        spark.checkpoint()
+        time.sleep(0.001)
+    """
+    with Child(tmp_path, code) as child:
+        run = child.run()
+        call = run.request_call("call", wait=False)
+        until(lambda: run.values["waits"].value)
+        child.process.terminate()
+        assert child.ended() == 5
+        assert (call.wait(30).state, call.fate.reason) == ("failed", "it was left before it had ended")
+
+
+def test_a_function_that_forks_returns_in_the_parent_alone(tmp_path: Path) -> None:
+    code = """
+    import os, time
+    import spark_fast as spark
+    main = os.getpid()
+    def forks():
+        return os.fork()
+    state = spark.expose(forks=forks, name="x")
+    while True:
+        spark.checkpoint()
+        if os.getpid() != main:
+            state.name = "child"
+            spark.checkpoint()
+            os._exit(0)
+        time.sleep(0.001)
+    """
+    with Child(tmp_path, code) as child:
+        run = child.run()
+        pid = run.call("forks", spark_timeout=30)
+        until(lambda: psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+        child.steps_on(run)
+        path = journal.of_folder(run.folder)
+        assert path is not None
+        assert len([line for line in journal.read(path).lines if "returned" in line]) == 1
+        assert run.values["name"].value == "x"
+        assert "warning" not in child.err
+
+
+def test_what_was_set_while_new_code_was_on_trial_stays_set_when_that_fails(tmp_path: Path) -> None:
+    code = """
+    import json, time
+    from pathlib import Path
+    import spark_fast as spark
+    state = spark.expose(lr=0.1, kept=1)
+    for step in spark.track(range(10**9), key="step"):
+        print(json.dumps([step, state.lr, state.kept]), flush=True)
+        time.sleep(0.002)
+    """
+    with Edited(tmp_path, code) as training:
+        run = training.run()
+        run.pause()
+        training.edit("kept=1", "kept=5, fresh=1")
+        training.edit("time.sleep(0.002)", "raise RuntimeError('new')")
+        reload = run.reload(wait=False)
+        setting = run.set("lr", 0.7, wait=False)
+        run.resume(wait=False)
+        assert reload.wait(30).state == "failed"
+        assert setting.wait(30).state == "applied"
+        until(lambda: list(run.values) == ["lr", "kept"])
+        assert (run.values["lr"].value, run.values["kept"].value) == (0.7, 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ("spark.value(1, min='0')", "TypeError: min is a number: '0'"),
+        ("spark.value(1, max=True)", "TypeError: max is a number: True"),
+        ("spark.value(1, unit=None)", "TypeError: unit and doc are texts: None, ''"),
+        ("spark.value(1, doc=3)", "TypeError: unit and doc are texts: '', 3"),
+    ],
+)
+def test_limits_that_nobody_could_read_are_refused_at_once(tmp_path: Path, line: str, error: str) -> None:
+    with Child(tmp_path, f"import spark_fast as spark\nspark.expose(x={line})\n") as child:
+        assert child.ended() == 1
+        assert error in child.err
+
+
+def test_limits_of_other_libraries_and_values_that_are_not_known_yet_are_taken(tmp_path: Path) -> None:
+    code = """
+    import math, time
+    import numpy
+    import spark_fast as spark
+    spark.expose(
+        best=spark.value(math.inf, min=0), lr=spark.value(0.5, max=numpy.float32(1), step=numpy.float64(0.1)),
+        shape=spark.value((1, 2), choices=[(1, 2), (3, 4)], readonly=numpy.bool_(False)),
+    )
+    while True:
+        spark.checkpoint()
+        time.sleep(0.001)
+    """
+    with Child(tmp_path, code) as child:
+        run = child.run()
+        values = run.values
+        assert (values["best"].value, values["lr"].max, values["shape"].choices) == (
+            float("inf"),
+            1.0,
+            [[1, 2], [3, 4]],
+        )
+        assert run.set("best", 0.5, timeout=30).fate.state == "applied"
+        assert run.set("shape", [3, 4], timeout=30).fate.state == "applied"
+        assert run.set("lr", 2).fate.state == "refused"
