@@ -137,7 +137,10 @@ sf_journal_append(struct sf_journal *journal, const struct sf_entry *entry, uint
     end += sprintf(end, "\", \"arg\": %llu, \"duration\": %lld.%09lld, \"mail\": \"", (unsigned long long)entry->arg,
                    (long long)(duration / SF_SECOND), (long long)(duration % SF_SECOND));
     end = escape(end, entry->mail, SF_MAIL_MAX - 1);
-    end = stpcpy(end, "\"}\n");
+    end = stpcpy(end, "\"");
+    if (journal->inner > 0)
+        end += sprintf(end, ", \"inner\": %llu", (unsigned long long)journal->inner);
+    end = stpcpy(end, "}\n");
     error = write_whole(journal->fd, line, (size_t)(end - line));
     if (error != 0)
         give_up(journal, error);

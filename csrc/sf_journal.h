@@ -13,6 +13,7 @@ struct sf_journal {
     char *path;   /* NULL: no journal is kept */
     char *header; /* the first line, with its newline */
     size_t header_size;
+    uint64_t inner; /* checkpoints that the function that runs has passed; 0 outside of one */
 };
 
 #define SF_JOURNAL_NONE ((struct sf_journal){.fd = -1})

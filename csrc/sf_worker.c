@@ -46,10 +46,21 @@ sf_worker_step(void)
     return atomic_load_explicit(&atomic_load(&sf_worker_slot)->step, memory_order_relaxed);
 }
 
-void
-sf_worker_set_step(uint64_t step)
+uint64_t
+sf_worker_uncount(void)
 {
-    atomic_store(&atomic_load(&sf_worker_slot)->step, step);
+    return atomic_fetch_sub(&atomic_load(&sf_worker_slot)->step, 1) - 1;
+}
+
+/* The highest target that is due at a checkpoint. Where the loop of an only rank stands still, in a function that was
+ * called or parked, what is asked for its next step is, too; one more for a checkpoint that was counted and not
+ * uncounted yet. */
+static uint64_t
+due_at(uint64_t step, int may)
+{
+    if (worker.segment.slot_count > 1)
+        return step;
+    return may & SF_TURN_INNER || sf_state_parks(&worker.state, step) ? step + 2 : step;
 }
 
 /* A child is no worker: nothing that it does, and not its end, may show in the run. Async-signal-safe. A child of a
@@ -539,16 +550,16 @@ sf_turn(uint64_t step, int may, struct sf_turn *turn)
             uint32_t kind = sf_entry_at(&worker.segment, seq)->kind;
             uint64_t stop;
             if (target != SF_TARGET_VOID && has_mail(kind) && !allowed(may, kind) &&
-                (stop = stop_behind(seq, tail, step)) != 0) {
+                (stop = stop_behind(seq, tail, due_at(step, may))) != 0) {
                 set_outcome(seq, SF_OUTCOME_SUPERSEDED, stop);
                 target = SF_TARGET_VOID;
             }
-            if (target != SF_TARGET_VOID && (target > step || !allowed(may, sf_entry_at(&worker.segment, seq)->kind))) {
+            if (target != SF_TARGET_VOID && (target > due_at(step, may) || !allowed(may, kind))) {
                 ahead = 1; /* the word stays set, so that the next checkpoint comes here again */
                 break;
             }
             if (target != SF_TARGET_VOID) {
-                rc = apply(sf_entry_at(&worker.segment, seq), seq, target, step, turn);
+                rc = apply(sf_entry_at(&worker.segment, seq), seq, target < step ? target : step, step, turn);
                 if (rc < 0)
                     return rc;
             }
@@ -591,9 +602,10 @@ sf_worker_resume(uint64_t step)
 
     if (slot == NULL || check_own() < 0 || read_tail(slot, &tail) < 0 || tail != seq)
         return 0;
-    if (target_of(seq, 1, &target) < 0 || target > step || sf_entry_at(&worker.segment, seq)->kind != SF_RESUME)
+    if (target_of(seq, 1, &target) < 0 || target > due_at(step, 0) ||
+        sf_entry_at(&worker.segment, seq)->kind != SF_RESUME)
         return 0;
-    if (apply(sf_entry_at(&worker.segment, seq), seq, target, step, &unused) < 0)
+    if (apply(sf_entry_at(&worker.segment, seq), seq, target < step ? target : step, step, &unused) < 0)
         return 0;
     worker.applied = seq;
     atomic_store_explicit(&slot->applied, seq, memory_order_release);

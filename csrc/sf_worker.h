@@ -138,9 +138,9 @@ void sf_worker_quiet(void);
 int sf_worker_attached(void);
 struct sf_segment *sf_worker_segment(void);
 uint64_t sf_worker_step(void);
-/* Counts on from `step`, one that was passed. Whoever reads the step meanwhile reads one that is too high: a target
- * that is decided from it lies later than it need. */
-void sf_worker_set_step(uint64_t step);
+/* A checkpoint that was counted was none of the loop: a function passed it that was called from outside. The step of
+ * the loop. Whoever read the step meanwhile has read one that is too high by one: see SF_TURN_INNER. */
+uint64_t sf_worker_uncount(void);
 
 /* --- the slow path; callers take turns (the Python side holds a lock) --- */
 
@@ -160,6 +160,9 @@ struct sf_turn {
 #define SF_TURN_COUNTED 1
 #define SF_TURN_NO_RELOAD 2
 #define SF_TURN_NO_MAIL 4
+/* The checkpoint is one of a function that was called from outside, and was uncounted. The loop stands still meanwhile,
+ * so what is asked for its next step is due here, at this one; and what was decided from a step too high by one. */
+#define SF_TURN_INNER 8
 
 /* Applies every entry whose step has come, and says what the loop has to do. 0, or an SF_E error: then control is
  * lost. */

@@ -118,6 +118,7 @@ cdef extern from "sf_lock.h" nogil:
 cdef extern from "sf_journal.h" nogil:
     struct sf_journal:
         int fd
+        uint64_t inner
     int sf_journal_set(sf_journal *journal, const char *path, const char *header, size_t header_size)
     int sf_journal_error(sf_journal *journal)
 
@@ -126,6 +127,8 @@ cdef extern from "sf_worker.h" nogil:
         SF_TURN_COUNTED
         SF_TURN_NO_RELOAD
         SF_TURN_NO_MAIL
+        SF_TURN_INNER
+        SF_DELIVER
     struct sf_yield:
         pass
     struct sf_turn_result "sf_turn":
@@ -145,7 +148,7 @@ cdef extern from "sf_worker.h" nogil:
     bint sf_worker_attached()
     sf_segment *sf_worker_segment()
     uint64_t sf_worker_step()
-    void sf_worker_set_step(uint64_t step)
+    uint64_t sf_worker_uncount()
     int sf_turn(uint64_t step, int may, sf_turn_result *turn)
     void sf_worker_tell(uint64_t seq, uint64_t step, int failed)
     void sf_worker_watch(uint64_t step)

@@ -7,6 +7,7 @@ import os
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.pythread cimport PyThread_get_thread_ident
 from libc.errno cimport EAGAIN, EFAULT, ENOENT, ENOSPC
 from libc.signal cimport SIGKILL
 from libc.stdlib cimport free, malloc
@@ -264,9 +265,11 @@ cdef class Worker:
     extension type is the cheapest thing that Python can call."""
 
     cdef object slow
+    cdef readonly list handed
 
     def __cinit__(self):
         self.slow = None
+        self.handed = []
 
     def checkpoint(self, *, bint collective=True):
         """Lets the run be controlled here: the only place where a request takes effect.
@@ -324,9 +327,9 @@ cdef class Worker:
         """Checkpoints passed."""
         return sf_worker_step()
 
-    def set_step(self, step: int) -> None:
-        """Counts on from here: what a call's own checkpoints have counted is no step of the loop."""
-        sf_worker_set_step(step)
+    def uncount(self) -> int:
+        """The checkpoint that was counted last was no step of the loop: the loop's step."""
+        return sf_worker_uncount()
 
     def attached(self) -> bool:
         """Whether this process is the worker of a run."""
@@ -348,14 +351,16 @@ cdef class Worker:
         return sf_worker_segment().fd if sf_worker_attached() else -1
 
     def turn(
-        self, step: int, counted: bool, *, reload: bool = True, mail: bool = True
+        self, step: int, counted: bool, *, reload: bool = True, mail: bool = True, inner: int = 0
     ) -> tuple[int, int, float, dict | None]:
         """Applies what is due: (action, sequence number, seconds to stay parked, the entry that asks).
 
-        The entry of mail has the pause that is in force there, 0 if none is, as "held".
+        The entry of mail has the pause that is in force there, 0 if none is, as "held", and the thread as "thread"; it
+        stands in `handed` until tell().
 
         reload: False leaves a reload, and what stands behind it in the log, for a later turn.
         mail: False does the same with values to set and functions to call.
+        inner: of a checkpoint of a function that was called: how many it has passed; 0 for one of the loop.
 
         Raises SegmentError or OSError when control is lost.
         """
@@ -365,8 +370,10 @@ cdef class Worker:
             (SF_TURN_COUNTED if counted else 0)
             | (0 if reload else SF_TURN_NO_RELOAD)
             | (0 if mail else SF_TURN_NO_MAIL)
+            | (SF_TURN_INNER if inner else 0)
         )
         cdef int rc
+        sf_worker_journal().inner = inner
         with nogil:
             rc = sf_turn(at, may, &turn)
         if rc < 0:
@@ -375,11 +382,16 @@ cdef class Worker:
         if turn.action > 1:
             entry = entry_dict(&turn.entry)
             entry["held"] = turn.held
+            if turn.action == SF_DELIVER:
+                # Kept here, where no signal handler comes in between: what was handed out is not lost.
+                entry["thread"] = PyThread_get_thread_ident()
+                self.handed = [*self.handed, entry]
         return turn.action, turn.seq, turn.park_for / 1e9, entry
 
     def tell(self, seq: int, step: int, *, failed: bool) -> None:
         """Publishes what came of a reload, or of mail, that turn() handed out."""
         sf_worker_tell(seq, step, failed)
+        self.handed = [entry for entry in self.handed if entry["seq"] != seq]
 
     def watch(self, step: int) -> None:
         """From this step on each checkpoint takes the slow path; NEVER ends that."""
@@ -819,10 +831,17 @@ def board_keep_history(index: int) -> None:
         fail(rc, "board", None)
 
 
-def board_put_number(index: int, value: float) -> None:
-    """Puts a number into a cell, and into its history."""
-    cdef double number = value
+def board_put_number(index: int, value) -> None:
+    """Puts a number into a cell, and into its history: a bool, a whole number of 64 bits, or what can be a float."""
+    cdef double number
+    cdef int64_t whole
     cdef uint64_t bits
+    if isinstance(value, int) and -(1 << 63) <= value < 1 << 63:
+        whole = value
+        sf_board_put_number(index, SF_BOOLEAN if isinstance(value, bool) else SF_INTEGER, <uint64_t>whole,
+                            <double>whole, sf_worker_step())
+        return
+    number = value
     memcpy(&bits, &number, sizeof(bits))
     sf_board_put_number(index, SF_FLOAT, bits, number, sf_worker_step())
 

@@ -18,6 +18,7 @@ from spark_fast.errors import StoreError
 
 __all__ = [
     "BOARD",
+    "DEPTH_MAX",
     "NAME_MAX",
     "Exposures",
     "Function",
@@ -25,6 +26,7 @@ __all__ = [
     "Parameter",
     "UnfitError",
     "check_arguments",
+    "check_depth",
     "fit",
     "json_bytes",
     "read",
@@ -37,6 +39,8 @@ BOARD = "board"
 """The file of a run folder that holds the values."""
 NAME_MAX = 64
 """Characters of a name."""
+DEPTH_MAX = 100
+"""How deep JSON may be nested."""
 _FILE = "exposed.json"
 _FILE_MAX = 8 << 20
 _TYPES = ("number", "integer", "boolean", "text", "json")
@@ -114,9 +118,28 @@ class Exposures:
 def json_bytes(value: object) -> bytes:
     """Raises TypeError, or ValueError (which RecursionError is made to), if it is no JSON."""
     try:
-        return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        raw = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
     except RecursionError:
         raise ValueError("it is nested too deep") from None
+    check_depth(value, raw)
+    return raw
+
+
+def check_depth(value: object, raw: bytes) -> None:
+    """Raises ValueError if JSON is nested deeper than DEPTH_MAX.
+
+    How deep JSON can be parsed depends on how deep the stack is just then: what one process has taken another could not
+    read, nor anything that stands beside it.
+    """
+    if raw.count(b"[") + raw.count(b"{") <= DEPTH_MAX:
+        return
+    level: list[Any] = [value]
+    for _ in range(DEPTH_MAX + 1):
+        level = [each for each in level if isinstance(each, (dict, list, tuple))]
+        if not level:
+            return
+        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
+    raise ValueError(f"it is nested more than {DEPTH_MAX} deep")
 
 
 def type_of(value: object) -> str:
@@ -145,9 +168,9 @@ def fit(name: str, limits: Limits, value: object) -> object:
     if isinstance(found, (int, float)) and not isinstance(found, bool):
         unit = f" {limits.unit}" if limits.unit else ""
         if limits.min is not None and found < limits.min:
-            raise UnfitError(f"{name} is at least {limits.min:g}{unit}, not {_shown(value)}")
+            raise UnfitError(f"{name} is at least {_number(limits.min)}{unit}, not {_shown(value)}")
         if limits.max is not None and found > limits.max:
-            raise UnfitError(f"{name} is at most {limits.max:g}{unit}, not {_shown(value)}")
+            raise UnfitError(f"{name} is at most {_number(limits.max)}{unit}, not {_shown(value)}")
     return found
 
 
@@ -211,11 +234,21 @@ def _listed(choices: Sequence[object]) -> str:
     return ", ".join(_shown(each) for each in choices[:20]) + (", …" if len(choices) > 20 else "")
 
 
+def _number(limit: float) -> str:
+    try:
+        return f"{limit:g}"
+    except OverflowError:  # of a whole number
+        return _shown(limit)
+
+
 def _shown(value: object) -> str:
     try:
         text = json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):
-        text = repr(value)
+        try:
+            text = repr(value)
+        except Exception:  # a number of too many digits
+            text = type(value).__name__
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 

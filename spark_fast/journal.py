@@ -2,6 +2,7 @@
 
     {"journal": 1, "run": …, "command": […], "directory": …, "started": …, "version": …, "python": …, "entry": …}
     {"rank": 0, "step": 120, "time": …, "kind": "pause", "id": …, "sender": …, "arg": 0, "duration": 0.0, "mail": ""}
+    {…, "kind": "pause", …, "inner": 31}             the same at the 31st checkpoint of a function that was called there
     {"payload": {"name": …, "value": …}, "id": …}    what a set brought; of a call: name, args and kwargs
     {"returned": id}                                 the call is over: what stands between was applied while it ran
     {"code": 3, "id": …, "files": {path: source}}    what a reload brought: the sources that differ from those before
@@ -225,6 +226,7 @@ def _fits(line: Mapping[str, Any]) -> bool:
         return (
             line["kind"] in _KINDS
             and all(_is_count(line.get(name)) for name in ("rank", "step", "arg"))
+            and _is_count(line.get("inner", 0))
             and all(isinstance(line.get(name), str) for name in ("id", "sender", "mail"))
             and all(isinstance(line.get(name), (int, float)) for name in ("time", "duration"))
             and bool(0 <= line["duration"] < 4e9)

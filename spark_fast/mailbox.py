@@ -18,7 +18,7 @@ from typing import Any
 
 from spark_fast import private_files
 from spark_fast.errors import FolderRefusedError, StoreError
-from spark_fast.exposed import json_bytes
+from spark_fast.exposed import check_depth, json_bytes
 
 __all__ = [
     "MAIL_MAX",
@@ -109,6 +109,7 @@ def read_mail(folder: Path, mail: str) -> dict[str, Any]:
         raise StoreError(str(shown), str(error)) from None
     try:
         found = json.loads(raw)
+        check_depth(found, raw)
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):

@@ -69,6 +69,36 @@ def test_whatever_the_steps_at_which_it_is_asked_all_come_in_order_and_none_earl
     assert found + replay.due(60) == lines
 
 
+def test_what_came_after_a_call_or_while_it_ran_comes_there_again(tmp_path: Path) -> None:
+    lines = [
+        request("call", 5, "a"),
+        {"payload": {"name": "f", "args": []}, "id": "a"},
+        {**request("pause", 5, "b"), "inner": 3},
+        {**request("set", 5, "c"), "inner": 3},
+        {**request("resume", 5, "d"), "inner": 3},
+        {**request("pause", 5, "e"), "inner": 7},
+        {"returned": "a"},
+        request("call", 5, "f"),
+        request("resume", 5, "g"),
+    ]
+
+    def ids(step: int, within: str | None = None, inner: int = 0) -> list[str]:
+        return [line["id"] for line in replay.due(step, within, inner)]
+
+    replay = Replay(journal_of(tmp_path, *lines))
+    assert ids(5) == ["a"]
+    assert ids(5) == []  # it is about to be called
+    assert ids(5, "a", 2) == []
+    assert ids(5, "a", 3) == ["b", "c"]
+    assert ids(5, "a", 4) == []  # its setter passes checkpoints
+    replay.over("c")
+    assert ids(5, "a", 4) == ["d"]
+    replay.over("a")
+    assert ids(5) == ["f"]
+    replay.over("f")
+    assert ids(5) == ["g"]
+
+
 def test_requests_of_other_ranks_and_reloads_that_brought_no_code_are_left_out(tmp_path: Path) -> None:
     lines = [request("pause", 1, "a", rank=1), request("reload", 2, "b"), request("stop", 3, "c")]
     assert [line["id"] for line in Replay(journal_of(tmp_path, *lines)).due(9)] == ["c"]

@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -117,11 +118,28 @@ class Board:
             self._fd = fd
         return self._fd
 
+    @contextmanager
+    def _reading(self) -> Iterator[int]:
+        """The board, open. Raises SegmentError or StoreError with its path; FileNotFoundError if there is none."""
+        path = self._run.folder / exposed.BOARD
+        try:
+            yield self._open()
+        except FileNotFoundError:
+            raise
+        except SegmentError as error:
+            raise type(error)(error.reason, str(path)) from None
+        except OSError as error:
+            raise StoreError(str(path), f"it can't be read: {error.strerror}") from None
+
     def exposures(self) -> Exposures:
         """What describes the values and functions. Raises StoreError, FolderRefusedError."""
         try:
             described = _core.read_board(self._open())[1]
-        except (OSError, SegmentError):  # none, or a damaged one: what can be called is told by the description alone
+        except (
+            OSError,
+            SegmentError,
+            StoreError,
+        ):  # none, or a damaged one: what can be called is told by the description alone
             described = -1
         if described < 0 or described != self._described:
             try:
@@ -135,7 +153,7 @@ class Board:
         """Grows with each assignment, and whenever something is exposed."""
         try:
             _cells, described, changes = _core.read_board(self._open())
-        except (OSError, SegmentError):
+        except (OSError, SegmentError, StoreError):
             return 0
         return described + changes
 
@@ -143,19 +161,18 @@ class Board:
         """Says that somebody looks at the values: those on an accelerator are copied for some seconds more."""
         try:
             _core.touch_board(self._open())
-        except (FileNotFoundError, SegmentError):
+        except (OSError, SegmentError, StoreError):  # what is wrong with it is said by those who read it
             return
 
     def values(self) -> dict[str, Value]:
         """All values, now."""
         exposures = self.exposures()
         try:
-            cells, _described, _changes = _core.read_board(self._open())
-            found = _core.read_cells(self._open(), cells)
+            with self._reading() as fd:
+                cells, _described, _changes = _core.read_board(fd)
+                found = _core.read_cells(fd, cells)
         except FileNotFoundError:
             return {}
-        except SegmentError as error:
-            raise run_folder.name_path(error, self._run.folder / exposed.BOARD) from None
         return {name: self._value(name, limits, found) for name, limits in exposures.values.items()}
 
     def _value(self, name: str, limits: Limits, found: Sequence[tuple[Any, int, float]]) -> Value:
@@ -187,11 +204,16 @@ class Board:
         limits = self.exposures().values.get(name)
         if limits is None:
             raise LookupError(unknown(name, "value", list(self._exposures.values)))
-        if limits.cell < 0:
-            return History([], [], [], [], [], [])
-        columns = _core.read_history(self._open(), limits.cell)
-        found = History(*columns)
-        now, step, when = _core.read_cells(self._open(), limits.cell + 1)[limits.cell]
+        nothing = History([], [], [], [], [], [])
+        try:
+            with self._reading() as fd:
+                cells, _described, _changes = _core.read_board(fd)
+                if not 0 <= limits.cell < cells:
+                    return nothing
+                found = History(*_core.read_history(fd, limits.cell))
+                now, step, when = _core.read_cells(fd, limits.cell + 1)[limits.cell]
+        except FileNotFoundError:
+            return nothing
         if isinstance(now, (int, float)) and (not found.steps or step > found.steps[-1]):
             # The newest assignments have not filled an entry yet.
             number = float(now)
@@ -284,7 +306,7 @@ def _take_turn(run: "Run", end: float | None) -> None:
         if len(recent) < _BURST:
             return
         left = recent[0] + _BURST / _RATE - time.time()
-        if left <= 0:
+        if not 0 < left <= _BURST / _RATE:  # more: the clock was set back
             return
         if end is not None:
             left = min(left, end - monotonic())

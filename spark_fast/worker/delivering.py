@@ -6,6 +6,7 @@ that whoever sees the outcome finds the reply.
 """
 
 import json
+import signal
 import sys
 import threading
 import traceback
@@ -23,68 +24,113 @@ from spark_fast.mailbox import Reply
 from spark_fast.request import Kind, format_id
 from spark_fast.worker import exposing, journaling, report, session
 
-__all__ = ["busy", "claim", "deliver", "mine", "running_call", "stands_over"]
+__all__ = [
+    "busy",
+    "deliver",
+    "depth",
+    "inner",
+    "inside",
+    "left_over",
+    "mine",
+    "pass_inner",
+    "running_call",
+    "stands_over",
+]
 
 _KEPT = 128
 """Replies that are kept: as many as the log has entries."""
 _OUTPUT_MAX = 64 << 10
 
-_thread: int | None = None
-"""The thread that delivers something; only one does."""
-_held: list[int] = []
-"""For each delivery that has begun and not ended, the pause that was in force where it began; 0 if none was. A function
-that passes checkpoints may be set a value there."""
+_begun: list[int] = []
+"""The deliveries that have begun and not ended, by the sequence numbers of their requests, the outermost first: a
+function that passes checkpoints may be set a value there. All are of one thread. What was handed out by the core and
+has not begun, since a signal handler has raised an exception in between, is delivered at the next checkpoint."""
+_inner = 0
+"""Checkpoints that were passed in the outermost delivery, which are no steps of the loop. All take the slow path."""
 _running: list[str] = []
 """The function that runs, if one does, and the id of its call."""
 _replied: deque[int] = deque()
 
 
 def busy() -> bool:
-    """Whether something is being delivered: what else there is waits."""
-    return _thread is not None
+    """Whether something is being delivered, or about to be: what else there is waits."""
+    return bool(worker.handed)
 
 
 def mine() -> bool:
-    """Whether this thread is delivering something, so that it passes checkpoints of a function that was called."""
-    return _thread == threading.get_ident()
+    """Whether it is this thread that delivers."""
+    handed = worker.handed
+    return bool(handed) and handed[0]["thread"] == threading.get_ident()
+
+
+def inside() -> bool:
+    """Whether this thread passes checkpoints of a function that was called."""
+    return bool(_begun) and mine()
+
+
+def depth() -> int:
+    """How many deliveries this thread is in: one within a function that another has called, say."""
+    return len(_begun) if mine() else 0
+
+
+def left_over() -> dict[str, Any] | None:
+    """What was handed to this thread, and has not begun. Called with `session.turns`."""
+    handed = worker.handed
+    return handed[-1] if mine() and handed[-1]["seq"] not in _begun else None
+
+
+def inner() -> int:
+    """How many checkpoints this thread has passed in what it delivers; 0 if it delivers nothing."""
+    return _inner if inside() else 0
+
+
+def pass_inner() -> int:
+    """This thread has passed one more: the step at which the loop stands. Called with `session.turns`."""
+    global _inner
+    _inner += 1
+    return worker.uncount()
 
 
 def running_call() -> str | None:
     """The id of the call that this thread runs, None if it runs none."""
-    return _running[1] if mine() and _running else None
+    return _running[1] if inside() and _running else None
 
 
 def stands_over(pause: int) -> bool:
     """Whether this thread runs a function that was called while the worker was parked for this pause: it does not park
     for it a second time."""
-    return mine() and pause in _held
-
-
-def claim(held: int) -> None:
-    """This thread is about to deliver something. Called with `session.turns`.
-
-    held: the sequence number of the pause that is in force, 0 if none is.
-    """
-    global _thread
-    _thread = threading.get_ident()
-    _held.append(held)
+    return inside() and any(entry["held"] == pause for entry in worker.handed)
 
 
 def deliver(entry: dict[str, Any], step: int) -> None:
     """Does what a request with mail asks for. Whatever is wrong with it, its sender is told and the loop goes on; only
     what ends or leaves the loop comes through."""
-    global _thread
+    global _inner
+    seq = entry["seq"]
+    if seq in _begun or entry not in worker.handed:
+        return  # a signal handler that has passed a checkpoint just now has seen to it
     reply = Reply("failed", "it was left before it had ended")
     try:
+        with session.turns:
+            if not _begun:
+                _inner = 0
+            _begun.append(seq)
+            session.delivering(True)
         try:
             reply = _do(entry)
+        except (Exception, SystemExit) as error:
+            if _of_a_signal(error):
+                raise
+            # Of the user's code, in a place where nobody thinks of it: a default's repr(), say.
+            reply = _failure(error)
         finally:
-            worker.set_step(step)
             _tell(entry, step, reply)
     finally:
-        _held.pop()
-        if not _held:
-            _thread = None
+        with session.turns:
+            if seq in _begun:
+                _begun.remove(seq)
+            session.delivered(entry["id"])
+            session.delivering(bool(_begun))
 
 
 def _do(entry: dict[str, Any]) -> Reply:
@@ -96,10 +142,10 @@ def _do(entry: dict[str, Any]) -> Reply:
         content = mailbox.read_mail(folder, entry["mail"])
     except (StoreError, OSError) as error:
         return Reply("refused", f"what it carries can't be read: {error}")
-    journaling.payload(ident, content)
     name = content.get("name")
     if not isinstance(name, str):
         return Reply("refused", "what it carries is damaged")
+    journaling.payload(ident, content)
     if entry["kind"] == Kind.SET:
         return _set(name, content)
     try:
@@ -119,7 +165,9 @@ def _set(name: str, content: dict[str, Any]) -> Reply:
             exposing.set_value(name, content["value"])
     except UnfitError as error:
         return Reply("refused", str(error))
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a value that was set ends no training
+        if _of_a_signal(error):
+            raise
         return _failure(error, output.text)
     return Reply("done", output=output.text)
 
@@ -143,13 +191,15 @@ def _call(name: str, ident: str, content: dict[str, Any]) -> Reply:
         with output.taken():
             result = fn(*args, **kwargs)
     except (Exception, SystemExit) as error:  # a function that was asked for ends no training
+        if _of_a_signal(error):
+            raise
         return _failure(error, output.text)
     finally:
         _running.clear()
     try:
         plain = json.loads(json.dumps(result, default=_plain))
         size = len(json.dumps(plain))
-    except (TypeError, ValueError, RecursionError) as error:
+    except Exception as error:  # a tensor that can't be copied, a dict that another thread changes
         return Reply("failed", f"what {name}() returned is no JSON: {error}", output=output.text)
     if size > mailbox.RESULT_MAX:
         return Reply("failed", f"what {name}() returned has {size} bytes: at most {mailbox.RESULT_MAX} are sent")
@@ -164,22 +214,36 @@ def _plain(found: Any) -> Any:
     return listed()
 
 
+def _of_a_signal(error: BaseException) -> bool:
+    """Whether a signal handler asked for the end of the process, and the function was only what ran just then."""
+    if not isinstance(error, SystemExit):
+        return False
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    codes = [getattr(getattr(each, "__func__", each), "__code__", None) for each in handlers]
+    return any(frame.f_code in codes for frame, _line in traceback.walk_tb(error.__traceback__))
+
+
 def _failure(error: BaseException, output: str = "") -> Reply:
-    reason = traceback.format_exception_only(error)[-1].strip()
+    found = traceback.TracebackException.from_exception(error)
+    found.__notes__ = None  # they would stand after it
+    reason = list(found.format_exception_only())[-1].strip()
     return Reply("failed", reason, report.as_printed(error), output=output)
 
 
 def _tell(entry: dict[str, Any], step: int, reply: Reply) -> None:
     folder = session.folder()
     failed = reply.state != "done"
-    if folder is not None and (failed or entry["kind"] == Kind.CALL or reply.output):
-        try:
+    told = False
+    try:
+        if folder is not None and (failed or entry["kind"] == Kind.CALL or reply.output):
             _answer(folder, entry["id"], reply)
-        except (OSError, FolderRefusedError, ValueError, TypeError) as error:
-            report.warn(f"the sender of a {Kind(entry['kind']).name.lower()} can't be answered: {error}")
-            failed = True  # without its result, a call is not what it was asked for
-    with session.turns:
-        worker.tell(entry["seq"], step, failed=failed)
+        told = True
+    except (OSError, FolderRefusedError, ValueError, TypeError) as error:
+        report.warn(f"the sender of a {Kind(entry['kind']).name.lower()} can't be answered: {error}")
+    finally:
+        with session.turns:
+            # Without its result, a call is not what it was asked for.
+            worker.tell(entry["seq"], step, failed=failed or not told)
 
 
 def _answer(folder: Path, ident: int, reply: Reply) -> None:
@@ -192,7 +256,7 @@ def _answer(folder: Path, ident: int, reply: Reply) -> None:
 class _Output:
     """Standard output while a function runs: what this thread prints goes where it always goes, and is kept."""
 
-    def __init__(self, inner: TextIO) -> None:
+    def __init__(self, inner: TextIO | None) -> None:
         self._inner = inner
         self._thread = threading.get_ident()
         self._kept: list[str] = []
@@ -214,10 +278,16 @@ class _Output:
         return "".join(self._kept) + ("" if self._room > 0 else "…\n")
 
     def write(self, text: str) -> int:
+        # First there: what it does not take, bytes say, was not printed. A process without a console has none.
+        count = len(text) if self._inner is None else self._inner.write(text)
         if threading.get_ident() == self._thread and self._room > 0:
             self._kept.append(text[: self._room])
             self._room -= len(text)
-        return self._inner.write(text)
+        return count
+
+    def flush(self) -> None:
+        if self._inner is not None:
+            self._inner.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)

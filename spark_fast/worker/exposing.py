@@ -6,10 +6,13 @@ nothing controls it, has that alone.
 """
 
 import inspect
+import json
+import math
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +48,9 @@ _stale: set[str] = set()
 """Names that modules which are executed anew have not exposed again."""
 _cells: dict[str, int] = {}
 """The cells of values that are exposed no more, for those that come back."""
+_sent: dict[str, tuple[int, object]] = {}
+"""What controllers have set, and in which order."""
+_turns = count(1)
 _warned: set[str] = set()
 _KINDS = {"number": _core.FLOAT, "integer": _core.INTEGER, "boolean": _core.BOOLEAN}
 
@@ -93,9 +99,13 @@ def value(
         on_set: called with the new value, at a checkpoint, when a controller sets it: to hand it to an optimizer's
             parameter groups, say. If it raises, the value stays, and who set it gets the traceback.
 
-    Raises ValueError if the limits make no sense or the initial value does not fit them.
+    Raises ValueError if the limits make no sense or the initial value does not fit them, TypeError if they are not what
+    they should be.
     """
-    found = ExposedValue(initial, min, max, step, choices, unit, doc, readonly, on_set)
+    min, max, step = _number("min", min), _number("max", max), _number("step", step)  # noqa: A001
+    if not isinstance(unit, str) or not isinstance(doc, str):
+        raise TypeError(f"unit and doc are texts: {unit!r}, {doc!r}")
+    found = ExposedValue(initial, min, max, step, choices, unit, doc, bool(readonly), on_set)
     limits = _limits_of(found, -1)
     if min is not None and max is not None and min > max:
         raise ValueError(f"min is {min}, and max is {max}")
@@ -104,11 +114,24 @@ def value(
     if step is not None and step <= 0:
         raise ValueError(f"step is more than 0: {step}")
     if choices is not None:
-        json_bytes(limits.choices)
         _checked("choices", choices, limits)
-    if not tensors.is_tensor(initial) and not (isinstance(initial, float) and initial != initial):
-        fit("the initial value", replace(limits, readonly=False), initial)
+    # The best loss so far begins at infinity, and a loss that is not known yet is no number.
+    if not tensors.is_tensor(initial) and not (isinstance(initial, float) and not math.isfinite(initial)):
+        fit("the initial value", replace(limits, readonly=False), _as_sent(initial))
     return found
+
+
+def _number(name: str, limit: Any) -> float | None:
+    if tensors.is_tensor(limit):
+        limit = limit.item()
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, (int, float))):
+        raise TypeError(f"{name} is a number: {limit!r}")
+    return limit
+
+
+def _as_sent(found: Any) -> Any:
+    """What comes of it on its way from a controller: lists, and no tuples."""
+    return json.loads(json_bytes(found))
 
 
 def _checked(name: str, choices: Sequence[Any], limits: Limits) -> None:
@@ -122,7 +145,7 @@ def _limits_of(found: ExposedValue, cell: int) -> Limits:
     kind = "number" if tensor else type_of(found.initial)
     choices = None
     if found.choices is not None:
-        choices = [float(each) if kind == "number" and type(each) is int else each for each in found.choices]
+        choices = [float(each) if kind == "number" and type(each) is int else _as_sent(each) for each in found.choices]
     return Limits(
         cell,
         kind,
@@ -174,6 +197,10 @@ def expose(bindings: Mapping[str, Any] | None = None, /, **more: Any) -> State:
             initial = each.initial if isinstance(each, ExposedValue) else each
             if not tensors.is_tensor(initial):
                 _as_json(name, initial)
+                continue
+            # It is kept as long as the run lives: what it was computed from is not to be.
+            initial = tensors.detached(name, initial)
+            given[name] = replace(each, initial=initial) if isinstance(each, ExposedValue) else initial
     with _lock:
         for name, each in given.items():
             _origins[name] = origin
@@ -294,11 +321,12 @@ def _warn(what: str, text: str) -> None:
 def _described(fn: Callable[..., object]) -> Function:
     try:
         signature = inspect.signature(fn)
-    except (TypeError, ValueError):  # a builtin that does not say
+        shown = str(signature)
+        parameters = [_parameter(each) for each in signature.parameters.values()]
+    except Exception:  # a builtin that does not say, or a default whose repr() raises
         names = [Parameter("args", "var_positional", False), Parameter("kwargs", "var_keyword", False)]
         return Function(inspect.getdoc(fn) or "", "(*args, **kwargs)", names)
-    parameters = [_parameter(each) for each in signature.parameters.values()]
-    return Function(inspect.getdoc(fn) or "", str(signature), parameters)
+    return Function(inspect.getdoc(fn) or "", shown, parameters)
 
 
 _PARAMETER_KINDS = {
@@ -338,13 +366,15 @@ def _assign(name: str, it: Exposed | None, found: object) -> None:
         return
     text = _as_json(name, found)
     it.value = found
-    if it.index < 0:
+    if it.index < 0 or _folder is None:
         return
     limits = _limits[name]
     kind = type_of(found)
     try:
         if kind not in _KINDS or not it.fast or (isinstance(found, int) and not -(1 << 63) <= found < 1 << 63):
             _core.board_put_text(it.index, text)
+        elif isinstance(found, (int, float)) and kind in (limits.type, "integer") and limits.type != "boolean":
+            _core.board_put_number(it.index, found)  # of a subclass: a number of NumPy's, an IntEnum
         if kind != limits.type and not (kind == "integer" and limits.type == "number"):
             # The script has changed its mind; what may be set from outside follows.
             _limits[name] = replace(limits, type=kind, min=None, max=None, step=None, choices=None)
@@ -370,6 +400,7 @@ def set_value(name: str, given: object) -> None:
     if on_set is not None:
         on_set(fitting)
     _state[name] = fitting
+    _sent[name] = next(_turns), fitting
 
 
 def function(name: str) -> tuple[Callable[..., object], Function]:
@@ -405,25 +436,31 @@ def settle() -> None:
             _describe()
 
 
-def snapshot() -> tuple[dict[str, Any], ...]:
+def snapshot() -> tuple[Any, ...]:
     """What is exposed now, for restore()."""
     with _lock:
         values = {name: it.value for name, it in _found.items()}
-        return values, dict(_found), dict(_declared), dict(_limits), dict(_functions), dict(_origins)
+        return next(_turns), values, dict(_found), dict(_declared), dict(_limits), dict(_functions), dict(_origins)
 
 
-def restore(before: tuple[dict[str, Any], ...]) -> None:
-    """Exposes what a snapshot had, and nothing else: new code that failed leaves nothing behind."""
-    values, *then_all = before
+def restore(before: tuple[Any, ...]) -> None:
+    """Exposes what a snapshot had, and nothing else: new code that failed leaves nothing behind. What a controller has
+    set since stays set: it was told so."""
+    when: int
+    values: dict[str, Any]
+    when, values, *then_all = before
     with _lock:
         _stale.clear()
+        _cells.update({name: it.index for name, it in _found.items() if name not in values and it.index >= 0})
         all_now: list[dict[str, Any]] = [_found, _declared, _limits, _functions, _origins]
         for there, then in zip(all_now, then_all, strict=True):
             there.clear()
             there.update(then)
         for name, it in _found.items():
-            if it.value is not values[name]:
-                _state[name] = values[name]
+            sent_at, sent = _sent.get(name, (0, None))
+            wanted = sent if sent_at > when and type_of(sent) == _limits[name].type else values[name]
+            if it.value is not wanted:
+                _state[name] = wanted
         _describe()
 
 

@@ -14,7 +14,7 @@ from spark_fast.worker import report, session
 if TYPE_CHECKING:
     from spark_fast.worker.project import Project
 
-__all__ = ["code", "end", "failed", "follow", "keep", "payload", "returned"]
+__all__ = ["code", "end", "failed", "follow", "forget_after_fork", "keep", "payload", "returned"]
 
 _path: str | None = None
 _noted = 0
@@ -87,6 +87,12 @@ def end(state: str) -> None:
         _append({"end": state, "step": worker.step(), "time": time.time()})
 
 
+def forget_after_fork() -> None:
+    """In a forked child: the journal is its parent's."""
+    global _path
+    _path = None
+
+
 def _append(line: Mapping[str, Any]) -> None:
     global _path
     if _path is None or not worker.journal_begun():
@@ -94,6 +100,8 @@ def _append(line: Mapping[str, Any]) -> None:
     try:
         with session.turns:  # in which the core writes its lines
             journal.append(_path, line)
+    except RecursionError:  # as deep as can be read, and then within a line: without its payload it is not replayed
+        report.warn("what a request carries is nested too deep for the journal")
     except OSError as error:
         report.warn(f"the journal {_path} can't be written any more: {error}")
         _path = None

@@ -29,6 +29,8 @@ class Replay:
         self._path = ""
         self._code: dict[str, dict[str, str]] = {}
         self._payloads: dict[str, dict[str, Any]] = {}
+        self._over: set[str] = set()
+        self._open: list[str] = []
         for line in journal.lines:
             if "files" in line:
                 self._code[line["id"]] = line["files"]
@@ -112,25 +114,44 @@ class Replay:
         """The step of the next request; None if none is left."""
         return self._waiting[-1]["step"] if self._waiting else None
 
-    def due(self, step: int, within: str | None = None) -> list[dict[str, Any]]:
-        """Hands out, once, the requests of all steps up to this one.
+    def due(
+        self, step: int, within: str | None = None, inner: int = 0, *, most: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Hands out, once, the requests of all steps up to this one. A value to set or a function to call is the last
+        for the time being, until over(): what came after it is not to come while it is delivered.
 
-        within: the id of the call that is running, as the journal has it: its own checkpoints count, too, but only for
-            what was applied there.
+        within: the id of the call that is running, as the journal has it: only what was applied there is due.
+        inner: how many checkpoints that has passed itself.
+        most: how many at a time; None for all.
         """
-        found = []
-        while self._waiting and self._waiting[-1]["step"] <= step:
+        found: list[dict[str, Any]] = []
+        while (
+            self._open[-1:] in ([], [within])
+            and (most is None or len(found) < most)
+            and self._waiting
+            and self._waiting[-1]["step"] <= step
+        ):
             inside = self._waiting[-1].get("within")
-            if inside != within and inside is None:
-                break
-            line = self._waiting.pop()
-            if inside == within:
-                found.append(line)
-            else:
+            if inside in self._over:
+                line = self._waiting.pop()
                 report.warn(
                     f"the {line['kind']} of step {line['step']} can't be replayed: it came while a function ran"
                 )
+            elif inside != within or (inside is not None and self._waiting[-1].get("inner", 0) > inner):
+                break
+            else:
+                line = self._waiting.pop()
+                found.append(line)
+                if line["kind"] in ("set", "call"):
+                    self._open.append(line["id"])
         return found
+
+    def over(self, ident: str) -> None:
+        """A value was set or a function has returned, or could not be replayed, by the request's id in the journal:
+        what was applied while it was delivered, and was not reached, is due no more."""
+        self._over.add(ident)
+        if ident in self._open:
+            del self._open[self._open.index(ident) :]
 
     def code_of(self, request: Mapping[str, Any]) -> dict[str, bytes]:
         """The sources that a reload brought, by path."""
@@ -158,11 +179,14 @@ class Replay:
 def _with_calls(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The requests; one that was applied while a function ran has the id of that call as "within"."""
     running: list[str] = []
+    calls: set[str] = set()
     found = []
     for line in lines:
         if "kind" in line:
             found.append({**line, "within": running[-1]} if running else dict(line))
-        elif "payload" in line and "args" in line["payload"]:
+            if line["kind"] == "call":
+                calls.add(line["id"])
+        elif "payload" in line and line["id"] in calls:  # whatever it holds
             running.append(line["id"])
         elif line.get("returned") in running:
             running.remove(line["returned"])

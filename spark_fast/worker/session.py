@@ -22,7 +22,19 @@ if TYPE_CHECKING:
     from spark_fast.worker.host import Host
     from spark_fast.worker.replaying import Replay
 
-__all__ = ["attach", "begun", "end", "folder", "forget_after_fork", "lose_control", "on_trial", "run_id", "turns"]
+__all__ = [
+    "attach",
+    "begun",
+    "delivered",
+    "delivering",
+    "end",
+    "folder",
+    "forget_after_fork",
+    "lose_control",
+    "on_trial",
+    "run_id",
+    "turns",
+]
 
 
 class _Life(Enum):
@@ -40,13 +52,14 @@ _run: str | None = None
 _folder: Path | None = None
 _stop_raised = False
 _on_trial = False
+_delivering = False
 
 host: "Host | None" = None
 """Who runs the loop again after a reload; None where nobody does."""
 
 _replay: "Replay | None" = None
 _replayed: dict[str, str] = {}
-"""The ids that the journal has of the calls that were replayed."""
+"""The ids that the journal has of the requests with mail that are replayed."""
 
 outcome: WorkerState | None = None
 """How the run ended, where somebody knows better than the interpreter's last words: the runner."""
@@ -155,9 +168,18 @@ def on_trial(whether: bool) -> None:
     _watch()
 
 
+def delivering(whether: bool) -> None:
+    """Whether something is delivered: the checkpoints that it passes are to be told from the loop's. Called with
+    `turns`."""
+    global _delivering
+    if _delivering != whether:
+        _delivering = whether
+        _watch()
+
+
 def _watch() -> None:
     due = _replay.next_step if _replay is not None else None
-    worker.watch(0 if _on_trial else NEVER if due is None else due)
+    worker.watch(0 if _on_trial or _delivering else NEVER if due is None else due)
 
 
 def park(why: str) -> None:
@@ -216,10 +238,11 @@ def replay_due(step: int) -> None:
     if _replay is None:
         return
     from spark_fast.request import Kind, format_id, version_mail
-    from spark_fast.worker import delivering
+    from spark_fast.worker import delivering as delivery
 
-    within = delivering.running_call()
-    for line in _replay.due(step, _replayed.get(within) if within is not None else None):
+    within = delivery.running_call()
+    inside = _replayed.get(within) if within is not None else None
+    for line in _replay.due(step, inside, delivery.inner(), most=_room()):
         # A reset ended the process that the journal is of. That is all of it that is done again.
         mail = ""
         if line["kind"] == "reload":
@@ -227,24 +250,17 @@ def replay_due(step: int) -> None:
                 continue
             mail = version_mail(version)
         ident = run_folder.new_id()
-        if line["kind"] in ("set", "call"):
-            place = folder()
-            content = _replay.payload_of(line)
-            if content is None or place is None:
-                report.warn(
-                    f"the {line['kind']} of step {line['step']} can't be replayed: the journal lacks its payload"
-                )
-                continue
-            from spark_fast import mailbox
-
-            try:
-                mailbox.write_mail(place, ident, content)
-            except (OSError, SparkError, ValueError) as error:
-                report.warn(f"the {line['kind']} of step {line['step']} can't be replayed: {error}")
-                continue
-            mail = mailbox.mail_name(ident)
-            _replayed[format_id(ident)] = line["id"]
         try:
+            if line["kind"] in ("set", "call"):
+                from spark_fast import mailbox
+
+                place = folder()
+                content = _replay.payload_of(line)
+                if content is None or place is None:
+                    raise ValueError("the journal lacks its payload")
+                mailbox.write_mail(place, ident, content)
+                mail = mailbox.mail_name(ident)
+                _replayed[format_id(ident)] = line["id"]
             worker.append(
                 Kind[line["kind"].upper()],
                 ident,
@@ -256,7 +272,29 @@ def replay_due(step: int) -> None:
             )
         except (SparkError, OSError, ValueError) as error:
             report.warn(f"the {line['kind']} of step {line['step']} can't be replayed: {error}")
+            _replay.over(line["id"])
     _watch()
+
+
+def _room() -> int:
+    """How many requests the log takes, and some that may come from elsewhere. What is asked of a run that is parked is
+    all of one step, and may be more than that."""
+    from spark_fast import _core
+
+    try:
+        tail: int = _core.read_view(worker.fileno())["tail"]
+        applied: int = _core.read_slot(worker.fileno(), 0)["applied"]
+        return _core.LOG_CAPACITY // 2 - (tail - applied)
+    except (SegmentError, OSError):  # what is wrong with it the turn that follows finds
+        return 0
+
+
+def delivered(ident: int) -> None:
+    """A request with mail was delivered."""
+    from spark_fast.request import format_id
+
+    if _replay is not None and (line := _replayed.pop(format_id(ident), None)) is not None:
+        _replay.over(line)
 
 
 # --- the end ---
@@ -328,3 +366,7 @@ def forget_after_fork() -> None:
         from spark_fast.worker import exposing
 
         exposing.forget_after_fork()
+    if "spark_fast.worker.journaling" in sys.modules:
+        from spark_fast.worker import journaling
+
+        journaling.forget_after_fork()

@@ -40,9 +40,11 @@ def checkpoint(step: int, counted: bool, done: bool | None) -> None:
 def arrive(step: int, counted: bool, done: bool | None) -> "Hold | None":
     """take_turn() of a thread that comes to a checkpoint, and not of one that waits there and looks again."""
     with session.turns:
+        if counted and delivering.inside():
+            step = delivering.pass_inner()
         if counted and session.host is not None and session.host.thread == threading.get_ident():
             # What a function that was called passes says nothing of the loop's code.
-            session.host.pass_checkpoint(False if delivering.mine() else done)
+            session.host.pass_checkpoint(False if delivering.inside() else done)
     return take_turn(step, counted)
 
 
@@ -69,6 +71,9 @@ def _act(step: int, counted: bool) -> tuple[int, int, int, float, dict[str, Any]
             session.attach()
             step = worker.step()
         if counted:
+            left = delivering.left_over()
+            if left is not None:
+                return step, _DELIVER, left["seq"], 0.0, left
             session.replay_due(step)
         host = session.host
         mine = host is not None and host.thread == threading.get_ident()
@@ -76,7 +81,11 @@ def _act(step: int, counted: bool) -> tuple[int, int, int, float, dict[str, Any]
         while True:
             # Only the thread under the host can be run again: to others a reload does not matter.
             action, seq, park_for, entry = _turn(
-                step, counted, reload=mine or host is None, mail=delivering.mine() or not delivering.busy()
+                step,
+                counted,
+                reload=mine or host is None,
+                mail=delivering.mine() or not delivering.busy(),
+                inner=delivering.inner(),
             )
             if action != _RAISE_RELOAD or entry is None:
                 break
@@ -91,14 +100,14 @@ def _act(step: int, counted: bool) -> tuple[int, int, int, float, dict[str, Any]
             host.tell()
         if action == _HOLD and refused:
             Hold.stands(seq)
-        if action == _DELIVER and entry is not None:
-            delivering.claim(entry["held"])
     return step, action, seq, park_for, entry
 
 
-def _turn(step: int, counted: bool, *, reload: bool, mail: bool) -> tuple[int, int, float, dict[str, Any] | None]:
+def _turn(
+    step: int, counted: bool, *, reload: bool, mail: bool, inner: int
+) -> tuple[int, int, float, dict[str, Any] | None]:
     try:
-        found = worker.turn(step, counted, reload=reload, mail=mail)
+        found = worker.turn(step, counted, reload=reload, mail=mail, inner=inner)
         session.follow()
         return found
     except (SegmentError, OSError) as error:
@@ -118,7 +127,8 @@ class Hold:
     An exception, of a signal handler say, may arrive at any line: end() puts right whatever begin() came to.
 
     Where several threads of the process pass checkpoints, each parks; the first to come runs the hooks and speaks for
-    the worker.
+    the worker. While it runs a function that was called there, a park within that function speaks for the worker: what
+    the one around it waited for may be long over. The hooks of that one still stand.
     """
 
     _leader: "Hold | None" = None
@@ -126,6 +136,9 @@ class Hold:
     """The timed pause that was last published, and when it ends. A reload meanwhile does not begin it anew."""
 
     def __init__(self, step: int, counted: bool, seq: int, park_for: float) -> None:
+        self._thread = threading.get_ident()
+        self._depth = delivering.depth()
+        self._outer: Hold | None = None
         self._step = step
         self._counted = counted
         self._seq = seq
@@ -143,27 +156,30 @@ class Hold:
     def begin(self) -> None:
         """Runs the pause hooks and publishes that the worker is parked."""
         with session.turns:
-            if Hold._leader is None:
+            outer = Hold._leader
+            if outer is None or (outer._thread == self._thread and outer._depth < self._depth):
+                self._outer = outer
                 Hold._leader = self
         if Hold._leader is self:
-            hooks.run(resume=False)
+            if self._outer is None:
+                hooks.run(resume=False)
             self._publish()
 
     def end(self) -> None:
         """Publishes that the worker is parked no more, and runs the resume hooks."""
         if Hold._leader is self:
-            Hold._leader = None
+            Hold._leader = self._outer
             if not self._resumed:
                 with session.turns:
                     worker.unparked(self._step)
-            hooks.run(resume=True)
+            if self._outer is None:
+                hooks.run(resume=True)
 
     def goes_on(self) -> bool:
         """Applies what has come; whether the thread is to wait (again). Raises SparkStopError or SparkReloadError."""
         if self._ends is not None and time.monotonic() >= self._ends:
             self._resume()
-        with session.turns:
-            hold = take_turn(self._step, self._counted)
+        hold = take_turn(self._step, self._counted)
         if hold is None:
             return False
         self._seq, self._park_for = hold._seq, hold._park_for

@@ -13,7 +13,7 @@ from spark_fast import _core
 from spark_fast._core import Exposed
 from spark_fast.worker import report
 
-__all__ = ["assign", "is_tensor"]
+__all__ = ["assign", "detached", "is_tensor"]
 
 _LOOKED = 3.0
 """Seconds after a look in which somebody counts as looking."""
@@ -26,14 +26,17 @@ class _Copy:
 
     def __init__(self, tensor: Any) -> None:
         torch = sys.modules["torch"]
+        self.device = tensor.device
         self._host = torch.empty((), dtype=tensor.dtype, pin_memory=True)
         self._event = torch.Event(tensor.device.type)
+        self._stream_of = torch.accelerator.current_stream
         self.began = 0.0
         self.pending = False
 
     def begin(self, tensor: Any) -> None:
         self._host.copy_(tensor.reshape(()), non_blocking=True)
-        self._event.record()
+        # The stream that the copy is in. Without it, that of the device which is current, which may be another.
+        self._event.record(self._stream_of(self.device))
         self.began = time.monotonic()
         self.pending = True
 
@@ -54,19 +57,26 @@ def is_tensor(found: object) -> bool:
     return not isinstance(found, (bool, int, float, str, dict, list, tuple)) and callable(getattr(found, "item", None))
 
 
-def assign(it: Exposed, found: Any) -> object:
-    """Puts the number of a tensor on the board, now or later. What the script is to read: the tensor, without what it
-    was computed from. Raises TypeError if it has more than one element."""
+def detached(name: str, found: Any) -> Any:
+    """The tensor, without what it was computed from. Raises TypeError if it has more than one element."""
     detach = getattr(found, "detach", None)
     if callable(detach):
         found = detach()
     size = found.numel() if callable(getattr(found, "numel", None)) else getattr(found, "size", 1)
     if size != 1:
-        raise TypeError(f"{it.name}: a tensor that is exposed has one element, not {size}")
+        raise TypeError(f"{name}: a tensor that is exposed has one element, not {size}")
+    return found
+
+
+def assign(it: Exposed, found: Any) -> object:
+    """Puts the number of a tensor on the board, now or later. What the script is to read: the tensor, without what it
+    was computed from. Raises TypeError if it has more than one element, or one that is no number."""
+    found = detached(it.name, found)
     if it.index < 0:
         return found
     if _on_host(found):
-        _put(it, float(found.item()))
+        number = found.item()
+        _put(it, number if isinstance(number, int) else float(number))
     elif it.name not in _given_up:
         try:
             _follow(it, found)
@@ -91,7 +101,7 @@ def _follow(it: Exposed, tensor: Any) -> None:
             return
     if not _core.board_watched(_LOOKED):
         return
-    if copy is None:
+    if copy is None or copy.device != tensor.device:
         copy = _copies[it.name] = _Copy(tensor)
     copy.begin(tensor)
 

@@ -620,13 +620,44 @@ TEST(a_call_that_passes_checkpoints_leaves_the_step_where_it_was)
     BEGIN;
     uint64_t step, inner;
     sf_pass(&step);
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < 5; i++) {
         sf_pass(&inner);
-    CHECK_EQ(inner, step + 5);
-    sf_worker_set_step(step);
-    CHECK_EQ(sf_worker_step(), step);
+        CHECK_EQ(inner, step + 1);
+        CHECK_EQ(sf_worker_uncount(), step);
+        CHECK_EQ(sf_worker_step(), step);
+    }
     sf_pass(&inner);
     CHECK_EQ(inner, step + 1);
+    END;
+}
+
+TEST(what_is_asked_while_a_call_passes_a_checkpoint_is_due_there_and_holds_up_nothing)
+{
+    BEGIN;
+    struct sf_turn turn;
+    uint64_t step, inner;
+    sf_pass(&step);
+    ask(&segment, SF_CALL, 0);
+    sf_pass(&step);
+    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED, &turn), 0);
+    CHECK_EQ(turn.action, SF_DELIVER);
+    sf_pass(&inner); /* counted, and not uncounted yet, when the pause is decided */
+    ask(&segment, SF_PAUSE, 0);
+    ask(&segment, SF_PAUSE, step + 5);
+    CHECK_EQ(sf_worker_uncount(), step);
+    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED | SF_TURN_INNER, &turn), 0);
+    CHECK_EQ(turn.action, SF_GO);
+    ask(&segment, SF_PAUSE, 0);
+    sf_pass(&inner);
+    CHECK_EQ(sf_worker_uncount(), step);
+    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED | SF_TURN_INNER, &turn), 0);
+    CHECK_EQ(turn.action, SF_HOLD);
+    /* Left by an exception, the function does not park; the loop does, and can be resumed there. */
+    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED, &turn), 0);
+    CHECK_EQ(turn.action, SF_HOLD);
+    ask(&segment, SF_RESUME, 0);
+    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED, &turn), 0);
+    CHECK_EQ(turn.action, SF_GO);
     END;
 }
 
