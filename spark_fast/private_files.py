@@ -78,7 +78,8 @@ def write_whole(folder: int, name: str, content: bytes, *, replace: bool = True)
         os.unlink(making, dir_fd=folder)
         return False
     except BaseException:
-        os.unlink(making, dir_fd=folder)
+        with suppress(FileNotFoundError):  # an interrupt may come when it has its name
+            os.unlink(making, dir_fd=folder)
         raise
     os.unlink(making, dir_fd=folder)
     return True

@@ -1,12 +1,13 @@
 """What can go wrong while a value is set or a function called, and must not reach the training."""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from spark_fast import journal
+from spark_fast import client, journal
 from spark_fast.client import SparkCallError
 from spark_fast.request import Kind
 from spark_fast.worker.replaying import Replay
@@ -508,3 +509,29 @@ def test_limits_of_other_libraries_and_values_that_are_not_known_yet_are_taken(t
         assert run.set("best", 0.5, timeout=30).fate.state == "applied"
         assert run.set("shape", [3, 4], timeout=30).fate.state == "applied"
         assert run.set("lr", 2).fate.state == "refused"
+
+
+def test_a_script_that_is_used_has_its_values_when_it_is_handed_out(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(
+        textwrap.dedent("""
+        import time
+        import spark_fast as spark
+        from spark_fast.worker import exposing
+        describe = exposing._describe
+        def slowly():
+            time.sleep(1)
+            describe()
+        exposing._describe = slowly
+        spark.expose(lr=0.5)
+        while True:
+            spark.checkpoint()
+            time.sleep(0.001)
+        """)
+    )
+    used = client.use(str(script), name="used", timeout=60)
+    try:
+        assert used.lr == 0.5
+    finally:
+        used.controller.stop()
+        used.controller.wait("stopped", 30)

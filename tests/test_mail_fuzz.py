@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from spark_fast import client, journal, mailbox
 from spark_fast.client import FolderRefusedError, SegmentError, StoreError
 from spark_fast.request import Kind
-from tests.support import Child
+from tests.support import Child, until
 
 EXAMPLES = int(os.environ.get("SF_TEST_FUZZ", "150"))
 
@@ -338,3 +338,47 @@ def test_a_number_of_many_digits_is_refused(tmp_path: Path, digits: int) -> None
         fate = child.run().set("lr", -(10**digits)).fate
         assert fate.state == "refused"
         assert "finite number" in fate.reason
+
+
+def test_a_disk_that_is_full_costs_the_display_and_the_answers_and_not_the_training(tmp_path: Path) -> None:
+    code = """
+    import resource, time
+    import spark_fast as spark
+    def fill():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+    def empty():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    def big():
+        return "x" * 2000
+    def small():
+        return 1
+    def more():
+        spark.expose(later=0.0, text="later")
+        return 1
+    state = spark.expose(fill=fill, empty=empty, big=big, small=small, more=more, lr=0.5, note="", seen=0)
+    while True:
+        spark.checkpoint()
+        state.seen = len(state.note)
+        time.sleep(0.001)
+    """
+    with Child(tmp_path, code) as child:
+        run = child.run()
+        run.call("fill", spark_timeout=30)
+        assert run.call("small", spark_timeout=30) == 1
+        assert run.request_call("big", timeout=30).fate.state == "failed"
+        assert run.set("lr", 0.25, timeout=30).fate.state == "applied"
+        assert run.values["lr"].value == 0.25
+        assert run.set("note", "y" * 5000, timeout=30).fate.state == "applied"
+        until(lambda: run.values["seen"].value == 5000)
+        assert run.call("more", spark_timeout=30) == 1
+        child.steps_on(run)
+        run.call("empty", spark_timeout=30)
+        assert len(run.call("big", spark_timeout=30)) == 2000
+        assert run.set("note", "z" * 6000, timeout=30).fate.state == "applied"
+        assert run.values["note"].value == "z" * 6000
+        assert run.call("more", spark_timeout=30) == 1
+        assert run.values["later"].value == 0.0
+        run.pause(timeout=30)
+        run.resume(timeout=30)
+        child.steps_on(run)
+        assert "Traceback" not in child.err

@@ -117,7 +117,7 @@ def _start(
     while True:
         ended = process.poll()
         found = _found(name)
-        if found is not None and (found.step > 0 or found.board_version() > 0 or ended is not None):
+        if found is not None and (found.step > 0 or found.functions or found.values or ended is not None):
             return Used(found)
         if ended is not None:
             raise SparkError(f"{script} ended with status {ended} before it had begun to run")
