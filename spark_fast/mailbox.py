@@ -3,8 +3,9 @@
     <run folder>/mail/<request id>.json       a value to set, a call: written by the sender before it asks
     <run folder>/replies/<request id>.json    written by the worker before it publishes the outcome
 
-Whoever sees the request finds its mail, and whoever sees the outcome finds its reply. The worker removes mail that it
-has read, and keeps as many replies as the log has entries.
+What is short stands in the log itself, and costs nobody a file. Whoever sees the request finds its mail, and whoever
+sees the outcome finds its reply. The worker removes mail that it has read, and keeps as many replies as the log has
+entries.
 """
 
 import json
@@ -29,12 +30,15 @@ __all__ = [
     "read_mail",
     "read_reply",
     "remove_reply",
+    "send_mail",
     "write_mail",
     "write_reply",
 ]
 
 MAIL_MAX = 1 << 20
 """Bytes that a request may carry."""
+MAIL_MAX_IN_LOG = 64
+"""SF_MAIL_MAX of csrc/sf_layout.h."""
 RESULT_MAX = 2 << 20
 """Bytes of a call's result."""
 _MAIL = "mail"
@@ -90,9 +94,24 @@ def write_mail(folder: Path, ident: int, content: Mapping[str, Any]) -> None:
         private_files.write_whole(mail, _name(ident), raw)
 
 
+def send_mail(folder: Path, ident: int, content: Mapping[str, Any]) -> str:
+    """What the log is to carry for the request `ident`: the content itself if there is room for it, as there is for a
+    number and its name; else the name of the mail, which is left for the worker. Raises as write_mail()."""
+    try:
+        raw = json.dumps(content, ensure_ascii=True, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"it is no JSON: {error}") from None
+    if len(raw) < MAIL_MAX_IN_LOG:
+        return raw
+    write_mail(folder, ident, content)
+    return mail_name(ident)
+
+
 def read_mail(folder: Path, mail: str) -> dict[str, Any]:
-    """Takes the mail of this name. Raises StoreError if it can't be read, is not there, or is no mail; OSError."""
+    """Takes what a request carries. Raises StoreError if it can't be read, is not there, or is no mail; OSError."""
     shown = folder / _MAIL
+    if mail.startswith("{"):
+        return _parsed(shown, mail.encode())
     if re.fullmatch(r"[0-9a-f]{16}", mail) is None:
         raise StoreError(str(shown), f"{mail!r} can't be the name of mail")
     name = f"{mail}.json"
@@ -107,13 +126,17 @@ def read_mail(folder: Path, mail: str) -> dict[str, Any]:
         raise StoreError(str(shown / name), "it is not there") from None
     except FolderRefusedError as error:
         raise StoreError(str(shown), str(error)) from None
+    return _parsed(shown / name, raw)
+
+
+def _parsed(shown: Path, raw: bytes) -> dict[str, Any]:
     try:
         found = json.loads(raw)
         check_depth(found, raw)
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise StoreError(str(shown / name), "it is damaged")
+        raise StoreError(str(shown), "it is damaged")
     return found
 
 

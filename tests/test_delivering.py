@@ -7,7 +7,7 @@ from typing import Any
 import psutil
 import pytest
 
-from spark_fast import client, journal
+from spark_fast import _core, client, journal
 from spark_fast.client import SparkCallError
 from spark_fast.request import Kind
 from spark_fast.worker.replaying import Replay
@@ -166,7 +166,7 @@ def test_a_function_that_was_called_while_parked_may_wait_for_a_thread_that_pass
         run = child.run()
         run.pause()
         call = run.request_call("joins", wait=False)
-        until(lambda: list((run.folder / "mail").iterdir()) == [], "it is called")
+        until(lambda: _core.read_slot(run._control, 0)["applied"] == 2, "it is called")
         run.resume(timeout=30)
         assert call.wait(30).state == "applied"
         child.steps_on(run)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from spark_fast import client, journal, mailbox
+from spark_fast import _core, client, journal, mailbox
 from spark_fast.client import FateState, SparkCallError
 from spark_fast.request import Kind
 from tests.reloading import Edited
@@ -495,7 +495,7 @@ def test_what_is_asked_together_in_the_middle_of_a_step_holds_up_nothing(tmp_pat
 def test_a_worker_that_is_killed_in_a_call_leaves_it_lost(training: Child) -> None:
     run = training.run()
     request = run.request_call("forever", wait=False)
-    until(lambda: request._run._view()["tail"] == 1 and list((run.folder / "mail").iterdir()) == [], "it is called")
+    until(lambda: _core.read_slot(run._control, 0)["applied"] == 1, "it is called")
     training.process.kill()
     training.process.wait()
     assert request.wait(30).state == "lost"
@@ -505,9 +505,29 @@ def test_a_worker_that_is_killed_in_a_call_leaves_it_lost(training: Child) -> No
 def test_mail_is_gone_when_it_was_read_and_replies_are_pruned(training: Child) -> None:
     run = training.run()
     for number in range(150):
-        run.request_call("evaluate", [str(number)], {"batches": 0})
+        run.request_call("evaluate", [str(number) * 100], {"batches": 0})
     assert list((run.folder / "mail").iterdir()) == []
     assert len(list((run.folder / "replies").iterdir())) == 128
+
+
+def test_what_is_short_stands_in_the_log_and_needs_no_file(training: Child) -> None:
+    run = training.run()
+    run.set("lr", 0.25)
+    run.set("name", "é" * 5)
+    assert run.call("evaluate")["lr"] == 0.25
+    assert not (run.folder / "mail").exists()
+    run.set("name", "é" * 50)
+    assert (run.folder / "mail").exists()
+    assert run.values["name"].value == "é" * 50
+
+
+@pytest.mark.parametrize("mail", ["{", "{}", "{1}", '{"name": 1}', '{"name":"evaluate","args":1}'])
+def test_what_stands_in_the_log_and_is_none_is_refused(training: Child, mail: str) -> None:
+    run = training.run()
+    request = run._ask(Kind.CALL, True, 30, mail=mail)
+    assert request.fate.state == "refused"
+    assert "what it carries" in request.fate.reason
+    training.steps_on(run)
 
 
 @pytest.mark.parametrize("mail", ["", "../x", "0123456789abcdef", "0123456789ABCDEF", "version-1", "/etc/passwd"])

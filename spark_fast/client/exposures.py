@@ -278,7 +278,7 @@ def _send(run: "Run", kind: Kind, content: dict[str, Any], *, wait: bool, timeou
     ident = run_folder.new_id()
     _take_turn(run, end)
     try:
-        mailbox.write_mail(run.folder, ident, content)
+        mail = mailbox.send_mail(run.folder, ident, content)
     except ValueError as error:
         return _refused(run, kind, f"it can't be sent: {error}")
     except FileNotFoundError:
@@ -288,10 +288,10 @@ def _send(run: "Run", kind: Kind, content: dict[str, Any], *, wait: bool, timeou
     sent = False
     try:
         left = None if end is None else max(0.0, end - monotonic())
-        request = run._ask(kind, False, left, mail=mailbox.mail_name(ident), ident=ident)
+        request = run._ask(kind, False, left, mail=mail, ident=ident)
         sent = request.fate.state is not FateState.REFUSED or request.fate.step is not None
     finally:
-        if not sent:
+        if not sent and mail == mailbox.mail_name(ident):
             mailbox.discard_mail(run.folder, ident)
     if wait:
         request.wait(None if end is None else max(0.0, end - monotonic()))
@@ -299,8 +299,8 @@ def _send(run: "Run", kind: Kind, content: dict[str, Any], *, wait: bool, timeou
 
 
 def _take_turn(run: "Run", end: float | None) -> None:
-    """Waits while this process has asked the run for more than its share: each request costs the training some tens of
-    microseconds, and other senders want to be heard too."""
+    """Waits while this process has asked the run for more than its share: each request costs the training a few tenths
+    of a millisecond, and other senders want to be heard too."""
     while True:
         recent = run._recent_mail(os.getpid(), _BURST)
         if len(recent) < _BURST:

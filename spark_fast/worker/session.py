@@ -258,8 +258,7 @@ def replay_due(step: int) -> None:
                 content = _replay.payload_of(line)
                 if content is None or place is None:
                     raise ValueError("the journal lacks its payload")
-                mailbox.write_mail(place, ident, content)
-                mail = mailbox.mail_name(ident)
+                mail = mailbox.send_mail(place, ident, content)
                 _replayed[format_id(ident)] = line["id"]
             worker.append(
                 Kind[line["kind"].upper()],
