@@ -715,6 +715,9 @@ cdef class Exposed:
         self.fast = False  # whether a number of this kind can be put on the board with no more ado
 
 
+cdef object missing = object()
+
+
 @cython.final
 cdef class State:
     """The exposed values, as attributes; what expose() returns. See spark_fast/worker/exposing.py.
@@ -729,11 +732,14 @@ cdef class State:
         self.found = found
         self.assign = assign
 
-    def __getattribute__(self, name):
+    @cython.critical_section  # as __setattr__: what another thread replaces must not vanish while it is taken
+    cdef object look(self, object name):
         it = self.found.get(name)
-        if it is not None:
-            return (<Exposed>it).value
-        return object.__getattribute__(self, name)
+        return missing if it is None else (<Exposed>it).value
+
+    def __getattribute__(self, name):
+        value = self.look(name)
+        return object.__getattribute__(self, name) if value is missing else value
 
     @cython.critical_section
     def __setattr__(self, name, value):
@@ -743,10 +749,10 @@ cdef class State:
         raise AttributeError(f"what is exposed stays: {name!r}")
 
     def __getitem__(self, name):
-        it = self.found.get(name)
-        if it is None:
+        value = self.look(name)
+        if value is missing:
             raise KeyError(name)
-        return (<Exposed>it).value
+        return value
 
     @cython.critical_section
     def __setitem__(self, name, value):
