@@ -17,7 +17,16 @@ __all__ = ["Used", "use"]
 
 _LOOK = 0.02
 """Seconds between looks whether a script that was started has come to something."""
-_started: "list[subprocess.Popen[bytes]]" = []
+
+
+class _LivesOn(subprocess.Popen[bytes]):
+    """A process that is meant to outlive us: no warning that it does."""
+
+    def __del__(self) -> None:
+        pass
+
+
+_started: list[_LivesOn] = []
 """What use() has started and may still live: kept, so that its end is noticed and no zombie stays."""
 
 
@@ -111,7 +120,7 @@ def _start(
         raise SparkError(f"a living run is called {name!r}")
     command = [sys.executable, "-m", "spark_fast", "run", "--name", name, *options, script, *arguments]
     # A session of its own: Ctrl-C at this process is not meant for the training.
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    process = _LivesOn(command, stdin=subprocess.DEVNULL, start_new_session=True)
     _started[:] = [each for each in _started if each.poll() is None] + [process]
     end = None if timeout is None else monotonic() + timeout
     while True:
