@@ -10,6 +10,7 @@
 
 #include "sf_guard.h"
 #include "sf_point.h"
+#include "sf_read.h"
 #include "sf_segment.h"
 
 /* A reader that meets the writer tries again: it takes some nanoseconds, unless the system lets another process run
@@ -242,26 +243,11 @@ wait_between(int tries)
         nanosleep(&time, NULL);
 }
 
-static int
-read_at(int fd, void *buffer, size_t length, uint64_t offset)
-{
-    for (size_t done = 0; done < length;) {
-        ssize_t count = pread(fd, (char *)buffer + done, length - done, (off_t)(offset + done));
-        if (count == 0)
-            return -SF_EGONE;
-        if (count < 0 && errno != EINTR)
-            return -errno;
-        if (count > 0)
-            done += (size_t)count;
-    }
-    return 0;
-}
-
 int
 sf_board_read(int fd, struct sf_board_view *view)
 {
     struct sf_board_header header;
-    int rc = read_at(fd, &header, sizeof header, 0);
+    int rc = sf_read_at(fd, &header, sizeof header, 0);
 
     if (rc < 0)
         return rc;
@@ -310,9 +296,9 @@ sf_board_read_cell(int fd, uint32_t index, struct sf_cell_view *view)
     if (index >= SF_BOARD_CELLS)
         return -EINVAL;
     for (int tries = 0; tries < TRIES; tries++) {
-        int rc = read_at(fd, &cell, sizeof cell, offset);
+        int rc = sf_read_at(fd, &cell, sizeof cell, offset);
         if (rc == 0)
-            rc = read_at(fd, &again, sizeof again, offset);
+            rc = sf_read_at(fd, &again, sizeof again, offset);
         if (rc < 0)
             return rc;
         if (atomic_load(&cell.turns) % 2 == 0 && memcmp(&cell, &again, sizeof cell) == 0) {
@@ -333,9 +319,9 @@ sf_board_read_cells(int fd, struct sf_cell_view *views, uint32_t count)
 
     if (count > SF_BOARD_CELLS)
         count = SF_BOARD_CELLS;
-    rc = read_at(fd, cells, count * sizeof *cells, SF_CELLS_OFFSET);
+    rc = sf_read_at(fd, cells, count * sizeof *cells, SF_CELLS_OFFSET);
     if (rc == 0)
-        rc = read_at(fd, again, count * sizeof *again, SF_CELLS_OFFSET);
+        rc = sf_read_at(fd, again, count * sizeof *again, SF_CELLS_OFFSET);
     if (rc < 0)
         return rc;
     for (uint32_t i = 0; i < count; i++) {
@@ -355,7 +341,7 @@ int
 sf_board_read_text(int fd, uint32_t index, const struct sf_cell_view *view, char *text)
 {
     struct sf_cell_view now;
-    int rc = read_at(fd, text, view->text_size, view->text_offset);
+    int rc = sf_read_at(fd, text, view->text_size, view->text_offset);
 
     if (rc == 0)
         rc = sf_board_read_cell(fd, index, &now);
@@ -375,15 +361,15 @@ sf_board_read_history(int fd, const struct sf_cell_view *view, struct sf_bucket 
     if (view->history_offset == 0)
         return 0;
     for (int tries = 0; tries < TRIES; tries++) {
-        rc = read_at(fd, before, sizeof before, view->history_offset);
+        rc = sf_read_at(fd, before, sizeof before, view->history_offset);
         if (rc < 0)
             return rc;
         if (before[1] > SF_BUCKETS)
             return -SF_ECORRUPT;
-        rc = read_at(fd, buckets, before[1] * sizeof *buckets,
-                     view->history_offset + offsetof(struct sf_history, bucket));
+        rc = sf_read_at(fd, buckets, before[1] * sizeof *buckets,
+                        view->history_offset + offsetof(struct sf_history, bucket));
         if (rc == 0)
-            rc = read_at(fd, after, sizeof after, view->history_offset);
+            rc = sf_read_at(fd, after, sizeof after, view->history_offset);
         if (rc < 0)
             return rc;
         if (before[0] % 2 == 0 && before[0] == after[0])

@@ -13,6 +13,7 @@
 #include "sf_lock.h"
 #include "sf_log.h"
 #include "sf_point.h"
+#include "sf_read.h"
 #include "sf_wait.h"
 
 static uint64_t
@@ -221,23 +222,6 @@ sf_slot_alive(int fd, uint32_t rank)
 
 /* --- reading without a mapping --- */
 
-static int
-read_at(int fd, void *buffer, size_t length, uint64_t offset)
-{
-    for (size_t done = 0; done < length;) {
-        ssize_t count = pread(fd, (char *)buffer + done, length - done, (off_t)(offset + done));
-        if (count == 0)
-            return -SF_EGONE;
-        if (count < 0) {
-            if (errno == EINTR)
-                continue;
-            return -errno;
-        }
-        done += (size_t)count;
-    }
-    return 0;
-}
-
 #define PLAIN(field) atomic_load_explicit(&(field), memory_order_relaxed)
 
 static int
@@ -248,7 +232,7 @@ read_header(int fd, struct sf_header *header)
 
     if (fstat(fd, &status) != 0)
         return -errno;
-    rc = read_at(fd, header, sizeof *header, 0);
+    rc = sf_read_at(fd, header, sizeof *header, 0);
     if (rc == -SF_EGONE)
         return -SF_ENOTCONTROL; /* shorter than a header */
     if (rc < 0)
@@ -270,10 +254,10 @@ read_raw_entry(int fd, uint64_t seq, struct sf_entry *entry)
 {
     uint64_t offset = SF_LOG_OFFSET + ((seq - 1) & (SF_LOG_CAPACITY - 1)) * sizeof *entry;
     uint64_t number;
-    int rc = read_at(fd, entry, sizeof *entry, offset);
+    int rc = sf_read_at(fd, entry, sizeof *entry, offset);
 
     if (rc == 0)
-        rc = read_at(fd, &number, sizeof number, offset + offsetof(struct sf_entry, number));
+        rc = sf_read_at(fd, &number, sizeof number, offset + offsetof(struct sf_entry, number));
     if (rc < 0)
         return rc;
     if (PLAIN(entry->number) != seq || number != seq)
@@ -336,9 +320,9 @@ sf_read_slot(int fd, uint32_t rank, struct sf_slot_view *view)
     view->alive = sf_slot_alive(fd, rank);
     if (view->alive < 0)
         return view->alive;
-    rc = read_at(fd, &slot, sizeof slot, slot_offset(rank));
+    rc = sf_read_at(fd, &slot, sizeof slot, slot_offset(rank));
     if (rc == 0)
-        rc = read_at(fd, mark, sizeof mark, slot_offset(rank) + offsetof(struct sf_slot, mark_step));
+        rc = sf_read_at(fd, mark, sizeof mark, slot_offset(rank) + offsetof(struct sf_slot, mark_step));
     if (rc < 0)
         return rc;
     view->word = PLAIN(slot.word);
@@ -372,7 +356,7 @@ sf_read_entry(int fd, uint64_t seq, struct sf_entry_view *view)
 {
     struct sf_entry entry;
     uint64_t tail;
-    int rc = read_at(fd, &tail, sizeof tail, offsetof(struct sf_header, tail));
+    int rc = sf_read_at(fd, &tail, sizeof tail, offsetof(struct sf_header, tail));
 
     if (rc < 0)
         return rc;
