@@ -38,7 +38,7 @@ __all__ = ["ExposedValue", "connect", "expose", "function", "listed", "restore",
 _found: dict[str, Exposed] = {}
 _declared: dict[str, "ExposedValue"] = {}
 _limits: dict[str, Limits] = {}
-_functions: dict[str, Callable[..., object]] = {}
+_functions: dict[str, tuple[Callable[..., object], Function]] = {}
 _lock = threading.RLock()
 _folder: Path | None = None
 """The run folder that has the board; None if there is none."""
@@ -208,7 +208,7 @@ def expose(bindings: Mapping[str, Any] | None = None, /, **more: Any) -> State:
             _stale.discard(name)
             if _is_function(each):
                 _retire(name)
-                _functions[name] = each
+                _functions[name] = each, _described(each)
             else:
                 _functions.pop(name, None)
                 _expose_value(name, each if isinstance(each, ExposedValue) else ExposedValue(each))
@@ -304,7 +304,7 @@ def _make_fast(name: str, it: Exposed) -> None:
 def _describe() -> None:
     if _folder is None:
         return
-    exposures = Exposures(dict(_limits), {name: _described(each) for name, each in _functions.items()})
+    exposures = Exposures(dict(_limits), {name: described for name, (_, described) in _functions.items()})
     try:
         with private_files.opened(_folder) as descriptor:
             write(descriptor, exposures)
@@ -406,8 +406,7 @@ def set_value(name: str, given: object) -> None:
 
 def function(name: str) -> tuple[Callable[..., object], Function]:
     """The function of this name for a controller, and what describes it."""
-    fn = _functions[name]
-    return fn, _described(fn)
+    return _functions[name]
 
 
 def listed(what: str) -> list[str]:
