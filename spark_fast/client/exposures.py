@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Board", "Change", "History", "Value", "call", "request_call", "set_value", "watch"]
 
-_LOOK = 0.05
-"""Seconds between two looks at a board that is watched."""
 _TOUCH = 1.0
 """Seconds between two signs that somebody watches."""
 _BURST = 32
@@ -135,12 +133,8 @@ class Board:
         """What describes the values and functions. Raises StoreError, FolderRefusedError."""
         try:
             described = _core.read_board(self._open())[1]
-        except (
-            OSError,
-            SegmentError,
-            StoreError,
-        ):  # none, or a damaged one: what can be called is told by the description alone
-            described = -1
+        except (OSError, SegmentError, StoreError):
+            described = -1  # none, or a damaged one: what can be called is told by the description alone
         if described < 0 or described != self._described:
             try:
                 self._exposures = exposed.read(self._run.folder)
@@ -302,7 +296,7 @@ def _take_turn(run: "Run", end: float | None) -> None:
     """Waits while this process has asked the run for more than its share: each request costs the training a few tenths
     of a millisecond, and other senders want to be heard too."""
     while True:
-        recent = run._recent_mail(os.getpid(), _BURST)
+        recent = run._recent_mail(os.getpid(), _BURST, time.time() - _BURST / _RATE)
         if len(recent) < _BURST:
             return
         left = recent[0] + _BURST / _RATE - time.time()

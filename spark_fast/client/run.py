@@ -588,13 +588,14 @@ class Run:
         since = time.time() if oldest is None else oldest["asked"]
         return LogFullError(error.reason, error.path, rank, step, since)
 
-    def _recent_mail(self, pid: int, count: int) -> list[float]:
-        """When this process last asked for a value to be set or a function to be called, oldest first."""
+    def _recent_mail(self, pid: int, count: int, since: float) -> list[float]:
+        """When this process last asked for a value to be set or a function to be called, since then and so many times
+        at most; oldest first."""
         found: list[float] = []
         seq = self._view()["tail"]
         while seq > 0 and len(found) < count:
             entry = _core.read_entry(self._control, seq)
-            if entry is None:
+            if entry is None or entry["asked"] < since:
                 break
             if entry["sender_pid"] == pid and entry["kind"] in (Kind.SET, Kind.CALL):
                 found.append(entry["asked"])
