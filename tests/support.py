@@ -1,6 +1,7 @@
 """Real worker processes for the tests, and waiting for conditions with a deadline that fails."""
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -54,6 +55,7 @@ def until(look: Callable[[], Value], what: str = "", deadline: float = DEADLINE)
 def kill(process: "subprocess.Popen[Any]") -> None:
     """Kills it, and what it started: `spark-fast run` leaves its worker alone when it is killed."""
     if process.poll() is None:
+        process.send_signal(signal.SIGSTOP)  # so that it starts no more of them
         children = psutil.Process(process.pid).children(recursive=True)
         process.kill()
         for child in children:
