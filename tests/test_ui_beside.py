@@ -38,7 +38,9 @@ def is_gone(address: str) -> bool:
 def test_a_run_has_its_page_for_as_long_as_its_supervisor_lives(tmp_path: Path, end: signal.Signals) -> None:
     script = tmp_path / "train.py"
     script.write_text(LOOP)
-    with Child(tmp_path, "", "-m", "spark_fast", "run", "--ui", str(script)) as child:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with Child(tmp_path, "", "-m", "spark_fast", "run", "--ui", str(script), TMPDIR=str(scratch)) as child:
         run = child.run()
         found = until(lambda: ADDRESS.search(child.err), child.err)
         assert f'"id":"{run.id}"' in served(*found.groups()).replace(" ", "")
@@ -48,6 +50,7 @@ def test_a_run_has_its_page_for_as_long_as_its_supervisor_lives(tmp_path: Path, 
         child.ended()
         until(lambda: is_gone(found[1]))
         until(lambda: not pages[0].is_running())
+        assert list(scratch.iterdir()) == []  # it leaves nothing behind
 
 
 def test_without_its_packages_the_page_says_what_to_install(tmp_path: Path) -> None:

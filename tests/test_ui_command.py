@@ -176,9 +176,14 @@ def test_the_browser_is_handed_a_file_and_no_token(tmp_path: Path) -> None:
         f"mv {seen}.new {seen}\n"
     )
     browser.chmod(0o755)
-    with _running("--port", "0", "--open", BROWSER=str(browser)) as (_, address):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with _running("--port", "0", "--open", BROWSER=str(browser), TMPDIR=str(scratch)) as (process, address):
         until(seen.exists, "the browser")
         token = address.partition("token=")[2]
         assert token not in seen.read_text()
         assert f"url={address}" in Path(f"{seen}.page").read_text()
         assert Path(f"{seen}.mode").read_text() == "700\n"
+        process.send_signal(signal.SIGTERM)
+        assert _ended(process) == (-signal.SIGTERM, "")
+        assert list(scratch.iterdir()) == []  # it leaves nothing behind

@@ -1,11 +1,13 @@
 """`spark-fast ui`: serves the web page until it is ended."""
 
 import os
+import shutil
 import signal
 import sys
 import tempfile
 import threading
 import webbrowser
+from contextlib import nullcontext
 from pathlib import Path
 
 import typer
@@ -42,15 +44,24 @@ def ui(
             f"others can reach {host}, and could read the token on its way: give --tls-cert and --tls-key, or "
             "--insecure; or leave --host out and forward the port by SSH",
         )
-    with tempfile.TemporaryDirectory(prefix="spark-fast-") as folder:
+    with tempfile.TemporaryDirectory(prefix="spark-fast-") if browser else nullcontext() as folder:
 
         def started(address: str) -> None:
             if beside:
                 print(f"spark-fast: the page that shows and steers your runs: {address}", flush=True)
             else:
                 print(f"{address}\nCtrl-C ends the server; no run is touched.", flush=True)
-            if browser:
+            if folder is not None:
                 _open(address, Path(folder))
+
+        def end(number: int, _frame: object) -> None:
+            # The server's own handler, which has seen to its end, hands the signal on to this one.
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+        signal.signal(signal.SIGTERM, end)
 
         if beside:
             threading.Thread(target=_end_with_input, daemon=True).start()
