@@ -10,6 +10,7 @@
  * Layout versions
  *   1  first
  *   2  requests to set a value and to call a function
+ *   3  several ranks: what each has done of an entry, votes, strides, entries of which the target comes from elsewhere
  */
 #ifndef SF_LAYOUT_H
 #define SF_LAYOUT_H
@@ -21,7 +22,7 @@
 #include <stdint.h>
 
 #define SF_MAGIC UINT64_C(0x3154464b52415053) /* "SPARKFT1", read as a little-endian number */
-#define SF_LAYOUT_VERSION 2u
+#define SF_LAYOUT_VERSION 3u
 
 #define SF_PAGE 4096u
 #define SF_LOG_CAPACITY 128u /* a power of two */
@@ -99,6 +100,19 @@ struct sf_state {
 #define SF_OUTCOME_CODE(outcome) ((unsigned)((outcome) >> 62))
 #define SF_OUTCOME_VALUE(outcome) ((outcome) & (SF_STEP_MAX - 1))
 
+#define SF_RANKS_ALL 0u
+#define SF_ENTRY_FAILED 1u /* a bit of sf_entry.agreed */
+
+/* What ranks vote on, in this order, before they go on together with an entry. Who has given a vote of one phase has
+ * said yes to those before it. */
+enum sf_phase { SF_PHASE_READY, SF_PHASE_EXECUTED, SF_PHASE_PROVED, SF_PHASE_END };
+#define SF_VOTE_YES 1u
+#define SF_VOTE_NO 2u
+#define SF_VOTE(seq, phase, said) (((uint64_t)(seq) << 4) | ((uint64_t)(phase) << 2) | (said))
+#define SF_VOTE_SEQ(vote) ((vote) >> 4)
+#define SF_VOTE_PHASE(vote) ((unsigned)((vote) >> 2) & 3u)
+#define SF_VOTE_SAID(vote) ((unsigned)(vote) & 3u)
+
 /* One request. The sender writes it while it holds the log's lock, before it publishes the tail; afterwards only
  * `target` and `outcome` change, once each, by compare-and-swap. */
 struct sf_entry {
@@ -112,6 +126,13 @@ struct sf_entry {
     int64_t duration_ns;
     int64_t asked_ns; /* CLOCK_REALTIME */
     struct sf_state before;
+    uint32_t ranks; /* SF_SET, SF_CALL: SF_RANKS_ALL, or the rank that does it, plus one; the others pass it by */
+    /* Bit 0: a rank has failed at it. Above it two bits for each vote, SF_VOTE_YES or SF_VOTE_NO once it is decided, by
+     * compare-and-swap. */
+    _Atomic uint32_t agreed;
+    /* 0: the target is decided here. Else other hosts have a say in it, and this is the earliest step that this host
+     * can take: SF_TARGET_NONE until it is known, then swapped once. From that step on a rank waits for the target. */
+    _Atomic uint64_t low;
     char sender[SF_SENDER_MAX]; /* who asked, for people; ends with a zero byte */
     char mail[SF_MAIL_MAX];     /* name of a file in mail/, or empty */
 };
@@ -127,7 +148,8 @@ struct sf_header {
     uint64_t log_offset;
     uint64_t slots_offset;
     uint64_t file_size;
-    int64_t created_ns; /* CLOCK_REALTIME */
+    int64_t created_ns;  /* CLOCK_REALTIME */
+    uint32_t world_size; /* ranks of the whole job; slot_count of them run on this host */
 
     /* Entries 1..tail exist. Stored seq_cst by the sender that holds the log's lock: the store is the moment from
      * which a request exists. Pairs with the loads in sf_turn(): see "sets its word again" there. */
@@ -149,7 +171,7 @@ struct sf_level {
 struct sf_slot {
     /* Read by the worker on each step, raised by others with a seq_cst read-modify-write; a futex. */
     alignas(128) _Atomic uint32_t word;
-    uint32_t reserved;
+    _Atomic uint32_t stride; /* steps that a checkpoint counts, 1 or more; set by the worker before it attaches */
     /* Checkpoints passed. Of several ranks each raises its own seq_cst *before* it loads `word`, and helpers load it
      * seq_cst *after* they have set `word`: so either the worker sees the word at step k, or the helper reads k or
      * more. The only rank of a run stores it relaxed, and a helper may read less: see sf_count_in_turn(). */
@@ -173,6 +195,13 @@ struct sf_slot {
     _Atomic int64_t park_ns;     /* CLOCK_MONOTONIC at which the present park began, 0 while not parked */
     _Atomic uint64_t wakes;      /* times that a park was interrupted to look around */
     _Atomic int64_t deadline_ns; /* CLOCK_REALTIME at which a timed pause ends by itself, 0 if never */
+    /* One bit for each place in the log: the rank has done what the entry asks for, or had nothing to do. Cleared by
+     * the rank before it publishes that the entry is applied, set seq_cst when it is done: of two ranks that are done
+     * at the same time, one sees both bits. */
+    _Atomic uint64_t done[SF_LOG_CAPACITY / 64];
+    _Atomic uint64_t vote;       /* SF_VOTE(): the last that this rank has given; seq_cst, as `done` */
+    _Atomic uint32_t rank;       /* in the whole job */
+    _Atomic uint32_t generation; /* how many workers have had this slot, this one among them */
 
     alignas(128) struct sf_level level[SF_LEVELS];
 };
@@ -180,18 +209,19 @@ struct sf_slot {
 static_assert(ATOMIC_LLONG_LOCK_FREE == 2 && ATOMIC_INT_LOCK_FREE == 2,
               "processes can't share a lock inside an atomic");
 static_assert((SF_LOG_CAPACITY & (SF_LOG_CAPACITY - 1)) == 0, "indices wrap by masking");
-static_assert(sizeof(struct sf_state) == 48, "layout 2");
-static_assert(sizeof(struct sf_entry) == 240, "layout 2");
-static_assert(offsetof(struct sf_entry, before) == 64, "layout 2");
-static_assert(sizeof(struct sf_header) <= SF_PAGE, "layout 2");
-static_assert(offsetof(struct sf_header, tail) == 128, "layout 2");
-static_assert(offsetof(struct sf_header, changes) == 256, "layout 2");
-static_assert(offsetof(struct sf_slot, step) == 8, "layout 2");
-static_assert(offsetof(struct sf_slot, alarm) == 16, "layout 2");
-static_assert(offsetof(struct sf_slot, state) == 128, "layout 2");
+static_assert(sizeof(struct sf_state) == 48, "layout 3");
+static_assert(sizeof(struct sf_entry) == 256, "layout 3");
+static_assert(offsetof(struct sf_entry, before) == 64, "layout 3");
+static_assert(sizeof(struct sf_header) <= SF_PAGE, "layout 3");
+static_assert(offsetof(struct sf_header, tail) == 128, "layout 3");
+static_assert(offsetof(struct sf_header, changes) == 256, "layout 3");
+static_assert(offsetof(struct sf_slot, step) == 8, "layout 3");
+static_assert(offsetof(struct sf_slot, alarm) == 16, "layout 3");
+static_assert(offsetof(struct sf_slot, state) == 128, "layout 3");
 static_assert(offsetof(struct sf_slot, mark_ns) == offsetof(struct sf_slot, mark_step) + 8, "read as a pair");
-static_assert(offsetof(struct sf_slot, level) == 256, "layout 2");
-static_assert(sizeof(struct sf_slot) == 384, "layout 2");
+static_assert(offsetof(struct sf_slot, level) == 256, "layout 3");
+static_assert(sizeof(struct sf_slot) == 384, "layout 3");
+static_assert(SF_PHASE_END <= 4, "a vote has two bits for its phase");
 
 #define SF_LOG_OFFSET ((uint64_t)SF_PAGE)
 #define SF_SLOTS_OFFSET (SF_LOG_OFFSET + SF_LOG_CAPACITY * (uint64_t)sizeof(struct sf_entry))

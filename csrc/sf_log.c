@@ -91,11 +91,11 @@ signal_rank(struct sf_slot *slot)
 }
 
 /* A worker that is still attaching counts: it hears of what is asked now at its first checkpoint. */
-static int
-slot_taken(const struct sf_segment *segment, uint32_t rank)
+int
+sf_slot_taken(const struct sf_segment *segment, uint32_t slot)
 {
-    uint32_t state = atomic_load_explicit(&segment->slots[rank].state, memory_order_acquire);
-    return state == SF_STATE_NONE ? sf_slot_alive(segment->fd, rank) == 1 : state < SF_STATE_STOPPED;
+    uint32_t state = atomic_load(&segment->slots[slot].state);
+    return state == SF_STATE_NONE ? sf_slot_alive(segment->fd, slot) == 1 : state < SF_STATE_STOPPED;
 }
 
 static void
@@ -105,17 +105,17 @@ decide(struct sf_segment *segment, uint64_t seq, uint32_t rank, int standing)
     uint64_t target = 0;
 
     for (uint32_t r = 0; r < segment->slot_count; r++) {
-        if (slot_taken(segment, r))
+        if (sf_slot_taken(segment, r))
             signal_rank(&segment->slots[r]);
     }
     SF_POINT("decide:signalled");
     for (uint32_t r = 0; r < segment->slot_count; r++) {
         struct sf_slot *slot = &segment->slots[r];
         /* A dead rank does no harm to the agreement, but its step might put the target far ahead of the others. */
-        if (!slot_taken(segment, r) || (segment->slot_count > 1 && r != rank && sf_slot_alive(segment->fd, r) == 0))
+        if (!sf_slot_taken(segment, r) || (segment->slot_count > 1 && r != rank && sf_slot_alive(segment->fd, r) == 0))
             continue;
         /* The helper itself stands at its checkpoint and can act there; the others can act at their next. */
-        uint64_t next = atomic_load(&slot->step) + (r == rank && standing ? 0 : 1);
+        uint64_t next = atomic_load(&slot->step) + (r == rank && standing ? 0 : atomic_load(&slot->stride));
         if (next <= SF_STEP_MAX && next > target)
             target = next;
     }
@@ -126,7 +126,27 @@ decide(struct sf_segment *segment, uint64_t seq, uint32_t rank, int standing)
         target = entry->before.target;
 
     uint64_t none = SF_TARGET_NONE;
-    atomic_compare_exchange_strong(&entry->target, &none, target);
+    if (atomic_load(&entry->low) == 0)
+        atomic_compare_exchange_strong(&entry->target, &none, target);
+    else
+        atomic_compare_exchange_strong(&entry->low, &none, target);
+}
+
+uint64_t
+sf_commit(struct sf_segment *segment, uint64_t seq, uint64_t target)
+{
+    struct sf_entry *entry = sf_entry_at(segment, seq);
+    uint64_t none = SF_TARGET_NONE;
+
+    if (!atomic_compare_exchange_strong(&entry->target, &none, target))
+        return none;
+    SF_POINT("commit:target");
+    for (uint32_t r = 0; r < segment->slot_count; r++) {
+        if (sf_slot_taken(segment, r))
+            signal_rank(&segment->slots[r]);
+    }
+    sf_announce(segment);
+    return target;
 }
 
 int
@@ -135,17 +155,26 @@ sf_log_busy(int fd)
     return sf_lock_held(fd, LOG_LOCK);
 }
 
+/* Nobody is left who would decide it. Where other hosts have a say, that is never known here. */
 static void
 make_void(struct sf_entry *entry)
 {
     uint64_t none = SF_TARGET_NONE;
-    atomic_compare_exchange_strong(&entry->target, &none, SF_TARGET_VOID);
+    if (atomic_load(&entry->low) == 0)
+        atomic_compare_exchange_strong(&entry->target, &none, SF_TARGET_VOID);
+}
+
+void
+sf_log_void_last(struct sf_segment *segment, uint64_t tail)
+{
+    if (tail > 0)
+        make_void(sf_entry_at(segment, tail));
 }
 
 int
 sf_settle(struct sf_segment *segment, uint64_t seq, uint32_t rank, int standing)
 {
-    int busy = sf_log_busy(segment->fd);
+    int busy = atomic_load(&sf_entry_at(segment, seq)->low) != 0 ? 1 : sf_log_busy(segment->fd);
 
     if (busy < 0)
         return busy;
@@ -177,8 +206,8 @@ open_log(struct sf_segment *segment)
 }
 
 /* The lock lives on an open file of its own: threads that share one descriptor would share the lock. */
-static int
-lock_log(struct sf_segment *segment, int64_t timeout_ns)
+int
+sf_log_lock(struct sf_segment *segment, int64_t timeout_ns)
 {
     int fd = sf_kept_take(&segment->turn);
     int rc;
@@ -194,8 +223,8 @@ lock_log(struct sf_segment *segment, int64_t timeout_ns)
     return rc == -EAGAIN ? -SF_EBUSY : rc;
 }
 
-static void
-unlock_log(struct sf_segment *segment, int fd)
+void
+sf_log_unlock(struct sf_segment *segment, int fd)
 {
     if (segment->lock_fd < 0)
         sf_kept_give(&segment->turn, fd);
@@ -212,14 +241,14 @@ sf_void_orphan(struct sf_segment *segment, uint64_t seq)
     if (atomic_load(&entry->target) != SF_TARGET_NONE)
         return 0;
     /* With the lock in hand no sender is alive that has not decided, and no entry takes this one's place. */
-    fd = lock_log(segment, 0);
+    fd = sf_log_lock(segment, 0);
     if (fd == -SF_EBUSY)
         return 0;
     if (fd < 0)
         return fd;
     if (atomic_load(&entry->number) == seq)
         make_void(entry);
-    unlock_log(segment, fd);
+    sf_log_unlock(segment, fd);
     return 0;
 }
 
@@ -249,13 +278,14 @@ slowest(struct sf_segment *segment, uint32_t *rank, uint64_t *applied)
         struct sf_slot *slot = &segment->slots[r];
         uint64_t mine;
 
-        if (!slot_taken(segment, r) || sf_slot_alive(segment->fd, r) == 0)
+        if (!sf_slot_taken(segment, r))
             continue;
-        mine = atomic_load_explicit(&slot->applied, memory_order_acquire);
-        if (!found || mine < *applied) {
-            *rank = r;
-            *applied = mine;
-        }
+        mine = atomic_load(&slot->applied);
+        /* Asking the kernel costs more than all the rest, so only where the answer matters. */
+        if ((found && mine >= *applied) || sf_slot_alive(segment->fd, r) == 0)
+            continue;
+        *rank = r;
+        *applied = mine;
         found = 1;
     }
     return found ? 0 : -ENOENT;
@@ -281,6 +311,8 @@ append_locked(struct sf_segment *segment, const struct sf_request *request, stru
         /* Its sender let go of the lock, or died, without a target: it is void, unless a rank helps this very moment.
          */
         make_void(last);
+        if (atomic_load(&last->target) == SF_TARGET_NONE)
+            return -SF_EBUSY; /* other hosts have not said yet when it is due */
         SF_POINT("append:voided");
         rc = sf_state_after(last, tail, &state);
         if (rc < 0)
@@ -311,6 +343,9 @@ append_locked(struct sf_segment *segment, const struct sf_request *request, stru
     entry->duration_ns = request->duration_ns;
     entry->asked_ns = sf_realtime_ns();
     entry->before = state;
+    entry->ranks = request->ranks;
+    atomic_store_explicit(&entry->agreed, 0, memory_order_relaxed);
+    atomic_store_explicit(&entry->low, request->elsewhere ? SF_TARGET_NONE : 0, memory_order_relaxed);
     memcpy(entry->sender, request->sender, sizeof entry->sender);
     memcpy(entry->mail, request->mail, sizeof entry->mail);
     entry->sender[SF_SENDER_MAX - 1] = 0;
@@ -342,8 +377,10 @@ sf_append(struct sf_segment *segment, const struct sf_request *request, int64_t 
         return -EINVAL;
     if ((request->kind == SF_ADVANCE && request->arg == 0) || request->target > SF_STEP_MAX)
         return -EINVAL;
+    if (request->elsewhere && request->target != 0)
+        return -EINVAL;
     SF_POINT("append:opened");
-    fd = lock_log(segment, timeout_ns);
+    fd = sf_log_lock(segment, timeout_ns);
     if (fd < 0)
         return fd;
     SF_POINT("append:locked");
@@ -352,9 +389,83 @@ sf_append(struct sf_segment *segment, const struct sf_request *request, int64_t 
         atomic_store_explicit(&segment->header->lock_pid, (int32_t)getpid(), memory_order_relaxed);
         rc = append_locked(segment, request, receipt);
     }
-    unlock_log(segment, fd);
+    sf_log_unlock(segment, fd);
     SF_POINT("append:unlocked");
     if (rc == 0 && receipt->verdict == SF_APPENDED)
         sf_announce(segment);
     return rc;
+}
+
+/* --- between ranks --- */
+
+static int
+has_done(const struct sf_slot *slot, uint64_t seq)
+{
+    uint64_t bit = (seq - 1) & (SF_LOG_CAPACITY - 1);
+
+    /* In this order: the rank clears the bit that an older entry left before it publishes that this one is applied. */
+    return atomic_load(&slot->applied) >= seq && (atomic_load(&slot->done[bit / 64]) >> (bit % 64) & 1) != 0;
+}
+
+/* Whether a rank is there that others wait for. */
+static int
+is_there(const struct sf_segment *segment, uint32_t slot)
+{
+    uint32_t state = atomic_load(&segment->slots[slot].state);
+    return state != SF_STATE_NONE && state < SF_STATE_STOPPED && sf_slot_alive(segment->fd, slot) != 0;
+}
+
+int
+sf_all_done(const struct sf_segment *segment, uint64_t seq, uint32_t self)
+{
+    for (uint32_t r = 0; r < segment->slot_count; r++) {
+        if (r != self && !has_done(&segment->slots[r], seq) && is_there(segment, r))
+            return 0;
+    }
+    return 1;
+}
+
+void
+sf_vote(struct sf_segment *segment, uint64_t seq, uint32_t slot, enum sf_phase phase, int yes)
+{
+    atomic_store(&segment->slots[slot].vote, SF_VOTE(seq, phase, yes ? SF_VOTE_YES : SF_VOTE_NO));
+    SF_POINT("vote:given");
+    sf_announce(segment);
+}
+
+/* What a vote says of a phase of an entry: whoever is further on has said yes to it. */
+static unsigned
+said(uint64_t vote, uint64_t seq, enum sf_phase phase)
+{
+    if (SF_VOTE_SEQ(vote) != seq)
+        return SF_VOTE_SEQ(vote) > seq ? SF_VOTE_YES : 0;
+    if (SF_VOTE_PHASE(vote) != phase)
+        return SF_VOTE_PHASE(vote) > phase ? SF_VOTE_YES : 0;
+    return SF_VOTE_SAID(vote);
+}
+
+unsigned
+sf_agreed(struct sf_segment *segment, uint64_t seq, enum sf_phase phase, int give_up)
+{
+    struct sf_entry *entry = sf_entry_at(segment, seq);
+    unsigned shift = 8 + 2 * phase;
+    unsigned verdict = SF_VOTE_YES;
+    uint32_t agreed = atomic_load(&entry->agreed);
+
+    for (uint32_t r = 0; r < segment->slot_count && (agreed >> shift & 3u) == 0; r++) {
+        unsigned vote = said(atomic_load(&segment->slots[r].vote), seq, phase);
+        if (vote == SF_VOTE_YES || !is_there(segment, r))
+            continue;
+        verdict = vote == SF_VOTE_NO || give_up ? SF_VOTE_NO : 0;
+        if (verdict == SF_VOTE_NO)
+            break;
+    }
+    while ((agreed >> shift & 3u) == 0 && verdict != 0) {
+        SF_POINT("vote:counted");
+        if (atomic_compare_exchange_weak(&entry->agreed, &agreed, agreed | verdict << shift)) {
+            sf_announce(segment);
+            return verdict;
+        }
+    }
+    return agreed >> shift & 3u;
 }

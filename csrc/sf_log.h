@@ -41,6 +41,9 @@ struct sf_request {
     /* Not 0: append only if this is the sequence number of the pause in force. So a timed resume never ends a later
      * pause than the one that it belongs to. */
     uint64_t only_if_park_seq;
+    uint32_t ranks; /* see sf_entry.ranks */
+    /* Not 0: other hosts have a say in the target. The caller finds it out and commits it: see sf_commit(). */
+    int elsewhere;
     char sender[SF_SENDER_MAX];
     char mail[SF_MAIL_MAX];
 };
@@ -72,6 +75,32 @@ int sf_settle(struct sf_segment *segment, uint64_t seq, uint32_t rank, int stand
 
 /* For those who wait for the fate of an entry: voids it if it has no target and its sender is dead. 0 or -errno. */
 int sf_void_orphan(struct sf_segment *segment, uint64_t seq);
+
+/* Commits the target of an entry that other hosts have a say in, or SF_TARGET_VOID. The target that it has: another
+ * one, if somebody was first. */
+uint64_t sf_commit(struct sf_segment *segment, uint64_t seq, uint64_t target);
+
+/* Turns at the log: a descriptor to let go of it with, -SF_EBUSY when the time is up, or another error. */
+int sf_log_lock(struct sf_segment *segment, int64_t timeout_ns);
+void sf_log_unlock(struct sf_segment *segment, int fd);
+
+/* With the log's lock in hand: the last entry, if it is undecided, had a sender that died. */
+void sf_log_void_last(struct sf_segment *segment, uint64_t tail);
+
+/* Whether a rank is, or is about to be, in this slot: seen from its state, whatever became of its process. */
+int sf_slot_taken(const struct sf_segment *segment, uint32_t slot);
+
+/* --- what the ranks of a run have to know of each other beyond the target --- */
+
+/* Whether every rank that lives, but for the one in slot `self`, has done what entry seq asks for. */
+int sf_all_done(const struct sf_segment *segment, uint64_t seq, uint32_t self);
+
+/* Gives the vote of the rank in `slot` on an entry that it has applied. */
+void sf_vote(struct sf_segment *segment, uint64_t seq, uint32_t slot, enum sf_phase phase, int yes);
+
+/* What the ranks that live have agreed on: SF_VOTE_YES once all have said so, SF_VOTE_NO once one has; 0 if it is open.
+ * Whoever asks first settles it, for all. `give_up`: settles it against, if it is still open. */
+unsigned sf_agreed(struct sf_segment *segment, uint64_t seq, enum sf_phase phase, int give_up);
 
 /* Whether a sender has the log's lock: 1, 0, or -errno. */
 int sf_log_busy(int fd);

@@ -84,8 +84,12 @@ fill(struct sf_segment *segment, uint32_t slot_count)
     header->slots_offset = SF_SLOTS_OFFSET;
     header->file_size = SF_FILE_SIZE(slot_count);
     header->created_ns = sf_realtime_ns();
-    for (uint32_t rank = 0; rank < slot_count; rank++)
-        atomic_store_explicit(&segment->slots[rank].alarm, SF_NEVER, memory_order_relaxed);
+    header->world_size = slot_count;
+    for (uint32_t slot = 0; slot < slot_count; slot++) {
+        atomic_store_explicit(&segment->slots[slot].alarm, SF_NEVER, memory_order_relaxed);
+        atomic_store_explicit(&segment->slots[slot].stride, 1, memory_order_relaxed);
+        atomic_store_explicit(&segment->slots[slot].rank, slot, memory_order_relaxed);
+    }
     atomic_store_explicit(&header->magic, SF_MAGIC, memory_order_release);
 }
 
@@ -282,6 +286,7 @@ sf_read_view(int fd, struct sf_view *view)
         view->layout_version = header.layout_version;
         view->slot_count = header.slot_count;
         view->created_ns = header.created_ns;
+        view->world_size = header.world_size;
         view->tail = PLAIN(header.tail);
         view->changes = PLAIN(header.changes);
         view->state = sf_state_first();
@@ -292,7 +297,7 @@ sf_read_view(int fd, struct sf_view *view)
             continue;
         if (rc < 0)
             return rc;
-        if (PLAIN(last.target) == SF_TARGET_NONE && sf_log_busy(fd) == 0) {
+        if (PLAIN(last.target) == SF_TARGET_NONE && PLAIN(last.low) == 0 && sf_log_busy(fd) == 0) {
             /* Its sender died: it will be void, unless it was decided since it was read. */
             rc = read_raw_entry(fd, view->tail, &last);
             if (rc == -ENOENT)
@@ -342,6 +347,12 @@ sf_read_slot(int fd, uint32_t rank, struct sf_slot_view *view)
     view->park_ns = PLAIN(slot.park_ns);
     view->wakes = PLAIN(slot.wakes);
     view->deadline_ns = PLAIN(slot.deadline_ns);
+    for (size_t i = 0; i < SF_LOG_CAPACITY / 64; i++)
+        view->done[i] = PLAIN(slot.done[i]);
+    view->vote = PLAIN(slot.vote);
+    view->rank = PLAIN(slot.rank);
+    view->generation = PLAIN(slot.generation);
+    view->stride = PLAIN(slot.stride);
     for (int i = 0; i < SF_LEVELS; i++) {
         view->level[i].total = PLAIN(slot.level[i].total);
         view->level[i].done = PLAIN(slot.level[i].done);
@@ -375,6 +386,9 @@ sf_read_entry(int fd, uint64_t seq, struct sf_entry_view *view)
     view->arg = entry.arg;
     view->duration_ns = entry.duration_ns;
     view->asked_ns = entry.asked_ns;
+    view->ranks = entry.ranks;
+    view->agreed = PLAIN(entry.agreed);
+    view->low = PLAIN(entry.low);
     memcpy(view->sender, entry.sender, sizeof view->sender);
     memcpy(view->mail, entry.mail, sizeof view->mail);
     return 0;

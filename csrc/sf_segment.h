@@ -67,6 +67,7 @@ struct sf_view {
     uint32_t layout_version;
     uint32_t slot_count;
     int64_t created_ns;
+    uint32_t world_size;
     uint64_t tail;
     uint32_t changes;
     struct sf_state state; /* after all entries of the log */
@@ -79,6 +80,8 @@ struct sf_slot_view {
     int alive;
     uint64_t step, alarm, applied, seen, mark_step, wakes;
     int64_t attached_ns, state_ns, mark_ns, parked_ns, park_ns, deadline_ns;
+    uint64_t done[SF_LOG_CAPACITY / 64], vote;
+    uint32_t rank, generation, stride;
     struct {
         uint64_t total, done;
         int64_t began_ns, parked_ns;
@@ -91,6 +94,8 @@ struct sf_entry_view {
     uint32_t kind;
     int32_t sender_pid;
     int64_t duration_ns, asked_ns;
+    uint32_t ranks, agreed;
+    uint64_t low;
     char sender[SF_SENDER_MAX];
     char mail[SF_MAIL_MAX];
 };

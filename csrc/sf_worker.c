@@ -10,8 +10,8 @@
 #include "sf_point.h"
 #include "sf_wait.h"
 
-static struct sf_slot attach_page = {.word = SF_WORD_ATTACH, .alarm = SF_NEVER};
-static struct sf_slot quiet_page = {.word = 0, .alarm = SF_NEVER};
+static struct sf_slot attach_page = {.word = SF_WORD_ATTACH, .stride = 1, .alarm = SF_NEVER};
+static struct sf_slot quiet_page = {.word = 0, .stride = 1, .alarm = SF_NEVER};
 
 _Atomic(struct sf_slot *) sf_worker_slot = &attach_page;
 _Atomic int sf_worker_several;
@@ -19,14 +19,15 @@ _Atomic int sf_worker_several;
 /* What the worker holds in its own memory. The segment is a copy of it for others, and is never believed. */
 static struct {
     struct sf_segment segment;
-    _Atomic(struct sf_slot *) slot; /* NULL: not attached */
-    uint32_t rank;
+    _Atomic(struct sf_slot *) slot;    /* NULL: not attached */
+    uint32_t number;                   /* of its slot */
+    uint32_t rank, world_size, stride; /* world_size 0: nobody has said */
     uint64_t cookie;
     uint64_t applied;
     uint64_t watch; /* the step from which the worker's own Python wants the slow path */
     struct sf_state state;
     struct sf_journal journal;
-} worker = {.watch = SF_NEVER, .journal = {.fd = -1}};
+} worker = {.stride = 1, .watch = SF_NEVER, .journal = {.fd = -1}};
 
 int
 sf_worker_attached(void)
@@ -49,7 +50,7 @@ sf_worker_step(void)
 uint64_t
 sf_worker_uncount(void)
 {
-    return atomic_fetch_sub(&atomic_load(&sf_worker_slot)->step, 1) - 1;
+    return atomic_fetch_sub(&atomic_load(&sf_worker_slot)->step, worker.stride) - worker.stride;
 }
 
 /* The highest target that is due at a checkpoint. Where the loop of an only rank stands still, in a function that was
@@ -58,9 +59,9 @@ sf_worker_uncount(void)
 static uint64_t
 due_at(uint64_t step, int may)
 {
-    if (worker.segment.slot_count > 1)
+    if (atomic_load_explicit(&sf_worker_several, memory_order_relaxed))
         return step;
-    return may & SF_TURN_INNER || sf_state_parks(&worker.state, step) ? step + 2 : step;
+    return may & SF_TURN_INNER || sf_state_parks(&worker.state, step) ? step + 2 * (uint64_t)worker.stride : step;
 }
 
 /* A child is no worker: nothing that it does, and not its end, may show in the run. Async-signal-safe. A child of a
@@ -125,41 +126,191 @@ copy_levels(struct sf_slot *to, struct sf_slot *from)
     }
 }
 
-int
-sf_worker_attach(const char *path, uint32_t slot_count, uint32_t rank, uint64_t cookie)
+void
+sf_worker_place(uint32_t rank, uint32_t world_size, uint32_t stride)
+{
+    worker.rank = rank;
+    worker.world_size = world_size;
+    worker.stride = stride;
+    atomic_store(&attach_page.stride, stride);
+    atomic_store(&quiet_page.stride, stride);
+}
+
+/* Fills its slot of worker.segment, and moves there. `step`: where it stands. */
+static void
+take_slot(uint32_t number, uint64_t cookie, uint64_t step)
 {
     struct sf_slot *page = atomic_load(&sf_worker_slot);
-    struct sf_slot *slot;
-    uint64_t step;
-    int rc;
+    struct sf_slot *slot = &worker.segment.slots[number];
 
-    if (worker.slot != NULL)
-        return -EALREADY;
-    rc = sf_segment_create(&worker.segment, path, slot_count, rank);
-    if (rc < 0)
-        return rc;
-    worker.slot = slot = &worker.segment.slots[rank];
-    worker.rank = rank;
+    worker.slot = slot;
+    worker.number = number;
+    if (worker.world_size == 0) {
+        worker.rank = number;
+        worker.world_size = worker.segment.slot_count;
+    }
     worker.cookie = cookie;
-    worker.applied = 0;
-    worker.state = sf_state_first();
-
-    step = atomic_load(&page->step);
     copy_levels(slot, page);
     atomic_store_explicit(&slot->pid, (int32_t)getpid(), memory_order_relaxed);
     atomic_store_explicit(&slot->cookie, cookie, memory_order_relaxed);
+    atomic_store_explicit(&slot->rank, worker.rank, memory_order_relaxed);
+    atomic_store_explicit(&slot->stride, worker.stride, memory_order_relaxed);
+    atomic_fetch_add_explicit(&slot->generation, 1, memory_order_relaxed);
     atomic_store_explicit(&slot->attached_ns, sf_realtime_ns(), memory_order_relaxed);
     atomic_store(&slot->step, step);
     set_mark(step);
     SF_POINT("attach:filled");
-    set_state(step > 0 ? SF_STATE_RUNNING : SF_STATE_IDLE);
+    atomic_store_explicit(&slot->state_ns, sf_realtime_ns(), memory_order_relaxed);
+    atomic_store(&slot->state, step > 0 ? SF_STATE_RUNNING : SF_STATE_IDLE);
     /* A worker that has passed no checkpoint takes the slow path at its first: to say that it runs. */
     if (step == 0)
         atomic_store_explicit(&slot->alarm, 1, memory_order_relaxed);
-    atomic_store(&sf_worker_several, slot_count > 1);
+    atomic_store(&sf_worker_several, worker.segment.slot_count > 1 || worker.world_size > 1);
     atomic_store(&sf_worker_slot, slot);
+}
+
+int
+sf_worker_attach(const char *path, uint32_t slot_count, uint32_t slot, uint64_t cookie)
+{
+    int rc;
+
+    if (worker.slot != NULL)
+        return -EALREADY;
+    rc = sf_segment_create(&worker.segment, path, slot_count, slot);
+    if (rc < 0)
+        return rc;
+    worker.applied = 0;
+    worker.state = sf_state_first();
+    if (worker.world_size != 0)
+        worker.segment.header->world_size = worker.world_size;
+    take_slot(slot, cookie, atomic_load(&atomic_load(&sf_worker_slot)->step));
     sf_announce(&worker.segment);
     SF_POINT("attach:done");
+    return 0;
+}
+
+/* The furthest step of the ranks that live, and the least that one of them has applied. Whether one lives. */
+static int
+others(uint32_t slot, uint64_t *step, uint64_t *applied)
+{
+    int found = 0;
+
+    *step = 0;
+    *applied = 0;
+    for (uint32_t r = 0; r < worker.segment.slot_count; r++) {
+        struct sf_slot *other = &worker.segment.slots[r];
+
+        if (r == slot || !sf_slot_taken(&worker.segment, r) || sf_slot_alive(worker.segment.fd, r) == 0)
+            continue;
+        uint64_t at = atomic_load(&other->step), done = atomic_load(&other->applied);
+        if (at <= SF_STEP_MAX && at > *step)
+            *step = at;
+        if (!found || done < *applied)
+            *applied = done;
+        found = 1;
+    }
+    return found;
+}
+
+/* What the log says after its entries 1..seq. */
+static int
+state_at(uint64_t seq, uint64_t tail, struct sf_state *state)
+{
+    struct sf_entry *next = sf_entry_at(&worker.segment, seq + 1);
+
+    if (seq == tail && tail == 0) {
+        *state = sf_state_first();
+        return 0;
+    }
+    if (seq == tail)
+        return sf_state_after(sf_entry_at(&worker.segment, tail), tail, state);
+    if (atomic_load(&next->number) != seq + 1)
+        return -SF_ECORRUPT;
+    *state = next->before;
+    return state->target > SF_STEP_MAX ? -SF_ECORRUPT : 0;
+}
+
+/* Finds where the rank that comes to the slot begins. The log's lock is held. */
+static int
+find_place(uint32_t number, uint64_t own_step, uint64_t *step)
+{
+    struct sf_slot *slot = &worker.segment.slots[number];
+    uint64_t tail = atomic_load(&worker.segment.header->tail);
+    uint64_t furthest, applied;
+    int beside = others(number, &furthest, &applied);
+
+    if (tail > SF_STEP_MAX || applied > tail)
+        return -SF_ECORRUPT;
+    sf_log_void_last(&worker.segment, tail);
+    *step = own_step;
+    worker.applied = 0;
+    worker.state = sf_state_first();
+    if (atomic_load(&slot->state) == SF_STATE_NONE && tail <= SF_LOG_CAPACITY && furthest <= own_step + SF_JOIN_LEAD)
+        return 0;
+    if (furthest > *step)
+        *step = furthest;
+    worker.applied = beside && tail - applied <= SF_LOG_CAPACITY ? applied : tail;
+    return state_at(worker.applied, tail, &worker.state);
+}
+
+static int
+join_locked(const char *path, uint32_t number, uint64_t cookie)
+{
+    struct sf_slot *slot = &worker.segment.slots[number];
+    uint64_t step;
+    int rc = sf_segment_check(&worker.segment);
+
+    if (rc < 0)
+        return rc;
+    rc = worker.segment.lock_fd = sf_lock_open(path);
+    if (rc < 0)
+        return rc;
+    rc = sf_lock_try(worker.segment.lock_fd, SF_SLOTS_OFFSET + number * (uint64_t)sizeof *slot, sizeof *slot);
+    if (rc < 0)
+        return rc == -EAGAIN ? -EADDRINUSE : rc;
+    rc = find_place(number, atomic_load(&atomic_load(&sf_worker_slot)->step), &step);
+    if (rc < 0)
+        return rc;
+    /* What was asked before it came, nobody waits for it to do; where it does it all the same it says so again. */
+    for (size_t i = 0; i < SF_LOG_CAPACITY / 64; i++)
+        atomic_store(&slot->done[i], UINT64_MAX);
+    atomic_store(&slot->vote, SF_VOTE(atomic_load(&worker.segment.header->tail), SF_PHASE_END - 1, SF_VOTE_YES));
+    atomic_store(&slot->applied, worker.applied);
+    atomic_store(&slot->parked_ns, 0);
+    atomic_store(&slot->park_ns, 0);
+    atomic_store(&slot->deadline_ns, 0);
+    atomic_store(&slot->alarm, SF_NEVER);
+    SF_POINT("join:seated");
+    /* At its first checkpoint it looks at the log, for what it has to do and for the pause that is in force. */
+    atomic_store(&slot->word, SF_WORD_PENDING);
+    take_slot(number, cookie, step);
+    return 0;
+}
+
+int
+sf_worker_join(const char *path, uint32_t slot, uint64_t cookie, int64_t timeout_ns)
+{
+    int fd, rc;
+
+    if (worker.slot != NULL)
+        return -EALREADY;
+    rc = sf_segment_open(&worker.segment, path);
+    if (rc < 0)
+        return rc;
+    rc = -EINVAL;
+    if (slot < worker.segment.slot_count)
+        rc = fd = sf_log_lock(&worker.segment, timeout_ns);
+    if (rc >= 0) {
+        SF_POINT("join:locked");
+        rc = join_locked(path, slot, cookie);
+        sf_log_unlock(&worker.segment, fd);
+    }
+    if (rc < 0) {
+        sf_segment_close(&worker.segment);
+        return rc;
+    }
+    sf_announce(&worker.segment);
+    SF_POINT("join:done");
     return 0;
 }
 
@@ -264,6 +415,46 @@ set_outcome(uint64_t seq, unsigned code, uint64_t value)
     atomic_compare_exchange_strong(&sf_entry_at(&worker.segment, seq)->outcome, &open, SF_OUTCOME(code, value));
 }
 
+/* Every rank that lives has a part in what becomes of an entry. The last one to be done with it tells. */
+static void
+complete(uint64_t seq, int failed, uint64_t step)
+{
+    struct sf_entry *entry = sf_entry_at(&worker.segment, seq);
+    uint64_t bit = (seq - 1) & (SF_LOG_CAPACITY - 1);
+
+    if (worker.segment.slot_count == 1) {
+        set_outcome(seq, failed ? SF_OUTCOME_FAILED : SF_OUTCOME_APPLIED, step);
+        return;
+    }
+    if (seq == 0 || worker.applied >= seq + SF_LOG_CAPACITY)
+        return; /* forgotten by the log since */
+    if (failed)
+        atomic_fetch_or(&entry->agreed, SF_ENTRY_FAILED);
+    atomic_fetch_or(&worker.slot->done[bit / 64], UINT64_C(1) << (bit % 64));
+    SF_POINT("done:told");
+    if (sf_all_done(&worker.segment, seq, worker.number)) {
+        failed = (atomic_load(&entry->agreed) & SF_ENTRY_FAILED) != 0;
+        set_outcome(seq, failed ? SF_OUTCOME_FAILED : SF_OUTCOME_APPLIED, step);
+    }
+}
+
+/* Publishes that entry seq is applied. `over`: nothing is left to do for it at this step. */
+static void
+set_applied(uint64_t seq, int over, uint64_t step)
+{
+    uint64_t bit = (seq - 1) & (SF_LOG_CAPACITY - 1);
+
+    if (worker.segment.slot_count > 1)
+        atomic_fetch_and(&worker.slot->done[bit / 64], ~(UINT64_C(1) << (bit % 64)));
+    else if (over)
+        complete(seq, 0, step);
+    worker.applied = seq;
+    atomic_store(&worker.slot->applied, seq);
+    SF_POINT("turn:applied");
+    if (over && worker.segment.slot_count > 1)
+        complete(seq, 0, step);
+}
+
 static void
 copy_entry(struct sf_entry_view *view, const struct sf_entry *entry, uint64_t seq)
 {
@@ -276,6 +467,9 @@ copy_entry(struct sf_entry_view *view, const struct sf_entry *entry, uint64_t se
     view->sender_pid = entry->sender_pid;
     view->duration_ns = entry->duration_ns;
     view->asked_ns = entry->asked_ns;
+    view->ranks = entry->ranks;
+    view->agreed = atomic_load(&entry->agreed);
+    view->low = atomic_load(&entry->low);
     memcpy(view->sender, entry->sender, sizeof view->sender);
     memcpy(view->mail, entry->mail, sizeof view->mail);
     view->sender[SF_SENDER_MAX - 1] = 0;
@@ -301,7 +495,9 @@ unpark(uint64_t step, uint32_t state)
     set_state(state);
 }
 
-/* Folds a decided entry whose step has come into the worker's state, and publishes its fate. */
+/* Folds a decided entry whose step has come into the worker's state. 1 if nothing is left to do for it, 0 if something
+ * is: a pause or an advance is over when the worker has parked for it, a reload when the new code runs, mail when it
+ * was delivered. Or an error. */
 static int
 apply(const struct sf_entry *entry, uint64_t seq, uint64_t target, uint64_t step, struct sf_turn *turn)
 {
@@ -339,17 +535,15 @@ apply(const struct sf_entry *entry, uint64_t seq, uint64_t target, uint64_t step
         break;
     case SF_SET:
     case SF_CALL:
+        if (entry->ranks != SF_RANKS_ALL && entry->ranks - 1 != worker.rank)
+            return 1;
         turn->action = SF_DELIVER;
         turn->seq = seq;
         turn->held = sf_state_parks(&worker.state, step) ? worker.state.park_seq : 0;
         copy_entry(&turn->entry, entry, seq);
         break;
     }
-    /* A pause or an advance is applied when the worker parks for it, a reload when the new code runs, mail when it was
-     * delivered. */
-    if (entry->kind == SF_RESUME || entry->kind == SF_STOP)
-        set_outcome(seq, SF_OUTCOME_APPLIED, step);
-    return 0;
+    return entry->kind == SF_RESUME || entry->kind == SF_STOP;
 }
 
 /* The slot and the header are still ours. Everything that a worker reads later is read behind this check, each number
@@ -391,11 +585,14 @@ target_of(uint64_t seq, int standing, uint64_t *target)
     *target = atomic_load(&entry->target);
     if (*target == SF_TARGET_NONE) {
         SF_POINT("turn:met");
-        int rc = sf_settle(&worker.segment, seq, worker.rank, standing);
+        int rc = sf_settle(&worker.segment, seq, worker.number, standing);
         if (rc < 0)
             return rc;
         *target = atomic_load(&entry->target);
         SF_POINT("turn:settled");
+        /* Other hosts have a say in it: not before the step that this host was first to be able to take. */
+        if (*target == SF_TARGET_NONE)
+            *target = atomic_load(&entry->low);
     }
     return 0;
 }
@@ -484,7 +681,7 @@ turn_uncounted(struct sf_slot *slot, uint64_t step, struct sf_turn *turn)
         rc = look_ahead(tail, &state, &wanted);
         if (rc < 0)
             return rc;
-        hold = !wanted && sf_state_parks(&state, step + 1);
+        hold = !wanted && sf_state_parks(&state, step + worker.stride);
         if (!hold) {
             if (tail > worker.applied)
                 atomic_fetch_or(&slot->word, SF_WORD_PENDING);
@@ -508,8 +705,25 @@ sf_worker_tell(uint64_t seq, uint64_t step, int failed)
 {
     if (worker.slot == NULL)
         return;
-    set_outcome(seq, failed ? SF_OUTCOME_FAILED : SF_OUTCOME_APPLIED, step);
+    complete(seq, failed, step);
     sf_announce(&worker.segment);
+}
+
+unsigned
+sf_worker_vote(uint64_t seq, enum sf_phase phase, int yes)
+{
+    if (worker.slot == NULL || worker.segment.slot_count == 1)
+        return yes ? SF_VOTE_YES : SF_VOTE_NO;
+    sf_vote(&worker.segment, seq, worker.number, phase, yes);
+    return sf_agreed(&worker.segment, seq, phase, 0);
+}
+
+unsigned
+sf_worker_agreed(uint64_t seq, enum sf_phase phase, int give_up)
+{
+    if (worker.slot == NULL)
+        return SF_VOTE_NO;
+    return sf_agreed(&worker.segment, seq, phase, give_up);
 }
 
 int
@@ -559,13 +773,23 @@ sf_turn(uint64_t step, int may, struct sf_turn *turn)
                 break;
             }
             if (target != SF_TARGET_VOID) {
+                uint64_t said = atomic_load(&sf_entry_at(&worker.segment, seq)->target);
+                if (said == SF_TARGET_NONE) {
+                    turn->action = SF_AWAIT;
+                    turn->seq = seq;
+                    copy_entry(&turn->entry, sf_entry_at(&worker.segment, seq), seq);
+                    break;
+                }
+                if (said != target)
+                    continue; /* other hosts have said just now when it is due */
+            }
+            rc = 0;
+            if (target != SF_TARGET_VOID) {
                 rc = apply(sf_entry_at(&worker.segment, seq), seq, target < step ? target : step, step, turn);
                 if (rc < 0)
                     return rc;
             }
-            worker.applied = seq;
-            atomic_store_explicit(&slot->applied, seq, memory_order_release);
-            SF_POINT("turn:applied");
+            set_applied(seq, rc, step);
         }
         set_alarm();
         level = worker.state.stop_seq != 0 ? SF_WORD_STOPPED : sf_state_parks(&worker.state, step) ? SF_WORD_HELD : 0;
@@ -605,11 +829,11 @@ sf_worker_resume(uint64_t step)
     if (target_of(seq, 1, &target) < 0 || target > due_at(step, 0) ||
         sf_entry_at(&worker.segment, seq)->kind != SF_RESUME)
         return 0;
+    if (atomic_load(&sf_entry_at(&worker.segment, seq)->target) != target)
+        return 0; /* other hosts have not said yet */
     if (apply(sf_entry_at(&worker.segment, seq), seq, target < step ? target : step, step, &unused) < 0)
         return 0;
-    worker.applied = seq;
-    atomic_store_explicit(&slot->applied, seq, memory_order_release);
-    SF_POINT("turn:applied");
+    set_applied(seq, 1, step);
     set_alarm();
     if (worker.state.stop_seq != 0 || sf_state_parks(&worker.state, step) || clear_word(slot, tail, 0))
         return 0;
@@ -628,7 +852,7 @@ sf_worker_parked(uint64_t seq, uint64_t step, int64_t deadline_ns)
     }
     atomic_store_explicit(&worker.slot->deadline_ns, deadline_ns, memory_order_relaxed);
     SF_POINT("park:published");
-    set_outcome(seq, SF_OUTCOME_APPLIED, step);
+    complete(seq, 0, step);
     sf_announce(&worker.segment);
 }
 

@@ -11,7 +11,7 @@
 #include "sf_log.h"
 
 extern _Atomic(struct sf_slot *) sf_worker_slot;
-extern _Atomic int sf_worker_several; /* ranks, that is; set before the pointer moves to the slot */
+extern _Atomic int sf_worker_several; /* ranks, here or elsewhere; set before the pointer moves to the slot */
 
 /* --- the fast path --- */
 
@@ -24,7 +24,8 @@ static inline uint64_t
 sf_count(void)
 {
     struct sf_slot *slot = atomic_load_explicit(&sf_worker_slot, memory_order_acquire);
-    return atomic_fetch_add(&slot->step, 1) + 1; /* seq_cst, before the word: see sf_slot.step */
+    uint64_t stride = atomic_load_explicit(&slot->stride, memory_order_relaxed);
+    return atomic_fetch_add(&slot->step, stride) + stride; /* seq_cst, before the word: see sf_slot.step */
 }
 
 /* The same for callers that take turns, with each other and with who attaches, lets go or forks: those that hold the
@@ -51,7 +52,8 @@ sf_count_in_turn(void)
 
     if (atomic_load_explicit(&sf_worker_several, memory_order_relaxed))
         return sf_count();
-    uint64_t step = atomic_load_explicit(&slot->step, memory_order_relaxed) + 1;
+    uint64_t step = atomic_load_explicit(&slot->step, memory_order_relaxed) +
+                    atomic_load_explicit(&slot->stride, memory_order_relaxed);
     atomic_store_explicit(&slot->step, step, memory_order_relaxed);
     return step;
 }
@@ -127,9 +129,21 @@ sf_yield_due(struct sf_yield *yield)
 /* Installs the fork hook; a second call changes nothing. 0 or -errno. */
 int sf_worker_setup(void);
 
-/* Makes this process the worker of `rank` in a control file that it makes at `path`. The checkpoints passed before are
+/* Where it stands in its job, for the call that follows: its rank, of how many. And the steps that each of its
+ * checkpoints counts. Without it, the slot's number, as many as there are slots, and 1. */
+void sf_worker_place(uint32_t rank, uint32_t world_size, uint32_t stride);
+
+/* Makes this process the worker in `slot` of a control file that it makes at `path`. The checkpoints passed before are
  * carried over. 0 or -errno; then nothing has changed. */
-int sf_worker_attach(const char *path, uint32_t slot_count, uint32_t rank, uint64_t cookie);
+int sf_worker_attach(const char *path, uint32_t slot_count, uint32_t slot, uint64_t cookie);
+
+/* The same in a control file that another rank has made. It comes to everything that the log holds, since its steps
+ * count from 0 as those of the others do. But if somebody has had the slot before, or the others are far ahead, or the
+ * log holds no longer what they began with, it begins at the step where they are, with what they have not applied yet.
+ * 0, -EADDRINUSE if a living process has the slot, -EINVAL if there is no such slot, -SF_EBUSY, or another error; then
+ * nothing has changed. */
+#define SF_JOIN_LEAD 1024u /* steps that ranks which begin together may be ahead of the last one to come */
+int sf_worker_join(const char *path, uint32_t slot, uint64_t cookie, int64_t timeout_ns);
 
 /* From here on nothing controls this process: the slot pointer moves to the quiet page. Keeps the mapping, since other
  * threads may be looking at it, and lets go of the record lock. */
@@ -144,7 +158,14 @@ uint64_t sf_worker_uncount(void);
 
 /* --- the slow path; callers take turns (the Python side holds a lock) --- */
 
-enum sf_action { SF_GO, SF_HOLD, SF_RAISE_STOP, SF_RAISE_RELOAD, SF_DELIVER };
+enum sf_action {
+    SF_GO,
+    SF_HOLD,
+    SF_RAISE_STOP,
+    SF_RAISE_RELOAD,
+    SF_DELIVER,
+    SF_AWAIT /* other hosts have not said yet whether entry `seq` is due here */
+};
 
 struct sf_turn {
     enum sf_action action;
@@ -170,6 +191,11 @@ int sf_turn(uint64_t step, int may, struct sf_turn *turn);
 
 /* What came of entry seq, a reload or one with mail, that the caller was handed: it was done, or could not be. */
 void sf_worker_tell(uint64_t seq, uint64_t step, int failed);
+
+/* Votes on entry seq, which was applied. One rank is always of one mind. Returns what came of it so far, as
+ * sf_agreed(). */
+unsigned sf_worker_vote(uint64_t seq, enum sf_phase phase, int yes);
+unsigned sf_worker_agreed(uint64_t seq, enum sf_phase phase, int give_up);
 
 /* From this step on each checkpoint takes the slow path, whatever the log says; SF_NEVER ends it. */
 void sf_worker_watch(uint64_t step);

@@ -14,7 +14,7 @@ from spark_fast import _core
 # Here and not in a module of its own, as the check of the core is: to find a file takes longer than to run it.
 __version__ = "0.1.0"
 
-_LAYOUT = 2  # of the segment, that these Python files were written for
+_LAYOUT = 3  # of the segment, that these Python files were written for
 
 if (__version__, _LAYOUT) != (_core.BUILD_VERSION, _core.LAYOUT_VERSION):
     raise ImportError(

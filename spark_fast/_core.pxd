@@ -12,6 +12,7 @@ cdef extern from "sf_layout.h" nogil:
     const uint64_t SF_NEVER
     const uint64_t SF_TARGET_NONE
     const uint64_t SF_TARGET_VOID
+    const uint32_t SF_ENTRY_FAILED
     struct sf_state:
         uint64_t target
         uint64_t park
@@ -34,6 +35,7 @@ cdef extern from "sf_segment.h" nogil:
         uint32_t layout_version
         uint32_t slot_count
         int64_t created_ns
+        uint32_t world_size
         uint64_t tail
         uint32_t changes
         sf_state state
@@ -59,6 +61,10 @@ cdef extern from "sf_segment.h" nogil:
         int64_t parked_ns
         int64_t park_ns
         int64_t deadline_ns
+        uint64_t done[2]
+        uint32_t rank
+        uint32_t generation
+        uint32_t stride
         sf_level_view level[4]
     struct sf_entry_view:
         uint64_t seq
@@ -70,6 +76,9 @@ cdef extern from "sf_segment.h" nogil:
         int32_t sender_pid
         int64_t duration_ns
         int64_t asked_ns
+        uint32_t ranks
+        uint32_t agreed
+        uint64_t low
         char *sender
         char *mail
     int sf_segment_open(sf_segment *segment, const char *path)
@@ -90,6 +99,8 @@ cdef extern from "sf_log.h" nogil:
         int64_t duration_ns
         uint64_t target
         uint64_t only_if_park_seq
+        uint32_t ranks
+        int elsewhere
         char *sender
         char *mail
     struct sf_receipt:
@@ -99,6 +110,7 @@ cdef extern from "sf_log.h" nogil:
         uint32_t stuck_rank
     int sf_append(sf_segment *segment, const sf_request *request, int64_t timeout_ns, sf_receipt *receipt)
     int sf_void_orphan(sf_segment *segment, uint64_t seq)
+    uint64_t sf_commit(sf_segment *segment, uint64_t seq, uint64_t target)
 
 cdef extern from "sf_point.h" nogil:
     int sf_point_arm(const char *name, int signal_number)
@@ -128,6 +140,7 @@ cdef extern from "sf_worker.h" nogil:
         SF_TURN_NO_RELOAD
         SF_TURN_NO_MAIL
         SF_TURN_INNER
+        SF_HOLD
         SF_DELIVER
     struct sf_yield:
         pass
@@ -143,7 +156,11 @@ cdef extern from "sf_worker.h" nogil:
     void sf_yield_set(sf_yield *policy, int64_t interval_ns) noexcept
     bint sf_yield_due(sf_yield *policy) noexcept
     int sf_worker_setup()
-    int sf_worker_attach(const char *path, uint32_t slot_count, uint32_t rank, uint64_t cookie)
+    void sf_worker_place(uint32_t rank, uint32_t world_size, uint32_t stride)
+    int sf_worker_attach(const char *path, uint32_t slot_count, uint32_t slot, uint64_t cookie)
+    int sf_worker_join(const char *path, uint32_t slot, uint64_t cookie, int64_t timeout_ns)
+    unsigned sf_worker_vote(uint64_t seq, int phase, int yes)
+    unsigned sf_worker_agreed(uint64_t seq, int phase, int give_up)
     void sf_worker_quiet()
     bint sf_worker_attached()
     sf_segment *sf_worker_segment()

@@ -63,11 +63,13 @@ cdef dict entry_dict(const sf_entry_view *entry):
         "duration": entry.duration_ns / 1e9, "asked": entry.asked_ns / 1e9, "sender_pid": entry.sender_pid,
         "sender": (<bytes>entry.sender).decode("utf-8", "replace"),
         "mail": (<bytes>entry.mail).decode("utf-8", "replace"),
+        "ranks": entry.ranks, "failed": bool(entry.agreed & SF_ENTRY_FAILED), "low": entry.low,
     }
 
 
 cdef tuple append(sf_segment *segment, bytes path, unsigned kind, uint64_t ident, uint64_t arg, double duration,
-                  str sender, str mail, uint64_t target, uint64_t only_if_park_seq, double timeout):
+                  str sender, str mail, uint64_t target, uint64_t only_if_park_seq, uint32_t ranks, bint elsewhere,
+                  double timeout):
     cdef sf_request request
     cdef sf_receipt receipt
     cdef int64_t timeout_ns = to_ns(timeout)
@@ -84,6 +86,8 @@ cdef tuple append(sf_segment *segment, bytes path, unsigned kind, uint64_t ident
     request.duration_ns = to_ns(duration)
     request.target = target
     request.only_if_park_seq = only_if_park_seq
+    request.ranks = ranks
+    request.elsewhere = elsewhere
     memcpy(request.sender, <const char *>who, len(who))
     memcpy(request.mail, <const char *>letter, len(letter))
     with nogil:
@@ -124,10 +128,20 @@ cdef class Segment:
             fail(rc, "check", self.path)
 
     def append(self, kind: int, ident: int, *, arg: int = 0, duration: float = 0.0, sender: str = "", mail: str = "",
-               target: int = 0, only_if_park_seq: int = 0, timeout: float = 5.0) -> tuple[int, int, int]:
-        """Appends a request to the log; returns (verdict, sequence number, target). Costs some 20 µs."""
+               target: int = 0, only_if_park_seq: int = 0, ranks: int = 0, elsewhere: bool = False,
+               timeout: float = 5.0) -> tuple[int, int, int]:
+        """Appends a request to the log; returns (verdict, sequence number, target). Costs some 20 µs.
+
+        ranks: of a value or a call: 0 for all ranks, else the number of the one that it is for, plus one.
+        elsewhere: other hosts have a say in its target, and the caller is to commit() it.
+        """
         return append(&self.segment, self.path, kind, ident, arg, duration, sender, mail, target, only_if_park_seq,
-                      timeout)
+                      ranks, elsewhere, timeout)
+
+    def commit(self, seq: int, target: int) -> int:
+        """Commits the target of an entry that other hosts have a say in; TARGET_VOID if it is not to be applied. The
+        target that it has: another one if somebody was first."""
+        return sf_commit(&self.segment, seq, target)
 
     def void_orphan(self, seq: int) -> None:
         """Makes an entry void that has no target and whose sender is dead."""
@@ -160,7 +174,7 @@ def read_view(fd: int) -> dict:
     return {
         "slot_count": view.slot_count, "created": view.created_ns / 1e9, "tail": view.tail, "changes": view.changes,
         "park": view.state.park, "park_seq": view.state.park_seq, "stop_seq": view.state.stop_seq,
-        "reload_seq": view.state.reload_seq,
+        "reload_seq": view.state.reload_seq, "world_size": view.world_size,
     }
 
 
@@ -179,7 +193,8 @@ def read_slot(fd: int, rank: int) -> dict:
         "applied": view.applied, "seen": view.seen, "attached": view.attached_ns / 1e9,
         "state_since": view.state_ns / 1e9, "mark_step": view.mark_step, "mark": view.mark_ns / 1e9,
         "parked": view.parked_ns / 1e9, "park_began": view.park_ns / 1e9, "wakes": view.wakes,
-        "deadline": view.deadline_ns / 1e9, "levels": levels,
+        "deadline": view.deadline_ns / 1e9, "levels": levels, "rank": view.rank, "generation": view.generation,
+        "stride": view.stride, "done": <object>view.done[0] | (<object>view.done[1]) << 64,
     }
 
 
@@ -335,12 +350,57 @@ cdef class Worker:
         """Whether this process is the worker of a run."""
         return sf_worker_attached()
 
-    def attach(self, path, *, slot_count: int, rank: int, cookie: int) -> None:
+    def place(self, rank: int, world_size: int, stride: int = 1) -> None:
+        """Where this process stands in its job, and how many steps its checkpoints count. Before attach() or join()."""
+        sf_worker_place(rank, world_size, stride)
+
+    def attach(self, path, *, slot_count: int, slot: int, cookie: int) -> None:
         """Makes the control file and becomes its worker. OSError when it can't be made; then nothing has changed."""
         cdef bytes encoded = os.fsencode(path)
-        cdef int rc = sf_worker_attach(encoded, slot_count, rank, cookie)
+        cdef int rc = sf_worker_attach(encoded, slot_count, slot, cookie)
         if rc < 0:
             fail(rc, "attach", encoded)
+
+    def join(self, path, *, slot: int, cookie: int, timeout: float) -> None:
+        """Becomes a worker of a control file that another rank has made. OSError with EADDRINUSE if a living process
+        has the slot, SegmentError, or another OSError; then nothing has changed."""
+        cdef bytes encoded = os.fsencode(path)
+        cdef uint32_t number = slot
+        cdef uint64_t drawn = cookie
+        cdef int64_t timeout_ns = to_ns(timeout)
+        cdef const char *name = encoded
+        cdef int rc
+        with nogil:
+            rc = sf_worker_join(name, number, drawn, timeout_ns)
+        if rc < 0:
+            fail(rc, "join", encoded)
+
+    def vote(self, seq: int, phase: int, yes: bool) -> int:
+        """Votes on an entry that was applied. Returns what came of it so far, as agreed()."""
+        return sf_worker_vote(seq, phase, yes)
+
+    def agreed(self, seq: int, phase: int, give_up: bool = False) -> int:
+        """What the living ranks have agreed on: 1 for yes, 2 for no, 0 if it is open. give_up: settles it with a no."""
+        return sf_worker_agreed(seq, phase, give_up)
+
+    def changes(self) -> int:
+        """As Segment.changes(); 0 if not attached."""
+        return sf_segment_changes(sf_worker_segment()) if sf_worker_attached() else 0
+
+    def wait_for_change(self, seen: int, timeout: float) -> None:
+        """As Segment.wait()."""
+        cdef uint32_t value = seen
+        cdef int64_t timeout_ns = to_ns(timeout)
+        cdef sf_segment *segment = sf_worker_segment()
+        if segment is not NULL:
+            with nogil:
+                sf_segment_wait(segment, value, timeout_ns)
+        PyErr_CheckSignals()
+
+    def give_up(self, seq: int) -> int:
+        """Nobody has said for too long when this entry is due: it never is, on this host. The target that it has."""
+        cdef sf_segment *segment = sf_worker_segment()
+        return SF_TARGET_VOID if segment is NULL else sf_commit(segment, seq, SF_TARGET_VOID)
 
     def quiet(self) -> None:
         """From here on nothing controls this process."""
@@ -379,7 +439,7 @@ cdef class Worker:
         if rc < 0:
             fail(rc, "checkpoint", None)
         entry = None
-        if turn.action > 1:
+        if turn.action > SF_HOLD:
             entry = entry_dict(&turn.entry)
             entry["held"] = turn.held
             if turn.action == SF_DELIVER:
@@ -441,12 +501,14 @@ cdef class Worker:
             return sf_worker_resume(at)
 
     def append(self, kind: int, ident: int, *, arg: int = 0, duration: float = 0.0, sender: str = "", mail: str = "",
-               target: int = 0, only_if_park_seq: int = 0, timeout: float = 5.0) -> tuple[int, int, int]:
+               target: int = 0, only_if_park_seq: int = 0, ranks: int = 0,
+               timeout: float = 5.0) -> tuple[int, int, int]:
         """Segment.append() on the worker's own control file."""
         cdef sf_segment *segment = sf_worker_segment()
         if segment is NULL:
             fail(-SF_EGONE, "append", None)
-        return append(segment, None, kind, ident, arg, duration, sender, mail, target, only_if_park_seq, timeout)
+        return append(segment, None, kind, ident, arg, duration, sender, mail, target, only_if_park_seq, ranks, False,
+                      timeout)
 
     def end(self, state: int) -> None:
         """Publishes how the process ends and lets go of the run. Raises SegmentError if control was lost unnoticed."""

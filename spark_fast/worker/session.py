@@ -129,7 +129,7 @@ def _make_run(wanted: str | None, *, fresh_name: bool) -> str:
                 # Before anybody sees the run, or can ask it for anything.
                 _keep_journal(place.folder, place.run, _command(), None)
                 exposing.connect(place.folder)
-                worker.attach(place.control, slot_count=1, rank=0, cookie=run_folder.new_id())
+                worker.attach(place.control, slot_count=1, slot=0, cookie=run_folder.new_id())
                 _folder = place.folder
                 if number > 1:
                     report.warn(f"a living run is called {wanted!r}; this one is called {place.run!r}")

@@ -3,15 +3,15 @@
 
 #define AT(type, field, number) CHECK_EQ(offsetof(struct type, field), number)
 
-TEST(the_header_lies_where_layout_2_says)
+TEST(the_header_lies_where_layout_3_says)
 {
-    CHECK_EQ(SF_LAYOUT_VERSION, 2);
+    CHECK_EQ(SF_LAYOUT_VERSION, 3);
     CHECK_EQ(SF_PAGE, 4096);
     CHECK_EQ(SF_LOG_OFFSET, 4096);
     CHECK_EQ(SF_LOG_CAPACITY, 128);
-    CHECK_EQ(SF_SLOTS_OFFSET, 34816);
-    CHECK_EQ(SF_FILE_SIZE(1), 35200);
-    CHECK_EQ(SF_FILE_SIZE(SF_SLOTS_MAX), 34816 + 65536 * 384);
+    CHECK_EQ(SF_SLOTS_OFFSET, 36864);
+    CHECK_EQ(SF_FILE_SIZE(1), 37248);
+    CHECK_EQ(SF_FILE_SIZE(SF_SLOTS_MAX), 36864 + 65536 * 384);
     AT(sf_header, magic, 0);
     AT(sf_header, layout_version, 8);
     AT(sf_header, header_size, 12);
@@ -23,6 +23,7 @@ TEST(the_header_lies_where_layout_2_says)
     AT(sf_header, slots_offset, 40);
     AT(sf_header, file_size, 48);
     AT(sf_header, created_ns, 56);
+    AT(sf_header, world_size, 64);
     AT(sf_header, tail, 128);
     AT(sf_header, lock_pid, 136);
     AT(sf_header, changes, 256);
@@ -30,7 +31,7 @@ TEST(the_header_lies_where_layout_2_says)
     CHECK_EQ(memcmp(&(uint64_t){SF_MAGIC}, "SPARKFT1", 8), 0);
 }
 
-TEST(an_entry_lies_where_layout_2_says)
+TEST(an_entry_lies_where_layout_3_says)
 {
     AT(sf_entry, number, 0);
     AT(sf_entry, target, 8);
@@ -42,9 +43,12 @@ TEST(an_entry_lies_where_layout_2_says)
     AT(sf_entry, duration_ns, 48);
     AT(sf_entry, asked_ns, 56);
     AT(sf_entry, before, 64);
-    AT(sf_entry, sender, 112);
-    AT(sf_entry, mail, 176);
-    CHECK_EQ(sizeof(struct sf_entry), 240);
+    AT(sf_entry, ranks, 112);
+    AT(sf_entry, agreed, 116);
+    AT(sf_entry, low, 120);
+    AT(sf_entry, sender, 128);
+    AT(sf_entry, mail, 192);
+    CHECK_EQ(sizeof(struct sf_entry), 256);
     AT(sf_state, target, 0);
     AT(sf_state, park, 8);
     AT(sf_state, park_seq, 16);
@@ -54,9 +58,10 @@ TEST(an_entry_lies_where_layout_2_says)
     CHECK_EQ(sizeof(struct sf_state), 48);
 }
 
-TEST(a_slot_lies_where_layout_2_says)
+TEST(a_slot_lies_where_layout_3_says)
 {
     AT(sf_slot, word, 0);
+    AT(sf_slot, stride, 4);
     AT(sf_slot, step, 8);
     AT(sf_slot, alarm, 16);
     AT(sf_slot, state, 128);
@@ -72,6 +77,10 @@ TEST(a_slot_lies_where_layout_2_says)
     AT(sf_slot, park_ns, 200);
     AT(sf_slot, wakes, 208);
     AT(sf_slot, deadline_ns, 216);
+    AT(sf_slot, done, 224);
+    AT(sf_slot, vote, 240);
+    AT(sf_slot, rank, 248);
+    AT(sf_slot, generation, 252);
     AT(sf_slot, level, 256);
     CHECK_EQ(sizeof(struct sf_slot), 384);
     AT(sf_level, total, 0);
@@ -81,7 +90,7 @@ TEST(a_slot_lies_where_layout_2_says)
     CHECK_EQ(sizeof(struct sf_level), 32);
 }
 
-TEST(the_numbers_in_the_file_are_those_of_layout_2)
+TEST(the_numbers_in_the_file_are_those_of_layout_3)
 {
     CHECK_EQ(SF_PAUSE, 1);
     CHECK_EQ(SF_RESUME, 2);
@@ -103,6 +112,9 @@ TEST(the_numbers_in_the_file_are_those_of_layout_2)
     CHECK_EQ(SF_WORD_STOPPED, 4);
     CHECK_EQ(SF_WORD_ATTACH, 8);
     CHECK(SF_TARGET_NONE == UINT64_MAX && SF_TARGET_VOID == UINT64_MAX - 1 && SF_NEVER == UINT64_MAX);
+    CHECK_EQ(SF_RANKS_ALL, 0);
+    CHECK_EQ(SF_ENTRY_FAILED, 1);
+    CHECK_EQ(SF_VOTE(5, SF_PHASE_PROVED, SF_VOTE_NO), 5 << 4 | 2 << 2 | 2);
     CHECK_EQ(SF_OUTCOME_CODE(SF_OUTCOME(SF_OUTCOME_SUPERSEDED, 77)), SF_OUTCOME_SUPERSEDED);
     CHECK_EQ(SF_OUTCOME_VALUE(SF_OUTCOME(SF_OUTCOME_FAILED, 77)), 77);
 }

@@ -140,7 +140,7 @@ join_run(uint32_t rank)
     struct sf_slot *slot = &job.segment.slots[rank];
 
     worker.segment = job.segment;
-    worker.rank = rank;
+    worker.number = worker.rank = rank;
     worker.cookie = 1000 + rank;
     worker.applied = 0;
     worker.state = sf_state_first();
