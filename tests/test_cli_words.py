@@ -2,7 +2,8 @@
 
 import pytest
 
-from spark_fast.cli.words import duration, latency, one_line, parse_duration, printable, speed
+from spark_fast.cli.words import duration, latency, one_line, printable, speed
+from spark_fast.durations import parse_duration
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spark_fast.cli import exits
-from spark_fast.cli.words import DURATIONS, parse_duration
+from spark_fast.durations import DURATIONS, parse_duration
 from spark_fast.errors import SparkError
 
 if TYPE_CHECKING:

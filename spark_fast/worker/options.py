@@ -1,13 +1,17 @@
 """Options of the worker, from `configure()` and from the environment."""
 
 import math
+import operator
 import os
+import signal
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 from spark_fast import names
 from spark_fast._core import worker
+from spark_fast.durations import parse_duration
 from spark_fast.worker import report
 
 __all__ = ["Options", "configure", "current"]
@@ -23,6 +27,14 @@ class Options:
     journal: str | None = None
     enabled: bool = True
     quiet: bool = False
+    ranks: bool = True
+    rank: int | None = None
+    world_size: int | None = None
+    local_rank: int | None = None
+    local_world_size: int | None = None
+    job: str | None = None
+    stop_signals: tuple[str, ...] = ()
+    stop_deadline: float | None = None
 
 
 class _Unset(Enum):
@@ -31,6 +43,13 @@ class _Unset(Enum):
 
 _UNSET: Final = _Unset.UNSET
 
+Check = Callable[[Any, str], Any]
+"""Given a value and what it is called, returns what is kept. ValueError if it makes no sense."""
+
+
+def _or_none(check: Check) -> Check:
+    return lambda value, name: None if value is None else check(value, name)
+
 
 def _interval(value: float, name: str) -> float:
     if not (value >= 0 and math.isfinite(value)):
@@ -38,36 +57,105 @@ def _interval(value: float, name: str) -> float:
     return float(value)
 
 
+def _deadline(value: float, name: str) -> float:
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{name} is a number of seconds, more than 0: {value!r}")
+    return float(value)
+
+
+def _run(value: str, name: str) -> str:
+    if not names.valid(value):
+        raise ValueError(f"{value!r} can't be a run's name. {names.RULE}")
+    return value
+
+
+def _rank(value: int, name: str, least: int = 0) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if number < least:
+        raise ValueError(f"{name} is a whole number, {least} or more: {value!r}")
+    return number
+
+
+def _size(value: int, name: str) -> int:
+    return _rank(value, name, least=1)
+
+
+def _job(value: str, name: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{name} is a text that no other job has: {value!r}")
+    return value
+
+
+def _signals(value: Iterable[str], name: str) -> tuple[str, ...]:
+    found = (value,) if isinstance(value, str) else tuple(value)
+    for each in found:
+        number = signal.Signals.__members__.get(each)
+        if number is None:
+            raise ValueError(f"{name}: {each!r} is not the name of a signal, as SIGTERM is")
+        if number in (signal.SIGKILL, signal.SIGSTOP):
+            raise ValueError(f"{name}: no process can catch {each}")
+    return found
+
+
+_EARLY: dict[str, Check] = {
+    "run": _or_none(_run),
+    "journal": lambda value, name: value,
+    "enabled": lambda value, name: bool(value),
+    "ranks": lambda value, name: bool(value),
+    "rank": _or_none(_rank),
+    "world_size": _or_none(_size),
+    "local_rank": _or_none(_rank),
+    "local_world_size": _or_none(_size),
+    "job": _or_none(_job),
+    "stop_signals": _signals,
+    "stop_deadline": _or_none(_deadline),
+}
+"""What is settled at the first checkpoint."""
+
+_CHECKS = _EARLY | {
+    "yield_interval": _or_none(_interval),
+    "async_yield_interval": _interval,
+    "quiet": lambda value, name: bool(value),
+}
+
+_PARSED: dict[str, Callable[[str], object]] = {
+    "yield_interval": lambda text: None if text.lower() == "never" else float(text),
+    "async_yield_interval": float,
+    "rank": int,
+    "world_size": int,
+    "local_rank": int,
+    "local_world_size": int,
+    "job": str,
+    "stop_signals": lambda text: [name.strip().upper() for name in text.split(",")],
+    "stop_deadline": parse_duration,
+}
+"""What the environment gives in variables of the options' names."""
+
+
 def _from_environment() -> Options:
     """Never raises: a typing error in a job's environment must not end the job."""
     found = Options(
         enabled=os.environ.get("SPARK_FAST", "1").lower() not in names.OFF,
         quiet=os.environ.get("SPARK_FAST_QUIET", "").lower() not in ("", *names.OFF),
+        ranks=os.environ.get("SPARK_FAST_RANKS", "1").lower() not in names.OFF,
+        journal=os.environ.get("SPARK_FAST_JOURNAL") or None,
     )
     run = os.environ.get("SPARK_FAST_RUN")
     if run and not names.valid(run):
         report.warn(f"SPARK_FAST_RUN={run!r} can't be a name; the run gets another. {names.RULE}")
     elif run:
         found = replace(found, run=run)
-    found = replace(found, journal=os.environ.get("SPARK_FAST_JOURNAL") or None)
-    for option in ("yield_interval", "async_yield_interval"):
+    for option, parse in _PARSED.items():
         variable = f"SPARK_FAST_{option.upper()}"
         text = os.environ.get(variable)
-        if not text:
-            continue
-        if option == "yield_interval" and text.lower() == "never":
-            found = replace(found, yield_interval=None)
-            continue
-        try:
-            value = _interval(float(text), variable)
-        except ValueError:
-            report.warn(f"{variable}={text!r} is not a number of seconds; it is ignored")
-        else:
-            found = (
-                replace(found, yield_interval=value)
-                if option == "yield_interval"
-                else replace(found, async_yield_interval=value)
-            )
+        if text:
+            try:
+                found = replace(found, **{option: _CHECKS[option](parse(text), variable)})
+            except ValueError as error:
+                report.warn(f"{variable}={text!r} is ignored: {error}")
     return found
 
 
@@ -91,6 +179,14 @@ def configure(
     journal: str | None | _Unset = _UNSET,
     enabled: bool | _Unset = _UNSET,
     quiet: bool | _Unset = _UNSET,
+    ranks: bool | _Unset = _UNSET,
+    rank: int | None | _Unset = _UNSET,
+    world_size: int | None | _Unset = _UNSET,
+    local_rank: int | None | _Unset = _UNSET,
+    local_world_size: int | None | _Unset = _UNSET,
+    job: str | None | _Unset = _UNSET,
+    stop_signals: Iterable[str] | _Unset = _UNSET,
+    stop_deadline: float | None | _Unset = _UNSET,
 ) -> None:
     """Sets options of this process's worker; what is not named stays as it is.
 
@@ -101,42 +197,42 @@ def configure(
             is busy. Also `SPARK_FAST_YIELD_INTERVAL`, a number or `never`.
         async_yield_interval: seconds between two trips of `checkpoint_async()` through the event loop, at the least;
             0 for every call. Default 0.01. Also `SPARK_FAST_ASYNC_YIELD_INTERVAL`.
-        run: the run id; None for one that is drawn. Also `SPARK_FAST_RUN`. Before the first checkpoint only.
+        run: the run id; None for one that is drawn. Also `SPARK_FAST_RUN`.
         journal: the file to which the journal is written; None for one in the user's state folder; "off" for none. Also
-            `SPARK_FAST_JOURNAL`. Before the first checkpoint only.
-        enabled: False turns everything off. Also `SPARK_FAST=0`. Before the first checkpoint only.
+            `SPARK_FAST_JOURNAL`.
+        enabled: False turns everything off. Also `SPARK_FAST=0`.
         quiet: True keeps back the line that says how to control the run. Also `SPARK_FAST_QUIET=1`.
+        ranks: False makes this process a run of its own, whatever its launcher says. Also `SPARK_FAST_RANKS=off`.
+        rank, world_size: which of how many processes of one job this is, where that is not what torchrun, srun, mpirun
+            or PyTorch's variables `RANK` and `WORLD_SIZE` say. All ranks of a job on one host share one run. Also
+            `SPARK_FAST_RANK` and `SPARK_FAST_WORLD_SIZE`.
+        local_rank, local_world_size: the same among the processes of this host; as `rank` and `world_size` if neither
+            is given nor known from the launcher. Also `SPARK_FAST_LOCAL_RANK` and `SPARK_FAST_LOCAL_WORLD_SIZE`.
+        job: what all ranks of the job on this host have in common, and no other job on it has. None for what the
+            launcher says, or else the process that started them all. Also `SPARK_FAST_JOB`.
+        stop_signals: names of signals that ask the run, all its ranks, to stop, as `("SIGTERM", "SIGUSR1")`. Default
+            none. Also `SPARK_FAST_STOP_SIGNALS=SIGTERM,SIGUSR1`.
+        stop_deadline: seconds that the run has to end after such a signal, before whoever sent it kills it; None if
+            that is not known. Also `SPARK_FAST_STOP_DEADLINE`, with units as in `90`, `90s` or `5m`.
 
     Raises:
         ValueError: a value makes no sense.
-        RuntimeError: `run`, `journal` or `enabled` comes too late, the run has begun.
+        RuntimeError: it comes too late, the run has begun. Only `yield_interval`, `async_yield_interval` and `quiet`
+            may come after the first checkpoint.
 
     Any thread may call it.
     """
     global _current
+    given = {name: value for name, value in locals().items() if value is not _UNSET}
     from spark_fast.worker import session
 
-    options = current()
-    if run is not _UNSET or enabled is not _UNSET or journal is not _UNSET:
-        if session.begun():
-            raise RuntimeError(
-                "the run has begun: call configure(run=…, journal=…, enabled=…) before the first checkpoint()"
-            )
-        if run is not _UNSET and run is not None and not names.valid(run):
-            raise ValueError(f"{run!r} can't be a run's name. {names.RULE}")
-    if yield_interval is not _UNSET:
-        checked = None if yield_interval is None else _interval(yield_interval, "yield_interval")
-        options = replace(options, yield_interval=checked)
-    if async_yield_interval is not _UNSET:
-        options = replace(options, async_yield_interval=_interval(async_yield_interval, "async_yield_interval"))
-    if run is not _UNSET:
-        options = replace(options, run=run)
-    if journal is not _UNSET:
-        options = replace(options, journal=journal)
-    if enabled is not _UNSET:
-        options = replace(options, enabled=bool(enabled))
-    if quiet is not _UNSET:
-        options = replace(options, quiet=bool(quiet))
+    if session.begun() and (late := [name for name in given if name in _EARLY]):
+        raise RuntimeError(f"the run has begun: call configure({late[0]}=…) before the first checkpoint()")
+    options = replace(current(), **{name: _CHECKS[name](value, name) for name, value in given.items()})
+    for one, of in (("rank", "world_size"), ("local_rank", "local_world_size")):
+        number, size = getattr(options, one), getattr(options, of)
+        if (one in given or of in given) and number is not None and size is not None and number >= size:
+            raise ValueError(f"{one} is less than {of}: {number} of {size}")
     worker.set_yield_interval(options.yield_interval)
     worker.set_async_yield_interval(options.async_yield_interval)
     _current = options
