@@ -344,7 +344,7 @@ append_locked(struct sf_segment *segment, const struct sf_request *request, stru
     entry->asked_ns = sf_realtime_ns();
     entry->before = state;
     entry->ranks = request->ranks;
-    atomic_store_explicit(&entry->agreed, 0, memory_order_relaxed);
+    atomic_store_explicit(&entry->failed, 0, memory_order_relaxed);
     atomic_store_explicit(&entry->low, request->elsewhere ? SF_TARGET_NONE : 0, memory_order_relaxed);
     memcpy(entry->sender, request->sender, sizeof entry->sender);
     memcpy(entry->mail, request->mail, sizeof entry->mail);
@@ -412,7 +412,12 @@ static int
 is_there(const struct sf_segment *segment, uint32_t slot)
 {
     uint32_t state = atomic_load(&segment->slots[slot].state);
-    return state != SF_STATE_NONE && state < SF_STATE_STOPPED && sf_slot_alive(segment->fd, slot) != 0;
+    if (state == SF_STATE_NONE || state >= SF_STATE_STOPPED)
+        return 0;
+    if (sf_slot_alive(segment->fd, slot) != 0)
+        return 1;
+    sf_note_lost(segment, slot);
+    return 0;
 }
 
 int
@@ -447,25 +452,27 @@ said(uint64_t vote, uint64_t seq, enum sf_phase phase)
 unsigned
 sf_agreed(struct sf_segment *segment, uint64_t seq, enum sf_phase phase, int give_up)
 {
-    struct sf_entry *entry = sf_entry_at(segment, seq);
-    unsigned shift = 8 + 2 * phase;
+    _Atomic uint64_t *place = &segment->header->agreed[seq % SF_AGREEMENTS];
+    uint64_t agreed = atomic_load(place);
     unsigned verdict = SF_VOTE_YES;
-    uint32_t agreed = atomic_load(&entry->agreed);
 
-    for (uint32_t r = 0; r < segment->slot_count && (agreed >> shift & 3u) == 0; r++) {
+    if (agreed >> 8 > seq)
+        return SF_VOTE_NO; /* a later reload was met before this one had proved itself */
+    for (uint32_t r = 0; r < segment->slot_count && verdict != SF_VOTE_NO; r++) {
         unsigned vote = said(atomic_load(&segment->slots[r].vote), seq, phase);
-        if (vote == SF_VOTE_YES || !is_there(segment, r))
-            continue;
-        verdict = vote == SF_VOTE_NO || give_up ? SF_VOTE_NO : 0;
-        if (verdict == SF_VOTE_NO)
-            break;
+        if (vote != SF_VOTE_YES && is_there(segment, r))
+            verdict = vote == SF_VOTE_NO || give_up ? SF_VOTE_NO : 0;
     }
-    while ((agreed >> shift & 3u) == 0 && verdict != 0) {
+    for (;;) {
+        unsigned bits = agreed >> 8 == seq ? (unsigned)(agreed & 0xff) : 0;
+        if (agreed >> 8 > seq)
+            return SF_VOTE_NO;
+        if ((bits >> 2 * phase & 3u) != 0 || verdict == 0)
+            return bits >> 2 * phase & 3u;
         SF_POINT("vote:counted");
-        if (atomic_compare_exchange_weak(&entry->agreed, &agreed, agreed | verdict << shift)) {
+        if (atomic_compare_exchange_weak(place, &agreed, SF_AGREED(seq, bits | verdict << 2 * phase))) {
             sf_announce(segment);
             return verdict;
         }
     }
-    return agreed >> shift & 3u;
 }

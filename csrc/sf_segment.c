@@ -224,6 +224,13 @@ sf_slot_alive(int fd, uint32_t rank)
     return sf_lock_held(fd, slot_offset(rank), sizeof(struct sf_slot));
 }
 
+void
+sf_note_lost(const struct sf_segment *segment, uint32_t slot)
+{
+    int64_t never = 0;
+    atomic_compare_exchange_strong(&segment->slots[slot].lost_ns, &never, sf_realtime_ns());
+}
+
 /* --- reading without a mapping --- */
 
 #define PLAIN(field) atomic_load_explicit(&(field), memory_order_relaxed)
@@ -353,6 +360,7 @@ sf_read_slot(int fd, uint32_t rank, struct sf_slot_view *view)
     view->rank = PLAIN(slot.rank);
     view->generation = PLAIN(slot.generation);
     view->stride = PLAIN(slot.stride);
+    view->lost_ns = PLAIN(slot.lost_ns);
     for (int i = 0; i < SF_LEVELS; i++) {
         view->level[i].total = PLAIN(slot.level[i].total);
         view->level[i].done = PLAIN(slot.level[i].done);
@@ -387,7 +395,7 @@ sf_read_entry(int fd, uint64_t seq, struct sf_entry_view *view)
     view->duration_ns = entry.duration_ns;
     view->asked_ns = entry.asked_ns;
     view->ranks = entry.ranks;
-    view->agreed = PLAIN(entry.agreed);
+    view->failed = PLAIN(entry.failed);
     view->low = PLAIN(entry.low);
     memcpy(view->sender, entry.sender, sizeof view->sender);
     memcpy(view->mail, entry.mail, sizeof view->mail);

@@ -55,6 +55,9 @@ uint32_t sf_segment_changes(const struct sf_segment *segment);
 /* 1 if a living process holds the slot, 0 if not, -errno. Asked through fd, which may be another open file. */
 int sf_slot_alive(int fd, uint32_t rank);
 
+/* Somebody saw that no process holds a slot that was not given back: from when on that is known, for people. */
+void sf_note_lost(const struct sf_segment *segment, uint32_t slot);
+
 static inline struct sf_entry *
 sf_entry_at(const struct sf_segment *segment, uint64_t seq)
 {
@@ -82,6 +85,7 @@ struct sf_slot_view {
     int64_t attached_ns, state_ns, mark_ns, parked_ns, park_ns, deadline_ns;
     uint64_t done[SF_LOG_CAPACITY / 64], vote;
     uint32_t rank, generation, stride;
+    int64_t lost_ns;
     struct {
         uint64_t total, done;
         int64_t began_ns, parked_ns;
@@ -94,7 +98,7 @@ struct sf_entry_view {
     uint32_t kind;
     int32_t sender_pid;
     int64_t duration_ns, asked_ns;
-    uint32_t ranks, agreed;
+    uint32_t ranks, failed;
     uint64_t low;
     char sender[SF_SENDER_MAX];
     char mail[SF_MAIL_MAX];

@@ -53,6 +53,16 @@ sf_worker_uncount(void)
     return atomic_fetch_sub(&atomic_load(&sf_worker_slot)->step, worker.stride) - worker.stride;
 }
 
+void
+sf_worker_set_back(uint64_t step)
+{
+    _Atomic uint64_t *counted = &atomic_load(&sf_worker_slot)->step;
+    uint64_t now = atomic_load(counted);
+
+    if (step < now)
+        atomic_fetch_sub(counted, now - step);
+}
+
 /* The highest target that is due at a checkpoint. Where the loop of an only rank stands still, in a function that was
  * called or parked, what is asked for its next step is, too; one more for a checkpoint that was counted and not
  * uncounted yet. */
@@ -129,9 +139,12 @@ copy_levels(struct sf_slot *to, struct sf_slot *from)
 void
 sf_worker_place(uint32_t rank, uint32_t world_size, uint32_t stride)
 {
+    uint64_t counted = atomic_load(&attach_page.step) / worker.stride;
+
     worker.rank = rank;
     worker.world_size = world_size;
     worker.stride = stride;
+    atomic_store(&attach_page.step, counted * stride);
     atomic_store(&attach_page.stride, stride);
     atomic_store(&quiet_page.stride, stride);
 }
@@ -280,6 +293,7 @@ join_locked(const char *path, uint32_t number, uint64_t cookie)
     atomic_store(&slot->park_ns, 0);
     atomic_store(&slot->deadline_ns, 0);
     atomic_store(&slot->alarm, SF_NEVER);
+    atomic_store(&slot->lost_ns, 0);
     SF_POINT("join:seated");
     /* At its first checkpoint it looks at the log, for what it has to do and for the pause that is in force. */
     atomic_store(&slot->word, SF_WORD_PENDING);
@@ -429,11 +443,11 @@ complete(uint64_t seq, int failed, uint64_t step)
     if (seq == 0 || worker.applied >= seq + SF_LOG_CAPACITY)
         return; /* forgotten by the log since */
     if (failed)
-        atomic_fetch_or(&entry->agreed, SF_ENTRY_FAILED);
+        atomic_store(&entry->failed, 1);
     atomic_fetch_or(&worker.slot->done[bit / 64], UINT64_C(1) << (bit % 64));
     SF_POINT("done:told");
     if (sf_all_done(&worker.segment, seq, worker.number)) {
-        failed = (atomic_load(&entry->agreed) & SF_ENTRY_FAILED) != 0;
+        failed = atomic_load(&entry->failed) != 0;
         set_outcome(seq, failed ? SF_OUTCOME_FAILED : SF_OUTCOME_APPLIED, step);
     }
 }
@@ -468,7 +482,7 @@ copy_entry(struct sf_entry_view *view, const struct sf_entry *entry, uint64_t se
     view->duration_ns = entry->duration_ns;
     view->asked_ns = entry->asked_ns;
     view->ranks = entry->ranks;
-    view->agreed = atomic_load(&entry->agreed);
+    view->failed = atomic_load(&entry->failed);
     view->low = atomic_load(&entry->low);
     memcpy(view->sender, entry->sender, sizeof view->sender);
     memcpy(view->mail, entry->mail, sizeof view->mail);

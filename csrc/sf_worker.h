@@ -155,6 +155,8 @@ uint64_t sf_worker_step(void);
 /* A checkpoint that was counted was none of the loop: a function passed it that was called from outside. The step of
  * the loop. Whoever read the step meanwhile has read one that is too high by one: see SF_TURN_INNER. */
 uint64_t sf_worker_uncount(void);
+/* The loop begins again from where it was at an earlier step. */
+void sf_worker_set_back(uint64_t step);
 
 /* --- the slow path; callers take turns (the Python side holds a lock) --- */
 

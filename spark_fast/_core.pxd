@@ -12,7 +12,6 @@ cdef extern from "sf_layout.h" nogil:
     const uint64_t SF_NEVER
     const uint64_t SF_TARGET_NONE
     const uint64_t SF_TARGET_VOID
-    const uint32_t SF_ENTRY_FAILED
     struct sf_state:
         uint64_t target
         uint64_t park
@@ -65,6 +64,7 @@ cdef extern from "sf_segment.h" nogil:
         uint32_t rank
         uint32_t generation
         uint32_t stride
+        int64_t lost_ns
         sf_level_view level[4]
     struct sf_entry_view:
         uint64_t seq
@@ -77,13 +77,14 @@ cdef extern from "sf_segment.h" nogil:
         int64_t duration_ns
         int64_t asked_ns
         uint32_t ranks
-        uint32_t agreed
+        uint32_t failed
         uint64_t low
         char *sender
         char *mail
     int sf_segment_open(sf_segment *segment, const char *path)
     void sf_segment_close(sf_segment *segment)
     int sf_segment_check(const sf_segment *segment)
+    void sf_note_lost(const sf_segment *segment, uint32_t slot)
     int sf_segment_wait(sf_segment *segment, uint32_t seen, int64_t timeout_ns)
     uint32_t sf_segment_changes(const sf_segment *segment)
     int sf_read_view(int fd, sf_view *view)
@@ -166,6 +167,7 @@ cdef extern from "sf_worker.h" nogil:
     sf_segment *sf_worker_segment()
     uint64_t sf_worker_step()
     uint64_t sf_worker_uncount()
+    void sf_worker_set_back(uint64_t step)
     int sf_turn(uint64_t step, int may, sf_turn_result *turn)
     void sf_worker_tell(uint64_t seq, uint64_t step, int failed)
     void sf_worker_watch(uint64_t step)

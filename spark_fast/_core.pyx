@@ -63,7 +63,7 @@ cdef dict entry_dict(const sf_entry_view *entry):
         "duration": entry.duration_ns / 1e9, "asked": entry.asked_ns / 1e9, "sender_pid": entry.sender_pid,
         "sender": (<bytes>entry.sender).decode("utf-8", "replace"),
         "mail": (<bytes>entry.mail).decode("utf-8", "replace"),
-        "ranks": entry.ranks, "failed": bool(entry.agreed & SF_ENTRY_FAILED), "low": entry.low,
+        "ranks": entry.ranks, "failed": bool(entry.failed), "low": entry.low,
     }
 
 
@@ -149,6 +149,11 @@ cdef class Segment:
         if rc < 0:
             fail(rc, "void", self.path)
 
+    def note_lost(self, slot: int) -> None:
+        """Somebody saw just now that the process in a slot has died without a word."""
+        cdef uint32_t number = slot
+        sf_note_lost(&self.segment, number)
+
     def changes(self) -> int:
         """The count of what the workers have published, to hand to wait()."""
         return sf_segment_changes(&self.segment)
@@ -194,7 +199,7 @@ def read_slot(fd: int, rank: int) -> dict:
         "state_since": view.state_ns / 1e9, "mark_step": view.mark_step, "mark": view.mark_ns / 1e9,
         "parked": view.parked_ns / 1e9, "park_began": view.park_ns / 1e9, "wakes": view.wakes,
         "deadline": view.deadline_ns / 1e9, "levels": levels, "rank": view.rank, "generation": view.generation,
-        "stride": view.stride, "done": <object>view.done[0] | (<object>view.done[1]) << 64,
+        "stride": view.stride, "lost": view.lost_ns / 1e9, "done": <object>view.done[0] | (<object>view.done[1]) << 64,
     }
 
 
@@ -345,6 +350,10 @@ cdef class Worker:
     def uncount(self) -> int:
         """The checkpoint that was counted last was no step of the loop: the loop's step."""
         return sf_worker_uncount()
+
+    def set_back(self, step: int) -> None:
+        """The loop begins again from where it was at this step."""
+        sf_worker_set_back(step)
 
     def attached(self) -> bool:
         """Whether this process is the worker of a run."""

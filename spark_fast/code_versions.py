@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -126,6 +127,7 @@ class Store:
         self._folder = Path(folder)
         self._shown = self._folder / _CODE
         self._appending = threading.Lock()
+        self._beside = False
 
     # --- for the worker ---
 
@@ -137,16 +139,26 @@ class Store:
             "path": [os.path.abspath(entry) for entry in path],
             "python": this_python(),
         }
+        self._make_folders()
+        with private_files.opened(self._folder, _CODE) as code:
+            private_files.write_whole(code, _ABOUT, _to_json(about))
+
+    def join(self) -> None:
+        """For a rank beside the one that makes the store: what that one records, it does not record once more."""
+        self._make_folders()
+        self._beside = True
+
+    def _make_folders(self) -> None:
         for below in (_BLOBS, _VERSIONS):
             with private_files.opened(self._folder, _CODE, below, create=True):
                 pass
-        with private_files.opened(self._folder, _CODE) as code:
-            private_files.write_whole(code, _ABOUT, _to_json(about))
 
     def record(self, module: str, path: str, source: bytes, version: int) -> str:
         """Notes that a project file was read from disk to be executed; returns its digest."""
         path = os.path.abspath(path)
         digest = self.put(source, path)
+        if self._beside and any((line.path, line.digest) == (path, digest) for line in self.loaded()):
+            return digest
         line = _to_json({"module": module, "path": path, "digest": digest, "version": version})
         with self._appending, private_files.opened(self._folder, _CODE) as code:
             private_files.append_line(code, _LOADED, line)
@@ -183,7 +195,7 @@ class Store:
 
     def close(self) -> None:
         """From here on the run can't be reloaded: nobody runs its code again. What is kept stays."""
-        with private_files.opened(self._folder, _CODE) as code:
+        with private_files.opened(self._folder, _CODE) as code, suppress(FileNotFoundError):  # another rank was first
             os.unlink(_ABOUT, dir_fd=code)
 
     # --- for senders ---

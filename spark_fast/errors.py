@@ -7,6 +7,7 @@ __all__ = [
     "AmbiguousRunError",
     "CodeRefusedError",
     "FolderRefusedError",
+    "JobEndingError",
     "JournalError",
     "LayoutError",
     "LogFullError",
@@ -96,6 +97,18 @@ class AmbiguousRunError(NoSuchRunError):
 
     def __str__(self) -> str:
         return f"{len(self.candidates)} runs are live, name one of them: {', '.join(self.candidates)}"
+
+
+class JobEndingError(SparkError):
+    """The run of this job is stopping: its processes are those that were there before a restart, and about to end.
+
+    Attributes:
+        run: its id.
+    """
+
+    def __init__(self, run: str) -> None:
+        super().__init__(f"run {run} of this job is stopping")
+        self.run = run
 
 
 class RunNameTakenError(SparkError):

@@ -2,6 +2,7 @@
 
     <run folder>/mail/<request id>.json       a value to set, a call: written by the sender before it asks
     <run folder>/replies/<request id>.json    written by the worker before it publishes the outcome
+    <run folder>/replies/<request id>.<rank>.json    the same by each of several ranks
 
 What is short stands in the log itself, and costs nobody a file. Whoever sees the request finds its mail, and whoever
 sees the outcome finds its reply. The worker removes mail that it has read, and keeps as many replies as the log has
@@ -28,6 +29,7 @@ __all__ = [
     "discard_mail",
     "mail_name",
     "read_mail",
+    "read_replies",
     "read_reply",
     "remove_reply",
     "send_mail",
@@ -107,8 +109,11 @@ def send_mail(folder: Path, ident: int, content: Mapping[str, Any]) -> str:
     return mail_name(ident)
 
 
-def read_mail(folder: Path, mail: str) -> dict[str, Any]:
-    """Takes what a request carries. Raises StoreError if it can't be read, is not there, or is no mail; OSError."""
+def read_mail(folder: Path, mail: str, *, keep: bool = False) -> dict[str, Any]:
+    """Takes what a request carries. keep: other ranks are to read it too.
+
+    Raises StoreError if it can't be read, is not there, or is no mail; OSError.
+    """
     shown = folder / _MAIL
     if mail.startswith("{"):
         return _parsed(shown, mail.encode())
@@ -120,8 +125,9 @@ def read_mail(folder: Path, mail: str) -> dict[str, Any]:
             try:
                 raw = private_files.read_whole(letters, name, MAIL_MAX, shown)
             finally:
-                with suppress(FileNotFoundError, IsADirectoryError):
-                    os.unlink(name, dir_fd=letters)
+                if not keep:
+                    with suppress(FileNotFoundError, IsADirectoryError):
+                        os.unlink(name, dir_fd=letters)
     except FileNotFoundError:
         raise StoreError(str(shown / name), "it is not there") from None
     except FolderRefusedError as error:
@@ -141,7 +147,7 @@ def _parsed(shown: Path, raw: bytes) -> dict[str, Any]:
 
 
 def discard_mail(folder: Path, ident: int) -> None:
-    """Removes mail of a request that was not appended."""
+    """Removes mail of a request that was not appended, or that every rank has read."""
     with suppress(OSError, FolderRefusedError), private_files.opened(folder, _MAIL) as mail:
         os.unlink(_name(ident), dir_fd=mail)
 
@@ -149,8 +155,8 @@ def discard_mail(folder: Path, ident: int) -> None:
 # --- replies ---
 
 
-def write_reply(folder: Path, ident: int, reply: Reply) -> None:
-    """Answers the request `ident` of the run in this folder.
+def write_reply(folder: Path, ident: int, reply: Reply, rank: int | None = None) -> None:
+    """Answers the request `ident` of the run in this folder. rank: which one answers, of several.
 
     Raises OSError, FolderRefusedError if the folder can't be trusted, and ValueError or TypeError if the result is no
     JSON or longer than RESULT_MAX.
@@ -168,14 +174,26 @@ def write_reply(folder: Path, ident: int, reply: Reply) -> None:
         }
     )
     with private_files.opened(folder, _REPLIES, create=True) as replies:
-        private_files.write_whole(replies, _name(ident), raw)
+        private_files.write_whole(replies, _name(ident, rank), raw)
 
 
-def read_reply(folder: Path, ident: int) -> Reply | None:
+def read_replies(folder: Path, ident: int) -> Mapping[int, Reply]:
+    """The answers of several ranks to the request `ident`, by rank."""
+    shape = re.compile(rf"{ident:016x}\.([0-9]{{1,9}})\.json")
+    try:
+        with private_files.opened(folder, _REPLIES) as replies:
+            ranks = sorted(int(found[1]) for name in os.listdir(replies) if (found := shape.fullmatch(name)))
+    except (OSError, FolderRefusedError):
+        return {}
+    found_replies = {rank: read_reply(folder, ident, rank) for rank in ranks}
+    return {rank: reply for rank, reply in found_replies.items() if reply is not None}
+
+
+def read_reply(folder: Path, ident: int, rank: int | None = None) -> Reply | None:
     """The answer to the request `ident`; None if there is none. One that can't be read says so in its reason."""
     try:
         with private_files.opened(folder, _REPLIES) as replies:
-            raw = private_files.read_whole(replies, _name(ident), _REPLY_MAX, folder / _REPLIES)
+            raw = private_files.read_whole(replies, _name(ident, rank), _REPLY_MAX, folder / _REPLIES)
     except FileNotFoundError:
         return None
     except (StoreError, FolderRefusedError) as error:
@@ -191,14 +209,14 @@ def read_reply(folder: Path, ident: int) -> Reply | None:
     return found
 
 
-def remove_reply(folder: Path, ident: int) -> None:
+def remove_reply(folder: Path, ident: int, rank: int | None = None) -> None:
     """Forgets the answer to a request that the log has forgotten."""
     with suppress(OSError, FolderRefusedError), private_files.opened(folder, _REPLIES) as replies:
-        os.unlink(_name(ident), dir_fd=replies)
+        os.unlink(_name(ident, rank), dir_fd=replies)
 
 
-def _name(ident: int) -> str:
-    return f"{ident:016x}.json"
+def _name(ident: int, rank: int | None = None) -> str:
+    return f"{ident:016x}.json" if rank is None else f"{ident:016x}.{rank}.json"
 
 
 def _shortened(text: str) -> str:

@@ -4,7 +4,7 @@ import random
 import re
 from collections.abc import Collection
 
-__all__ = ["OFF", "RULE", "draw", "valid"]
+__all__ = ["OFF", "RULE", "draw", "of_job", "valid"]
 
 OFF = ("0", "off", "false", "no")
 """What turns an option off that could also be a name or a path; in capitals too."""
@@ -33,6 +33,13 @@ _WHO = (
 def valid(name: str) -> bool:
     """Whether a run may be called this: see RULE."""
     return _SHAPE.fullmatch(name) is not None
+
+
+def of_job(job: str, attempt: int) -> str:
+    """The name that all ranks of a job come to by themselves. attempt: from 1 on, where others have taken those before
+    it."""
+    source = random.Random(f"{job}\0{attempt}")
+    return f"{source.choice(_HOW)}-{source.choice(_WHO)}"
 
 
 def draw(taken: Collection[str]) -> str:

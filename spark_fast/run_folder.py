@@ -15,7 +15,14 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from spark_fast import _core, names
-from spark_fast.errors import FolderRefusedError, LayoutError, RunNameTakenError, SegmentError, layout_error
+from spark_fast.errors import (
+    FolderRefusedError,
+    JobEndingError,
+    LayoutError,
+    RunNameTakenError,
+    SegmentError,
+    layout_error,
+)
 
 __all__ = [
     "About",
@@ -110,6 +117,8 @@ class About:
         started: seconds since the epoch.
         version: of spark_fast.
         python: of the interpreter.
+        job: what all ranks of a job on one host have in common; "" for a run of one process.
+        world_size: how many ranks the job has.
     """
 
     id: str
@@ -122,6 +131,8 @@ class About:
     started: float
     version: str
     python: str
+    job: str = ""
+    world_size: int = 1
 
 
 def boot_id() -> str:
@@ -157,7 +168,7 @@ def read_about(run: int) -> About | None:
     try:
         found = json.loads(raw)
         # Of a run of another version, what it does not say is left empty: better shown than hidden.
-        empty = {"command": [], "pid": 0, "started": 0.0}
+        empty = {"command": [], "pid": 0, "started": 0.0, "world_size": 1}
         known = {field.name: found.get(field.name, empty.get(field.name, "")) for field in fields(About)}
         return About(
             id=str(known["id"]),
@@ -170,6 +181,8 @@ def read_about(run: int) -> About | None:
             started=float(known["started"]),
             version=str(known["version"]),
             python=str(known["python"]),
+            job=str(known["job"]),
+            world_size=int(known["world_size"]),
         )
     except (ValueError, TypeError, AttributeError, RecursionError):
         return None
@@ -236,15 +249,17 @@ def run_names(home: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Claim:
-    """A run folder that is this process's to fill.
+    """A run folder that is this process's to fill, or to join.
 
     Attributes:
         run: the run id.
         folder: the folder.
+        joined: whether another rank of the job has made the run: there is a control file.
     """
 
     run: str
     folder: Path
+    joined: bool = False
 
     @property
     def control(self) -> Path:
@@ -253,13 +268,18 @@ class Claim:
 
 
 @contextmanager
-def claim(wanted: str | None, command: list[str], version: str, *, timeout: float = 2.0) -> Iterator[Claim]:
-    """A folder for a new run. Until the block ends nobody else makes or removes runs.
+def claim(
+    wanted: str | None, command: list[str], version: str, *, job: str = "", world_size: int = 1, timeout: float = 2.0
+) -> Iterator[Claim]:
+    """A folder for a new run, or that of the job's run. Until the block ends nobody else makes or removes runs.
 
     wanted: its id, or None for a new one. A folder that a dead run left under this id is emptied.
+    job: if another rank of this job lives, and has made a run of this id, that is joined. Ranks without a wanted id
+        come to the same one.
     timeout: seconds to wait for others that make or remove runs.
 
-    Raises OSError, FolderRefusedError, SegmentError; RunNameTakenError if a living run has the id.
+    Raises OSError, FolderRefusedError, SegmentError; RunNameTakenError if a living run has the id, JobEndingError if
+    that is the job's own, and it is stopping.
     """
     import platform
     import pwd
@@ -269,12 +289,15 @@ def claim(wanted: str | None, command: list[str], version: str, *, timeout: floa
     try:
         with _home_locked(home, timeout):
             taken = set(os.listdir(home))
-            run = wanted if wanted is not None else names.draw(taken)
+            run = wanted if wanted is not None else _unused(home, job, taken)
             if run in taken:
                 fd = open_run(home, run)
                 try:
                     if _alive(fd):
-                        raise RunNameTakenError(run)
+                        if not _is_of(fd, job):
+                            raise RunNameTakenError(run)
+                        yield Claim(run, home_path() / run, joined=True)
+                        return
                     _empty(fd)
                 finally:
                     os.close(fd)
@@ -296,6 +319,8 @@ def claim(wanted: str | None, command: list[str], version: str, *, timeout: floa
                 started=time.time(),
                 version=version,
                 python=platform.python_version(),
+                job=job,
+                world_size=world_size,
             )
             fd = open_run(home, run)
             try:
@@ -312,6 +337,46 @@ def claim(wanted: str | None, command: list[str], version: str, *, timeout: floa
                     _remove(home, run)
     finally:
         os.close(home)
+
+
+def _unused(home: int, job: str, taken: set[str]) -> str:
+    """A name for a run that nobody has asked for a certain one. Of a job, that of its run, if there is one."""
+    if not job:
+        return names.draw(taken)
+    for attempt in range(1, 100):
+        run = names.of_job(job, attempt)
+        if run not in taken:
+            return run
+        try:
+            fd = open_run(home, run)
+        except (FileNotFoundError, FolderRefusedError):
+            continue
+        try:
+            if not _alive(fd) or _is_of(fd, job):
+                return run
+        finally:
+            os.close(fd)
+    return names.draw(taken)
+
+
+def _is_of(run: int, job: str) -> bool:
+    """Whether the living run in this folder is the job's own. Raises JobEndingError if it is, and is stopping."""
+    about = read_about(run)
+    if not job or about is None or about.job != job or elsewhere(about):
+        return False
+    try:
+        control = open_control(run)
+    except OSError:
+        return False
+    try:
+        stopping = _core.read_view(control)["stop_seq"] != 0
+    except SegmentError:
+        return False
+    finally:
+        os.close(control)
+    if stopping:
+        raise JobEndingError(about.id)
+    return True
 
 
 def _directory() -> str:

@@ -82,7 +82,7 @@ def status_of(view: dict[str, Any], slot: dict[str, Any]) -> SparkStatus:
     if said in (SparkStatus.RUNNING, SparkStatus.IDLE):
         if view["stop_seq"]:
             return SparkStatus.STOPPING
-        if view["park_seq"] and view["park"] <= slot["step"] + 1:
+        if view["park_seq"] and view["park"] <= slot["step"] + slot["stride"]:
             return SparkStatus.PAUSING
     return said
 
@@ -145,6 +145,11 @@ class Rank:
         step: checkpoints passed.
         pid: its process, as it sees itself: another number in a container.
         host: where it runs.
+        since: when it came to this status, in seconds since the epoch; of a rank that is `lost`, when somebody first
+            saw it. 0 where nobody knows.
+        behind: steps that it is behind the furthest of the living ranks.
+        overdue: seconds since the oldest request was asked for that it has not come to, and others have; 0 if there is
+            none. It hangs, or its step takes long.
     """
 
     rank: int
@@ -152,6 +157,9 @@ class Rank:
     step: int
     pid: int
     host: str
+    since: float = 0.0
+    behind: int = 0
+    overdue: float = 0.0
 
 
 def monotonic() -> float:

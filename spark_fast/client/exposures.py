@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from spark_fast import _core, exposed, mailbox, run_folder
 from spark_fast.errors import FolderRefusedError, SegmentError, SparkCallError, StoreError
@@ -234,7 +234,14 @@ def set_value(run: "Run", name: str, value: object, *, wait: bool, timeout: floa
 
 
 def request_call(
-    run: "Run", name: str, args: Sequence[Any], kwargs: Mapping[str, Any], *, wait: bool, timeout: float | None
+    run: "Run",
+    name: str,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    *,
+    wait: bool,
+    timeout: float | None,
+    ranks: "int | Literal['all']",
 ) -> "Request":
     """See Run.request_call()."""
     functions: dict[str, Function] = run._board().exposures().functions
@@ -242,15 +249,33 @@ def request_call(
         if name not in functions:
             raise UnfitError(unknown(name, "function", list(functions)))
         check_arguments(name, functions[name], args, kwargs)
+        _check_rank(run, ranks)
     except UnfitError as error:
         return _refused(run, Kind.CALL, str(error))
     content = {"name": name, "args": list(args), "kwargs": dict(kwargs)}
-    return _send(run, Kind.CALL, content, wait=wait, timeout=timeout)
+    return _send(run, Kind.CALL, content, wait=wait, timeout=timeout, ranks=ranks)
 
 
-def call(run: "Run", name: str, args: Sequence[Any], kwargs: Mapping[str, Any], timeout: float | None) -> Any:
+def _check_rank(run: "Run", ranks: "int | Literal['all']") -> None:
+    if ranks == "all":
+        return
+    if isinstance(ranks, bool) or not isinstance(ranks, int) or ranks < 0:
+        raise ValueError(f'ranks is the number of a rank, or "all": {ranks!r}')
+    there = [rank.rank for rank in run.ranks if rank.status.live]
+    if there and ranks not in there:
+        raise UnfitError(f"rank {ranks} is not there; there are {', '.join(map(str, there))}")
+
+
+def call(
+    run: "Run",
+    name: str,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    timeout: float | None,
+    ranks: "int | Literal['all']",
+) -> Any:
     """See Run.call()."""
-    request = request_call(run, name, args, kwargs, wait=True, timeout=timeout)
+    request = request_call(run, name, args, kwargs, wait=True, timeout=timeout, ranks=ranks)
     fate = request.fate
     if fate.state is not FateState.APPLIED:
         reason, _, trace = fate.reason.partition("\n")
@@ -267,7 +292,15 @@ def _refused(run: "Run", kind: Kind, reason: str) -> "Request":
     return Request(run, kind, run_folder.new_id(), 0, sender_name(), time.time(), fate)
 
 
-def _send(run: "Run", kind: Kind, content: dict[str, Any], *, wait: bool, timeout: float | None) -> "Request":
+def _send(
+    run: "Run",
+    kind: Kind,
+    content: dict[str, Any],
+    *,
+    wait: bool,
+    timeout: float | None,
+    ranks: "int | Literal['all']" = "all",
+) -> "Request":
     end = None if timeout is None else monotonic() + timeout
     ident = run_folder.new_id()
     _take_turn(run, end)
@@ -282,7 +315,7 @@ def _send(run: "Run", kind: Kind, content: dict[str, Any], *, wait: bool, timeou
     sent = False
     try:
         left = None if end is None else max(0.0, end - monotonic())
-        request = run._ask(kind, False, left, mail=mail, ident=ident)
+        request = run._ask(kind, False, left, mail=mail, ident=ident, ranks=ranks)
         sent = request.fate.state is not FateState.REFUSED or request.fate.step is not None
     finally:
         if not sent and mail == mailbox.mail_name(ident):

@@ -1,5 +1,6 @@
 """What a control file says of its run, read at one moment."""
 
+import time
 from typing import Any
 
 from spark_fast import _core, run_folder
@@ -23,6 +24,7 @@ class Look:
     """
 
     def __init__(self, control: int) -> None:
+        self._control = control
         self.view = _core.read_view(control)
         self.slots = [_core.read_slot(control, rank) for rank in range(self.view["slot_count"])]
 
@@ -32,12 +34,51 @@ class Look:
     __hash__ = None  # type: ignore[assignment] # it holds dicts
 
     def ranks(self, about: run_folder.About) -> list[Rank]:
-        """The workers that have ever been there."""
+        """The workers that have ever been there, by rank."""
+        there = [slot for slot in self.slots if slot["state"] != WorkerState.NONE or slot["alive"]]
+        furthest = max((slot["step"] for slot in there if slot["alive"]), default=0)
+        found = []
+        for slot in there:
+            status = status_of(self.view, slot)
+            lost = status is SparkStatus.LOST
+            found.append(
+                Rank(
+                    slot["rank"],
+                    status,
+                    slot["step"],
+                    slot["pid"],
+                    about.host,
+                    since=slot["lost"] if lost and slot["lost"] else slot["state_since"],
+                    behind=max(0, furthest - slot["step"]) if slot["alive"] else 0,
+                    overdue=self._overdue(slot) if slot["alive"] and len(there) > 1 else 0.0,
+                )
+            )
+        return sorted(found, key=lambda rank: rank.rank)
+
+    def _overdue(self, slot: dict[str, Any]) -> float:
+        """Seconds since the oldest request was asked for that this rank alone has not come to."""
+        if not any(other["applied"] > slot["applied"] for other in self.slots if other["alive"]):
+            return 0.0
+        entry = _core.read_entry(self._control, slot["applied"] + 1)
+        return max(0.0, time.time() - entry["asked"]) if entry is not None else 0.0
+
+    def unseen_deaths(self) -> list[int]:
+        """The slots of processes that have died, of which nobody has noted when."""
         return [
-            Rank(number, status_of(self.view, slot), slot["step"], slot["pid"], about.host)
+            number
             for number, slot in enumerate(self.slots)
-            if slot["state"] != WorkerState.NONE or slot["alive"]
+            if WorkerState.NONE < slot["state"] < WorkerState.STOPPED and not slot["alive"] and not slot["lost"]
         ]
+
+    def first(self) -> dict[str, Any]:
+        """The first living rank; rank 0 if none lives."""
+        return next((slot for slot in self.slots if slot["alive"]), self.slots[0])
+
+    def stop_by(self) -> float | None:
+        """When whoever asked for the stop ends the processes itself, as far as that was said."""
+        seq = self.view["stop_seq"]
+        entry = _core.read_entry(self._control, seq) if seq else None
+        return entry["asked"] + entry["duration"] if entry is not None and entry["duration"] else None
 
     def ended(self) -> float | None:
         """When the last rank ended; None while one lives, or where none said so."""
@@ -46,24 +87,26 @@ class Look:
         return max((slot["state_since"] for slot in self.slots if slot["state"] >= WorkerState.STOPPED), default=None)
 
     def mean_speed(self, now: float) -> float | None:
-        """Of rank 0 since it last began to run."""
-        slot = self.slots[0]
+        """Of the first living rank since it last began to run."""
+        slot = self.first()
         return mean_speed(slot, now) if slot["alive"] else None
 
     def progress(self, now: float) -> Progress | None:
-        """Of rank 0."""
-        slot = self.slots[0]
+        """Of the first living rank."""
+        slot = self.first()
         return progress_of(slot, now) if slot["alive"] else None
 
     def resumes(self) -> float | None:
         """When a timed pause ends by itself."""
-        found: Any = self.slots[0]["deadline"]
+        found: Any = self.first()["deadline"]
         return found or None
 
 
 def status_of_ranks(ranks: list[Rank]) -> SparkStatus:
     """What the run is doing: see Run.status."""
-    found = [rank.status for rank in ranks] or [SparkStatus.LOST]
+    found = [rank.status for rank in ranks if rank.status.live] or [rank.status for rank in ranks]
+    if not found:
+        return SparkStatus.LOST
     for status in (SparkStatus.LOST, SparkStatus.FAILED):
         if status in found:
             return status

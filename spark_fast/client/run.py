@@ -3,8 +3,9 @@
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from spark_fast import _core, names, run_folder
 from spark_fast._core import Segment
@@ -64,6 +65,7 @@ class Request:
         sender: who asked, for people.
         asked: when, in seconds since the epoch.
         version: of a reload: the number of the code version that it brings; else None.
+        ranks: which rank was asked, or `all`.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Request:
         fate: Fate | None = None,
         *,
         mail: str = "",
+        ranks: "int | Literal['all']" = "all",
     ) -> None:
         self._run = run
         self._ident = ident
@@ -87,7 +90,8 @@ class Request:
         self.sender = sender
         self.asked = asked
         self.version = version_of(mail) if kind is Kind.RELOAD else None
-        self._reply: Reply | None = None
+        self.ranks = ranks
+        self._replies: Mapping[int | None, Reply] | None = None
 
     @property
     def fate(self) -> Fate:
@@ -101,22 +105,30 @@ class Request:
 
     @property
     def result(self) -> Any:
-        """Of a call that was applied: what the function returned. None before, and of all else."""
-        reply = self._answered()
-        return None if reply is None else reply.result
+        """Of a call that was applied: what the function returned; of one that all ranks were to do, a dict of that by
+        rank. None before, and of all else."""
+        replies = self._answered()
+        if self.ranks == "all" and self.fate.final:
+            return {rank or 0: reply.result for rank, reply in replies.items()}
+        return next((reply.result for reply in replies.values()), None)
 
     @property
     def output(self) -> str:
-        """What was printed while a function was called or a value was set. Empty before, and of all else."""
-        reply = self._answered()
-        return "" if reply is None else reply.output
+        """What was printed while a function was called or a value was set, rank by rank. Empty before, and of all
+        else."""
+        return "".join(reply.output for reply in self._answered().values())
 
-    def _answered(self) -> "Reply | None":
-        if self._reply is None and self.kind in ("set", "call") and self._seq and self.fate.final:
-            from spark_fast.mailbox import read_reply
+    def _answered(self) -> "Mapping[int | None, Reply]":
+        """The replies by rank; that of a run of one rank under None."""
+        if self._replies is None and self.kind in ("set", "call") and self._seq and self.fate.final:
+            from spark_fast.mailbox import read_replies, read_reply
 
-            self._reply = read_reply(self._run.folder, self._ident)
-        return self._reply
+            alone = read_reply(self._run.folder, self._ident)
+            if alone is not None:
+                self._replies = {None: alone}
+            else:
+                self._replies = dict(read_replies(self._run.folder, self._ident).items())
+        return self._replies or {}
 
     def wait(self, timeout: float | None = None) -> Fate:
         """Waits until the fate is final and returns it.
@@ -199,9 +211,14 @@ class Run:
     def _look(self) -> Look | None:
         """What the control file says now; None if it is damaged or gone."""
         try:
-            return Look(self._control)
+            look = Look(self._control)
         except SegmentError:
             return None
+        if len(look.slots) > 1:
+            for slot in look.unseen_deaths():
+                with suppress(SegmentError, OSError):  # it is as dead without the note
+                    self._open_segment().note_lost(slot)
+        return look
 
     @property
     def ranks(self) -> list[Rank]:
@@ -215,9 +232,8 @@ class Run:
 
     @property
     def status(self) -> SparkStatus:
-        """What the run is doing: what its ranks are, where they agree; else what the first of them is on its way to.
-
-        `lost` if a rank died without a word while it should be there.
+        """What the run is doing: what its living ranks are, where they agree; else what the first of them is on its way
+        to. Of a run that has ended, `lost` or `failed` if one of its ranks is.
         """
         return status_of_ranks(self.ranks)
 
@@ -240,7 +256,7 @@ class Run:
         if look is None or mean is None:
             self._sample = self._speed = None
             return None
-        slot = look.slots[0]
+        slot = look.first()
         sample, speed = self._sample, self._speed  # another thread may be here too
         if sample is None or slot["step"] < sample[1] or slot["mark"] > sample[0]:
             sample, speed = (now, slot["step"]), None
@@ -263,6 +279,18 @@ class Run:
         return None if look is None else look.resumes()
 
     @property
+    def stop_by(self) -> float | None:
+        """When whoever asked for the stop ends the processes itself, a scheduler say, in seconds since the epoch; None
+        if it is not stopping, or nobody said."""
+        look = self._look()
+        return None if look is None else look.stop_by()
+
+    @property
+    def world_size(self) -> int:
+        """How many ranks its job has, on all hosts; some may not be there yet, or no more."""
+        return self._about.world_size
+
+    @property
     def requests(self) -> list[Request]:
         """What the log still holds, oldest first: the last hundred requests or so, whoever asked."""
         try:
@@ -278,6 +306,7 @@ class Run:
                     entry["sender"],
                     entry["asked"],
                     mail=entry["mail"],
+                    ranks=entry["ranks"] - 1 if entry["ranks"] else "all",
                 )
                 for entry in entries
                 if entry is not None and entry["kind"] in _KINDS
@@ -373,8 +402,19 @@ class Run:
             "command": self.command,
             "folder": str(self.folder),
             "resumes": None if look is None else look.resumes(),
+            "stop_by": None if look is None else look.stop_by(),
+            "world_size": self._about.world_size,
             "ranks": [
-                {"rank": rank.rank, "status": str(rank.status), "step": rank.step, "pid": rank.pid, "host": rank.host}
+                {
+                    "rank": rank.rank,
+                    "status": str(rank.status),
+                    "step": rank.step,
+                    "pid": rank.pid,
+                    "host": rank.host,
+                    "since": rank.since,
+                    "behind": rank.behind,
+                    "overdue": rank.overdue,
+                }
                 for rank in ranks
             ],
         }
@@ -473,20 +513,30 @@ class Run:
 
         return exposures.set_value(self, name, value, wait=wait, timeout=timeout)
 
-    def call(self, function: str, /, *args: Any, spark_timeout: float | None = None, **kwargs: Any) -> Any:
+    def call(
+        self,
+        function: str,
+        /,
+        *args: Any,
+        spark_timeout: float | None = None,
+        spark_ranks: "int | Literal['all']" = 0,
+        **kwargs: Any,
+    ) -> Any:
         """Calls an exposed function at the run's next checkpoint, also while it is parked, and returns what it returns.
 
         Args:
             function: its name.
             args, kwargs: JSON.
             spark_timeout: seconds to wait at most; None for as long as it takes.
+            spark_ranks: the rank that calls it; "all" for all of them at the same step, as a function needs that uses
+                collectives: then what they return comes as a dict by rank.
 
         Raises SparkCallError, with the traceback and what was printed, if it raised, could not be called with these
         arguments, or the run ended before; SparkTimeoutError when the time is up (the call stands).
         """
         from spark_fast.client import exposures
 
-        return exposures.call(self, function, args, kwargs, spark_timeout)
+        return exposures.call(self, function, args, kwargs, spark_timeout, spark_ranks)
 
     def request_call(
         self,
@@ -496,11 +546,12 @@ class Run:
         *,
         wait: bool = True,
         timeout: float | None = None,
+        ranks: "int | Literal['all']" = 0,
     ) -> Request:
         """As call(), with a request for an answer: its `fate`, `result` and `output`. Raises what pause() raises."""
         from spark_fast.client import exposures
 
-        return exposures.request_call(self, function, args, kwargs or {}, wait=wait, timeout=timeout)
+        return exposures.request_call(self, function, args, kwargs or {}, wait=wait, timeout=timeout, ranks=ranks)
 
     def wait(self, status: str | Iterable[str], timeout: float | None = None) -> SparkStatus:
         """Waits until the run has this status, or one of these, and returns it.
@@ -540,6 +591,7 @@ class Run:
         duration: float = 0.0,
         mail: str = "",
         ident: int | None = None,
+        ranks: "int | Literal['all']" = "all",
     ) -> Request:
         end = None if timeout is None else monotonic() + timeout
         if ident is None:
@@ -548,7 +600,14 @@ class Run:
         try:
             patience = _TURN if timeout is None else min(_TURN, timeout)
             verdict, seq, _target = (self._segment or self._open_segment()).append(
-                kind, ident, arg=arg, duration=duration, sender=sender, mail=mail, timeout=patience
+                kind,
+                ident,
+                arg=arg,
+                duration=duration,
+                sender=sender,
+                mail=mail,
+                ranks=0 if ranks == "all" else ranks + 1,
+                timeout=patience,
             )
             asked = time.time()
         except LogFullError as error:
@@ -574,13 +633,13 @@ class Run:
                 ident, sender, asked = entry["id"], entry["sender"], entry["asked"]
         elif verdict == Verdict.NOTHING_TO_DO:
             fate = Fate(FateState.APPLIED, step=self.step, reason="nothing to do: it was not paused")
-        request = Request(self, kind, ident, seq, sender, asked, fate, mail=mail)
+        request = Request(self, kind, ident, seq, sender, asked, fate, mail=mail, ranks=ranks)
         if wait:
             request.wait(None if end is None else max(0.0, end - monotonic()))
         return request
 
     def _name_stuck_rank(self, error: LogFullError) -> LogFullError:
-        alive = [(slot["applied"], rank, slot["step"]) for rank, slot in enumerate(self._slots()) if slot["alive"]]
+        alive = [(slot["applied"], slot["rank"], slot["step"]) for slot in self._slots() if slot["alive"]]
         if not alive:
             return error
         applied, rank, step = min(alive)

@@ -50,6 +50,7 @@ _inner = 0
 _running: list[str] = []
 """The function that runs, if one does, and the id of its call."""
 _replied: deque[int] = deque()
+_shared: deque[int] = deque()
 
 
 def busy() -> bool:
@@ -139,7 +140,10 @@ def _do(entry: dict[str, Any]) -> Reply:
         return Reply("refused", "the run is not controlled any more")
     ident = format_id(entry["id"])
     try:
-        content = mailbox.read_mail(folder, entry["mail"])
+        shared = session.several() and not entry["ranks"]
+        content = mailbox.read_mail(folder, entry["mail"], keep=shared)
+        if shared:
+            _keep(folder, entry["id"])
     except (StoreError, OSError) as error:
         return Reply("refused", f"what it carries can't be read: {error}")
     name = content.get("name")
@@ -248,9 +252,16 @@ def _tell(entry: dict[str, Any], step: int, reply: Reply) -> None:
 
 def _answer(folder: Path, ident: int, reply: Reply) -> None:
     while len(_replied) >= _KEPT:
-        mailbox.remove_reply(folder, _replied.popleft())
-    mailbox.write_reply(folder, ident, reply)
+        mailbox.remove_reply(folder, _replied.popleft(), session.rank())
+    mailbox.write_reply(folder, ident, reply, session.rank())
     _replied.append(ident)
+
+
+def _keep(folder: Path, ident: int) -> None:
+    """Mail of which nobody knows when the last rank has read it, until the log has forgotten it."""
+    while len(_shared) >= _KEPT:
+        mailbox.discard_mail(folder, _shared.popleft())
+    _shared.append(ident)
 
 
 class _Output:

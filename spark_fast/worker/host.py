@@ -28,9 +28,10 @@ from spark_fast.errors import (
 )
 from spark_fast.project_files import is_under
 from spark_fast.request import format_id, version_of
-from spark_fast.worker import journaling, loaders, places, report, session
+from spark_fast.worker import journaling, loaders, options, places, report, session, voting
 from spark_fast.worker.project import ENTRY, Module, Project
 from spark_fast.worker.spawning import Spawning
+from spark_fast.worker.voting import ElsewhereError
 
 if TYPE_CHECKING:
     from spark_fast.worker.transaction import Transaction
@@ -54,6 +55,7 @@ class _Trial:
     def __init__(self, transaction: "Transaction", asked: _Asked | None) -> None:
         self.transaction = transaction
         self.asked = asked
+        self.executed = False
 
 
 class Host:
@@ -77,6 +79,7 @@ class Host:
         self._leaving: _Trial | None = None
         self._trials: list[_Trial] = []
         self._looks = 0
+        self._began = 0
 
     # --- the code that runs ---
 
@@ -93,6 +96,9 @@ class Host:
         if folder is None:
             return
         store = Store(folder)
+        if session.several() and not session.first_here():
+            self._join(store)
+            return
         path = [os.path.abspath(each or ".") for each in sys.path]
         inside = [each for each in path if any(is_under(each, root) for root in self._roots)]
         try:
@@ -105,6 +111,15 @@ class Host:
             return
         self._store = store
         self._spawning.store = store
+
+    def _join(self, store: Store) -> None:
+        """The first rank keeps the versions; this one adds what it alone imports."""
+        try:
+            store.join()
+        except (OSError, SparkError) as error:
+            report.warn(f"this rank can't be reloaded: its code can't be kept: {error}")
+            return
+        self._store = self._spawning.store = store
 
     def close(self) -> None:
         """From here on nobody runs the code again."""
@@ -176,11 +191,16 @@ class Host:
 
     def meet(self, entry: dict[str, Any], step: int) -> SparkReloadError | None:
         """A reload is due. The exception to raise; None if it was refused, and the loop goes on."""
+        transaction: Transaction | None = None
         try:
             transaction = self._prepare(entry)
         except Exception as error:  # whatever it is, the loop has not been left, and goes on
+            voting.vote(entry["seq"], voting.READY, False)
             known = isinstance(error, (SparkError, OSError, SyntaxError))
             answer(entry, step, "refused", _reason(error), "" if known else report.as_printed(error))
+            return None
+        if not voting.agree(entry["seq"], voting.READY):
+            worker.tell(entry["seq"], step, failed=True)  # whoever refused has said why
             return None
         self.tell()  # of the one before it: it ran by then
         asked = _Asked(entry, step)
@@ -216,7 +236,14 @@ class Host:
                 worker.tell(trial.asked.entry["seq"], trial.asked.step, failed=False)
 
     def _prove(self) -> None:
-        """The new code runs, and stays."""
+        """The new code runs, and stays, where it does so in all ranks. Raises SparkReloadError if it does not."""
+        for trial in self._trials:
+            asked = trial.asked
+            if asked is not None and not voting.agree(asked.entry["seq"], voting.PROVED):
+                places.unwind(self.thread)
+                raise SparkReloadError(format_id(asked.entry["id"]), asked.step, asked.entry["sender"]) from (
+                    ElsewhereError("another rank can't run it")
+                )
         self.tell()
         for trial in self._trials:
             try:
@@ -280,6 +307,7 @@ class Host:
                 if trial is None:  # the last one was taken back
                     trial = _Trial(self._transaction({}, self._number), None)
                 self._trials.append(trial)
+                self._began = worker.step()
                 session.on_trial(True)
             try:
                 if trial.asked is not None:
@@ -287,6 +315,9 @@ class Host:
                     journaling.code(ident, trial.transaction.number, trial.transaction.sources)
                 with self._spawning.settling():
                     trial.transaction.execute()
+                if trial.asked is not None and not voting.agree(trial.asked.entry["seq"], voting.EXECUTED):
+                    raise ElsewhereError("another rank can't execute it")
+                trial.executed = True
             except BaseException as error:
                 if not self._take_back(error):
                     raise
@@ -302,12 +333,18 @@ class Host:
             return False
         if not any(trial.asked is not None for trial in self._trials):
             return False
-        text = report.as_printed(error)
+        elsewhere = _elsewhere(error)
+        text = report.as_printed(error) if elsewhere is None else str(elsewhere)
         while True:
             trial = self._trials.pop()
             trial.transaction.undo()
             if trial.asked is not None:
                 break
+        voting.vote(trial.asked.entry["seq"], voting.PROVED if trial.executed else voting.EXECUTED, False)
+        if session.several():
+            # In all ranks a step stands for the same item. Here the loop has come round once, or not at all.
+            came_round = trial.executed and elsewhere is not None
+            worker.set_back(self._began + (options.current().stride if came_round else 0))
         loaders.settle()
         transaction = trial.transaction
         self._set_current(transaction.before)
@@ -315,7 +352,9 @@ class Host:
         report.warn(f"{back}:\n{text.rstrip()}")
         with session.turns:
             journaling.failed(format_id(trial.asked.entry["id"]), _reason(error))
-            if not trial.asked.told:
+            if elsewhere is not None:
+                worker.tell(trial.asked.entry["seq"], trial.asked.step, failed=True)  # whose fault it is has said why
+            elif not trial.asked.told:
                 answer(trial.asked.entry, trial.asked.step, "failed", back, text)
         return True
 
@@ -350,7 +389,14 @@ class Host:
 def _speaks_against(error: BaseException) -> bool:
     """Whether the code failed, and was not just ended."""
     quits = isinstance(error, SystemExit) and error.code in (None, 0)
-    return not quits and not isinstance(error, (SparkInterrupt, KeyboardInterrupt))
+    interrupted = isinstance(error, (SparkInterrupt, KeyboardInterrupt))
+    return _elsewhere(error) is not None or not (quits or interrupted)
+
+
+def _elsewhere(error: BaseException) -> ElsewhereError | None:
+    """The fault of another rank that this error stands for, if it does."""
+    found = error if isinstance(error, ElsewhereError) else error.__cause__
+    return found if isinstance(found, ElsewhereError) else None
 
 
 def answer(entry: dict[str, Any], step: int, state: str, reason: str, trace: str = "") -> None:
@@ -360,7 +406,7 @@ def answer(entry: dict[str, Any], step: int, state: str, reason: str, trace: str
     folder = session.folder()
     if folder is not None:
         try:
-            mailbox.write_reply(folder, entry["id"], mailbox.Reply(state, reason, trace))
+            mailbox.write_reply(folder, entry["id"], mailbox.Reply(state, reason, trace), session.rank())
         except (OSError, SparkError) as error:
             report.warn(f"the sender of a reload can't be told why it came to nothing: {error}")
     worker.tell(entry["seq"], step, failed=True)

@@ -35,6 +35,7 @@ class Options:
     job: str | None = None
     stop_signals: tuple[str, ...] = ()
     stop_deadline: float | None = None
+    stride: int = 1
 
 
 class _Unset(Enum):
@@ -112,6 +113,7 @@ _EARLY: dict[str, Check] = {
     "job": _or_none(_job),
     "stop_signals": _signals,
     "stop_deadline": _or_none(_deadline),
+    "stride": _size,
 }
 """What is settled at the first checkpoint."""
 
@@ -131,6 +133,7 @@ _PARSED: dict[str, Callable[[str], object]] = {
     "job": str,
     "stop_signals": lambda text: [name.strip().upper() for name in text.split(",")],
     "stop_deadline": parse_duration,
+    "stride": int,
 }
 """What the environment gives in variables of the options' names."""
 
@@ -187,6 +190,7 @@ def configure(
     job: str | None | _Unset = _UNSET,
     stop_signals: Iterable[str] | _Unset = _UNSET,
     stop_deadline: float | None | _Unset = _UNSET,
+    stride: int | _Unset = _UNSET,
 ) -> None:
     """Sets options of this process's worker; what is not named stays as it is.
 
@@ -214,6 +218,8 @@ def configure(
             none. Also `SPARK_FAST_STOP_SIGNALS=SIGTERM,SIGUSR1`.
         stop_deadline: seconds that the run has to end after such a signal, before whoever sent it kills it; None if
             that is not known. Also `SPARK_FAST_STOP_DEADLINE`, with units as in `90`, `90s` or `5m`.
+        stride: how many steps each checkpoint counts, 1 if nobody says: 10 in a loop that passes one in ten batches, so
+            that its steps are batches all the same. The same in all ranks. Also `SPARK_FAST_STRIDE`.
 
     Raises:
         ValueError: a value makes no sense.

@@ -1,12 +1,13 @@
 """The worker's life: from the first checkpoint, which makes the run, to the end of the process."""
 
 import atexit
+import errno
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from enum import Enum
-from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -14,9 +15,9 @@ from typing import TYPE_CHECKING
 import spark_fast
 from spark_fast import __version__, names, run_folder
 from spark_fast._core import NEVER, worker
-from spark_fast.errors import RunNameTakenError, SegmentError, SparkError, SparkStopError
+from spark_fast.errors import JobEndingError, RunNameTakenError, SegmentError, SparkError, SparkStopError
 from spark_fast.status import WorkerState
-from spark_fast.worker import options, report
+from spark_fast.worker import launchers, options, report
 
 if TYPE_CHECKING:
     from spark_fast.worker.host import Host
@@ -28,11 +29,14 @@ __all__ = [
     "delivered",
     "delivering",
     "end",
+    "first_here",
     "folder",
     "forget_after_fork",
     "lose_control",
     "on_trial",
+    "rank",
     "run_id",
+    "several",
     "turns",
 ]
 
@@ -47,7 +51,15 @@ class _Life(Enum):
 # bytecode of the slow path and come here again.
 turns = threading.RLock()
 
+_AGAIN = 0.05
+"""Seconds between two tries to take part in a run."""
+_SEAT = 5.0
+"""Seconds to wait for the process that had this rank before to be gone."""
+_OLD_JOB = 30.0
+"""Seconds to wait for the processes of a job that stops, when it is started again."""
+
 _life = _Life.NEW
+_place: launchers.Place | None = None
 _run: str | None = None
 _folder: Path | None = None
 _stop_raised = False
@@ -78,6 +90,21 @@ def run_id() -> str | None:
 def folder() -> Path | None:
     """The folder of this process's run; None where nothing controls it."""
     return _folder if worker.attached() else None
+
+
+def several() -> bool:
+    """Whether other ranks share this process's run."""
+    return _place is not None and _place.local_world_size > 1
+
+
+def rank() -> int | None:
+    """This process's rank in its job; None where it has its run for itself."""
+    return _place.rank if _place is not None and _place.local_world_size > 1 else None
+
+
+def first_here() -> bool:
+    """Whether this process is the first rank of its host: it keeps what a run has once, the board and the journal."""
+    return _place is None or _place.local_rank == 0
 
 
 def attach(*, fresh_name: bool = True) -> bool:
@@ -113,31 +140,70 @@ def attach(*, fresh_name: bool = True) -> bool:
             return False
         _life = _Life.ATTACHED
         _watch_the_end()
-        if not chosen.quiet:
+        if not chosen.quiet and (_place is None or _place.rank == 0):
             report.say(_hint(_run))
         return True
 
 
 def _make_run(wanted: str | None, *, fresh_name: bool) -> str:
-    from spark_fast.worker import exposing
-
-    global _folder
-    for number in count(1):
+    """Makes the run, or joins that of the job: its id."""
+    global _place
+    _place = launchers.place(options.current())
+    began = time.monotonic()
+    number = 1
+    while True:
         name = wanted if number == 1 or wanted is None else f"{wanted[:56]}-{number}"
         try:
-            with run_folder.claim(name, _command(), __version__) as place:
-                # Before anybody sees the run, or can ask it for anything.
-                _keep_journal(place.folder, place.run, _command(), None)
-                exposing.connect(place.folder)
-                worker.attach(place.control, slot_count=1, slot=0, cookie=run_folder.new_id())
-                _folder = place.folder
-                if number > 1:
-                    report.warn(f"a living run is called {wanted!r}; this one is called {place.run!r}")
-                return place.run
+            run = _take_part(name)
         except RunNameTakenError:
             if not fresh_name:
                 raise
-    raise AssertionError("count() ended")
+            number += 1
+        except JobEndingError:
+            if time.monotonic() > began + _OLD_JOB:
+                raise
+            time.sleep(_AGAIN)  # nobody tells when the last of them has ended
+        except OSError as error:
+            if _place is None or error.errno not in (errno.EADDRINUSE, errno.EINVAL):
+                raise
+            if error.errno == errno.EINVAL or time.monotonic() > began + _SEAT:
+                report.warn(
+                    f"rank {_place.rank} of this job is there already; this process, which has its environment, is a "
+                    "run of its own"
+                )
+                _place = None
+            else:
+                time.sleep(_AGAIN)
+        else:
+            if number > 1 and _place is None:
+                report.warn(f"a living run is called {wanted!r}; this one is called {run!r}")
+            return run
+
+
+def _take_part(name: str | None) -> str:
+    from spark_fast.worker import exposing
+
+    global _folder
+    job, world_size = ("", 1) if _place is None else (_place.job, _place.world_size)
+    with run_folder.claim(name, _command(), __version__, job=job, world_size=world_size) as found:
+        if _place is not None:
+            worker.place(_place.rank, _place.world_size, options.current().stride)
+        else:
+            worker.place(0, 1, options.current().stride)
+        slot = 0 if _place is None else _place.local_rank
+        if found.joined:
+            worker.join(found.control, slot=slot, cookie=run_folder.new_id(), timeout=_SEAT)
+        if first_here():
+            # Before anybody sees the run, or can ask it for anything.
+            _keep_journal(found.folder, found.run, _command(), None)
+            exposing.connect(found.folder)
+        else:
+            exposing.connect(None)
+        if not found.joined:
+            slot_count = 1 if _place is None else _place.local_world_size
+            worker.attach(found.control, slot_count=slot_count, slot=slot, cookie=run_folder.new_id())
+        _folder = found.folder
+        return found.run
 
 
 def _command() -> list[str]:
@@ -200,13 +266,13 @@ def stop_raised() -> None:
 
 
 def keep_journal(command: list[str], entry: tuple[str, bytes] | None) -> None:
-    """Has what is applied written down, unless that is turned off.
+    """Has what is applied written down, unless that is turned off, or another rank does it.
 
     command: what the runner was asked to run.
     entry: the script's path and source, if it can be run again.
     """
     run, place = run_id(), folder()
-    if run is not None and place is not None:
+    if run is not None and place is not None and first_here():
         _keep_journal(place, run, command, entry)
 
 

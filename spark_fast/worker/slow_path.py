@@ -5,17 +5,20 @@ import time
 from typing import Any
 
 from spark_fast import run_folder
-from spark_fast._core import worker
+from spark_fast._core import TARGET_VOID, worker
 from spark_fast.errors import SegmentError, SparkError, SparkStopError
 from spark_fast.request import Kind, format_id, sender_name
 from spark_fast.worker import delivering, hooks, report, session
 
 __all__ = ["Hold", "arrive", "checkpoint", "take_turn"]
 
-_GO, _HOLD, _RAISE_STOP, _RAISE_RELOAD, _DELIVER = range(5)
+_GO, _HOLD, _RAISE_STOP, _RAISE_RELOAD, _DELIVER, _AWAIT = range(6)
 
 _BESIDE = 0.001
 """Seconds between the looks of a thread that is parked beside one that is being reloaded."""
+
+_PATIENCE = 15.0
+"""Seconds to wait for other hosts to say when a request is due. They say so, or that it is off, in less."""
 
 LOOK_AROUND = 1.0
 """Seconds after which a parked worker looks whether its control file is still there."""
@@ -51,7 +54,11 @@ def arrive(step: int, counted: bool, done: bool | None) -> "Hold | None":
 def take_turn(step: int, counted: bool) -> "Hold | None":
     """Applies what is due. Raises for a stop or a reload; returns what is to be waited for, if anything is."""
     while True:
+        changes = worker.changes()
         step, action, seq, park_for, entry = _act(step, counted)
+        if action == _AWAIT:
+            _await(seq, changes)
+            continue
         if action != _DELIVER or entry is None:
             break
         # Not holding the turns: a function that is called may take its time, and other threads go on meanwhile.
@@ -113,6 +120,28 @@ def _turn(
     except (SegmentError, OSError) as error:
         session.lose_control(error)
         return _GO, 0, 0.0, None
+
+
+_awaited: tuple[int, float] = 0, 0.0
+"""What other hosts were last waited for with, and until when."""
+
+
+def _await(seq: int, changes: int) -> None:
+    """Waits a while for other hosts to say when entry `seq` is due. This host has said that from here on it can be, so
+    to go on might be to pass it."""
+    global _awaited
+    now = time.monotonic()
+    if _awaited[0] != seq:
+        _awaited = seq, now + _PATIENCE
+    if now < _awaited[1]:
+        worker.wait_for_change(changes, min(LOOK_AROUND, _awaited[1] - now))
+        return
+    with session.turns:
+        if worker.give_up(seq) == TARGET_VOID:
+            report.warn(
+                f"no other host has said in {_PATIENCE:.0f} s when a request is due that all were to follow together: "
+                "this host goes on without it"
+            )
 
 
 def _refuse_reload(entry: dict[str, Any], step: int) -> None:
