@@ -140,6 +140,10 @@ def attach(*, fresh_name: bool = True) -> bool:
             return False
         _life = _Life.ATTACHED
         _watch_the_end()
+        if chosen.stop_signals:
+            from spark_fast.worker import signals
+
+            signals.install_chosen()
         if not chosen.quiet and (_place is None or _place.rank == 0):
             report.say(_hint(_run))
         return True
