@@ -521,6 +521,26 @@ def test_what_is_short_stands_in_the_log_and_needs_no_file(training: Child) -> N
     assert run.values["name"].value == "é" * 50
 
 
+def test_what_was_set_and_stood_in_the_log_is_written_down_once_and_read_with_its_value(training: Child) -> None:
+    run = training.run()
+    short, long = run.set("lr", 0.25), run.set("name", "é" * 50)
+    broken = run._ask(Kind.SET, True, 30, mail='{"name":1}')
+    path = journal.of_folder(run.folder)
+    assert path is not None
+    assert [json.loads(line).get("kind", "payload") for line in path.read_bytes().splitlines()[1:]] == [
+        "set",
+        "set",
+        "payload",
+        "set",
+    ]
+    found = journal.read(path)
+    assert [line["id"] for line in found.lines] == [short.id, short.id, long.id, long.id, broken.id]
+    assert [line["payload"] for line in found.lines if "payload" in line] == [
+        {"name": "lr", "value": 0.25},
+        {"name": "name", "value": "é" * 50},
+    ]
+
+
 @pytest.mark.parametrize("mail", ["{", "{}", "{1}", '{"name": 1}', '{"name":"evaluate","args":1}'])
 def test_what_stands_in_the_log_and_is_none_is_refused(training: Child, mail: str) -> None:
     run = training.run()
