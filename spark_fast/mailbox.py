@@ -26,6 +26,7 @@ __all__ = [
     "MAIL_MAX",
     "RESULT_MAX",
     "Reply",
+    "content_in_log",
     "discard_mail",
     "mail_name",
     "read_mail",
@@ -33,6 +34,7 @@ __all__ = [
     "read_reply",
     "remove_reply",
     "send_mail",
+    "stands_in_log",
     "write_mail",
     "write_reply",
 ]
@@ -114,9 +116,12 @@ def read_mail(folder: Path, mail: str, *, keep: bool = False) -> dict[str, Any]:
 
     Raises StoreError if it can't be read, is not there, or is no mail; OSError.
     """
+    if stands_in_log(mail):
+        found = content_in_log(mail)
+        if found is None:
+            raise StoreError(str(folder / _MAIL), "it is damaged")
+        return found
     shown = folder / _MAIL
-    if mail.startswith("{"):
-        return _parsed(shown, mail.encode())
     if re.fullmatch(r"[0-9a-f]{16}", mail) is None:
         raise StoreError(str(shown), f"{mail!r} can't be the name of mail")
     name = f"{mail}.json"
@@ -132,18 +137,33 @@ def read_mail(folder: Path, mail: str, *, keep: bool = False) -> dict[str, Any]:
         raise StoreError(str(shown / name), "it is not there") from None
     except FolderRefusedError as error:
         raise StoreError(str(shown), str(error)) from None
-    return _parsed(shown / name, raw)
+    found = _parsed(raw)
+    if found is None:
+        raise StoreError(str(shown / name), "it is damaged")
+    return found
 
 
-def _parsed(shown: Path, raw: bytes) -> dict[str, Any]:
+def stands_in_log(mail: str) -> bool:
+    """Whether what a request carries in the log is the content itself, and not the name of its mail."""
+    return mail.startswith("{")
+
+
+def content_in_log(mail: str) -> dict[str, Any] | None:
+    """The content that stands in the log; None if it is damaged. It is too short to be nested too deep."""
+    try:
+        found = json.loads(mail)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _parsed(raw: bytes) -> dict[str, Any] | None:
     try:
         found = json.loads(raw)
         check_depth(found, raw)
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise StoreError(str(shown), "it is damaged")
-    return found
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def discard_mail(folder: Path, ident: int) -> None:

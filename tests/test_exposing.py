@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from spark_fast import _core, client, journal, mailbox
-from spark_fast.client import FateState, SparkCallError
+from spark_fast.client import FateState, SparkCallError, SparkTimeoutError, exposures, share
 from spark_fast.request import Kind
 from tests.reloading import Edited
 from tests.support import Child, until
@@ -521,6 +521,26 @@ def test_what_is_short_stands_in_the_log_and_needs_no_file(training: Child) -> N
     assert run.values["name"].value == "é" * 50
 
 
+def test_what_was_set_and_stood_in_the_log_is_written_down_once_and_read_with_its_value(training: Child) -> None:
+    run = training.run()
+    short, long = run.set("lr", 0.25), run.set("name", "é" * 50)
+    broken = run._ask(Kind.SET, True, 30, mail='{"name":1}')
+    path = journal.of_folder(run.folder)
+    assert path is not None
+    assert [json.loads(line).get("kind", "payload") for line in path.read_bytes().splitlines()[1:]] == [
+        "set",
+        "set",
+        "payload",
+        "set",
+    ]
+    found = journal.read(path)
+    assert [line["id"] for line in found.lines] == [short.id, short.id, long.id, long.id, broken.id]
+    assert [line["payload"] for line in found.lines if "payload" in line] == [
+        {"name": "lr", "value": 0.25},
+        {"name": "name", "value": "é" * 50},
+    ]
+
+
 @pytest.mark.parametrize("mail", ["{", "{}", "{1}", '{"name": 1}', '{"name":"evaluate","args":1}'])
 def test_what_stands_in_the_log_and_is_none_is_refused(training: Child, mail: str) -> None:
     run = training.run()
@@ -539,13 +559,93 @@ def test_mail_that_is_none_is_refused_and_the_loop_goes_on(training: Child, mail
     training.steps_on(run)
 
 
+def test_a_share_is_so_many_at_once_and_so_many_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(share, "monotonic", lambda: now)
+    mine = share.Share()
+    for _ in range(share.BURST):
+        assert mine.wait() == 0
+        mine.take()
+    for _ in range(5):
+        assert mine.wait() == pytest.approx(1 / share.RATE)
+        now += mine.wait() + 1e-9
+        mine.take()
+    now += 3.5 / share.RATE
+    assert mine.wait() == 0
+    for _ in range(3):
+        mine.take()
+    assert not mine.whole
+    # Several that wait stand in a line.
+    assert [mine.wait() for _ in range(3) if mine.take() is None] == pytest.approx(  # type: ignore[func-returns-value]
+        [1.5 / share.RATE, 2.5 / share.RATE, 3.5 / share.RATE]
+    )
+    now += (share.BURST + 4) / share.RATE
+    assert mine.whole and mine.wait() == 0
+
+
+FLOODING = """
+import sys
+from spark_fast import client
+run = client.attach()
+for number in range(1000):
+    run.set("epochs", number, wait=False)
+    if number == 70:
+        print("flooding", flush=True)
+"""
+
+
 def test_a_sender_that_asks_without_a_pause_waits_for_its_turn_and_others_are_served(training: Child) -> None:
     run = training.run()
+    with subprocess.Popen([sys.executable, "-c", FLOODING], stdout=subprocess.PIPE) as flood:
+        try:
+            assert flood.stdout is not None and flood.stdout.readline() == b"flooding\n"
+            began, before = time.monotonic(), run._view()["tail"]
+            for number in range(20):
+                assert run.set("name", str(number)).fate.state == "applied"
+            took, by_both = time.monotonic() - began, run._view()["tail"] - before
+            assert flood.poll() is None
+        finally:
+            flood.kill()
+    assert took < 20 / share.RATE  # they did not wait for it
+    assert by_both - 20 <= took * share.RATE + 2
+
+
+def test_a_script_that_sets_in_a_loop_waits_within_its_timeout_and_is_not_refused(training: Child) -> None:
+    run = training.run()
+    for number in range(share.BURST):
+        run.set("epochs", number, wait=False)
+    before = run.requests
+    with pytest.raises(SparkTimeoutError, match="nothing was asked"):
+        for _ in range(100):  # some come back meanwhile
+            run.set("epochs", 1000, wait=False, timeout=0)
+    asked = len(run.requests) - len(before)
+    assert asked <= 2
     began = time.monotonic()
-    for number in range(132):
-        run.set("epochs", number)
-    assert time.monotonic() - began > 0.8  # a hundred a second, after the first 32
-    assert run.values["epochs"].value == 131
+    assert [run.set("epochs", number, timeout=10).fate.state for number in range(10)] == ["applied"] * 10
+    assert time.monotonic() - began > 8 / share.RATE
+    assert run.values["epochs"].value == 9
+
+
+def test_threads_of_a_sender_share_and_a_forked_child_is_a_sender_of_its_own(training: Child) -> None:
+    run = training.run()
+    for number in range(share.BURST):
+        run.set("epochs", number, wait=False)
+    began = time.monotonic()
+    threads = [threading.Thread(target=run.set, args=("epochs", number)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert time.monotonic() - began > 4 / share.RATE
+    with exposures._turns:
+        child = os.fork()
+        if child == 0:
+            try:
+                os._exit(int(run.set("epochs", 7, wait=False, timeout=0).fate.final))
+            finally:
+                os._exit(9)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) in (0, 1)
+    until(lambda: run.values["epochs"].value == 7)
 
 
 # --- journal and replay ---
