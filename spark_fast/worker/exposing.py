@@ -225,7 +225,7 @@ def expose(bindings: Mapping[str, Any] | None = None, /, **more: Any) -> State:
                 _functions.pop(name, None)
                 _expose_value(name, each if isinstance(each, ExposedValue) else ExposedValue(each))
         if session.begun():
-            connect(session.folder())
+            connect(session.folder() if session.first_here() else None)
     return _state
 
 
