@@ -5,15 +5,17 @@
 
 What is short stands in the log itself, and costs nobody a file. Whoever sees the request finds its mail, and whoever
 sees the outcome finds its reply. The worker removes mail that it has read, and keeps as many replies as the log has
-entries.
+entries. What a sender has left that was killed before it asked is removed by the next that leaves mail, a minute later.
 """
 
 import json
 import os
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ __all__ = [
     "Reply",
     "content_in_log",
     "discard_mail",
+    "discard_stale_mail",
     "mail_name",
     "read_mail",
     "read_reply",
@@ -43,6 +46,12 @@ MAIL_MAX_IN_LOG = 64
 """SF_MAIL_MAX of csrc/sf_layout.h."""
 RESULT_MAX = 2 << 20
 """Bytes of a call's result."""
+_STALE = 60.0
+"""Seconds after which mail that nobody has asked for is nobody's: a sender waits five at most for its turn to ask."""
+_LOOKED_AT = 256
+"""Files that are looked at for it at a time."""
+_LEFT = re.compile(r"[0-9a-f]{16}\.json|\.[0-9a-f]{16}\.json\.[0-9]+\.[0-9a-f]{8}")
+"""Mail, and mail that was being written."""
 _MAIL = "mail"
 _REPLIES = "replies"
 _TEXT_MAX = 256 << 10
@@ -164,6 +173,28 @@ def discard_mail(folder: Path, ident: int) -> None:
     """Removes mail of a request that was not appended."""
     with suppress(OSError, FolderRefusedError), private_files.opened(folder, _MAIL) as mail:
         os.unlink(_name(ident), dir_fd=mail)
+
+
+def discard_stale_mail(folder: Path, asked: Callable[[], Collection[str]]) -> None:
+    """Removes mail of senders that were killed before they asked, or were kept from it for more than a minute: their
+    requests, should they come, are refused for want of their mail.
+
+    asked: the names of the mail that the log knows of now. Called when there is any that is old.
+    """
+    with suppress(OSError, FolderRefusedError), private_files.opened(folder, _MAIL) as mail:
+        before = time.time() - _STALE
+        with os.scandir(mail) as entries:
+            old = [
+                entry.name
+                for entry in islice(entries, _LOOKED_AT)
+                if _LEFT.fullmatch(entry.name) and entry.stat(follow_symlinks=False).st_mtime < before
+            ]
+        if old:
+            wanted = {f"{name}.json" for name in asked()}
+            for name in old:
+                if name not in wanted:
+                    with suppress(FileNotFoundError, IsADirectoryError):  # another was quicker
+                        os.unlink(name, dir_fd=mail)
 
 
 # --- replies ---

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -15,9 +16,10 @@ import pytest
 
 from spark_fast import _core, client, journal, mailbox
 from spark_fast.client import FateState, SparkCallError, SparkTimeoutError, exposures, share
+from spark_fast.errors import SegmentError
 from spark_fast.request import Kind
 from tests.reloading import Edited
-from tests.support import Child, until
+from tests.support import DEADLINE, Child, until
 from tests.test_reload_supervised import Supervised
 
 TRAINING = """
@@ -539,6 +541,72 @@ def test_what_was_set_and_stood_in_the_log_is_written_down_once_and_read_with_it
         {"name": "lr", "value": 0.25},
         {"name": "name", "value": "é" * 50},
     ]
+
+
+WITH_A_GATE = """
+import time
+import spark_fast as spark
+from pathlib import Path
+state = spark.expose(name="", other="")
+spark.checkpoint()
+while not Path(__file__ + ".go").exists():
+    time.sleep(0.001)
+while True:
+    spark.checkpoint()
+    time.sleep(0.001)
+"""
+
+KILLED_BEFORE_IT_ASKED = """
+from spark_fast import _core, client
+_core.arm_point("append:locked")
+client.attach().set("name", "x" * 100)
+"""
+
+
+def test_mail_of_a_sender_that_was_killed_before_it_asked_is_removed_by_one_that_comes_later(tmp_path: Path) -> None:
+    def aged(path: Path) -> str:
+        os.utime(path, (time.time() - 100, time.time() - 100))
+        return path.name
+
+    with Child(tmp_path, WITH_A_GATE) as child:
+        run = child.run()
+        folder = run.folder / "mail"
+        for _ in range(2):
+            killed = subprocess.run([sys.executable, "-c", KILLED_BEFORE_IT_ASKED], check=False, timeout=DEADLINE)
+            assert killed.returncode == -signal.SIGKILL
+        old, fresh = folder.iterdir()
+        aged(old)
+        half = folder / ".0123456789abcdef.json.123.01234567"  # killed as it wrote
+        half.touch()
+        aged(half)
+        foreign, inside = folder / "0123456789abcdef.txt", folder / "0123456789abcdef.json"
+        foreign.touch()
+        inside.mkdir()
+        asked = run.set("name", "y" * 100, wait=False)
+        kept = {fresh.name, f"{asked.id}.json", aged(foreign), aged(inside)}
+        aged(folder / f"{asked.id}.json")  # the worker has not come to it for long
+        last = run.set("other", "z" * 100, wait=False)
+        assert {path.name for path in folder.iterdir()} == kept | {f"{last.id}.json"}
+        child.go()
+        assert [request.wait(DEADLINE).state for request in (asked, last)] == ["applied", "applied"]
+
+
+def test_a_log_that_can_not_be_read_lets_no_mail_be_removed(training: Child, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = training.run()
+    run.set("name", "x" * 100)
+    left = run.folder / "mail" / "0123456789abcdef.json"
+    left.touch()
+    os.utime(left, (1, 1))
+
+    def damaged(fd: int, seq: int) -> None:
+        raise SegmentError("it is damaged", "control")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_core, "read_entry", damaged)
+        run.set("name", "y" * 100, wait=False)
+    assert left.exists()
+    run.set("name", "z" * 100)
+    assert not left.exists()
 
 
 @pytest.mark.parametrize("mail", ["{", "{}", "{1}", '{"name": 1}', '{"name":"evaluate","args":1}'])
