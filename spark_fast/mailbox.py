@@ -1,7 +1,8 @@
 """What a request carries, and what the worker answers, beyond what the log has room for.
 
     <run folder>/mail/<request id>.json       a value to set, a call: written by the sender before it asks
-    <run folder>/replies/<request id>.json    written by the worker before it publishes the outcome
+    <run folder>/replies/<request id>.json    written by the worker before it publishes the outcome; of a call also
+                                              before it begins, since the log may have forgotten it when it ends
 
 What is short stands in the log itself, and costs nobody a file. Whoever sees the request finds its mail, and whoever
 sees the outcome finds its reply. The worker removes mail that it has read, and keeps as many replies as the log has
@@ -63,11 +64,12 @@ class Reply:
     """What a worker says of a request.
 
     Attributes:
-        state: "done"; "failed", it tried and could not; or "refused", it did not try.
+        state: "done"; "failed", it tried and could not; "refused", it did not try; or "begun", it has not ended.
         reason: why, in one line.
         traceback: the whole of it, as Python prints it; empty where there is none.
         result: what a call returned.
         output: what it printed.
+        step: at which it ended; 0 where that was not said.
     """
 
     state: str
@@ -75,6 +77,7 @@ class Reply:
     traceback: str = ""
     result: Any = None
     output: str = ""
+    step: int = 0
 
     @property
     def text(self) -> str:
@@ -216,6 +219,7 @@ def write_reply(folder: Path, ident: int, reply: Reply) -> None:
             "traceback": _shortened(reply.traceback),
             "result": reply.result,
             "output": _shortened(reply.output),
+            "step": reply.step,
         }
     )
     with private_files.opened(folder, _REPLIES, create=True) as replies:
@@ -237,7 +241,9 @@ def read_reply(folder: Path, ident: int) -> Reply | None:
     except (ValueError, TypeError, RecursionError):
         return damaged
     texts = (found.reason, found.traceback, found.output)
-    if found.state not in ("done", "failed", "refused") or not all(isinstance(text, str) for text in texts):
+    if found.state not in ("done", "failed", "refused", "begun") or type(found.step) is not int:
+        return damaged
+    if not all(isinstance(text, str) for text in texts):
         return damaged
     return found
 

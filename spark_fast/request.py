@@ -155,7 +155,7 @@ def fate_of(control: int, seq: int, ident: int, *, folder: Path, alive: bool, en
     """
     entry: dict[str, Any] | None = _core.read_entry(control, seq)
     if entry is None or entry["id"] != ident:
-        return Fate(FateState.LOST, reason=f"more than {_core.LOG_CAPACITY} requests came after it")
+        return _forgotten(folder, ident, alive, ended)
     if entry["outcome"] == _APPLIED:
         return Fate(FateState.APPLIED, step=entry["value"])
     if entry["outcome"] == _SUPERSEDED:
@@ -172,8 +172,22 @@ def fate_of(control: int, seq: int, ident: int, *, folder: Path, alive: bool, en
     return Fate(FateState.ASKED)
 
 
-def _failure(folder: Path, ident: int, step: int) -> Fate:
+def _forgotten(folder: Path, ident: int, alive: bool, ended: str) -> Fate:
+    """The fate of a request that the log has no room for any more, by what the worker has left."""
     from spark_fast.mailbox import read_reply  # rarely needed
+
+    reply = read_reply(folder, ident)
+    if reply is None:
+        return Fate(FateState.LOST, reason=f"more than {_core.LOG_CAPACITY} requests came after it")
+    if reply.state == "begun":
+        return Fate(FateState.ASKED) if alive else Fate(FateState.LOST, reason=f"the run ended before it ({ended})")
+    if reply.state == "done":
+        return Fate(FateState.APPLIED, step=reply.step)
+    return _failure(folder, ident, reply.step)
+
+
+def _failure(folder: Path, ident: int, step: int) -> Fate:
+    from spark_fast.mailbox import read_reply
 
     reply = read_reply(folder, ident)
     if reply is None:

@@ -494,6 +494,84 @@ def test_what_is_asked_together_in_the_middle_of_a_step_holds_up_nothing(tmp_pat
         assert run.status == "running"
 
 
+WAITING = """
+import resource
+import time
+import spark_fast as spark
+from pathlib import Path
+
+def wait(passing, fails=False, full=False):
+    spark.checkpoint()
+    while not Path(__file__ + ".go").exists():
+        if passing:
+            spark.checkpoint()
+        time.sleep(0.001)
+    print("over")
+    if fails:
+        raise ValueError("as asked")
+    if full:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    return 7
+
+spark.expose(wait=wait, other=0)
+while True:
+    spark.checkpoint()
+    time.sleep(0.001)
+"""
+
+
+def _begun(run: client.Run, *args: object) -> client.Request:
+    """A call that runs, while more than the log has room for was asked."""
+    request = run.request_call("wait", args, wait=False)
+    until(lambda: (run.folder / "replies" / f"{request.id}.json").exists(), "it is called")
+    for number in range(_core.LOG_CAPACITY):
+        run._ask(Kind.PAUSE if number % 2 == 0 else Kind.RESUME, False, 30)
+        if args[0]:
+            until(lambda: _core.read_slot(run._control, 0)["applied"] == run._view()["tail"], "it is applied")
+    assert request.id not in [known.id for known in run.requests]
+    return request
+
+
+@pytest.mark.parametrize("passing", [False, True])
+def test_a_call_that_the_log_has_forgotten_while_it_ran_still_has_its_fate(tmp_path: Path, passing: bool) -> None:
+    with Child(tmp_path, WAITING) as child:
+        run = child.run()
+        request = _begun(run, passing)
+        assert request.fate.state == "asked" and not request.fate.final
+        child.go()
+        fate = request.wait(DEADLINE)
+        assert (fate.state, request.result, request.output) == ("applied", 7, "over\n")
+        assert fate.step is not None and 0 < fate.step <= run.step
+
+
+def test_a_call_that_fails_when_the_log_has_forgotten_it_tells_why(tmp_path: Path) -> None:
+    with Child(tmp_path, WAITING) as child:
+        request = _begun(child.run(), False, True)
+        child.go()
+        fate = request.wait(DEADLINE)
+        assert fate.state == "failed" and fate.step
+        assert fate.reason.startswith("ValueError: as asked\nTraceback")
+
+
+def test_a_call_that_the_log_has_forgotten_is_lost_with_its_worker(tmp_path: Path) -> None:
+    with Child(tmp_path, WAITING) as child:
+        request = _begun(child.run(), False)
+        child.process.kill()
+        child.process.wait()
+        fate = request.wait(DEADLINE)
+        assert (fate.state, fate.reason) == ("lost", "the run ended before it (lost)")
+        assert request.result is None
+
+
+def test_a_call_that_can_not_be_answered_is_not_waited_for_when_the_log_has_forgotten_it(tmp_path: Path) -> None:
+    with Child(tmp_path, WAITING) as child:
+        run = child.run()
+        request = _begun(run, False, False, True)
+        child.go()
+        assert request.wait(DEADLINE).state == "lost"
+        child.steps_on(run)
+
+
 def test_a_worker_that_is_killed_in_a_call_leaves_it_lost(training: Child) -> None:
     run = training.run()
     request = run.request_call("forever", wait=False)
