@@ -12,7 +12,8 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -51,6 +52,7 @@ _running: list[str] = []
 """The function that runs, if one does, and the id of its call."""
 _replied: deque[int] = deque()
 _shared: deque[int] = deque()
+_BEGUN = Reply("begun")
 _LEFT = Reply("failed", "it was left before it had ended")
 _SET = Reply("done")
 
@@ -157,6 +159,8 @@ def _do(entry: dict[str, Any]) -> Reply:
         return _set(name, content)
     ident = format_id(entry["id"])
     journaling.payload(ident, content)
+    with suppress(OSError, FolderRefusedError):  # it only tells its sender more, once the log has forgotten it
+        mailbox.write_reply(folder, entry["id"], _BEGUN, session.rank())
     try:
         return _call(name, ident, content)
     finally:
@@ -249,10 +253,12 @@ def _tell(entry: dict[str, Any], step: int, reply: Reply) -> None:
     told = False
     try:
         if folder is not None and (failed or entry["kind"] == Kind.CALL or reply.output):
-            _answer(folder, entry["id"], reply)
+            _answer(folder, entry["id"], replace(reply, step=step))
         told = True
     except (OSError, FolderRefusedError, ValueError, TypeError) as error:
         report.warn(f"the sender of a {Kind(entry['kind']).name.lower()} can't be answered: {error}")
+        if folder is not None:
+            mailbox.remove_reply(folder, entry["id"])  # that it has begun
     finally:
         with session.turns:
             # Without its result, a call is not what it was asked for.
