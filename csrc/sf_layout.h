@@ -183,6 +183,9 @@ struct sf_slot {
     _Atomic uint64_t alarm;
     /* CLOCK_REALTIME at which somebody first saw that its process has died without a word, 0 if nobody has. */
     _Atomic int64_t lost_ns;
+    /* The pause for which the worker is parked at a checkpoint that does not count, so that it has not applied it yet;
+     * 0 if there is none. Written by the worker, seq_cst, as `done`. */
+    _Atomic uint64_t held_for;
 
     alignas(128) _Atomic uint32_t state; /* enum sf_worker_state; release by the worker, acquire by watchers */
     _Atomic int32_t pid;                 /* as the worker sees itself; for people, never proof of life */

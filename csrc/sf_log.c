@@ -403,6 +403,8 @@ has_done(const struct sf_slot *slot, uint64_t seq)
 {
     uint64_t bit = (seq - 1) & (SF_LOG_CAPACITY - 1);
 
+    if (atomic_load(&slot->held_for) == seq)
+        return 1;
     /* In this order: the rank clears the bit that an older entry left before it publishes that this one is applied. */
     return atomic_load(&slot->applied) >= seq && (atomic_load(&slot->done[bit / 64]) >> (bit % 64) & 1) != 0;
 }

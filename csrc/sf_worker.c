@@ -294,6 +294,7 @@ join_locked(const char *path, uint32_t number, uint64_t cookie)
     atomic_store(&slot->deadline_ns, 0);
     atomic_store(&slot->alarm, SF_NEVER);
     atomic_store(&slot->lost_ns, 0);
+    atomic_store(&slot->held_for, 0);
     SF_POINT("join:seated");
     /* At its first checkpoint it looks at the log, for what it has to do and for the pause that is in force. */
     atomic_store(&slot->word, SF_WORD_PENDING);
@@ -444,7 +445,8 @@ complete(uint64_t seq, int failed, uint64_t step)
         return; /* forgotten by the log since */
     if (failed)
         atomic_store(&entry->failed, 1);
-    atomic_fetch_or(&worker.slot->done[bit / 64], UINT64_C(1) << (bit % 64));
+    if (seq <= worker.applied)
+        atomic_fetch_or(&worker.slot->done[bit / 64], UINT64_C(1) << (bit % 64));
     SF_POINT("done:told");
     if (sf_all_done(&worker.segment, seq, worker.number)) {
         failed = atomic_load(&entry->failed) != 0;
@@ -505,6 +507,7 @@ unpark(uint64_t step, uint32_t state)
         atomic_store_explicit(&worker.slot->park_ns, 0, memory_order_relaxed);
         atomic_store_explicit(&worker.slot->deadline_ns, 0, memory_order_relaxed);
     }
+    atomic_store(&worker.slot->held_for, 0);
     set_mark(step);
     set_state(state);
 }
@@ -866,6 +869,11 @@ sf_worker_parked(uint64_t seq, uint64_t step, int64_t deadline_ns)
     }
     atomic_store_explicit(&worker.slot->deadline_ns, deadline_ns, memory_order_relaxed);
     SF_POINT("park:published");
+    if (seq > worker.applied) {
+        /* At a checkpoint that does not count: the pause is applied at the next that does, where the others stand. */
+        atomic_store(&worker.slot->held_for, seq);
+        step += worker.stride;
+    }
     complete(seq, 0, step);
     sf_announce(&worker.segment);
 }

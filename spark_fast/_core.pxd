@@ -65,6 +65,7 @@ cdef extern from "sf_segment.h" nogil:
         uint32_t generation
         uint32_t stride
         int64_t lost_ns
+        uint64_t held_for
         sf_level_view level[4]
     struct sf_entry_view:
         uint64_t seq

@@ -199,7 +199,8 @@ def read_slot(fd: int, rank: int) -> dict:
         "state_since": view.state_ns / 1e9, "mark_step": view.mark_step, "mark": view.mark_ns / 1e9,
         "parked": view.parked_ns / 1e9, "park_began": view.park_ns / 1e9, "wakes": view.wakes,
         "deadline": view.deadline_ns / 1e9, "levels": levels, "rank": view.rank, "generation": view.generation,
-        "stride": view.stride, "lost": view.lost_ns / 1e9, "done": <object>view.done[0] | (<object>view.done[1]) << 64,
+        "stride": view.stride, "lost": view.lost_ns / 1e9, "held_for": view.held_for,
+        "done": <object>view.done[0] | (<object>view.done[1]) << 64,
     }
 
 

@@ -206,4 +206,6 @@ def _is_over(control: int, seq: int) -> bool:
     place = (seq - 1) % _core.LOG_CAPACITY
     slots = [_core.read_slot(control, slot) for slot in range(count)]
     there = [slot for slot in slots if slot["alive"] and slot["state"] not in (0, *_ENDED_STATES)]
-    return bool(there) and all(slot["applied"] >= seq and slot["done"] >> place & 1 for slot in there)
+    return bool(there) and all(
+        slot["held_for"] == seq or (slot["applied"] >= seq and slot["done"] >> place & 1) for slot in there
+    )
