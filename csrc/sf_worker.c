@@ -892,6 +892,10 @@ sf_worker_parked(uint64_t seq, uint64_t step, int64_t deadline_ns)
     }
     atomic_store_explicit(&worker.slot->deadline_ns, deadline_ns, memory_order_relaxed);
     SF_POINT("park:published");
+    if (seq > worker.applied) {
+        /* At a checkpoint that does not count: the pause is applied at the next that does, where the others stand. */
+        step += worker.stride;
+    }
     complete(seq, 0, step);
     sf_announce(&worker.segment);
 }
