@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from spark_fast import _core
+from spark_fast.status import ranges
 
 __all__ = [
     "RESET",
@@ -187,15 +188,10 @@ def _failure(folder: Path, ident: int, step: int) -> Fate:
         bad = {rank: each for rank, each in read_replies(folder, ident).items() if each.state != "done"}
         if bad:
             reply = bad[min(bad)]
-            text = f"rank{'s' if len(bad) > 1 else ''} {_some(sorted(bad))}: {reply.text}"
+            text = f"rank{'s' if len(bad) > 1 else ''} {ranges(bad)}: {reply.text}"
     if reply is None:
         return Fate(FateState.FAILED, step=step)
     return Fate(FateState.REFUSED if reply.state == "refused" else FateState.FAILED, step=step, reason=text)
-
-
-def _some(ranks: list[int]) -> str:
-    shown = ", ".join(str(rank) for rank in ranks[:8])
-    return f"{shown} and {len(ranks) - 8} more" if len(ranks) > 8 else shown
 
 
 def _is_over(control: int, seq: int) -> bool:
