@@ -201,7 +201,7 @@ async def call(server: Server, run: str, name: str, body: models.Call | None = N
     def send(found: Run) -> Request:
         if name not in found.functions:
             raise HTTPException(404, unknown(name, "function", list(found.functions)))
-        return found.request_call(name, said.args, said.kwargs, wait=False)
+        return found.request_call(name, said.args, said.kwargs, wait=False, ranks=said.ranks)
 
     return await _ask(server, run, send, what=name, wait=said.timeout)
 
