@@ -1,6 +1,7 @@
 """What the command line says of a run of several ranks, with real processes."""
 
 import json
+import os
 import re
 import signal
 import time
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from spark_fast import client
@@ -15,7 +17,7 @@ from spark_fast.cli import ranks
 from spark_fast.client import Rank, SparkStatus
 from spark_fast.request import Kind
 from spark_fast.status import ranges, trouble_of
-from tests.job import Job
+from tests.job import RANKS, Job
 from tests.support import DEADLINE, LOOP, Child, until
 from tests.test_cli import cli
 
@@ -286,3 +288,68 @@ def test_a_call_of_a_rank_that_is_not_there_is_refused(job: Job) -> None:
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "rank 1 is not there; there are 0, 2" in done.stderr
     assert cli("call", "evaluate", "--ranks", "some").returncode == 2
+
+
+# --- what a job of several ranks can't be asked for, and what is done once ---
+
+
+def supervised(folder: Path, *options: str, size: int = 3, script: str = RANKS) -> Job:
+    """A job whose launcher starts `spark-fast run` in each rank."""
+    path = folder / "train.py"
+    path.write_text(script)
+    return Job(folder / "job", "", "-m", "spark_fast", "run", *options, str(path), size=size)
+
+
+def test_a_reset_is_refused_since_only_the_launcher_starts_ranks_afresh(tmp_path: Path) -> None:
+    with supervised(tmp_path) as job:
+        run = job.run()
+        done = cli("reset")
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert "run 'job' can't be reset: a launcher has started its 3 ranks" in done.stderr
+        assert "'spark-fast stop job'" in done.stderr
+        with pytest.raises(client.ResetError):
+            client.reset_worker("job", timeout=DEADLINE)
+        assert run.requests == []
+        job.ranks[0].steps_on(run)
+
+
+def test_a_journal_is_replayed_in_no_job_of_several_ranks(tmp_path: Path) -> None:
+    journal = tmp_path / "journal.jsonl"
+    script = tmp_path / "train.py"
+    script.write_text(RANKS)
+    with Child(tmp_path, "", "-m", "spark_fast", "run", "--journal", str(journal), str(script), RANK="0") as child:
+        child.run().stop(timeout=DEADLINE)
+        assert child.ended() == 0
+    with supervised(tmp_path, "--replay", str(journal)) as job:
+        for child in job.ranks.values():
+            assert child.ended() == 1
+            assert f"the journal {journal} can't be replayed: this process is one of several ranks" in child.err
+            assert "Traceback" not in child.err
+
+
+def test_one_supervisor_of_a_job_watches_its_files_and_serves_its_page(tmp_path: Path) -> None:
+    with supervised(tmp_path, "--watch", "--ui") as job:
+        run = job.run()
+        address = "the page that shows and steers your runs"
+        until(lambda: address in job.ranks[0].err, "the address of the page")
+        until(lambda: run.version == 1, "its code")
+        script = tmp_path / "train.py"
+        script.write_text(RANKS.replace("lr=0.1", "lr=0.2"))
+        until(lambda: "reload" in job.ranks[0].err, "the reload")
+        until(lambda: run.values["lr"].value == 0.2, "the new code")
+        assert [request.kind for request in run.requests] == ["reload"]
+        for rank in (1, 2):
+            assert "reload" not in job.ranks[rank].err and address not in job.ranks[rank].err
+            assert not any("--beside" in each.cmdline() for each in psutil.Process(job.ranks[rank].pid).children())
+
+
+def test_a_supervisor_says_which_rank_was_killed(tmp_path: Path) -> None:
+    with supervised(tmp_path) as job:
+        run = job.run()
+        worker = run.ranks[2].pid
+        run.pause(timeout=DEADLINE)
+        os.kill(worker, signal.SIGKILL)
+        assert job.ranks[2].ended() == 137
+        step = run.step
+        assert f"the worker of run job (rank 2) was killed by SIGKILL at step {step}" in job.ranks[2].err
+        assert run.status == "paused"
