@@ -6,10 +6,13 @@ import socket
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spark_fast import _core
 from spark_fast.status import ranges
+
+if TYPE_CHECKING:
+    from spark_fast.mailbox import Reply
 
 __all__ = [
     "RESET",
@@ -157,7 +160,7 @@ def fate_of(control: int, seq: int, ident: int, *, folder: Path, alive: bool, en
     """
     entry: dict[str, Any] | None = _core.read_entry(control, seq)
     if entry is None or entry["id"] != ident:
-        return Fate(FateState.LOST, reason=f"more than {_core.LOG_CAPACITY} requests came after it")
+        return _forgotten(folder, ident, alive, ended)
     if entry["outcome"] == _APPLIED:
         return Fate(FateState.APPLIED, step=entry["value"])
     if entry["outcome"] == _SUPERSEDED:
@@ -178,20 +181,40 @@ def fate_of(control: int, seq: int, ident: int, *, folder: Path, alive: bool, en
     return Fate(FateState.ASKED)
 
 
-def _failure(folder: Path, ident: int, step: int) -> Fate:
-    from spark_fast.mailbox import read_replies, read_reply  # rarely needed
-
-    reply = read_reply(folder, ident)
-    text = "" if reply is None else reply.text
+def _forgotten(folder: Path, ident: int, alive: bool, ended: str) -> Fate:
+    """The fate of a request that the log has no room for any more, by what the worker has left."""
+    reply, text = _reply_of(folder, ident)
     if reply is None:
-        # Of the ranks that could not, the first speaks for all: mostly they say the same.
-        bad = {rank: each for rank, each in read_replies(folder, ident).items() if each.state != "done"}
-        if bad:
-            reply = bad[min(bad)]
-            text = f"rank{'s' if len(bad) > 1 else ''} {ranges(bad)}: {reply.text}"
+        return Fate(FateState.LOST, reason=f"more than {_core.LOG_CAPACITY} requests came after it")
+    if reply.state == "begun":
+        return Fate(FateState.ASKED) if alive else Fate(FateState.LOST, reason=f"the run ended before it ({ended})")
+    if reply.state == "done":
+        return Fate(FateState.APPLIED, step=reply.step)
+    return Fate(FateState.REFUSED if reply.state == "refused" else FateState.FAILED, step=reply.step, reason=text)
+
+
+def _failure(folder: Path, ident: int, step: int) -> Fate:
+    reply, text = _reply_of(folder, ident)
     if reply is None:
         return Fate(FateState.FAILED, step=step)
     return Fate(FateState.REFUSED if reply.state == "refused" else FateState.FAILED, step=step, reason=text)
+
+
+def _reply_of(folder: Path, ident: int) -> "tuple[Reply | None, str]":
+    """What was answered, and the reason with its traceback. Of several ranks, one that is not done speaks for all: the
+    first of those that could not, who mostly say the same."""
+    from spark_fast.mailbox import read_replies, read_reply  # rarely needed
+
+    reply = read_reply(folder, ident)
+    if reply is not None:
+        return reply, reply.text
+    replies = read_replies(folder, ident)
+    bad = sorted(rank for rank, each in replies.items() if each.state in ("failed", "refused"))
+    if bad:
+        reply = replies[bad[0]]
+        return reply, f"rank{'s' if len(bad) > 1 else ''} {ranges(bad)}: {reply.text}"
+    open_ones = [each for each in replies.values() if each.state == "begun"]
+    return next(iter(open_ones or replies.values()), None), ""
 
 
 def _is_over(control: int, seq: int) -> bool:

@@ -118,6 +118,14 @@ def run(
     replay: Annotated[
         str | None, typer.Option("--replay", metavar="FILE", help="Apply the requests of this journal again.")
     ] = None,
+    stop_deadline: Annotated[
+        str | None,
+        typer.Option(
+            "--stop-deadline",
+            metavar="DURATION",
+            help="How long who signals waits before it kills, as 30s: status shows what is left.",
+        ),
+    ] = None,
     ui: Annotated[bool, typer.Option("--ui", help="Serve the web page, too, and print its address.")] = False,
 ) -> None:
     """Run a script or a module under control.
@@ -136,6 +144,7 @@ def run(
         journal=journal,
         replay=replay,
         page=ui,
+        stop_deadline=_seconds(stop_deadline, "--stop-deadline", positive=True),
     )
     raise typer.Exit(supervise(what))
 

@@ -518,7 +518,8 @@ class Run:
 
         As pause(). The fate is `refused`, with the reason, if the value does not fit its limits: then the worker has
         not heard of it; `failed`, with the traceback, if the value's on_set raised, and the value stays. A process
-        that sets and calls more than a hundred times a second waits for its turn.
+        that sets and calls more than twenty times a second, 64 times at once, waits for its turn; SparkTimeoutError if
+        that comes too late, and nothing was asked then.
         """
         from spark_fast.client import exposures
 
