@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spark_fast import _core
+from spark_fast.status import ranges
 
 if TYPE_CHECKING:
     from spark_fast.mailbox import Reply
@@ -206,11 +207,6 @@ def _reply_of(folder: Path, ident: int) -> "tuple[Reply | None, str]":
     bad = sorted(rank for rank, each in replies.items() if each.state in ("failed", "refused"))
     if bad:
         reply = replies[bad[0]]
-        return reply, f"rank{'s' if len(bad) > 1 else ''} {_some(bad)}: {reply.text}"
+        return reply, f"rank{'s' if len(bad) > 1 else ''} {ranges(bad)}: {reply.text}"
     open_ones = [each for each in replies.values() if each.state == "begun"]
     return next(iter(open_ones or replies.values()), None), ""
-
-
-def _some(ranks: list[int]) -> str:
-    shown = ", ".join(str(rank) for rank in ranks[:8])
-    return f"{shown} and {len(ranks) - 8} more" if len(ranks) > 8 else shown

@@ -14,7 +14,7 @@ from spark_fast.client.share import RATE, Share
 from spark_fast.errors import FolderRefusedError, SegmentError, SparkCallError, SparkTimeoutError, StoreError
 from spark_fast.exposed import Exposures, Function, Limits, UnfitError, check_arguments, fit, unknown
 from spark_fast.request import Fate, FateState, Kind, sender_name
-from spark_fast.status import monotonic
+from spark_fast.status import monotonic, ranges
 
 if TYPE_CHECKING:
     from spark_fast.client.run import Request, Run
@@ -266,7 +266,7 @@ def _check_rank(run: "Run", ranks: "int | Literal['all']") -> None:
         raise ValueError(f'ranks is the number of a rank, or "all": {ranks!r}')
     there = [rank.rank for rank in run.ranks if rank.status.live]
     if there and ranks not in there:
-        raise UnfitError(f"rank {ranks} is not there; there are {', '.join(map(str, there))}")
+        raise UnfitError(f"rank {ranks} is not there; there {'are' if len(there) > 1 else 'is'} {ranges(there)}")
 
 
 def call(

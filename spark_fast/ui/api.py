@@ -213,7 +213,7 @@ async def call(server: Server, of: Client, run: str, name: str, body: models.Cal
     def send(found: Run) -> Request:
         if name not in found.functions:
             raise HTTPException(404, unknown(name, "function", list(found.functions)))
-        return found.request_call(name, said.args, said.kwargs, wait=False)
+        return found.request_call(name, said.args, said.kwargs, wait=False, ranks=said.ranks)
 
     return await _ask(server, run, send, what=name, wait=said.timeout, of=of)
 
