@@ -150,7 +150,7 @@ class Rank:
             saw it. 0 where nobody knows.
         behind: steps that it is behind the furthest of the living ranks.
         overdue: seconds since the oldest request was asked for that it has not come to, and others have; 0 if there is
-            none. It hangs, or its step takes long.
+            none of over a second. It hangs, or its step takes long.
     """
 
     rank: int
