@@ -203,8 +203,10 @@ def discard_stale_mail(folder: Path, asked: Callable[[], Collection[str]]) -> No
 # --- replies ---
 
 
-def write_reply(folder: Path, ident: int, reply: Reply) -> None:
+def write_reply(folder: Path, ident: int, reply: Reply, *, replace: bool = True) -> None:
     """Answers the request `ident` of the run in this folder.
+
+    replace: whether it takes the place of an answer that is there.
 
     Raises OSError, FolderRefusedError if the folder can't be trusted, and ValueError or TypeError if the result is no
     JSON or longer than RESULT_MAX.
@@ -223,7 +225,7 @@ def write_reply(folder: Path, ident: int, reply: Reply) -> None:
         }
     )
     with private_files.opened(folder, _REPLIES, create=True) as replies:
-        private_files.write_whole(replies, _name(ident), raw)
+        private_files.write_whole(replies, _name(ident), raw, replace=replace)
 
 
 def read_reply(folder: Path, ident: int) -> Reply | None:
