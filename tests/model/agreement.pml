@@ -8,11 +8,14 @@
  *   - A rank sets PENDING in its own word, or reads its own step: nobody else reads that bit or writes that step.
  *   - A load that finds a decided target: a target never changes again, so it may as well be loaded a little earlier.
  *     A load that finds none is a move of its own, since one that comes later may find something.
- *   - The swap that decides an entry, and the unlocking behind it; locking, and publishing an entry behind a decided one.
- *     The lock is only asked for by who found an entry without a target; with no such entry its asking finds the same,
- *     or has no effect.
+ *   - The swap that decides an entry, and the unlocking behind it; locking, and publishing an entry behind a decided
+ *     one. Only who found an entry without a target asks whether the lock is held; for an entry that is decided by then
+ *     both answers stay possible, and neither changes it.
+ *   - A word that is set when the step is stored is still set when it is loaded: only its rank clears it.
  *   - A controller that waits for its turn knows nothing yet. So it makes no difference which of the two comes next:
  *     they take turns, and if one is dead, the other asks for the rest.
+ *
+ * Three more cuts are argued where they are made: name_kind(), forget() and QUIET.
  *
  * Left out: the ring's end (an error to the sender, decided under the lock), timed pauses (a resume that a rank
  * appends as any controller does, under the same lock), checkpoints that do not count (they apply nothing), given
@@ -37,13 +40,14 @@
 #define PARKED 0 /* 1: the ranks begin parked at step 1 */
 #endif
 #ifndef JOINS
-#define JOINS 0 /* 1: the last rank attaches at any time, late or never before the others are done */
+#define JOINS 0 /* 1: the last rank attaches at any time, perhaps when the others are done */
 #endif
 #ifndef KINDS
 #define KINDS 127 /* of the requests: a bit for each */
 #endif
 #ifndef LOOKS
-#define LOOKS 0 /* 1: a parked rank looks around at any time, as at the end of a slice. Then runs need not end. */
+/* 1: a parked rank looks around at any time: once more before it waits, and after each slice. No run need end then. */
+#define LOOKS 0
 #endif
 
 #define CONTROLLERS 2
@@ -161,8 +165,8 @@ byte finishes = 0; /* the rank whose turn it is when all is decided: see QUIET *
 /* --- deciding: decide() in sf_log.c. For ranks and controllers: pc, i and most are the process's own. --- */
 
 mtype = {
-    COUNT, LOOK, STORE, READ_TAIL, TAKE, NAME_KIND, LOAD_TARGET, ASK_LOCK, MAKE_VOID, SIGNAL, WAKE, READ, SWAP, LEVEL, CLEAR, RECHECK,
-    WAIT, ENDED, DEAD, IDLE, VOID_LAST, APPEND, JOIN, JOINED, JOIN_VOIDS, CHECKED
+    COUNT, LOOK, STORE, READ_TAIL, TAKE, NAME_KIND, LOAD_TARGET, ASK_LOCK, MAKE_VOID, SIGNAL, WAKE, READ, SWAP, LEVEL,
+    CLEAR, RECHECK, WAIT, ENDED, DEAD, IDLE, VOID_LAST, APPEND, JOIN, JOINED, JOIN_VOIDS, CHECKED
 }
 
 inline skip_slots(me)
@@ -259,7 +263,7 @@ inline swap(e)
     most = 0
 }
 
-/* make_void(): a compare-and-swap. Only an entry whose sender is dead has no target and nobody who is about to decide. */
+/* make_void(): a compare-and-swap. While the lock is free, an entry without a target has a dead sender. */
 inline make_void(e)
 {
     if
@@ -332,8 +336,8 @@ inline apply(me)
     applied++
 }
 
-/* The inner loop of sf_turn(), from entry [applied] on, as far as targets are decided. `quick`: it is sf_worker_resume(),
- * for which anything but a resume that is due is a matter for sf_turn(). */
+/* The inner loop of sf_turn(), from entry [applied] on, as far as targets are decided. `quick`: this is
+ * sf_worker_resume(), for which anything but a resume that is due is a matter for sf_turn(). */
 inline take(me)
 {
     do

@@ -51,10 +51,10 @@ class Search:
     """One search: a model, its size, and what it has to find."""
 
     name: str
-    size: dict[str, int]
+    size: dict[str, int]  # constants of the model
     model: str = AGREEMENT
     broken: tuple[str, ...] = ()  # the variant, as the model names it
-    fails: bool = False
+    fails: bool = False  # whether it has to
     cycles: bool = False  # also that no run goes round for ever
     quick: bool = False
 
@@ -79,9 +79,13 @@ def _kinds(*names: str) -> int:
     return sum(1 << KINDS.index(name) for name in names)
 
 
+def _upper(others: dict[str, int]) -> dict[str, int]:
+    return {name.upper(): n for name, n in others.items()}
+
+
 def _size(ranks: int, requests: int, last: int, **others: int) -> dict[str, int]:
     """Of the agreement: `last` is the step at which ranks end."""
-    return {"RANKS": ranks, "REQUESTS": requests, "LAST": last} | {name.upper(): n for name, n in others.items()}
+    return {"RANKS": ranks, "REQUESTS": requests, "LAST": last} | _upper(others)
 
 
 SOME = _kinds("pause", "resume", "set or call")
@@ -113,10 +117,6 @@ HOLD = [
 
 def _broken(name: str, *variant: str, **others: int) -> Search:
     return Search(name=name, size=_size(2, 2, 3) | _upper(others), broken=variant, fails=True, quick=True)
-
-
-def _upper(others: dict[str, int]) -> dict[str, int]:
-    return {name.upper(): n for name, n in others.items()}
 
 
 BROKEN = [

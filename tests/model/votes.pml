@@ -6,8 +6,8 @@
  * agreed[phase] says, whoever swapped it. After a no it takes its part back and goes on to what the log says next.
  *
  * One d_step is one access to shared memory, together with what the process does alone. A wait is for the header's
- * `changes` to move from what it was before the look: `moved` stands for that comparison. Runs end, and who has not gone
- * through all entries at the end of one waits for ever.
+ * `changes` to move from what it was before the look: `moved` stands for that. Every run ends, and who has not
+ * gone through all entries by then waits for ever.
  *
  * Left out: what is executed and how it is taken back; a slot that a new rank takes over from a dead one. */
 
@@ -64,10 +64,13 @@ byte acted[BALLOTS] = OPEN; /* what the first rank to go on took for agreed */
 #define SAYS(r, what) (ballot[r] == MINE + 1 && vote[r] == what)
 #define SETTLES(r) ((r) == _pid || !ASKED(r) || SAYS(r, YES))
 #if RANKS > 2
-#define FINDS (agreed[MINE] != OPEN || (SETTLES(0) && SETTLES(1) && SETTLES(2)) || SAYS(0, NO) || SAYS(1, NO) || SAYS(2, NO))
+#define ALL_SETTLE (SETTLES(0) && SETTLES(1) && SETTLES(2))
+#define ONE_SAYS_NO (SAYS(0, NO) || SAYS(1, NO) || SAYS(2, NO))
 #else
-#define FINDS (agreed[MINE] != OPEN || (SETTLES(0) && SETTLES(1)) || SAYS(0, NO) || SAYS(1, NO))
+#define ALL_SETTLE (SETTLES(0) && SETTLES(1))
+#define ONE_SAYS_NO (SAYS(0, NO) || SAYS(1, NO))
 #endif
+#define FINDS (agreed[MINE] != OPEN || ALL_SETTLE || ONE_SAYS_NO)
 #ifdef NO_SLICES
 #define LOOKS_AROUND 0
 #else
