@@ -182,6 +182,8 @@ struct sf_slot {
     /* The pause that the rank is parked for at a checkpoint that does not count, without having applied it; else 0.
      * Seq_cst, as `done`. */
     _Atomic uint64_t held;
+    /* Where it applied entry `applied`, SF_NEVER while the two are being written: for ranks that come. */
+    _Atomic uint64_t applied_at;
 
     alignas(128) _Atomic uint32_t state; /* enum sf_worker_state; release by the worker, acquire by watchers */
     _Atomic int32_t pid;                 /* as the worker sees itself; for people, never proof of life */
@@ -221,6 +223,7 @@ static_assert(offsetof(struct sf_header, changes) == 256, "layout 3");
 static_assert(offsetof(struct sf_slot, step) == 8, "layout 3");
 static_assert(offsetof(struct sf_slot, alarm) == 16, "layout 3");
 static_assert(offsetof(struct sf_slot, held) == 24, "layout 3");
+static_assert(offsetof(struct sf_slot, applied_at) == 32, "layout 3");
 static_assert(offsetof(struct sf_slot, state) == 128, "layout 3");
 static_assert(offsetof(struct sf_slot, mark_ns) == offsetof(struct sf_slot, mark_step) + 8, "read as a pair");
 static_assert(offsetof(struct sf_slot, level) == 256, "layout 3");
