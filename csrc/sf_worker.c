@@ -274,8 +274,7 @@ state_at(uint64_t seq, uint64_t tail, struct sf_state *state)
 static int
 leaves(const struct sf_entry *entry, uint64_t seq)
 {
-    uint64_t agreed = atomic_load(&worker.segment.header->agreed[seq % SF_AGREEMENTS]);
-    unsigned ready = agreed >> 8 == seq ? (unsigned)(agreed >> 2 * SF_PHASE_READY) & 3u : 0;
+    unsigned ready = atomic_load(&entry->agreed) >> (8 + 2 * SF_PHASE_READY) & 3u;
 
     if (entry->kind != SF_RELOAD || ready == SF_VOTE_NO || atomic_load(&entry->target) == SF_TARGET_VOID)
         return 0;
@@ -382,7 +381,7 @@ join_locked(const char *path, uint32_t number, uint64_t cookie, int guess)
     /* What was asked before it came, nobody waits for it to do; where it does it all the same it says so again. */
     for (size_t i = 0; i < SF_LOG_CAPACITY / 64; i++)
         atomic_store(&slot->done[i], UINT64_MAX);
-    atomic_store(&slot->vote, SF_VOTE(atomic_load(&worker.segment.header->tail), SF_PHASE_END - 1, SF_VOTE_YES));
+    atomic_store(&slot->vote, SF_VOTE(atomic_load(&worker.segment.header->tail), SF_PHASE_END - 1, SF_VOTE_OVER));
     atomic_store(&slot->applied, worker.applied);
     atomic_store(&slot->applied_at, place.applied_at);
     atomic_store(&slot->held, 0);
@@ -554,14 +553,14 @@ complete(uint64_t seq, int failed, uint64_t step)
     if (seq == 0 || atomic_load(&entry->number) != seq)
         return; /* forgotten by the log since */
     if (failed)
-        atomic_store(&entry->failed, 1);
+        atomic_fetch_or(&entry->agreed, SF_ENTRY_FAILED);
     if (worker.applied >= seq)
         atomic_fetch_or(&worker.slot->done[bit / 64], UINT64_C(1) << (bit % 64));
     else
         atomic_store(&worker.slot->held, seq);
     SF_POINT("done:told");
     if (sf_all_done(&worker.segment, seq, worker.number)) {
-        failed = atomic_load(&entry->failed) != 0;
+        failed = (atomic_load(&entry->agreed) & SF_ENTRY_FAILED) != 0;
         set_outcome(seq, failed ? SF_OUTCOME_FAILED : SF_OUTCOME_APPLIED, step);
     }
 }
@@ -599,7 +598,7 @@ copy_entry(struct sf_entry_view *view, const struct sf_entry *entry, uint64_t se
     view->duration_ns = entry->duration_ns;
     view->asked_ns = entry->asked_ns;
     view->ranks = entry->ranks;
-    view->failed = atomic_load(&entry->failed);
+    view->agreed = atomic_load(&entry->agreed);
     view->low = atomic_load(&entry->low);
     memcpy(view->sender, entry->sender, sizeof view->sender);
     memcpy(view->mail, entry->mail, sizeof view->mail);
@@ -841,13 +840,25 @@ sf_worker_tell(uint64_t seq, uint64_t step, int failed)
     sf_announce(&worker.segment);
 }
 
+/* Says that this rank has no further use for the entry, so that the log may forget it, once it knows what came of it. */
+static unsigned
+read_verdict(uint64_t seq, enum sf_phase phase, unsigned verdict)
+{
+    if (verdict == SF_VOTE_NO || (verdict == SF_VOTE_YES && phase + 1 == SF_PHASE_END)) {
+        uint64_t mine = atomic_load(&worker.slot->vote);
+        if (SF_VOTE_SEQ(mine) == seq && SF_VOTE_SAID(mine) == SF_VOTE_YES)
+            atomic_store(&worker.slot->vote, SF_VOTE(seq, SF_VOTE_PHASE(mine), SF_VOTE_OVER));
+    }
+    return verdict;
+}
+
 unsigned
 sf_worker_vote(uint64_t seq, enum sf_phase phase, int yes)
 {
     if (worker.slot == NULL || worker.segment.slot_count == 1)
         return yes ? SF_VOTE_YES : SF_VOTE_NO;
     sf_vote(&worker.segment, seq, worker.number, phase, yes);
-    return sf_agreed(&worker.segment, seq, phase, 0);
+    return read_verdict(seq, phase, sf_agreed(&worker.segment, seq, phase, 0));
 }
 
 unsigned
@@ -855,7 +866,7 @@ sf_worker_agreed(uint64_t seq, enum sf_phase phase, int give_up)
 {
     if (worker.slot == NULL)
         return SF_VOTE_NO;
-    return sf_agreed(&worker.segment, seq, phase, give_up);
+    return read_verdict(seq, phase, sf_agreed(&worker.segment, seq, phase, give_up));
 }
 
 int
