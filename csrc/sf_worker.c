@@ -207,6 +207,7 @@ sf_worker_attach(const char *path, uint32_t slot_count, uint32_t slot, uint64_t 
 struct front {
     uint64_t step;                /* the furthest */
     uint64_t applied, applied_at; /* the last entry that one has applied, and where; applied_at 0 if it can't be told */
+    int leaves;                   /* they leave their loops there for a reload */
 };
 
 static void
@@ -300,6 +301,7 @@ move_on(struct front *front, uint64_t tail, int guess)
         if (left < 0 && !guess)
             return left;
         due += left ? worker.stride : 0;
+        front->leaves = due > front->step;
         if (front->applied == tail)
             return 0;
         struct sf_entry *entry = sf_entry_at(&worker.segment, front->applied + 1);
@@ -342,22 +344,21 @@ find_place(uint32_t number, int guess, struct front *place)
 
     /* No two ranks act on different steps. Where the others park, this one parks at its first checkpoint, which counts as
      * the one where they are. Else its first is their next: what is due before that is for those who came by it. */
-    struct front parked = front;
+    *place = front;
     rc = move_on(&front, tail, guess);
-    if (rc == 0 && parked.applied >= 1 && parked.applied + SF_LOG_CAPACITY > tail)
-        rc = state_at(parked.applied, tail, &worker.state);
+    if (rc == 0)
+        rc = state_at(front.applied, tail, &worker.state);
     if (rc < 0)
         return rc;
-    int reloads = parked.applied_at == parked.step && parked.applied >= 1 &&
-                  leaves(sf_entry_at(&worker.segment, parked.applied), parked.applied) != 0;
-    if (sf_state_parks(&worker.state, parked.step) && !reloads && parked.step >= own_step + worker.stride) {
-        front = parked;
-        front.step -= worker.stride;
-    } else if (front.step < own_step) {
-        front.step = own_step;
+    int parked = sf_state_parks(&worker.state, front.step) && !front.leaves && front.step >= own_step + worker.stride;
+    if (parked && place->applied + SF_LOG_CAPACITY > tail) {
+        place->step -= worker.stride;
+    } else {
+        *place = front;
+        if (place->step < own_step)
+            place->step = own_step;
     }
-    *place = front;
-    worker.applied = front.applied;
+    worker.applied = place->applied;
     return state_at(worker.applied, tail, &worker.state);
 }
 

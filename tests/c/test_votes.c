@@ -188,7 +188,7 @@ TEST(a_rank_that_comes_has_said_yes_to_all_that_was_asked_before_it_came)
     rank_kill(ranks[2]);
     SAYS(ranks[0], SF_PHASE_READY, 1, 0);
     struct rank *late = rank_begin();
-    DOES(late, do_join, 2, 0);
+    DOES(late, do_join_now, 2, 0);
     SAYS(ranks[1], SF_PHASE_READY, 1, YES);
     SAYS(ranks[0], SF_PHASE_EXECUTED, 1, 0);
     SAYS(ranks[1], SF_PHASE_EXECUTED, 1, YES);
