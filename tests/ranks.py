@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from spark_fast import client
+from spark_fast import _core, client
 from spark_fast.status import Rank
 from tests.support import DEADLINE, kill, until
 
@@ -28,8 +28,9 @@ def note(number: int):
     calls.append(number)
     return [rank, number]
 
+armed = []
 def arm(point: str):
-    _core.arm_point(point)
+    armed.append(point)  # the call itself is to end well
 
 state = spark.expose(lr=0.1, note=note, arm=arm)
 told = os.open(f"{os.environ['TOLD']}.{rank}", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
@@ -39,10 +40,16 @@ longest = float(os.environ.get("LONGEST", 0.003))
 def tell(**what):
     os.write(told, json.dumps(what).encode() + b"\\n")
 
+for each in range(int(os.environ.get("TOGETHER", 0))):
+    while not os.path.exists(f"{os.environ['TOLD']}.{each}"):
+        time.sleep(0.001)
+
 try:
     for item in spark.track(range(10**9), key="batch"):
         tell(step=worker.step(), item=item, lr=state.lr, calls=calls[:])
         calls.clear()
+        while armed:
+            _core.arm_point(armed.pop())
         #BODY
         time.sleep(sleeps.random() * longest)
 except spark.SparkStopError as stop:
@@ -50,13 +57,25 @@ except spark.SparkStopError as stop:
 """
 """Tells in a file of each rank, at each step, which item it has, and what it was told and asked since the last."""
 
+LOCKSTEP = LOOP.replace(
+    "#TOP",
+    """#TOP
+def meet(what: str):
+    with open(f"{os.environ['TOLD']}.{what}.{rank}", "ab"):
+        for each in range(int(os.environ["WORLD_SIZE"])):
+            while not os.path.exists(f"{os.environ['TOLD']}.{what}.{each}"):
+                time.sleep(0.0005)
+""",
+).replace("#BODY", 'meet(f"item{item}")\n        #BODY')
+"""The same where each step waits for all ranks, as that of a training does in its backward pass."""
+
 
 class Ranks:
     """The processes of a job on this host, killed when the block ends.
 
     how: "plain", as `python train.py`; "runner", what `spark-fast run` starts; "supervised", `spark-fast run` itself.
     job: tells it from other jobs.
-    start: whether to start all ranks at once.
+    start: whether to start all ranks at once; none begins its loop before all are there.
     """
 
     def __init__(
@@ -88,6 +107,7 @@ class Ranks:
             "TOLD": str(self._told),
         } | env
         if start:
+            self._env["TOGETHER"] = str(count)
             for rank in range(count):
                 self.start(rank)
 
@@ -197,6 +217,14 @@ class Ranks:
     def noted(self, rank: int) -> Counter[int]:
         """How often a rank was asked to note each number."""
         return Counter(number for line in self.told(rank) for number in line.get("calls", ()))
+
+
+def last_entry(run: client.Run) -> dict[str, Any]:
+    """What the log says of the last request."""
+    with (run.folder / "control").open("rb") as control:
+        entry = _core.read_entry(control.fileno(), _core.read_view(control.fileno())["tail"])
+        assert entry is not None
+        return entry
 
 
 def standing(run: client.Run) -> set[int]:
