@@ -258,7 +258,8 @@ find_place(uint32_t number, uint64_t own_step, uint64_t *step)
     *step = own_step;
     worker.applied = 0;
     worker.state = sf_state_first();
-    if (atomic_load(&slot->state) == SF_STATE_NONE && tail <= SF_LOG_CAPACITY && furthest <= own_step + SF_JOIN_LEAD)
+    if (atomic_load(&slot->state) == SF_STATE_NONE && tail <= SF_LOG_CAPACITY &&
+        furthest <= own_step + SF_JOIN_LEAD * (uint64_t)worker.stride)
         return 0;
     if (furthest > *step)
         *step = furthest;
@@ -430,7 +431,20 @@ set_outcome(uint64_t seq, unsigned code, uint64_t value)
     atomic_compare_exchange_strong(&sf_entry_at(&worker.segment, seq)->outcome, &open, SF_OUTCOME(code, value));
 }
 
-/* Every rank that lives has a part in what becomes of an entry. The last one to be done with it tells. */
+/* Whether a rank of this host is the only one that is to do what the entry asks for. */
+static int
+is_for_one(const struct sf_entry *entry)
+{
+    for (uint32_t r = 0; entry->ranks != SF_RANKS_ALL && r < worker.segment.slot_count; r++) {
+        if (atomic_load(&worker.segment.slots[r].rank) == entry->ranks - 1)
+            return 1;
+    }
+    return 0;
+}
+
+/* Every rank that lives has a part in what becomes of an entry. The last one to be done with it tells. What one rank
+ * alone is to do, that one tells, and tells first: its bit without an outcome is that of a rank which never came to
+ * it. */
 static void
 complete(uint64_t seq, int failed, uint64_t step)
 {
@@ -445,10 +459,13 @@ complete(uint64_t seq, int failed, uint64_t step)
         return; /* forgotten by the log since */
     if (failed)
         atomic_store(&entry->failed, 1);
+    int for_one = is_for_one(entry);
+    if (for_one && entry->ranks - 1 == worker.rank)
+        set_outcome(seq, failed ? SF_OUTCOME_FAILED : SF_OUTCOME_APPLIED, step);
     if (seq <= worker.applied)
         atomic_fetch_or(&worker.slot->done[bit / 64], UINT64_C(1) << (bit % 64));
     SF_POINT("done:told");
-    if (sf_all_done(&worker.segment, seq, worker.number)) {
+    if (!for_one && sf_all_done(&worker.segment, seq, worker.number)) {
         failed = atomic_load(&entry->failed) != 0;
         set_outcome(seq, failed ? SF_OUTCOME_FAILED : SF_OUTCOME_APPLIED, step);
     }

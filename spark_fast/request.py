@@ -142,7 +142,7 @@ def _find_name() -> str:
 UNDECIDED = "no step decided yet"
 """The reason of a fate that stays so if the sender is dead."""
 
-_APPLIED, _SUPERSEDED, _FAILED = 1, 2, 3
+_OPEN, _APPLIED, _SUPERSEDED, _FAILED = 0, 1, 2, 3
 _ENDED_STATES = (6, 7, 8)
 
 
@@ -164,7 +164,16 @@ def fate_of(control: int, seq: int, ident: int, *, folder: Path, alive: bool, en
         return Fate(FateState.SUPERSEDED, by=format_id(by["id"]) if by is not None else None)
     if entry["outcome"] == _FAILED:
         return _failure(folder, ident, entry["value"])
-    if entry["target"] not in (_core.TARGET_VOID, _core.TARGET_NONE) and _is_over(control, seq):
+    decided = entry["target"] not in (_core.TARGET_VOID, _core.TARGET_NONE)
+    only = _slot_of(control, entry["ranks"] - 1) if decided and entry["ranks"] else None
+    if only is not None:
+        if alive and not _comes_to_nothing(only, seq):
+            return Fate(FateState.ASKED)
+        entry = _core.read_entry(control, seq)  # it may have told since
+        if entry is not None and entry["outcome"] == _OPEN:
+            return Fate(FateState.LOST, reason=f"rank {only['rank']} died before it")
+        return fate_of(control, seq, ident, folder=folder, alive=alive, ended=ended)
+    if decided and _is_over(control, seq):
         # The rank that would have been the last to tell has died.
         step = entry["target"]
         return _failure(folder, ident, step) if entry["failed"] else Fate(FateState.APPLIED, step=step)
@@ -196,6 +205,23 @@ def _failure(folder: Path, ident: int, step: int) -> Fate:
 def _some(ranks: list[int]) -> str:
     shown = ", ".join(str(rank) for rank in ranks[:8])
     return f"{shown} and {len(ranks) - 8} more" if len(ranks) > 8 else shown
+
+
+def _slot_of(control: int, rank: int) -> dict[str, Any] | None:
+    """The slot of a rank, where several ranks share the run; None if it has none on this host."""
+    count = _core.read_view(control)["slot_count"]
+    slots = [_core.read_slot(control, slot) for slot in range(count if count > 1 else 0)]
+    return next((slot for slot in slots if slot["rank"] == rank), None)
+
+
+def _comes_to_nothing(slot: dict[str, Any], seq: int) -> bool:
+    """Whether the rank in this slot, which alone was to do what entry `seq` asks for, is not there any more, or is
+    another process that began after it. Such a one has the entry among those that are done, and its own are told
+    first: see complete() in csrc/sf_worker.c."""
+    if not slot["alive"] or slot["state"] in (0, *_ENDED_STATES):
+        return True
+    place = (seq - 1) % _core.LOG_CAPACITY
+    return bool(slot["applied"] >= seq and slot["done"] >> place & 1)
 
 
 def _is_over(control: int, seq: int) -> bool:
