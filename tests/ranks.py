@@ -28,7 +28,7 @@ def note(number: int):
     calls.append(number)
     return [rank, number]
 
-armed = []
+armed = spark.persist("armed", list)
 def arm(point: str):
     armed.append(point)  # the call itself is to end well
 
@@ -196,15 +196,15 @@ class Ranks:
         """The steps at which ranks were told to stop."""
         return {line["stopped"] for rank in self.processes for line in self.told(rank) if "stopped" in line}
 
-    def assert_same(self, *ranks: int, first: int = 0, calls: bool = True) -> dict[int, dict[str, Any]]:
-        """Asserts that all ranks, or those that are named, told the same at each step that they have in common, from
-        step `first` on, and had each item in turn. calls: whether all were asked to note the same numbers. Returns what
+    def assert_same(self, *ranks: int, last: int = 1 << 62, calls: bool = True) -> dict[int, dict[str, Any]]:
+        """Asserts that all ranks, or those that are named, told the same at each step that they have in common, up to
+        step `last`, and had each item in turn. calls: whether all were asked to note the same numbers. Returns what
         the first of them told."""
         told = {rank: self.steps(rank) for rank in ranks or self.processes}
         if not calls:
             told = {rank: {at: line | {"calls": []} for at, line in steps.items()} for rank, steps in told.items()}
         common = sorted(set.intersection(*(set(steps) for steps in told.values())))
-        common = [step for step in common if step >= first]
+        common = [step for step in common if step <= last]
         assert common, "no step is common to all"
         for step in common:
             each = {rank: steps[step] for rank, steps in told.items()}

@@ -23,13 +23,13 @@ def _reload(run: client.Run, where: str, code: str, source: str = LOOP, *, wait:
     return run.reload(source.replace(where, code), wait=wait, timeout=30 if wait else None)
 
 
-def _over(job: Ranks, run: client.Run, *ranks: int, first: int = 0) -> None:
+def _over(job: Ranks, run: client.Run, *ranks: int) -> None:
     """Stops it, and asserts that each step stood for the same item in all ranks."""
     run.resume(timeout=10)
     stop = run.stop(timeout=10)
     assert stop.fate.state == "applied", stop.fate
     assert job.ended(*ranks) == [0] * (len(ranks) or job.count), job.errs
-    job.assert_same(*ranks, first=first)
+    job.assert_same(*ranks)
 
 
 def test_new_code_runs_in_all_ranks_from_the_same_step_on(tmp_path: Path) -> None:
