@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CORE := $(wildcard csrc/*.c csrc/*.h spark_fast/*.pyx spark_fast/*.pxd) setup.py pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-c test-others test-python bench lint types wheel screenshots clean
+.PHONY: help build demo test test-c test-others test-python verify bench lint types wheel screenshots clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## /  make \1\t/' | expand -t 18
@@ -48,6 +48,9 @@ test-python: $(VENV)/made-test
 
 test-c:  ## the tests of the C core, under the sanitizers
 	$(MAKE) -C tests/c CC=$(CC)
+
+verify:  ## how ranks agree, as a model that is searched exhaustively; needs spin
+	$(PYTHON) tests/model/verify.py
 
 bench: $(VENV)/made-bench  ## all figures; writes docs/benchmarks.md
 	$(BIN)/python -m bench

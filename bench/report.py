@@ -17,6 +17,7 @@ from bench.start import Import, List
 from bench.values import SHORT_STEP, STEP, Assigning, Flood, Steering, Values
 from bench.wake import Wake
 from bench.web import Looked, Web
+from spark_fast.client.share import BURST, RATE
 
 __all__ = ["Results", "Target", "plot", "summary", "targets", "text"]
 
@@ -392,15 +393,16 @@ In a training, beyond an empty loop, names looked up and all; in one process, ba
 
 {_table(["", "version", "cost", f"times `{ASSIGN}`", ""], _assigning_rows(found.values.assigning))}
 
-From another process, {len(found.values.steering.read)} times each, at most some eighty a second so that no request
+From another process, {len(found.values.steering.read)} times each, fewer than {RATE:.0f} a second so that no request
 waits for its sender's share. A training with steps of {_time(STEP * 1e9)} comes to it at its next checkpoint, on
 average half a step later; one that is parked, at once:
 
 {_table(["", "median", "95 %", "longest"], _steering_rows(found.values.steering))}
 
-What a flood does: a process sets a value in an endless loop, without waiting for what becomes of it. The library holds
-it to a hundred a second, 32 at once; it had {median(found.values.flood.sent):.0f} a second. The training's steps are
-some work of about {_time(SHORT_STEP * 1e9)}, always the same; a third process sets another value, and waits for each.
+What a flood does: a process sets a value in an endless loop, without waiting for what becomes of it. The library lets
+{BURST} through at once, and from then on {RATE:.0f} a second, which is when this was measured: it had
+{median(found.values.flood.sent):.0f} a second. The training's steps are some work of about {_time(SHORT_STEP * 1e9)},
+always the same; a third process sets another value, and waits for each.
 Undisturbed and flooded in turn, in random order. The ratios of the steps are medians of the rounds' ratios:
 
 {_table(["", "undisturbed", "flooded", "ratio"], _flood_rows(found.values.flood))}

@@ -15,6 +15,7 @@ from bench.peers import Absent
 from bench.processes import child, result
 from bench.worker import ANSWER, FLOODING, READ_AT, READ_VALUE, SENT, WORDS
 from spark_fast import client
+from spark_fast.client.share import RATE
 
 __all__ = ["Assigning", "Flood", "Logger", "Steering", "Values", "measure"]
 
@@ -23,11 +24,11 @@ STEP, SHORT_STEP = 1e-3, 1e-4
 
 LIMIT = 30.0
 
-_APART = 0.012
-"""Seconds between two requests of one sender at the least: more than a hundred a second would wait for their turn, and
-that wait is not what is measured."""
-_PERIOD = 0.32
-"""Seconds in which a flood comes round: 32 requests at once, and a wait until they are a hundred a second."""
+_APART = 1.1 / RATE
+"""Seconds between two requests of one sender at the least: more would wait for their turn, and that wait is not what is
+measured."""
+_SETTLING = 0.5
+"""Seconds after which what a flood may ask for at once was asked for, and the rest comes one by one."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +100,11 @@ class Values:
 
 
 def measure(*, quick: bool) -> Values:
-    """All of it; takes some 50 seconds, or 15."""
+    """All of it; takes some 75 seconds, or 20."""
     return Values(
         _measure_assigning(15 if quick else 100, 0.002 if quick else 0.005),
-        _measure_steering(*((2, 10) if quick else (10, 20))),
-        _measure_flood(2 if quick else 6, (2 if quick else 3) * _PERIOD),
+        _measure_steering(*((2, 10) if quick else (10, 10))),
+        _measure_flood(2 if quick else 8, 0.7 if quick else 1.0),
     )
 
 
@@ -177,7 +178,7 @@ def _measure_flood(rounds: int, seconds: float) -> Flood:
         for _ in range(rounds):
             for flooding, setting in order.sample([(False, False), (False, True), (True, False), (True, True)], 4):
                 words[FLOODING] = flooding
-                time.sleep(1.25 * _PERIOD)  # by then it has come round once, or ended
+                time.sleep(_SETTLING)
                 took = found.set_flooded if flooding else found.set_quiet
                 rates = found.flooded if flooding else found.quiet
                 cpu = found.cpu_flooded if flooding else found.cpu_quiet

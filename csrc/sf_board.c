@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -20,16 +21,52 @@
 #define BETWEEN_NS 100000
 #define PAGE UINT64_C(4096)
 
+/* The file is mapped further than it reaches, twice as far each time. */
+#define FIRST_MAPPED (UINT64_C(1) << 21)
+
 struct sf_board sf_board = {.fd = -1};
+
+/* Whoever makes the board longer holds it. */
+static pthread_mutex_t board_mutex = PTHREAD_MUTEX_INITIALIZER;
 
 /* --- the worker's side --- */
 
-/* Makes the file longer and maps it anew. Pointers into the old mapping are of no use any more. */
+/* Maps the file anew, `size` bytes of it and what may come. Another thread may be writing where it has been: that stays
+ * mapped, and guarded, for the life of the process. All the mappings together take twice the last one's room. */
+static int
+map_further(uint64_t size)
+{
+    uint64_t mapped = sf_board.mapped != 0 ? sf_board.mapped : FIRST_MAPPED;
+    void *base;
+    int rc;
+
+    while (mapped < size)
+        mapped *= 2;
+    base = mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_SHARED, sf_board.fd, 0);
+    if (base == MAP_FAILED && mapped > size) {
+        /* Under a limit on addresses, as many as it takes. */
+        mapped = size;
+        base = mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_SHARED, sf_board.fd, 0);
+    }
+    if (base == MAP_FAILED)
+        return -errno;
+    rc = sf_guard_add(base, size, sf_board.fd);
+    if (rc < 0) {
+        munmap(base, mapped);
+        return rc;
+    }
+    sf_board.base = base;
+    sf_board.mapped = mapped;
+    if (sf_board_header() != NULL)
+        atomic_store_explicit(&sf_board.header, base, memory_order_release);
+    return 0;
+}
+
+/* Makes the file longer. With the mutex. */
 static int
 grow(uint64_t more)
 {
     uint64_t size = sf_board.size + (more + PAGE - 1) / PAGE * PAGE;
-    void *base;
     int rc;
 
     if (size > SF_BOARD_SIZE_MAX)
@@ -37,19 +74,13 @@ grow(uint64_t more)
     rc = -posix_fallocate(sf_board.fd, (off_t)sf_board.size, (off_t)(size - sf_board.size));
     if (rc < 0)
         return rc;
-    base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, sf_board.fd, 0);
-    if (base == MAP_FAILED)
-        return -errno;
-    rc = sf_guard_add(base, size, sf_board.fd);
-    if (rc < 0) {
-        munmap(base, size);
-        return rc;
+    if (size > sf_board.mapped) {
+        rc = map_further(size);
+        if (rc < 0)
+            return rc;
+    } else {
+        sf_guard_resize(sf_board.base, size);
     }
-    if (sf_board.header != NULL) {
-        sf_guard_remove(sf_board.header);
-        munmap(sf_board.header, sf_board.size);
-    }
-    sf_board.header = base;
     sf_board.size = size;
     return 0;
 }
@@ -61,20 +92,30 @@ sf_board_create(const char *path)
     struct sf_board_header *header;
     int rc;
 
-    if (sf_board.header != NULL)
-        return -EALREADY;
     if ((size_t)snprintf(making, sizeof making, "%s.new", path) >= sizeof making)
         return -ENAMETOOLONG;
-    if (unlink(making) != 0 && errno != ENOENT)
-        return -errno;
-    memset(&sf_board, 0, sizeof sf_board);
+    pthread_mutex_lock(&board_mutex);
+    if (sf_board_header() != NULL) {
+        rc = -EALREADY;
+        goto done;
+    }
+    if (unlink(making) != 0 && errno != ENOENT) {
+        rc = -errno;
+        goto done;
+    }
+    atomic_store(&sf_board.cells, 0);
+    memset(sf_board.own, 0, sizeof sf_board.own);
+    sf_board.base = NULL;
+    sf_board.size = sf_board.mapped = 0;
     sf_board.fd = open(making, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (sf_board.fd < 0)
-        return -errno;
+    if (sf_board.fd < 0) {
+        rc = -errno;
+        goto done;
+    }
     rc = grow(SF_REGIONS_OFFSET);
     if (rc < 0)
         goto fail;
-    header = sf_board.header;
+    header = sf_board.base;
     header->version = SF_BOARD_VERSION;
     header->header_size = sizeof(struct sf_board_header);
     header->cell_size = sizeof(struct sf_cell);
@@ -83,50 +124,66 @@ sf_board_create(const char *path)
     header->bucket_capacity = SF_BUCKETS;
     atomic_store_explicit(&header->magic, SF_BOARD_MAGIC, memory_order_release);
     SF_POINT("board:filled");
-    if (rename(making, path) == 0)
-        return 0;
+    if (rename(making, path) == 0) {
+        atomic_store_explicit(&sf_board.header, header, memory_order_release);
+        goto done;
+    }
     rc = -errno;
 fail:
     unlink(making);
-    if (sf_board.header != NULL) {
-        sf_guard_remove(sf_board.header);
-        munmap(sf_board.header, sf_board.size);
-        sf_board.header = NULL;
+    if (sf_board.base != NULL) {
+        sf_guard_remove(sf_board.base);
+        munmap(sf_board.base, sf_board.mapped);
     }
     close(sf_board.fd);
     sf_board.fd = -1;
+done:
+    pthread_mutex_unlock(&board_mutex);
     return rc;
 }
 
 int
 sf_board_add(void)
 {
-    if (sf_board.header == NULL)
-        return -EBADF;
-    if (sf_board.cells >= SF_BOARD_CELLS)
-        return -ENOSPC;
-    atomic_store_explicit(&sf_board.header->cells, ++sf_board.cells, memory_order_release);
-    return (int)sf_board.cells - 1;
+    int rc = -EBADF;
+
+    if (sf_board_header() == NULL)
+        return rc;
+    pthread_mutex_lock(&board_mutex);
+    uint32_t cells = atomic_load_explicit(&sf_board.cells, memory_order_relaxed);
+    if (cells < SF_BOARD_CELLS) {
+        atomic_store_explicit(&sf_board_header()->cells, cells + 1, memory_order_release);
+        atomic_store_explicit(&sf_board.cells, cells + 1, memory_order_release);
+        rc = (int)cells;
+    } else {
+        rc = -ENOSPC;
+    }
+    pthread_mutex_unlock(&board_mutex);
+    return rc;
 }
 
 int
 sf_board_keep_history(uint32_t index)
 {
-    uint64_t offset = sf_board.size;
-    int rc;
+    struct sf_own_cell *own;
+    int rc = 0;
 
-    if (sf_board.header == NULL || index >= sf_board.cells)
+    if (sf_board_header() == NULL || index >= atomic_load_explicit(&sf_board.cells, memory_order_acquire))
         return -EBADF;
-    if (sf_board.own[index].history_offset != 0)
-        return 0;
-    rc = grow(sizeof(struct sf_history));
-    if (rc < 0)
-        return rc;
-    sf_board.own[index].history_offset = offset;
-    sf_board.own[index].stride = 1;
-    sf_board.own[index].used = 0;
-    atomic_store_explicit(&sf_cell_at(index)->history_offset, offset, memory_order_release);
-    return 0;
+    own = &sf_board.own[index];
+    pthread_mutex_lock(&board_mutex);
+    if (atomic_load_explicit(&own->history_offset, memory_order_relaxed) == 0) {
+        uint64_t offset = sf_board.size;
+        rc = grow(sizeof(struct sf_history));
+        if (rc == 0) {
+            own->stride = 1;
+            own->used = 0;
+            atomic_store_explicit(&own->history_offset, offset, memory_order_release);
+            atomic_store_explicit(&sf_cell_of(sf_board_header(), index)->history_offset, offset, memory_order_release);
+        }
+    }
+    pthread_mutex_unlock(&board_mutex);
+    return rc;
 }
 
 static void
@@ -152,10 +209,10 @@ join_pair(struct sf_bucket *to, const struct sf_bucket *one, const struct sf_buc
 }
 
 void
-sf_board_join(uint32_t index)
+sf_board_join(struct sf_board_header *header, uint32_t index)
 {
     struct sf_own_cell *own = &sf_board.own[index];
-    struct sf_history *history = sf_history_of(own);
+    struct sf_history *history = sf_history_at(header, atomic_load(&own->history_offset));
 
     atomic_fetch_add(&history->joins, 1);
     for (uint32_t i = 0; i < SF_BUCKETS / 2; i++)
@@ -172,20 +229,25 @@ sf_board_join(uint32_t index)
 int
 sf_board_put_text(uint32_t index, const char *text, size_t size, uint64_t step)
 {
-    struct sf_own_cell *own = &sf_board.own[index];
+    struct sf_board_header *header;
+    struct sf_own_cell *own;
     struct sf_cell *cell;
     uint64_t offset;
 
-    if (sf_board.header == NULL || index >= sf_board.cells)
+    if (sf_board_header() == NULL || index >= atomic_load_explicit(&sf_board.cells, memory_order_acquire))
         return -EBADF;
+    own = &sf_board.own[index];
     if (size > SF_TEXT_MAX)
         return -EFBIG;
     if (size > own->text_capacity) {
-        uint64_t capacity = 256, at = sf_board.size;
+        uint64_t capacity = 256, at;
 
         while (capacity < size)
             capacity *= 2;
+        pthread_mutex_lock(&board_mutex);
+        at = sf_board.size;
         int rc = grow(SF_TEXT_PARTS * capacity);
+        pthread_mutex_unlock(&board_mutex);
         if (rc < 0)
             return rc;
         own->text_offset = at;
@@ -193,8 +255,9 @@ sf_board_put_text(uint32_t index, const char *text, size_t size, uint64_t step)
     }
     own->part = (own->part + 1) % SF_TEXT_PARTS;
     offset = own->text_offset + own->part * own->text_capacity;
-    memcpy((char *)sf_board.header + offset, text, size);
-    cell = sf_cell_at(index);
+    header = sf_board_header();
+    memcpy((char *)header + offset, text, size);
+    cell = sf_cell_of(header, index);
     atomic_fetch_add(&cell->turns, 1);
     atomic_store_explicit(&cell->kind, SF_TEXT, memory_order_relaxed);
     atomic_store_explicit(&cell->step, step, memory_order_relaxed);
@@ -202,34 +265,40 @@ sf_board_put_text(uint32_t index, const char *text, size_t size, uint64_t step)
     atomic_store_explicit(&cell->text_offset, offset, memory_order_relaxed);
     atomic_store_explicit(&cell->text_size, (uint32_t)size, memory_order_relaxed);
     atomic_fetch_add(&cell->turns, 1);
-    uint64_t changes = atomic_load_explicit(&sf_board.header->changes, memory_order_relaxed);
-    atomic_store_explicit(&sf_board.header->changes, changes + 1, memory_order_relaxed);
+    uint64_t changes = atomic_load_explicit(&header->changes, memory_order_relaxed);
+    atomic_store_explicit(&header->changes, changes + 1, memory_order_relaxed);
     return 0;
 }
 
 void
 sf_board_described(void)
 {
-    if (sf_board.header != NULL)
-        atomic_fetch_add(&sf_board.header->descriptions, 1);
+    struct sf_board_header *header = sf_board_header();
+
+    if (header != NULL)
+        atomic_fetch_add(&header->descriptions, 1);
 }
 
 int
 sf_board_watched(int64_t within_ns)
 {
+    struct sf_board_header *header = sf_board_header();
     int64_t watched;
 
-    if (sf_board.header == NULL)
+    if (header == NULL)
         return 0;
-    watched = atomic_load_explicit(&sf_board.header->watched_ns, memory_order_relaxed);
+    watched = atomic_load_explicit(&header->watched_ns, memory_order_relaxed);
     return watched > sf_clock_ns(CLOCK_MONOTONIC_COARSE) - within_ns;
 }
 
 void
 sf_board_forget(void)
 {
+    static const pthread_mutex_t fresh = PTHREAD_MUTEX_INITIALIZER;
+
     /* The mapping stays: the parent's thread that forked may have been in the middle of a store, and so may we. */
-    sf_board.header = NULL;
+    atomic_store(&sf_board.header, NULL);
+    board_mutex = fresh; /* another of its threads may have held it */
 }
 
 /* --- the readers' side --- */

@@ -9,7 +9,8 @@
  * are used, neighbours are joined, which leaves half of them, and the stride doubles. So an assignment costs a constant
  * time, but for one of `stride` * SF_BUCKETS / 2 that costs some microseconds.
  *
- * What is called by the worker takes turns: its callers hold the GIL, or a lock of their own. */
+ * What writes a cell takes turns: its callers hold the GIL, or a lock of their own. Other threads may make the board
+ * longer meanwhile: that takes turns by itself, and no address where the board has ever been is unmapped. */
 #ifndef SF_BOARD_H
 #define SF_BOARD_H
 
@@ -92,7 +93,7 @@ static_assert(SF_REGIONS_OFFSET % 4096 == 0, "board 1");
 
 /* What the worker keeps of a cell in its own memory. The file is a copy for others, and is never believed. */
 struct sf_own_cell {
-    uint64_t history_offset;
+    _Atomic uint64_t history_offset; /* release, by who has made the history; acquire by who writes into it */
     uint64_t text_offset;
     uint64_t text_capacity; /* of each of the SF_TEXT_PARTS that take turns */
     uint64_t stride;
@@ -101,11 +102,16 @@ struct sf_own_cell {
 };
 
 struct sf_board {
-    struct sf_board_header *header; /* NULL: there is none */
-    uint64_t size;
-    int fd;
-    uint32_t cells;
+    /* NULL: there is none. It moves when the file has become longer than its mapping; the old mapping stays, and shows
+     * the same file, for whoever is writing there. Release, by who has made the new one; acquire by who writes. */
+    _Atomic(struct sf_board_header *) header;
+    _Atomic uint32_t cells;
     struct sf_own_cell own[SF_BOARD_CELLS];
+    /* For whoever makes it longer, in turns. */
+    void *base;
+    uint64_t size;
+    uint64_t mapped; /* may reach far behind the end of the file */
+    int fd;
 };
 
 /* The one board of this process. */
@@ -127,18 +133,24 @@ int sf_board_watched(int64_t within_ns);
 /* From here on this process writes no board: in a forked child. Async-signal-safe. */
 void sf_board_forget(void);
 
-void sf_board_join(uint32_t index);
+void sf_board_join(struct sf_board_header *header, uint32_t index);
+
+static inline struct sf_board_header *
+sf_board_header(void)
+{
+    return atomic_load_explicit(&sf_board.header, memory_order_acquire);
+}
 
 static inline struct sf_cell *
-sf_cell_at(uint32_t index)
+sf_cell_of(struct sf_board_header *header, uint32_t index)
 {
-    return (struct sf_cell *)((char *)sf_board.header + SF_CELLS_OFFSET) + index;
+    return (struct sf_cell *)((char *)header + SF_CELLS_OFFSET) + index;
 }
 
 static inline struct sf_history *
-sf_history_of(const struct sf_own_cell *own)
+sf_history_at(struct sf_board_header *header, uint64_t offset)
 {
-    return (struct sf_history *)((char *)sf_board.header + own->history_offset);
+    return (struct sf_history *)((char *)header + offset);
 }
 
 static inline void
@@ -166,10 +178,15 @@ sf_bucket_add(struct sf_bucket *bucket, double value)
 static inline void
 sf_board_put_number(uint32_t index, uint32_t kind, uint64_t bits, double value, uint64_t step)
 {
-    if (sf_board.header == NULL || index >= sf_board.cells)
+    /* The header last: a mapping that is as new as the offset reaches so far. */
+    if (index >= atomic_load_explicit(&sf_board.cells, memory_order_acquire))
         return;
-    struct sf_cell *cell = sf_cell_at(index);
     struct sf_own_cell *own = &sf_board.own[index];
+    uint64_t history_offset = atomic_load_explicit(&own->history_offset, memory_order_acquire);
+    struct sf_board_header *header = sf_board_header();
+    if (header == NULL)
+        return;
+    struct sf_cell *cell = sf_cell_of(header, index);
     int64_t now = sf_clock_ns(CLOCK_REALTIME_COARSE);
 
     atomic_fetch_add_explicit(&cell->turns, 1, memory_order_acq_rel);
@@ -179,8 +196,8 @@ sf_board_put_number(uint32_t index, uint32_t kind, uint64_t bits, double value, 
     atomic_store_explicit(&cell->time_ns, now, memory_order_relaxed);
     uint32_t turns = atomic_load_explicit(&cell->turns, memory_order_relaxed);
     atomic_store_explicit(&cell->turns, turns + 1, memory_order_release);
-    if (own->history_offset != 0) {
-        struct sf_history *history = sf_history_of(own);
+    if (history_offset != 0) {
+        struct sf_history *history = sf_history_at(header, history_offset);
         struct sf_bucket *bucket = &history->bucket[own->used];
 
         if (bucket->count == 0) {
@@ -192,11 +209,11 @@ sf_board_put_number(uint32_t index, uint32_t kind, uint64_t bits, double value, 
             own->used++;
             atomic_store_explicit(&history->used, own->used, memory_order_release);
             if (own->used == SF_BUCKETS)
-                sf_board_join(index);
+                sf_board_join(header, index);
         }
     }
-    uint64_t changes = atomic_load_explicit(&sf_board.header->changes, memory_order_relaxed);
-    atomic_store_explicit(&sf_board.header->changes, changes + 1, memory_order_relaxed);
+    uint64_t changes = atomic_load_explicit(&header->changes, memory_order_relaxed);
+    atomic_store_explicit(&header->changes, changes + 1, memory_order_relaxed);
 }
 
 /* --- the readers' side: nothing here can fault, and nothing is trusted --- */

@@ -133,6 +133,17 @@ done:
 }
 
 void
+sf_guard_resize(void *base, size_t size)
+{
+    pthread_mutex_lock(&guard_mutex);
+    for (int i = 0; i < GUARDS; i++) {
+        if (atomic_load_explicit(&guards[i].base, memory_order_relaxed) == (uintptr_t)base)
+            atomic_store_explicit(&guards[i].size, size, memory_order_relaxed);
+    }
+    pthread_mutex_unlock(&guard_mutex);
+}
+
+void
 sf_guard_remove(void *base)
 {
     pthread_mutex_lock(&guard_mutex);

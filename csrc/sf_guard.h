@@ -8,6 +8,8 @@
 
 /* Guards [base, base + size), mapped from fd. 0, -ENOSPC if too many are guarded, or -errno. */
 int sf_guard_add(void *base, size_t size, int fd);
+/* The file has become longer, and with it what is guarded of a mapping that reaches behind its end. */
+void sf_guard_resize(void *base, size_t size);
 /* To be called before the range is unmapped. */
 void sf_guard_remove(void *base);
 

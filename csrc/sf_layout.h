@@ -181,11 +181,11 @@ struct sf_slot {
     /* The step at which the worker itself wants the slow path. Written and read by the worker, relaxed. Zero (a page
      * laid over a lost file) takes the slow path at once. */
     _Atomic uint64_t alarm;
+    /* The pause that the rank is parked for at a checkpoint that does not count, without having applied it; else 0.
+     * Seq_cst, as `done`. */
+    _Atomic uint64_t held;
     /* CLOCK_REALTIME at which somebody first saw that its process has died without a word, 0 if nobody has. */
     _Atomic int64_t lost_ns;
-    /* The pause for which the worker is parked at a checkpoint that does not count, so that it has not applied it yet;
-     * 0 if there is none. Written by the worker, seq_cst, as `done`. */
-    _Atomic uint64_t held_for;
 
     alignas(128) _Atomic uint32_t state; /* enum sf_worker_state; release by the worker, acquire by watchers */
     _Atomic int32_t pid;                 /* as the worker sees itself; for people, never proof of life */
@@ -224,6 +224,7 @@ static_assert(offsetof(struct sf_header, tail) == 128, "layout 3");
 static_assert(offsetof(struct sf_header, changes) == 256, "layout 3");
 static_assert(offsetof(struct sf_slot, step) == 8, "layout 3");
 static_assert(offsetof(struct sf_slot, alarm) == 16, "layout 3");
+static_assert(offsetof(struct sf_slot, held) == 24, "layout 3");
 static_assert(offsetof(struct sf_slot, state) == 128, "layout 3");
 static_assert(offsetof(struct sf_slot, mark_ns) == offsetof(struct sf_slot, mark_step) + 8, "read as a pair");
 static_assert(offsetof(struct sf_slot, level) == 256, "layout 3");

@@ -327,7 +327,8 @@ append_locked(struct sf_segment *segment, const struct sf_request *request, stru
         return 0;
     if (applied > tail)
         return -SF_ECORRUPT;
-    if (tail - applied >= SF_LOG_CAPACITY)
+    /* Several ranks still vote on what each of them has applied last. */
+    if (tail - applied >= SF_LOG_CAPACITY - (segment->slot_count > 1))
         return -SF_EFULL;
 
     uint64_t seq = tail + 1;
@@ -403,10 +404,10 @@ has_done(const struct sf_slot *slot, uint64_t seq)
 {
     uint64_t bit = (seq - 1) & (SF_LOG_CAPACITY - 1);
 
-    if (atomic_load(&slot->held_for) == seq)
-        return 1;
     /* In this order: the rank clears the bit that an older entry left before it publishes that this one is applied. */
-    return atomic_load(&slot->applied) >= seq && (atomic_load(&slot->done[bit / 64]) >> (bit % 64) & 1) != 0;
+    if (atomic_load(&slot->applied) >= seq)
+        return (atomic_load(&slot->done[bit / 64]) >> (bit % 64) & 1) != 0;
+    return atomic_load(&slot->held) == seq;
 }
 
 /* Whether a rank is there that others wait for. */
@@ -429,6 +430,52 @@ sf_all_done(const struct sf_segment *segment, uint64_t seq, uint32_t self)
         if (r != self && !has_done(&segment->slots[r], seq) && is_there(segment, r))
             return 0;
     }
+    return 1;
+}
+
+uint32_t
+sf_only_slot(const struct sf_segment *segment, const struct sf_entry *entry)
+{
+    for (uint32_t r = 0; entry->ranks != SF_RANKS_ALL && r < segment->slot_count; r++) {
+        if (atomic_load(&segment->slots[r].rank) == entry->ranks - 1)
+            return r;
+    }
+    return SF_NO_RANK;
+}
+
+int
+sf_conclude(struct sf_segment *segment, uint64_t seq)
+{
+    struct sf_entry *entry = sf_entry_at(segment, seq);
+    uint64_t target = atomic_load(&entry->target), outcome = atomic_load(&entry->outcome);
+    int someone = 0;
+
+    if (atomic_load(&entry->number) != seq || seq == 0)
+        return 0;
+    if (outcome != SF_OUTCOME(SF_OUTCOME_OPEN, seq))
+        return SF_OUTCOME_CODE(outcome) != SF_OUTCOME_OPEN;
+    if (target > SF_STEP_MAX || segment->slot_count == 1)
+        return 0;
+    uint32_t only = sf_only_slot(segment, entry);
+    if (only != SF_NO_RANK) {
+        /* It tells first, and then that it has done it: a rank of which only this can be read is another process, that
+         * came later. */
+        if (is_there(segment, only) && !has_done(&segment->slots[only], seq))
+            return 0;
+        return atomic_load(&entry->outcome) == outcome ? -ESRCH : 1;
+    }
+    if (!sf_all_done(segment, seq, SF_NO_RANK))
+        return 0;
+    /* One that came later says so of all that was asked before. */
+    for (uint32_t r = 0; r < segment->slot_count && !someone; r++)
+        someone = has_done(&segment->slots[r], seq) && atomic_load(&segment->slots[r].attached_ns) <= entry->asked_ns;
+    if (!someone)
+        return -ESRCH;
+    unsigned failed = atomic_load(&entry->failed);
+    if (!atomic_compare_exchange_strong(&entry->outcome, &outcome,
+                                        SF_OUTCOME(failed ? SF_OUTCOME_FAILED : SF_OUTCOME_APPLIED, target)))
+        return SF_OUTCOME_CODE(outcome) != SF_OUTCOME_OPEN;
+    sf_announce(segment);
     return 1;
 }
 

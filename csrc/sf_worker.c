@@ -202,10 +202,12 @@ sf_worker_attach(const char *path, uint32_t slot_count, uint32_t slot, uint64_t 
     return 0;
 }
 
-/* The furthest step of the ranks that live, and the least that one of them has applied. Whether one lives. */
+/* The furthest step of the ranks that live, and the least that one of them has applied. Whether one lives; if none does,
+ * the furthest step of those that have. */
 static int
 others(uint32_t slot, uint64_t *step, uint64_t *applied)
 {
+    uint64_t reached = 0;
     int found = 0;
 
     *step = 0;
@@ -213,15 +215,23 @@ others(uint32_t slot, uint64_t *step, uint64_t *applied)
     for (uint32_t r = 0; r < worker.segment.slot_count; r++) {
         struct sf_slot *other = &worker.segment.slots[r];
 
-        if (r == slot || !sf_slot_taken(&worker.segment, r) || sf_slot_alive(worker.segment.fd, r) == 0)
-            continue;
         uint64_t at = atomic_load(&other->step), done = atomic_load(&other->applied);
-        if (at <= SF_STEP_MAX && at > *step)
+        if (at <= SF_STEP_MAX && at > reached)
+            reached = at;
+        if (r == slot || !sf_slot_taken(&worker.segment, r))
+            continue;
+        int further = at <= SF_STEP_MAX && at > *step;
+        /* Asking the kernel costs more than all the rest, so only where the answer matters. */
+        if ((found && !further && done >= *applied) || sf_slot_alive(worker.segment.fd, r) == 0)
+            continue;
+        if (further)
             *step = at;
         if (!found || done < *applied)
             *applied = done;
         found = 1;
     }
+    if (!found)
+        *step = reached;
     return found;
 }
 
@@ -259,14 +269,18 @@ find_place(uint32_t number, uint64_t own_step, uint64_t *step)
     worker.applied = 0;
     worker.state = sf_state_first();
     if (atomic_load(&slot->state) == SF_STATE_NONE && tail <= SF_LOG_CAPACITY &&
-        furthest <= own_step + SF_JOIN_LEAD * (uint64_t)worker.stride)
+        (!beside || furthest <= own_step + SF_JOIN_LEAD * (uint64_t)worker.stride))
         return 0;
     if (furthest > *step)
         *step = furthest;
     worker.applied = beside && tail - applied <= SF_LOG_CAPACITY ? applied : tail;
+    if (tail > 0 && worker.applied == tail && atomic_load(&sf_entry_at(&worker.segment, tail)->target) == SF_TARGET_NONE)
+        worker.applied--; /* other hosts have not said yet whether it is to be applied */
     return state_at(worker.applied, tail, &worker.state);
 }
 
+/* All of the slot is as the new rank needs it before its lock is taken: from then on others take it for one that lives,
+ * while its state may still be that of a rank that died there. */
 static int
 join_locked(const char *path, uint32_t number, uint64_t cookie)
 {
@@ -276,12 +290,9 @@ join_locked(const char *path, uint32_t number, uint64_t cookie)
 
     if (rc < 0)
         return rc;
-    rc = worker.segment.lock_fd = sf_lock_open(path);
-    if (rc < 0)
-        return rc;
-    rc = sf_lock_try(worker.segment.lock_fd, SF_SLOTS_OFFSET + number * (uint64_t)sizeof *slot, sizeof *slot);
-    if (rc < 0)
-        return rc == -EAGAIN ? -EADDRINUSE : rc;
+    rc = sf_slot_alive(worker.segment.fd, number);
+    if (rc != 0)
+        return rc < 0 ? rc : -EADDRINUSE;
     rc = find_place(number, atomic_load(&atomic_load(&sf_worker_slot)->step), &step);
     if (rc < 0)
         return rc;
@@ -290,15 +301,24 @@ join_locked(const char *path, uint32_t number, uint64_t cookie)
         atomic_store(&slot->done[i], UINT64_MAX);
     atomic_store(&slot->vote, SF_VOTE(atomic_load(&worker.segment.header->tail), SF_PHASE_END - 1, SF_VOTE_YES));
     atomic_store(&slot->applied, worker.applied);
+    atomic_store(&slot->held, 0);
     atomic_store(&slot->parked_ns, 0);
     atomic_store(&slot->park_ns, 0);
     atomic_store(&slot->deadline_ns, 0);
     atomic_store(&slot->alarm, SF_NEVER);
     atomic_store(&slot->lost_ns, 0);
-    atomic_store(&slot->held_for, 0);
-    SF_POINT("join:seated");
+    atomic_store(&slot->stride, worker.stride);
+    atomic_store(&slot->step, step);
     /* At its first checkpoint it looks at the log, for what it has to do and for the pause that is in force. */
     atomic_store(&slot->word, SF_WORD_PENDING);
+    SF_POINT("join:filled");
+    rc = worker.segment.lock_fd = sf_lock_open(path);
+    if (rc < 0)
+        return rc;
+    rc = sf_lock_try(worker.segment.lock_fd, SF_SLOTS_OFFSET + number * (uint64_t)sizeof *slot, sizeof *slot);
+    if (rc < 0)
+        return rc == -EAGAIN ? -EADDRINUSE : rc;
+    SF_POINT("join:seated");
     take_slot(number, cookie, step);
     return 0;
 }
@@ -431,20 +451,8 @@ set_outcome(uint64_t seq, unsigned code, uint64_t value)
     atomic_compare_exchange_strong(&sf_entry_at(&worker.segment, seq)->outcome, &open, SF_OUTCOME(code, value));
 }
 
-/* Whether a rank of this host is the only one that is to do what the entry asks for. */
-static int
-is_for_one(const struct sf_entry *entry)
-{
-    for (uint32_t r = 0; entry->ranks != SF_RANKS_ALL && r < worker.segment.slot_count; r++) {
-        if (atomic_load(&worker.segment.slots[r].rank) == entry->ranks - 1)
-            return 1;
-    }
-    return 0;
-}
-
 /* Every rank that lives has a part in what becomes of an entry. The last one to be done with it tells. What one rank
- * alone is to do, that one tells, and tells first: its bit without an outcome is that of a rank which never came to
- * it. */
+ * alone is to do, that one tells, before anything else: sf_conclude() relies on it. */
 static void
 complete(uint64_t seq, int failed, uint64_t step)
 {
@@ -455,17 +463,19 @@ complete(uint64_t seq, int failed, uint64_t step)
         set_outcome(seq, failed ? SF_OUTCOME_FAILED : SF_OUTCOME_APPLIED, step);
         return;
     }
-    if (seq == 0 || worker.applied >= seq + SF_LOG_CAPACITY)
+    if (seq == 0 || atomic_load(&entry->number) != seq)
         return; /* forgotten by the log since */
     if (failed)
         atomic_store(&entry->failed, 1);
-    int for_one = is_for_one(entry);
-    if (for_one && entry->ranks - 1 == worker.rank)
+    uint32_t only = sf_only_slot(&worker.segment, entry);
+    if (only == worker.number)
         set_outcome(seq, failed ? SF_OUTCOME_FAILED : SF_OUTCOME_APPLIED, step);
-    if (seq <= worker.applied)
+    if (worker.applied >= seq)
         atomic_fetch_or(&worker.slot->done[bit / 64], UINT64_C(1) << (bit % 64));
+    else
+        atomic_store(&worker.slot->held, seq);
     SF_POINT("done:told");
-    if (!for_one && sf_all_done(&worker.segment, seq, worker.number)) {
+    if (only == SF_NO_RANK && sf_all_done(&worker.segment, seq, worker.number)) {
         failed = atomic_load(&entry->failed) != 0;
         set_outcome(seq, failed ? SF_OUTCOME_FAILED : SF_OUTCOME_APPLIED, step);
     }
@@ -524,7 +534,7 @@ unpark(uint64_t step, uint32_t state)
         atomic_store_explicit(&worker.slot->park_ns, 0, memory_order_relaxed);
         atomic_store_explicit(&worker.slot->deadline_ns, 0, memory_order_relaxed);
     }
-    atomic_store(&worker.slot->held_for, 0);
+    atomic_store(&worker.slot->held, 0);
     set_mark(step);
     set_state(state);
 }
@@ -888,7 +898,6 @@ sf_worker_parked(uint64_t seq, uint64_t step, int64_t deadline_ns)
     SF_POINT("park:published");
     if (seq > worker.applied) {
         /* At a checkpoint that does not count: the pause is applied at the next that does, where the others stand. */
-        atomic_store(&worker.slot->held_for, seq);
         step += worker.stride;
     }
     complete(seq, 0, step);

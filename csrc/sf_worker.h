@@ -74,15 +74,16 @@ sf_pass(uint64_t *step)
     return sf_asked(*step);
 }
 
-/* The same for a checkpoint that does not count. */
+/* The same for a checkpoint that does not count: it holds if the next one that counts would. */
 static inline int
 sf_look(uint64_t *step)
 {
     struct sf_slot *slot = atomic_load_explicit(&sf_worker_slot, memory_order_acquire);
 
     *step = atomic_load_explicit(&slot->step, memory_order_relaxed);
+    uint64_t next = *step + atomic_load_explicit(&slot->stride, memory_order_relaxed);
     return atomic_load_explicit(&slot->word, memory_order_acquire) != 0 ||
-           *step >= atomic_load_explicit(&slot->alarm, memory_order_relaxed);
+           next >= atomic_load_explicit(&slot->alarm, memory_order_relaxed);
 }
 
 static inline int

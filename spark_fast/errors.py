@@ -163,11 +163,12 @@ class FolderRefusedError(SparkError):
 
 
 class SparkTimeoutError(SparkError, TimeoutError):
-    """What was waited for did not happen in the time allowed. The request stands: it may still be applied.
+    """What was waited for did not happen in the time allowed. The request stands: it may still be applied. Where it was
+    the turn to make one, nothing was asked.
 
     Attributes:
         message: what was waited for, and what the run did meanwhile.
-        request: the `Request` that was waited for, None if it was a status.
+        request: the `Request` that was waited for, None if it was a status or a turn.
     """
 
     def __init__(self, message: str, request: object = None) -> None:

@@ -4,6 +4,8 @@
     {"rank": 0, "step": 120, "time": …, "kind": "pause", "id": …, "sender": …, "arg": 0, "duration": 0.0, "mail": ""}
     {…, "kind": "pause", …, "inner": 31}             the same at the 31st checkpoint of a function that was called there
     {"payload": {"name": …, "value": …}, "id": …}    what a set brought; of a call: name, args and kwargs
+                                                     (of a set that is short, its own line has this as "mail": the
+                                                     reader adds the line)
     {"returned": id}                                 the call is over: what stands between was applied while it ran
     {"code": 3, "id": …, "files": {path: source}}    what a reload brought: the sources that differ from those before
     {"failed": id, "reason": …}                      the reload was taken back
@@ -196,7 +198,23 @@ def read(path: Path) -> Journal:
     for number, line in enumerate(lines[1:], first + 2):
         if not _fits(line):
             raise JournalError(str(path), f"line {number} is damaged")
-    return Journal(path, header, lines[1:], torn)
+    return Journal(path, header, _with_payloads(lines[1:]), torn)
+
+
+def _with_payloads(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines, and what a set brought also where it stood in the log, and so in the line of the request."""
+    from spark_fast import mailbox
+
+    there = {line["id"] for line in lines if "payload" in line}
+    found = []
+    for line in lines:
+        found.append(line)
+        if line.get("kind") == "set" and mailbox.stands_in_log(line["mail"]) and line["id"] not in there:
+            content = mailbox.content_in_log(line["mail"])
+            added = {"payload": content, "id": line["id"]}
+            if content is not None and _fits(added):
+                found.append(added)
+    return found
 
 
 def _parse(path: Path, number: int, raw: bytes) -> dict[str, Any]:

@@ -1,20 +1,23 @@
 """What a request carries, and what the worker answers, beyond what the log has room for.
 
     <run folder>/mail/<request id>.json       a value to set, a call: written by the sender before it asks
-    <run folder>/replies/<request id>.json    written by the worker before it publishes the outcome
+    <run folder>/replies/<request id>.json    written by the worker before it publishes the outcome; of a call also
+                                              before it begins, since the log may have forgotten it when it ends
     <run folder>/replies/<request id>.<rank>.json    the same by each of several ranks
 
 What is short stands in the log itself, and costs nobody a file. Whoever sees the request finds its mail, and whoever
 sees the outcome finds its reply. The worker removes mail that it has read, and keeps as many replies as the log has
-entries.
+entries. What a sender has left that was killed before it asked is removed by the next that leaves mail, a minute later.
 """
 
 import json
 import os
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +29,16 @@ __all__ = [
     "MAIL_MAX",
     "RESULT_MAX",
     "Reply",
+    "content_in_log",
     "discard_mail",
+    "discard_stale_mail",
     "mail_name",
     "read_mail",
     "read_replies",
     "read_reply",
     "remove_reply",
     "send_mail",
+    "stands_in_log",
     "write_mail",
     "write_reply",
 ]
@@ -43,6 +49,12 @@ MAIL_MAX_IN_LOG = 64
 """SF_MAIL_MAX of csrc/sf_layout.h."""
 RESULT_MAX = 2 << 20
 """Bytes of a call's result."""
+_STALE = 60.0
+"""Seconds after which mail that nobody has asked for is nobody's: a sender waits five at most for its turn to ask."""
+_LOOKED_AT = 256
+"""Files that are looked at for it at a time."""
+_LEFT = re.compile(r"[0-9a-f]{16}\.json|\.[0-9a-f]{16}\.json\.[0-9]+\.[0-9a-f]{8}")
+"""Mail, and mail that was being written."""
 _MAIL = "mail"
 _REPLIES = "replies"
 _TEXT_MAX = 256 << 10
@@ -54,11 +66,12 @@ class Reply:
     """What a worker says of a request.
 
     Attributes:
-        state: "done"; "failed", it tried and could not; or "refused", it did not try.
+        state: "done"; "failed", it tried and could not; "refused", it did not try; or "begun", it has not ended.
         reason: why, in one line.
         traceback: the whole of it, as Python prints it; empty where there is none.
         result: what a call returned.
         output: what it printed.
+        step: at which it ended; 0 where that was not said.
     """
 
     state: str
@@ -66,6 +79,7 @@ class Reply:
     traceback: str = ""
     result: Any = None
     output: str = ""
+    step: int = 0
 
     @property
     def text(self) -> str:
@@ -114,9 +128,12 @@ def read_mail(folder: Path, mail: str, *, keep: bool = False) -> dict[str, Any]:
 
     Raises StoreError if it can't be read, is not there, or is no mail; OSError.
     """
+    if stands_in_log(mail):
+        found = content_in_log(mail)
+        if found is None:
+            raise StoreError(str(folder / _MAIL), "it is damaged")
+        return found
     shown = folder / _MAIL
-    if mail.startswith("{"):
-        return _parsed(shown, mail.encode())
     if re.fullmatch(r"[0-9a-f]{16}", mail) is None:
         raise StoreError(str(shown), f"{mail!r} can't be the name of mail")
     name = f"{mail}.json"
@@ -132,24 +149,61 @@ def read_mail(folder: Path, mail: str, *, keep: bool = False) -> dict[str, Any]:
         raise StoreError(str(shown / name), "it is not there") from None
     except FolderRefusedError as error:
         raise StoreError(str(shown), str(error)) from None
-    return _parsed(shown / name, raw)
+    found = _parsed(raw)
+    if found is None:
+        raise StoreError(str(shown / name), "it is damaged")
+    return found
 
 
-def _parsed(shown: Path, raw: bytes) -> dict[str, Any]:
+def stands_in_log(mail: str) -> bool:
+    """Whether what a request carries in the log is the content itself, and not the name of its mail."""
+    return mail.startswith("{")
+
+
+def content_in_log(mail: str) -> dict[str, Any] | None:
+    """The content that stands in the log; None if it is damaged. It is too short to be nested too deep."""
+    try:
+        found = json.loads(mail)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _parsed(raw: bytes) -> dict[str, Any] | None:
     try:
         found = json.loads(raw)
         check_depth(found, raw)
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise StoreError(str(shown), "it is damaged")
-    return found
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def discard_mail(folder: Path, ident: int) -> None:
     """Removes mail of a request that was not appended, or that every rank has read."""
     with suppress(OSError, FolderRefusedError), private_files.opened(folder, _MAIL) as mail:
         os.unlink(_name(ident), dir_fd=mail)
+
+
+def discard_stale_mail(folder: Path, asked: Callable[[], Collection[str]]) -> None:
+    """Removes mail of senders that were killed before they asked, or were kept from it for more than a minute: their
+    requests, should they come, are refused for want of their mail.
+
+    asked: the names of the mail that the log knows of now. Called when there is any that is old.
+    """
+    with suppress(OSError, FolderRefusedError), private_files.opened(folder, _MAIL) as mail:
+        before = time.time() - _STALE
+        with os.scandir(mail) as entries:
+            old = [
+                entry.name
+                for entry in islice(entries, _LOOKED_AT)
+                if _LEFT.fullmatch(entry.name) and entry.stat(follow_symlinks=False).st_mtime < before
+            ]
+        if old:
+            wanted = {f"{name}.json" for name in asked()}
+            for name in old:
+                if name not in wanted:
+                    with suppress(FileNotFoundError, IsADirectoryError):  # another was quicker
+                        os.unlink(name, dir_fd=mail)
 
 
 # --- replies ---
@@ -171,6 +225,7 @@ def write_reply(folder: Path, ident: int, reply: Reply, rank: int | None = None)
             "traceback": _shortened(reply.traceback),
             "result": reply.result,
             "output": _shortened(reply.output),
+            "step": reply.step,
         }
     )
     with private_files.opened(folder, _REPLIES, create=True) as replies:
@@ -204,7 +259,9 @@ def read_reply(folder: Path, ident: int, rank: int | None = None) -> Reply | Non
     except (ValueError, TypeError, RecursionError):
         return damaged
     texts = (found.reason, found.traceback, found.output)
-    if found.state not in ("done", "failed", "refused") or not all(isinstance(text, str) for text in texts):
+    if found.state not in ("done", "failed", "refused", "begun") or type(found.step) is not int:
+        return damaged
+    if not all(isinstance(text, str) for text in texts):
         return damaged
     return found
 

@@ -6,9 +6,13 @@ import socket
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spark_fast import _core
+from spark_fast.status import ranges
+
+if TYPE_CHECKING:
+    from spark_fast.mailbox import Reply
 
 __all__ = [
     "RESET",
@@ -142,8 +146,7 @@ def _find_name() -> str:
 UNDECIDED = "no step decided yet"
 """The reason of a fate that stays so if the sender is dead."""
 
-_OPEN, _APPLIED, _SUPERSEDED, _FAILED = 0, 1, 2, 3
-_ENDED_STATES = (6, 7, 8)
+_APPLIED, _SUPERSEDED, _FAILED = 1, 2, 3
 
 
 def fate_of(control: int, seq: int, ident: int, *, folder: Path, alive: bool, ended: str) -> Fate:
@@ -156,7 +159,7 @@ def fate_of(control: int, seq: int, ident: int, *, folder: Path, alive: bool, en
     """
     entry: dict[str, Any] | None = _core.read_entry(control, seq)
     if entry is None or entry["id"] != ident:
-        return Fate(FateState.LOST, reason=f"more than {_core.LOG_CAPACITY} requests came after it")
+        return _forgotten(folder, ident, alive, ended)
     if entry["outcome"] == _APPLIED:
         return Fate(FateState.APPLIED, step=entry["value"])
     if entry["outcome"] == _SUPERSEDED:
@@ -164,19 +167,6 @@ def fate_of(control: int, seq: int, ident: int, *, folder: Path, alive: bool, en
         return Fate(FateState.SUPERSEDED, by=format_id(by["id"]) if by is not None else None)
     if entry["outcome"] == _FAILED:
         return _failure(folder, ident, entry["value"])
-    decided = entry["target"] not in (_core.TARGET_VOID, _core.TARGET_NONE)
-    only = _slot_of(control, entry["ranks"] - 1) if decided and entry["ranks"] else None
-    if only is not None:
-        if alive and not _comes_to_nothing(only, seq):
-            return Fate(FateState.ASKED)
-        entry = _core.read_entry(control, seq)  # it may have told since
-        if entry is not None and entry["outcome"] == _OPEN:
-            return Fate(FateState.LOST, reason=f"rank {only['rank']} died before it")
-        return fate_of(control, seq, ident, folder=folder, alive=alive, ended=ended)
-    if decided and _is_over(control, seq):
-        # The rank that would have been the last to tell has died.
-        step = entry["target"]
-        return _failure(folder, ident, step) if entry["failed"] else Fate(FateState.APPLIED, step=step)
     if entry["target"] == _core.TARGET_VOID:
         return Fate(FateState.VOID, reason="its sender died while sending it")
     if entry["target"] == _core.TARGET_NONE and alive:
@@ -186,52 +176,37 @@ def fate_of(control: int, seq: int, ident: int, *, folder: Path, alive: bool, en
     return Fate(FateState.ASKED)
 
 
-def _failure(folder: Path, ident: int, step: int) -> Fate:
-    from spark_fast.mailbox import read_replies, read_reply  # rarely needed
-
-    reply = read_reply(folder, ident)
-    text = "" if reply is None else reply.text
+def _forgotten(folder: Path, ident: int, alive: bool, ended: str) -> Fate:
+    """The fate of a request that the log has no room for any more, by what the worker has left."""
+    reply, text = _reply_of(folder, ident)
     if reply is None:
-        # Of the ranks that could not, the first speaks for all: mostly they say the same.
-        bad = {rank: each for rank, each in read_replies(folder, ident).items() if each.state != "done"}
-        if bad:
-            reply = bad[min(bad)]
-            text = f"rank{'s' if len(bad) > 1 else ''} {_some(sorted(bad))}: {reply.text}"
+        return Fate(FateState.LOST, reason=f"more than {_core.LOG_CAPACITY} requests came after it")
+    if reply.state == "begun":
+        return Fate(FateState.ASKED) if alive else Fate(FateState.LOST, reason=f"the run ended before it ({ended})")
+    if reply.state == "done":
+        return Fate(FateState.APPLIED, step=reply.step)
+    return Fate(FateState.REFUSED if reply.state == "refused" else FateState.FAILED, step=reply.step, reason=text)
+
+
+def _failure(folder: Path, ident: int, step: int) -> Fate:
+    reply, text = _reply_of(folder, ident)
     if reply is None:
         return Fate(FateState.FAILED, step=step)
     return Fate(FateState.REFUSED if reply.state == "refused" else FateState.FAILED, step=step, reason=text)
 
 
-def _some(ranks: list[int]) -> str:
-    shown = ", ".join(str(rank) for rank in ranks[:8])
-    return f"{shown} and {len(ranks) - 8} more" if len(ranks) > 8 else shown
+def _reply_of(folder: Path, ident: int) -> "tuple[Reply | None, str]":
+    """What was answered, and the reason with its traceback. Of several ranks, one that is not done speaks for all: the
+    first of those that could not, who mostly say the same."""
+    from spark_fast.mailbox import read_replies, read_reply  # rarely needed
 
-
-def _slot_of(control: int, rank: int) -> dict[str, Any] | None:
-    """The slot of a rank, where several ranks share the run; None if it has none on this host."""
-    count = _core.read_view(control)["slot_count"]
-    slots = [_core.read_slot(control, slot) for slot in range(count if count > 1 else 0)]
-    return next((slot for slot in slots if slot["rank"] == rank), None)
-
-
-def _comes_to_nothing(slot: dict[str, Any], seq: int) -> bool:
-    """Whether the rank in this slot, which alone was to do what entry `seq` asks for, is not there any more, or is
-    another process that began after it. Such a one has the entry among those that are done, and its own are told
-    first: see complete() in csrc/sf_worker.c."""
-    if not slot["alive"] or slot["state"] in (0, *_ENDED_STATES):
-        return True
-    place = (seq - 1) % _core.LOG_CAPACITY
-    return bool(slot["applied"] >= seq and slot["done"] >> place & 1)
-
-
-def _is_over(control: int, seq: int) -> bool:
-    """Whether several ranks share the run, and all that live have done what entry `seq` asks for."""
-    count = _core.read_view(control)["slot_count"]
-    if count == 1:
-        return False
-    place = (seq - 1) % _core.LOG_CAPACITY
-    slots = [_core.read_slot(control, slot) for slot in range(count)]
-    there = [slot for slot in slots if slot["alive"] and slot["state"] not in (0, *_ENDED_STATES)]
-    return bool(there) and all(
-        slot["held_for"] == seq or (slot["applied"] >= seq and slot["done"] >> place & 1) for slot in there
-    )
+    reply = read_reply(folder, ident)
+    if reply is not None:
+        return reply, reply.text
+    replies = read_replies(folder, ident)
+    bad = sorted(rank for rank, each in replies.items() if each.state in ("failed", "refused"))
+    if bad:
+        reply = replies[bad[0]]
+        return reply, f"rank{'s' if len(bad) > 1 else ''} {ranges(bad)}: {reply.text}"
+    open_ones = [each for each in replies.values() if each.state == "begun"]
+    return next(iter(open_ones or replies.values()), None), ""

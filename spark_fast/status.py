@@ -1,6 +1,7 @@
 """What a run is doing, read from what its workers published."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Any
@@ -149,7 +150,7 @@ class Rank:
             saw it. 0 where nobody knows.
         behind: steps that it is behind the furthest of the living ranks.
         overdue: seconds since the oldest request was asked for that it has not come to, and others have; 0 if there is
-            none. It hangs, or its step takes long.
+            none of over a second. It hangs, or its step takes long.
     """
 
     rank: int
@@ -162,9 +163,46 @@ class Rank:
     overdue: float = 0.0
 
 
+_FAR = 10
+"""Steps that a rank may be behind, and nobody needs to know: in a job that does its steps together they are 0 or 1, and
+a few where hosts run ahead of their accelerators. Where each rank runs freely, a second's worth of them may be."""
+_LATE = 2.0
+"""Seconds that a rank may come later to a request than others: a slow step, a pause hook."""
+
+
+def trouble_of(rank: Rank, per_second: float | None) -> str:
+    """What is not as it should be with a rank, as far as others of its run are better off: `lost`, `failed`, `overdue`,
+    `behind`, or nothing. See Rank for what these mean.
+
+    per_second: the steps per second of the run; None where that can't be told.
+    """
+    if rank.status in (SparkStatus.LOST, SparkStatus.FAILED):
+        return str(rank.status)
+    if rank.overdue >= _LATE:
+        return "overdue"
+    return "behind" if rank.behind > max(_FAR, per_second or 0.0) else ""
+
+
+_SHOWN = 12
+"""Ranges of ranks in a line at the most."""
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Numbers of ranks for people: `0-3, 5, 7-63`. Some of them where they are all over the place."""
+    found: list[tuple[int, int]] = []
+    for number in sorted(numbers):
+        if found and number == found[-1][1] + 1:
+            found[-1] = found[-1][0], number
+        else:
+            found.append((number, number))
+    words = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in found[:_SHOWN])
+    more = sum(last - first + 1 for first, last in found[_SHOWN:])
+    return f"{words} and {more} more" if more else words
+
+
 def monotonic() -> float:
     """The clock that workers stamp their marks with."""
     return time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
-__all__ += ["ENDED", "WorkerState", "mean_speed", "monotonic", "progress_of", "status_of"]
+__all__ += ["ENDED", "WorkerState", "mean_speed", "monotonic", "progress_of", "ranges", "status_of", "trouble_of"]

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from spark_fast import _core, client, journal
-from spark_fast.client import SparkCallError
+from spark_fast.client import SparkCallError, share
 from spark_fast.request import Kind
 from spark_fast.worker.replaying import Replay
 from tests.reloading import Edited
@@ -301,7 +301,8 @@ def test_mail_without_sense_does_not_cost_the_journal(tmp_path: Path) -> None:
         assert all(line.get("within") is None for line in Replay(found).due(1 << 60))
 
 
-def test_more_than_the_log_holds_is_replayed_at_one_step(tmp_path: Path) -> None:
+def test_more_than_the_log_holds_is_replayed_at_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(share, "RATE", 1e6)  # what a sender may ask is not what this is about
     code = """
     import json, sys, time
     import spark_fast as spark

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -14,10 +15,11 @@ from typing import Any
 import pytest
 
 from spark_fast import _core, client, journal, mailbox
-from spark_fast.client import FateState, SparkCallError
+from spark_fast.client import FateState, SparkCallError, SparkTimeoutError, exposures, share
+from spark_fast.errors import SegmentError
 from spark_fast.request import Kind
 from tests.reloading import Edited
-from tests.support import Child, until
+from tests.support import DEADLINE, Child, until
 from tests.test_reload_supervised import Supervised
 
 TRAINING = """
@@ -492,6 +494,84 @@ def test_what_is_asked_together_in_the_middle_of_a_step_holds_up_nothing(tmp_pat
         assert run.status == "running"
 
 
+WAITING = """
+import resource
+import time
+import spark_fast as spark
+from pathlib import Path
+
+def wait(passing, fails=False, full=False):
+    spark.checkpoint()
+    while not Path(__file__ + ".go").exists():
+        if passing:
+            spark.checkpoint()
+        time.sleep(0.001)
+    print("over")
+    if fails:
+        raise ValueError("as asked")
+    if full:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    return 7
+
+spark.expose(wait=wait, other=0)
+while True:
+    spark.checkpoint()
+    time.sleep(0.001)
+"""
+
+
+def _begun(run: client.Run, *args: object) -> client.Request:
+    """A call that runs, while more than the log has room for was asked."""
+    request = run.request_call("wait", args, wait=False)
+    until(lambda: (run.folder / "replies" / f"{request.id}.json").exists(), "it is called")
+    for number in range(_core.LOG_CAPACITY):
+        run._ask(Kind.PAUSE if number % 2 == 0 else Kind.RESUME, False, 30)
+        if args[0]:
+            until(lambda: _core.read_slot(run._control, 0)["applied"] == run._view()["tail"], "it is applied")
+    assert request.id not in [known.id for known in run.requests]
+    return request
+
+
+@pytest.mark.parametrize("passing", [False, True])
+def test_a_call_that_the_log_has_forgotten_while_it_ran_still_has_its_fate(tmp_path: Path, passing: bool) -> None:
+    with Child(tmp_path, WAITING) as child:
+        run = child.run()
+        request = _begun(run, passing)
+        assert request.fate.state == "asked" and not request.fate.final
+        child.go()
+        fate = request.wait(DEADLINE)
+        assert (fate.state, request.result, request.output) == ("applied", 7, "over\n")
+        assert fate.step is not None and 0 < fate.step <= run.step
+
+
+def test_a_call_that_fails_when_the_log_has_forgotten_it_tells_why(tmp_path: Path) -> None:
+    with Child(tmp_path, WAITING) as child:
+        request = _begun(child.run(), False, True)
+        child.go()
+        fate = request.wait(DEADLINE)
+        assert fate.state == "failed" and fate.step
+        assert fate.reason.startswith("ValueError: as asked\nTraceback")
+
+
+def test_a_call_that_the_log_has_forgotten_is_lost_with_its_worker(tmp_path: Path) -> None:
+    with Child(tmp_path, WAITING) as child:
+        request = _begun(child.run(), False)
+        child.process.kill()
+        child.process.wait()
+        fate = request.wait(DEADLINE)
+        assert (fate.state, fate.reason) == ("lost", "the run ended before it (lost)")
+        assert request.result is None
+
+
+def test_a_call_that_can_not_be_answered_is_not_waited_for_when_the_log_has_forgotten_it(tmp_path: Path) -> None:
+    with Child(tmp_path, WAITING) as child:
+        run = child.run()
+        request = _begun(run, False, False, True)
+        child.go()
+        assert request.wait(DEADLINE).state == "lost"
+        child.steps_on(run)
+
+
 def test_a_worker_that_is_killed_in_a_call_leaves_it_lost(training: Child) -> None:
     run = training.run()
     request = run.request_call("forever", wait=False)
@@ -502,7 +582,8 @@ def test_a_worker_that_is_killed_in_a_call_leaves_it_lost(training: Child) -> No
     assert request.result is None
 
 
-def test_mail_is_gone_when_it_was_read_and_replies_are_pruned(training: Child) -> None:
+def test_mail_is_gone_when_it_was_read_and_replies_are_pruned(training: Child, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(share, "RATE", 1e6)  # what a sender may ask is not what this is about
     run = training.run()
     for number in range(150):
         run.request_call("evaluate", [str(number) * 100], {"batches": 0})
@@ -519,6 +600,92 @@ def test_what_is_short_stands_in_the_log_and_needs_no_file(training: Child) -> N
     run.set("name", "é" * 50)
     assert (run.folder / "mail").exists()
     assert run.values["name"].value == "é" * 50
+
+
+def test_what_was_set_and_stood_in_the_log_is_written_down_once_and_read_with_its_value(training: Child) -> None:
+    run = training.run()
+    short, long = run.set("lr", 0.25), run.set("name", "é" * 50)
+    broken = run._ask(Kind.SET, True, 30, mail='{"name":1}')
+    path = journal.of_folder(run.folder)
+    assert path is not None
+    assert [json.loads(line).get("kind", "payload") for line in path.read_bytes().splitlines()[1:]] == [
+        "set",
+        "set",
+        "payload",
+        "set",
+    ]
+    found = journal.read(path)
+    assert [line["id"] for line in found.lines] == [short.id, short.id, long.id, long.id, broken.id]
+    assert [line["payload"] for line in found.lines if "payload" in line] == [
+        {"name": "lr", "value": 0.25},
+        {"name": "name", "value": "é" * 50},
+    ]
+
+
+WITH_A_GATE = """
+import time
+import spark_fast as spark
+from pathlib import Path
+state = spark.expose(name="", other="")
+spark.checkpoint()
+while not Path(__file__ + ".go").exists():
+    time.sleep(0.001)
+while True:
+    spark.checkpoint()
+    time.sleep(0.001)
+"""
+
+KILLED_BEFORE_IT_ASKED = """
+from spark_fast import _core, client
+_core.arm_point("append:locked")
+client.attach().set("name", "x" * 100)
+"""
+
+
+def test_mail_of_a_sender_that_was_killed_before_it_asked_is_removed_by_one_that_comes_later(tmp_path: Path) -> None:
+    def aged(path: Path) -> str:
+        os.utime(path, (time.time() - 100, time.time() - 100))
+        return path.name
+
+    with Child(tmp_path, WITH_A_GATE) as child:
+        run = child.run()
+        folder = run.folder / "mail"
+        for _ in range(2):
+            killed = subprocess.run([sys.executable, "-c", KILLED_BEFORE_IT_ASKED], check=False, timeout=DEADLINE)
+            assert killed.returncode == -signal.SIGKILL
+        old, fresh = folder.iterdir()
+        aged(old)
+        half = folder / ".0123456789abcdef.json.123.01234567"  # killed as it wrote
+        half.touch()
+        aged(half)
+        foreign, inside = folder / "0123456789abcdef.txt", folder / "0123456789abcdef.json"
+        foreign.touch()
+        inside.mkdir()
+        asked = run.set("name", "y" * 100, wait=False)
+        kept = {fresh.name, f"{asked.id}.json", aged(foreign), aged(inside)}
+        aged(folder / f"{asked.id}.json")  # the worker has not come to it for long
+        last = run.set("other", "z" * 100, wait=False)
+        assert {path.name for path in folder.iterdir()} == kept | {f"{last.id}.json"}
+        child.go()
+        assert [request.wait(DEADLINE).state for request in (asked, last)] == ["applied", "applied"]
+
+
+def test_a_log_that_can_not_be_read_lets_no_mail_be_removed(training: Child, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = training.run()
+    run.set("name", "x" * 100)
+    left = run.folder / "mail" / "0123456789abcdef.json"
+    left.touch()
+    os.utime(left, (1, 1))
+
+    def damaged(fd: int, seq: int) -> None:
+        raise SegmentError("it is damaged", "control")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_core, "read_entry", damaged)
+        run.set("name", "y" * 100, wait=False)
+    assert left.exists()
+    run.set("name", "z" * 100)
+    assert not left.exists()
 
 
 @pytest.mark.parametrize("mail", ["{", "{}", "{1}", '{"name": 1}', '{"name":"evaluate","args":1}'])
@@ -539,13 +706,93 @@ def test_mail_that_is_none_is_refused_and_the_loop_goes_on(training: Child, mail
     training.steps_on(run)
 
 
+def test_a_share_is_so_many_at_once_and_so_many_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(share, "monotonic", lambda: now)
+    mine = share.Share()
+    for _ in range(share.BURST):
+        assert mine.wait() == 0
+        mine.take()
+    for _ in range(5):
+        assert mine.wait() == pytest.approx(1 / share.RATE)
+        now += mine.wait() + 1e-9
+        mine.take()
+    now += 3.5 / share.RATE
+    assert mine.wait() == 0
+    for _ in range(3):
+        mine.take()
+    assert not mine.whole
+    # Several that wait stand in a line.
+    assert [mine.wait() for _ in range(3) if mine.take() is None] == pytest.approx(  # type: ignore[func-returns-value]
+        [1.5 / share.RATE, 2.5 / share.RATE, 3.5 / share.RATE]
+    )
+    now += (share.BURST + 4) / share.RATE
+    assert mine.whole and mine.wait() == 0
+
+
+FLOODING = """
+import sys
+from spark_fast import client
+run = client.attach()
+for number in range(1000):
+    run.set("epochs", number, wait=False)
+    if number == 70:
+        print("flooding", flush=True)
+"""
+
+
 def test_a_sender_that_asks_without_a_pause_waits_for_its_turn_and_others_are_served(training: Child) -> None:
     run = training.run()
+    with subprocess.Popen([sys.executable, "-c", FLOODING], stdout=subprocess.PIPE) as flood:
+        try:
+            assert flood.stdout is not None and flood.stdout.readline() == b"flooding\n"
+            began, before = time.monotonic(), run._view()["tail"]
+            for number in range(20):
+                assert run.set("name", str(number)).fate.state == "applied"
+            took, by_both = time.monotonic() - began, run._view()["tail"] - before
+            assert flood.poll() is None
+        finally:
+            flood.kill()
+    assert took < 20 / share.RATE  # they did not wait for it
+    assert by_both - 20 <= took * share.RATE + 2
+
+
+def test_a_script_that_sets_in_a_loop_waits_within_its_timeout_and_is_not_refused(training: Child) -> None:
+    run = training.run()
+    for number in range(share.BURST):
+        run.set("epochs", number, wait=False)
+    before = run.requests
+    with pytest.raises(SparkTimeoutError, match="nothing was asked"):
+        for _ in range(100):  # some come back meanwhile
+            run.set("epochs", 1000, wait=False, timeout=0)
+    asked = len(run.requests) - len(before)
+    assert asked <= 2
     began = time.monotonic()
-    for number in range(132):
-        run.set("epochs", number)
-    assert time.monotonic() - began > 0.8  # a hundred a second, after the first 32
-    assert run.values["epochs"].value == 131
+    assert [run.set("epochs", number, timeout=10).fate.state for number in range(10)] == ["applied"] * 10
+    assert time.monotonic() - began > 8 / share.RATE
+    assert run.values["epochs"].value == 9
+
+
+def test_threads_of_a_sender_share_and_a_forked_child_is_a_sender_of_its_own(training: Child) -> None:
+    run = training.run()
+    for number in range(share.BURST):
+        run.set("epochs", number, wait=False)
+    began = time.monotonic()
+    threads = [threading.Thread(target=run.set, args=("epochs", number)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert time.monotonic() - began > 4 / share.RATE
+    with exposures._turns:
+        child = os.fork()
+        if child == 0:
+            try:
+                os._exit(int(run.set("epochs", 7, wait=False, timeout=0).fate.final))
+            finally:
+                os._exit(9)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) in (0, 1)
+    until(lambda: run.values["epochs"].value == 7)
 
 
 # --- journal and replay ---

@@ -423,7 +423,8 @@ def test_configure_checks_what_it_is_given_and_comes_too_late_after_the_first_ch
     assert (now.stop_signals, now.stop_deadline) == (("SIGTERM",), 30.0)
     spark.checkpoint()
     spark.configure(quiet=True)
-    for late in ({"rank": 0}, {"stop_signals": ()}, {"ranks": True}):
+    spark.configure(rank=0, world_size=2, stop_signals=("SIGTERM",))  # as before: a reload executes it once more
+    for late in ({"rank": 1}, {"stop_signals": ()}, {"ranks": True}):
         try:
             spark.configure(**late)
         except RuntimeError as error:

@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -118,6 +118,14 @@ def run(
     replay: Annotated[
         str | None, typer.Option("--replay", metavar="FILE", help="Apply the requests of this journal again.")
     ] = None,
+    stop_deadline: Annotated[
+        str | None,
+        typer.Option(
+            "--stop-deadline",
+            metavar="DURATION",
+            help="How long who signals waits before it kills, as 30s: status shows what is left.",
+        ),
+    ] = None,
     ui: Annotated[bool, typer.Option("--ui", help="Serve the web page, too, and print its address.")] = False,
 ) -> None:
     """Run a script or a module under control.
@@ -136,6 +144,7 @@ def run(
         journal=journal,
         replay=replay,
         page=ui,
+        stop_deadline=_seconds(stop_deadline, "--stop-deadline", positive=True),
     )
     raise typer.Exit(supervise(what))
 
@@ -173,7 +182,13 @@ def _recent(run: "Run") -> bool:
 
 
 @app.command()
-def status(run: RunId = None, as_json: AsJson = False) -> None:
+def status(
+    run: RunId = None,
+    everything: Annotated[
+        bool, typer.Option("--all", "-a", help="A line for each rank, also where many are alike.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Show one run in full: its progress, its ranks, its last requests and what became of them."""
     from spark_fast import client
 
@@ -187,7 +202,7 @@ def status(run: RunId = None, as_json: AsJson = False) -> None:
     from spark_fast.cli import showing
 
     console = showing.console()
-    console.print(showing.details(found, console.width))
+    console.print(showing.details(found, console.width, each=everything))
 
 
 @app.command()
@@ -362,6 +377,9 @@ def call(
         list[str] | None,
         typer.Argument(metavar="FUNCTION [JSON]", help="An object holds arguments by name, an array by place."),
     ] = None,
+    ranks: Annotated[
+        str, typer.Option("--ranks", metavar="N|all", help="Which rank calls it; or all, at the same step.")
+    ] = "0",
     wait: Wait = True,
     timeout: Timeout = None,
     as_json: AsJson = False,
@@ -372,7 +390,15 @@ def call(
     from spark_fast.status import monotonic
 
     patience = Patience(wait, _seconds(timeout, "--timeout"), monotonic())
-    values.call(run, what or [], patience, as_json=as_json)
+    values.call(run, what or [], patience, ranks=_which(ranks), as_json=as_json)
+
+
+def _which(ranks: str) -> int | Literal["all"]:
+    if ranks == "all":
+        return "all"
+    if ranks.isdecimal() and len(ranks) < 10:
+        return int(ranks)
+    raise typer.BadParameter(f"{ranks!r} is neither the number of a rank nor all", param_hint="--ranks")
 
 
 @app.command()

@@ -2,16 +2,18 @@
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from spark_fast.cli import ranks
 from spark_fast.cli.exits import Exit, leave, say
 from spark_fast.cli.words import latency
 from spark_fast.client import FateState, Request, Run, SparkStatus, SparkTimeoutError
 from spark_fast.status import ENDED, monotonic
 
-__all__ = ["Patience", "ask", "request_dict"]
+__all__ = ["Patience", "ask", "because", "request_dict"]
 
 _SILENT = 2.0
 """Seconds after which whoever waits at a terminal is told what for."""
@@ -43,6 +45,7 @@ def request_dict(run: Run, request: Request) -> dict[str, Any]:
         "id": request.id,
         "kind": request.kind,
         **({"version": request.version} if request.kind == "reload" else {}),
+        **({"ranks": request.ranks} if request.kind == "call" else {}),
         **({"result": request.result} if request.kind == "call" else {}),
         **({"output": request.output} if request.kind in ("call", "set") else {}),
         "run": run.id,
@@ -89,13 +92,14 @@ def _wait(run: Run, what: str, wait: Callable[[float | None], object], patience:
             wait(_SILENT)
             return
         except SparkTimeoutError:
-            say(f"run {run.id} is {run.status} at step {run.step}; waiting for {what} (Ctrl-C leaves it to come)")
+            now = f"run {run.id} is {run.status} at step {run.step}{because(run, 'overdue')}"
+            say(f"{now}; waiting for {what} (Ctrl-C leaves it to come)")
             left = patience.left()
     wait(left)
 
 
 def _late(run: Run, request: Request, patience: Patience) -> str:
-    now = f"after {patience.timeout:g} s run {run.id} is {run.status} at step {run.step}"
+    now = f"after {patience.timeout:g} s run {run.id} is {run.status} at step {run.step}{because(run, 'overdue')}"
     if request.fate.state is FateState.APPLIED:
         return f"{now}: it left its loop, and its process has not ended yet"
     undo = f"; 'spark-fast resume {run.id}' calls it off" if request.kind in ("pause", "advance") else ""
@@ -147,11 +151,23 @@ def _judge(run: Run, request: Request, *, as_json: bool, waited: bool) -> None:
 def _judge_end(run: Run, *, as_json: bool) -> None:
     status = run.status
     if status is SparkStatus.LOST:
-        raise leave(Exit.LOST, f"run {run.id} is lost: its process died while it was stopping")
+        why = because(run, "lost") or ": its process died while it was stopping"
+        raise leave(Exit.LOST, f"run {run.id} is lost{why}")
     if status is SparkStatus.FAILED:
-        raise leave(Exit.REFUSED, f"run {run.id} failed while it was stopping: its own output shows the traceback")
+        whose = because(run, "failed")
+        raise leave(
+            Exit.REFUSED, f"run {run.id} failed while it was stopping{whose}: its own output shows the traceback"
+        )
     if not as_json:
         print(f"run {run.id} is {status} at step {run.step}")
+
+
+def because(run: Run, trouble: str) -> str:
+    """Which ranks it lies with, where there are several."""
+    if not ranks.several(run):
+        return ""
+    words = ranks.concerns(run.ranks, run.steps_per_second, time.time(), only=[trouble])
+    return f" ({'; '.join(words)})" if words else ""
 
 
 def _past(state: FateState) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from spark_fast.cli import showing
 from spark_fast.cli.exits import Exit, leave
 from spark_fast.cli.showing import Cell, Column, Lines
-from spark_fast.cli.words import printable
+from spark_fast.cli.words import clock, printable
 from spark_fast.client import Run
 from spark_fast.client.diffs import diff as diff_of
 from spark_fast.code_versions import SOURCE_MAX, Store, Version
@@ -85,7 +85,7 @@ def _table(store: Store, pairs: Sequence[tuple[Version | None, Version]], width:
             [
                 ("*" if runs else " ", style),
                 (str(new.number), style),
-                (showing.clock(new.made, now), "dim"),
+                (clock(new.made, now), "dim"),
                 (printable(new.note), style),
                 (printable(new.sender), "dim"),
                 (printable(changed) or "-", ""),
@@ -98,7 +98,7 @@ _LINES = {"---": "bold", "+++": "bold", "@@": "cyan", "+": "green", "-": "red"}
 
 
 def _changes(store: Store, old: Version | None, new: Version) -> list[list[Cell]]:
-    head = f"version {new.number}: {new.note}, {showing.clock(new.made, time.time())}, by {new.sender}"
+    head = f"version {new.number}: {new.note}, {clock(new.made, time.time())}, by {new.sender}"
     lines: list[list[Cell]] = [[(printable(head), "yellow")]]
     # Not splitlines(): a form feed ends no line. Tabs are what a person wants to see.
     for line in diff_of(store, old, new).split("\n")[:-1] if old is not None else []:

@@ -12,10 +12,12 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from spark_fast.cli.words import command_line, duration, printable, speed
-from spark_fast.client import Fate, FateState, Progress, Run, SparkStatus
+from spark_fast.cli import ranks as ranking
+from spark_fast.cli.words import clock, command_line, duration, printable, speed
+from spark_fast.client import Fate, FateState, Progress, Rank, Run, SparkStatus
+from spark_fast.client.look import status_of_ranks, step_of_ranks
 
-__all__ = ["Column", "Lines", "clock", "console", "details", "layout", "run_table"]
+__all__ = ["Column", "Lines", "console", "details", "layout", "run_table"]
 
 _GAP = "  "
 _ELLIPSIS = "…"
@@ -116,6 +118,7 @@ def _line(
 _RUN_COLUMNS = (
     Column("RUN"),
     Column("STATUS"),
+    Column("RANKS", right=True),
     Column("STEP", right=True),
     Column("STEPS/S", right=True, drop=5),
     Column("PROGRESS", right=True, drop=6),
@@ -129,19 +132,28 @@ _RUN_COLUMNS = (
 def run_table(runs: Iterable[Run], width: int) -> Lines:
     """One line for each run, below one of headings."""
     now = time.time()
-    return layout(_RUN_COLUMNS, [_run_cells(run, now) for run in runs], width)
+    shown = list(runs)
+    columns, rows = list(_RUN_COLUMNS), [_run_cells(run, now) for run in shown]
+    if not any(ranking.several(run) for run in shown):
+        for cells in (columns, *rows):
+            del cells[_RANKS]  # type: ignore[attr-defined]
+    return layout(columns, rows, width)
+
+
+_RANKS = 2
 
 
 def _run_cells(run: Run, now: float) -> list[tuple[str, str]]:
     ranks = run.ranks
-    status = run.status
+    status = status_of_ranks(ranks)
     progress = run.progress
     rest = "" if status.live else "dim"
     left = progress.seconds_left if progress is not None else None
     return [
         (run.id, "bold" if status.live else "dim"),
         (str(status), STYLES[status]),
-        (str(run.step), rest),
+        _present(ranks, run.local_world_size, rest),
+        (str(step_of_ranks(ranks)), rest),
         (speed(run.steps_per_second), rest),
         (_loops(progress) if progress is not None else "-", rest),
         (duration(left) if left is not None else "-", rest),
@@ -149,6 +161,15 @@ def _run_cells(run: Run, now: float) -> list[tuple[str, str]]:
         (str(ranks[0].pid) if ranks else "-", rest),
         (_short_command(run.command), rest),
     ]
+
+
+def _present(ranks: Sequence[Rank], here: int, rest: str) -> Cell:
+    """How many ranks; of a live run that lacks some, how many of how many."""
+    live = sum(rank.status.live for rank in ranks)
+    if live in (0, here):
+        return str(here), rest
+    wrong = any(rank.status in (SparkStatus.LOST, SparkStatus.FAILED) for rank in ranks)
+    return f"{live}/{here}", STYLES[SparkStatus.LOST] if wrong else rest
 
 
 def _loops(progress: Progress) -> str:
@@ -160,54 +181,46 @@ def _short_command(command: list[str]) -> str:
     return command_line([os.path.basename(command[0]) or command[0], *command[1:]] if command else [])
 
 
-def details(run: Run, width: int, *, last: int = 10) -> Group:
+def details(run: Run, width: int, *, last: int = 10, each: bool = False) -> Group:
     """All that there is to know of one run.
 
     last: how many of its requests to list.
+    each: whether to list each of its ranks, also where there are many that are alike.
     """
     now = time.time()
-    status = run.status
+    ranks = run.ranks
+    status = status_of_ranks(ranks)
+    several = ranking.several(run)
     progress = run.progress
     resumes = run.resumes
     facts: list[tuple[str, str]] = []
     if resumes is not None and status is SparkStatus.PAUSED:
         facts.append(("goes on", f"by itself in {duration(resumes - now)}, at {clock(resumes, now)}"))
+    if (by := run.stop_by) is not None and status.live:
+        left = f"{duration(by - now)} left" if by > now else "which is over"
+        facts.append(("stops by", f"{clock(by, now)}, {left}"))
     if (per_second := run.steps_per_second) is not None:
         facts.append(("speed", f"{speed(per_second)} steps/s"))
     if progress is not None:
         facts.append(("progress", _long_progress(progress)))
     facts.append(("started", f"{clock(run.started, now)}, {duration(now - run.started)} ago"))
-    ranks = run.ranks
-    if len(ranks) == 1:
+    if several:
+        facts.append(("ranks", ranking.present(ranks, run.local_world_size, run.world_size)))
+    elif ranks:
         facts.append(("process", f"{ranks[0].pid} on {printable(ranks[0].host)}"))
     facts.append(("command", command_line(run.command)))
     facts.append(("folder", printable(str(run.folder))))
     lines: list[RenderableType] = [
-        Text.assemble((run.id, "bold"), " is ", (str(status), STYLES[status]), f" at step {run.step}")
+        Text.assemble((run.id, "bold"), " is ", (str(status), STYLES[status]), f" at step {step_of_ranks(ranks)}")
     ]
+    if several:
+        lines += [Text(f"  {words}", "red") for words in ranking.concerns(ranks, per_second, now)]
     page = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
     for name, fact in facts:
         page.add_row(Text(f"  {name}", "dim"), Text(fact))
     lines.append(page)
-    if len(ranks) > 1:
-        rows = [
-            [
-                (str(rank.rank), ""),
-                (str(rank.status), STYLES[rank.status]),
-                (str(rank.step), ""),
-                (str(rank.pid), ""),
-                (printable(rank.host), ""),
-            ]
-            for rank in ranks
-        ]
-        lines += [
-            Text(),
-            layout(
-                (Column("RANK", True), Column("STATUS"), Column("STEP", True), Column("PID", True), Column("HOST")),
-                rows,
-                width,
-            ),
-        ]
+    if several:
+        lines += [Text(), _rank_table(ranking.grouped(ranks, per_second, now, each=each), width)]
     requests = run.requests
     if requests:
         kinds = {request.id: request.kind for request in requests}
@@ -228,6 +241,31 @@ def details(run: Run, width: int, *, last: int = 10) -> Group:
         if len(requests) > last:
             lines.append(Text(f"and {len(requests) - last} before these: --json lists them", "dim"))
     return Group(*lines)
+
+
+_RANK_COLUMNS = (
+    Column("RANK", right=True),
+    Column("STATUS"),
+    Column("FOR", right=True, drop=2),
+    Column("STEP", right=True),
+    Column("PID", right=True, drop=1),
+    Column("HOST", drop=3),
+)
+
+
+def _rank_table(groups: Sequence[ranking.Group], width: int) -> Lines:
+    rows = [
+        [
+            (group.ranks, "red" if group.trouble else ""),
+            (str(group.first.status), STYLES[group.first.status]),
+            (group.since or "-", ""),
+            (group.steps, ""),
+            (str(group.first.pid) if group.count == 1 else f"{group.count} processes", ""),
+            (printable(group.first.host), ""),
+        ]
+        for group in groups
+    ]
+    return layout(_RANK_COLUMNS, rows, width)
 
 
 _FATE_STYLES = {
@@ -253,10 +291,3 @@ def _long_progress(progress: Progress) -> str:
     if progress.seconds_left is not None:
         words.append(f"{duration(progress.seconds_left)} left")
     return ", ".join(words)
-
-
-def clock(when: float, now: float) -> str:
-    """Local time, with the date where that is another day's."""
-    local = time.localtime(when)
-    today = local[:3] == time.localtime(now)[:3]
-    return time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S", local)

@@ -61,6 +61,7 @@ class Order:
         reload_dirs, journal, replay: see RunnerOptions.
         watch: whether to reload what changes on disk.
         page: whether to serve the web page, too.
+        stop_deadline: see configure().
     """
 
     target: str
@@ -72,6 +73,7 @@ class Order:
     replay: str | None = None
     watch: bool = False
     page: bool = False
+    stop_deadline: float | None = None
 
 
 def order(
@@ -85,6 +87,7 @@ def order(
     journal: str | None,
     replay: str | None,
     page: bool = False,
+    stop_deadline: float | None = None,
 ) -> Order:
     """The order that a command line gives. Its paths are those of the working directory as it is now."""
     return Order(
@@ -97,6 +100,7 @@ def order(
         journal=journal if journal is None or journal.lower() in names.OFF else os.path.abspath(journal),
         replay=os.path.abspath(replay) if replay is not None else None,
         page=page,
+        stop_deadline=stop_deadline,
     )
 
 
@@ -217,6 +221,7 @@ class _Worker:
             "reload_dirs": order.reload_dirs,
             "journal": order.journal,
             "replay": order.replay,
+            "stop_deadline": order.stop_deadline,
             "supervisor": os.getpid(),
             "safe_path": sys.flags.safe_path,
             "watched": order.watch,

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from spark_fast import client
 from spark_fast.cli import asking, showing
@@ -155,8 +155,10 @@ def _parsed(text: str, kind: str) -> object:
 # --- call ---
 
 
-def call(run: str | None, words: Sequence[str], patience: Patience, *, as_json: bool) -> None:
-    """Calls a function of a run, and prints what it returns."""
+def call(
+    run: str | None, words: Sequence[str], patience: Patience, *, ranks: int | Literal["all"] = 0, as_json: bool
+) -> None:
+    """Calls a function of a run, and prints what it returns; of all ranks, as an object with their numbers."""
     rest = [*([run] if run is not None else []), *words]
     arguments = rest.pop() if len(rest) > 1 and rest[-1][:1] in ("{", "[") else "{}"
     if not 1 <= len(rest) <= 2:
@@ -168,7 +170,7 @@ def call(run: str | None, words: Sequence[str], patience: Patience, *, as_json: 
         raise leave(Exit.USAGE, f"the arguments are no JSON: {error}") from None
     args, kwargs = (given, {}) if isinstance(given, list) else ([], given)
     found = client.attach(rest[0] if rest else None)
-    request = found.request_call(name, args, kwargs, wait=False, timeout=patience.left())
+    request = found.request_call(name, args, kwargs, wait=False, timeout=patience.left(), ranks=ranks)
     if as_json or not patience.wait:
         asking.ask(found, lambda: request, patience, as_json=as_json)
         return
@@ -179,7 +181,7 @@ def _print_result(run: Run, request: Request, patience: Patience) -> None:
     try:
         fate = request.wait(patience.left())
     except SparkTimeoutError as error:
-        raise leave(Exit.TIMED_OUT, str(error)) from None
+        raise leave(Exit.TIMED_OUT, f"{error}{asking.because(run, 'overdue')}") from None
     except KeyboardInterrupt:
         raise leave(Exit.INTERRUPTED, f"no longer waiting; the call of run {run.id} stands: {request.fate}") from None
     for line in request.output.splitlines():

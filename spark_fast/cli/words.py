@@ -1,9 +1,10 @@
 """Durations, numbers and names, as people read them."""
 
 import shlex
+import time
 from collections.abc import Iterable
 
-__all__ = ["command_line", "duration", "latency", "one_line", "printable", "speed"]
+__all__ = ["clock", "command_line", "duration", "latency", "one_line", "printable", "speed"]
 
 
 def duration(seconds: float) -> str:
@@ -13,6 +14,13 @@ def duration(seconds: float) -> str:
         if whole >= size:
             return f"{whole // size}{unit}{whole % size // below:02}{small}"
     return f"{whole}s"
+
+
+def clock(when: float, now: float) -> str:
+    """Local time, with the date where that is another day's."""
+    local = time.localtime(when)
+    today = local[:3] == time.localtime(now)[:3]
+    return time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S", local)
 
 
 def latency(seconds: float) -> str:

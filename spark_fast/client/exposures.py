@@ -2,17 +2,19 @@
 
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from spark_fast import _core, exposed, mailbox, run_folder
-from spark_fast.errors import FolderRefusedError, SegmentError, SparkCallError, StoreError
+from spark_fast.client.share import RATE, Share
+from spark_fast.errors import FolderRefusedError, SegmentError, SparkCallError, SparkTimeoutError, StoreError
 from spark_fast.exposed import Exposures, Function, Limits, UnfitError, check_arguments, fit, unknown
 from spark_fast.request import Fate, FateState, Kind, sender_name
-from spark_fast.status import monotonic
+from spark_fast.status import monotonic, ranges
 
 if TYPE_CHECKING:
     from spark_fast.client.run import Request, Run
@@ -21,9 +23,10 @@ __all__ = ["Board", "Change", "History", "Value", "call", "request_call", "set_v
 
 _TOUCH = 1.0
 """Seconds between two signs that somebody watches."""
-_BURST = 32
-_RATE = 100.0
-"""Requests with mail that one sender may have asked for at once, and those a second that it may ask for."""
+_RUNS = 256
+_shares: dict[str, Share] = {}
+"""What this process may ask of each run, by its folder."""
+_turns = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -263,7 +266,7 @@ def _check_rank(run: "Run", ranks: "int | Literal['all']") -> None:
         raise ValueError(f'ranks is the number of a rank, or "all": {ranks!r}')
     there = [rank.rank for rank in run.ranks if rank.status.live]
     if there and ranks not in there:
-        raise UnfitError(f"rank {ranks} is not there; there are {', '.join(map(str, there))}")
+        raise UnfitError(f"rank {ranks} is not there; there {'are' if len(there) > 1 else 'is'} {ranges(there)}")
 
 
 def call(
@@ -320,26 +323,52 @@ def _send(
     finally:
         if not sent and mail == mailbox.mail_name(ident):
             mailbox.discard_mail(run.folder, ident)
+    if not mailbox.stands_in_log(mail):
+        with suppress(SegmentError):  # then it is not known what was asked
+            mailbox.discard_stale_mail(run.folder, lambda: _mail_in_log(run))
     if wait:
         request.wait(None if end is None else max(0.0, end - monotonic()))
     return request
 
 
+def _mail_in_log(run: "Run") -> set[str]:
+    tail = run._view()["tail"]
+    entries = (_core.read_entry(run._control, seq) for seq in range(max(1, tail - _core.LOG_CAPACITY + 1), tail + 1))
+    return {entry["mail"] for entry in entries if entry is not None}
+
+
 def _take_turn(run: "Run", end: float | None) -> None:
-    """Waits while this process has asked the run for more than its share: each request costs the training a few tenths
-    of a millisecond, and other senders want to be heard too."""
-    while True:
-        recent = run._recent_mail(os.getpid(), _BURST, time.time() - _BURST / _RATE)
-        if len(recent) < _BURST:
-            return
-        left = recent[0] + _BURST / _RATE - time.time()
-        if not 0 < left <= _BURST / _RATE:  # more: the clock was set back
-            return
-        if end is not None:
-            left = min(left, end - monotonic())
-        if left <= 0:
-            return
-        time.sleep(left)
+    """Waits while this process has asked the run for more than its share. Raises SparkTimeoutError if its turn comes
+    too late: nothing was asked then."""
+    place = str(run.folder)
+    with _turns:
+        share = _shares.get(place)
+        if share is None:
+            if len(_shares) >= _RUNS:
+                for known in [known for known, each in _shares.items() if each.whole]:
+                    del _shares[known]
+            share = _shares[place] = Share()
+        wait = share.wait()
+        left = wait if end is None else max(0.0, end - monotonic())
+        if wait <= left:
+            share.take()
+    if wait > 0:
+        time.sleep(min(wait, left))
+    if wait > left:
+        raise SparkTimeoutError(
+            f"this process has set values and called functions of run {run.id} more than {RATE:g} times a second, and "
+            f"its next turn comes too late: nothing was asked"
+        )
+
+
+def _forget_after_fork() -> None:
+    """In a forked child, which is a sender of its own."""
+    global _turns
+    _turns = threading.Lock()
+    _shares.clear()
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)
 
 
 # --- watching ---

@@ -14,7 +14,11 @@ from spark_fast.status import (
     status_of,
 )
 
-__all__ = ["Look", "status_of_ranks"]
+__all__ = ["Look", "status_of_ranks", "step_of_ranks"]
+
+
+_WITHIN = 1.0
+"""Seconds in which nobody wonders that a rank has not come to a request yet."""
 
 
 class Look:
@@ -37,6 +41,7 @@ class Look:
         """The workers that have ever been there, by rank."""
         there = [slot for slot in self.slots if slot["state"] != WorkerState.NONE or slot["alive"]]
         furthest = max((slot["step"] for slot in there if slot["alive"]), default=0)
+        applied = self._applied()
         found = []
         for slot in there:
             status = status_of(self.view, slot)
@@ -48,19 +53,27 @@ class Look:
                     slot["step"],
                     slot["pid"],
                     about.host,
-                    since=slot["lost"] if lost and slot["lost"] else slot["state_since"],
+                    since=slot["lost"] if lost else slot["state_since"],
                     behind=max(0, furthest - slot["step"]) if slot["alive"] else 0,
-                    overdue=self._overdue(slot) if slot["alive"] and len(there) > 1 else 0.0,
+                    overdue=self._overdue(slot) if slot["alive"] and slot["applied"] < applied else 0.0,
                 )
             )
         return sorted(found, key=lambda rank: rank.rank)
 
+    def _applied(self) -> int:
+        """The newest request that a living rank has come to."""
+        return max((slot["applied"] for slot in self.slots if slot["alive"]), default=0)
+
+    def waits(self) -> bool:
+        """Whether a rank has not come to what others have: for how long, a later look says anew."""
+        applied = self._applied()
+        return any(slot["alive"] and slot["applied"] < applied for slot in self.slots)
+
     def _overdue(self, slot: dict[str, Any]) -> float:
-        """Seconds since the oldest request was asked for that this rank alone has not come to."""
-        if not any(other["applied"] > slot["applied"] for other in self.slots if other["alive"]):
-            return 0.0
+        """Seconds since the oldest request was asked for that this rank has not come to."""
         entry = _core.read_entry(self._control, slot["applied"] + 1)
-        return max(0.0, time.time() - entry["asked"]) if entry is not None else 0.0
+        since = time.time() - entry["asked"] if entry is not None else 0.0
+        return since if since >= _WITHIN else 0.0
 
     def unseen_deaths(self) -> list[int]:
         """The slots of processes that have died, of which nobody has noted when."""
@@ -100,6 +113,11 @@ class Look:
         """When a timed pause ends by itself."""
         found: Any = self.first()["deadline"]
         return found or None
+
+
+def step_of_ranks(ranks: list[Rank]) -> int:
+    """How far the run is: see Run.step."""
+    return min([rank.step for rank in ranks if rank.status.live] or [rank.step for rank in ranks], default=0)
 
 
 def status_of_ranks(ranks: list[Rank]) -> SparkStatus:

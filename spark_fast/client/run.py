@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from spark_fast import _core, names, run_folder
 from spark_fast._core import Segment
-from spark_fast.client.look import Look, status_of_ranks
+from spark_fast.client.look import Look, status_of_ranks, step_of_ranks
 from spark_fast.errors import (
     AmbiguousRunError,
     LayoutError,
@@ -38,6 +38,7 @@ from spark_fast.status import (
     SparkStatus,
     WorkerState,
     monotonic,
+    trouble_of,
 )
 
 if TYPE_CHECKING:
@@ -212,13 +213,14 @@ class Run:
         """What the control file says now; None if it is damaged or gone."""
         try:
             look = Look(self._control)
+            if len(look.slots) > 1 and (dead := look.unseen_deaths()):
+                for slot in dead:
+                    with suppress(SegmentError, OSError):  # it is as dead without the note
+                        self._open_segment().note_lost(slot)
+                look = Look(self._control)
+            return look
         except SegmentError:
             return None
-        if len(look.slots) > 1:
-            for slot in look.unseen_deaths():
-                with suppress(SegmentError, OSError):  # it is as dead without the note
-                    self._open_segment().note_lost(slot)
-        return look
 
     @property
     def ranks(self) -> list[Rank]:
@@ -239,8 +241,8 @@ class Run:
 
     @property
     def step(self) -> int:
-        """Checkpoints passed, by the rank that is furthest behind."""
-        return min((rank.step for rank in self.ranks), default=0)
+        """Checkpoints passed, by the living rank that is furthest behind; of a run that has ended, by any of them."""
+        return step_of_ranks(self.ranks)
 
     @property
     def steps_per_second(self) -> float | None:
@@ -289,6 +291,12 @@ class Run:
     def world_size(self) -> int:
         """How many ranks its job has, on all hosts; some may not be there yet, or no more."""
         return self._about.world_size
+
+    @property
+    def local_world_size(self) -> int:
+        """How many of its job's ranks are to be on this host."""
+        look = self._look()
+        return 1 if look is None else len(look.slots)
 
     @property
     def requests(self) -> list[Request]:
@@ -385,11 +393,12 @@ class Run:
     def _as_dict(self, look: Look | None, now: float) -> dict[str, Any]:
         ranks = self._ranks_of(look)
         progress = None if look is None else look.progress(now)
+        speed = self._speed_of(look, now)
         return {
             "id": self.id,
             "status": str(status_of_ranks(ranks)),
-            "step": min((rank.step for rank in ranks), default=0),
-            "steps_per_second": self._speed_of(look, now),
+            "step": step_of_ranks(ranks),
+            "steps_per_second": speed,
             "progress": None
             if progress is None
             else {
@@ -404,6 +413,7 @@ class Run:
             "resumes": None if look is None else look.resumes(),
             "stop_by": None if look is None else look.stop_by(),
             "world_size": self._about.world_size,
+            "local_world_size": 1 if look is None else len(look.slots),
             "ranks": [
                 {
                     "rank": rank.rank,
@@ -413,7 +423,8 @@ class Run:
                     "host": rank.host,
                     "since": rank.since,
                     "behind": rank.behind,
-                    "overdue": rank.overdue,
+                    "overdue": float(int(rank.overdue)),
+                    "trouble": trouble_of(rank, speed),
                 }
                 for rank in ranks
             ],
@@ -507,7 +518,8 @@ class Run:
 
         As pause(). The fate is `refused`, with the reason, if the value does not fit its limits: then the worker has
         not heard of it; `failed`, with the traceback, if the value's on_set raised, and the value stays. A process
-        that sets and calls more than a hundred times a second waits for its turn.
+        that sets and calls more than twenty times a second, 64 times at once, waits for its turn; SparkTimeoutError if
+        that comes too late, and nothing was asked then.
         """
         from spark_fast.client import exposures
 
@@ -665,12 +677,19 @@ class Run:
     def _fate(self, seq: int, ident: int) -> Fate:
         try:
             # Life first: what a worker published before it died is then read after its death was seen.
-            alive = any(slot["alive"] and slot["state"] < WorkerState.STOPPED for slot in self._slots())
+            slots = self._slots()
+            alive = any(slot["alive"] and slot["state"] < WorkerState.STOPPED for slot in slots)
             ended = str(self.status)
             fate = fate_of(self._control, seq, ident, folder=self._folder, alive=alive, ended=ended)
             if fate.reason == UNDECIDED:
                 self._open_segment().void_orphan(seq)
                 fate = fate_of(self._control, seq, ident, folder=self._folder, alive=alive, ended=ended)
+            if not fate.final and len(slots) > 1:
+                concluded = self._open_segment().conclude(seq)
+                if concluded is None:
+                    return Fate(FateState.LOST, reason="the ranks that were to do it have died")
+                if concluded:
+                    fate = fate_of(self._control, seq, ident, folder=self._folder, alive=alive, ended=ended)
             return fate
         except SegmentError as error:
             return Fate(FateState.LOST, reason=str(error))

@@ -19,7 +19,7 @@ from spark_fast.sources import decode
 from spark_fast.status import monotonic
 from spark_fast.ui import models
 from spark_fast.ui.detail import Parts
-from spark_fast.ui.state import Server, State
+from spark_fast.ui.state import Client, Server, State
 from spark_fast.ui.views import history_view, to_json
 
 __all__ = ["ERRORS", "router"]
@@ -98,9 +98,19 @@ async def history(server: Server, run: str, name: Annotated[list[str], Query(min
 
 
 async def _ask(
-    server: State, name: str, send: Callable[[Run], Request], *, what: str | None = None, wait: float = 0.0
+    server: State,
+    name: str,
+    send: Callable[[Run], Request],
+    *,
+    what: str | None = None,
+    wait: float = 0.0,
+    of: str | None = None,
 ) -> Response:
-    """Has the request sent, and answers with it. what: the name of the value or the function that it is about."""
+    """Has the request sent, and answers with it.
+
+    what: the name of the value or the function that it is about.
+    of: the client, if it is to wait for its turn.
+    """
 
     def ask() -> tuple[Request, dict[str, Any], bool]:
         run = _there(server, name)
@@ -110,6 +120,8 @@ async def _ask(
         over = over or (request.kind == "reload" and not Store(run.folder).reloadable)
         return request, server.sent.view(request), over
 
+    if of is not None:
+        await server.turns.take(name, of)
     try:
         request, view, over = await server.threads.ask(name, ask)
     except (ValueError, TypeError, OverflowError) as error:
@@ -182,7 +194,7 @@ async def reset(server: Server, run: str, body: models.Reset | None = None) -> R
 
 
 @router.put("/runs/{run}/values/{name:path}", status_code=202, response_model=models.Asked, responses=_ASKING)
-async def set_value(server: Server, run: str, name: str, body: models.SetValue) -> Response:
+async def set_value(server: Server, of: Client, run: str, name: str, body: models.SetValue) -> Response:
     """Asks a run to take a new value, at its next checkpoint."""
 
     def send(found: Run) -> Request:
@@ -190,20 +202,20 @@ async def set_value(server: Server, run: str, name: str, body: models.SetValue) 
             raise HTTPException(404, unknown(name, "value", list(found.values)))
         return found.set(name, body.value, wait=False)
 
-    return await _ask(server, run, send, what=name)
+    return await _ask(server, run, send, what=name, of=of)
 
 
 @router.post("/runs/{run}/calls/{name:path}", status_code=202, response_model=models.Asked, responses=_ASKING)
-async def call(server: Server, run: str, name: str, body: models.Call | None = None) -> Response:
+async def call(server: Server, of: Client, run: str, name: str, body: models.Call | None = None) -> Response:
     """Asks a run to call a function, at its next checkpoint. The result is in the request when its fate is final."""
     said = body or models.Call()
 
     def send(found: Run) -> Request:
         if name not in found.functions:
             raise HTTPException(404, unknown(name, "function", list(found.functions)))
-        return found.request_call(name, said.args, said.kwargs, wait=False)
+        return found.request_call(name, said.args, said.kwargs, wait=False, ranks=said.ranks)
 
-    return await _ask(server, run, send, what=name, wait=said.timeout)
+    return await _ask(server, run, send, what=name, wait=said.timeout, of=of)
 
 
 @router.get("/runs/{run}/requests/{ident}", response_model=models.Asked, responses=_OF_A_RUN | _INVALID)

@@ -23,7 +23,7 @@ _AGAIN = 5.0
 """Seconds after which a look that failed is tried again."""
 _TOUCH = 1.0
 """Seconds between two times at which the run is told that somebody looks."""
-_BY_NAME = {"values": "name", "requests": "id"}
+_BY_NAME = {"values": "name", "requests": "id", "ranks": "rank"}
 """The parts of which an event holds only those items that changed, and what each is known by."""
 
 

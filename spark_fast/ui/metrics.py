@@ -20,7 +20,7 @@ router = APIRouter(responses=ERRORS)
 _TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _OF_RUN: dict[str, tuple[str, str]] = {
-    "step": ("counter", "Checkpoints passed, by the rank that is furthest behind."),
+    "step": ("counter", "Checkpoints passed, by the living rank that is furthest behind."),
     "steps_per_second": ("gauge", "The speed now."),
     "started": ("gauge", "When the run began, in seconds since the epoch."),
     "memory": ("gauge", "Bytes that rank 0 has in memory."),

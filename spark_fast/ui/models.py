@@ -41,6 +41,7 @@ def _whole(value: object) -> object:
 
 Steps = Annotated[int, Field(ge=1, le=_STEPS_MAX), BeforeValidator(_whole)]
 Number = Annotated[int, Field(ge=1, lt=10**9), BeforeValidator(_whole)]
+Place = Annotated[int, Field(ge=0, lt=10**9), BeforeValidator(_whole)]
 Seconds = Annotated[float, Field(ge=0.001, le=_SECONDS_MAX, allow_inf_nan=False)]
 
 
@@ -85,6 +86,9 @@ class Call(_Body):
 
     args: list[JsonValue] = []
     kwargs: dict[str, JsonValue] = {}
+    ranks: Annotated[
+        Place | Literal["all"], Field(description="The rank that calls it; or all of them, at the same step.")
+    ] = 0
     timeout: Annotated[
         float, Field(ge=0, le=30, allow_inf_nan=False, description="Seconds in which the answer waits for the result.")
     ] = 0.0
@@ -115,6 +119,18 @@ class Rank(BaseModel):
     step: int
     pid: int
     host: str
+    since: Annotated[
+        float,
+        Field(description="When it came to this status; of one that is lost, when that was first seen. 0 if unknown."),
+    ]
+    behind: Annotated[int, Field(description="Steps that it is behind the furthest of those that live.")]
+    overdue: Annotated[
+        float,
+        Field(description="Whole seconds since the oldest request that it has not come to, and others have; or 0."),
+    ]
+    trouble: Annotated[
+        Literal["", "lost", "failed", "overdue", "behind"], Field(description="What is wrong with it, if so.")
+    ]
 
 
 class Summary(BaseModel):
@@ -130,7 +146,12 @@ class Summary(BaseModel):
     command: list[str]
     folder: str
     resumes: float | None
-    ranks: list[Rank]
+    stop_by: Annotated[
+        float | None, Field(description="When whoever asked for the stop ends the processes, as far as that was said.")
+    ]
+    world_size: Annotated[int, Field(description="How many ranks the job has, on all hosts.")]
+    local_world_size: Annotated[int, Field(description="How many of them are to be on this host.")]
+    ranks: Annotated[list[Rank], Field(description="Those that are there, or were.")]
     memory: Annotated[int | None, Field(description="Bytes that rank 0 has in memory.")]
     since_checkpoint: Annotated[
         float | None, Field(description="Seconds for which the step is the same, as far as the server has seen it.")
@@ -159,6 +180,7 @@ class Request(BaseModel):
 
     Of one that sets a value or calls a function: `name` is of that, where this server sent it; `result` and `output`
     are what came of it; with `cut`, they are too long for a list of requests, and whole in the request by itself.
+    `ranks` says which rank was to call it; if all were, `result` is an object by rank.
     """
 
     id: str
@@ -167,6 +189,7 @@ class Request(BaseModel):
     asked: float
     version: int | None
     name: str | None = None
+    ranks: int | Literal["all"] | None = None
     result: Any = None
     output: str | None = None
     cut: bool = False

@@ -232,7 +232,7 @@ class Poller:
 def _look_at(seen: _Seen, now: float) -> bool:
     """Whether the run has published something new."""
     look = seen.run._look()
-    if look == seen.look and seen.summary:
+    if look == seen.look and seen.summary and not (look is not None and look.waits()):
         return False
     before, seen.look = seen.summary, look
     # By the name of its folder it is asked for; a folder that was copied or renamed still holds the old one.

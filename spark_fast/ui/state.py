@@ -11,15 +11,17 @@ from spark_fast.ui.detail import Lookouts
 from spark_fast.ui.polling import Poller
 from spark_fast.ui.sent import Sent
 from spark_fast.ui.threads import Threads
+from spark_fast.ui.turns import Turns
 
-__all__ = ["Server", "State"]
+__all__ = ["Client", "Server", "State"]
 
 
 class State:
-    """The poller, the lookouts, the threads, and the requests that were sent from here."""
+    """The poller, the lookouts, the threads, the turns, and the requests that were sent from here."""
 
     def __init__(self) -> None:
         self.threads = Threads()
+        self.turns = Turns()
         self.poller = Poller(self.threads)
         self.sent = Sent()
         self.lookouts = Lookouts(self.threads, self.sent)
@@ -40,8 +42,9 @@ class State:
             self.threads.close()
 
     def close(self) -> None:
-        """Ends the streams."""
+        """Ends the streams, and the waiting for turns."""
         self.closing = True
+        self.turns.close()
         for bell in self.bells:
             bell.set()
 
@@ -52,4 +55,10 @@ async def _state(request: Request) -> State:  # async: others are called in a th
     return found
 
 
+async def _client(request: Request) -> str:
+    """The connection. Pages have connections of their own, also those of one person, or from behind one address."""
+    return "" if request.client is None else f"{request.client.host} {request.client.port}"
+
+
 Server = Annotated[State, Depends(_state)]
+Client = Annotated[str, Depends(_client)]

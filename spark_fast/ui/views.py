@@ -53,6 +53,8 @@ def request_view(request: Request, name: str | None = None) -> dict[str, Any]:
     }
     if request.kind in ("set", "call"):
         view |= {"name": name, "result": request.result, "output": request.output, "cut": False}
+    if request.kind == "call":
+        view["ranks"] = request.ranks
     return view
 
 

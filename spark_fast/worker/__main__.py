@@ -37,6 +37,7 @@ def main() -> int:
         safe_path=told.get("safe_path"),
         watched=told.get("watched", False),
         announce=told.get("announce"),
+        stop_deadline=told.get("stop_deadline"),
     )
     start = runner.run_module if module else runner.run_script
     return start(words[0], words[1:], options=options)

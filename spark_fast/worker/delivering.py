@@ -12,7 +12,8 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -51,6 +52,9 @@ _running: list[str] = []
 """The function that runs, if one does, and the id of its call."""
 _replied: deque[int] = deque()
 _shared: deque[int] = deque()
+_BEGUN = Reply("begun")
+_LEFT = Reply("failed", "it was left before it had ended")
+_SET = Reply("done")
 
 
 def busy() -> bool:
@@ -110,7 +114,7 @@ def deliver(entry: dict[str, Any], step: int) -> None:
     seq = entry["seq"]
     if seq in _begun or entry not in worker.handed:
         return  # a signal handler that has passed a checkpoint just now has seen to it
-    reply = Reply("failed", "it was left before it had ended")
+    reply = _LEFT
     try:
         with session.turns:
             if not _begun:
@@ -138,10 +142,10 @@ def _do(entry: dict[str, Any]) -> Reply:
     folder = session.folder()
     if folder is None:
         return Reply("refused", "the run is not controlled any more")
-    ident = format_id(entry["id"])
+    mail = entry["mail"]
     try:
-        shared = session.several() and not entry["ranks"]
-        content = mailbox.read_mail(folder, entry["mail"], keep=shared)
+        shared = session.several() and not entry["ranks"] and not mailbox.stands_in_log(mail)
+        content = mailbox.read_mail(folder, mail, keep=shared)
         if shared:
             _keep(folder, entry["id"])
     except (StoreError, OSError) as error:
@@ -149,9 +153,14 @@ def _do(entry: dict[str, Any]) -> Reply:
     name = content.get("name")
     if not isinstance(name, str):
         return Reply("refused", "what it carries is damaged")
-    journaling.payload(ident, content)
     if entry["kind"] == Kind.SET:
+        if not mailbox.stands_in_log(mail):  # what does stands in the line of the request too
+            journaling.payload(format_id(entry["id"]), content)
         return _set(name, content)
+    ident = format_id(entry["id"])
+    journaling.payload(ident, content)
+    with suppress(OSError, FolderRefusedError):  # it only tells its sender more, once the log has forgotten it
+        mailbox.write_reply(folder, entry["id"], _BEGUN, session.rank())
     try:
         return _call(name, ident, content)
     finally:
@@ -161,19 +170,23 @@ def _do(entry: dict[str, Any]) -> Reply:
 def _set(name: str, content: dict[str, Any]) -> Reply:
     if "value" not in content:
         return Reply("refused", "what it carries is damaged")
-    if name not in exposing.listed("value"):
+    if not exposing.is_value(name):
         return Reply("refused", unknown(name, "value", exposing.listed("value")))
-    output = _Output(sys.stdout)
+    # Without code of the script's nothing is printed, and most of what this costs is saved.
+    output = _Output(sys.stdout) if exposing.runs_code(name) else None
     try:
-        with output.taken():
+        if output is None:
             exposing.set_value(name, content["value"])
+        else:
+            with output.taken():
+                exposing.set_value(name, content["value"])
     except UnfitError as error:
         return Reply("refused", str(error))
     except (Exception, SystemExit) as error:  # a value that was set ends no training
         if _of_a_signal(error):
             raise
-        return _failure(error, output.text)
-    return Reply("done", output=output.text)
+        return _failure(error, "" if output is None else output.text)
+    return _SET if output is None else Reply("done", output=output.text)
 
 
 def _call(name: str, ident: str, content: dict[str, Any]) -> Reply:
@@ -240,10 +253,12 @@ def _tell(entry: dict[str, Any], step: int, reply: Reply) -> None:
     told = False
     try:
         if folder is not None and (failed or entry["kind"] == Kind.CALL or reply.output):
-            _answer(folder, entry["id"], reply)
+            _answer(folder, entry["id"], replace(reply, step=step))
         told = True
     except (OSError, FolderRefusedError, ValueError, TypeError) as error:
         report.warn(f"the sender of a {Kind(entry['kind']).name.lower()} can't be answered: {error}")
+        if folder is not None:
+            mailbox.remove_reply(folder, entry["id"])  # that it has begun
     finally:
         with session.turns:
             # Without its result, a call is not what it was asked for.

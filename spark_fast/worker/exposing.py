@@ -33,7 +33,19 @@ from spark_fast.exposed import (
 )
 from spark_fast.worker import report, session, tensors
 
-__all__ = ["ExposedValue", "connect", "expose", "function", "listed", "restore", "set_value", "snapshot", "value"]
+__all__ = [
+    "ExposedValue",
+    "connect",
+    "expose",
+    "function",
+    "is_value",
+    "listed",
+    "restore",
+    "runs_code",
+    "set_value",
+    "snapshot",
+    "value",
+]
 
 _found: dict[str, Exposed] = {}
 _declared: dict[str, "ExposedValue"] = {}
@@ -213,7 +225,7 @@ def expose(bindings: Mapping[str, Any] | None = None, /, **more: Any) -> State:
                 _functions.pop(name, None)
                 _expose_value(name, each if isinstance(each, ExposedValue) else ExposedValue(each))
         if session.begun():
-            connect(session.folder())
+            connect(session.folder() if session.first_here() else None)
     return _state
 
 
@@ -407,6 +419,16 @@ def set_value(name: str, given: object) -> None:
 def function(name: str) -> tuple[Callable[..., object], Function]:
     """The function of this name for a controller, and what describes it."""
     return _functions[name]
+
+
+def is_value(name: str) -> bool:
+    """Whether a value is exposed under this name."""
+    return name in _found
+
+
+def runs_code(name: str) -> bool:
+    """Whether code of the script's runs when this value is set."""
+    return _declared[name].on_set is not None
 
 
 def listed(what: str) -> list[str]:

@@ -224,7 +224,7 @@ def configure(
     Raises:
         ValueError: a value makes no sense.
         RuntimeError: it comes too late, the run has begun. Only `yield_interval`, `async_yield_interval` and `quiet`
-            may come after the first checkpoint.
+            may change after the first checkpoint.
 
     Any thread may call it.
     """
@@ -232,9 +232,13 @@ def configure(
     given = {name: value for name, value in locals().items() if value is not _UNSET}
     from spark_fast.worker import session
 
-    if session.begun() and (late := [name for name in given if name in _EARLY]):
-        raise RuntimeError(f"the run has begun: call configure({late[0]}=…) before the first checkpoint()")
-    options = replace(current(), **{name: _CHECKS[name](value, name) for name, value in given.items()})
+    before = current()
+    options = replace(before, **{name: _CHECKS[name](value, name) for name, value in given.items()})
+    if session.begun():
+        # A script that is executed anew at a reload says what it said at first.
+        late = [name for name in given if name in _EARLY and getattr(options, name) != getattr(before, name)]
+        if late:
+            raise RuntimeError(f"the run has begun: call configure({late[0]}=…) before the first checkpoint()")
     for one, of in (("rank", "world_size"), ("local_rank", "local_world_size")):
         number, size = getattr(options, one), getattr(options, of)
         if (one in given or of in given) and number is not None and size is not None and number >= size:

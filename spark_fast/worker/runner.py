@@ -9,16 +9,13 @@ import sys
 from contextlib import suppress
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
-from types import CodeType, FrameType, ModuleType
+from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Protocol
 
-from spark_fast._core import next_signal_ends
-from spark_fast.errors import JournalError, RunNameTakenError, SparkError, SparkStopError
+from spark_fast.errors import JournalError, RunNameTakenError, SparkStopError
 from spark_fast.journal import read
-from spark_fast.request import FateState
 from spark_fast.status import WorkerState
-from spark_fast.worker import host, report, session
-from spark_fast.worker.controller import create_controller
+from spark_fast.worker import host, report, session, signals
 from spark_fast.worker.host import Host
 from spark_fast.worker.options import configure
 from spark_fast.worker.replaying import Replay
@@ -32,12 +29,6 @@ __all__ = ["run_module", "run_script"]
 USAGE = 2
 INTERRUPTED = 128 + signal.SIGINT
 PLAIN = RunnerOptions()
-
-COPIES = 1.0
-"""Seconds in which a second SIGTERM is the first once more: a batch system signals each process of a job, and the
-supervisor hands on its own."""
-
-_supervised = False
 
 
 def run_script(path: str, args: list[str], *, options: RunnerOptions = PLAIN) -> int:
@@ -191,14 +182,14 @@ def _host(entry: _Entry, args: list[str], options: RunnerOptions, command: list[
 
 
 def _run(entry: _Entry, args: list[str], options: RunnerOptions, command: list[str]) -> int:
-    global _supervised
-    _supervised = options.supervisor is not None
     sys.argv = command  # what the run is listed with
     try:
         if options.name is not None:
             configure(run=options.name)
         if options.journal is not None:
             configure(journal=options.journal)
+        if options.stop_deadline is not None:
+            configure(stop_deadline=options.stop_deadline)
         session.attach(fresh_name=options.name is None)
     except RunNameTakenError as error:
         report.say(f"{error}; stop it, or choose another name")
@@ -208,7 +199,7 @@ def _run(entry: _Entry, args: list[str], options: RunnerOptions, command: list[s
         return USAGE
     if options.announce is not None:
         _announce(options.announce)
-    _install_handlers()
+    signals.install([signal.SIGINT, signal.SIGTERM], copies=options.supervisor is not None or session.several())
     try:
         _host(entry, args, options, command)
     except SparkStopError as stop:
@@ -254,45 +245,3 @@ def _show(error: BaseException) -> None:
     while trace is not None and trace.tb_frame.f_code.co_filename in ours:
         trace = trace.tb_next
     sys.excepthook(type(error), error.with_traceback(trace), trace)
-
-
-def _install_handlers() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # Left alone where it is ignored: nohup, or a shell's background job.
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _on_signal)
-
-
-def _on_signal(number: int, frame: FrameType | None) -> None:
-    # The second interrupts at once, and the system does it: also where the interpreter is stuck in a long call.
-    if signal.getsignal(signal.SIGINT) is _on_signal:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if signal.getsignal(signal.SIGTERM) is _on_signal:
-        if _supervised and number == signal.SIGTERM:
-            next_signal_ends(number, COPIES)
-        else:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    name = signal.Signals(number).name
-    try:
-        fate = create_controller().stop()
-        asked = fate.state is not FateState.REFUSED
-        why = fate.reason
-    except (SparkError, OSError) as error:
-        asked, why = False, str(error)
-    if asked:
-        _say_from_handler(f"{name}: it will stop at the next checkpoint; once more interrupts at once")
-        return
-    _say_from_handler(f"{name}: it can't be asked to stop ({why}), so it is interrupted")
-    if session.host is not None:
-        session.host.ending = True
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    raise SystemExit(128 + number)
-
-
-def _say_from_handler(message: str) -> None:
-    # Not through sys.stderr: the main thread may be in the middle of writing to it.
-    try:
-        os.write(2, f"spark_fast: {message}\n".encode())
-    except OSError:
-        return

@@ -21,6 +21,7 @@ class RunnerOptions:
         watched: whether somebody is about to save new code: what a reload needs is loaded before the script begins.
         announce: a descriptor to which the run id is written, as one line, as soon as there is a run; it is closed
             then. None for nobody to be told.
+        stop_deadline: see configure().
     """
 
     name: str | None = None
@@ -31,3 +32,4 @@ class RunnerOptions:
     safe_path: bool | None = None
     watched: bool = False
     announce: int | None = None
+    stop_deadline: float | None = None

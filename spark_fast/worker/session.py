@@ -55,6 +55,8 @@ _AGAIN = 0.05
 """Seconds between two tries to take part in a run."""
 _SEAT = 5.0
 """Seconds to wait for the process that had this rank before to be gone."""
+_ALONE = 2.0
+"""Seconds to wait for others that make or remove runs."""
 _OLD_JOB = 30.0
 """Seconds to wait for the processes of a job that stops, when it is started again."""
 
@@ -140,6 +142,10 @@ def attach(*, fresh_name: bool = True) -> bool:
             return False
         _life = _Life.ATTACHED
         _watch_the_end()
+        if chosen.stop_signals:
+            from spark_fast.worker import signals
+
+            signals.install_chosen()
         if not chosen.quiet and (_place is None or _place.rank == 0):
             report.say(_hint(_run))
         return True
@@ -185,7 +191,8 @@ def _take_part(name: str | None) -> str:
 
     global _folder
     job, world_size = ("", 1) if _place is None else (_place.job, _place.world_size)
-    with run_folder.claim(name, _command(), __version__, job=job, world_size=world_size) as found:
+    patience = _ALONE if _place is None else _OLD_JOB  # a rank that is left out would stay behind when the others stop
+    with run_folder.claim(name, _command(), __version__, job=job, world_size=world_size, timeout=patience) as found:
         if _place is not None:
             worker.place(_place.rank, _place.world_size, options.current().stride)
         else:

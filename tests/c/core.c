@@ -152,13 +152,19 @@ entry_of(const char *path, uint64_t seq)
 }
 
 struct sf_slot_view
-slot_of(const char *path)
+slot_at(const char *path, uint32_t slot)
 {
     struct sf_slot_view view;
     int fd = open_plain(path);
-    CHECK_EQ(sf_read_slot(fd, 0, &view), 0);
+    CHECK_EQ(sf_read_slot(fd, slot, &view), 0);
     close(fd);
     return view;
+}
+
+struct sf_slot_view
+slot_of(const char *path)
+{
+    return slot_at(path, 0);
 }
 
 struct sf_view
@@ -175,6 +181,222 @@ unsigned
 outcome_of(const char *path, uint64_t seq)
 {
     return SF_OUTCOME_CODE(entry_of(path, seq).outcome);
+}
+
+void
+check_fate(const char *path, uint64_t seq, unsigned outcome, uint64_t value)
+{
+    struct sf_entry_view entry = entry_of(path, seq);
+    if (SF_OUTCOME_CODE(entry.outcome) != outcome || SF_OUTCOME_VALUE(entry.outcome) != value)
+        FAIL("entry %" PRIu64 ": outcome %u, value %" PRIu64 "; not %u, %" PRIu64, seq, SF_OUTCOME_CODE(entry.outcome),
+             (uint64_t)SF_OUTCOME_VALUE(entry.outcome), outcome, value);
+}
+
+/* --- several ranks --- */
+
+static int
+run_rank(void *argument)
+{
+    struct rank *self = argument;
+
+    CHECK_EQ(sf_worker_setup(), 0);
+    for (uint32_t done = 0;; done++) {
+        while (atomic_load(&self->asked) == done)
+            sf_wait_futex.wait(&self->asked, done, 10 * SF_SECOND);
+        self->answer = self->what(self, self->argument);
+        atomic_store(&self->answered, done + 1);
+        sf_wait_futex.wake(&self->answered);
+    }
+}
+
+struct rank *
+rank_begin(void)
+{
+    struct rank *rank = share(sizeof *rank);
+    strcpy(rank->path, path_in("control"));
+    rank->pid = spawn(run_rank, rank);
+    return rank;
+}
+
+void
+rank_ask(struct rank *rank, long (*what)(struct rank *self, uint64_t argument), uint64_t argument)
+{
+    rank->what = what;
+    rank->argument = argument;
+    atomic_fetch_add(&rank->asked, 1);
+    sf_wait_futex.wake(&rank->asked);
+}
+
+long
+rank_answer(struct rank *rank)
+{
+    int64_t end = sf_monotonic_ns() + 30 * SF_SECOND;
+    uint32_t answered;
+
+    while ((answered = atomic_load(&rank->answered)) != atomic_load(&rank->asked)) {
+        int status;
+        if (waitpid(rank->pid, &status, WNOHANG) == rank->pid) {
+            if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGKILL)
+                FAIL("a rank ended with status %#x", status);
+            return RANK_DIED;
+        }
+        if (sf_monotonic_ns() > end)
+            FAIL("a rank does not answer");
+        sf_wait_futex.wait(&rank->answered, answered, SF_SECOND / 100);
+    }
+    return rank->answer;
+}
+
+long
+rank_do(struct rank *rank, long (*what)(struct rank *self, uint64_t argument), uint64_t argument)
+{
+    rank_ask(rank, what, argument);
+    return rank_answer(rank);
+}
+
+void
+rank_kill(struct rank *rank)
+{
+    kill_child(rank->pid);
+}
+
+void
+rank_stopped(struct rank *rank)
+{
+    int status;
+    do
+        CHECK_EQ(waitpid(rank->pid, &status, WUNTRACED), rank->pid);
+    while (!WIFSTOPPED(status));
+}
+
+static long
+do_arm_to_kill(struct rank *self, uint64_t point)
+{
+    (void)self;
+    return sf_point_arm((const char *)(uintptr_t)point, SIGKILL);
+}
+
+static long
+do_arm_to_stop(struct rank *self, uint64_t point)
+{
+    (void)self;
+    return sf_point_arm((const char *)(uintptr_t)point, SIGSTOP);
+}
+
+/* The name is one of the program's own texts: a forked child has it at the same place. */
+void
+rank_arm(struct rank *rank, const char *point, int signal_number)
+{
+    DOES(rank, signal_number == SIGKILL ? do_arm_to_kill : do_arm_to_stop, (uint64_t)(uintptr_t)point, 0);
+}
+
+long
+do_attach(struct rank *self, uint64_t slot_count)
+{
+    return sf_worker_attach(self->path, (uint32_t)slot_count, 0, 1000);
+}
+
+long
+do_join(struct rank *self, uint64_t slot)
+{
+    return sf_worker_join(self->path, (uint32_t)slot, 1000 + slot, 20 * SF_SECOND);
+}
+
+long
+do_join_now(struct rank *self, uint64_t slot)
+{
+    return sf_worker_join(self->path, (uint32_t)slot, 1000 + slot, 0);
+}
+
+long
+do_stride(struct rank *self, uint64_t stride)
+{
+    (void)self;
+    sf_worker_place(0, 0, (uint32_t)stride);
+    return 0;
+}
+
+static long
+turn_of(struct rank *self, uint64_t may)
+{
+    int rc = sf_turn(self->step, (int)may, &self->turn);
+
+    if (rc == 0 && self->turn.action != SF_HOLD && self->turn.action != SF_AWAIT)
+        sf_worker_unparked(self->step);
+    return rc < 0 ? rc : (long)self->turn.action;
+}
+
+long
+do_pass(struct rank *self, uint64_t may)
+{
+    self->turn = (struct sf_turn){.action = SF_GO};
+    return sf_pass(&self->step) ? turn_of(self, may | SF_TURN_COUNTED) : SF_GO;
+}
+
+long
+do_look(struct rank *self, uint64_t unused)
+{
+    (void)unused;
+    self->turn = (struct sf_turn){.action = SF_GO};
+    return sf_look(&self->step) ? turn_of(self, 0) : SF_GO;
+}
+
+long
+do_again(struct rank *self, uint64_t may)
+{
+    return turn_of(self, may | SF_TURN_COUNTED);
+}
+
+long
+do_look_again(struct rank *self, uint64_t unused)
+{
+    (void)unused;
+    return turn_of(self, 0);
+}
+
+long
+do_park(struct rank *self, uint64_t seq)
+{
+    sf_worker_parked(seq, self->step, 0);
+    return 0;
+}
+
+long
+do_unpark(struct rank *self, uint64_t unused)
+{
+    (void)unused;
+    sf_worker_unparked(self->step);
+    return 0;
+}
+
+long
+do_tell(struct rank *self, uint64_t seq)
+{
+    sf_worker_tell(seq, self->step, 0);
+    return 0;
+}
+
+long
+do_tell_failed(struct rank *self, uint64_t seq)
+{
+    sf_worker_tell(seq, self->step, 1);
+    return 0;
+}
+
+long
+do_end(struct rank *self, uint64_t state)
+{
+    (void)self;
+    return sf_worker_end((uint32_t)state);
+}
+
+void
+rank_run_to(struct rank *rank, uint64_t step)
+{
+    do
+        PASSES(rank, SF_GO);
+    while (rank->step < step);
+    CHECK_EQ(rank->step, step);
 }
 
 struct death {

@@ -39,6 +39,56 @@ struct sf_slot_view slot_of(const char *path);
 struct sf_view view_of(const char *path);
 unsigned outcome_of(const char *path, uint64_t seq);
 
+/* --- several ranks: processes that do one thing after the other, as the test asks them to --- */
+
+struct rank {
+    pid_t pid;
+    _Atomic uint32_t asked, answered; /* futexes */
+    long (*what)(struct rank *self, uint64_t argument);
+    uint64_t argument;
+    long answer;
+    uint64_t step;       /* of the checkpoint that it passed last */
+    struct sf_turn turn; /* what came of it */
+    char path[256];
+};
+
+/* A process that is no rank yet. */
+struct rank *rank_begin(void);
+/* Has it do something: what that returned, or RANK_DIED. In two parts, for what goes on meanwhile. */
+#define RANK_DIED (-100000)
+long rank_do(struct rank *rank, long (*what)(struct rank *self, uint64_t argument), uint64_t argument);
+void rank_ask(struct rank *rank, long (*what)(struct rank *self, uint64_t argument), uint64_t argument);
+long rank_answer(struct rank *rank);
+void rank_kill(struct rank *rank);
+/* Waits until it stands still at a point that was armed with SIGSTOP. */
+void rank_stopped(struct rank *rank);
+
+/* Things to do. What applies requests returns an action or an error, and delivers no mail. */
+long do_attach(struct rank *self, uint64_t slot_count); /* in slot 0 */
+long do_join(struct rank *self, uint64_t slot);         /* waits for its turn for as long as it must */
+long do_join_now(struct rank *self, uint64_t slot);
+long do_stride(struct rank *self, uint64_t stride); /* before it attaches or joins */
+long do_pass(struct rank *self, uint64_t may);      /* a counted checkpoint; `may` beyond that */
+long do_look(struct rank *self, uint64_t unused);   /* one that does not count */
+long do_again(struct rank *self, uint64_t may);     /* the last counted one once more */
+long do_look_again(struct rank *self, uint64_t unused);
+long do_park(struct rank *self, uint64_t seq);
+long do_unpark(struct rank *self, uint64_t unused);
+long do_tell(struct rank *self, uint64_t seq);
+long do_tell_failed(struct rank *self, uint64_t seq);
+long do_end(struct rank *self, uint64_t state);
+
+/* It passes checkpoints at which nothing is due, up to and with number `step`. */
+void rank_run_to(struct rank *rank, uint64_t step);
+struct sf_slot_view slot_at(const char *path, uint32_t slot);
+void check_fate(const char *path, uint64_t seq, unsigned outcome, uint64_t value);
+
+/* It is to be killed, or stopped, at a named point. */
+void rank_arm(struct rank *rank, const char *point, int signal_number);
+
+#define DOES(rank, what, argument, result) CHECK_EQ(rank_do(rank, what, argument), result)
+#define PASSES(rank, action) DOES(rank, do_pass, 0, action)
+
 /* A process that appends one request and is killed at a named point. */
 void send_and_die(const char *path, const char *point, uint32_t kind, uint64_t argument);
 

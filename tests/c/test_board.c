@@ -1,6 +1,8 @@
 /* The board: what the worker puts there is what others read, at any time, for as long as the run lasts. */
 #include <math.h>
 #include <pthread.h>
+#include <signal.h>
+#include <sys/resource.h>
 
 #include "core.h"
 #include "sf_board.h"
@@ -273,6 +275,127 @@ TEST(a_reader_sees_whole_values_while_the_worker_writes_without_a_pause)
     atomic_store(&writing, 0);
     pthread_join(writer, NULL);
     CHECK(seen > 10 && histories > 10 && texts > 10);
+}
+
+/* What a thread of a build without the GIL may do while another exposes more. */
+static void *
+assign_on(void *argument)
+{
+    uint32_t index = *(uint32_t *)argument;
+    for (uint64_t i = 1; atomic_load(&writing); i++)
+        put(index, (double)i, i);
+    return NULL;
+}
+
+TEST(a_thread_assigns_while_another_makes_the_board_longer)
+{
+    static char text[300000];
+    pthread_t writer;
+
+    CHECK_EQ(sf_board_create(path_in("board")), 0);
+    int fd = open_board();
+    uint32_t index = new_number();
+    atomic_store(&writing, 1);
+    CHECK_EQ(pthread_create(&writer, NULL, assign_on, &index), 0);
+    memset(text, 'x', sizeof text);
+    for (uint32_t i = 1; i < 200; i++) {
+        uint32_t added = new_number();
+        CHECK_EQ(added, i);
+        put(added, (double)i, i);
+        if (i % 20 == 0)
+            CHECK_EQ(sf_board_put_text(added, text, i * 1500, i), 0);
+    }
+    for (uint64_t step = cell_of(fd, index).step; cell_of(fd, index).step == step;)
+        continue; /* it still writes what others see */
+    atomic_store(&writing, 0);
+    pthread_join(writer, NULL);
+    uint64_t last = cell_of(fd, index).step, covered = 0;
+    int count = history_of(fd, index);
+    for (int i = 0; i < count; i++) {
+        CHECK_EQ(buckets[i].step, covered + 1);
+        covered += buckets[i].count;
+    }
+    CHECK(covered <= last && last - covered < (count ? buckets[0].count : 1));
+    for (uint32_t i = 1; i < 200; i++)
+        CHECK_EQ(cell_of(fd, i).step, i);
+}
+
+TEST(a_pointer_into_the_board_stays_good_however_long_it_becomes)
+{
+    static char text[SF_TEXT_MAX];
+
+    CHECK_EQ(sf_board_create(path_in("board")), 0);
+    int fd = open_board();
+    uint32_t index = new_number(), letter = (uint32_t)sf_board_add();
+    struct sf_cell *before = sf_cell_of(sf_board_header(), index);
+    put(index, 1, 1);
+    CHECK_EQ(sf_board_put_text(letter, text, sizeof text, 2), 0);
+    CHECK(before != sf_cell_of(sf_board_header(), index)); /* it was longer than what was mapped */
+    CHECK_EQ(atomic_load(&before->step), 1);
+    atomic_store(&before->step, 5);
+    CHECK_EQ(cell_of(fd, index).step, 5);
+    put(index, 2, 6);
+    CHECK_EQ(atomic_load(&before->step), 6);
+    /* Cut short, it ends nobody either, wherever somebody is writing. */
+    CHECK_EQ(ftruncate(fd, 0), 0);
+    atomic_store(&before->step, 7);
+    put(index, 3, 8);
+    CHECK_EQ(sf_board_put_text(letter, text, sizeof text, 9), 0);
+    CHECK(new_number() > letter);
+}
+
+/* The guard of the board, which is mapped further than it reaches, takes only what is missing of the file for its own. */
+TEST(a_signal_of_somebody_elses_leaves_the_board)
+{
+    CHECK_EQ(signal(SIGBUS, SIG_IGN) == SIG_ERR, 0);
+    CHECK_EQ(sf_board_create(path_in("board")), 0);
+    int fd = open_board();
+    uint32_t index = new_number();
+    for (int i = 0; i < 40; i++)
+        new_number();
+    CHECK_EQ(raise(SIGBUS), 0);
+    put(index, 2, 2);
+    CHECK_EQ(cell_of(fd, index).step, 2);
+}
+
+/* Bytes of addresses that this process has. */
+static uint64_t
+addresses(void)
+{
+    unsigned long pages = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    CHECK(file != NULL && fscanf(file, "%lu", &pages) == 1);
+    fclose(file);
+    return pages * 4096;
+}
+
+static int
+expose_with_few_addresses(void *unused)
+{
+    static char text[SF_TEXT_MAX];
+    struct rlimit limit, few;
+
+    (void)unused;
+    CHECK_EQ(getrlimit(RLIMIT_AS, &limit), 0);
+    few = limit;
+    few.rlim_cur = addresses() + (1 << 20);
+    CHECK_EQ(setrlimit(RLIMIT_AS, &few), 0);
+    CHECK_EQ(sf_board_create(path_in("board")), 0); /* as much as it takes, and no more */
+    int fd = open_board();
+    int index = sf_board_add();
+    CHECK_EQ(sf_board_put_text((uint32_t)index, "short", 5, 1), 0);
+    CHECK_EQ(sf_board_put_text((uint32_t)index, text, sizeof text, 2), -ENOMEM);
+    CHECK_EQ(sf_board_put_text((uint32_t)index, "still", 5, 3), 0);
+    CHECK_EQ(cell_of(fd, (uint32_t)index).step, 3);
+    CHECK_EQ(setrlimit(RLIMIT_AS, &limit), 0);
+    CHECK_EQ(sf_board_put_text((uint32_t)index, text, sizeof text, 4), 0);
+    CHECK_EQ(cell_of(fd, (uint32_t)index).text_size, sizeof text);
+    return 0;
+}
+
+TEST(under_a_limit_on_addresses_a_board_takes_what_it_needs_and_says_when_there_is_no_more)
+{
+    CHECK_EQ(reap(spawn(expose_with_few_addresses, NULL), 20), 0);
 }
 
 TEST(a_damaged_board_crashes_no_reader_and_no_writer)

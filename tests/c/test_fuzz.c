@@ -28,18 +28,35 @@ struct batch {
     int count;
 };
 
+/* Fields of which the ranks tell each other. */
+static const struct {
+    uint64_t offset, length;
+} of_slot[] = {
+    {offsetof(struct sf_slot, stride), 4},     {offsetof(struct sf_slot, step), 8},
+    {offsetof(struct sf_slot, held), 8},       {offsetof(struct sf_slot, state), 4},
+    {offsetof(struct sf_slot, applied), 8},    {offsetof(struct sf_slot, done), 8},
+    {offsetof(struct sf_slot, done) + 8, 8},   {offsetof(struct sf_slot, vote), 8},
+    {offsetof(struct sf_slot, rank), 4},       {offsetof(struct sf_slot, generation), 4},
+    {offsetof(struct sf_slot, attached_ns), 8}}, of_entry[] = {
+    {offsetof(struct sf_entry, target), 8},    {offsetof(struct sf_entry, outcome), 8},
+    {offsetof(struct sf_entry, kind), 4},      {offsetof(struct sf_entry, ranks), 4},
+    {offsetof(struct sf_entry, failed), 4},    {offsetof(struct sf_entry, low), 8},
+};
+#define ONE_OF(table, random) (table)[random_next(random) % (sizeof(table) / sizeof *(table))]
+
 /* Mostly whole fields of the parts that mean something, with values that mean something. */
 static void
-mutate(int fd, uint64_t size, uint64_t tail, uint64_t *random)
+mutate(int fd, uint64_t size, uint32_t slot_count, uint64_t tail, uint64_t *random)
 {
     int changes = 1 + (int)(random_next(random) % 4);
 
     for (int i = 0; i < changes; i++) {
-        uint64_t value = random_next(random) % 3 ? telling[random_next(random) % (sizeof telling / sizeof *telling)]
-                                                 : random_next(random);
-        uint64_t offset, length = 8;
+        uint64_t value = random_next(random) % 3 ? ONE_OF(telling, random) : random_next(random);
+        uint64_t slot = SF_SLOTS_OFFSET + random_next(random) % slot_count * sizeof(struct sf_slot);
+        uint64_t entry = ENTRY_OFFSET(1 + random_next(random) % (tail + 2));
+        uint64_t offset, length = 8, field;
 
-        switch (random_next(random) % 8) {
+        switch (random_next(random) % 12) {
         case 0:
             offset = random_next(random) % sizeof(struct sf_header);
             break;
@@ -50,13 +67,28 @@ mutate(int fd, uint64_t size, uint64_t tail, uint64_t *random)
         case 2:
         case 3:
         case 4:
-            offset = ENTRY_OFFSET(1 + random_next(random) % (tail + 2)) + random_next(random) % 14 * 8;
+            offset = entry + random_next(random) % 16 * 8;
             break;
         case 5:
-            offset = SF_SLOTS_OFFSET + random_next(random) % sizeof(struct sf_slot);
+            offset = slot + random_next(random) % sizeof(struct sf_slot);
             break;
         case 6:
-            offset = SF_SLOTS_OFFSET + (random_next(random) % 2 ? 0 : 128) + random_next(random) % 12 * 8;
+            offset = slot + (random_next(random) % 2 ? 0 : 128) + random_next(random) % 16 * 8;
+            break;
+        case 7:
+        case 8:
+            field = random_next(random) % (sizeof of_slot / sizeof *of_slot);
+            offset = slot + of_slot[field].offset;
+            length = of_slot[field].length;
+            break;
+        case 9:
+            field = random_next(random) % (sizeof of_entry / sizeof *of_entry);
+            offset = entry + of_entry[field].offset;
+            length = of_entry[field].length;
+            break;
+        case 10: /* a vote on what there is to vote on */
+            offset = slot + offsetof(struct sf_slot, vote);
+            value = SF_VOTE(random_next(random) % (tail + 2), random_next(random) % 4, random_next(random) % 4);
             break;
         default:
             offset = random_next(random) % size;
@@ -70,6 +102,57 @@ mutate(int fd, uint64_t size, uint64_t tail, uint64_t *random)
         CHECK_EQ(ftruncate(fd, (off_t)(random_next(random) % (2 * size))), 0);
 }
 
+/* What a rank and those who wait for it do with an entry, whatever it is. */
+static void
+deal_with(struct sf_segment *sender, uint64_t seq, uint64_t step, uint64_t *random)
+{
+    enum sf_phase phase = (enum sf_phase)(random_next(random) % SF_PHASE_END);
+
+    switch (random_next(random) % 6) {
+    case 0:
+        sf_void_orphan(sender, seq);
+        break;
+    case 1:
+        sf_conclude(sender, seq);
+        break;
+    case 2:
+        sf_worker_tell(seq, step, (int)(random_next(random) % 2));
+        break;
+    case 3:
+        sf_worker_vote(seq, phase, (int)(random_next(random) % 2));
+        break;
+    case 4:
+        sf_worker_agreed(seq, phase, (int)(random_next(random) % 2));
+        break;
+    default:
+        sf_commit(sender, seq, random_next(random) % 2 ? step + random_next(random) % 3 : ONE_OF(telling, random));
+    }
+}
+
+/* A checkpoint, counted or not, and a park if one is asked for. */
+static void
+pass_one(uint64_t *random)
+{
+    struct sf_turn turn;
+    uint64_t step;
+
+    if (random_next(random) % 4 == 0) {
+        sf_look(&step);
+        sf_turn(step, 0, &turn);
+    } else {
+        sf_pass(&step);
+        sf_turn(random_next(random) % 16 ? step : random_next(random), 1, &turn);
+    }
+    sf_pending();
+    if (turn.action == SF_HOLD) {
+        sf_worker_parked(turn.seq, step, (int64_t)random_next(random));
+        sf_worker_resume(step);
+        sf_worker_wait(0);
+    } else if (random_next(random) % 2) {
+        sf_worker_unparked(step);
+    }
+}
+
 static void
 use(struct sf_segment *sender, const char *path, int fd, uint64_t tail, uint64_t *random)
 {
@@ -78,8 +161,6 @@ use(struct sf_segment *sender, const char *path, int fd, uint64_t tail, uint64_t
     struct sf_entry_view entry;
     struct sf_segment late;
     struct sf_receipt receipt;
-    struct sf_turn turn;
-    uint64_t step;
 
     sf_read_view(fd, &view);
     sf_read_layout_version(fd);
@@ -88,6 +169,7 @@ use(struct sf_segment *sender, const char *path, int fd, uint64_t tail, uint64_t
             CHECK(strlen(entry.sender) < SF_SENDER_MAX && strlen(entry.mail) < SF_MAIL_MAX);
     }
     sf_read_slot(fd, 0, &slot);
+    sf_read_slot(fd, 1, &slot);
     if (sf_segment_open(&late, path) == 0)
         sf_segment_close(&late);
     sf_segment_check(sender);
@@ -98,22 +180,11 @@ use(struct sf_segment *sender, const char *path, int fd, uint64_t tail, uint64_t
         request.duration_ns = (int64_t)random_next(random);
         if (random_next(random) % 4 == 0)
             request.only_if_park_seq = 1 + random_next(random) % 5;
+        request.ranks = random_next(random) % 4 ? 0 : (uint32_t)ONE_OF(telling, random);
+        request.elsewhere = random_next(random) % 4 == 0;
         sf_append(sender, &request, 0, &receipt);
-        sf_void_orphan(sender, 1 + random_next(random) % (tail + 1));
-        if (random_next(random) % 4 == 0) {
-            sf_look(&step);
-            sf_turn(step, 0, &turn);
-        } else {
-            sf_pass(&step);
-            sf_turn(random_next(random) % 16 ? step : random_next(random), 1, &turn);
-        }
-        sf_pending();
-        if (turn.action == SF_HOLD) {
-            sf_worker_parked(turn.seq, step, (int64_t)random_next(random));
-            sf_worker_wait(0);
-        } else if (random_next(random) % 2) {
-            sf_worker_unparked(step);
-        }
+        deal_with(sender, random_next(random) % (tail + 3), sf_worker_step(), random);
+        pass_one(random);
         sf_level_done(enter_level(random_next(random)), random_next(random));
         sf_level_leave((int)(random_next(random) % SF_LEVELS));
     }
@@ -131,14 +202,23 @@ run_batch(void *argument)
         struct sf_segment sender;
         uint64_t step;
         int entries = (int)(random_next(&random) % 6);
+        uint32_t slot_count = 1 + (uint32_t)(random_next(&random) % 3);
+        int other = -1;
 
         atomic_store(&batch->iteration, (uint64_t)i);
-        CHECK_EQ(sf_worker_attach(path, 1, 0, 12345), 0);
+        sf_worker_place(0, 0, 1 + (uint32_t)(random_next(&random) % 2) * 9);
+        CHECK_EQ(sf_worker_attach(path, slot_count, 0, 12345), 0);
         sender = open_segment(path);
+        if (slot_count > 1 && random_next(&random) % 2) { /* a rank that does nothing, and is as the file says */
+            other = open(path, O_RDWR | O_CLOEXEC);
+            CHECK_EQ(sf_lock_try(other, SLOT_BYTES(1)), 0);
+            atomic_store(&sender.slots[1].state, SF_STATE_RUNNING);
+        }
         for (int e = 0; e < entries; e++) {
             struct sf_receipt receipt;
             struct sf_turn turn;
             struct sf_request request = request_of(1 + random_next(&random) % 7, 1 + random_next(&random) % 8);
+            request.elsewhere = e == entries - 1 && random_next(&random) % 4 == 0;
             CHECK_EQ(sf_append(&sender, &request, SF_SECOND, &receipt), 0);
             if (sf_pass(&step) && random_next(&random) % 2) {
                 CHECK_EQ(sf_turn(step, 1, &turn), 0);
@@ -149,11 +229,20 @@ run_batch(void *argument)
         int fd = open(path, O_RDWR | O_CLOEXEC);
         uint64_t tail = view_of(path).tail;
         for (int round = 0; round < 3; round++) {
-            mutate(fd, SF_FILE_SIZE(1), tail, &random);
+            mutate(fd, SF_FILE_SIZE(slot_count), slot_count, tail, &random);
             use(&sender, path, fd, tail, &random);
         }
         close(fd);
         sf_worker_end(SF_STATE_FINISHED);
+        if (sf_worker_join(path, (uint32_t)(random_next(&random) % 3), 54321, 0) == 0) {
+            for (int step = 0; step < 4; step++) {
+                pass_one(&random);
+                deal_with(&sender, random_next(&random) % (tail + 3), sf_worker_step(), &random);
+            }
+            sf_worker_end(SF_STATE_FAILED);
+        }
+        if (other >= 0)
+            close(other);
         CHECK(!sf_worker_attached());
         if (sf_pass(&step)) { /* the loop goes on, uncontrolled; a step that was made up may reach the alarm once */
             struct sf_turn turn;

@@ -16,15 +16,6 @@ run_to(uint64_t step)
     CHECK_EQ(now, step);
 }
 
-static void
-check_fate(const char *path, uint64_t seq, unsigned outcome, uint64_t value)
-{
-    struct sf_entry_view entry = entry_of(path, seq);
-    if (SF_OUTCOME_CODE(entry.outcome) != outcome || SF_OUTCOME_VALUE(entry.outcome) != value)
-        FAIL("entry %" PRIu64 ": outcome %u, value %" PRIu64 "; not %u, %" PRIu64, seq, SF_OUTCOME_CODE(entry.outcome),
-             (uint64_t)SF_OUTCOME_VALUE(entry.outcome), outcome, value);
-}
-
 #define APPLIED_AT(seq, step) check_fate(path, seq, SF_OUTCOME_APPLIED, step)
 #define SUPERSEDED_BY(seq, other) check_fate(path, seq, SF_OUTCOME_SUPERSEDED, other)
 #define OPEN(seq) check_fate(path, seq, SF_OUTCOME_OPEN, seq)

@@ -2,8 +2,9 @@
 
 import { of } from "./api.js";
 import { confirmed, numbers } from "./dialogs.js";
-import { attribute, el, icon, remember, remembered } from "./dom.js";
+import { attribute, el, icon, remember, remembered, show } from "./dom.js";
 import { count, isLive } from "./format.js";
+import { several } from "./ranks.js";
 import { ask, FateLine } from "./requests.js";
 
 const KEYS = { p: "pause", r: "resume", a: "advance", l: "reload", s: "stop" };
@@ -46,16 +47,12 @@ export class Controls {
         el("span", { class: full ? "" : "unseen" }, name),
       );
     }
-    const more = full
-      ? [
-          el("button", { type: "button", "data-action": "pause-at", onclick: () => this.#pauseAt() }, "Pause at…"),
-          el(
-            "button",
-            { type: "button", "data-action": "reset", title: "Stop it and start the script anew", onclick: () => this.#reset() },
-            "Reset…",
-          ),
-        ]
-      : [];
+    const more = [];
+    if (full) {
+      const reset = { type: "button", "data-action": "reset", title: "Stop it and start the script anew", onclick: () => this.#reset() };
+      this.reset = el("button", reset, "Reset…");
+      more.push(el("button", { type: "button", "data-action": "pause-at", onclick: () => this.#pauseAt() }, "Pause at…"), this.reset);
+    }
     this.bar = el("div", { class: "controls", role: "group" }, ...Object.values(this.buttons), ...more);
     this.node = el("div", { class: full ? "control-panel" : "control-cell" }, this.bar, this.fate.node);
   }
@@ -67,6 +64,8 @@ export class Controls {
     for (const [action, button] of Object.entries(this.buttons)) button.classList.toggle("idle", idle(action, run));
     for (const button of this.bar.children) attribute(button, "aria-disabled", isLive(run) ? null : "true");
     this.bar.hidden = !this.full && !isLive(run);
+    // A job's ranks were started by a launcher, and only it could start them afresh.
+    if (this.reset) show(this.reset, !several(run));
   }
 
   /** What a key means here; whether it means anything. */

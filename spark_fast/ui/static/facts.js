@@ -1,7 +1,8 @@
 // What both views show of a run: its status, its progress.
 
 import { attribute, el, show, text } from "./dom.js";
-import { clock, count, duration, isLive, loops } from "./format.js";
+import { clock, duration, isLive, loops } from "./format.js";
+import { brief } from "./ranks.js";
 
 const SILENT_SECONDS = 10;
 
@@ -19,7 +20,11 @@ export class Status {
     let note = "";
     let warns = false;
     const silent = silence(run);
-    if (run.status === "paused" && run.resumes) note = `goes on at ${clock(run.resumes)}`;
+    const wrong = isLive(run) ? brief(run) : "";
+    if (wrong) {
+      note = wrong;
+      warns = true;
+    } else if (run.status === "paused" && run.resumes) note = `goes on at ${clock(run.resumes)}`;
     else if (isLive(run) && run.status !== "paused" && silent > SILENT_SECONDS) {
       note = `no checkpoint for ${duration(silent)}`;
       warns = true;
@@ -55,6 +60,13 @@ export class Progress {
   }
 }
 
+/** When whoever asked for the stop ends the processes itself, and how much time is left; nothing if nobody said. */
+export function stopBy(run) {
+  if (!run.stop_by || !isLive(run)) return "";
+  const left = run.stop_by - Date.now() / 1000;
+  return `${clock(run.stop_by)}, ${left > 0 ? `${duration(left)} left` : "which is over"}`;
+}
+
 /** How long a run has been there, or since when it is not. */
 export function age(run) {
   const now = Date.now() / 1000;
@@ -62,9 +74,3 @@ export function age(run) {
   return run.ended === null ? "–" : `${duration(now - run.ended)} ago`;
 }
 
-/** How many ranks, and how many of them live where some do not. */
-export function ranks(run) {
-  const all = run.ranks.length;
-  const live = run.ranks.filter((rank) => isLive(rank)).length;
-  return live === all || live === 0 ? count(all) : `${live}/${all}`;
-}

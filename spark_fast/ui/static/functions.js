@@ -2,11 +2,14 @@
 
 import { of } from "./api.js";
 import { attribute, Children, el, freshId, show, text } from "./dom.js";
-import { json, literal } from "./format.js";
+import { isLive, json, literal } from "./format.js";
+import { several } from "./ranks.js";
 import { ask, FateLine } from "./requests.js";
 import { parseNumber } from "./values.js";
 
 const SECONDS = 60;
+/** Ranks that may be chosen one by one. */
+const RANKS = 16;
 
 /** The kind of input that a parameter gets, from its annotation, else from its default. */
 function typeOf(parameter) {
@@ -151,6 +154,9 @@ class Card {
     this.fields = el("div", { class: "fields" });
     const id = freshId();
     this.limit = el("input", { type: "text", inputmode: "decimal", id, value: String(SECONDS), class: "limit", autocomplete: "off" });
+    const whose = freshId();
+    this.ranks = el("select", { id: whose });
+    this.ranksPart = el("span", { class: "whose", hidden: true }, el("label", { for: whose, class: "limit-label" }, "on"), this.ranks);
     this.fate = new FateLine({ full: true });
     this.result = part("Result", "result");
     this.output = part("Printed", "output");
@@ -162,6 +168,7 @@ class Card {
         "div",
         { class: "buttons" },
         el("button", { type: "submit", class: "primary" }, "Call"),
+        this.ranksPart,
         el("label", { for: id, class: "limit-label" }, "wait at most"),
         this.limit,
         el("span", { class: "unit" }, "s"),
@@ -183,7 +190,8 @@ class Card {
     );
   }
 
-  update(found) {
+  update(found, run) {
+    this.#offer(run);
     text(this.signature, signature(found));
     text(this.doc, found.doc);
     show(this.doc, Boolean(found.doc));
@@ -194,10 +202,26 @@ class Card {
     this.fields.replaceChildren(...this.inputs.map((field) => field.node));
   }
 
+  /** Which ranks may be asked: of many only the first, and all. What was chosen stays, also if it has gone. */
+  #offer(run) {
+    show(this.ranksPart, several(run));
+    const there = run.ranks.filter(isLive).map(({ rank }) => String(rank));
+    const offered = ["0", ...(there.length <= RANKS ? there : []), "all"];
+    const chosen = this.ranks.value || "0";
+    const wanted = [...new Set([...offered, chosen])].sort((a, b) => (a === "all") - (b === "all") || a - b);
+    if (wanted.join() === this.offered) return;
+    this.offered = wanted.join();
+    this.ranks.replaceChildren(
+      ...wanted.map((rank) => el("option", { value: rank }, rank === "all" ? "all ranks" : `rank ${rank}`)),
+    );
+    this.ranks.value = chosen;
+  }
+
   async #call() {
     let asked;
     try {
-      asked = collect(this.inputs);
+      const ranks = this.ranksPart.hidden ? "0" : this.ranks.value;
+      asked = { ...collect(this.inputs), ranks: ranks === "all" ? ranks : Number(ranks) };
     } catch (error) {
       if (error instanceof Problem) return;
       throw error;
@@ -246,11 +270,12 @@ export class Functions {
     this.list = el("div", { class: "functions" });
     this.none = el("p", { class: "hint" }, "This run exposes no functions. ", el("code", {}, "spark.expose(evaluate=evaluate)"), " does.");
     this.node = el("div", {}, this.none, this.list);
-    this.cards = new Children(this.list, (found) => found.name, (found) => new Card(found, run), (card, found) => card.update(found));
+    this.cards = new Children(this.list, (found) => found.name, (found) => new Card(found, run), (card, found) => card.update(found, this.detail));
   }
 
   update(detail) {
     show(this.none, detail.functions.length === 0);
+    this.detail = detail;
     this.cards.show(detail.functions);
   }
 }

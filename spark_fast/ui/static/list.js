@@ -4,8 +4,9 @@ import { call } from "./api.js";
 import { Controls } from "./controls.js";
 import { Curve } from "./curve.js";
 import { announce, attribute, Children, el, freshId, show, text } from "./dom.js";
-import { age, Progress, ranks, Status } from "./facts.js";
+import { age, Progress, Status } from "./facts.js";
 import { command, count, isLive, size, speed } from "./format.js";
+import { howMany, isMissed } from "./ranks.js";
 
 const FIRST = 100;
 const COLUMNS = ["Run", "Status", "Step", "Steps/s", "Progress", "Ranks", "Memory", "Age", "Control"];
@@ -219,7 +220,8 @@ class Row {
     text(this.speed, speed(run.steps_per_second));
     this.curve.show(this.list.speeds.of(run.id));
     this.progress.update(run);
-    text(this.ranks, ranks(run));
+    text(this.ranks, howMany(run));
+    this.ranks.classList.toggle("warns", isLive(run) && run.ranks.some(isMissed));
     text(this.memory, size(run.memory));
     text(this.age, age(run));
     this.controls.update(run);

@@ -3,11 +3,12 @@
 import { Code } from "./code.js";
 import { Controls } from "./controls.js";
 import { Curve } from "./curve.js";
-import { attribute, Children, el, freshId, show, text } from "./dom.js";
-import { age, Progress, Status } from "./facts.js";
+import { attribute, el, freshId, show, text } from "./dom.js";
+import { age, Progress, Status, stopBy } from "./facts.js";
 import { clock, command, count, isLive, size, speed } from "./format.js";
 import { Functions } from "./functions.js";
 import { Plots } from "./plots.js";
+import { Ranks, several } from "./ranks.js";
 import { Timeline } from "./timeline.js";
 import { Values } from "./values.js";
 
@@ -22,6 +23,8 @@ export class RunView {
     this.curve = new Curve();
     this.progress = new Progress();
     this.memory = el("span", { class: "fact-value" });
+    this.stopBy = el("span", { class: "fact-value" });
+    this.stopFact = fact("Stops by", this.stopBy);
     this.age = el("span", { class: "fact-value" });
     this.ageName = el("dt", {}, "Age");
     this.ageFact = el("div", { class: "fact" }, this.ageName, el("dd", {}, this.age));
@@ -33,7 +36,7 @@ export class RunView {
     this.plots = new Plots(id);
     this.timeline = new Timeline(id, (marks) => this.plots.mark(marks));
     this.code = new Code(id);
-    this.ranks = new Ranks();
+    this.ranks = new Ranks(id);
     this.sections = [
       section("Values", this.values.node),
       section("Plots", this.plots.node),
@@ -60,6 +63,7 @@ export class RunView {
           fact("Progress", this.progress.node),
           fact("Memory", this.memory),
           this.ageFact,
+          this.stopFact,
         ),
         this.controls.node,
         el("div", { class: "run-command" }, this.command, this.folder),
@@ -121,6 +125,8 @@ export class RunView {
     text(this.speed, speed(run.steps_per_second));
     this.progress.update(run);
     text(this.memory, size(run.memory));
+    attribute(this.memory, "title", several(run) ? "of rank 0" : null);
+    this.#left(run);
     text(this.age, age(run));
     text(this.ageName, isLive(run) ? "Age" : "Ended");
     attribute(this.age, "title", `started ${clock(run.started)}`);
@@ -131,10 +137,18 @@ export class RunView {
     this.node.classList.toggle("over", !isLive(run));
   }
 
+  #left(run) {
+    const words = stopBy(run);
+    text(this.stopBy, words);
+    show(this.stopFact, words !== "");
+  }
+
   tick() {
     const run = this.run;
     if (run === null) return;
     this.status.update(run);
+    this.#left(run);
+    this.ranks.tick();
     text(this.age, age(run));
     this.curve.show(this.speeds.of(this.id));
     this.values.tick();
@@ -169,31 +183,4 @@ function section(name, content) {
 
 function fact(name, ...content) {
   return el("div", { class: "fact" }, el("dt", {}, name), el("dd", {}, ...content));
-}
-
-class Ranks {
-  constructor() {
-    this.body = el("tbody");
-    const heads = ["Rank", "Status", "Step", "Process", "Host"].map((name) => el("th", { scope: "col" }, name));
-    this.node = el("div", { class: "scrolls" }, el("table", { class: "ranks" }, el("thead", {}, el("tr", {}, ...heads)), this.body));
-    const make = () => {
-      const cells = Array.from({ length: 4 }, () => el("td"));
-      const name = el("th", { scope: "row" });
-      const status = el("span", { class: "status" });
-      cells[0].append(status);
-      return { node: el("tr", {}, name, ...cells), name, cells, status };
-    };
-    this.rows = new Children(this.body, (rank) => rank.rank, make, ({ name, cells, status }, rank) => {
-      text(name, rank.rank);
-      text(status, rank.status);
-      attribute(status, "data-status", rank.status);
-      text(cells[1], count(rank.step));
-      text(cells[2], rank.pid);
-      text(cells[3], rank.host);
-    });
-  }
-
-  update(detail) {
-    this.rows.show(detail.ranks);
-  }
 }

@@ -11,7 +11,7 @@ const HIDDEN_SECONDS = 30;
 const SILENCE_SECONDS = 12;
 
 /** The parts of which an event holds only those items that changed, and what each is known by. */
-const KEYS = { values: "name", requests: "id" };
+const KEYS = { values: "name", requests: "id", ranks: "rank" };
 
 export class Stream {
   /**

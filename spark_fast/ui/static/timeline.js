@@ -62,7 +62,8 @@ function events(lines, requests) {
     const known = byId.get(request.id);
     if (known) {
       if (request.name && !known.title.includes(request.name)) known.title = `${request.kind} ${request.name}`;
-      if (state === "failed" || state === "refused") Object.assign(known, { state, note: words(request.fate) });
+      // The first rank to come to it writes the line; others may not have.
+      if (["asked", "failed", "refused"].includes(state)) Object.assign(known, { state, note: words(request.fate) });
       continue;
     }
     found.push({

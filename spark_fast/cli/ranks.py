@@ -1,0 +1,147 @@
+"""What there is to say of the ranks of a run: which are there, what is wrong with some, and those that are alike."""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from spark_fast.cli.words import clock, duration
+from spark_fast.client import Rank, Run
+from spark_fast.status import ranges, trouble_of
+
+__all__ = ["Group", "concerns", "grouped", "present", "several", "troubles"]
+
+_EACH = 16
+"""Ranks that are listed one by one, whatever they do; of more, those that are alike share a line."""
+_LINES = 4
+"""Ranks of which the same is wrong, and of which each gets a line."""
+
+
+def several(run: Run) -> bool:
+    """Whether the run is of a job of several ranks, wherever they are."""
+    return run.world_size > 1 or run.local_world_size > 1
+
+
+def present(ranks: Sequence[Rank], here: int, world_size: int) -> str:
+    """How many ranks are there. here: how many are to be on this host."""
+    live = [rank for rank in ranks if rank.status.live]
+    words = f"{len(live)} of {here} are there" if live else f"{here}, none of which is there any more"
+    if live and here == world_size and (late := set(range(world_size)) - {rank.rank for rank in ranks}):
+        words += f"; {_name(sorted(late))} {'has' if len(late) == 1 else 'have'} not come yet"
+    if world_size > here:
+        words += f"; the job has {world_size}, {world_size - here} of them on other hosts"
+    return words
+
+
+def troubles(ranks: Sequence[Rank], per_second: float | None) -> dict[int, str]:
+    """What is wrong with each rank, by its number; nothing of those that are well. See trouble_of()."""
+    found = {rank.rank: trouble_of(rank, per_second) for rank in ranks}
+    return {number: trouble for number, trouble in found.items() if trouble}
+
+
+def concerns(
+    ranks: Sequence[Rank], per_second: float | None, now: float, *, only: Collection[str] | None = None
+) -> list[str]:
+    """What is wrong, a sentence for each rank, or for many at once.
+
+    only: the troubles that are wanted, see trouble_of(); None for all.
+    """
+    wrong = troubles(ranks, per_second)
+    found = []
+    for trouble, say in _SAYINGS.items():
+        if only is not None and trouble not in only:
+            continue
+        those = [rank for rank in ranks if wrong.get(rank.rank) == trouble]
+        for some in [[rank] for rank in those] if len(those) <= _LINES else [those]:
+            found.append(say(some, now))
+    return found
+
+
+def _lost(ranks: Sequence[Rank], now: float) -> str:
+    known = [rank.since for rank in ranks if rank.since]
+    since = f" since {_span([clock(min(known), now), clock(max(known), now)])}" if known else ""
+    return f"{_subject(ranks, 'is', 'are')} lost{since}, last seen at {_steps(ranks)}"
+
+
+def _failed(ranks: Sequence[Rank], now: float) -> str:
+    when = _span([clock(rank.since, now) for rank in ranks if rank.since])
+    return f"{_subject(ranks, 'has', 'have')} failed{f' at {when}' if when else ''}, at {_steps(ranks)}"
+
+
+def _overdue(ranks: Sequence[Rank], now: float) -> str:
+    ago = _span([duration(seconds) for seconds in sorted(rank.overdue for rank in ranks)])
+    why = "it hangs, or its step takes long" if len(ranks) == 1 else "they hang, or their steps take long"
+    return f"{_subject(ranks, 'has', 'have')} not come to a request that was asked {ago} ago, and others have: {why}"
+
+
+def _behind(ranks: Sequence[Rank], now: float) -> str:
+    return f"{_subject(ranks, 'is', 'are')} {_span(sorted(rank.behind for rank in ranks))} steps behind"
+
+
+_SAYINGS: dict[str, Callable[[Sequence[Rank], float], str]] = {
+    "lost": _lost,
+    "failed": _failed,
+    "overdue": _overdue,
+    "behind": _behind,
+}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Ranks that are alike, as a line of a table.
+
+    Attributes:
+        ranks: their numbers.
+        first: one of them.
+        steps, since: of all of them: one, or the first and the last.
+        trouble: what is wrong with them, see trouble_of(); else nothing.
+        count: how many.
+    """
+
+    ranks: str
+    first: Rank
+    steps: str
+    since: str
+    trouble: str
+    count: int
+
+
+def grouped(ranks: Sequence[Rank], per_second: float | None, now: float, *, each: bool = False) -> list[Group]:
+    """The ranks in order; of many, those that do the same, and with which the same is wrong, as one.
+
+    each: whether to list each for itself, however many there are.
+    """
+    wrong = troubles(ranks, per_second)
+    alike: dict[object, list[Rank]] = {}
+    for rank in ranks:
+        trouble = wrong.get(rank.rank, "")
+        key = rank.rank if each or len(ranks) <= _EACH else (rank.status, trouble, rank.host)
+        alike.setdefault(key, []).append(rank)
+    return [
+        Group(
+            ranges(rank.rank for rank in those),
+            those[0],
+            _span(sorted(rank.step for rank in those)),
+            _span([duration(seconds) for seconds in sorted(now - rank.since for rank in those if rank.since)]),
+            wrong.get(those[0].rank, ""),
+            len(those),
+        )
+        for those in alike.values()
+    ]
+
+
+def _span(found: Sequence[object]) -> str:
+    """The first and the last; one where they are the same, nothing where there is none."""
+    ends = [str(found[0]), str(found[-1])] if found else []
+    return "–".join(dict.fromkeys(ends))
+
+
+def _name(numbers: Sequence[int]) -> str:
+    return f"rank{'s' if len(numbers) > 1 else ''} {ranges(numbers)}"
+
+
+def _subject(ranks: Sequence[Rank], one: str, more: str) -> str:
+    return f"{_name([rank.rank for rank in ranks])} {one if len(ranks) == 1 else more}"
+
+
+def _steps(ranks: Sequence[Rank]) -> str:
+    span = _span(sorted(rank.step for rank in ranks))
+    return f"step{'s' if '–' in span else ''} {span}"

@@ -1,0 +1,195 @@
+// The ranks of a run: how many there are, what is wrong with some, and those that are alike. As in the command line:
+// spark_fast/cli/ranks.py. Whether something is wrong with a rank the server says.
+
+import { announce, attribute, Children, el, show, text } from "./dom.js";
+import { clock, count, duration, isLive } from "./format.js";
+
+/** Ranks that are listed one by one, whatever they do; of more, those that are alike share a line. */
+const EACH = 16;
+/** Ranges of ranks in a line at the most. */
+const SHOWN = 12;
+
+/** Whether a run is of a job of several ranks, wherever they are. */
+export function several(run) {
+  return run.world_size > 1 || run.local_world_size > 1;
+}
+
+/** Whether a rank ended otherwise than it should. */
+export function isMissed(rank) {
+  return rank.trouble === "lost" || rank.trouble === "failed";
+}
+
+/** How many ranks; of a live run that lacks some, how many of how many. */
+export function howMany(run) {
+  const live = run.ranks.filter(isLive).length;
+  const here = run.local_world_size;
+  return live === 0 || live === here ? count(here) : `${count(live)}/${count(here)}`;
+}
+
+/** What is wrong with the ranks of a run, in a few words: "rank 3 lost, rank 1 late". */
+export function brief(run) {
+  if (!several(run)) return "";
+  const words = { lost: "lost", failed: "failed", overdue: "late", behind: "behind" };
+  const found = [];
+  for (const [trouble, word] of Object.entries(words)) {
+    const those = run.ranks.filter((rank) => rank.trouble === trouble).map(({ rank }) => rank);
+    if (those.length) found.push(`${those.length > 3 ? `${count(those.length)} ranks` : name(those)} ${word}`);
+  }
+  return found.join(", ");
+}
+
+/** Numbers of ranks: "0-3, 5, 7-63". */
+export function ranges(numbers) {
+  const found = [];
+  for (const number of [...numbers].sort((a, b) => a - b)) {
+    const last = found.at(-1);
+    if (last && number === last[1] + 1) last[1] = number;
+    else found.push([number, number]);
+  }
+  const words = found.slice(0, SHOWN).map(([first, last]) => (first === last ? `${first}` : `${first}-${last}`)).join(", ");
+  const more = found.slice(SHOWN).reduce((sum, [first, last]) => sum + last - first + 1, 0);
+  return more ? `${words} and ${more} more` : words;
+}
+
+function name(numbers) {
+  return `rank${numbers.length > 1 ? "s" : ""} ${ranges(numbers)}`;
+}
+
+/** The first and the last; one where they are the same, nothing where there is none. */
+function span(found) {
+  return [...new Set([found[0], found.at(-1)])].filter((each) => each !== undefined).join("–");
+}
+
+function ascending(numbers) {
+  return [...numbers].sort((a, b) => a - b);
+}
+
+/** How many ranks are there, and which are not. */
+function present(run) {
+  const live = run.ranks.filter(isLive);
+  const here = run.local_world_size;
+  if (!live.length) return `${count(here)}, none of which is there any more.`;
+  const words = [`${count(live.length)} of ${count(here)} are there`];
+  const known = new Set(run.ranks.map(({ rank }) => rank));
+  const late = here === run.world_size ? Array.from({ length: here }, (_, rank) => rank).filter((rank) => !known.has(rank)) : [];
+  if (late.length) words.push(`${name(late)} ${late.length === 1 ? "has" : "have"} not come yet`);
+  if (run.world_size > here) words.push(`the job has ${count(run.world_size)}, ${count(run.world_size - here)} of them on other hosts`);
+  return `${words.join("; ")}.`;
+}
+
+/** What is wrong with ranks that are alike, in words. */
+function note(those) {
+  const steps = ascending(those.map(({ step }) => step));
+  const at = `step${steps[0] === steps.at(-1) ? "" : "s"} ${span(steps.map(count))}`;
+  const known = ascending(those.map(({ since }) => since).filter(Boolean));
+  const when = span(known.map(clock));
+  switch (those[0].trouble) {
+    case "lost":
+      return `lost${when ? ` since ${when}` : ""}, last seen at ${at}`;
+    case "failed":
+      return `failed${when ? ` at ${when}` : ""}, at ${at}`;
+    case "overdue": {
+      const ago = span(ascending(those.map(({ overdue }) => overdue)).map(duration));
+      const why = those.length === 1 ? "it hangs, or its step takes long" : "they hang, or their steps take long";
+      return `not come to a request that was asked ${ago} ago, and others have: ${why}`;
+    }
+    case "behind":
+      return `${span(ascending(those.map(({ behind }) => behind)).map(count))} steps behind`;
+    default:
+      return "";
+  }
+}
+
+/** The ranks in order; of many, those that do the same, and with which the same is wrong, as one. */
+function grouped(ranks, each) {
+  const alike = new Map();
+  for (const rank of [...ranks].sort((a, b) => a.rank - b.rank)) {
+    const key = each ? `${rank.rank}` : JSON.stringify([rank.status, rank.trouble, rank.host]);
+    if (!alike.has(key)) alike.set(key, []);
+    alike.get(key).push(rank);
+  }
+  return [...alike].map(([key, those]) => ({ key, those }));
+}
+
+class Row {
+  constructor() {
+    this.name = el("th", { scope: "row" });
+    this.status = el("span", { class: "status" });
+    this.cells = Array.from({ length: 6 }, () => el("td"));
+    this.cells[0].append(this.status);
+    this.cells[5].className = "rank-note";
+    this.node = el("tr", {}, this.name, ...this.cells);
+  }
+
+  update({ those }) {
+    const [first] = those;
+    const now = Date.now() / 1000;
+    const since = ascending(those.map((rank) => rank.since).filter(Boolean)).reverse();
+    text(this.name, ranges(those.map(({ rank }) => rank)));
+    text(this.status, first.status);
+    attribute(this.status, "data-status", first.status);
+    text(this.cells[1], since.length ? span(since.map((each) => duration(now - each))) : "–");
+    attribute(this.cells[1], "title", since.length ? `since ${span([...since].reverse().map(clock))}` : null);
+    text(this.cells[2], span(ascending(those.map(({ step }) => step)).map(count)));
+    text(this.cells[3], those.length === 1 ? first.pid : `${count(those.length)} processes`);
+    text(this.cells[4], first.host);
+    text(this.cells[5], note(those));
+  }
+}
+
+/** All of them, as a table. */
+export class Ranks {
+  constructor(id) {
+    this.id = id;
+    this.each = false;
+    this.wrong = null;
+    this.present = el("p", { class: "hint" });
+    this.body = el("tbody");
+    const heads = ["Rank", "Status", "For", "Step", "Process", "Host", "Note"].map((head) => el("th", { scope: "col" }, head));
+    const turn = () => {
+      this.each = !this.each;
+      this.#draw();
+    };
+    this.more = el("button", { type: "button", hidden: true, onclick: turn });
+    this.node = el(
+      "div",
+      {},
+      this.present,
+      el("div", { class: "scrolls", tabindex: "0", role: "group", "aria-label": "Ranks" }, el("table", { class: "ranks" }, el("thead", {}, el("tr", {}, ...heads)), this.body)),
+      this.more,
+    );
+    this.rows = new Children(this.body, ({ key }) => key, () => new Row(), (row, group) => row.update(group));
+  }
+
+  update(run) {
+    this.run = run;
+    this.#draw();
+    this.#announce();
+  }
+
+  tick() {
+    if (this.run) this.#draw();
+  }
+
+  #draw() {
+    const { run } = this;
+    show(this.present, several(run));
+    text(this.present, several(run) ? present(run) : "");
+    const few = run.ranks.length <= EACH;
+    show(this.more, !few);
+    text(this.more, this.each ? "Those that are alike as one" : `Each of the ${count(run.ranks.length)} ranks`);
+    this.rows.show(grouped(run.ranks, few || this.each));
+  }
+
+  /** Says what has gone wrong since the page is open; how far one is behind comes and goes. */
+  #announce() {
+    const { run } = this;
+    const wrong = new Map();
+    for (const { rank, trouble } of several(run) ? run.ranks : []) if (trouble && trouble !== "behind") wrong.set(`${rank} ${trouble}`, rank);
+    const news = [...wrong].filter(([key]) => this.wrong && !this.wrong.has(key)).map(([, rank]) => rank);
+    this.wrong = wrong;
+    for (const { those } of grouped(run.ranks.filter(({ rank }) => news.includes(rank)), false)) {
+      announce(`${this.id}: ${name(those.map(({ rank }) => rank))} ${note(those)}`, isMissed(those[0]));
+    }
+  }
+}

@@ -1,0 +1,577 @@
+/* How ranks agree on the step of a request: csrc/sf_log.c, csrc/sf_worker.c and the counting in csrc/sf_worker.h, as a
+ * model for SPIN. `make verify` searches it; tests/model/verify.py says with which sizes.
+ *
+ * One d_step is one access to shared memory (or: taking the log's lock, asking whether it is held, waking a sleeper,
+ * dying), together with what the process then does alone. Nothing of another process happens in between, so every
+ * interleaving of the accesses is searched. Accesses are merged only where an order of their own makes no difference:
+ *
+ *   - A rank sets PENDING in its own word, or reads its own step: nobody else reads that bit or writes that step.
+ *   - A load that finds a decided target: a target never changes again, so it may as well be loaded a little earlier.
+ *     A load that finds none is a move of its own, since one that comes later may find something.
+ *   - The swap that decides an entry, and the unlocking behind it; locking, and publishing an entry behind a decided one.
+ *     The lock is only asked for by who found an entry without a target; with no such entry its asking finds the same,
+ *     or has no effect.
+ *   - A controller that waits for its turn knows nothing yet. So it makes no difference which of the two comes next:
+ *     they take turns, and if one is dead, the other asks for the rest.
+ *
+ * Left out: the ring's end (an error to the sender, decided under the lock), timed pauses (a resume that a rank
+ * appends as any controller does, under the same lock), checkpoints that do not count (they apply nothing), given
+ * targets of a replay, hooks, outcomes and journal (published after the fact), functions that pass checkpoints
+ * themselves, and memory weaker than sequentially consistent: every access that the argument rests on is seq_cst in
+ * the C code. A call goes the way of a set (SF_DELIVER). Runs end at step LAST: ranks stand still between two
+ * checkpoints there. So every run of the model ends, and whoever stands somewhere else at its end waits for ever. */
+
+#ifndef RANKS
+#define RANKS 2
+#endif
+#ifndef REQUESTS
+#define REQUESTS 2
+#endif
+#ifndef LAST
+#define LAST 2 /* steps */
+#endif
+#ifndef DEATHS
+#define DEATHS 0 /* of ranks and controllers in all. With 1, every run sees one: those without are searched with 0. */
+#endif
+#ifndef PARKED
+#define PARKED 0 /* 1: the ranks begin parked at step 1 */
+#endif
+#ifndef JOINS
+#define JOINS 0 /* 1: the last rank attaches at any time, late or never before the others are done */
+#endif
+#ifndef KINDS
+#define KINDS 127 /* of the requests: a bit for each */
+#endif
+#ifndef LOOKS
+#define LOOKS 0 /* 1: a parked rank looks around at any time, as at the end of a slice. Then runs need not end. */
+#endif
+
+#define CONTROLLERS 2
+
+/* enum sf_kind */
+#define PAUSE 0
+#define PAUSE_AT 1 /* a pause with a step, here 2 */
+#define RESUME 2
+#define STOP 3
+#define RELOAD 4
+#define ADVANCE 5 /* by one step */
+#define SET 6     /* and call */
+
+#define NEVER 15 /* SF_NEVER */
+#define NONE 14  /* SF_TARGET_NONE */
+#define VOID 13  /* SF_TARGET_VOID */
+#define SKIPPED 12
+
+/* --- shared memory --- */
+
+/* sf_header, and the lock on the log's bytes: who holds it, counted from 1; ranks that join behind the controllers */
+byte tail = 0;
+byte lock = 0;
+
+/* sf_entry: number n at [n - 1] */
+byte kind[REQUESTS];
+byte sender[REQUESTS];
+byte target[REQUESTS] = NONE;
+byte before_park[REQUESTS];
+byte before_target[REQUESTS];
+
+/* sf_slot */
+byte step[RANKS] = PARKED;
+bool pending[RANKS] = 0;  /* SF_WORD_PENDING */
+bool held[RANKS] = PARKED; /* SF_WORD_HELD */
+bool gone[RANKS] = 0;     /* dead or ended: slot_taken() or sf_slot_alive() says no */
+bool joined = !JOINS;     /* the last slot is taken */
+
+/* The kernel's: who sleeps on his word. */
+bool asleep[RANKS] = PARKED;
+
+/* --- what only the model knows --- */
+
+byte acted[REQUESTS] = 0; /* the step at which ranks applied the entry, or SKIPPED it as void */
+byte asked = 0;           /* requests that a controller has begun with */
+bool lost[CONTROLLERS] = 0;
+byte deaths = 0;
+
+#define JOINER (RANKS - 1)
+#define TAKEN(r) (!gone[r] && (joined || (r) != JOINER))
+
+/* --- the variants: each leaves something out, or has it in another order --- */
+
+#ifdef TARGET_MAX /* the largest step, not the one after it */
+#define NEXT 0
+#else
+#define NEXT 1
+#endif
+
+#ifdef STEPS_FIRST /* steps are read before all words are set */
+#define FIRST READ
+#define SECOND SIGNAL
+#else
+#define FIRST SIGNAL
+#define SECOND READ
+#endif
+
+#ifdef NO_SET_AGAIN /* clear_word() leaves the word clear when it finds more */
+#define AGAIN 0
+#else
+#define AGAIN 1
+#endif
+
+#ifdef NO_SET_AHEAD /* a rank that goes on before a target leaves its word as it is */
+#define AHEAD pending[me]
+#else
+#define AHEAD 1
+#endif
+
+#ifdef NO_WAKE
+#define WAKES(r) 0
+#else
+#define WAKES(r) held[r]
+#endif
+
+#ifdef NO_LOCK_ASKED /* a rank voids whatever has no target */
+#define BUSY 0
+#else
+#define BUSY (lock != 0)
+#endif
+
+#ifdef NO_SLICES /* a parked rank waits for its wake, however long */
+#define LOOKS_AROUND 0
+#elif LOOKS
+#define LOOKS_AROUND 1
+#else
+/* Wakes have to do, where nobody died before one that he owed. A look that finds nothing changes nothing. */
+#define LOOKS_AROUND (deaths > 0 && (pending[_pid] || tail > applied))
+#endif
+
+/* --- deciding: decide() in sf_log.c. For ranks and controllers: pc, i and most are the process's own. --- */
+
+mtype = {
+    COUNT, LOOK, STORE, READ_TAIL, LOAD_TARGET, ASK_LOCK, MAKE_VOID, SIGNAL, WAKE, READ, SWAP, LEVEL, CLEAR, RECHECK,
+    WAIT, ENDED, DEAD, IDLE, VOID_LAST, APPEND, JOIN, TAKE, JOIN_VOIDS, CHECKED
+}
+
+inline skip_slots(me)
+{
+    do
+    :: i < RANKS && (i == me || gone[i]) -> i++
+    :: else -> break
+    od
+}
+
+/* Goes to the next slot, from slot `from` on; behind the last of them, to what comes then. */
+inline to_slot(me, from)
+{
+    i = from;
+    skip_slots(me);
+    if
+    :: i == RANKS && pc == FIRST -> pc = SECOND; i = 0; skip_slots(me)
+    :: else -> skip
+    fi;
+    if
+    :: i == RANKS -> pc = SWAP; i = 0
+    :: else -> skip
+    fi
+}
+
+/* `standing`: the step at which the helper itself can act, 0 for a controller. */
+inline begin_to_decide(me, standing)
+{
+    most = standing;
+    pc = FIRST;
+    to_slot(me, 0)
+}
+
+/* signal_rank(): one read-modify-write, and then perhaps a wake */
+inline signal(me)
+{
+    if
+    :: !TAKEN(i) -> to_slot(me, i + 1)
+    :: else ->
+        pending[i] = 1;
+        if
+        :: WAKES(i) -> pc = WAKE
+        :: else -> to_slot(me, i + 1)
+        fi
+    fi
+}
+
+/* sf_wake() */
+inline wake(me)
+{
+    asleep[i] = 0;
+    pc = SIGNAL;
+    to_slot(me, i + 1)
+}
+
+inline read_step(me)
+{
+    if
+    :: TAKEN(i) && step[i] + NEXT > most -> most = step[i] + NEXT
+    :: else -> skip
+    fi;
+    to_slot(me, i + 1)
+}
+
+/* The end of decide() for entry e, and its compare-and-swap. */
+inline swap(e)
+{
+#ifndef NO_PARK_CLAMP
+    if
+    :: most > before_park[e] -> most = before_park[e]
+    :: else -> skip
+    fi;
+#endif
+#ifndef NO_ORDER_CLAMP
+    if
+    :: most < before_target[e] -> most = before_target[e]
+    :: else -> skip
+    fi;
+#endif
+#ifndef TARGET_STORED /* a store in place of the compare-and-swap */
+    if
+    :: target[e] == NONE -> target[e] = most
+    :: else -> skip
+    fi;
+#else
+    target[e] = most;
+#endif
+    assert(target[e] == VOID || target[e] >= before_target[e]); /* the order of the log is that of its targets */
+    most = 0
+}
+
+/* make_void(): a compare-and-swap. Only an entry whose sender is dead has no target and nobody who is about to decide. */
+inline make_void(e)
+{
+    if
+    :: target[e] == NONE ->
+        assert(lost[sender[e]]);
+        assert(acted[e] == 0);
+        target[e] = VOID
+    :: else -> skip
+    fi
+}
+
+/* sf_state_fold(): `park` after an entry of that kind, decided for step `at` */
+inline fold(state, what, from)
+{
+    if
+    :: what == PAUSE -> state = from
+    :: what == PAUSE_AT -> state = (from > 2 -> from : 2)
+    :: what == ADVANCE -> state = from + 1
+    :: what == RESUME || what == STOP -> state = NEVER
+    :: else -> skip
+    fi
+}
+
+/* --- a rank: one thread that passes checkpoints --- */
+
+/* apply() in sf_worker.c, for entry [applied], whose step has come. */
+inline apply(me)
+{
+    assert(acted[applied] == 0 || acted[applied] == step[me]); /* all ranks act on one step, or none does */
+    assert(!(done & (1 << applied)));                          /* and once */
+    acted[applied] = step[me];
+    done = done | (1 << applied);
+    if
+    :: target[applied] < step[me] -> fold(park, kind[applied], target[applied])
+    :: else -> fold(park, kind[applied], step[me])
+    fi;
+    if
+    :: kind[applied] == STOP -> stopped = 1
+    :: kind[applied] == RELOAD -> pending[me] = 1; pc = COUNT     /* SF_RAISE_RELOAD: the code begins anew */
+    :: kind[applied] == SET -> pending[me] = 1; pc = READ_TAIL    /* SF_DELIVER: delivered, then the next turn */
+    :: else -> skip
+    fi;
+    applied++
+}
+
+/* The inner loop of sf_turn(), from entry [applied] on, as far as targets are decided. `quick`: it is sf_worker_resume(),
+ * for which anything but a resume that is due is a matter for sf_turn(). */
+inline take(me)
+{
+    pc = LOAD_TARGET;
+    do
+    :: pc != LOAD_TARGET -> break
+    :: pc == LOAD_TARGET && applied == seen -> pc = LEVEL
+    :: pc == LOAD_TARGET && applied < seen ->
+        if
+        :: target[applied] == NONE -> break
+        :: target[applied] != NONE && quick &&
+            (target[applied] == VOID || target[applied] > step[me] || kind[applied] != RESUME) -> pc = READ_TAIL
+        :: target[applied] == VOID && !quick ->
+            assert(acted[applied] == 0 || acted[applied] == SKIPPED);
+            acted[applied] = SKIPPED;
+            applied++
+#ifndef APPLIED_AT_ONCE /* whoever meets an entry applies it */
+        :: target[applied] < VOID && target[applied] > step[me] && !quick ->
+            assert(park > step[me]); /* a parked rank comes no further */
+            pending[me] = AHEAD;
+            pc = COUNT
+        :: target[applied] <= step[me] && (!quick || kind[applied] == RESUME) -> apply(me)
+#else
+        :: target[applied] < VOID && (!quick || (target[applied] <= step[me] && kind[applied] == RESUME)) -> apply(me)
+#endif
+        fi
+    od;
+    if
+    :: pc != LOAD_TARGET -> quick = 0
+    :: else -> skip
+    fi;
+    if
+    :: pc == COUNT || pc == READ_TAIL -> seen = 0
+    :: else -> skip
+    fi
+}
+
+/* Why a rank that stands still for ever may do so. */
+inline check_end_of_rank(me)
+{
+    if
+    :: pc == READ_TAIL && asleep[me] ->
+        assert(park <= step[me] && !stopped); /* something parks it */
+        assert(applied == tail);              /* and it has seen all there is */
+    :: pc == COUNT && (applied == 0 || acted[applied - 1] != LAST || kind[applied - 1] != RELOAD) ->
+        assert(step[me] == LAST);
+        assert(park > LAST);
+        if
+        :: applied < tail && target[applied] == NONE -> assert(deaths > 0) /* an orphan that nobody has met */
+        :: applied < tail && target[applied] < VOID -> assert(target[applied] > LAST && pending[me])
+        :: else -> skip
+        fi
+    :: pc == COUNT && applied > 0 && acted[applied - 1] == LAST && kind[applied - 1] == RELOAD ->
+        assert(step[me] == LAST && (applied == tail || pending[me]))
+    :: pc == ENDED -> assert(stopped)
+    :: pc == DEAD -> skip
+    :: else -> assert(false) /* it waits for ever */
+    fi
+}
+
+active [RANKS] proctype Rank()
+{
+    mtype pc = (JOINS && _pid == JOINER -> JOIN : (PARKED -> READ_TAIL : COUNT));
+    byte park = (PARKED -> 1 : NEVER); /* worker.state */
+    bool stopped = 0;
+    byte applied = 0; /* worker.applied */
+    byte seen = 0;    /* the tail that this turn goes by */
+    byte done = 0;    /* the entries that it has applied */
+    bool quick = PARKED;
+    byte i = 0, most = 0;
+
+end:
+    do
+    /* sf_count(), then sf_asked() */
+#ifndef STEP_LATE
+    :: d_step { pc == COUNT && step[_pid] < LAST -> step[_pid]++; pc = LOOK }
+    :: d_step {
+        pc == LOOK -> pc = (pending[_pid] || held[_pid] || park <= step[_pid] -> READ_TAIL : COUNT)
+    }
+#else /* the step is stored after the word is loaded */
+    :: d_step {
+        pc == COUNT && step[_pid] < LAST ->
+        most = pending[_pid] || held[_pid] || park <= step[_pid] + 1;
+        pc = STORE
+    }
+    :: d_step { pc == STORE -> step[_pid]++; pc = (most -> READ_TAIL : COUNT); most = 0 }
+#endif
+
+    /* read_tail() */
+    :: d_step {
+        pc == READ_TAIL && !asleep[_pid] ->
+        seen = tail;
+        if
+        :: quick && seen != applied + 1 -> quick = 0; seen = 0 /* sf_turn() */
+        :: else -> take(_pid)
+        fi
+    }
+
+    /* target_of() */
+    :: d_step {
+        pc == LOAD_TARGET ->
+        if
+        :: target[applied] == NONE -> pc = ASK_LOCK
+        :: else -> take(_pid)
+        fi
+    }
+
+    /* sf_settle() */
+    :: d_step {
+        pc == ASK_LOCK ->
+        if
+        :: BUSY -> pending[_pid] = 1; begin_to_decide(_pid, step[_pid])
+        :: else -> pc = MAKE_VOID
+        fi
+    }
+    :: d_step { pc == MAKE_VOID -> make_void(applied); take(_pid) }
+    :: d_step { pc == SIGNAL -> signal(_pid) }
+    :: d_step { pc == WAKE -> wake(_pid) }
+    :: d_step { pc == READ -> read_step(_pid) }
+    :: d_step { pc == SWAP -> swap(applied); take(_pid) }
+
+    /* clear_word() */
+    :: d_step {
+        pc == LEVEL && held[_pid] != (park <= step[_pid] && !stopped) -> held[_pid] = !held[_pid]; pc = CLEAR
+    }
+    :: d_step {
+        (pc == LEVEL && held[_pid] == (park <= step[_pid] && !stopped)) || pc == CLEAR ->
+        pending[_pid] = 0;
+        pc = RECHECK
+    }
+    :: d_step {
+        pc == RECHECK ->
+#ifndef NO_RECHECK /* the tail is not read again */
+        if
+        :: tail != seen -> pending[_pid] = AGAIN; pc = READ_TAIL
+        :: tail == seen && stopped -> gone[_pid] = 1; pc = ENDED /* SF_RAISE_STOP, and the loop ends */
+        :: tail == seen && !stopped -> pc = (park <= step[_pid] -> WAIT : COUNT)
+        fi;
+#else
+        if
+        :: stopped -> gone[_pid] = 1; pc = ENDED
+        :: else -> pc = (park <= step[_pid] -> WAIT : COUNT)
+        fi;
+#endif
+        seen = 0
+    }
+
+    /* sf_worker_wait(): the kernel compares the word and puts to sleep in one move. Then sf_worker_resume(). */
+    :: d_step {
+        pc == WAIT ->
+#ifndef WAIT_BLIND /* the word is not compared */
+        asleep[_pid] = !pending[_pid];
+#else
+        asleep[_pid] = 1;
+#endif
+        quick = 1;
+        pc = READ_TAIL
+    }
+    :: d_step { pc == READ_TAIL && asleep[_pid] && LOOKS_AROUND -> asleep[_pid] = 0 }
+
+#if JOINS
+    /* A rank that attaches late: takes the lock, makes its slot taken with its word set, voids what is undecided.
+     * It replays the log from its start. */
+#ifndef JOIN_UNLOCKED
+    :: d_step { pc == JOIN && lock == 0 -> lock = CONTROLLERS + 1; pc = TAKE }
+#else
+    :: d_step { pc == JOIN -> pc = TAKE }
+#endif
+    :: d_step {
+        pc == TAKE ->
+        joined = 1;
+#ifndef JOIN_CLEAR /* its word is not set */
+        pending[_pid] = 1;
+#endif
+        pc = JOIN_VOIDS
+    }
+    :: d_step {
+        pc == JOIN_VOIDS ->
+#ifndef JOIN_VOIDS_NOTHING
+        if
+        :: tail > 0 -> make_void(tail - 1)
+        :: else -> skip
+        fi;
+#endif
+        lock = (lock == CONTROLLERS + 1 -> 0 : lock);
+        pc = COUNT
+    }
+#endif
+
+    :: d_step {
+        deaths < DEATHS && pc != DEAD && pc != ENDED && pc != CHECKED ->
+        deaths++;
+        gone[_pid] = 1;
+        lock = (lock == CONTROLLERS + 1 && _pid == JOINER -> 0 : lock);
+        step[_pid] = 0; pending[_pid] = 0; held[_pid] = 0; asleep[_pid] = 0;
+        park = 0; stopped = 0; applied = 0; seen = 0; done = 0; quick = 0; i = 0; most = 0;
+        pc = DEAD
+    }
+    :: d_step { timeout && pc != CHECKED -> check_end_of_rank(_pid); pc = CHECKED }
+    od
+}
+
+/* --- a controller --- */
+
+#define ID (_pid - RANKS)
+#define MY_TURN (asked < REQUESTS && lock == 0 && (asked % CONTROLLERS == ID || lost[1 - ID]))
+#ifdef NO_VOID_LAST /* a sender leaves the entry before its own as it is */
+#define ORPHAN 0
+#else
+#define ORPHAN (tail > 0 && target[tail - 1] == NONE)
+#endif
+
+/* append_locked() and judge(): the last entry is decided. What is refused, or is so already, makes no entry. */
+inline append(what)
+{
+    if
+    :: tail > 0 ->
+        park = before_park[tail - 1];
+        after = before_target[tail - 1];
+        if
+        :: target[tail - 1] < VOID ->
+            fold(park, kind[tail - 1], target[tail - 1]);
+            after = target[tail - 1]
+        :: else -> skip
+        fi
+    :: else -> park = (PARKED -> 1 : NEVER); after = PARKED
+    fi;
+    i = 0;
+    do
+    :: i < RANKS && !TAKEN(i) -> i++
+    :: else -> break
+    od;
+    if
+    :: i == RANKS /* SF_REFUSED_ENDED */ ||
+        (tail > 0 && kind[tail - 1] == STOP && target[tail - 1] != VOID) ||
+        (what == RESUME && park == NEVER) -> lock = 0; pc = IDLE; i = 0
+    :: else ->
+        kind[tail] = what;
+        sender[tail] = ID;
+        before_park[tail] = park;
+        before_target[tail] = after;
+        tail++;
+        begin_to_decide(RANKS, 0)
+    fi;
+    park = 0;
+    after = 0
+}
+
+#define MAY_ASK(what) (KINDS & (1 << what) && (pc == APPEND || (pc == IDLE && MY_TURN && !ORPHAN)))
+#define ASKS(what) d_step { MAY_ASK(what) -> asked = asked + (pc == IDLE); lock = ID + 1; append(what) }
+
+active [CONTROLLERS] proctype Controller()
+{
+    mtype pc = IDLE;
+    byte i = 0, most = 0, park = 0, after = 0;
+
+end:
+    do
+    /* sf_append(): locks, voids what the one before left undecided, publishes, decides, unlocks. */
+    :: d_step { pc == IDLE && MY_TURN && ORPHAN -> lock = ID + 1; asked++; pc = VOID_LAST }
+    :: d_step { pc == VOID_LAST -> make_void(tail - 1); pc = APPEND }
+    :: ASKS(PAUSE)
+    :: ASKS(PAUSE_AT)
+    :: ASKS(RESUME)
+    :: ASKS(STOP)
+    :: ASKS(RELOAD)
+    :: ASKS(ADVANCE)
+    :: ASKS(SET)
+    :: d_step { pc == SIGNAL -> signal(RANKS) }
+    :: d_step { pc == WAKE -> wake(RANKS) }
+    :: d_step { pc == READ -> read_step(RANKS) }
+    :: d_step { pc == SWAP -> swap(tail - 1); lock = 0; pc = IDLE }
+
+    :: d_step {
+        deaths < DEATHS && pc != IDLE && pc != DEAD && pc != CHECKED ->
+        deaths++;
+        lost[ID] = 1;
+        lock = 0;
+        i = 0; most = 0;
+        pc = DEAD
+    }
+    :: d_step {
+        timeout && pc != CHECKED ->
+        assert(pc == DEAD || (pc == IDLE && asked == REQUESTS)); /* or it waits for ever */
+        pc = CHECKED
+    }
+    od
+}

@@ -1,0 +1,119 @@
+"""Pages and scripts that ask a run for more than the server has: each waits for its turn, and none for another's."""
+
+import asyncio
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from spark_fast.client.share import BURST, RATE
+from spark_fast.ui import turns
+from spark_fast.ui.threads import BusyError
+from spark_fast.ui.turns import Turns
+from tests.support import Child
+from tests.ui_support import EXPOSING, served
+
+
+async def _used_up() -> Turns:
+    found = Turns()
+    for _ in range(BURST):
+        await asyncio.wait_for(found.take("test", "one"), 0.1)
+    return found
+
+
+def test_what_one_client_has_waiting_another_is_not_behind_of() -> None:
+    async def scenario() -> tuple[list[str], float]:
+        found = await _used_up()
+        order: list[str] = []
+
+        async def take(client: str) -> None:
+            await found.take("test", client)
+            order.append(client)
+
+        began = time.monotonic()
+        await asyncio.gather(*[take("greedy") for _ in range(6)], *[take("page") for _ in range(2)], take("script"))
+        return order, time.monotonic() - began
+
+    order, took = asyncio.run(scenario())
+    assert order == ["greedy", "page", "script", "greedy", "page", *["greedy"] * 4]
+    assert took > 8 / RATE
+
+
+def test_another_run_has_turns_of_its_own() -> None:
+    async def scenario() -> None:
+        found = await _used_up()
+        await asyncio.wait_for(found.take("another", "one"), 0.5 / RATE)
+        gone = [asyncio.ensure_future(found.take("test", "one")) for _ in range(turns._WAITING_OF_CLIENT)]
+        await asyncio.sleep(0)
+        assert not any(each.done() for each in gone)
+        for each in gone:
+            each.cancel()
+        # Whoever has gone takes nobody's turn.
+        await asyncio.wait_for(found.take("test", "two"), turns._WAITING_OF_CLIENT / 2 / RATE)
+
+    asyncio.run(scenario())
+
+
+def test_a_client_with_too_much_waiting_is_told_so_and_another_waits_as_ever() -> None:
+    async def scenario() -> None:
+        found = await _used_up()
+        waiting = [asyncio.ensure_future(found.take("test", "greedy")) for _ in range(turns._WAITING_OF_CLIENT)]
+        await asyncio.sleep(0)
+        with pytest.raises(BusyError):
+            await found.take("test", "greedy")
+        await asyncio.wait_for(found.take("test", "page"), 10 / RATE)
+        found.close()
+        ends = await asyncio.gather(*waiting, return_exceptions=True)
+        assert sum(isinstance(end, BusyError) for end in ends) >= turns._WAITING_OF_CLIENT - 10
+
+    asyncio.run(scenario())
+
+
+def test_lines_of_runs_that_are_gone_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "_RUNS", 3)
+
+    async def scenario() -> None:
+        found = await _used_up()
+        for number in range(20):
+            await found.take(f"run-{number}", "one")
+            await asyncio.sleep(1.1 / RATE)
+        assert len(found._lines) <= 4
+        assert "test" in found._lines  # it has not all of its share back
+
+    asyncio.run(scenario())
+
+
+def test_a_script_that_floods_through_the_server_waits_and_pages_are_served(home: Path, tmp_path: Path) -> None:
+    with served() as server, Child(tmp_path, EXPOSING) as child:
+        run = child.run()
+        over = threading.Event()
+        statuses: list[int] = []
+
+        def flood() -> None:
+            with server.stranger(authorization=f"Bearer {server.keys.token}") as script:
+                while not over.is_set():
+                    statuses.append(script.put("/api/runs/test/values/guarded", json={"value": 1}).status_code)
+
+        floods = [threading.Thread(target=flood) for _ in range(6)]
+        for each in floods:
+            each.start()
+        try:
+            while len(statuses) < BURST:
+                time.sleep(0.01)
+            began, before = time.monotonic(), run._view()["tail"]
+            for number in range(5):
+                # What holds up the floods takes no thread that others need.
+                assert server.fate("test", server.post("/api/runs/test/pause"))["state"] in ("applied", "superseded")
+                assert server.fate("test", server.post("/api/runs/test/resume"))["state"] == "applied"
+                answer = server.api.put("/api/runs/test/values/lr", json={"value": number / 10})
+                assert answer.status_code == 202, answer.text
+            took, asked = time.monotonic() - began, run._view()["tail"] - before
+        finally:
+            over.set()
+            for each in floods:
+                each.join()
+    assert set(statuses) <= {202, 503}
+    assert statuses.count(503) < len(statuses) / 4
+    assert took < 5 * 7 / RATE + 2
+    assert asked - 10 <= took * RATE + 2
