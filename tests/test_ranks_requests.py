@@ -317,7 +317,7 @@ def test_neither_memory_nor_descriptors_grow_with_requests(tmp_path: Path) -> No
 
         ask(140)  # as many as are remembered
         before = sizes()
-        ask(max(350, MOMENTS))
+        ask(max(250, MOMENTS))
         for (memory, descriptors, files), (more, opened, made) in zip(before, sizes(), strict=True):
             assert more < memory + (1 << 20)
             assert opened <= descriptors
