@@ -76,6 +76,9 @@ class Ranks:
     how: "plain", as `python train.py`; "runner", what `spark-fast run` starts; "supervised", `spark-fast run` itself.
     job: tells it from other jobs.
     start: whether to start all ranks at once; none begins its loop before all are there.
+
+    Attributes:
+        told_in: the file in which ranks that are started tell what they do, each with its number added.
     """
 
     def __init__(
@@ -98,13 +101,12 @@ class Ranks:
         self._old: list[subprocess.Popen[bytes]] = []
         before = {"plain": (), "runner": ("-m", "spark_fast.worker", "run"), "supervised": ("-m", "spark_fast", "run")}
         self._command = [sys.executable, *before[how], *args, str(self.script)]
-        self._told = self.folder / "told"
+        self.told_in = self.folder / "told"
         self._env = {
             "WORLD_SIZE": str(count),
             "LOCAL_WORLD_SIZE": str(count),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(30000 + job),
-            "TOLD": str(self._told),
         } | env
         if start:
             self._env["TOGETHER"] = str(count)
@@ -123,7 +125,7 @@ class Ranks:
         """Starts a rank, also one that was there before."""
         if rank in self.processes:
             self._old.append(self.processes[rank])
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "TOLD": str(self.told_in)}
         with (self.folder / f"out.{rank}").open("ab") as out, (self.folder / f"err.{rank}").open("ab") as err:
             self.processes[rank] = subprocess.Popen(
                 self._command,
@@ -185,7 +187,7 @@ class Ranks:
 
     def told(self, rank: int) -> list[dict[str, Any]]:
         """All that a rank has told, in order."""
-        path = Path(f"{self._told}.{rank}")
+        path = Path(f"{self.told_in}.{rank}")
         return [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.exists() else []
 
     def steps(self, rank: int) -> dict[int, dict[str, Any]]:
