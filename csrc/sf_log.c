@@ -436,6 +436,16 @@ sf_all_done(const struct sf_segment *segment, uint64_t seq, uint32_t self)
     return 1;
 }
 
+uint32_t
+sf_only_slot(const struct sf_segment *segment, const struct sf_entry *entry)
+{
+    for (uint32_t r = 0; entry->ranks != SF_RANKS_ALL && r < segment->slot_count; r++) {
+        if (atomic_load(&segment->slots[r].rank) == entry->ranks - 1)
+            return r;
+    }
+    return SF_NO_RANK;
+}
+
 int
 sf_conclude(struct sf_segment *segment, uint64_t seq)
 {
@@ -449,6 +459,14 @@ sf_conclude(struct sf_segment *segment, uint64_t seq)
         return SF_OUTCOME_CODE(outcome) != SF_OUTCOME_OPEN;
     if (target > SF_STEP_MAX || segment->slot_count == 1)
         return 0;
+    uint32_t only = sf_only_slot(segment, entry);
+    if (only != SF_NO_RANK) {
+        /* It tells first, and then that it has done it: a rank of which only this can be read is another process, that
+         * came later. */
+        if (is_there(segment, only) && !has_done(&segment->slots[only], seq))
+            return 0;
+        return atomic_load(&entry->outcome) == outcome ? -ESRCH : 1;
+    }
     if (!sf_all_done(segment, seq, SF_NO_RANK))
         return 0;
     /* One that came later says so of all that was asked before. */

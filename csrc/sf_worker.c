@@ -270,8 +270,8 @@ state_at(uint64_t seq, uint64_t tail, struct sf_state *state)
     return state->target > SF_STEP_MAX ? -SF_ECORRUPT : 0;
 }
 
-/* Whether the ranks leave their loops for an entry, so that what stands behind it is for the code that comes next, at the
- * next step at the earliest: a reload that they were ready for. -EAGAIN while they have not made up their minds. */
+/* Whether the ranks leave their loops for an entry, so that what stands behind it is for the code that comes next, at
+ * the next step at the earliest: a reload that they were ready for. -EAGAIN while they have not made up their minds. */
 static int
 leaves(const struct sf_entry *entry, uint64_t seq)
 {
@@ -339,11 +339,11 @@ find_place(uint32_t number, int guess, struct front *place)
     worker.applied = 0;
     worker.state = sf_state_first();
     if (atomic_load(&worker.segment.slots[number].state) == SF_STATE_NONE && tail <= SF_LOG_CAPACITY &&
-        front.step <= own_step + SF_JOIN_LEAD)
+        front.step <= own_step + SF_JOIN_LEAD * (uint64_t)worker.stride)
         return 0;
 
-    /* No two ranks act on different steps. Where the others park, this one parks at its first checkpoint, which counts as
-     * the one where they are. Else its first is their next: what is due before that is for those who came by it. */
+    /* No two ranks act on different steps. Where the others park, this one parks at its first checkpoint, which counts
+     * as the one where they are. Else its first is their next: what is due before that is for those who came by it. */
     *place = front;
     rc = move_on(&front, tail, guess);
     if (rc == 0)
@@ -540,7 +540,8 @@ set_outcome(uint64_t seq, unsigned code, uint64_t value)
     atomic_compare_exchange_strong(&sf_entry_at(&worker.segment, seq)->outcome, &open, SF_OUTCOME(code, value));
 }
 
-/* Every rank that lives has a part in what becomes of an entry. The last one to be done with it tells. */
+/* Every rank that lives has a part in what becomes of an entry. The last one to be done with it tells. What one rank
+ * alone is to do, that one tells, before anything else: sf_conclude() relies on it. */
 static void
 complete(uint64_t seq, int failed, uint64_t step)
 {
@@ -555,12 +556,15 @@ complete(uint64_t seq, int failed, uint64_t step)
         return; /* forgotten by the log since */
     if (failed)
         atomic_fetch_or(&entry->agreed, SF_ENTRY_FAILED);
+    uint32_t only = sf_only_slot(&worker.segment, entry);
+    if (only == worker.number)
+        set_outcome(seq, failed ? SF_OUTCOME_FAILED : SF_OUTCOME_APPLIED, step);
     if (worker.applied >= seq)
         atomic_fetch_or(&worker.slot->done[bit / 64], UINT64_C(1) << (bit % 64));
     else
         atomic_store(&worker.slot->held, seq);
     SF_POINT("done:told");
-    if (sf_all_done(&worker.segment, seq, worker.number)) {
+    if (only == SF_NO_RANK && sf_all_done(&worker.segment, seq, worker.number)) {
         failed = (atomic_load(&entry->agreed) & SF_ENTRY_FAILED) != 0;
         set_outcome(seq, failed ? SF_OUTCOME_FAILED : SF_OUTCOME_APPLIED, step);
     }
@@ -841,7 +845,8 @@ sf_worker_tell(uint64_t seq, uint64_t step, int failed)
     sf_announce(&worker.segment);
 }
 
-/* Says that this rank has no further use for the entry, so that the log may forget it, once it knows what came of it. */
+/* Says that this rank has no further use for the entry, so that the log may forget it, once it knows what came of it.
+ */
 static unsigned
 read_verdict(uint64_t seq, enum sf_phase phase, unsigned verdict)
 {

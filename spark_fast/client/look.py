@@ -128,6 +128,6 @@ def status_of_ranks(ranks: list[Rank]) -> SparkStatus:
     for status in (SparkStatus.LOST, SparkStatus.FAILED):
         if status in found:
             return status
-    if SparkStatus.PAUSED in found and SparkStatus.RUNNING in found:
+    if SparkStatus.PAUSED in found and {SparkStatus.RUNNING, SparkStatus.PAUSING} & set(found):
         return SparkStatus.PAUSING
     return found[0]

@@ -190,9 +190,11 @@ def _take_part(name: str | None) -> str:
     from spark_fast.worker import exposing
 
     global _folder
-    job, world_size = ("", 1) if _place is None else (_place.job, _place.world_size)
+    job, world_size, generation = ("", 1, 0) if _place is None else (_place.job, _place.world_size, _place.generation)
     patience = _ALONE if _place is None else _OLD_JOB  # a rank that is left out would stay behind when the others stop
-    with run_folder.claim(name, _command(), __version__, job=job, world_size=world_size, timeout=patience) as found:
+    with run_folder.claim(
+        name, _command(), __version__, job=job, world_size=world_size, generation=generation, timeout=patience
+    ) as found:
         if _place is not None:
             worker.place(_place.rank, _place.world_size, options.current().stride)
         else:
