@@ -8,6 +8,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ import torch
 from spark_fast import client
 from spark_fast.client.look import status_of_ranks
 from tests.support import Child, until
-from tests.torchrun import START, Ranks, Torchrun, joined, step_of
+from tests.torchrun import HEAD, START, Ranks, Torchrun, joined, step_of
 
 Weights = dict[str, torch.Tensor]
 
@@ -333,14 +334,32 @@ def obeyed(run: client.Run, ranks: int, count: int = 3) -> None:
     applied(run.stop(timeout=TIMEOUT))
 
 
+ASKED_AND_KILLED_AT = [
+    ("pause", "turn:folded"), ("pause", "turn:applied"), ("pause", "park:published"), ("pause", "park:waiting"),
+    ("set", "turn:folded"), ("set", "turn:applied"), ("set", "done:told"), ("call", "turn:applied"),
+    ("call", "done:told"), ("advance", "done:told"), ("advance", "park:waiting"),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("victim", [0, 1, 2])
-@pytest.mark.parametrize("point", ["turn:folded", "turn:applied", "park:published", "park:waiting"])
+@pytest.mark.parametrize(("what", "point"), ASKED_AND_KILLED_AT)
 def test_a_rank_killed_while_it_applies_a_request_leaves_the_others_in_agreement(
-    tmp_path: Path, point: str, victim: int
+    tmp_path: Path, what: str, point: str, victim: int
 ) -> None:
     with Ranks(tmp_path, 3, LOOP, POINT=point, VICTIM=str(victim)) as job:
         run = job.run()
-        applied(run.pause(timeout=TIMEOUT))
+        if what == "call":
+            request = run.request_call("twice", [21], timeout=TIMEOUT, ranks="all")
+            assert [request.result.get(rank) for rank in range(3) if rank != victim] == [42, 42], request
+        elif what == "set":
+            request = run.set("lr", 0.3, timeout=TIMEOUT)
+        elif what == "advance":
+            request = run.advance(3, timeout=TIMEOUT)
+        else:
+            request = run.pause(timeout=TIMEOUT)
+        applied(request)
+        if what in ("set", "call"):
+            parked_at(run)
         left_without(job, run, victim)
 
 
@@ -388,8 +407,53 @@ def left_without(job: Ranks, run: client.Run, victim: int) -> None:
     assert all("Traceback" not in child.err for child in others), job.err
 
 
+RELOADABLE = """
+import itertools
+victim = int(os.environ["VICTIM"])
+
+def main():
+    spark.expose(lr=0.1, twice=lambda number: 2 * number)
+    for step in spark.track(itertools.count(), key="steps"):
+        time.sleep(0.0005)
+
+if __name__ == "__main__":
+    spark.run(main)
+"""
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("phase", ["ready", "executed", "proved"])
+@pytest.mark.parametrize("point", ["vote:given", "vote:counted"])
+def test_a_rank_killed_while_all_vote_on_new_code_leaves_the_others_with_it(
+    tmp_path: Path, point: str, phase: str, victim: int
+) -> None:
+    # Each rank votes before the loop is left, when the code was executed, and when its loop has come round. The victim
+    # is the last to do so, to be the one that counts what all have said.
+    late = f"if RANK == victim:\n    time.sleep(0.3)\n    _core.arm_point({point!r})\n"
+    begin = RELOADABLE.replace("time.sleep(0.0005)", "time.sleep(0.002 if RANK == victim else 0.0005)")
+    at_the_top = ("def main", f"{late}\ndef main")
+    with Ranks(tmp_path, 3, begin.replace(*at_the_top) if phase == "ready" else begin, VICTIM=str(victim)) as job:
+        run = job.run()
+        new = HEAD + RELOADABLE
+        if phase == "executed":
+            new = new.replace(*at_the_top)
+        if phase == "proved":
+            new = new.replace("        time.sleep", indent(late, " " * 8) + "        time.sleep")
+        # Another rank that the last vote wakes may come to count it first.
+        for number in range(2, 100):
+            applied(run.reload(f"{new}\n# version {number}\n", timeout=TIMEOUT))
+            assert run.version == number
+            if job.children[victim].process.poll() is not None:
+                break
+        before = parked_at(run)
+        applied(run.advance(3, timeout=TIMEOUT))
+        assert step_of(run) == before + 3
+        left_without(job, run, victim)
+
+
 ATTACH_POINTS = [
     "claim:folder", "claim:about", "create:opened", "create:filled", "create:renamed", "attach:filled", "attach:done",
+    "join:locked", "join:seated", "join:done",
 ]  # fmt: skip
 
 

@@ -108,7 +108,9 @@ class Ranks:
         folder.mkdir(exist_ok=True)
         job = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
         job |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}  # where nobody listens: it only names the job
-        self.folder, self.code, self.env = folder, HEAD + textwrap.dedent(code), job | env
+        self.code = HEAD + textwrap.dedent(code)
+        (folder / "job.py").write_text(self.code)
+        self.folder, self.env = folder, job | env
         self.children: list[Child] = []
         try:
             for _ in range(ranks - late):
@@ -120,7 +122,8 @@ class Ranks:
     def start(self) -> Child:
         """Starts the next rank."""
         rank = str(len(self.children))
-        child = Child(self.folder, self.code, name="job", RANK=rank, LOCAL_RANK=rank, **self.env)
+        place = {"RANK": rank, "LOCAL_RANK": rank}
+        child = Child(self.folder, "", "-m", "job", name="job", cwd=self.folder, **self.env, **place)
         self.children.append(child)
         return child
 
@@ -132,9 +135,11 @@ class Ranks:
             child.__exit__()
 
     def run(self, ranks: int | None = None) -> client.Run:
-        """The run, once all its ranks, or so many, have passed a checkpoint."""
+        """The run, once all its ranks, or so many, have passed a checkpoint, and show what they expose."""
         count = len(self.children) if ranks is None else ranks
-        return until(lambda: joined(count, "job"), f"a run of {count} ranks: {self.err}")
+        run = until(lambda: joined(count, "job"), f"a run of {count} ranks: {self.err}")
+        until(lambda: run.functions, "the first rank shows what it exposes")
+        return run
 
     @property
     def err(self) -> str:
