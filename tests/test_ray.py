@@ -19,9 +19,9 @@ from spark_fast import client
 from tests.support import Child, kill, until
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "ray_ddp.py"
-START = 100.0
+START = 240.0
 """Seconds in which workers start, on a machine that does much else."""
-TIMEOUT = 30.0
+TIMEOUT = 60.0
 ENDLESS = ("--steps", "100000000")
 
 
@@ -99,7 +99,10 @@ def ranks_of(driver: Child, name: str, ranks: int, but: set[int] = frozenset()) 
         ready = [rank for rank in found if rank.status.live and rank.step > 0 and rank.pid not in but]
         return run if len(found) == len(ready) == ranks else None
 
-    return until(look, f"{ranks} ranks of run {name}", START)
+    try:
+        return until(look, f"{ranks} ranks of run {name}", START)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{driver.out}{driver.err}") from None
 
 
 def applied(request: client.Request) -> int:
@@ -132,14 +135,25 @@ def checkpoints(folder: Path, name: str) -> list[Path]:
     return [path for path in (folder / "kept" / name).glob("checkpoint_*") if path.is_dir()]
 
 
-@pytest.mark.timeout(300)
-def test_the_workers_of_ray_train_are_one_run_and_end_well_when_it_is_stopped(ray: Ray, tmp_path: Path) -> None:
-    with training(tmp_path, "spirals", *ENDLESS) as driver:
+@pytest.mark.timeout(600)
+def test_the_workers_of_ray_train_are_one_run_also_when_they_are_started_again_and_end_well_when_it_is_stopped(
+    ray: Ray, tmp_path: Path
+) -> None:
+    with training(tmp_path, "spirals", *ENDLESS, "--report-every", "20", "--delay", "0.005") as driver:
         run = ranks_of(driver, "spirals", 2)
         assert run.command[0].startswith("ray::")
         parked = applied(run.pause(timeout=TIMEOUT))
         assert steps(run) == {parked}
         assert {str(rank.status) for rank in run.ranks} == {"paused"}
+        applied(run.resume(timeout=TIMEOUT))
+        # The first one is then one of which Ray Train knows that all ranks have reported it.
+        until(lambda: len(checkpoints(tmp_path, "spirals")) > 2, "checkpoints", START)
+        before = {rank.pid for rank in run.ranks}
+        os.kill(run.ranks[1].pid, signal.SIGKILL)
+
+        run = ranks_of(driver, "spirals", 2, but=before)
+        parked = applied(run.pause(timeout=TIMEOUT))
+        assert steps(run) == {parked}
         applied(run.set("lr", 0.01, timeout=TIMEOUT))
         results = run.call("evaluate", spark_ranks="all", spark_timeout=TIMEOUT)
         assert results[0]["points"] == 1024
@@ -147,32 +161,14 @@ def test_the_workers_of_ray_train_are_one_run_and_end_well_when_it_is_stopped(ra
         applied(run.advance(3, timeout=TIMEOUT))
         assert steps(run) == {parked + 3}
         applied(run.resume(timeout=TIMEOUT))
-        until(lambda: run.step > parked + 20)
         stopped = applied(run.stop(timeout=TIMEOUT))
         assert run.wait("stopped", timeout=TIMEOUT) == "stopped"
         assert steps(run) == {stopped}
         assert driver.ended(START) == 0, driver.err
         assert "'stopped': True" in driver.out
     first, second = kept(tmp_path, "spirals")
-    assert first["step"] == second["step"] == stopped - 1
+    assert first["step"] == second["step"] >= 20 + stopped - 1  # they went on from a checkpoint
     assert first["optimizer"]["param_groups"][0]["lr"] == 0.01
-    assert all(torch.equal(value, second["model"][name]) for name, value in first["model"].items())
-
-
-@pytest.mark.timeout(300)
-def test_workers_that_ray_train_starts_again_are_the_run_again(ray: Ray, tmp_path: Path) -> None:
-    with training(tmp_path, "again", *ENDLESS, "--report-every", "10") as driver:
-        run = ranks_of(driver, "again", 2)
-        until(lambda: len(checkpoints(tmp_path, "again")) > 2, "checkpoints that all have reported")
-        before = {rank.pid for rank in run.ranks}
-        os.kill(run.ranks[1].pid, signal.SIGKILL)
-        run = ranks_of(driver, "again", 2, but=before)
-        parked = applied(run.pause(timeout=TIMEOUT))
-        assert steps(run) == {parked}
-        applied(run.stop(timeout=TIMEOUT))
-        assert driver.ended(START) == 0, driver.err
-    first, second = kept(tmp_path, "again")
-    assert first["step"] > 10
     assert all(torch.equal(value, second["model"][name]) for name, value in first["model"].items())
 
 
@@ -207,7 +203,7 @@ print(ray.get([trainer.train.remote() for trainer in trainers]), flush=True)
 """
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(600)
 def test_plain_actors_are_one_run(ray: Ray, tmp_path: Path) -> None:
     with Child(tmp_path, ACTORS, name=None) as driver:
         run = ranks_of(driver, "actors", 2)
