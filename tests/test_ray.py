@@ -173,10 +173,9 @@ def test_the_workers_of_ray_train_are_one_run_also_when_they_are_started_again_a
 
 
 ACTORS = """
-import time
 import ray
-import spark_fast as spark
 from spark_fast.integrations import ray as spark_ray
+from learning import learn
 
 
 @ray.remote
@@ -185,34 +184,47 @@ class Trainer:
         spark_ray.configure(rank=rank, world_size=2, job="mine", run="actors")
 
     def train(self):
-        return spark_ray.run(self.loop)
-
-    def loop(self):
-        state = spark.expose(lr=0.1)
-        try:
-            while True:
-                spark.checkpoint()
-                time.sleep(0.001)
-        except spark.SparkStopError as stop:
-            return stop.step, state.lr
+        return spark_ray.run(learn)
 
 
 ray.init()
 trainers = [Trainer.remote(rank) for rank in range(2)]
 print(ray.get([trainer.train.remote() for trainer in trainers]), flush=True)
 """
+LEARNING = """
+import time
+import spark_fast as spark
+
+CODE = "old"
+
+
+def learn():
+    state = spark.expose(lr=0.1, code=lambda: CODE)
+    try:
+        while True:
+            spark.checkpoint()
+            time.sleep(0.001)
+    except spark.SparkStopError as stop:
+        return stop.step, state.lr, CODE
+"""
 
 
 @pytest.mark.timeout(600)
-def test_plain_actors_are_one_run(ray: Ray, tmp_path: Path) -> None:
+def test_plain_actors_are_one_run_which_can_be_reloaded(ray: Ray, tmp_path: Path) -> None:
+    module = tmp_path / "learning.py"
+    module.write_text(LEARNING)
     with Child(tmp_path, ACTORS, name=None) as driver:
         run = ranks_of(driver, "actors", 2)
         applied(run.set("lr", 0.2, timeout=TIMEOUT))
         parked = applied(run.pause(timeout=TIMEOUT))
         assert steps(run) == {parked}
+        applied(run.resume(timeout=TIMEOUT))
+        module.write_text(LEARNING.replace("old", "new"))
+        applied(run.reload(timeout=TIMEOUT))
+        assert run.call("code", spark_ranks="all", spark_timeout=TIMEOUT) == {0: "new", 1: "new"}
         stopped = applied(run.stop(timeout=TIMEOUT))
         assert driver.ended(START) == 0, driver.err
-        assert f"[({stopped}, 0.2), ({stopped}, 0.2)]" in driver.out
+        assert str([(stopped, 0.2, "new")] * 2) in driver.out
         assert run.status == "stopped"
 
 
