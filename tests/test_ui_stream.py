@@ -153,7 +153,9 @@ def test_a_fresh_worker_of_the_same_name_takes_the_place_of_the_old(server: Serv
         with Child(tmp_path, name="test") as second:
             # No folder has come or gone: the old one was emptied and taken.
             whole = stream.until(
-                lambda name, data: name == "run" and data["full"] and not data["gone"] and data["ranks"][0]["pid"] == second.pid
+                lambda name, data: (
+                    name == "run" and data["full"] and not data["gone"] and data["ranks"][0]["pid"] == second.pid
+                )
             )
             assert whole["status"] in ("idle", "running")
             listed = until(lambda: [r for r in server.get("/api/runs")["runs"] if r["ranks"][0]["pid"] == second.pid])
