@@ -1,7 +1,6 @@
 """Where this process stands in a job of several: what its launcher says in the environment.
 
-Every launcher that is known is a row of LAUNCHERS. What none of them says, `configure(rank=…, world_size=…)` does in the
-worker.
+Every launcher that is known is a row of LAUNCHERS. What none of them says, `configure(rank=…, world_size=…)` does.
 """
 
 import os
