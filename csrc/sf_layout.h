@@ -184,6 +184,8 @@ struct sf_slot {
     /* The pause that the rank is parked for at a checkpoint that does not count, without having applied it; else 0.
      * Seq_cst, as `done`. */
     _Atomic uint64_t held;
+    /* Where it applied entry `applied`, SF_NEVER while the two are being written: for ranks that come. */
+    _Atomic uint64_t applied_at;
     /* CLOCK_REALTIME at which somebody first saw that its process has died without a word, 0 if nobody has. */
     _Atomic int64_t lost_ns;
 
@@ -225,6 +227,7 @@ static_assert(offsetof(struct sf_header, changes) == 256, "layout 3");
 static_assert(offsetof(struct sf_slot, step) == 8, "layout 3");
 static_assert(offsetof(struct sf_slot, alarm) == 16, "layout 3");
 static_assert(offsetof(struct sf_slot, held) == 24, "layout 3");
+static_assert(offsetof(struct sf_slot, applied_at) == 32, "layout 3");
 static_assert(offsetof(struct sf_slot, state) == 128, "layout 3");
 static_assert(offsetof(struct sf_slot, mark_ns) == offsetof(struct sf_slot, mark_step) + 8, "read as a pair");
 static_assert(offsetof(struct sf_slot, level) == 256, "layout 3");

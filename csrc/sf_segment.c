@@ -361,6 +361,7 @@ sf_read_slot(int fd, uint32_t rank, struct sf_slot_view *view)
     view->generation = PLAIN(slot.generation);
     view->stride = PLAIN(slot.stride);
     view->lost_ns = PLAIN(slot.lost_ns);
+    view->held = PLAIN(slot.held);
     for (int i = 0; i < SF_LEVELS; i++) {
         view->level[i].total = PLAIN(slot.level[i].total);
         view->level[i].done = PLAIN(slot.level[i].done);

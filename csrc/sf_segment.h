@@ -86,6 +86,7 @@ struct sf_slot_view {
     uint64_t done[SF_LOG_CAPACITY / 64], vote;
     uint32_t rank, generation, stride;
     int64_t lost_ns;
+    uint64_t held;
     struct {
         uint64_t total, done;
         int64_t began_ns, parked_ns;

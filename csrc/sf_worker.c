@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "sf_board.h"
@@ -202,37 +203,52 @@ sf_worker_attach(const char *path, uint32_t slot_count, uint32_t slot, uint64_t 
     return 0;
 }
 
-/* The furthest step of the ranks that live, and the least that one of them has applied. Whether one lives; if none does,
- * the furthest step of those that have. */
-static int
-others(uint32_t slot, uint64_t *step, uint64_t *applied)
+/* Where the ranks of a run stand that live; if none does, where those stood that have. */
+struct front {
+    uint64_t step;                /* the furthest */
+    uint64_t applied, applied_at; /* the last entry that one has applied, and where; applied_at 0 if it can't be told */
+};
+
+static void
+look_at(const struct sf_slot *slot, struct front *front)
 {
-    uint64_t reached = 0;
-    int found = 0;
+    uint64_t step = atomic_load(&slot->step), applied, at;
 
-    *step = 0;
-    *applied = 0;
-    for (uint32_t r = 0; r < worker.segment.slot_count; r++) {
-        struct sf_slot *other = &worker.segment.slots[r];
-
-        uint64_t at = atomic_load(&other->step), done = atomic_load(&other->applied);
-        if (at <= SF_STEP_MAX && at > reached)
-            reached = at;
-        if (r == slot || !sf_slot_taken(&worker.segment, r))
-            continue;
-        int further = at <= SF_STEP_MAX && at > *step;
-        /* Asking the kernel costs more than all the rest, so only where the answer matters. */
-        if ((found && !further && done >= *applied) || sf_slot_alive(worker.segment.fd, r) == 0)
-            continue;
-        if (further)
-            *step = at;
-        if (!found || done < *applied)
-            *applied = done;
-        found = 1;
+    if (step <= SF_STEP_MAX && step > front->step)
+        front->step = step;
+    for (int attempt = 0; attempt < 1000; attempt++) {
+        at = atomic_load(&slot->applied_at);
+        applied = atomic_load(&slot->applied);
+        if (at <= SF_STEP_MAX && at == atomic_load(&slot->applied_at))
+            break;
+        at = 0; /* being written, or by one that died writing it */
     }
-    if (!found)
-        *step = reached;
-    return found;
+    if (at > front->step)
+        front->step = at; /* it has come further meanwhile */
+    if (applied > front->applied || (applied == front->applied && at < front->applied_at)) {
+        front->applied = applied;
+        front->applied_at = at;
+    }
+}
+
+static struct front
+find_front(uint32_t number)
+{
+    struct front alive = {0}, all = {0};
+
+    for (uint32_t r = 0; r < worker.segment.slot_count; r++) {
+        struct sf_slot *slot = &worker.segment.slots[r];
+        struct front with = alive;
+
+        look_at(slot, &all);
+        if (r == number || !sf_slot_taken(&worker.segment, r))
+            continue;
+        look_at(slot, &with);
+        /* Asking the kernel costs more than all the rest, so only where the answer matters. */
+        if ((with.step > alive.step || with.applied > alive.applied) && sf_slot_alive(worker.segment.fd, r) != 0)
+            alive = with;
+    }
+    return alive.step > 0 || alive.applied > 0 ? alive : all;
 }
 
 /* What the log says after its entries 1..seq. */
@@ -253,39 +269,106 @@ state_at(uint64_t seq, uint64_t tail, struct sf_state *state)
     return state->target > SF_STEP_MAX ? -SF_ECORRUPT : 0;
 }
 
-/* Finds where the rank that comes to the slot begins. The log's lock is held. */
+/* Whether the ranks leave their loops for an entry, so that what stands behind it is for the code that comes next, at the
+ * next step at the earliest: a reload that they were ready for. -EAGAIN while they have not made up their minds. */
 static int
-find_place(uint32_t number, uint64_t own_step, uint64_t *step)
+leaves(const struct sf_entry *entry, uint64_t seq)
 {
-    struct sf_slot *slot = &worker.segment.slots[number];
-    uint64_t tail = atomic_load(&worker.segment.header->tail);
-    uint64_t furthest, applied;
-    int beside = others(number, &furthest, &applied);
+    uint64_t agreed = atomic_load(&worker.segment.header->agreed[seq % SF_AGREEMENTS]);
+    unsigned ready = agreed >> 8 == seq ? (unsigned)(agreed >> 2 * SF_PHASE_READY) & 3u : 0;
 
-    if (tail > SF_STEP_MAX || applied > tail)
+    if (entry->kind != SF_RELOAD || ready == SF_VOTE_NO || atomic_load(&entry->target) == SF_TARGET_VOID)
+        return 0;
+    return ready == 0 && atomic_load(&entry->outcome) == SF_OUTCOME(SF_OUTCOME_OPEN, seq) ? -EAGAIN : 1;
+}
+
+/* Moves the front on to the last entry that is due at its step, or before. -EAGAIN: see leaves(); but if `guess`, they
+ * will leave. */
+static int
+move_on(struct front *front, uint64_t tail, int guess)
+{
+    uint64_t oldest = tail > SF_LOG_CAPACITY ? tail - SF_LOG_CAPACITY : 0;
+    uint64_t due = front->applied_at;
+    int left = 0;
+
+    if (front->applied > tail)
+        return -SF_ECORRUPT;
+    if (front->applied < oldest)
+        front->applied = oldest; /* nobody lives who would not have come by it */
+    else if (front->applied > oldest)
+        left = leaves(sf_entry_at(&worker.segment, front->applied), front->applied);
+    for (;;) {
+        if (left < 0 && !guess)
+            return left;
+        due += left ? worker.stride : 0;
+        if (front->applied == tail)
+            return 0;
+        struct sf_entry *entry = sf_entry_at(&worker.segment, front->applied + 1);
+        uint64_t target = atomic_load(&entry->target);
+
+        if (atomic_load(&entry->number) != front->applied + 1)
+            return -SF_ECORRUPT;
+        if (target == SF_TARGET_NONE)
+            return 0; /* other hosts have not said yet whether it is to be applied */
+        left = 0;
+        if (target != SF_TARGET_VOID) {
+            due = target > due ? target : due;
+            if (due > front->step)
+                return 0;
+            front->applied_at = due;
+            left = leaves(entry, front->applied + 1);
+        }
+        front->applied++;
+    }
+}
+
+/* Finds where the rank that comes to the slot begins. The log's lock is held. -EAGAIN: see leaves(). */
+static int
+find_place(uint32_t number, int guess, struct front *place)
+{
+    uint64_t tail = atomic_load(&worker.segment.header->tail);
+    uint64_t own_step = atomic_load(&atomic_load(&sf_worker_slot)->step);
+    struct front front = find_front(number);
+    int rc;
+
+    if (tail > SF_STEP_MAX)
         return -SF_ECORRUPT;
     sf_log_void_last(&worker.segment, tail);
-    *step = own_step;
+    *place = (struct front){.step = own_step};
     worker.applied = 0;
     worker.state = sf_state_first();
-    if (atomic_load(&slot->state) == SF_STATE_NONE && tail <= SF_LOG_CAPACITY &&
-        (!beside || furthest <= own_step + SF_JOIN_LEAD))
+    if (atomic_load(&worker.segment.slots[number].state) == SF_STATE_NONE && tail <= SF_LOG_CAPACITY &&
+        front.step <= own_step + SF_JOIN_LEAD)
         return 0;
-    if (furthest > *step)
-        *step = furthest;
-    worker.applied = beside && tail - applied <= SF_LOG_CAPACITY ? applied : tail;
-    if (tail > 0 && worker.applied == tail && atomic_load(&sf_entry_at(&worker.segment, tail)->target) == SF_TARGET_NONE)
-        worker.applied--; /* other hosts have not said yet whether it is to be applied */
+
+    /* No two ranks act on different steps. Where the others park, this one parks at its first checkpoint, which counts as
+     * the one where they are. Else its first is their next: what is due before that is for those who came by it. */
+    struct front parked = front;
+    rc = move_on(&front, tail, guess);
+    if (rc == 0 && parked.applied >= 1 && parked.applied + SF_LOG_CAPACITY > tail)
+        rc = state_at(parked.applied, tail, &worker.state);
+    if (rc < 0)
+        return rc;
+    int reloads = parked.applied_at == parked.step && parked.applied >= 1 &&
+                  leaves(sf_entry_at(&worker.segment, parked.applied), parked.applied) != 0;
+    if (sf_state_parks(&worker.state, parked.step) && !reloads && parked.step >= own_step + worker.stride) {
+        front = parked;
+        front.step -= worker.stride;
+    } else if (front.step < own_step) {
+        front.step = own_step;
+    }
+    *place = front;
+    worker.applied = front.applied;
     return state_at(worker.applied, tail, &worker.state);
 }
 
 /* All of the slot is as the new rank needs it before its lock is taken: from then on others take it for one that lives,
  * while its state may still be that of a rank that died there. */
 static int
-join_locked(const char *path, uint32_t number, uint64_t cookie)
+join_locked(const char *path, uint32_t number, uint64_t cookie, int guess)
 {
     struct sf_slot *slot = &worker.segment.slots[number];
-    uint64_t step;
+    struct front place;
     int rc = sf_segment_check(&worker.segment);
 
     if (rc < 0)
@@ -293,7 +376,7 @@ join_locked(const char *path, uint32_t number, uint64_t cookie)
     rc = sf_slot_alive(worker.segment.fd, number);
     if (rc != 0)
         return rc < 0 ? rc : -EADDRINUSE;
-    rc = find_place(number, atomic_load(&atomic_load(&sf_worker_slot)->step), &step);
+    rc = find_place(number, guess, &place);
     if (rc < 0)
         return rc;
     /* What was asked before it came, nobody waits for it to do; where it does it all the same it says so again. */
@@ -301,6 +384,7 @@ join_locked(const char *path, uint32_t number, uint64_t cookie)
         atomic_store(&slot->done[i], UINT64_MAX);
     atomic_store(&slot->vote, SF_VOTE(atomic_load(&worker.segment.header->tail), SF_PHASE_END - 1, SF_VOTE_YES));
     atomic_store(&slot->applied, worker.applied);
+    atomic_store(&slot->applied_at, place.applied_at);
     atomic_store(&slot->held, 0);
     atomic_store(&slot->parked_ns, 0);
     atomic_store(&slot->park_ns, 0);
@@ -308,7 +392,7 @@ join_locked(const char *path, uint32_t number, uint64_t cookie)
     atomic_store(&slot->alarm, SF_NEVER);
     atomic_store(&slot->lost_ns, 0);
     atomic_store(&slot->stride, worker.stride);
-    atomic_store(&slot->step, step);
+    atomic_store(&slot->step, place.step);
     /* At its first checkpoint it looks at the log, for what it has to do and for the pause that is in force. */
     atomic_store(&slot->word, SF_WORD_PENDING);
     SF_POINT("join:filled");
@@ -319,7 +403,7 @@ join_locked(const char *path, uint32_t number, uint64_t cookie)
     if (rc < 0)
         return rc == -EAGAIN ? -EADDRINUSE : rc;
     SF_POINT("join:seated");
-    take_slot(number, cookie, step);
+    take_slot(number, cookie, place.step);
     return 0;
 }
 
@@ -333,13 +417,18 @@ sf_worker_join(const char *path, uint32_t slot, uint64_t cookie, int64_t timeout
     rc = sf_segment_open(&worker.segment, path);
     if (rc < 0)
         return rc;
-    rc = -EINVAL;
-    if (slot < worker.segment.slot_count)
-        rc = fd = sf_log_lock(&worker.segment, timeout_ns);
-    if (rc >= 0) {
+    int64_t end = sf_monotonic_ns() + timeout_ns;
+    rc = slot < worker.segment.slot_count ? -EAGAIN : -EINVAL;
+    while (rc == -EAGAIN) {
+        int64_t left = end - sf_monotonic_ns();
+        rc = fd = sf_log_lock(&worker.segment, left > 0 ? left : 0);
+        if (rc < 0)
+            break;
         SF_POINT("join:locked");
-        rc = join_locked(path, slot, cookie);
+        rc = join_locked(path, slot, cookie, left <= 0);
         sf_log_unlock(&worker.segment, fd);
+        if (rc == -EAGAIN)
+            nanosleep(&(struct timespec){.tv_nsec = 1000 * 1000}, NULL);
     }
     if (rc < 0) {
         sf_segment_close(&worker.segment);
@@ -483,12 +572,15 @@ set_applied(uint64_t seq, int over, uint64_t step)
 {
     uint64_t bit = (seq - 1) & (SF_LOG_CAPACITY - 1);
 
-    if (worker.segment.slot_count > 1)
+    if (worker.segment.slot_count > 1) {
         atomic_fetch_and(&worker.slot->done[bit / 64], ~(UINT64_C(1) << (bit % 64)));
-    else if (over)
+        atomic_store(&worker.slot->applied_at, SF_NEVER);
+    } else if (over) {
         complete(seq, 0, step);
+    }
     worker.applied = seq;
     atomic_store(&worker.slot->applied, seq);
+    atomic_store(&worker.slot->applied_at, step);
     SF_POINT("turn:applied");
     if (over && worker.segment.slot_count > 1)
         complete(seq, 0, step);
@@ -892,6 +984,10 @@ sf_worker_parked(uint64_t seq, uint64_t step, int64_t deadline_ns)
     }
     atomic_store_explicit(&worker.slot->deadline_ns, deadline_ns, memory_order_relaxed);
     SF_POINT("park:published");
+    if (seq > worker.applied) {
+        /* At a checkpoint that does not count: the pause is applied at the next that does, where the others stand. */
+        step += worker.stride;
+    }
     complete(seq, 0, step);
     sf_announce(&worker.segment);
 }

@@ -65,6 +65,7 @@ cdef extern from "sf_segment.h" nogil:
         uint32_t generation
         uint32_t stride
         int64_t lost_ns
+        uint64_t held
         sf_level_view level[4]
     struct sf_entry_view:
         uint64_t seq
@@ -111,6 +112,7 @@ cdef extern from "sf_log.h" nogil:
         uint32_t stuck_rank
     int sf_append(sf_segment *segment, const sf_request *request, int64_t timeout_ns, sf_receipt *receipt)
     int sf_void_orphan(sf_segment *segment, uint64_t seq)
+    int sf_conclude(sf_segment *segment, uint64_t seq)
     uint64_t sf_commit(sf_segment *segment, uint64_t seq, uint64_t target)
 
 cdef extern from "sf_point.h" nogil:

@@ -149,6 +149,12 @@ cdef class Segment:
         if rc < 0:
             fail(rc, "void", self.path)
 
+    def conclude(self, seq: int) -> bool | None:
+        """Of several ranks: publishes what came of an entry that all who live are done with, where those who were not
+        have died since. Whether it is published; None if all who were to do it have died."""
+        cdef int rc = sf_conclude(&self.segment, seq)
+        return None if rc < 0 else rc == 1
+
     def note_lost(self, slot: int) -> None:
         """Somebody saw just now that the process in a slot has died without a word."""
         cdef uint32_t number = slot
@@ -199,7 +205,8 @@ def read_slot(fd: int, rank: int) -> dict:
         "state_since": view.state_ns / 1e9, "mark_step": view.mark_step, "mark": view.mark_ns / 1e9,
         "parked": view.parked_ns / 1e9, "park_began": view.park_ns / 1e9, "wakes": view.wakes,
         "deadline": view.deadline_ns / 1e9, "levels": levels, "rank": view.rank, "generation": view.generation,
-        "stride": view.stride, "lost": view.lost_ns / 1e9, "done": <object>view.done[0] | (<object>view.done[1]) << 64,
+        "stride": view.stride, "lost": view.lost_ns / 1e9, "held": view.held,
+        "done": <object>view.done[0] | (<object>view.done[1]) << 64,
     }
 
 

@@ -209,8 +209,10 @@ def discard_stale_mail(folder: Path, asked: Callable[[], Collection[str]]) -> No
 # --- replies ---
 
 
-def write_reply(folder: Path, ident: int, reply: Reply, rank: int | None = None) -> None:
+def write_reply(folder: Path, ident: int, reply: Reply, rank: int | None = None, *, replace: bool = True) -> None:
     """Answers the request `ident` of the run in this folder. rank: which one answers, of several.
+
+    replace: whether it takes the place of an answer that is there.
 
     Raises OSError, FolderRefusedError if the folder can't be trusted, and ValueError or TypeError if the result is no
     JSON or longer than RESULT_MAX.
@@ -229,7 +231,7 @@ def write_reply(folder: Path, ident: int, reply: Reply, rank: int | None = None)
         }
     )
     with private_files.opened(folder, _REPLIES, create=True) as replies:
-        private_files.write_whole(replies, _name(ident, rank), raw)
+        private_files.write_whole(replies, _name(ident, rank), raw, replace=replace)
 
 
 def read_replies(folder: Path, ident: int) -> Mapping[int, Reply]:

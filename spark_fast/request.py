@@ -147,7 +147,6 @@ UNDECIDED = "no step decided yet"
 """The reason of a fate that stays so if the sender is dead."""
 
 _APPLIED, _SUPERSEDED, _FAILED = 1, 2, 3
-_ENDED_STATES = (6, 7, 8)
 
 
 def fate_of(control: int, seq: int, ident: int, *, folder: Path, alive: bool, ended: str) -> Fate:
@@ -168,10 +167,6 @@ def fate_of(control: int, seq: int, ident: int, *, folder: Path, alive: bool, en
         return Fate(FateState.SUPERSEDED, by=format_id(by["id"]) if by is not None else None)
     if entry["outcome"] == _FAILED:
         return _failure(folder, ident, entry["value"])
-    if entry["target"] not in (_core.TARGET_VOID, _core.TARGET_NONE) and _is_over(control, seq):
-        # The rank that would have been the last to tell has died.
-        step = entry["target"]
-        return _failure(folder, ident, step) if entry["failed"] else Fate(FateState.APPLIED, step=step)
     if entry["target"] == _core.TARGET_VOID:
         return Fate(FateState.VOID, reason="its sender died while sending it")
     if entry["target"] == _core.TARGET_NONE and alive:
@@ -215,14 +210,3 @@ def _reply_of(folder: Path, ident: int) -> "tuple[Reply | None, str]":
         return reply, f"rank{'s' if len(bad) > 1 else ''} {ranges(bad)}: {reply.text}"
     open_ones = [each for each in replies.values() if each.state == "begun"]
     return next(iter(open_ones or replies.values()), None), ""
-
-
-def _is_over(control: int, seq: int) -> bool:
-    """Whether several ranks share the run, and all that live have done what entry `seq` asks for."""
-    count = _core.read_view(control)["slot_count"]
-    if count == 1:
-        return False
-    place = (seq - 1) % _core.LOG_CAPACITY
-    slots = [_core.read_slot(control, slot) for slot in range(count)]
-    there = [slot for slot in slots if slot["alive"] and slot["state"] not in (0, *_ENDED_STATES)]
-    return bool(there) and all(slot["applied"] >= seq and slot["done"] >> place & 1 for slot in there)

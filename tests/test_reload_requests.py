@@ -317,6 +317,15 @@ def test_a_fate_tells_what_the_worker_says_of_a_failure(
     assert {path.stat().st_mode & 0o077 for path in (run.folder / "replies").rglob("*")} == {0}
 
 
+def test_word_that_a_call_has_begun_takes_no_answers_place(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    for state, replace, found in (("begun", False, "begun"), ("done", True, "done"), ("begun", False, "done")):
+        mailbox.write_reply(tmp_path, 7, mailbox.Reply(state), replace=replace)
+        reply = mailbox.read_reply(tmp_path, 7)
+        assert reply is not None and reply.state == found
+    assert [path.name for path in (tmp_path / "replies").iterdir()] == [f"{7:016x}.json"]
+
+
 def test_a_reply_that_is_too_long_loses_its_middle(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     trace = "first\n" + "x" * (1 << 20) + "\nlast"

@@ -17,6 +17,10 @@ from spark_fast.status import (
 __all__ = ["Look", "status_of_ranks", "step_of_ranks"]
 
 
+_WITHIN = 1.0
+"""Seconds in which nobody wonders that a rank has not come to a request yet."""
+
+
 class Look:
     """One look at a control file. Costs some 5 µs for a run of one rank. Two that are equal saw the same.
 
@@ -69,7 +73,8 @@ class Look:
     def _overdue(self, slot: dict[str, Any]) -> float:
         """Seconds since the oldest request was asked for that this rank has not come to."""
         entry = _core.read_entry(self._control, slot["applied"] + 1)
-        return max(0.0, time.time() - entry["asked"]) if entry is not None else 0.0
+        since = time.time() - entry["asked"] if entry is not None else 0.0
+        return since if since >= _WITHIN else 0.0
 
     def unseen_deaths(self) -> list[int]:
         """The slots of processes that have died, of which nobody has noted when."""

@@ -677,12 +677,19 @@ class Run:
     def _fate(self, seq: int, ident: int) -> Fate:
         try:
             # Life first: what a worker published before it died is then read after its death was seen.
-            alive = any(slot["alive"] and slot["state"] < WorkerState.STOPPED for slot in self._slots())
+            slots = self._slots()
+            alive = any(slot["alive"] and slot["state"] < WorkerState.STOPPED for slot in slots)
             ended = str(self.status)
             fate = fate_of(self._control, seq, ident, folder=self._folder, alive=alive, ended=ended)
             if fate.reason == UNDECIDED:
                 self._open_segment().void_orphan(seq)
                 fate = fate_of(self._control, seq, ident, folder=self._folder, alive=alive, ended=ended)
+            if not fate.final and len(slots) > 1:
+                concluded = self._open_segment().conclude(seq)
+                if concluded is None:
+                    return Fate(FateState.LOST, reason="the ranks that were to do it have died")
+                if concluded:
+                    fate = fate_of(self._control, seq, ident, folder=self._folder, alive=alive, ended=ended)
             return fate
         except SegmentError as error:
             return Fate(FateState.LOST, reason=str(error))

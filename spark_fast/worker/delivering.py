@@ -160,7 +160,7 @@ def _do(entry: dict[str, Any]) -> Reply:
     ident = format_id(entry["id"])
     journaling.payload(ident, content)
     with suppress(OSError, FolderRefusedError):  # it only tells its sender more, once the log has forgotten it
-        mailbox.write_reply(folder, entry["id"], _BEGUN, session.rank())
+        mailbox.write_reply(folder, entry["id"], _BEGUN, session.rank(), replace=False)
     try:
         return _call(name, ident, content)
     finally:

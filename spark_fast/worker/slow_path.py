@@ -145,8 +145,10 @@ def _await(seq: int, changes: int) -> None:
 
 
 def _refuse_reload(entry: dict[str, Any], step: int) -> None:
+    from spark_fast.worker import voting
     from spark_fast.worker.host import answer
 
+    voting.vote(entry["seq"], voting.READY, False)
     answer(entry, step, "refused", "nobody runs the loop again: start it with 'spark-fast run' or spark.run()")
 
 

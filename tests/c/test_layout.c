@@ -66,7 +66,8 @@ TEST(a_slot_lies_where_layout_3_says)
     AT(sf_slot, step, 8);
     AT(sf_slot, alarm, 16);
     AT(sf_slot, held, 24);
-    AT(sf_slot, lost_ns, 32);
+    AT(sf_slot, applied_at, 32);
+    AT(sf_slot, lost_ns, 40);
     AT(sf_slot, state, 128);
     AT(sf_slot, pid, 132);
     AT(sf_slot, cookie, 136);

@@ -8,11 +8,14 @@
  *   - A rank sets PENDING in its own word, or reads its own step: nobody else reads that bit or writes that step.
  *   - A load that finds a decided target: a target never changes again, so it may as well be loaded a little earlier.
  *     A load that finds none is a move of its own, since one that comes later may find something.
- *   - The swap that decides an entry, and the unlocking behind it; locking, and publishing an entry behind a decided one.
- *     The lock is only asked for by who found an entry without a target; with no such entry its asking finds the same,
- *     or has no effect.
+ *   - The swap that decides an entry, and the unlocking behind it; locking, and publishing an entry behind a decided
+ *     one. Only who found an entry without a target asks whether the lock is held; for an entry that is decided by then
+ *     both answers stay possible, and neither changes it.
+ *   - A word that is set when the step is stored is still set when it is loaded: only its rank clears it.
  *   - A controller that waits for its turn knows nothing yet. So it makes no difference which of the two comes next:
  *     they take turns, and if one is dead, the other asks for the rest.
+ *
+ * Three more cuts are argued where they are made: name_kind(), forget() and QUIET.
  *
  * Left out: the ring's end (an error to the sender, decided under the lock), timed pauses (a resume that a rank
  * appends as any controller does, under the same lock), checkpoints that do not count (they apply nothing), given
@@ -37,13 +40,14 @@
 #define PARKED 0 /* 1: the ranks begin parked at step 1 */
 #endif
 #ifndef JOINS
-#define JOINS 0 /* 1: the last rank attaches at any time, late or never before the others are done */
+#define JOINS 0 /* 1: the last rank attaches at any time, perhaps when the others are done */
 #endif
 #ifndef KINDS
 #define KINDS 127 /* of the requests: a bit for each */
 #endif
 #ifndef LOOKS
-#define LOOKS 0 /* 1: a parked rank looks around at any time, as at the end of a slice. Then runs need not end. */
+/* 1: a parked rank looks around at any time: once more before it waits, and after each slice. No run need end then. */
+#define LOOKS 0
 #endif
 
 #define CONTROLLERS 2
@@ -61,6 +65,7 @@
 #define NONE 14  /* SF_TARGET_NONE */
 #define VOID 13  /* SF_TARGET_VOID */
 #define SKIPPED 12
+#define OPEN 7 /* nobody has read the kind of the entry yet */
 
 /* --- shared memory --- */
 
@@ -69,7 +74,7 @@ byte tail = 0;
 byte lock = 0;
 
 /* sf_entry: number n at [n - 1] */
-byte kind[REQUESTS];
+byte kind[REQUESTS] = OPEN;
 byte sender[REQUESTS];
 byte target[REQUESTS] = NONE;
 byte before_park[REQUESTS];
@@ -91,9 +96,16 @@ byte acted[REQUESTS] = 0; /* the step at which ranks applied the entry, or SKIPP
 byte asked = 0;           /* requests that a controller has begun with */
 bool lost[CONTROLLERS] = 0;
 byte deaths = 0;
+byte passed[REQUESTS] = 0; /* ranks that have applied or skipped the entry, or are dead */
+byte finishes = 0; /* the rank whose turn it is when all is decided: see QUIET */
 
 #define JOINER (RANKS - 1)
 #define TAKEN(r) (!gone[r] && (joined || (r) != JOINER))
+
+/* Once the last request is decided and nobody can ask for more, no rank's doing concerns another: its words were set
+ * before the decision, and nobody reads its step. So then the ranks finish one after the other, and what would be of no
+ * effect (signals to those that have been signalled for this entry, deaths) is left out. */
+#define QUIET (asked == REQUESTS && joined && (tail == 0 || target[tail - 1] != NONE))
 
 /* --- the variants: each leaves something out, or has it in another order --- */
 
@@ -109,6 +121,12 @@ byte deaths = 0;
 #else
 #define FIRST SIGNAL
 #define SECOND READ
+#endif
+
+#if defined(STEPS_FIRST) || defined(TARGET_STORED)
+#define NO_USE(e) 0
+#else
+#define NO_USE(e) (target[e] != NONE)
 #endif
 
 #ifdef NO_SET_AGAIN /* clear_word() leaves the word clear when it finds more */
@@ -147,8 +165,8 @@ byte deaths = 0;
 /* --- deciding: decide() in sf_log.c. For ranks and controllers: pc, i and most are the process's own. --- */
 
 mtype = {
-    COUNT, LOOK, STORE, READ_TAIL, LOAD_TARGET, ASK_LOCK, MAKE_VOID, SIGNAL, WAKE, READ, SWAP, LEVEL, CLEAR, RECHECK,
-    WAIT, ENDED, DEAD, IDLE, VOID_LAST, APPEND, JOIN, TAKE, JOIN_VOIDS, CHECKED
+    COUNT, LOOK, STORE, READ_TAIL, TAKE, NAME_KIND, LOAD_TARGET, ASK_LOCK, MAKE_VOID, SIGNAL, WAKE, READ, SWAP, LEVEL,
+    CLEAR, RECHECK, WAIT, ENDED, DEAD, IDLE, VOID_LAST, APPEND, JOIN, JOINED, JOIN_VOIDS, CHECKED
 }
 
 inline skip_slots(me)
@@ -204,13 +222,18 @@ inline wake(me)
     to_slot(me, i + 1)
 }
 
-inline read_step(me)
+/* For an entry e that is decided already, what is read matters to nobody, and the swap will change nothing. */
+inline read_step(me, e)
 {
     if
-    :: TAKEN(i) && step[i] + NEXT > most -> most = step[i] + NEXT
-    :: else -> skip
-    fi;
-    to_slot(me, i + 1)
+    :: NO_USE(e) -> pc = SWAP; i = 0; most = 0
+    :: !NO_USE(e) ->
+        if
+        :: TAKEN(i) && step[i] + NEXT > most -> most = step[i] + NEXT
+        :: else -> skip
+        fi;
+        to_slot(me, i + 1)
+    fi
 }
 
 /* The end of decide() for entry e, and its compare-and-swap. */
@@ -240,7 +263,7 @@ inline swap(e)
     most = 0
 }
 
-/* make_void(): a compare-and-swap. Only an entry whose sender is dead has no target and nobody who is about to decide. */
+/* make_void(): a compare-and-swap. While the lock is free, an entry without a target has a dead sender. */
 inline make_void(e)
 {
     if
@@ -264,6 +287,31 @@ inline fold(state, what, from)
     fi
 }
 
+/* The kind of an entry is left open until somebody reads it: it is any kind that judge() lets through. */
+#define MAY_BE(what) (KINDS & (1 << what))
+inline name_kind(e)
+{
+    if
+    :: MAY_BE(PAUSE) -> kind[e] = PAUSE
+    :: MAY_BE(PAUSE_AT) -> kind[e] = PAUSE_AT
+    :: MAY_BE(RESUME) && before_park[e] != NEVER -> kind[e] = RESUME
+    :: MAY_BE(STOP) -> kind[e] = STOP
+    :: MAY_BE(RELOAD) -> kind[e] = RELOAD
+    :: MAY_BE(ADVANCE) -> kind[e] = ADVANCE
+    :: MAY_BE(SET) -> kind[e] = SET
+    fi
+}
+
+/* An entry that all ranks are past, with another behind it, is never read again: what it was makes no difference. */
+inline forget(e)
+{
+    if
+    :: passed[e] == RANKS && tail > e + 1 ->
+        target[e] = 0; kind[e] = 0; sender[e] = 0; acted[e] = 0; before_park[e] = 0; before_target[e] = 0
+    :: else -> skip
+    fi
+}
+
 /* --- a rank: one thread that passes checkpoints --- */
 
 /* apply() in sf_worker.c, for entry [applied], whose step has come. */
@@ -279,43 +327,50 @@ inline apply(me)
     fi;
     if
     :: kind[applied] == STOP -> stopped = 1
-    :: kind[applied] == RELOAD -> pending[me] = 1; pc = COUNT     /* SF_RAISE_RELOAD: the code begins anew */
-    :: kind[applied] == SET -> pending[me] = 1; pc = READ_TAIL    /* SF_DELIVER: delivered, then the next turn */
+    :: kind[applied] == RELOAD -> pending[me] = 1; raised = 1; pc = COUNT /* SF_RAISE_RELOAD: the code begins anew */
+    :: kind[applied] == SET -> pending[me] = 1; pc = READ_TAIL            /* SF_DELIVER: and then the next turn */
     :: else -> skip
     fi;
+    passed[applied]++;
+    forget(applied);
     applied++
 }
 
-/* The inner loop of sf_turn(), from entry [applied] on, as far as targets are decided. `quick`: it is sf_worker_resume(),
- * for which anything but a resume that is due is a matter for sf_turn(). */
+/* The inner loop of sf_turn(), from entry [applied] on, as far as targets are decided. `quick`: this is
+ * sf_worker_resume(), for which anything but a resume that is due is a matter for sf_turn(). */
 inline take(me)
 {
-    pc = LOAD_TARGET;
     do
-    :: pc != LOAD_TARGET -> break
-    :: pc == LOAD_TARGET && applied == seen -> pc = LEVEL
-    :: pc == LOAD_TARGET && applied < seen ->
+    :: pc != TAKE -> break
+    :: pc == TAKE && applied == seen -> pc = LEVEL
+    :: pc == TAKE && applied < seen ->
         if
-        :: target[applied] == NONE -> break
-        :: target[applied] != NONE && quick &&
-            (target[applied] == VOID || target[applied] > step[me] || kind[applied] != RESUME) -> pc = READ_TAIL
+        :: target[applied] == NONE -> pc = LOAD_TARGET
         :: target[applied] == VOID && !quick ->
             assert(acted[applied] == 0 || acted[applied] == SKIPPED);
             acted[applied] = SKIPPED;
+            passed[applied]++;
+            forget(applied);
             applied++
 #ifndef APPLIED_AT_ONCE /* whoever meets an entry applies it */
         :: target[applied] < VOID && target[applied] > step[me] && !quick ->
             assert(park > step[me]); /* a parked rank comes no further */
             pending[me] = AHEAD;
             pc = COUNT
-        :: target[applied] <= step[me] && (!quick || kind[applied] == RESUME) -> apply(me)
+        :: target[applied] <= step[me] && kind[applied] == OPEN -> pc = NAME_KIND
+        :: target[applied] <= step[me] && kind[applied] != OPEN && (!quick || kind[applied] == RESUME) -> apply(me)
+        :: quick && target[applied] != NONE && (target[applied] > step[me] ||
+            (kind[applied] != RESUME && kind[applied] != OPEN)) -> pc = READ_TAIL
 #else
-        :: target[applied] < VOID && (!quick || (target[applied] <= step[me] && kind[applied] == RESUME)) -> apply(me)
+        :: target[applied] < VOID && kind[applied] == OPEN -> pc = NAME_KIND
+        :: target[applied] < VOID && kind[applied] != OPEN && (!quick || kind[applied] == RESUME) -> apply(me)
+        :: quick && target[applied] != NONE && (target[applied] == VOID ||
+            (kind[applied] != RESUME && kind[applied] != OPEN)) -> pc = READ_TAIL
 #endif
         fi
     od;
     if
-    :: pc != LOAD_TARGET -> quick = 0
+    :: pc != LOAD_TARGET && pc != NAME_KIND -> quick = 0
     :: else -> skip
     fi;
     if
@@ -331,7 +386,7 @@ inline check_end_of_rank(me)
     :: pc == READ_TAIL && asleep[me] ->
         assert(park <= step[me] && !stopped); /* something parks it */
         assert(applied == tail);              /* and it has seen all there is */
-    :: pc == COUNT && (applied == 0 || acted[applied - 1] != LAST || kind[applied - 1] != RELOAD) ->
+    :: pc == COUNT && !raised ->
         assert(step[me] == LAST);
         assert(park > LAST);
         if
@@ -339,13 +394,15 @@ inline check_end_of_rank(me)
         :: applied < tail && target[applied] < VOID -> assert(target[applied] > LAST && pending[me])
         :: else -> skip
         fi
-    :: pc == COUNT && applied > 0 && acted[applied - 1] == LAST && kind[applied - 1] == RELOAD ->
-        assert(step[me] == LAST && (applied == tail || pending[me]))
+    :: pc == COUNT && raised -> assert(step[me] == LAST && (applied == tail || pending[me]))
     :: pc == ENDED -> assert(stopped)
     :: pc == DEAD -> skip
     :: else -> assert(false) /* it waits for ever */
     fi
 }
+
+#define AT(place) (pc == place && (!QUIET || finishes == _pid))
+#define RESTS (asleep[_pid] -> !LOOKS_AROUND : gone[_pid] || (pc == COUNT && step[_pid] == LAST))
 
 active [RANKS] proctype Rank()
 {
@@ -356,69 +413,76 @@ active [RANKS] proctype Rank()
     byte seen = 0;    /* the tail that this turn goes by */
     byte done = 0;    /* the entries that it has applied */
     bool quick = PARKED;
+    bool raised = 0; /* a reload has ended its last turn */
     byte i = 0, most = 0;
 
 end:
     do
-    /* sf_count(), then sf_asked() */
+    /* sf_count(), then sf_asked(). A word that is set stays so until the rank itself clears it. */
 #ifndef STEP_LATE
-    :: d_step { pc == COUNT && step[_pid] < LAST -> step[_pid]++; pc = LOOK }
     :: d_step {
-        pc == LOOK -> pc = (pending[_pid] || held[_pid] || park <= step[_pid] -> READ_TAIL : COUNT)
+        AT(COUNT) && step[_pid] < LAST ->
+        step[_pid]++;
+        raised = 0;
+        pc = (pending[_pid] || held[_pid] || park <= step[_pid] -> READ_TAIL : LOOK)
     }
+    :: d_step { AT(LOOK) -> pc = (pending[_pid] -> READ_TAIL : COUNT) }
 #else /* the step is stored after the word is loaded */
     :: d_step {
-        pc == COUNT && step[_pid] < LAST ->
+        AT(COUNT) && step[_pid] < LAST ->
+        raised = 0;
         most = pending[_pid] || held[_pid] || park <= step[_pid] + 1;
         pc = STORE
     }
-    :: d_step { pc == STORE -> step[_pid]++; pc = (most -> READ_TAIL : COUNT); most = 0 }
+    :: d_step { AT(STORE) -> step[_pid]++; pc = (most -> READ_TAIL : COUNT); most = 0 }
 #endif
 
-    /* read_tail() */
-    :: d_step {
-        pc == READ_TAIL && !asleep[_pid] ->
-        seen = tail;
+    :: atomic {
         if
-        :: quick && seen != applied + 1 -> quick = 0; seen = 0 /* sf_turn() */
-        :: else -> take(_pid)
-        fi
+        /* read_tail() */
+        :: d_step {
+            AT(READ_TAIL) && !asleep[_pid] ->
+            seen = tail;
+            if
+            :: quick && seen != applied + 1 -> quick = 0; seen = 0 /* sf_turn() */
+            :: else -> pc = TAKE
+            fi
+        }
+        /* target_of() */
+        :: d_step { AT(LOAD_TARGET) -> pc = (target[applied] == NONE -> ASK_LOCK : TAKE) }
+        /* sf_settle() */
+        :: d_step {
+            AT(ASK_LOCK) ->
+            if
+            :: BUSY -> pending[_pid] = 1; begin_to_decide(_pid, step[_pid])
+            :: else -> pc = (target[applied] == NONE -> MAKE_VOID : TAKE)
+            fi
+        }
+        :: d_step { AT(MAKE_VOID) -> make_void(applied); pc = TAKE }
+        :: d_step { AT(READ) -> read_step(_pid, applied) }
+        :: d_step { AT(SWAP) -> swap(applied); pc = TAKE }
+        :: d_step { (AT(SIGNAL) || AT(WAKE)) && QUIET -> i = 0; most = 0; pc = TAKE }
+        fi;
+        do
+        :: d_step { pc == TAKE -> take(_pid) }
+        :: pc == NAME_KIND -> name_kind(applied); pc = TAKE
+        :: pc != TAKE && pc != NAME_KIND -> break
+        od
     }
-
-    /* target_of() */
-    :: d_step {
-        pc == LOAD_TARGET ->
-        if
-        :: target[applied] == NONE -> pc = ASK_LOCK
-        :: else -> take(_pid)
-        fi
-    }
-
-    /* sf_settle() */
-    :: d_step {
-        pc == ASK_LOCK ->
-        if
-        :: BUSY -> pending[_pid] = 1; begin_to_decide(_pid, step[_pid])
-        :: else -> pc = MAKE_VOID
-        fi
-    }
-    :: d_step { pc == MAKE_VOID -> make_void(applied); take(_pid) }
-    :: d_step { pc == SIGNAL -> signal(_pid) }
-    :: d_step { pc == WAKE -> wake(_pid) }
-    :: d_step { pc == READ -> read_step(_pid) }
-    :: d_step { pc == SWAP -> swap(applied); take(_pid) }
+    :: d_step { pc == SIGNAL && !QUIET -> signal(_pid) }
+    :: d_step { pc == WAKE && !QUIET -> wake(_pid) }
 
     /* clear_word() */
     :: d_step {
-        pc == LEVEL && held[_pid] != (park <= step[_pid] && !stopped) -> held[_pid] = !held[_pid]; pc = CLEAR
+        AT(LEVEL) && held[_pid] != (park <= step[_pid] && !stopped) -> held[_pid] = !held[_pid]; pc = CLEAR
     }
     :: d_step {
-        (pc == LEVEL && held[_pid] == (park <= step[_pid] && !stopped)) || pc == CLEAR ->
+        (AT(LEVEL) && held[_pid] == (park <= step[_pid] && !stopped)) || AT(CLEAR) ->
         pending[_pid] = 0;
         pc = RECHECK
     }
     :: d_step {
-        pc == RECHECK ->
+        AT(RECHECK) ->
 #ifndef NO_RECHECK /* the tail is not read again */
         if
         :: tail != seen -> pending[_pid] = AGAIN; pc = READ_TAIL
@@ -436,7 +500,7 @@ end:
 
     /* sf_worker_wait(): the kernel compares the word and puts to sleep in one move. Then sf_worker_resume(). */
     :: d_step {
-        pc == WAIT ->
+        AT(WAIT) ->
 #ifndef WAIT_BLIND /* the word is not compared */
         asleep[_pid] = !pending[_pid];
 #else
@@ -451,12 +515,12 @@ end:
     /* A rank that attaches late: takes the lock, makes its slot taken with its word set, voids what is undecided.
      * It replays the log from its start. */
 #ifndef JOIN_UNLOCKED
-    :: d_step { pc == JOIN && lock == 0 -> lock = CONTROLLERS + 1; pc = TAKE }
+    :: d_step { AT(JOIN) && lock == 0 -> lock = CONTROLLERS + 1; pc = JOINED }
 #else
-    :: d_step { pc == JOIN -> pc = TAKE }
+    :: d_step { AT(JOIN) -> pc = JOINED }
 #endif
     :: d_step {
-        pc == TAKE ->
+        AT(JOINED) ->
         joined = 1;
 #ifndef JOIN_CLEAR /* its word is not set */
         pending[_pid] = 1;
@@ -464,7 +528,7 @@ end:
         pc = JOIN_VOIDS
     }
     :: d_step {
-        pc == JOIN_VOIDS ->
+        AT(JOIN_VOIDS) ->
 #ifndef JOIN_VOIDS_NOTHING
         if
         :: tail > 0 -> make_void(tail - 1)
@@ -477,14 +541,20 @@ end:
 #endif
 
     :: d_step {
-        deaths < DEATHS && pc != DEAD && pc != ENDED && pc != CHECKED ->
+        deaths < DEATHS && !QUIET && pc != DEAD && pc != ENDED && pc != CHECKED ->
         deaths++;
         gone[_pid] = 1;
+        i = applied;
+        do
+        :: i < tail -> passed[i]++; forget(i); i++
+        :: else -> break
+        od;
         lock = (lock == CONTROLLERS + 1 && _pid == JOINER -> 0 : lock);
         step[_pid] = 0; pending[_pid] = 0; held[_pid] = 0; asleep[_pid] = 0;
-        park = 0; stopped = 0; applied = 0; seen = 0; done = 0; quick = 0; i = 0; most = 0;
+        park = 0; stopped = 0; applied = 0; seen = 0; done = 0; quick = 0; raised = 0; i = 0; most = 0;
         pc = DEAD
     }
+    :: d_step { QUIET && finishes == _pid && RESTS -> finishes++ }
     :: d_step { timeout && pc != CHECKED -> check_end_of_rank(_pid); pc = CHECKED }
     od
 }
@@ -492,16 +562,16 @@ end:
 /* --- a controller --- */
 
 #define ID (_pid - RANKS)
-#define MY_TURN (asked < REQUESTS && lock == 0 && (asked % CONTROLLERS == ID || lost[1 - ID]))
 #ifdef NO_VOID_LAST /* a sender leaves the entry before its own as it is */
 #define ORPHAN 0
 #else
 #define ORPHAN (tail > 0 && target[tail - 1] == NONE)
 #endif
 
-/* append_locked() and judge(): the last entry is decided. What is refused, or is so already, makes no entry. */
-inline append(what)
+/* append_locked() and judge(): the last entry is decided. */
+inline append()
 {
+    asked++;
     if
     :: tail > 0 ->
         park = before_park[tail - 1];
@@ -514,29 +584,34 @@ inline append(what)
         fi
     :: else -> park = (PARKED -> 1 : NEVER); after = PARKED
     fi;
-    i = 0;
     do
     :: i < RANKS && !TAKEN(i) -> i++
     :: else -> break
     od;
     if
     :: i == RANKS /* SF_REFUSED_ENDED */ ||
-        (tail > 0 && kind[tail - 1] == STOP && target[tail - 1] != VOID) ||
-        (what == RESUME && park == NEVER) -> lock = 0; pc = IDLE; i = 0
+        (tail > 0 && kind[tail - 1] == STOP && target[tail - 1] != VOID) -> lock = 0; pc = IDLE; i = 0
     :: else ->
-        kind[tail] = what;
         sender[tail] = ID;
         before_park[tail] = park;
         before_target[tail] = after;
+        i = 0;
+        do
+        :: i < RANKS -> passed[tail] = passed[tail] + gone[i]; i++
+        :: else -> break
+        od;
         tail++;
+        if
+        :: tail > 1 -> forget(tail - 2)
+        :: else -> skip
+        fi;
         begin_to_decide(RANKS, 0)
     fi;
     park = 0;
     after = 0
 }
 
-#define MAY_ASK(what) (KINDS & (1 << what) && (pc == APPEND || (pc == IDLE && MY_TURN && !ORPHAN)))
-#define ASKS(what) d_step { MAY_ASK(what) -> asked = asked + (pc == IDLE); lock = ID + 1; append(what) }
+#define FREE (pc == IDLE && asked < REQUESTS && lock == 0 && (asked % CONTROLLERS == ID || lost[1 - ID]))
 
 active [CONTROLLERS] proctype Controller()
 {
@@ -546,22 +621,30 @@ active [CONTROLLERS] proctype Controller()
 end:
     do
     /* sf_append(): locks, voids what the one before left undecided, publishes, decides, unlocks. */
-    :: d_step { pc == IDLE && MY_TURN && ORPHAN -> lock = ID + 1; asked++; pc = VOID_LAST }
+    :: d_step { FREE && ORPHAN -> lock = ID + 1; pc = VOID_LAST }
     :: d_step { pc == VOID_LAST -> make_void(tail - 1); pc = APPEND }
-    :: ASKS(PAUSE)
-    :: ASKS(PAUSE_AT)
-    :: ASKS(RESUME)
-    :: ASKS(STOP)
-    :: ASKS(RELOAD)
-    :: ASKS(ADVANCE)
-    :: ASKS(SET)
-    :: d_step { pc == SIGNAL -> signal(RANKS) }
-    :: d_step { pc == WAKE -> wake(RANKS) }
-    :: d_step { pc == READ -> read_step(RANKS) }
+    :: atomic {
+        if
+        :: d_step { FREE && !ORPHAN -> lock = ID + 1 }
+        :: pc == APPEND
+        fi;
+        if
+        :: tail > 0 && target[tail - 1] < VOID && kind[tail - 1] == OPEN -> name_kind(tail - 1)
+        :: else -> skip
+        fi;
+        d_step { append() }
+    }
+    /* SF_NOTHING_TO_DO: no entry */
+    :: d_step { FREE && !ORPHAN -> asked++ }
+    :: d_step { pc == APPEND -> asked++; lock = 0; pc = IDLE }
+    :: d_step { pc == SIGNAL && !QUIET -> signal(RANKS) }
+    :: d_step { pc == WAKE && !QUIET -> wake(RANKS) }
+    :: d_step { pc == READ -> read_step(RANKS, tail - 1) }
     :: d_step { pc == SWAP -> swap(tail - 1); lock = 0; pc = IDLE }
+    :: d_step { (pc == SIGNAL || pc == WAKE) && QUIET -> i = 0; most = 0; lock = 0; pc = IDLE }
 
     :: d_step {
-        deaths < DEATHS && pc != IDLE && pc != DEAD && pc != CHECKED ->
+        deaths < DEATHS && !QUIET && pc != IDLE && pc != DEAD && pc != CHECKED ->
         deaths++;
         lost[ID] = 1;
         lock = 0;

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -22,20 +22,27 @@ DEPTH = 10_000
 PARALLEL = 2
 
 AGREEMENT = "agreement.pml"
+VOTES = "votes.pml"
 
-# What each assertion of the models says, by a piece of it, as SPIN prints it.
+# What each assertion of the models says, by a piece of it as SPIN prints it: no blanks, constants in place.
 MEANINGS = {
-    "acted[applied]==step": "two ranks apply a request at different steps",
-    "done&": "a rank applies a request twice",
-    "acted[applied]==12": "one rank applies a request that another skips",
-    "lost[sender": "a request is made void, and its sender lives",
-    "target[e]>=before": "a request is aimed before the one before it",
-    ">=before_target": "a request is aimed before the one before it",
-    "park>step": "a parked rank is aimed at behind its park",
-    "applied==tail": "a rank sleeps for ever, and there is something for it",
-    "&&pending": "a rank runs past a request that it forgot",
-    "assertion violated 0": "somebody waits for ever",
-    "non-progress cycle": "somebody goes round for ever",
+    AGREEMENT: {
+        "==step[_pid]": "two ranks apply a request at different steps",
+        "done&": "a rank applies a request twice",
+        "acted[applied]==12": "one rank applies a request that another skips as void",
+        "lost[sender": "a request is made void, and its sender lives",
+        ">=before_target": "a request is aimed before the one before it",
+        "park>step": "a parked rank is aimed at behind its park",
+        "applied==tail": "a rank sleeps for ever, and there is something for it",
+        "&&pending": "a rank has forgotten a request and runs past it",
+        "non-progress cycle": "somebody goes round for ever",
+    },
+    VOTES: {
+        "acted[": "two ranks take different decisions for agreed",
+        "gone[n]": "a yes is agreed on that a living rank has not said",
+        "(pc==": "a rank waits for ever",
+        "non-progress cycle": "somebody goes round for ever",
+    },
 }
 
 
@@ -44,10 +51,10 @@ class Search:
     """One search: a model, its size, and what it has to find."""
 
     name: str
+    size: dict[str, int]  # constants of the model
     model: str = AGREEMENT
-    size: dict[str, int]
     broken: tuple[str, ...] = ()  # the variant, as the model names it
-    fails: bool = False
+    fails: bool = False  # whether it has to
     cycles: bool = False  # also that no run goes round for ever
     quick: bool = False
 
@@ -64,51 +71,114 @@ class IncompleteError(Exception):
     """A search that says nothing."""
 
 
+KINDS = ("pause", "pause at a step", "resume", "stop", "reload", "advance", "set or call")
+
+
 def _kinds(*names: str) -> int:
-    """A set of kinds of requests, as the model takes it."""
-    order = ("pause", "pause at", "resume", "stop", "reload", "advance", "set")
-    return sum(1 << order.index(name) for name in names)
+    """A set of kinds of requests, as the model takes it; left out, all are meant."""
+    return sum(1 << KINDS.index(name) for name in names)
 
 
-# fmt: off
+def _upper(others: dict[str, int]) -> dict[str, int]:
+    return {name.upper(): n for name, n in others.items()}
+
+
+def _size(ranks: int, requests: int, last: int, **others: int) -> dict[str, int]:
+    """Of the agreement: `last` is the step at which ranks end."""
+    return {"RANKS": ranks, "REQUESTS": requests, "LAST": last} | _upper(others)
+
+
+SOME = _kinds("pause", "resume", "set or call")
+
 HOLD = [
-    Search(name="2 ranks, 2 requests", size={"RANKS": 2, "REQUESTS": 2, "LAST": 3}),
-    Search(name="2 ranks, 2 requests, one dies", size={"RANKS": 2, "REQUESTS": 2, "LAST": 2, "DEATHS": 1}, quick=True),
-    Search(name="2 parked ranks, 2 requests, one dies",
-           size={"RANKS": 2, "REQUESTS": 2, "LAST": 2, "DEATHS": 1, "PARKED": 1}, quick=True),
+    Search(name="3 ranks, 2 requests", size=_size(3, 2, 2)),
+    Search(name="3 ranks, 2 requests, one dies", size=_size(3, 2, 2, deaths=1, kinds=_kinds("set or call"))),
+    Search(name="3 parked ranks, 2 requests, one dies", size=_size(3, 2, 2, deaths=1, parked=1, kinds=SOME)),
+    Search(name="3 ranks, 1 request, one dies", size=_size(3, 1, 3, deaths=1)),
+    Search(name="3 parked ranks, 1 request, one dies", size=_size(3, 1, 3, deaths=1, parked=1)),
+    Search(name="2 ranks, 3 requests", size=_size(2, 3, 2)),
+    Search(name="2 parked ranks, 3 requests", size=_size(2, 3, 2, parked=1)),
+    Search(name="2 ranks, 3 requests, one dies", size=_size(2, 3, 2, deaths=1)),
+    Search(name="2 parked ranks, 3 requests, one dies", size=_size(2, 3, 2, deaths=1, parked=1)),
+    Search(name="2 ranks, 2 requests", size=_size(2, 2, 3)),
+    Search(name="2 ranks, 2 requests, one dies", size=_size(2, 2, 3, deaths=1)),
+    Search(name="2 parked ranks, 2 requests, one dies", size=_size(2, 2, 3, deaths=1, parked=1)),
+    Search(name="2 ranks, 2 requests, two die", size=_size(2, 2, 2, deaths=2)),
+    Search(name="2 ranks, 2 requests, parked ones look at any time", size=_size(2, 2, 2, looks=1)),
+    Search(name="2 ranks, 2 requests, one dies: no run without end", size=_size(2, 2, 2, deaths=1), cycles=True),
+    Search(name="2 ranks, 1 request, one dies", size=_size(2, 1, 3, deaths=1), quick=True),
+    Search(name="2 parked ranks, 1 request, one dies", size=_size(2, 1, 3, deaths=1, parked=1), quick=True),
+    Search(name="2 ranks and one that joins, 1 request, one dies", size=_size(3, 1, 2, deaths=1, joins=1)),
+    Search(name="1 rank and one that joins, 2 requests", size=_size(2, 2, 3, joins=1)),
+    Search(name="1 rank and one that joins, 2 requests, one dies", size=_size(2, 2, 3, deaths=1, joins=1)),
+    Search(name="1 rank and one that joins, 1 request, one dies", size=_size(2, 1, 3, deaths=1, joins=1), quick=True),
 ]
 
-SMALL = {"RANKS": 2, "REQUESTS": 2, "LAST": 3}
-SMALL_DEATHS = {"RANKS": 2, "REQUESTS": 2, "LAST": 2, "DEATHS": 1}
+
+def _broken(name: str, *variant: str, **others: int) -> Search:
+    return Search(name=name, size=_size(2, 2, 3) | _upper(others), broken=variant, fails=True, quick=True)
+
 
 BROKEN = [
-    Search(name="target is the largest step, not the next", size=SMALL, broken=("TARGET_MAX",), fails=True, quick=True),
-    Search(name="steps are read before every word is set", size=SMALL, broken=("STEPS_FIRST",), fails=True, quick=True),
-    Search(name="step stored after the word is loaded", size=SMALL, broken=("STEP_LATE",), fails=True, quick=True),
-    Search(name="word left clear after the recheck of the tail", size=SMALL, broken=("NO_SET_AGAIN", "NO_SET_AHEAD"),
-           fails=True, quick=True),
-    Search(name="tail not read again", size=SMALL, broken=("NO_RECHECK",), fails=True, quick=True),
-    Search(name="parked ranks not woken", size=SMALL, broken=("NO_WAKE",), fails=True, quick=True),
-    Search(name="the kernel does not compare the word", size=SMALL, broken=("WAIT_BLIND",), fails=True, quick=True),
-    Search(name="parked ranks aimed at behind their park", size=SMALL, broken=("NO_PARK_CLAMP",), fails=True,
-           quick=True),
-    Search(name="voided without a look at the lock", size=SMALL, broken=("NO_LOCK_ASKED",), fails=True, quick=True),
-    Search(name="target stored, not swapped", size=SMALL, broken=("TARGET_STORED",), fails=True, quick=True),
-    Search(name="applied by whoever meets it", size=SMALL, broken=("APPLIED_AT_ONCE",), fails=True, quick=True),
-    Search(name="no order of targets", size=SMALL_DEATHS, broken=("NO_ORDER_CLAMP",), fails=True, quick=True),
-    Search(name="an orphan left to the next sender", size=SMALL_DEATHS, broken=("NO_VOID_LAST",), fails=True,
-           quick=True),
-    Search(name="a parked rank never looks around", size=SMALL_DEATHS, broken=("NO_SLICES",), fails=True, quick=True),
+    _broken("target is the largest step, not the next", "TARGET_MAX"),
+    _broken("steps read before every word is set", "STEPS_FIRST"),
+    _broken("step stored after the word is loaded", "STEP_LATE"),
+    _broken("word left clear after the recheck of the tail", "NO_SET_AGAIN", "NO_SET_AHEAD"),
+    _broken("tail not read again", "NO_RECHECK"),
+    _broken("parked ranks not woken", "NO_WAKE"),
+    _broken("the kernel puts to sleep without a look at the word", "WAIT_BLIND"),
+    _broken("parked ranks aimed at behind their park", "NO_PARK_CLAMP"),
+    _broken("made void without a look at the lock", "NO_LOCK_ASKED"),
+    _broken("target stored, not swapped", "TARGET_STORED"),
+    _broken("applied by whoever meets it, at once", "APPLIED_AT_ONCE"),
+    _broken("targets in no order", "NO_ORDER_CLAMP", last=2, deaths=1),
+    _broken("an orphan left to the next sender as it is", "NO_VOID_LAST", last=2, deaths=1),
+    _broken("a parked rank never looks around", "NO_SLICES", last=2, deaths=1),
+    _broken("a rank joins without the lock, and voids", "JOIN_UNLOCKED", last=2, joins=1),
+    _broken("a rank joins with its word clear", "JOIN_CLEAR", last=2, joins=1),
 ]
 
-# Two precautions make up for each other; both stand in the code.
+# Of two precautions each would do alone; both stand in the code.
 SPARE = [
-    Search(name="word not set again by the recheck alone", size=SMALL, broken=("NO_SET_AGAIN",)),
-    Search(name="word not set ahead of a target alone", size=SMALL, broken=("NO_SET_AHEAD",)),
+    Search(name="word not set again at the recheck", size=_size(2, 2, 3), broken=("NO_SET_AGAIN",)),
+    Search(name="word not set again ahead of a target", size=_size(2, 2, 3), broken=("NO_SET_AHEAD",)),
+    Search(
+        name="a rank joins and voids nothing",
+        size=_size(2, 2, 2, deaths=1, joins=1),
+        broken=("JOIN_VOIDS_NOTHING", "JOIN_UNLOCKED"),
+    ),
 ]
-# fmt: on
 
-ALL = [*HOLD, *SPARE, *BROKEN]
+
+def _votes(name: str, ranks: int, reloads: int, *variant: str, **others: int) -> Search:
+    size = {"RANKS": ranks, "ENTRIES": reloads} | _upper(others)
+    quick = bool(variant) or ranks == 2
+    return Search(name=f"votes: {name}", model=VOTES, size=size, broken=variant, fails=bool(variant), quick=quick)
+
+
+VOTES_HOLD = [
+    _votes("2 ranks, 2 reloads", 2, 2),
+    _votes("2 ranks, 2 reloads, one dies", 2, 2, deaths=1),
+    _votes("3 ranks, 2 reloads", 3, 2),
+    _votes("3 ranks, 1 reload", 3, 1),
+    _votes("3 ranks, 1 reload, up to two die", 3, 1, deaths=2),
+    _votes("3 ranks, 1 reload, up to two die, some wait too long", 3, 1, deaths=2, impatient=1),
+    _votes("3 ranks, one of them late, 1 reload, one dies", 3, 1, deaths=1, joins=1),
+    replace(_votes("3 ranks, 1 reload, one dies: no run without end", 3, 1, deaths=1), cycles=True),
+]
+
+VOTES_BROKEN = [
+    _votes("vote stored after the look", 2, 1, "VOTE_AFTER_LOOK"),
+    _votes("counter loaded after the look", 2, 1, "COUNTER_AFTER_LOOK"),
+    _votes("neither vote nor decision announced", 2, 1, "VOTE_NOT_TOLD", "DECISION_NOT_TOLD"),
+    _votes("the dead are waited for", 2, 1, "DEAD_COUNT", deaths=1),
+    _votes("a vote counts for any phase", 2, 1, "ANY_BALLOT"),
+    _votes("decision stored, not swapped", 2, 1, "DECISION_STORED", impatient=1),
+    _votes("a rank does what it found, not what was agreed", 2, 1, "OWN_MIND", impatient=1),
+    _votes("a waiting rank never looks around", 2, 1, "NO_SLICES", deaths=1),
+]
+
+ALL = [*HOLD, *VOTES_HOLD, *SPARE, *BROKEN, *VOTES_BROKEN]
 
 
 def run(search: Search) -> Found:
@@ -118,9 +188,10 @@ def run(search: Search) -> Found:
     with tempfile.TemporaryDirectory(prefix="verify-") as folder:
         _call(["spin", "-a", *defines, str(HERE / search.model)], folder)
         how = "-DNP" if search.cycles else "-DSAFETY"
-        _call(["cc", "-O2", "-w", how, "-DNOREDUCE", "-DCOLLAPSE", "-o", "pan", "pan.c"], folder)
-        # A hash table of 2^25 slots fits the larger searches; what is expected to fail is found long before.
-        pan = ["./pan", f"-m{DEPTH}", "-w20" if search.fails else "-w25", *(["-l"] if search.cycles else [])]
+        # Small searches are over before a better compiler's work would pay, and need no large hash table.
+        optimised, slots = ("-O1", "-w20") if search.quick else ("-O2", "-w25")
+        _call(["cc", optimised, "-w", how, "-DNOREDUCE", "-DCOLLAPSE", "-o", "pan", "pan.c"], folder)
+        pan = ["./pan", f"-m{DEPTH}", slots, *(["-l"] if search.cycles else [])]
         text = _call(["sh", "-c", f'ulimit -v {MEMORY_KIB} && exec "$@"', "sh", *pan], folder)
     return _read(search, text, time.monotonic() - began)
 
@@ -149,12 +220,14 @@ def _read(search: Search, text: str, seconds: float) -> Found:
         raise IncompleteError(f"{search.name}: errors, and none told in\n{text[-2000:]}")
     if not violated and re.search(r"max search depth too small|Search not completed|out of memory|MEMLIM", text):
         raise IncompleteError(f"{search.name}: the search ended early\n{text[-2000:]}")
-    return Found(states=counts["states"], depth=counts["depth"], seconds=seconds, violated=_meaning(violated))
+    return Found(
+        states=counts["states"], depth=counts["depth"], seconds=seconds, violated=_meaning(search.model, violated)
+    )
 
 
-def _meaning(violated: str) -> str:
-    for piece, meaning in MEANINGS.items():
-        if violated and piece in violated:
+def _meaning(model: str, violated: str) -> str:
+    for piece, meaning in MEANINGS[model].items():
+        if piece in violated:
             return meaning
     return violated
 
@@ -166,6 +239,13 @@ def verdict(search: Search, found: Found) -> tuple[bool, str]:
     return not search.fails, "holds" if not search.fails else "HOLDS, and should not"
 
 
+def _title(search: Search) -> str:
+    kinds = search.size.get("KINDS")
+    if kinds is None:
+        return search.name
+    return f"{search.name} ({', '.join(name for bit, name in enumerate(KINDS) if kinds >> bit & 1)})"
+
+
 def run_all(searches: list[Search]) -> Iterator[tuple[Search, Found]]:
     """The results, in the order of the list."""
     with ThreadPoolExecutor(min(PARALLEL, os.cpu_count() or 1)) as pool:
@@ -175,14 +255,15 @@ def run_all(searches: list[Search]) -> Iterator[tuple[Search, Found]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="only what the tests run")
-    searches = [search for search in ALL if search.quick or not parser.parse_args().quick]
+    quick = parser.parse_args().quick
+    searches = [search for search in ALL if search.quick or not quick]
     failures = 0
-    print(f"{'configuration':<56} {'states':>11} {'depth':>6} {'time':>6}  verdict", flush=True)
+    print(f"{'configuration':<66} {'states':>11} {'depth':>6} {'time':>6}  verdict", flush=True)
     for search, found in run_all(searches):
         right, words = verdict(search, found)
         failures += not right
         print(
-            f"{search.name:<56} {found.states:>11,} {found.depth:>6} {found.seconds:>4.0f} s  "
+            f"{_title(search):<66} {found.states:>11,} {found.depth:>6} {found.seconds:>4.0f} s  "
             f"{'' if right else 'WRONG: '}{words}",
             flush=True,
         )
