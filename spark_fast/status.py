@@ -151,6 +151,7 @@ class Rank:
         behind: steps that it is behind the furthest of the living ranks.
         overdue: seconds since the oldest request was asked for that it has not come to, and others have; 0 if there is
             none of over a second. It hangs, or its step takes long.
+        stride: steps that each of its checkpoints counts.
     """
 
     rank: int
@@ -161,13 +162,12 @@ class Rank:
     since: float = 0.0
     behind: int = 0
     overdue: float = 0.0
+    stride: int = 1
 
 
 _FAR = 10
-"""Steps that a rank may be behind, and nobody needs to know: in a job that does its steps together they are 0 or 1, and
-a few where hosts run ahead of their accelerators. Where each rank runs freely, a second's worth of them may be."""
-_LATE = 2.0
-"""Seconds that a rank may come later to a request than others: a slow step, a pause hook."""
+"""Checkpoints that a rank may be behind, and nobody needs to know: in a job that does its steps together they are 0 or
+1, and a few where hosts run ahead of their accelerators. Where each runs freely, it may be a second's worth of them."""
 
 
 def trouble_of(rank: Rank, per_second: float | None) -> str:
@@ -178,9 +178,9 @@ def trouble_of(rank: Rank, per_second: float | None) -> str:
     """
     if rank.status in (SparkStatus.LOST, SparkStatus.FAILED):
         return str(rank.status)
-    if rank.overdue >= _LATE:
+    if rank.overdue:
         return "overdue"
-    return "behind" if rank.behind > max(_FAR, per_second or 0.0) else ""
+    return "behind" if rank.behind > max(_FAR * rank.stride, per_second or 0.0) else ""
 
 
 _SHOWN = 12

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from spark_fast.launchers import leads
 from spark_fast.worker import launchers
 from spark_fast.worker.launchers import Place, find, place
 from spark_fast.worker.options import Options
@@ -438,3 +439,13 @@ def test_configure_checks_what_it_is_given_and_comes_too_late_after_the_first_ch
         assert lines[6] == "stop_signals: 'SIGNONE' is not the name of a signal, as SIGTERM is"
         assert lines[7] == "stop_signals: no process can catch SIGSTOP"
         assert all("before the first checkpoint()" in line for line in lines[-3:])
+
+
+def test_one_process_of_a_job_does_what_is_to_be_done_once() -> None:
+    assert leads({})
+    assert [leads(torchrun(rank)) for rank in (0, 1)] == [True, False]
+    assert leads(torchrun(1) | {"SPARK_FAST_RANKS": "off"})  # each is a run of its own
+    assert leads({"SPARK_FAST_RANK": "0"}) and not leads({"SPARK_FAST_RANK": "1"})
+    assert not leads(torchrun(0) | {"SPARK_FAST_RANK": "3", "SPARK_FAST_WORLD_SIZE": "4"})
+    assert leads(torchrun(1) | {"SPARK_FAST_WORLD_SIZE": "1"})
+    assert leads(torchrun(1) | {"WORLD_SIZE": "two"})  # of which the worker warns, and is alone

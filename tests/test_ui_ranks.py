@@ -87,10 +87,14 @@ def test_each_rank_is_told_with_what_is_wrong_with_it(server: api.Served, job: J
     assert server.get("/api/runs/job")["status"] == "paused"
 
 
-def test_a_stream_tells_each_second_for_how_long_a_rank_has_not_come(server: api.Served, job: Job) -> None:
-    job.hang(2)
-    with server.stream("job") as stream:
-        server.post("/api/runs/job/pause")
+def test_a_stream_tells_each_second_for_how_long_a_rank_has_not_come(
+    server: api.Served, home: Path, tmp_path: Path
+) -> None:
+    # While they save, the others publish nothing.
+    with Job(tmp_path / "job", SAVING="60") as job, server.stream("job") as stream:
+        job.run()
+        job.hang(2)
+        server.post("/api/runs/job/stop")
         for wanted in (2.0, 3.0, 4.0):
 
             def overdue(name: str, data: Any, wanted: float = wanted) -> bool:

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from spark_fast import _core, names, run_folder
+from spark_fast import _core, launchers, names, run_folder
 from spark_fast.cli import beside, exits, watching
 from spark_fast.errors import SegmentError, SparkError
 from spark_fast.request import RESET
@@ -59,8 +59,8 @@ class Order:
         module: whether it is a module.
         name: the run id, None for SPARK_FAST_RUN, or one that is drawn.
         reload_dirs, journal, replay: see RunnerOptions.
-        watch: whether to reload what changes on disk.
-        page: whether to serve the web page, too.
+        watch: whether to reload what changes on disk; in a job of several ranks the supervisor of rank 0 sees to it.
+        page: whether to serve the web page, too; likewise.
         stop_deadline: see configure().
     """
 
@@ -114,27 +114,28 @@ def supervise(order: Order) -> int:
         return exits.Exit.REFUSED
     if order.page and beside.missing():
         return exits.Exit.REFUSED
-    page = beside.Page(sys.stderr) if order.page else None
+    first = not (order.watch or order.page) or launchers.leads()
+    page = beside.Page(sys.stderr) if order.page and first else None
     # What is ignored now, by nohup or in a shell's background job, stays so in both processes.
     taken = {number for number in _HANDED_ON if signal.getsignal(number) is not signal.SIG_IGN} | _OURS
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, taken)
     try:
-        return _Supervisor(order, taken, mask).run()
+        return _Supervisor(order, taken, mask, watch=order.watch and first).run()
     finally:
         if page is not None:
             page.close()
 
 
 class _Supervisor:
-    def __init__(self, order: Order, taken: set[signal.Signals], mask: set[int]) -> None:
+    def __init__(self, order: Order, taken: set[signal.Signals], mask: set[int], *, watch: bool) -> None:
         self._order = order
         self._taken = taken
         self._mask = mask
         self._name = order.name
         self._lock: int | None = None
         self._ended_by: tuple[float, int] = (0.0, 0)
-        self._watcher = watching.Watcher(_script_of(order), order.reload_dirs) if order.watch else None
+        self._watcher = watching.Watcher(_script_of(order), order.reload_dirs) if watch else None
 
     def run(self) -> int:
         while True:
@@ -196,7 +197,9 @@ class _Supervisor:
             return status
         number = -status
         whose = f" of run {worker.run}" if worker.run is not None else ""
-        step = worker.step()
+        rank, step = worker.last_seen()
+        if rank is not None:
+            whose += f" (rank {rank})"
         where = f" at step {step}" if step is not None else ""
         hint = "; if nobody did that, the system was short of memory: its log says so (dmesg)"
         exits.say(
@@ -285,14 +288,18 @@ class _Worker:
             finally:
                 os.close(home)
 
-    def step(self) -> int | None:
-        """The step that it came to, if it can be told."""
+    def last_seen(self) -> tuple[int | None, int | None]:
+        """Its rank, where others share its run, and the step that it came to, as far as they can be told."""
         if self._control < 0:
-            return None
+            return None, None
         try:
-            return int(_core.read_slot(self._control, 0)["step"])
+            count = _core.read_view(self._control)["slot_count"]
+            slots = [_core.read_slot(self._control, slot) for slot in range(count)]
         except SegmentError:
-            return None
+            return None, None
+        if count == 1:
+            return None, int(slots[0]["step"])
+        return next(((slot["rank"], slot["step"]) for slot in slots if slot["pid"] == self.process.pid), (None, None))
 
     def reset_entry(self) -> dict[str, Any] | None:
         """The request for a reset, if there is one. Of a sender that died while sending it, the view tells nothing."""

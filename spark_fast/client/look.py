@@ -56,6 +56,7 @@ class Look:
                     since=slot["lost"] if lost else slot["state_since"],
                     behind=max(0, furthest - slot["step"]) if slot["alive"] else 0,
                     overdue=self._overdue(slot) if slot["alive"] and slot["applied"] < applied else 0.0,
+                    stride=slot["stride"],
                 )
             )
         return sorted(found, key=lambda rank: rank.rank)

@@ -24,7 +24,8 @@ def reset_worker(run: str | None = None, *, grace: float = 30.0, timeout: float 
         timeout: seconds to wait for the fresh worker at most; None for as long as it takes.
 
     Returns the run of the fresh worker, when it has passed its first checkpoint, or has ended. Raises ResetError if the
-    run was not started by `spark-fast run`, if its supervisor is gone, or if it is stopping already; SparkTimeoutError
+    run was not started by `spark-fast run`, if its supervisor is gone, if it has several ranks, which only their
+    launcher can start afresh, or if it is stopping already; SparkTimeoutError
     when the time is up (the reset stands); what attach() raises.
     """
     old = attach(run)
@@ -67,6 +68,9 @@ def ask_reset(run: Run, *, grace: float = 30.0, timeout: float | None = None) ->
     """
     if not run.status.live:
         raise ResetError(run.id, f"it has ended: it is {run.status}")
+    if run.world_size > 1 or run.local_world_size > 1:
+        reason = f"a launcher has started its {run.world_size} ranks, and only that can start them afresh"
+        raise ResetError(run.id, f"{reason}; 'spark-fast stop {run.id}' stops all of them")
     if not run._until(lambda: run_folder.has_supervisor(run.id), _PATIENCE):
         raise ResetError(run.id, "no supervisor is there to start a fresh process; 'spark-fast run' is one")
     request = run._ask(Kind.STOP, False, timeout, duration=grace, mail=RESET)

@@ -1,14 +1,9 @@
-"""Where this process stands in a job of several: what its launcher says in the environment.
-
-Every launcher that is known is a row of LAUNCHERS. What none of them says, `configure(rank=…, world_size=…)` does.
-"""
+"""Where this process stands in a job of several: what its launcher says, and what `configure()` says instead."""
 
 import os
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from spark_fast.launchers import LAUNCHERS, Environment, Launcher, Place, checked, job_of_parent, read
 from spark_fast.worker import report
 
 if TYPE_CHECKING:
@@ -17,147 +12,10 @@ if TYPE_CHECKING:
 __all__ = ["LAUNCHERS", "Launcher", "Place", "find", "place"]
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a process stands in its job."""
-
-    launcher: str
-    """Who said so: a name of LAUNCHERS, or "configure()"."""
-    rank: int
-    world_size: int
-    local_rank: int
-    local_world_size: int
-    job: str
-    """The same for all ranks of the job on this host, and for no other job that lives beside it."""
-    generation: int = 0
-    """How often an elastic launcher, or a scheduler, has started the job again."""
-
-
-Environment = Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Launcher:
-    """What a launcher tells the processes that it starts: the names of variables, the first that is set counts.
-
-    signs: variables that stand only where this launcher was the last to say something.
-    job: variables that together name the job; of several such sets, the first that is there.
-    denied: whether the variables are there and mean nothing all the same.
-    """
-
-    name: str
-    rank: str
-    world_size: str
-    local_rank: tuple[str, ...] | Callable[[Environment], str]
-    local_world_size: tuple[str, ...] | Callable[[Environment], str]
-    job: tuple[tuple[str, ...], ...]
-    restarts: tuple[str, ...] = ()
-    signs: tuple[str, ...] = ()
-    denied: Callable[[Environment], bool] = lambda environ: False
-
-
-def _torchrun_local_rank(environ: Environment) -> str:
-    """Not always LOCAL_RANK: with --virtual-local-rank that is 0 in each process, since each sees one GPU."""
-    texts = [environ.get(name, "") for name in ("RANK", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "WORLD_SIZE")]
-    if all(map(_NUMBER.fullmatch, texts)):
-        rank, here, hosts, everywhere = map(int, texts)
-        if here and here * hosts == everywhere:  # as many on each host, which have their ranks in a row
-            return str(rank % here)
-    return environ.get("LOCAL_RANK", "")
-
-
-def _tasks_here(environ: Environment) -> str:
-    """The tasks on this node of what Slurm writes as `2(x3),1`: two on each of three nodes, one on the fourth."""
-    text, node = environ.get("SLURM_STEP_TASKS_PER_NODE", ""), environ.get("SLURM_NODEID", "")
-    if not text or not node:
-        return ""
-    left = _number(node, "SLURM_NODEID")
-    for part in text.split(","):
-        found = re.fullmatch(r"(\d{1,9})(?:\(x(\d{1,9})\))?", part.strip(), re.ASCII)
-        if found is None:
-            raise ValueError(f"SLURM_STEP_TASKS_PER_NODE={text!r} is not understood")
-        left -= int(found[2] or 1)
-        if left < 0:
-            return found[1]
-    raise ValueError(f"SLURM_STEP_TASKS_PER_NODE={text!r} has no node {node}")
-
-
-def _no_srun(environ: Environment) -> bool:
-    """Whether it is the script of sbatch, or the shell of salloc: one process, however many tasks are allocated."""
-    step = environ.get("SLURM_STEP_ID", "")
-    # From 0xfffffff0 on the numbers are no steps of srun: 0xfffffffb is the script, 0xfffffffa the shell.
-    return not _NUMBER.fullmatch(step) or int(step) >= 0xFFFFFFF0
-
-
-_NUMBER = re.compile(r"\d{1,10}", re.ASCII)
-
-# The innermost first: torchrun is started by srun, mpirun by sbatch, Ray's workers live in a step of srun, and each
-# leaves its own variables to the processes below. PyTorch's variables are set by many, last of all by the script
-# itself. Open MPI and MPICH start their daemons by srun, so that all of Slurm's variables are there too, and mean the
-# daemons.
-LAUNCHERS = (
-    Launcher(
-        "torchrun",
-        rank="RANK",
-        world_size="WORLD_SIZE",
-        local_rank=_torchrun_local_rank,
-        local_world_size=("LOCAL_WORLD_SIZE",),
-        # GROUP_RANK numbers the agents: two of them on one host, each with a local rank 0, are as two hosts. The port
-        # comes second because it may be another after a restart.
-        job=(("TORCHELASTIC_RUN_ID", "GROUP_RANK"), ("MASTER_ADDR", "MASTER_PORT", "GROUP_RANK")),
-        restarts=("TORCHELASTIC_RESTART_COUNT",),
-        signs=("TORCHELASTIC_RUN_ID",),
-    ),
-    Launcher(  # DeepSpeed, Accelerate, Ray Train, Lightning, and scripts of one's own
-        "PyTorch's environment",
-        rank="RANK",
-        world_size="WORLD_SIZE",
-        local_rank=("LOCAL_RANK",),
-        local_world_size=("LOCAL_WORLD_SIZE", "LOCAL_SIZE"),
-        job=(("MASTER_ADDR", "MASTER_PORT"),),
-    ),
-    Launcher(
-        "Open MPI",
-        rank="OMPI_COMM_WORLD_RANK",
-        world_size="OMPI_COMM_WORLD_SIZE",
-        local_rank=("OMPI_COMM_WORLD_LOCAL_RANK",),
-        local_world_size=("OMPI_COMM_WORLD_LOCAL_SIZE",),
-        job=(("PMIX_NAMESPACE",), ("OMPI_MCA_ess_base_jobid",)),
-    ),
-    Launcher(  # and Intel MPI, which alone names the job
-        "MPICH",
-        rank="PMI_RANK",
-        world_size="PMI_SIZE",
-        local_rank=("MPI_LOCALRANKID",),
-        local_world_size=("MPI_LOCALNRANKS",),
-        job=(("I_MPI_HYDRA_UUID",),),
-        signs=("MPI_LOCALRANKID",),  # srun --mpi=pmi2 sets the others too
-    ),
-    Launcher(
-        "Slurm",
-        rank="SLURM_PROCID",
-        world_size="SLURM_STEP_NUM_TASKS",  # SLURM_NTASKS is what sbatch was asked for
-        local_rank=("SLURM_LOCALID",),
-        local_world_size=_tasks_here,
-        job=(("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_NODEID"),),
-        restarts=("SLURM_RESTART_COUNT",),
-        signs=("SLURM_STEP_ID",),
-        denied=_no_srun,
-    ),
-)
-
-
 def find(environ: Environment = os.environ, parent: str | None = None) -> Place | None:
-    """Where this process stands, by its launcher; None if it has none that is known, or is alone.
-
-    What makes no sense is said in one warning, and the process counts as alone.
-
-    parent: names the process that started all ranks of this host, which tells the job where no variable does; None to
-        look for it.
-    """
+    """As read(). What makes no sense is said in one warning, and the process counts as alone."""
     try:
-        rows = [row for row in LAUNCHERS if _speaks(row, environ)]
-        return _read(rows, environ, parent) if rows else None
+        return read(environ, parent)
     except ValueError as error:
         _warn(error)
         return None
@@ -184,8 +42,8 @@ def place(options: "Options") -> Place | None:
     try:
         if rank is None or world_size is None:
             raise ValueError("configure() needs both rank and world_size where no launcher says them")
-        job = job or _job_of_parent(name, "SPARK_FAST_RANK", os.environ)
-        return _checked(name, rank, world_size, local_rank, local_world_size, job, found.generation if found else 0)
+        job = job or job_of_parent(name, "SPARK_FAST_RANK", os.environ)
+        return checked(name, rank, world_size, local_rank, local_world_size, job, found.generation if found else 0)
     except ValueError as error:
         _warn(error)
         return None
@@ -193,89 +51,3 @@ def place(options: "Options") -> Place | None:
 
 def _warn(error: ValueError) -> None:
     report.warn(f"which rank this process is can't be told: {error}. It is a run of its own")
-
-
-def _speaks(row: Launcher, environ: Environment) -> bool:
-    return all(environ.get(name) for name in (row.rank, row.world_size, *row.signs)) and not row.denied(environ)
-
-
-def _read(rows: list[Launcher], environ: Environment, parent: str | None) -> Place | None:
-    row = rows[0]
-    rank = _number(environ[row.rank], row.rank)
-    world_size = _number(environ[row.world_size], row.world_size)
-    if world_size == 1 and rank == 0:
-        return None
-    local_rank = local_world_size = None
-    for each in rows:
-        # A script under srun or mpirun may set RANK and WORLD_SIZE for PyTorch and no more: where the processes of
-        # this host are, the launcher below knows.
-        if environ[each.rank] != environ[row.rank] or environ[each.world_size] != environ[row.world_size]:
-            continue
-        if local_rank is None:
-            local_rank = _value(each, "the local rank", each.local_rank, environ)
-        if local_world_size is None:
-            local_world_size = _value(each, "the local world size", each.local_world_size, environ)
-    restarts = _value(row, "the restart count", row.restarts, environ) or 0
-    job = parent and f"{row.name}:{parent}"
-    for names in row.job:
-        values = [environ.get(name, "") for name in names]
-        if all(values) and values[0] != "none":  # what torchrun calls a job to which nobody gave a name
-            job = ":".join([row.name, *values])
-            break
-    job = job or _job_of_parent(row.name, row.rank, environ)
-    return _checked(row.name, rank, world_size, local_rank, local_world_size, job, restarts)
-
-
-def _checked(
-    name: str, rank: int, world_size: int, local_rank: int | None, local_world_size: int | None, job: str, restarts: int
-) -> Place:
-    if local_rank is None:
-        local_rank, local_world_size = rank, world_size
-    elif local_world_size is None:
-        local_world_size = world_size
-    if not 0 <= rank < world_size:
-        raise ValueError(f"{name} says rank {rank} of {world_size}")
-    if not 0 <= local_rank < local_world_size <= world_size:
-        raise ValueError(f"{name} says local rank {local_rank} of {local_world_size}, and {world_size} in all")
-    return Place(name, rank, world_size, local_rank, local_world_size, job, restarts)
-
-
-def _value(
-    row: Launcher, what: str, names: tuple[str, ...] | Callable[[Environment], str], environ: Environment
-) -> int | None:
-    if callable(names):
-        text, what = names(environ), f"{what} of {row.name}"
-    else:
-        what = next((name for name in names if environ.get(name)), what)
-        text = environ.get(what, "")
-    return _number(text, what) if text else None
-
-
-def _number(text: str, what: str) -> int:
-    if not _NUMBER.fullmatch(text.strip()):
-        raise ValueError(f"{what}={text!r} is not a number")
-    return int(text)
-
-
-def _job_of_parent(name: str, rank: str, environ: Environment) -> str:
-    """The job, by the process that started all ranks of this host: the nearest ancestor that is not itself within one
-    rank, as a shell, a supervisor or `numactl` between the launcher and us would be."""
-    mine = f"{rank}={environ.get(rank, '')}".encode()
-    pid = os.getppid()
-    while pid > 0:
-        start = ""
-        try:
-            with open(f"/proc/{pid}/stat", "rb") as file:
-                # After the name, which may hold anything: the state, the parent, …, and as the 22nd field the start.
-                fields = file.read().rpartition(b")")[2].split()
-            start = fields[19].decode()
-            with open(f"/proc/{pid}/environ", "rb") as file:
-                within = mine in file.read().split(b"\0")
-        except OSError:  # no /proc, or a process of somebody else: it is no shell of ours
-            break
-        if not within:
-            break
-        pid = int(fields[1])
-    if pid <= 0:
-        raise ValueError(f"{name} does not name the job, and the process that started it is not to be seen from here")
-    return f"{name}:{pid}:{start}"

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Protocol
 
-from spark_fast.errors import JournalError, RunNameTakenError, SparkStopError
+from spark_fast.errors import JournalError, ReplayRefusedError, RunNameTakenError, SparkStopError
 from spark_fast.journal import read
 from spark_fast.status import WorkerState
 from spark_fast.worker import host, report, session, signals
@@ -166,6 +166,11 @@ def _host(entry: _Entry, args: list[str], options: RunnerOptions, command: list[
     session.host = host
     session.keep_journal(command, found)
     if options.replay is not None:
+        if session.several():
+            reason = (
+                "this process is one of several ranks, and the journal is of one; SPARK_FAST_RANKS=off makes it a run"
+            )
+            raise ReplayRefusedError(options.replay, f"{reason} of its own")
         replay = Replay(read(Path(options.replay)))
         replay.check(path, source, command)
         session.replay(replay)
