@@ -155,7 +155,7 @@ struct sf_header {
     /* Entries 1..tail exist. Stored seq_cst by the sender that holds the log's lock: the store is the moment from
      * which a request exists. Pairs with the loads in sf_turn(): see "sets its word again" there. */
     alignas(128) _Atomic uint64_t tail;
-    _Atomic int32_t lock_pid; /* who holds the log's lock, for messages only */
+    _Atomic int32_t lock_pid; /* who is in the middle of an append, or died there; 0 if nobody is */
 
     /* A futex that watchers wait on: raised by a worker, with release, after each change that it publishes. */
     alignas(128) _Atomic uint32_t changes;

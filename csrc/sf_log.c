@@ -81,42 +81,75 @@ sf_announce(struct sf_segment *segment)
     sf_wake(&segment->header->changes);
 }
 
-/* Makes a rank take its slow path, and wakes it if it is parked. Seq_cst: comes before the caller's read of the step.
- * A rank that parks a moment later finds the word changed and does not begin to wait, so it needs no wake. */
-static void
-signal_rank(struct sf_slot *slot)
-{
-    if (atomic_fetch_or(&slot->word, SF_WORD_PENDING) & SF_WORD_HELD)
-        sf_wake(&slot->word);
-}
-
-/* A worker that is still attaching counts: it hears of what is asked now at its first checkpoint. */
+/* A worker that is still attaching counts: it hears of what is asked now at its first checkpoint. Asking the kernel costs
+ * more than all the rest, so it is asked once for all the slots that lie side by side and have had no worker. */
 int
-sf_slot_taken(const struct sf_segment *segment, uint32_t slot)
+sf_slot_taken(const struct sf_segment *segment, uint32_t slot, uint32_t *empty)
 {
-    uint32_t state = atomic_load(&segment->slots[slot].state);
-    return state == SF_STATE_NONE ? sf_slot_alive(segment->fd, slot) == 1 : state < SF_STATE_STOPPED;
+    uint32_t state = atomic_load(&segment->slots[slot].state), end = slot + 1;
+
+    if (state != SF_STATE_NONE)
+        return state < SF_STATE_STOPPED;
+    if (slot < *empty)
+        return 0;
+    while (end < segment->slot_count && atomic_load(&segment->slots[end].state) == SF_STATE_NONE)
+        end++;
+    while (sf_slots_held(segment->fd, slot, end) != 0) {
+        if (end == slot + 1)
+            return 1;
+        end = slot + (end - slot) / 2;
+    }
+    *empty = end;
+    return 0;
 }
 
+/* Makes every rank take its slow path. Seq_cst: comes before the caller's reads of the steps. Whether one is parked. */
+static int
+signal_ranks(struct sf_segment *segment)
+{
+    uint32_t empty = 0;
+    int parked = 0;
+
+    for (uint32_t r = 0; r < segment->slot_count; r++) {
+        if (sf_slot_taken(segment, r, &empty))
+            parked |= (atomic_fetch_or(&segment->slots[r].word, SF_WORD_PENDING) & SF_WORD_HELD) != 0;
+    }
+    return parked;
+}
+
+/* Wakes those that are parked. One that parks a moment later finds the word changed and does not begin to wait, so it
+ * needs no wake. */
+static void
+wake_ranks(struct sf_segment *segment)
+{
+    for (uint32_t r = 0; r < segment->slot_count; r++) {
+        if (atomic_load(&segment->slots[r].word) & SF_WORD_HELD)
+            sf_wake(&segment->slots[r].word);
+    }
+}
+
+/* Those that are parked are woken when it is decided: many ranks that help at once would only be in each other's way. */
 static void
 decide(struct sf_segment *segment, uint64_t seq, uint32_t rank, int standing)
 {
     struct sf_entry *entry = sf_entry_at(segment, seq);
     uint64_t target = 0;
+    uint32_t empty = 0;
+    int parked = signal_ranks(segment);
 
-    for (uint32_t r = 0; r < segment->slot_count; r++) {
-        if (sf_slot_taken(segment, r))
-            signal_rank(&segment->slots[r]);
-    }
     SF_POINT("decide:signalled");
     for (uint32_t r = 0; r < segment->slot_count; r++) {
         struct sf_slot *slot = &segment->slots[r];
-        /* A dead rank does no harm to the agreement, but its step might put the target far ahead of the others. */
-        if (!sf_slot_taken(segment, r) || (segment->slot_count > 1 && r != rank && sf_slot_alive(segment->fd, r) == 0))
+
+        if (!sf_slot_taken(segment, r, &empty))
             continue;
         /* The helper itself stands at its checkpoint and can act there; the others can act at their next. */
         uint64_t next = atomic_load(&slot->step) + (r == rank && standing ? 0 : atomic_load(&slot->stride));
-        if (next <= SF_STEP_MAX && next > target)
+        if (next > SF_STEP_MAX || next <= target)
+            continue;
+        /* A dead rank does no harm to the agreement, but its step might put the target far ahead of the others. Asking
+         * the kernel costs more than all the rest, so only where the answer matters. */
+        if (segment->slot_count == 1 || r == rank || sf_slot_alive(segment->fd, r) != 0)
             target = next;
     }
     /* Ranks that park where the log before this entry says come no further; they apply it there. */
@@ -130,6 +163,9 @@ decide(struct sf_segment *segment, uint64_t seq, uint32_t rank, int standing)
         atomic_compare_exchange_strong(&entry->target, &none, target);
     else
         atomic_compare_exchange_strong(&entry->low, &none, target);
+    SF_POINT("decide:decided");
+    if (parked)
+        wake_ranks(segment);
 }
 
 uint64_t
@@ -141,10 +177,8 @@ sf_commit(struct sf_segment *segment, uint64_t seq, uint64_t target)
     if (!atomic_compare_exchange_strong(&entry->target, &none, target))
         return none;
     SF_POINT("commit:target");
-    for (uint32_t r = 0; r < segment->slot_count; r++) {
-        if (sf_slot_taken(segment, r))
-            signal_rank(&segment->slots[r]);
-    }
+    if (signal_ranks(segment))
+        wake_ranks(segment);
     sf_announce(segment);
     return target;
 }
@@ -272,13 +306,14 @@ judge(const struct sf_state *state, const struct sf_request *request, uint64_t *
 static int
 slowest(struct sf_segment *segment, uint32_t *rank, uint64_t *applied)
 {
+    uint32_t empty = 0;
     int found = 0;
 
     for (uint32_t r = 0; r < segment->slot_count; r++) {
         struct sf_slot *slot = &segment->slots[r];
         uint64_t mine;
 
-        if (!sf_slot_taken(segment, r))
+        if (!sf_slot_taken(segment, r, &empty))
             continue;
         mine = atomic_load(&slot->applied);
         uint64_t vote = atomic_load(&slot->vote);
@@ -390,8 +425,11 @@ sf_append(struct sf_segment *segment, const struct sf_request *request, int64_t 
     SF_POINT("append:locked");
     rc = sf_segment_check(segment);
     if (rc == 0) {
-        atomic_store_explicit(&segment->header->lock_pid, (int32_t)getpid(), memory_order_relaxed);
+        /* Whoever was before us died in its turn, it may be between its decision and its wakes. */
+        if (atomic_exchange_explicit(&segment->header->lock_pid, (int32_t)getpid(), memory_order_relaxed) != 0)
+            wake_ranks(segment);
         rc = append_locked(segment, request, receipt);
+        atomic_store_explicit(&segment->header->lock_pid, 0, memory_order_relaxed);
     }
     sf_log_unlock(segment, fd);
     SF_POINT("append:unlocked");

@@ -87,8 +87,9 @@ void sf_log_unlock(struct sf_segment *segment, int fd);
 /* With the log's lock in hand: the last entry, if it is undecided, had a sender that died. */
 void sf_log_void_last(struct sf_segment *segment, uint64_t tail);
 
-/* Whether a rank is, or is about to be, in this slot: seen from its state, whatever became of its process. */
-int sf_slot_taken(const struct sf_segment *segment, uint32_t slot);
+/* Whether a rank is, or is about to be, in this slot: seen from its state, whatever became of its process. For who asks
+ * slot by slot: those below `empty`, 0 at first, are known to have had no rank. */
+int sf_slot_taken(const struct sf_segment *segment, uint32_t slot, uint32_t *empty);
 
 /* --- what the ranks of a run have to know of each other beyond the target --- */
 

@@ -224,6 +224,12 @@ sf_slot_alive(int fd, uint32_t rank)
     return sf_lock_held(fd, slot_offset(rank), sizeof(struct sf_slot));
 }
 
+int
+sf_slots_held(int fd, uint32_t first, uint32_t end)
+{
+    return sf_lock_held(fd, slot_offset(first), slot_offset(end) - slot_offset(first));
+}
+
 void
 sf_note_lost(const struct sf_segment *segment, uint32_t slot)
 {

@@ -236,13 +236,14 @@ static struct front
 find_front(uint32_t number)
 {
     struct front alive = {0}, all = {0};
+    uint32_t empty = 0;
 
     for (uint32_t r = 0; r < worker.segment.slot_count; r++) {
         struct sf_slot *slot = &worker.segment.slots[r];
         struct front with = alive;
 
         look_at(slot, &all);
-        if (r == number || !sf_slot_taken(&worker.segment, r))
+        if (r == number || !sf_slot_taken(&worker.segment, r, &empty))
             continue;
         look_at(slot, &with);
         /* Asking the kernel costs more than all the rest, so only where the answer matters. */

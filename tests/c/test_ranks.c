@@ -183,8 +183,9 @@ check_oldest(void)
     struct sf_entry *entry = sf_entry_at(&job.segment, seq);
     if (atomic_load(&entry->number) != seq)
         return; /* the sender before died as it wrote here, and had published nothing */
+    uint32_t empty = 0;
     for (uint32_t r = 0; r < job.plan.ranks; r++) {
-        if (sf_slot_taken(&job.segment, r) && atomic_load(&job.segment.slots[r].applied) <= seq)
+        if (sf_slot_taken(&job.segment, r, &empty) && atomic_load(&job.segment.slots[r].applied) <= seq)
             return; /* it will be told that the log is full, unless that one is dead */
     }
     if (entry->kind == SF_PAUSE || entry->kind == SF_ADVANCE || atomic_load(&entry->target) == SF_TARGET_VOID)
