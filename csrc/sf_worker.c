@@ -351,12 +351,15 @@ find_place(uint32_t number, int guess, struct front *place)
         return rc;
     int reloads = parked.applied_at == parked.step && parked.applied >= 1 &&
                   leaves(sf_entry_at(&worker.segment, parked.applied), parked.applied) != 0;
-    if (sf_state_parks(&worker.state, parked.step) && !reloads && parked.step >= own_step + worker.stride) {
+    /* Without a runner it joins within its first checkpoint, which has counted. */
+    uint64_t counted = own_step > 0 ? worker.stride : 0;
+    if (sf_state_parks(&worker.state, parked.step) && !reloads && parked.step + counted >= own_step + worker.stride) {
         front = parked;
         front.step -= worker.stride;
-    } else if (front.step < own_step) {
-        front.step = own_step;
+    } else if (front.step + counted < own_step) {
+        front.step = own_step - counted;
     }
+    front.step += counted;
     *place = front;
     worker.applied = front.applied;
     return state_at(worker.applied, tail, &worker.state);
