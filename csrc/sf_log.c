@@ -281,6 +281,9 @@ slowest(struct sf_segment *segment, uint32_t *rank, uint64_t *applied)
         if (!sf_slot_taken(segment, r))
             continue;
         mine = atomic_load(&slot->applied);
+        uint64_t vote = atomic_load(&slot->vote);
+        if (SF_VOTE_SAID(vote) == SF_VOTE_YES && SF_VOTE_SEQ(vote) > 0 && SF_VOTE_SEQ(vote) <= mine)
+            mine = SF_VOTE_SEQ(vote) - 1; /* has yet to read what came of its vote */
         /* Asking the kernel costs more than all the rest, so only where the answer matters. */
         if ((found && mine >= *applied) || sf_slot_alive(segment->fd, r) == 0)
             continue;
@@ -345,7 +348,7 @@ append_locked(struct sf_segment *segment, const struct sf_request *request, stru
     entry->asked_ns = sf_realtime_ns();
     entry->before = state;
     entry->ranks = request->ranks;
-    atomic_store_explicit(&entry->failed, 0, memory_order_relaxed);
+    atomic_store_explicit(&entry->agreed, 0, memory_order_relaxed);
     atomic_store_explicit(&entry->low, request->elsewhere ? SF_TARGET_NONE : 0, memory_order_relaxed);
     memcpy(entry->sender, request->sender, sizeof entry->sender);
     memcpy(entry->mail, request->mail, sizeof entry->mail);
@@ -471,7 +474,7 @@ sf_conclude(struct sf_segment *segment, uint64_t seq)
         someone = has_done(&segment->slots[r], seq) && atomic_load(&segment->slots[r].attached_ns) <= entry->asked_ns;
     if (!someone)
         return -ESRCH;
-    unsigned failed = atomic_load(&entry->failed);
+    unsigned failed = atomic_load(&entry->agreed) & SF_ENTRY_FAILED;
     if (!atomic_compare_exchange_strong(&entry->outcome, &outcome,
                                         SF_OUTCOME(failed ? SF_OUTCOME_FAILED : SF_OUTCOME_APPLIED, target)))
         return SF_OUTCOME_CODE(outcome) != SF_OUTCOME_OPEN;
@@ -495,33 +498,30 @@ said(uint64_t vote, uint64_t seq, enum sf_phase phase)
         return SF_VOTE_SEQ(vote) > seq ? SF_VOTE_YES : 0;
     if (SF_VOTE_PHASE(vote) != phase)
         return SF_VOTE_PHASE(vote) > phase ? SF_VOTE_YES : 0;
-    return SF_VOTE_SAID(vote);
+    return SF_VOTE_SAID(vote) == SF_VOTE_OVER ? SF_VOTE_YES : SF_VOTE_SAID(vote);
 }
 
 unsigned
 sf_agreed(struct sf_segment *segment, uint64_t seq, enum sf_phase phase, int give_up)
 {
-    _Atomic uint64_t *place = &segment->header->agreed[seq % SF_AGREEMENTS];
-    uint64_t agreed = atomic_load(place);
+    struct sf_entry *entry = sf_entry_at(segment, seq);
+    unsigned shift = 8 + 2 * phase;
     unsigned verdict = SF_VOTE_YES;
+    uint32_t agreed = atomic_load(&entry->agreed);
 
-    if (agreed >> 8 > seq)
-        return SF_VOTE_NO; /* a later reload was met before this one had proved itself */
-    for (uint32_t r = 0; r < segment->slot_count && verdict != SF_VOTE_NO; r++) {
+    if (atomic_load(&entry->number) != seq)
+        return SF_VOTE_NO; /* a damaged file: the log keeps what ranks are at */
+    for (uint32_t r = 0; r < segment->slot_count && verdict != SF_VOTE_NO && (agreed >> shift & 3u) == 0; r++) {
         unsigned vote = said(atomic_load(&segment->slots[r].vote), seq, phase);
         if (vote != SF_VOTE_YES && is_there(segment, r))
             verdict = vote == SF_VOTE_NO || give_up ? SF_VOTE_NO : 0;
     }
-    for (;;) {
-        unsigned bits = agreed >> 8 == seq ? (unsigned)(agreed & 0xff) : 0;
-        if (agreed >> 8 > seq)
-            return SF_VOTE_NO;
-        if ((bits >> 2 * phase & 3u) != 0 || verdict == 0)
-            return bits >> 2 * phase & 3u;
+    while ((agreed >> shift & 3u) == 0 && verdict != 0) {
         SF_POINT("vote:counted");
-        if (atomic_compare_exchange_weak(place, &agreed, SF_AGREED(seq, bits | verdict << 2 * phase))) {
+        if (atomic_compare_exchange_weak(&entry->agreed, &agreed, agreed | verdict << shift)) {
             sf_announce(segment);
             return verdict;
         }
     }
+    return agreed >> shift & 3u;
 }

@@ -396,7 +396,7 @@ sf_read_entry(int fd, uint64_t seq, struct sf_entry_view *view)
     view->duration_ns = entry.duration_ns;
     view->asked_ns = entry.asked_ns;
     view->ranks = entry.ranks;
-    view->failed = PLAIN(entry.failed);
+    view->agreed = PLAIN(entry.agreed);
     view->low = PLAIN(entry.low);
     memcpy(view->sender, entry.sender, sizeof view->sender);
     memcpy(view->mail, entry.mail, sizeof view->mail);

@@ -99,7 +99,7 @@ struct sf_entry_view {
     uint32_t kind;
     int32_t sender_pid;
     int64_t duration_ns, asked_ns;
-    uint32_t ranks, failed;
+    uint32_t ranks, agreed;
     uint64_t low;
     char sender[SF_SENDER_MAX];
     char mail[SF_MAIL_MAX];

@@ -128,6 +128,10 @@ def status_of_ranks(ranks: list[Rank]) -> SparkStatus:
     for status in (SparkStatus.LOST, SparkStatus.FAILED):
         if status in found:
             return status
-    if SparkStatus.PAUSED in found and {SparkStatus.RUNNING, SparkStatus.PAUSING} & set(found):
-        return SparkStatus.PAUSING
-    return found[0]
+    if len(set(found)) == 1:
+        return found[0]
+    for status in (SparkStatus.STOPPING, SparkStatus.RELOADING):
+        if status in found:
+            return status
+    # Some are parked, or about to be, and others not: it is paused when all of them are.
+    return SparkStatus.PAUSING if {SparkStatus.PAUSED, SparkStatus.PAUSING} & set(found) else found[0]

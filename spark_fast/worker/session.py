@@ -75,6 +75,9 @@ _replay: "Replay | None" = None
 _replayed: dict[str, str] = {}
 """The ids that the journal has of the requests with mail that are replayed."""
 
+command: list[str] | None = None
+"""What the run is listed with, where the interpreter's own command line does not say what it runs."""
+
 outcome: WorkerState | None = None
 """How the run ended, where somebody knows better than the interpreter's last words: the runner."""
 
@@ -216,7 +219,7 @@ def _take_part(name: str | None) -> str:
 
 
 def _command() -> list[str]:
-    return list(getattr(sys, "argv", None) or sys.orig_argv)
+    return list(command or getattr(sys, "argv", None) or sys.orig_argv)
 
 
 def _hint(run: str) -> str:

@@ -40,7 +40,7 @@ static const struct {
     {offsetof(struct sf_slot, attached_ns), 8}}, of_entry[] = {
     {offsetof(struct sf_entry, target), 8},    {offsetof(struct sf_entry, outcome), 8},
     {offsetof(struct sf_entry, kind), 4},      {offsetof(struct sf_entry, ranks), 4},
-    {offsetof(struct sf_entry, failed), 4},    {offsetof(struct sf_entry, low), 8},
+    {offsetof(struct sf_entry, agreed), 4},    {offsetof(struct sf_entry, low), 8},
 };
 #define ONE_OF(table, random) (table)[random_next(random) % (sizeof(table) / sizeof *(table))]
 
