@@ -351,14 +351,18 @@ find_place(uint32_t number, int guess, struct front *place)
         rc = state_at(front.applied, tail, &worker.state);
     if (rc < 0)
         return rc;
-    int parked = sf_state_parks(&worker.state, front.step) && !front.leaves && front.step >= own_step + worker.stride;
+    /* Without a runner it comes within its first checkpoint, which has counted. */
+    uint64_t counted = own_step > 0 ? worker.stride : 0;
+    int parked = sf_state_parks(&worker.state, front.step) && !front.leaves &&
+                 front.step + counted >= own_step + worker.stride;
     if (parked && place->applied + SF_LOG_CAPACITY > tail) {
         place->step -= worker.stride;
     } else {
         *place = front;
-        if (place->step < own_step)
-            place->step = own_step;
+        if (place->step + counted < own_step)
+            place->step = own_step - counted;
     }
+    place->step += counted;
     worker.applied = place->applied;
     return state_at(worker.applied, tail, &worker.state);
 }
