@@ -214,13 +214,15 @@ def test_a_signal_to_torchrun_stops_all_at_one_step_and_they_have_time_to_save(t
 def test_new_code_that_fails_on_one_rank_is_taken_back_on_all(tmp_path: Path) -> None:
     with Torchrun(tmp_path, 2, *ENDLESS) as job:
         run = job.run()
-        broken = job.code.replace(
-            "    def set_lr(", "    if rank == 1:\n        raise ValueError('not on this rank')\n\n    def set_lr("
-        )
+        broken = job.code.replace('"points": int(counted[1])', '"points": 0')
+        fault = "    if rank == 1:\n        raise ValueError('not on this rank')\n\n"
+        broken = broken.replace("    def set_lr(", f"{fault}    def set_lr(")
         request = run.reload(broken, timeout=TIMEOUT)
         assert request.fate.state == "failed"
         assert "not on this rank" in (request.fate.reason or "") + job.err
         assert run.version == 1
+        results = run.call("evaluate", spark_ranks="all", spark_timeout=TIMEOUT)
+        assert [results[rank]["points"] for rank in range(2)] == [1024, 1024]
         parked_at(run)
         applied(run.reload(f"{job.code}\n# mended\n", timeout=TIMEOUT))
         applied(run.resume(timeout=TIMEOUT))
