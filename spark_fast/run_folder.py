@@ -269,13 +269,21 @@ class Claim:
 
 @contextmanager
 def claim(
-    wanted: str | None, command: list[str], version: str, *, job: str = "", world_size: int = 1, timeout: float = 2.0
+    wanted: str | None,
+    command: list[str],
+    version: str,
+    *,
+    job: str = "",
+    everywhere: str = "",
+    world_size: int = 1,
+    timeout: float = 2.0,
 ) -> Iterator[Claim]:
     """A folder for a new run, or that of the job's run. Until the block ends nobody else makes or removes runs.
 
     wanted: its id, or None for a new one. A folder that a dead run left under this id is emptied.
     job: if another rank of this job lives, and has made a run of this id, that is joined. Ranks without a wanted id
         come to the same one.
+    everywhere: the job, the same on all hosts, so that they come to one id there too.
     timeout: seconds to wait for others that make or remove runs.
 
     Raises OSError, FolderRefusedError, SegmentError; RunNameTakenError if a living run has the id, JobEndingError if
@@ -289,7 +297,7 @@ def claim(
     try:
         with _home_locked(home, timeout):
             taken = set(os.listdir(home))
-            run = wanted if wanted is not None else _unused(home, job, taken)
+            run = wanted if wanted is not None else _unused(home, job, everywhere or job, taken)
             if run in taken:
                 fd = open_run(home, run)
                 try:
@@ -339,12 +347,12 @@ def claim(
         os.close(home)
 
 
-def _unused(home: int, job: str, taken: set[str]) -> str:
+def _unused(home: int, job: str, everywhere: str, taken: set[str]) -> str:
     """A name for a run that nobody has asked for a certain one. Of a job, that of its run, if there is one."""
     if not job:
         return names.draw(taken)
     for attempt in range(1, 100):
-        run = names.of_job(job, attempt)
+        run = names.of_job(everywhere, attempt)
         if run not in taken:
             return run
         try:

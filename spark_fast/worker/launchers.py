@@ -31,6 +31,8 @@ class Place:
     """The same for all ranks of the job on this host, and for no other job that lives beside it."""
     generation: int = 0
     """How often an elastic launcher, or a scheduler, has started the job again."""
+    everywhere: str = ""
+    """The job, the same for its ranks on all hosts, as far as that can be known."""
 
 
 Environment = Mapping[str, str]
@@ -88,6 +90,9 @@ def _no_srun(environ: Environment) -> bool:
     # From 0xfffffff0 on the numbers are no steps of srun: 0xfffffffb is the script, 0xfffffffa the shell.
     return not _NUMBER.fullmatch(step) or int(step) >= 0xFFFFFFF0
 
+
+_OF_A_HOST = ("GROUP_RANK", "SLURM_NODEID")
+"""Variables that number the hosts of a job."""
 
 _NUMBER = re.compile(r"\d{1,10}", re.ASCII)
 
@@ -185,7 +190,10 @@ def place(options: "Options") -> Place | None:
         if rank is None or world_size is None:
             raise ValueError("configure() needs both rank and world_size where no launcher says them")
         job = job or _job_of_parent(name, "SPARK_FAST_RANK", os.environ)
-        return _checked(name, rank, world_size, local_rank, local_world_size, job, found.generation if found else 0)
+        generation, everywhere = (found.generation, found.everywhere) if found is not None else (0, "")
+        if options.job:
+            everywhere = options.job
+        return _checked(name, rank, world_size, local_rank, local_world_size, job, generation, everywhere)
     except ValueError as error:
         _warn(error)
         return None
@@ -217,17 +225,26 @@ def _read(rows: list[Launcher], environ: Environment, parent: str | None) -> Pla
             local_world_size = _value(each, "the local world size", each.local_world_size, environ)
     restarts = _value(row, "the restart count", row.restarts, environ) or 0
     job = parent and f"{row.name}:{parent}"
+    everywhere = ""
     for names in row.job:
         values = [environ.get(name, "") for name in names]
         if all(values) and values[0] != "none":  # what torchrun calls a job to which nobody gave a name
             job = ":".join([row.name, *values])
+            everywhere = ":".join([row.name, *(environ[name] for name in names if name not in _OF_A_HOST)])
             break
     job = job or _job_of_parent(row.name, row.rank, environ)
-    return _checked(row.name, rank, world_size, local_rank, local_world_size, job, restarts)
+    return _checked(row.name, rank, world_size, local_rank, local_world_size, job, restarts, everywhere)
 
 
 def _checked(
-    name: str, rank: int, world_size: int, local_rank: int | None, local_world_size: int | None, job: str, restarts: int
+    name: str,
+    rank: int,
+    world_size: int,
+    local_rank: int | None,
+    local_world_size: int | None,
+    job: str,
+    restarts: int,
+    everywhere: str,
 ) -> Place:
     if local_rank is None:
         local_rank, local_world_size = rank, world_size
@@ -237,7 +254,7 @@ def _checked(
         raise ValueError(f"{name} says rank {rank} of {world_size}")
     if not 0 <= local_rank < local_world_size <= world_size:
         raise ValueError(f"{name} says local rank {local_rank} of {local_world_size}, and {world_size} in all")
-    return Place(name, rank, world_size, local_rank, local_world_size, job, restarts)
+    return Place(name, rank, world_size, local_rank, local_world_size, job, restarts, everywhere or job)
 
 
 def _value(
