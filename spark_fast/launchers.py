@@ -27,6 +27,8 @@ class Place:
     """The same for all ranks of the job on this host, and for no other job that lives beside it."""
     generation: int = 0
     """How often an elastic launcher, or a scheduler, has started the job again."""
+    everywhere: str = ""
+    """The job, the same for its ranks on all hosts, as far as that can be known."""
 
 
 Environment = Mapping[str, str]
@@ -86,6 +88,9 @@ def _no_srun(environ: Environment) -> bool:
 
 
 _NUMBER = re.compile(r"\d{1,10}", re.ASCII)
+
+_OF_A_HOST = ("GROUP_RANK", "SLURM_NODEID")
+"""Variables that number the hosts of a job."""
 
 # The innermost first: torchrun is started by srun, mpirun by sbatch, Ray's workers live in a step of srun, and each
 # leaves its own variables to the processes below. PyTorch's variables are set by many, last of all by the script
@@ -193,17 +198,26 @@ def _read(rows: list[Launcher], environ: Environment, parent: str | None) -> Pla
             local_world_size = _value(each, "the local world size", each.local_world_size, environ)
     restarts = _value(row, "the restart count", row.restarts, environ) or 0
     job = parent and f"{row.name}:{parent}"
+    everywhere = ""
     for variables in row.job:
         values = [environ.get(name, "") for name in variables]
         if all(values) and values[0] != "none":  # what torchrun calls a job to which nobody gave a name
             job = ":".join([row.name, *values])
+            everywhere = ":".join([row.name, *(environ[name] for name in variables if name not in _OF_A_HOST)])
             break
     job = job or job_of_parent(row.name, row.rank, environ)
-    return checked(row.name, rank, world_size, local_rank, local_world_size, job, restarts)
+    return checked(row.name, rank, world_size, local_rank, local_world_size, job, restarts, everywhere)
 
 
 def checked(
-    name: str, rank: int, world_size: int, local_rank: int | None, local_world_size: int | None, job: str, restarts: int
+    name: str,
+    rank: int,
+    world_size: int,
+    local_rank: int | None,
+    local_world_size: int | None,
+    job: str,
+    restarts: int,
+    everywhere: str,
 ) -> Place:
     """The place, if it can be one: ValueError if not. Where nobody says who is on this host, all ranks are."""
     if local_rank is None:
@@ -214,7 +228,7 @@ def checked(
         raise ValueError(f"{name} says rank {rank} of {world_size}")
     if not 0 <= local_rank < local_world_size <= world_size:
         raise ValueError(f"{name} says local rank {local_rank} of {local_world_size}, and {world_size} in all")
-    return Place(name, rank, world_size, local_rank, local_world_size, job, restarts)
+    return Place(name, rank, world_size, local_rank, local_world_size, job, restarts, everywhere or job)
 
 
 def _value(

@@ -43,7 +43,10 @@ def place(options: "Options") -> Place | None:
         if rank is None or world_size is None:
             raise ValueError("configure() needs both rank and world_size where no launcher says them")
         job = job or job_of_parent(name, "SPARK_FAST_RANK", os.environ)
-        return checked(name, rank, world_size, local_rank, local_world_size, job, found.generation if found else 0)
+        generation, everywhere = (found.generation, found.everywhere) if found is not None else (0, "")
+        if options.job:
+            everywhere = options.job
+        return checked(name, rank, world_size, local_rank, local_world_size, job, generation, everywhere)
     except ValueError as error:
         _warn(error)
         return None
