@@ -81,8 +81,8 @@ sf_announce(struct sf_segment *segment)
     sf_wake(&segment->header->changes);
 }
 
-/* A worker that is still attaching counts: it hears of what is asked now at its first checkpoint. Asking the kernel costs
- * more than all the rest, so it is asked once for all the slots that lie side by side and have had no worker. */
+/* A worker that is still attaching counts: it hears of what is asked now at its first checkpoint. Asking the kernel
+ * costs more than all the rest, so it is asked once for all the slots that lie side by side and have had no worker. */
 int
 sf_slot_taken(const struct sf_segment *segment, uint32_t slot, uint32_t *empty)
 {
@@ -128,7 +128,8 @@ wake_ranks(struct sf_segment *segment)
     }
 }
 
-/* Those that are parked are woken when it is decided: many ranks that help at once would only be in each other's way. */
+/* Those that are parked are woken when it is decided: many ranks that help at once would only be in each other's way.
+ */
 static void
 decide(struct sf_segment *segment, uint64_t seq, uint32_t rank, int standing)
 {

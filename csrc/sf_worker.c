@@ -353,8 +353,8 @@ find_place(uint32_t number, int guess, struct front *place)
         return rc;
     /* Without a runner it comes within its first checkpoint, which has counted. */
     uint64_t counted = own_step > 0 ? worker.stride : 0;
-    int parked = sf_state_parks(&worker.state, front.step) && !front.leaves &&
-                 front.step + counted >= own_step + worker.stride;
+    int parked =
+        sf_state_parks(&worker.state, front.step) && !front.leaves && front.step + counted >= own_step + worker.stride;
     if (parked && place->applied + SF_LOG_CAPACITY > tail) {
         place->step -= worker.stride;
     } else {
@@ -661,6 +661,11 @@ apply(const struct sf_entry *entry, uint64_t seq, uint64_t target, uint64_t step
             unpark(step, SF_STATE_RUNNING); /* parked, and asked to park at a later step */
         break;
     case SF_ADVANCE:
+        /* Code that came by a reload is parked one checkpoint behind the step of the pause. Several ranks keep to what
+         * the log says: they must not park anywhere else. */
+        if (state == SF_STATE_PARKED && !atomic_load(&sf_worker_several) && worker.state.park < step + entry->arg)
+            worker.state.park = step + entry->arg;
+        /* fall through */
     case SF_RESUME:
         if (state == SF_STATE_PARKED)
             unpark(step, SF_STATE_RUNNING);

@@ -9,8 +9,8 @@ static const struct {
     enum fate fate;
 } sender_points[] = {
     {"append:opened", NOTHING},  {"append:locked", NOTHING},      {"append:voided", NOTHING},
-    {"append:written", NOTHING},  {"append:published", UNDECIDED}, {"decide:signalled", UNDECIDED},
-    {"decide:decided", DECIDED},  {"append:decided", DECIDED},     {"append:unlocked", DECIDED},
+    {"append:written", NOTHING}, {"append:published", UNDECIDED}, {"decide:signalled", UNDECIDED},
+    {"decide:decided", DECIDED}, {"append:decided", DECIDED},     {"append:unlocked", DECIDED},
 };
 #define SENDER_POINTS (sizeof sender_points / sizeof *sender_points)
 
