@@ -1,0 +1,1 @@
+"""Jobs of several hosts: see `protocol` for how they agree."""
