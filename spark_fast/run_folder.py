@@ -277,6 +277,7 @@ def claim(
     version: str,
     *,
     job: str = "",
+    everywhere: str = "",
     world_size: int = 1,
     generation: int = 0,
     timeout: float = 2.0,
@@ -286,6 +287,7 @@ def claim(
     wanted: its id, or None for a new one. A folder that a dead run left under this id is emptied.
     job: if another rank of this job lives, and has made a run of this id, that is joined. Ranks without a wanted id
         come to the same one.
+    everywhere: the job, the same on all hosts, so that they come to one id there too.
     generation: how often the launcher has started the job again. Ranks of two generations share no run: their steps
         would stand for different items.
     timeout: seconds to wait for others that make or remove runs.
@@ -301,7 +303,7 @@ def claim(
     try:
         with _home_locked(home, timeout):
             taken = set(os.listdir(home))
-            run = wanted if wanted is not None else _unused(home, job, generation, taken)
+            run = wanted if wanted is not None else _unused(home, job, everywhere or job, generation, taken)
             if run in taken:
                 fd = open_run(home, run)
                 try:
@@ -352,12 +354,12 @@ def claim(
         os.close(home)
 
 
-def _unused(home: int, job: str, generation: int, taken: set[str]) -> str:
+def _unused(home: int, job: str, everywhere: str, generation: int, taken: set[str]) -> str:
     """A name for a run that nobody has asked for a certain one. Of a job, that of its run, if there is one."""
     if not job:
         return names.draw(taken)
     for attempt in range(1, 100):
-        run = names.of_job(job, attempt)
+        run = names.of_job(everywhere, attempt)
         if run not in taken:
             return run
         try:

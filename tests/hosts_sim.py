@@ -243,6 +243,7 @@ class SimJob:
         kinds: Sequence[Kind] = (Kind.PAUSE, Kind.RESUME, Kind.SET, Kind.ADVANCE),
         step_every: float = 0.01,
         latency: float = 0.0002,
+        client: type[SimClient] = SimClient,
     ) -> None:
         self.random = random.Random(seed)
         self.time = 0.0
@@ -254,6 +255,7 @@ class SimJob:
         self.step_every = step_every
         self.latency = latency
         self.store = SimStore()
+        self.client = client
         self.asked = 0
         self.kills = 0
         self.cuts = 0
@@ -416,7 +418,7 @@ class SimJob:
             self._throw(host, error)
 
     def _begin(self, host: SimHost) -> None:
-        client = SimClient(self.store)
+        client = self.client(self.store)
         if host.relay is None:
             host.relay = Relay(client, host, host.member, self.times)
             host.gone_since = None

@@ -84,7 +84,7 @@ def test_a_host_that_is_cut_off_fails_the_request_by_name_in_time_and_the_others
     ident = job.ask(job.hosts[0], Kind.PAUSE)
     job.run(20.0, lambda: ident in job.hosts[0].fates)
     fate, told = job.hosts[0].fates[ident]
-    assert (fate.state, fate.reason) == ("failed", "host h2 (ranks 4-5) did not answer in 5 s")
+    assert (fate.state, fate.reason) == ("refused", "host h2 (ranks 4-5) did not answer in 5 s")
     assert told - began < job.times.bound + 0.5
     steps = [rank.step for host in job.hosts for rank in host.ranks_]
     job.run(1.0)
@@ -177,7 +177,7 @@ def test_ranks_of_which_nobody_has_heard_make_a_request_fail() -> None:
     ident = job.ask(job.hosts[0], Kind.PAUSE)
     job.run(10.0, lambda: ident in job.hosts[0].fates)
     fate = job.hosts[0].fates[ident][0]
-    assert fate.state == "failed" and "no word yet of rank 1" in fate.reason
+    assert fate.state == "refused" and "no word yet of rank 1" in fate.reason
 
 
 def test_a_host_that_was_silent_for_long_is_left_out_of_a_pause_and_never_of_a_value() -> None:
@@ -190,7 +190,7 @@ def test_a_host_that_was_silent_for_long_is_left_out_of_a_pause_and_never_of_a_v
         job.run(10.0, lambda ident=ident: ident in job.hosts[0].fates)
         states.append(job.hosts[0].fates[ident][0].state)
         job.run(6.0)
-    assert states == ["failed", "applied", "failed"]
+    assert states == ["refused", "applied", "refused"]
     job.hosts[1].dead_until = 0.0
     job.run(10.0)
     job.check()

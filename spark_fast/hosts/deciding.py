@@ -45,8 +45,7 @@ def combine(target: int, found: Mapping[Member, Done], silent: Sequence[Member])
     def names(*outcomes: str) -> str:
         return ", ".join(member.name for member, done in found.items() if done.outcome in outcomes)
 
-    reply = next((done.reply for done in found.values() if done.outcome == "failed" and done.reply), None)
-    reply = reply or next((done.reply for done in found.values() if done.reply), None)
+    replies = {rank: reply for done in found.values() for rank, reply in (done.replies or {}).items()} or None
     steps = [done.step for done in found.values() if done.outcome in ("applied", "failed") and done.step is not None]
     step = min(steps, default=target)
     reasons = []
@@ -55,14 +54,15 @@ def combine(target: int, found: Mapping[Member, Done], silent: Sequence[Member])
     if silent:
         reasons.append(f"nothing was heard since of {', '.join(member.name for member in silent)}")
     if names("failed"):
-        return Fate("failed", step, reason="; ".join([f"on {names('failed')}", *reasons]), reply=reply)
+        return Fate("failed", step, reason="; ".join([f"on {names('failed')}", *reasons]), replies=replies)
     if reasons:
         if others := names("applied"):
             reasons.append(f"{others} acted")
-        return Fate("failed", step, reason="; ".join(reasons), reply=reply)
+        return Fate("failed", step, reason="; ".join(reasons), replies=replies)
     if names("superseded"):
         by = next((done.by for done in found.values() if done.by), "")
         return Fate("superseded", by=by)
-    if lost := names("lost"):
+    lost = names("lost")
+    if lost and not names("applied"):  # who has died is left out
         return Fate("lost", reason=f"the ranks of {lost} ended before it")
-    return Fate("applied", step, reply=reply)
+    return Fate("applied", step, replies=replies)

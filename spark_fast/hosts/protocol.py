@@ -364,7 +364,7 @@ class Relay:
             "stopping": Fate("refused", reason="the run is stopping"),
             "ended": Fate("refused", reason="the run has ended"),
         }
-        yield from call(self._local.tell, ident, fates.get(decision.why, Fate("failed", reason=decision.reason)))
+        yield from call(self._local.tell, ident, fates.get(decision.why, Fate("refused", reason=decision.reason)))
 
     # --- the job's log ---
 

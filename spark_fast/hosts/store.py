@@ -1,13 +1,18 @@
 """Where the hosts of a job meet: a table of keys and values that the job has anyway, and that every host reaches.
 
 What is kept there is in `protocol`; this file says what a store must be able to do, and which there are. Another one is
-a class with these methods and a row of SCHEMES.
+a class with these methods and a row of SCHEMES. Its class may have two functions more: `serve(rest)`, which makes the
+store, and `relay(folder, place)`, which starts a relay and says whether it could.
 """
 
 from importlib import import_module
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
-__all__ = ["SCHEMES", "Store", "StoreGoneError", "open_store", "parse_address"]
+if TYPE_CHECKING:
+    from spark_fast.hosts.folder import HostPlace
+
+__all__ = ["SCHEMES", "Store", "StoreGoneError", "open_store", "parse_address", "serve_store", "start_relay"]
 
 
 class StoreGoneError(Exception):
@@ -42,7 +47,7 @@ class Store(Protocol):
 
 SCHEMES = {
     "tcp": ("spark_fast.hosts.tcp", "TcpStore"),
-    "ray": ("spark_fast.integrations.ray", "RayStore"),
+    "ray": ("spark_fast.hosts.ray", "RayStore"),
 }
 """The store that an address begins with: the module and class, which takes the rest of the address and a number of
 seconds, that each of its calls may take."""
@@ -59,11 +64,28 @@ def parse_address(address: str) -> tuple[str, str]:
 
 def open_store(address: str, timeout: float) -> Store:
     """Connects to the store at this address. Raises StoreGoneError if that takes longer than `timeout` seconds."""
-    scheme, rest = parse_address(address)
-    module, name = SCHEMES[scheme]
     try:
-        found = getattr(import_module(module), name)
-    except ImportError as error:
-        raise StoreGoneError(f"{address} needs a package that is not installed: {error}") from None
+        found, rest = _found(address)
+    except (ImportError, ValueError) as error:
+        raise StoreGoneError(str(error)) from None
     store: Store = found(rest, timeout)
     return store
+
+
+def serve_store(address: str) -> None:
+    """Makes the store, if it is one that the job has to make: called by its rank 0."""
+    found, rest = _found(address)
+    if hasattr(found, "serve"):
+        found.serve(rest)
+
+
+def start_relay(address: str, folder: Path, place: "HostPlace") -> bool:
+    """Starts the relay of a run folder where the store has its own way to do so. Whether it was."""
+    found, _ = _found(address)
+    return bool(found.relay(folder, place)) if hasattr(found, "relay") else False
+
+
+def _found(address: str) -> tuple[Any, str]:
+    scheme, rest = parse_address(address)
+    module, name = SCHEMES[scheme]
+    return getattr(import_module(module), name), rest

@@ -10,8 +10,10 @@ are given up when their time is over, together with the connection.
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -79,8 +81,7 @@ class TcpStore:
             return distributed.PrefixStore(prefix or "spark_fast", client)
 
         self._store = self._call(connect, timeout + 1)
-        # Connecting is half of it: what answers may be no store.
-        self.get("job")
+        self.get("job")  # connecting is half of it: what answers may be no store
 
     def _call(self, function: Callable[[], _Result], timeout: float | None = None) -> _Result:
         if self._gone:
@@ -108,18 +109,24 @@ class TcpStore:
         return found
 
     def wait(self, key: str, timeout: float) -> bytes | None:
-        from torch.distributed import DistStoreError
+        end = time.monotonic() + timeout
+        while True:
+            left = max(end - time.monotonic(), 0.001)
+            if not self._call(partial(self._woken, key, left), left + self._timeout):
+                return None
+            found = self.get(key)
+            # Whoever only looks for what is not there, as get() does, wakes those that wait for it too.
+            if found is not None or time.monotonic() >= end:
+                return found
 
-        def wait() -> bool:
-            try:
-                self._store.wait([key], timedelta(seconds=max(timeout, 0.001)))
-            except DistStoreError as error:
-                if "timeout" not in str(error):
-                    raise
-                return False
-            return True
-
-        return self.get(key) if self._call(wait, timeout + self._timeout) else None
+    def _woken(self, key: str, timeout: float) -> bool:
+        try:
+            self._store.wait([key], timedelta(seconds=timeout))
+        except RuntimeError as error:
+            if "wait timeout" not in str(error):
+                raise
+            return False
+        return True
 
     def delete(self, key: str) -> None:
         self._call(lambda: self._store.delete_key(key))

@@ -128,7 +128,13 @@ class Entry:
     @classmethod
     def parsed(cls, raw: bytes | None) -> "Entry | None":
         """None if it makes no sense: nobody applies it then."""
-        found = as_object(raw)
+        return cls.found(as_object(raw))
+
+    @classmethod
+    def found(cls, found: Any) -> "Entry | None":
+        """The same of what JSON had."""
+        if not isinstance(found, dict):
+            return None
         ident, kind = _text(found.get("id")), whole(found.get("kind"), max(Kind))
         duration, letter = found.get("duration", 0.0), found.get("letter")
         numbers = [whole(found.get(name, 0)) for name in ("arg", "ranks", "home")]
@@ -223,13 +229,13 @@ class Done:
         outcome: "applied", "failed", "superseded", "late", "lost", or "nothing" where it had no part.
         step: at which it was.
         by: the id of what superseded it.
-        reply: what a rank of the host said of it: the fields of a mailbox.Reply.
+        replies: what its ranks said of it, by rank: the fields of a mailbox.Reply.
     """
 
     outcome: str
     step: int | None = None
     by: str = ""
-    reply: dict[str, Any] | None = None
+    replies: dict[str, Any] | None = None
 
     def packed(self) -> bytes:
         return _packed(self)
@@ -237,12 +243,12 @@ class Done:
     @classmethod
     def parsed(cls, raw: bytes) -> "Done":
         found = as_object(raw)
-        outcome, reply = _text(found.get("outcome")), found.get("reply")
+        outcome, replies = _text(found.get("outcome")), found.get("replies")
         if outcome not in ("applied", "failed", "superseded", "late", "nothing"):
             outcome = "lost"
-        return cls(
-            outcome, whole(found.get("step")), _text(found.get("by")), reply if isinstance(reply, dict) else None
-        )
+        if not isinstance(replies, dict) or not all(rank.isdecimal() for rank in replies):
+            replies = None
+        return cls(outcome, whole(found.get("step")), _text(found.get("by")), replies)
 
 
 @dataclass(frozen=True)
@@ -252,7 +258,7 @@ class Fate:
     Attributes:
         state: "applied", "failed", "superseded", "refused" or "lost"; "nothing" if there was nothing to do, "same" if a
             stop was asked for already.
-        step, by, reply: as in Done.
+        step, by, replies: as in Done.
         reason: for people.
     """
 
@@ -260,7 +266,7 @@ class Fate:
     step: int | None = None
     by: str = ""
     reason: str = ""
-    reply: dict[str, Any] | None = None
+    replies: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
