@@ -39,17 +39,22 @@ class Place(Protocol):
     def generation(self) -> int: ...
 
 
-def store_address(environ: Mapping[str, str] = os.environ) -> str:
+def store_address(environ: Mapping[str, str] = os.environ, generation: int = 0) -> str:
     """Where the job's store is: what SPARK_FAST_STORE says, else the store of torch.distributed; empty if none is
-    known."""
+    known.
+
+    generation: how often the job was started again. Its runs are other ones then, of which the store may hold the old
+        ones' requests.
+    """
     if chosen := environ.get("SPARK_FAST_STORE"):
-        return chosen
+        scheme, _, rest = chosen.partition("://")
+        return f"{scheme}://{rest}{'' if '/' in rest else '/spark_fast'}{f'.{generation}' if generation else ''}"
     host, port = environ.get("MASTER_ADDR"), environ.get("MASTER_PORT")
     if not host or not port or not port.isdecimal():
         return ""
     # An agent's store may serve several jobs, which differ in this.
     job = re.sub(r"[^A-Za-z0-9_.-]", "_", environ.get("TORCHELASTIC_RUN_ID", "job"))
-    return f"tcp://{host}:{port}/spark_fast.{job}"
+    return f"tcp://{host}:{port}/spark_fast.{job}.{generation}"
 
 
 def bound_of(environ: Mapping[str, str] = os.environ) -> float:
@@ -72,7 +77,7 @@ def start(folder: Path, place: Place) -> None:
     """
     before = read_place(folder)
     found = HostPlace(
-        address=store_address(),
+        address=store_address(generation=place.generation),
         node=before.node if before is not None else f"{run_folder.new_id():016x}",
         name=socket.gethostname(),
         first=place.rank - place.local_rank,

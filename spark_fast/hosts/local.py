@@ -13,7 +13,7 @@ from spark_fast._core import Segment
 from spark_fast.errors import SegmentError, SparkError
 from spark_fast.hosts import folder as files
 from spark_fast.hosts.words import STEP_MAX, VOID, Answer, Ask, Done, Entry, Fate, Note, Peer, Place
-from spark_fast.request import Verdict
+from spark_fast.request import FateState, Verdict, fate_of
 from spark_fast.run_folder import CONTROL
 from spark_fast.status import WorkerState, status_of
 
@@ -23,7 +23,6 @@ _KEPT = 256
 """Fates that are kept: twice as many as the log has entries."""
 _TURN = 2.0
 _NO_PAUSE = 1 << 62
-_APPLIED, _SUPERSEDED, _FAILED = 1, 2, 3
 
 
 class RunFolder:
@@ -185,26 +184,22 @@ class RunFolder:
         return self.segment.commit(seq, target)
 
     def outcome(self, seq: int, ident: str) -> Done | None:
-        entry = _core.read_entry(self._control, seq)
-        if entry is None or f"{entry['id']:016x}" != ident:
-            return Done("lost")
-        outcome, step = entry["outcome"], entry["value"]
-        if outcome == _SUPERSEDED:
-            by = _core.read_entry(self._control, step)
-            return Done("superseded", by="" if by is None else f"{by['id']:016x}")
-        if outcome in (_APPLIED, _FAILED):
-            return Done("applied" if outcome == _APPLIED else "failed", step, replies=self._replies(ident))
-        slots = [slot for slot in self._slots() if _lives(slot)]
-        if not slots:
-            return Done("lost")
-        bit = (seq - 1) % _core.LOG_CAPACITY
-        if all(slot["applied"] >= seq and slot["done"] >> bit & 1 for slot in slots):
-            # The one that would have said so has died.
-            return Done("failed" if entry["failed"] else "applied", entry["target"], replies=self._replies(ident))
-        return None
-
-    def _replies(self, ident: str) -> dict[str, Any] | None:
+        slots = self._slots()
+        alive = any(_lives(slot) for slot in slots)  # before the fate is read: what was published before a death counts
         number = int(ident, 16)
+        fate = fate_of(self._control, seq, number, folder=self._folder, alive=alive, ended="ended")
+        if not fate.final and len(slots) > 1 and self.segment.conclude(seq):
+            fate = fate_of(self._control, seq, number, folder=self._folder, alive=alive, ended="ended")
+        if not fate.final:
+            return None
+        if fate.state is FateState.SUPERSEDED:
+            return Done("superseded", by=fate.by or "")
+        if fate.state not in (FateState.APPLIED, FateState.FAILED, FateState.REFUSED):
+            return Done("lost")
+        outcome = "applied" if fate.state is FateState.APPLIED else "failed"
+        return Done(outcome, fate.step, replies=self._replies(number))
+
+    def _replies(self, number: int) -> dict[str, Any] | None:
         found = {str(rank): asdict(reply) for rank, reply in mailbox.read_replies(self._folder, number).items()}
         alone = mailbox.read_reply(self._folder, number)
         if alone is not None:  # of the only rank of this host

@@ -47,7 +47,7 @@ class Store(Protocol):
 
 SCHEMES = {
     "tcp": ("spark_fast.hosts.tcp", "TcpStore"),
-    "ray": ("spark_fast.integrations.ray", "RayStore"),
+    "ray": ("spark_fast.hosts.ray", "RayStore"),
 }
 """The store that an address begins with: the module and class, which takes the rest of the address and a number of
 seconds, that each of its calls may take."""

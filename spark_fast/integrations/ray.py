@@ -82,6 +82,8 @@ def configure(
         if not (others.get("local_rank") is not None and others.get("local_world_size") is not None):
             others |= _meet(rank, world_size, job, timeout)
         others.setdefault("job", _job_here(job))
+        if world_size > (others.get("local_world_size") or world_size):
+            _meet_elsewhere(job, others)
     if session.command is None:
         session.command = _title()
     options.configure(rank=rank, world_size=world_size, **others)
@@ -131,6 +133,15 @@ def _job_here(job: str | None) -> str:
     """What the ranks on this node have in common, and no others: several nodes of Ray may be on one host."""
     about = ray.get_runtime_context()
     return ":".join(("Ray", about.get_node_id(), about.get_job_id(), job or ""))
+
+
+def _meet_elsewhere(job: str | None, others: dict[str, Any]) -> None:
+    """Other nodes have ranks too: they meet in an actor, and their runs are called the same."""
+    about = ray.get_runtime_context()
+    everywhere = f"{about.get_job_id()}:{job or ''}"
+    os.environ.setdefault("SPARK_FAST_STORE", f"ray://{about.gcs_address}/{_NAMESPACE}/store:{everywhere}")
+    if "run" not in others and options.current().run is None:
+        others["run"] = names.of_job(everywhere, 1)
 
 
 def _title() -> list[str] | None:
