@@ -92,9 +92,6 @@ _OF_A_HOST = ("GROUP_RANK", "SLURM_NODEID")
 
 _NUMBER = re.compile(r"\d{1,10}", re.ASCII)
 
-_OF_A_HOST = ("GROUP_RANK", "SLURM_NODEID")
-"""Variables that number the hosts of a job."""
-
 # The innermost first: torchrun is started by srun, mpirun by sbatch, Ray's workers live in a step of srun, and each
 # leaves its own variables to the processes below. PyTorch's variables are set by many, last of all by the script
 # itself. Open MPI and MPICH start their daemons by srun, so that all of Slurm's variables are there too, and mean the
@@ -214,14 +211,7 @@ def _read(rows: list[Launcher], environ: Environment, parent: str | None) -> Pla
 
 
 def checked(
-    name: str,
-    rank: int,
-    world_size: int,
-    local_rank: int | None,
-    local_world_size: int | None,
-    job: str,
-    restarts: int,
-    everywhere: str,
+    name: str, rank: int, world_size: int, local_rank: int | None, local_world_size: int | None, job: str, restarts: int
 ) -> Place:
     """The place, if it can be one: ValueError if not. Where nobody says who is on this host, all ranks are."""
     if local_rank is None:
@@ -232,7 +222,7 @@ def checked(
         raise ValueError(f"{name} says rank {rank} of {world_size}")
     if not 0 <= local_rank < local_world_size <= world_size:
         raise ValueError(f"{name} says local rank {local_rank} of {local_world_size}, and {world_size} in all")
-    return Place(name, rank, world_size, local_rank, local_world_size, job, restarts, everywhere or job)
+    return Place(name, rank, world_size, local_rank, local_world_size, job, restarts)
 
 
 def _value(
