@@ -460,10 +460,10 @@ def test_one_process_of_a_job_does_what_is_to_be_done_once() -> None:
 
 def test_a_job_is_called_the_same_on_all_its_hosts() -> None:
     hosts = [
-        find({**dict(RANK="4", WORLD_SIZE="8", LOCAL_RANK="0", LOCAL_WORLD_SIZE="4"), **own})
+        find({"RANK": "4", "WORLD_SIZE": "8", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "4", **own})
         for own in (
-            dict(TORCHELASTIC_RUN_ID="9e1f", GROUP_RANK="0"),
-            dict(TORCHELASTIC_RUN_ID="9e1f", GROUP_RANK="1"),
+            {"TORCHELASTIC_RUN_ID": "9e1f", "GROUP_RANK": "0"},
+            {"TORCHELASTIC_RUN_ID": "9e1f", "GROUP_RANK": "1"},
         )
     ]
     assert all(hosts)
