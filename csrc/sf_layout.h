@@ -26,7 +26,6 @@
 
 #define SF_PAGE 4096u
 #define SF_LOG_CAPACITY 128u /* a power of two */
-#define SF_AGREEMENTS 8u     /* reloads that ranks may be at, at the same time */
 #define SF_LEVELS 4          /* nested track() loops that are shown */
 #define SF_SENDER_MAX 64
 #define SF_MAIL_MAX 64
@@ -102,14 +101,15 @@ struct sf_state {
 #define SF_OUTCOME_VALUE(outcome) ((outcome) & (SF_STEP_MAX - 1))
 
 #define SF_RANKS_ALL 0u
+#define SF_ENTRY_FAILED 1u /* a bit of sf_entry.agreed */
 
 /* What ranks vote on, in this order, before they go on together with an entry. Who has given a vote of one phase has
  * said yes to those before it. */
 enum sf_phase { SF_PHASE_READY, SF_PHASE_EXECUTED, SF_PHASE_PROVED, SF_PHASE_END };
 #define SF_VOTE_YES 1u
 #define SF_VOTE_NO 2u
+#define SF_VOTE_OVER 3u /* has read all that it needs to know of the entry; said yes, or was not there to be asked */
 #define SF_VOTE(seq, phase, said) (((uint64_t)(seq) << 4) | ((uint64_t)(phase) << 2) | (said))
-#define SF_AGREED(seq, bits) (((uint64_t)(seq) << 8) | (bits)) /* two bits for each phase, 0 while it is open */
 #define SF_VOTE_SEQ(vote) ((vote) >> 4)
 #define SF_VOTE_PHASE(vote) ((unsigned)((vote) >> 2) & 3u)
 #define SF_VOTE_SAID(vote) ((unsigned)(vote) & 3u)
@@ -128,7 +128,9 @@ struct sf_entry {
     int64_t asked_ns; /* CLOCK_REALTIME */
     struct sf_state before;
     uint32_t ranks; /* SF_SET, SF_CALL: SF_RANKS_ALL, or the rank that does it, plus one; the others pass it by */
-    _Atomic uint32_t failed; /* 1 once a rank has failed at it */
+    /* Bit 0: a rank has failed at it. Above it two bits for each vote, SF_VOTE_YES or SF_VOTE_NO once it is decided, by
+     * compare-and-swap. */
+    _Atomic uint32_t agreed;
     /* 0: the target is decided here. Else other hosts have a say in it, and this is the earliest step that this host
      * can take: SF_TARGET_NONE until it is known, then swapped once. From that step on a rank waits for the target. */
     _Atomic uint64_t low;
@@ -153,10 +155,7 @@ struct sf_header {
     /* Entries 1..tail exist. Stored seq_cst by the sender that holds the log's lock: the store is the moment from
      * which a request exists. Pairs with the loads in sf_turn(): see "sets its word again" there. */
     alignas(128) _Atomic uint64_t tail;
-    _Atomic int32_t lock_pid; /* who holds the log's lock, for messages only */
-    /* What ranks have agreed on, SF_AGREED(): of entry n in place n % SF_AGREEMENTS, swapped. Not in the entry, since a
-     * reload may take longer than the log remembers. */
-    _Atomic uint64_t agreed[SF_AGREEMENTS];
+    _Atomic int32_t lock_pid; /* who is in the middle of an append, or died there; 0 if nobody is */
 
     /* A futex that watchers wait on: raised by a worker, with release, after each change that it publishes. */
     alignas(128) _Atomic uint32_t changes;

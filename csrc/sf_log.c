@@ -81,42 +81,76 @@ sf_announce(struct sf_segment *segment)
     sf_wake(&segment->header->changes);
 }
 
-/* Makes a rank take its slow path, and wakes it if it is parked. Seq_cst: comes before the caller's read of the step.
- * A rank that parks a moment later finds the word changed and does not begin to wait, so it needs no wake. */
-static void
-signal_rank(struct sf_slot *slot)
-{
-    if (atomic_fetch_or(&slot->word, SF_WORD_PENDING) & SF_WORD_HELD)
-        sf_wake(&slot->word);
-}
-
-/* A worker that is still attaching counts: it hears of what is asked now at its first checkpoint. */
+/* A worker that is still attaching counts: it hears of what is asked now at its first checkpoint. Asking the kernel
+ * costs more than all the rest, so it is asked once for all the slots that lie side by side and have had no worker. */
 int
-sf_slot_taken(const struct sf_segment *segment, uint32_t slot)
+sf_slot_taken(const struct sf_segment *segment, uint32_t slot, uint32_t *empty)
 {
-    uint32_t state = atomic_load(&segment->slots[slot].state);
-    return state == SF_STATE_NONE ? sf_slot_alive(segment->fd, slot) == 1 : state < SF_STATE_STOPPED;
+    uint32_t state = atomic_load(&segment->slots[slot].state), end = slot + 1;
+
+    if (state != SF_STATE_NONE)
+        return state < SF_STATE_STOPPED;
+    if (slot < *empty)
+        return 0;
+    while (end < segment->slot_count && atomic_load(&segment->slots[end].state) == SF_STATE_NONE)
+        end++;
+    while (sf_slots_held(segment->fd, slot, end) != 0) {
+        if (end == slot + 1)
+            return 1;
+        end = slot + (end - slot) / 2;
+    }
+    *empty = end;
+    return 0;
 }
 
+/* Makes every rank take its slow path. Seq_cst: comes before the caller's reads of the steps. Whether one is parked. */
+static int
+signal_ranks(struct sf_segment *segment)
+{
+    uint32_t empty = 0;
+    int parked = 0;
+
+    for (uint32_t r = 0; r < segment->slot_count; r++) {
+        if (sf_slot_taken(segment, r, &empty))
+            parked |= (atomic_fetch_or(&segment->slots[r].word, SF_WORD_PENDING) & SF_WORD_HELD) != 0;
+    }
+    return parked;
+}
+
+/* Wakes those that are parked. One that parks a moment later finds the word changed and does not begin to wait, so it
+ * needs no wake. */
+static void
+wake_ranks(struct sf_segment *segment)
+{
+    for (uint32_t r = 0; r < segment->slot_count; r++) {
+        if (atomic_load(&segment->slots[r].word) & SF_WORD_HELD)
+            sf_wake(&segment->slots[r].word);
+    }
+}
+
+/* Those that are parked are woken when it is decided: many ranks that help at once would only be in each other's way.
+ */
 static void
 decide(struct sf_segment *segment, uint64_t seq, uint32_t rank, int standing)
 {
     struct sf_entry *entry = sf_entry_at(segment, seq);
     uint64_t target = 0;
+    uint32_t empty = 0;
+    int parked = signal_ranks(segment);
 
-    for (uint32_t r = 0; r < segment->slot_count; r++) {
-        if (sf_slot_taken(segment, r))
-            signal_rank(&segment->slots[r]);
-    }
     SF_POINT("decide:signalled");
     for (uint32_t r = 0; r < segment->slot_count; r++) {
         struct sf_slot *slot = &segment->slots[r];
-        /* A dead rank does no harm to the agreement, but its step might put the target far ahead of the others. */
-        if (!sf_slot_taken(segment, r) || (segment->slot_count > 1 && r != rank && sf_slot_alive(segment->fd, r) == 0))
+
+        if (!sf_slot_taken(segment, r, &empty))
             continue;
         /* The helper itself stands at its checkpoint and can act there; the others can act at their next. */
         uint64_t next = atomic_load(&slot->step) + (r == rank && standing ? 0 : atomic_load(&slot->stride));
-        if (next <= SF_STEP_MAX && next > target)
+        if (next > SF_STEP_MAX || next <= target)
+            continue;
+        /* A dead rank does no harm to the agreement, but its step might put the target far ahead of the others. Asking
+         * the kernel costs more than all the rest, so only where the answer matters. */
+        if (segment->slot_count == 1 || r == rank || sf_slot_alive(segment->fd, r) != 0)
             target = next;
     }
     /* Ranks that park where the log before this entry says come no further; they apply it there. */
@@ -130,6 +164,9 @@ decide(struct sf_segment *segment, uint64_t seq, uint32_t rank, int standing)
         atomic_compare_exchange_strong(&entry->target, &none, target);
     else
         atomic_compare_exchange_strong(&entry->low, &none, target);
+    SF_POINT("decide:decided");
+    if (parked)
+        wake_ranks(segment);
 }
 
 uint64_t
@@ -141,10 +178,8 @@ sf_commit(struct sf_segment *segment, uint64_t seq, uint64_t target)
     if (!atomic_compare_exchange_strong(&entry->target, &none, target))
         return none;
     SF_POINT("commit:target");
-    for (uint32_t r = 0; r < segment->slot_count; r++) {
-        if (sf_slot_taken(segment, r))
-            signal_rank(&segment->slots[r]);
-    }
+    if (signal_ranks(segment))
+        wake_ranks(segment);
     sf_announce(segment);
     return target;
 }
@@ -272,15 +307,19 @@ judge(const struct sf_state *state, const struct sf_request *request, uint64_t *
 static int
 slowest(struct sf_segment *segment, uint32_t *rank, uint64_t *applied)
 {
+    uint32_t empty = 0;
     int found = 0;
 
     for (uint32_t r = 0; r < segment->slot_count; r++) {
         struct sf_slot *slot = &segment->slots[r];
         uint64_t mine;
 
-        if (!sf_slot_taken(segment, r))
+        if (!sf_slot_taken(segment, r, &empty))
             continue;
         mine = atomic_load(&slot->applied);
+        uint64_t vote = atomic_load(&slot->vote);
+        if (SF_VOTE_SAID(vote) == SF_VOTE_YES && SF_VOTE_SEQ(vote) > 0 && SF_VOTE_SEQ(vote) <= mine)
+            mine = SF_VOTE_SEQ(vote) - 1; /* has yet to read what came of its vote */
         /* Asking the kernel costs more than all the rest, so only where the answer matters. */
         if ((found && mine >= *applied) || sf_slot_alive(segment->fd, r) == 0)
             continue;
@@ -345,7 +384,7 @@ append_locked(struct sf_segment *segment, const struct sf_request *request, stru
     entry->asked_ns = sf_realtime_ns();
     entry->before = state;
     entry->ranks = request->ranks;
-    atomic_store_explicit(&entry->failed, 0, memory_order_relaxed);
+    atomic_store_explicit(&entry->agreed, 0, memory_order_relaxed);
     atomic_store_explicit(&entry->low, request->elsewhere ? SF_TARGET_NONE : 0, memory_order_relaxed);
     memcpy(entry->sender, request->sender, sizeof entry->sender);
     memcpy(entry->mail, request->mail, sizeof entry->mail);
@@ -387,8 +426,11 @@ sf_append(struct sf_segment *segment, const struct sf_request *request, int64_t 
     SF_POINT("append:locked");
     rc = sf_segment_check(segment);
     if (rc == 0) {
-        atomic_store_explicit(&segment->header->lock_pid, (int32_t)getpid(), memory_order_relaxed);
+        /* Whoever was before us died in its turn, it may be between its decision and its wakes. */
+        if (atomic_exchange_explicit(&segment->header->lock_pid, (int32_t)getpid(), memory_order_relaxed) != 0)
+            wake_ranks(segment);
         rc = append_locked(segment, request, receipt);
+        atomic_store_explicit(&segment->header->lock_pid, 0, memory_order_relaxed);
     }
     sf_log_unlock(segment, fd);
     SF_POINT("append:unlocked");
@@ -433,6 +475,16 @@ sf_all_done(const struct sf_segment *segment, uint64_t seq, uint32_t self)
     return 1;
 }
 
+uint32_t
+sf_only_slot(const struct sf_segment *segment, const struct sf_entry *entry)
+{
+    for (uint32_t r = 0; entry->ranks != SF_RANKS_ALL && r < segment->slot_count; r++) {
+        if (atomic_load(&segment->slots[r].rank) == entry->ranks - 1)
+            return r;
+    }
+    return SF_NO_RANK;
+}
+
 int
 sf_conclude(struct sf_segment *segment, uint64_t seq)
 {
@@ -446,6 +498,14 @@ sf_conclude(struct sf_segment *segment, uint64_t seq)
         return SF_OUTCOME_CODE(outcome) != SF_OUTCOME_OPEN;
     if (target > SF_STEP_MAX || segment->slot_count == 1)
         return 0;
+    uint32_t only = sf_only_slot(segment, entry);
+    if (only != SF_NO_RANK) {
+        /* It tells first, and then that it has done it: a rank of which only this can be read is another process, that
+         * came later. */
+        if (is_there(segment, only) && !has_done(&segment->slots[only], seq))
+            return 0;
+        return atomic_load(&entry->outcome) == outcome ? -ESRCH : 1;
+    }
     if (!sf_all_done(segment, seq, SF_NO_RANK))
         return 0;
     /* One that came later says so of all that was asked before. */
@@ -453,7 +513,7 @@ sf_conclude(struct sf_segment *segment, uint64_t seq)
         someone = has_done(&segment->slots[r], seq) && atomic_load(&segment->slots[r].attached_ns) <= entry->asked_ns;
     if (!someone)
         return -ESRCH;
-    unsigned failed = atomic_load(&entry->failed);
+    unsigned failed = atomic_load(&entry->agreed) & SF_ENTRY_FAILED;
     if (!atomic_compare_exchange_strong(&entry->outcome, &outcome,
                                         SF_OUTCOME(failed ? SF_OUTCOME_FAILED : SF_OUTCOME_APPLIED, target)))
         return SF_OUTCOME_CODE(outcome) != SF_OUTCOME_OPEN;
@@ -477,33 +537,30 @@ said(uint64_t vote, uint64_t seq, enum sf_phase phase)
         return SF_VOTE_SEQ(vote) > seq ? SF_VOTE_YES : 0;
     if (SF_VOTE_PHASE(vote) != phase)
         return SF_VOTE_PHASE(vote) > phase ? SF_VOTE_YES : 0;
-    return SF_VOTE_SAID(vote);
+    return SF_VOTE_SAID(vote) == SF_VOTE_OVER ? SF_VOTE_YES : SF_VOTE_SAID(vote);
 }
 
 unsigned
 sf_agreed(struct sf_segment *segment, uint64_t seq, enum sf_phase phase, int give_up)
 {
-    _Atomic uint64_t *place = &segment->header->agreed[seq % SF_AGREEMENTS];
-    uint64_t agreed = atomic_load(place);
+    struct sf_entry *entry = sf_entry_at(segment, seq);
+    unsigned shift = 8 + 2 * phase;
     unsigned verdict = SF_VOTE_YES;
+    uint32_t agreed = atomic_load(&entry->agreed);
 
-    if (agreed >> 8 > seq)
-        return SF_VOTE_NO; /* a later reload was met before this one had proved itself */
-    for (uint32_t r = 0; r < segment->slot_count && verdict != SF_VOTE_NO; r++) {
+    if (atomic_load(&entry->number) != seq)
+        return SF_VOTE_NO; /* a damaged file: the log keeps what ranks are at */
+    for (uint32_t r = 0; r < segment->slot_count && verdict != SF_VOTE_NO && (agreed >> shift & 3u) == 0; r++) {
         unsigned vote = said(atomic_load(&segment->slots[r].vote), seq, phase);
         if (vote != SF_VOTE_YES && is_there(segment, r))
             verdict = vote == SF_VOTE_NO || give_up ? SF_VOTE_NO : 0;
     }
-    for (;;) {
-        unsigned bits = agreed >> 8 == seq ? (unsigned)(agreed & 0xff) : 0;
-        if (agreed >> 8 > seq)
-            return SF_VOTE_NO;
-        if ((bits >> 2 * phase & 3u) != 0 || verdict == 0)
-            return bits >> 2 * phase & 3u;
+    while ((agreed >> shift & 3u) == 0 && verdict != 0) {
         SF_POINT("vote:counted");
-        if (atomic_compare_exchange_weak(place, &agreed, SF_AGREED(seq, bits | verdict << 2 * phase))) {
+        if (atomic_compare_exchange_weak(&entry->agreed, &agreed, agreed | verdict << shift)) {
             sf_announce(segment);
             return verdict;
         }
     }
+    return agreed >> shift & 3u;
 }

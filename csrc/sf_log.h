@@ -87,17 +87,22 @@ void sf_log_unlock(struct sf_segment *segment, int fd);
 /* With the log's lock in hand: the last entry, if it is undecided, had a sender that died. */
 void sf_log_void_last(struct sf_segment *segment, uint64_t tail);
 
-/* Whether a rank is, or is about to be, in this slot: seen from its state, whatever became of its process. */
-int sf_slot_taken(const struct sf_segment *segment, uint32_t slot);
+/* Whether a rank is, or is about to be, in this slot: seen from its state, whatever became of its process. For who asks
+ * slot by slot: those below `empty`, 0 at first, are known to have had no rank. */
+int sf_slot_taken(const struct sf_segment *segment, uint32_t slot, uint32_t *empty);
 
 /* --- what the ranks of a run have to know of each other beyond the target --- */
 
 /* Whether every rank that lives, but for the one in slot `self`, has done what entry seq asks for. */
 int sf_all_done(const struct sf_segment *segment, uint64_t seq, uint32_t self);
 
-/* For those who wait for the fate of an entry: tells what came of it, if the ranks that live are done with it, and those
- * that were not have died since. 1 if it is told, by this call or before; 0 if not; -ESRCH if all who were there to do it
- * have died, and nobody will. */
+/* The slot of the rank that alone is to do what an entry asks for; SF_NO_RANK if all are, or it has none on this host.
+ */
+uint32_t sf_only_slot(const struct sf_segment *segment, const struct sf_entry *entry);
+
+/* For those who wait for the fate of an entry: tells what came of it, if the ranks that live are done with it, and
+ * those that were not have died since. 1 if it is told, by this call or before; 0 if not; -ESRCH if all who were there
+ * to do it have died, and nobody will. */
 int sf_conclude(struct sf_segment *segment, uint64_t seq);
 
 /* Gives the vote of the rank in `slot` on an entry that it has applied. */

@@ -224,6 +224,12 @@ sf_slot_alive(int fd, uint32_t rank)
     return sf_lock_held(fd, slot_offset(rank), sizeof(struct sf_slot));
 }
 
+int
+sf_slots_held(int fd, uint32_t first, uint32_t end)
+{
+    return sf_lock_held(fd, slot_offset(first), slot_offset(end) - slot_offset(first));
+}
+
 void
 sf_note_lost(const struct sf_segment *segment, uint32_t slot)
 {
@@ -396,7 +402,7 @@ sf_read_entry(int fd, uint64_t seq, struct sf_entry_view *view)
     view->duration_ns = entry.duration_ns;
     view->asked_ns = entry.asked_ns;
     view->ranks = entry.ranks;
-    view->failed = PLAIN(entry.failed);
+    view->agreed = PLAIN(entry.agreed);
     view->low = PLAIN(entry.low);
     memcpy(view->sender, entry.sender, sizeof view->sender);
     memcpy(view->mail, entry.mail, sizeof view->mail);

@@ -54,6 +54,8 @@ uint32_t sf_segment_changes(const struct sf_segment *segment);
 
 /* 1 if a living process holds the slot, 0 if not, -errno. Asked through fd, which may be another open file. */
 int sf_slot_alive(int fd, uint32_t rank);
+/* The same of any of the slots from `first` up to but not including `end`. */
+int sf_slots_held(int fd, uint32_t first, uint32_t end);
 
 /* Somebody saw that no process holds a slot that was not given back: from when on that is known, for people. */
 void sf_note_lost(const struct sf_segment *segment, uint32_t slot);
@@ -99,7 +101,7 @@ struct sf_entry_view {
     uint32_t kind;
     int32_t sender_pid;
     int64_t duration_ns, asked_ns;
-    uint32_t ranks, failed;
+    uint32_t ranks, agreed;
     uint64_t low;
     char sender[SF_SENDER_MAX];
     char mail[SF_MAIL_MAX];

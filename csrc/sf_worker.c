@@ -207,6 +207,7 @@ sf_worker_attach(const char *path, uint32_t slot_count, uint32_t slot, uint64_t 
 struct front {
     uint64_t step;                /* the furthest */
     uint64_t applied, applied_at; /* the last entry that one has applied, and where; applied_at 0 if it can't be told */
+    int leaves;                   /* they leave their loops there for a reload */
 };
 
 static void
@@ -235,13 +236,14 @@ static struct front
 find_front(uint32_t number)
 {
     struct front alive = {0}, all = {0};
+    uint32_t empty = 0;
 
     for (uint32_t r = 0; r < worker.segment.slot_count; r++) {
         struct sf_slot *slot = &worker.segment.slots[r];
         struct front with = alive;
 
         look_at(slot, &all);
-        if (r == number || !sf_slot_taken(&worker.segment, r))
+        if (r == number || !sf_slot_taken(&worker.segment, r, &empty))
             continue;
         look_at(slot, &with);
         /* Asking the kernel costs more than all the rest, so only where the answer matters. */
@@ -269,13 +271,12 @@ state_at(uint64_t seq, uint64_t tail, struct sf_state *state)
     return state->target > SF_STEP_MAX ? -SF_ECORRUPT : 0;
 }
 
-/* Whether the ranks leave their loops for an entry, so that what stands behind it is for the code that comes next, at the
- * next step at the earliest: a reload that they were ready for. -EAGAIN while they have not made up their minds. */
+/* Whether the ranks leave their loops for an entry, so that what stands behind it is for the code that comes next, at
+ * the next step at the earliest: a reload that they were ready for. -EAGAIN while they have not made up their minds. */
 static int
 leaves(const struct sf_entry *entry, uint64_t seq)
 {
-    uint64_t agreed = atomic_load(&worker.segment.header->agreed[seq % SF_AGREEMENTS]);
-    unsigned ready = agreed >> 8 == seq ? (unsigned)(agreed >> 2 * SF_PHASE_READY) & 3u : 0;
+    unsigned ready = atomic_load(&entry->agreed) >> (8 + 2 * SF_PHASE_READY) & 3u;
 
     if (entry->kind != SF_RELOAD || ready == SF_VOTE_NO || atomic_load(&entry->target) == SF_TARGET_VOID)
         return 0;
@@ -301,6 +302,7 @@ move_on(struct front *front, uint64_t tail, int guess)
         if (left < 0 && !guess)
             return left;
         due += left ? worker.stride : 0;
+        front->leaves = due > front->step;
         if (front->applied == tail)
             return 0;
         struct sf_entry *entry = sf_entry_at(&worker.segment, front->applied + 1);
@@ -338,27 +340,30 @@ find_place(uint32_t number, int guess, struct front *place)
     worker.applied = 0;
     worker.state = sf_state_first();
     if (atomic_load(&worker.segment.slots[number].state) == SF_STATE_NONE && tail <= SF_LOG_CAPACITY &&
-        front.step <= own_step + SF_JOIN_LEAD)
+        front.step <= own_step + SF_JOIN_LEAD * (uint64_t)worker.stride)
         return 0;
 
-    /* No two ranks act on different steps. Where the others park, this one parks at its first checkpoint, which counts as
-     * the one where they are. Else its first is their next: what is due before that is for those who came by it. */
-    struct front parked = front;
+    /* No two ranks act on different steps. Where the others park, this one parks at its first checkpoint, which counts
+     * as the one where they are. Else its first is their next: what is due before that is for those who came by it. */
+    *place = front;
     rc = move_on(&front, tail, guess);
-    if (rc == 0 && parked.applied >= 1 && parked.applied + SF_LOG_CAPACITY > tail)
-        rc = state_at(parked.applied, tail, &worker.state);
+    if (rc == 0)
+        rc = state_at(front.applied, tail, &worker.state);
     if (rc < 0)
         return rc;
-    int reloads = parked.applied_at == parked.step && parked.applied >= 1 &&
-                  leaves(sf_entry_at(&worker.segment, parked.applied), parked.applied) != 0;
-    if (sf_state_parks(&worker.state, parked.step) && !reloads && parked.step >= own_step + worker.stride) {
-        front = parked;
-        front.step -= worker.stride;
-    } else if (front.step < own_step) {
-        front.step = own_step;
+    /* Without a runner it comes within its first checkpoint, which has counted. */
+    uint64_t counted = own_step > 0 ? worker.stride : 0;
+    int parked =
+        sf_state_parks(&worker.state, front.step) && !front.leaves && front.step + counted >= own_step + worker.stride;
+    if (parked && place->applied + SF_LOG_CAPACITY > tail) {
+        place->step -= worker.stride;
+    } else {
+        *place = front;
+        if (place->step + counted < own_step)
+            place->step = own_step - counted;
     }
-    *place = front;
-    worker.applied = front.applied;
+    place->step += counted;
+    worker.applied = place->applied;
     return state_at(worker.applied, tail, &worker.state);
 }
 
@@ -382,7 +387,7 @@ join_locked(const char *path, uint32_t number, uint64_t cookie, int guess)
     /* What was asked before it came, nobody waits for it to do; where it does it all the same it says so again. */
     for (size_t i = 0; i < SF_LOG_CAPACITY / 64; i++)
         atomic_store(&slot->done[i], UINT64_MAX);
-    atomic_store(&slot->vote, SF_VOTE(atomic_load(&worker.segment.header->tail), SF_PHASE_END - 1, SF_VOTE_YES));
+    atomic_store(&slot->vote, SF_VOTE(atomic_load(&worker.segment.header->tail), SF_PHASE_END - 1, SF_VOTE_OVER));
     atomic_store(&slot->applied, worker.applied);
     atomic_store(&slot->applied_at, place.applied_at);
     atomic_store(&slot->held, 0);
@@ -540,7 +545,8 @@ set_outcome(uint64_t seq, unsigned code, uint64_t value)
     atomic_compare_exchange_strong(&sf_entry_at(&worker.segment, seq)->outcome, &open, SF_OUTCOME(code, value));
 }
 
-/* Every rank that lives has a part in what becomes of an entry. The last one to be done with it tells. */
+/* Every rank that lives has a part in what becomes of an entry. The last one to be done with it tells. What one rank
+ * alone is to do, that one tells, before anything else: sf_conclude() relies on it. */
 static void
 complete(uint64_t seq, int failed, uint64_t step)
 {
@@ -554,14 +560,17 @@ complete(uint64_t seq, int failed, uint64_t step)
     if (seq == 0 || atomic_load(&entry->number) != seq)
         return; /* forgotten by the log since */
     if (failed)
-        atomic_store(&entry->failed, 1);
+        atomic_fetch_or(&entry->agreed, SF_ENTRY_FAILED);
+    uint32_t only = sf_only_slot(&worker.segment, entry);
+    if (only == worker.number)
+        set_outcome(seq, failed ? SF_OUTCOME_FAILED : SF_OUTCOME_APPLIED, step);
     if (worker.applied >= seq)
         atomic_fetch_or(&worker.slot->done[bit / 64], UINT64_C(1) << (bit % 64));
     else
         atomic_store(&worker.slot->held, seq);
     SF_POINT("done:told");
-    if (sf_all_done(&worker.segment, seq, worker.number)) {
-        failed = atomic_load(&entry->failed) != 0;
+    if (only == SF_NO_RANK && sf_all_done(&worker.segment, seq, worker.number)) {
+        failed = (atomic_load(&entry->agreed) & SF_ENTRY_FAILED) != 0;
         set_outcome(seq, failed ? SF_OUTCOME_FAILED : SF_OUTCOME_APPLIED, step);
     }
 }
@@ -599,7 +608,7 @@ copy_entry(struct sf_entry_view *view, const struct sf_entry *entry, uint64_t se
     view->duration_ns = entry->duration_ns;
     view->asked_ns = entry->asked_ns;
     view->ranks = entry->ranks;
-    view->failed = atomic_load(&entry->failed);
+    view->agreed = atomic_load(&entry->agreed);
     view->low = atomic_load(&entry->low);
     memcpy(view->sender, entry->sender, sizeof view->sender);
     memcpy(view->mail, entry->mail, sizeof view->mail);
@@ -652,6 +661,11 @@ apply(const struct sf_entry *entry, uint64_t seq, uint64_t target, uint64_t step
             unpark(step, SF_STATE_RUNNING); /* parked, and asked to park at a later step */
         break;
     case SF_ADVANCE:
+        /* Code that came by a reload is parked one checkpoint behind the step of the pause. Several ranks keep to what
+         * the log says: they must not park anywhere else. */
+        if (state == SF_STATE_PARKED && !atomic_load(&sf_worker_several) && worker.state.park < step + entry->arg)
+            worker.state.park = step + entry->arg;
+        /* fall through */
     case SF_RESUME:
         if (state == SF_STATE_PARKED)
             unpark(step, SF_STATE_RUNNING);
@@ -841,13 +855,26 @@ sf_worker_tell(uint64_t seq, uint64_t step, int failed)
     sf_announce(&worker.segment);
 }
 
+/* Says that this rank has no further use for the entry, so that the log may forget it, once it knows what came of it.
+ */
+static unsigned
+read_verdict(uint64_t seq, enum sf_phase phase, unsigned verdict)
+{
+    if (verdict == SF_VOTE_NO || (verdict == SF_VOTE_YES && phase + 1 == SF_PHASE_END)) {
+        uint64_t mine = atomic_load(&worker.slot->vote);
+        if (SF_VOTE_SEQ(mine) == seq && SF_VOTE_SAID(mine) == SF_VOTE_YES)
+            atomic_store(&worker.slot->vote, SF_VOTE(seq, SF_VOTE_PHASE(mine), SF_VOTE_OVER));
+    }
+    return verdict;
+}
+
 unsigned
 sf_worker_vote(uint64_t seq, enum sf_phase phase, int yes)
 {
     if (worker.slot == NULL || worker.segment.slot_count == 1)
         return yes ? SF_VOTE_YES : SF_VOTE_NO;
     sf_vote(&worker.segment, seq, worker.number, phase, yes);
-    return sf_agreed(&worker.segment, seq, phase, 0);
+    return read_verdict(seq, phase, sf_agreed(&worker.segment, seq, phase, 0));
 }
 
 unsigned
@@ -855,7 +882,7 @@ sf_worker_agreed(uint64_t seq, enum sf_phase phase, int give_up)
 {
     if (worker.slot == NULL)
         return SF_VOTE_NO;
-    return sf_agreed(&worker.segment, seq, phase, give_up);
+    return read_verdict(seq, phase, sf_agreed(&worker.segment, seq, phase, give_up));
 }
 
 int

@@ -140,11 +140,11 @@ int sf_worker_attach(const char *path, uint32_t slot_count, uint32_t slot, uint6
 
 /* The same in a control file that another rank has made. It comes to everything that the log holds, since its steps
  * count from 0 as those of the others do. But if somebody has had the slot before, or the others are far ahead, or the
- * log holds no longer what they began with, it begins at the step where they are, with what is due later. Waits while they
- * make up their minds about a reload: for that, and for its turn at the log, up to timeout_ns.
- * 0, -EADDRINUSE if a living process has the slot, -EINVAL if there is no such slot, -SF_EBUSY, or another error; then
- * nothing has changed. */
-#define SF_JOIN_LEAD 1024u /* steps that ranks which begin together may be ahead of the last one to come */
+ * log holds no longer what they began with, it begins at the step where they are, with what is due later. Waits while
+ * they make up their minds about a reload: for that, and for its turn at the log, up to timeout_ns. 0, -EADDRINUSE if a
+ * living process has the slot, -EINVAL if there is no such slot, -SF_EBUSY, or another error; then nothing has changed.
+ */
+#define SF_JOIN_LEAD 1024u /* checkpoints that ranks which begin together may be ahead of the last one to come */
 int sf_worker_join(const char *path, uint32_t slot, uint64_t cookie, int64_t timeout_ns);
 
 /* From here on nothing controls this process: the slot pointer moves to the quiet page. Keeps the mapping, since other

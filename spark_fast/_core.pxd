@@ -12,6 +12,7 @@ cdef extern from "sf_layout.h" nogil:
     const uint64_t SF_NEVER
     const uint64_t SF_TARGET_NONE
     const uint64_t SF_TARGET_VOID
+    const uint32_t SF_ENTRY_FAILED
     struct sf_state:
         uint64_t target
         uint64_t park
@@ -78,7 +79,7 @@ cdef extern from "sf_segment.h" nogil:
         int64_t duration_ns
         int64_t asked_ns
         uint32_t ranks
-        uint32_t failed
+        uint32_t agreed
         uint64_t low
         char *sender
         char *mail

@@ -63,7 +63,7 @@ cdef dict entry_dict(const sf_entry_view *entry):
         "duration": entry.duration_ns / 1e9, "asked": entry.asked_ns / 1e9, "sender_pid": entry.sender_pid,
         "sender": (<bytes>entry.sender).decode("utf-8", "replace"),
         "mail": (<bytes>entry.mail).decode("utf-8", "replace"),
-        "ranks": entry.ranks, "failed": bool(entry.failed), "low": entry.low,
+        "ranks": entry.ranks, "failed": bool(entry.agreed & SF_ENTRY_FAILED), "low": entry.low,
     }
 
 

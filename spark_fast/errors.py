@@ -100,14 +100,14 @@ class AmbiguousRunError(NoSuchRunError):
 
 
 class JobEndingError(SparkError):
-    """The run of this job is stopping: its processes are those that were there before a restart, and about to end.
+    """The processes of this job's run are those that were there before a restart, and about to end.
 
     Attributes:
         run: its id.
     """
 
     def __init__(self, run: str) -> None:
-        super().__init__(f"run {run} of this job is stopping")
+        super().__init__(f"run {run} of this job has not ended since the job was started again")
         self.run = run
 
 

@@ -6,7 +6,7 @@ Every launcher that is known is a row of LAUNCHERS. What none of them says, `con
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from spark_fast import names
 
@@ -27,6 +27,8 @@ class Place:
     """The same for all ranks of the job on this host, and for no other job that lives beside it."""
     generation: int = 0
     """How often an elastic launcher, or a scheduler, has started the job again."""
+    everywhere: str = ""
+    """The job, the same for its ranks on all hosts, as far as that can be known; else as `job`."""
 
 
 Environment = Mapping[str, str]
@@ -84,6 +86,9 @@ def _no_srun(environ: Environment) -> bool:
     # From 0xfffffff0 on the numbers are no steps of srun: 0xfffffffb is the script, 0xfffffffa the shell.
     return not _NUMBER.fullmatch(step) or int(step) >= 0xFFFFFFF0
 
+
+_OF_A_HOST = ("GROUP_RANK", "SLURM_NODEID")
+"""Variables that number the hosts of a job."""
 
 _NUMBER = re.compile(r"\d{1,10}", re.ASCII)
 
@@ -193,13 +198,16 @@ def _read(rows: list[Launcher], environ: Environment, parent: str | None) -> Pla
             local_world_size = _value(each, "the local world size", each.local_world_size, environ)
     restarts = _value(row, "the restart count", row.restarts, environ) or 0
     job = parent and f"{row.name}:{parent}"
+    everywhere = ""
     for variables in row.job:
         values = [environ.get(name, "") for name in variables]
         if all(values) and values[0] != "none":  # what torchrun calls a job to which nobody gave a name
             job = ":".join([row.name, *values])
+            everywhere = ":".join([row.name, *(environ[each] for each in variables if each not in _OF_A_HOST)])
             break
     job = job or job_of_parent(row.name, row.rank, environ)
-    return checked(row.name, rank, world_size, local_rank, local_world_size, job, restarts)
+    place = checked(row.name, rank, world_size, local_rank, local_world_size, job, restarts)
+    return replace(place, everywhere=everywhere)
 
 
 def checked(

@@ -20,6 +20,7 @@ __all__ = [
     "FateState",
     "Kind",
     "Verdict",
+    "failure_of",
     "fate_of",
     "format_id",
     "sender_name",
@@ -166,7 +167,7 @@ def fate_of(control: int, seq: int, ident: int, *, folder: Path, alive: bool, en
         by = _core.read_entry(control, entry["value"])
         return Fate(FateState.SUPERSEDED, by=format_id(by["id"]) if by is not None else None)
     if entry["outcome"] == _FAILED:
-        return _failure(folder, ident, entry["value"])
+        return failure_of(folder, ident, entry["value"])
     if entry["target"] == _core.TARGET_VOID:
         return Fate(FateState.VOID, reason="its sender died while sending it")
     if entry["target"] == _core.TARGET_NONE and alive:
@@ -188,7 +189,8 @@ def _forgotten(folder: Path, ident: int, alive: bool, ended: str) -> Fate:
     return Fate(FateState.REFUSED if reply.state == "refused" else FateState.FAILED, step=reply.step, reason=text)
 
 
-def _failure(folder: Path, ident: int, step: int) -> Fate:
+def failure_of(folder: Path, ident: int, step: int) -> Fate:
+    """The fate of a request that a worker could not do what it asks for, with what the worker says of it."""
     reply, text = _reply_of(folder, ident)
     if reply is None:
         return Fate(FateState.FAILED, step=step)

@@ -119,6 +119,7 @@ class About:
         python: of the interpreter.
         job: what all ranks of a job on one host have in common; "" for a run of one process.
         world_size: how many ranks the job has.
+        generation: how often the launcher had started the job again by then.
     """
 
     id: str
@@ -133,6 +134,7 @@ class About:
     python: str
     job: str = ""
     world_size: int = 1
+    generation: int = 0
 
 
 def boot_id() -> str:
@@ -168,7 +170,7 @@ def read_about(run: int) -> About | None:
     try:
         found = json.loads(raw)
         # Of a run of another version, what it does not say is left empty: better shown than hidden.
-        empty = {"command": [], "pid": 0, "started": 0.0, "world_size": 1}
+        empty = {"command": [], "pid": 0, "started": 0.0, "world_size": 1, "generation": 0}
         known = {field.name: found.get(field.name, empty.get(field.name, "")) for field in fields(About)}
         return About(
             id=str(known["id"]),
@@ -183,6 +185,7 @@ def read_about(run: int) -> About | None:
             python=str(known["python"]),
             job=str(known["job"]),
             world_size=int(known["world_size"]),
+            generation=int(known["generation"]),
         )
     except (ValueError, TypeError, AttributeError, RecursionError):
         return None
@@ -269,17 +272,28 @@ class Claim:
 
 @contextmanager
 def claim(
-    wanted: str | None, command: list[str], version: str, *, job: str = "", world_size: int = 1, timeout: float = 2.0
+    wanted: str | None,
+    command: list[str],
+    version: str,
+    *,
+    job: str = "",
+    everywhere: str = "",
+    world_size: int = 1,
+    generation: int = 0,
+    timeout: float = 2.0,
 ) -> Iterator[Claim]:
     """A folder for a new run, or that of the job's run. Until the block ends nobody else makes or removes runs.
 
     wanted: its id, or None for a new one. A folder that a dead run left under this id is emptied.
     job: if another rank of this job lives, and has made a run of this id, that is joined. Ranks without a wanted id
         come to the same one.
+    everywhere: the job, the same on all hosts, so that they come to one id there too.
+    generation: how often the launcher has started the job again. Ranks of two generations share no run: their steps
+        would stand for different items.
     timeout: seconds to wait for others that make or remove runs.
 
     Raises OSError, FolderRefusedError, SegmentError; RunNameTakenError if a living run has the id, JobEndingError if
-    that is the job's own, and it is stopping.
+    that is the job's own, and it is stopping or of another generation.
     """
     import platform
     import pwd
@@ -289,12 +303,12 @@ def claim(
     try:
         with _home_locked(home, timeout):
             taken = set(os.listdir(home))
-            run = wanted if wanted is not None else _unused(home, job, taken)
+            run = wanted if wanted is not None else _unused(home, job, everywhere or job, generation, taken)
             if run in taken:
                 fd = open_run(home, run)
                 try:
                     if _alive(fd):
-                        if not _is_of(fd, job):
+                        if not _is_of(fd, job, generation):
                             raise RunNameTakenError(run)
                         yield Claim(run, home_path() / run, joined=True)
                         return
@@ -321,6 +335,7 @@ def claim(
                 python=platform.python_version(),
                 job=job,
                 world_size=world_size,
+                generation=generation,
             )
             fd = open_run(home, run)
             try:
@@ -339,12 +354,12 @@ def claim(
         os.close(home)
 
 
-def _unused(home: int, job: str, taken: set[str]) -> str:
+def _unused(home: int, job: str, everywhere: str, generation: int, taken: set[str]) -> str:
     """A name for a run that nobody has asked for a certain one. Of a job, that of its run, if there is one."""
     if not job:
         return names.draw(taken)
     for attempt in range(1, 100):
-        run = names.of_job(job, attempt)
+        run = names.of_job(everywhere, attempt)
         if run not in taken:
             return run
         try:
@@ -352,18 +367,21 @@ def _unused(home: int, job: str, taken: set[str]) -> str:
         except (FileNotFoundError, FolderRefusedError):
             continue
         try:
-            if not _alive(fd) or _is_of(fd, job):
+            if not _alive(fd) or _is_of(fd, job, generation):
                 return run
         finally:
             os.close(fd)
     return names.draw(taken)
 
 
-def _is_of(run: int, job: str) -> bool:
-    """Whether the living run in this folder is the job's own. Raises JobEndingError if it is, and is stopping."""
+def _is_of(run: int, job: str, generation: int) -> bool:
+    """Whether the living run in this folder is the job's own. Raises JobEndingError if it is, and is stopping or of
+    another generation."""
     about = read_about(run)
     if not job or about is None or about.job != job or elsewhere(about):
         return False
+    if about.generation != generation:
+        raise JobEndingError(about.id)
     try:
         control = open_control(run)
     except OSError:

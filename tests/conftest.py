@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from spark_fast import client
+from spark_fast.worker.launchers import LAUNCHERS
 
 # Where the tests run as a background job, or under nohup, these signals are ignored, and what is ignored is inherited
 # by every child. What is handled is not: children then begin as they would in a terminal.
@@ -30,6 +31,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     for name in ("SPARK_FAST", "SPARK_FAST_RUN", "SPARK_FAST_QUIET", "SPARK_FAST_YIELD_INTERVAL", "SPARK_FAST_JOURNAL"):
         monkeypatch.delenv(name, raising=False)
+    for launcher in LAUNCHERS:  # the tests may themselves be one of several tasks
+        monkeypatch.delenv(launcher.rank, raising=False)
     yield path
     monkeypatch.setenv("SPARK_FAST_HOME", str(path))
     with suppress(client.FolderRefusedError):

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from spark_fast import client
+from spark_fast import _core, client
 from spark_fast.status import Rank
 from tests.support import DEADLINE, kill, until
 
@@ -28,8 +28,9 @@ def note(number: int):
     calls.append(number)
     return [rank, number]
 
+armed = spark.persist("armed", list)
 def arm(point: str):
-    _core.arm_point(point)
+    armed.append(point)  # the call itself is to end well
 
 state = spark.expose(lr=0.1, note=note, arm=arm)
 told = os.open(f"{os.environ['TOLD']}.{rank}", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
@@ -39,10 +40,16 @@ longest = float(os.environ.get("LONGEST", 0.003))
 def tell(**what):
     os.write(told, json.dumps(what).encode() + b"\\n")
 
+for each in range(int(os.environ.get("TOGETHER", 0))):
+    while not os.path.exists(f"{os.environ['TOLD']}.{each}"):
+        time.sleep(0.001)
+
 try:
     for item in spark.track(range(10**9), key="batch"):
         tell(step=worker.step(), item=item, lr=state.lr, calls=calls[:])
         calls.clear()
+        while armed:
+            _core.arm_point(armed.pop())
         #BODY
         time.sleep(sleeps.random() * longest)
 except spark.SparkStopError as stop:
@@ -50,13 +57,28 @@ except spark.SparkStopError as stop:
 """
 """Tells in a file of each rank, at each step, which item it has, and what it was told and asked since the last."""
 
+LOCKSTEP = LOOP.replace(
+    "#TOP",
+    """#TOP
+def meet(what: str):
+    with open(f"{os.environ['TOLD']}.{what}.{rank}", "ab"):
+        for each in range(int(os.environ["WORLD_SIZE"])):
+            while not os.path.exists(f"{os.environ['TOLD']}.{what}.{each}"):
+                time.sleep(0.0005)
+""",
+).replace("#BODY", 'meet(f"item{item}")\n        #BODY')
+"""The same where each step waits for all ranks, as that of a training does in its backward pass."""
+
 
 class Ranks:
     """The processes of a job on this host, killed when the block ends.
 
     how: "plain", as `python train.py`; "runner", what `spark-fast run` starts; "supervised", `spark-fast run` itself.
     job: tells it from other jobs.
-    start: whether to start all ranks at once.
+    start: whether to start all ranks at once; none begins its loop before all are there.
+
+    Attributes:
+        told_in: the file in which ranks that are started tell what they do, each with its number added.
     """
 
     def __init__(
@@ -79,15 +101,15 @@ class Ranks:
         self._old: list[subprocess.Popen[bytes]] = []
         before = {"plain": (), "runner": ("-m", "spark_fast.worker", "run"), "supervised": ("-m", "spark_fast", "run")}
         self._command = [sys.executable, *before[how], *args, str(self.script)]
-        self._told = self.folder / "told"
+        self.told_in = self.folder / "told"
         self._env = {
             "WORLD_SIZE": str(count),
             "LOCAL_WORLD_SIZE": str(count),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(30000 + job),
-            "TOLD": str(self._told),
         } | env
         if start:
+            self._env["TOGETHER"] = str(count)
             for rank in range(count):
                 self.start(rank)
 
@@ -103,7 +125,7 @@ class Ranks:
         """Starts a rank, also one that was there before."""
         if rank in self.processes:
             self._old.append(self.processes[rank])
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "TOLD": str(self.told_in)}
         with (self.folder / f"out.{rank}").open("ab") as out, (self.folder / f"err.{rank}").open("ab") as err:
             self.processes[rank] = subprocess.Popen(
                 self._command,
@@ -165,7 +187,7 @@ class Ranks:
 
     def told(self, rank: int) -> list[dict[str, Any]]:
         """All that a rank has told, in order."""
-        path = Path(f"{self._told}.{rank}")
+        path = Path(f"{self.told_in}.{rank}")
         return [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.exists() else []
 
     def steps(self, rank: int) -> dict[int, dict[str, Any]]:
@@ -176,15 +198,15 @@ class Ranks:
         """The steps at which ranks were told to stop."""
         return {line["stopped"] for rank in self.processes for line in self.told(rank) if "stopped" in line}
 
-    def assert_same(self, *ranks: int, first: int = 0, calls: bool = True) -> dict[int, dict[str, Any]]:
-        """Asserts that all ranks, or those that are named, told the same at each step that they have in common, from
-        step `first` on, and had each item in turn. calls: whether all were asked to note the same numbers. Returns what
+    def assert_same(self, *ranks: int, last: int = 1 << 62, calls: bool = True) -> dict[int, dict[str, Any]]:
+        """Asserts that all ranks, or those that are named, told the same at each step that they have in common, up to
+        step `last`, and had each item in turn. calls: whether all were asked to note the same numbers. Returns what
         the first of them told."""
         told = {rank: self.steps(rank) for rank in ranks or self.processes}
         if not calls:
             told = {rank: {at: line | {"calls": []} for at, line in steps.items()} for rank, steps in told.items()}
         common = sorted(set.intersection(*(set(steps) for steps in told.values())))
-        common = [step for step in common if step >= first]
+        common = [step for step in common if step <= last]
         assert common, "no step is common to all"
         for step in common:
             each = {rank: steps[step] for rank, steps in told.items()}
@@ -197,6 +219,14 @@ class Ranks:
     def noted(self, rank: int) -> Counter[int]:
         """How often a rank was asked to note each number."""
         return Counter(number for line in self.told(rank) for number in line.get("calls", ()))
+
+
+def last_entry(run: client.Run) -> dict[str, Any]:
+    """What the log says of the last request."""
+    with (run.folder / "control").open("rb") as control:
+        entry = _core.read_entry(control.fileno(), _core.read_view(control.fileno())["tail"])
+        assert entry is not None
+        return entry
 
 
 def standing(run: client.Run) -> set[int]:

@@ -20,6 +20,11 @@ Environment = dict[str, str]
 # --- the environments, as these launchers make them ---
 
 
+def here(found: Place | None) -> Place | None:
+    """Without what tells the job on other hosts."""
+    return None if found is None else replace(found, everywhere="")
+
+
 def torchrun(rank: int = 1, *, hosts: int = 1, here: int = 2, run: str = "9e1f", restarts: int = 0) -> Environment:
     return {
         "RANK": str(rank),
@@ -191,7 +196,7 @@ TRUE = {
 @pytest.mark.parametrize("name", TRUE)
 def test_each_launcher_says_where_a_process_stands(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     environ, expected = TRUE[name]
-    assert find(environ, parent="parent") == expected
+    assert here(find(environ, parent="parent")) == expected
     assert capsys.readouterr().err == ""
 
 
@@ -338,9 +343,9 @@ def test_the_options_tell_a_place_where_no_launcher_does(unlaunched: None, capsy
     assert place(Options(job="mine", local_rank=0)) is None
     assert capsys.readouterr().err == ""
     found = place(Options(rank=2, world_size=4, job="mine"))
-    assert found == Place("configure()", 2, 4, 2, 4, "mine")
+    assert here(found) == Place("configure()", 2, 4, 2, 4, "mine")
     found = place(Options(rank=6, world_size=8, local_rank=2, local_world_size=4, job="mine"))
-    assert found == Place("configure()", 6, 8, 2, 4, "mine")
+    assert here(found) == Place("configure()", 6, 8, 2, 4, "mine")
     named = place(Options(rank=0, world_size=2))
     assert named is not None
     assert named.job.startswith(f"configure():{os.getppid()}:")
@@ -349,12 +354,14 @@ def test_the_options_tell_a_place_where_no_launcher_does(unlaunched: None, capsy
 
 def test_the_options_win_over_the_launcher(launched: None) -> None:
     by_launcher = Place("torchrun", 1, 2, 1, 2, "torchrun:9e1f:0")
-    assert place(Options()) == by_launcher
-    assert place(Options(job="mine")) == replace(by_launcher, job="mine")
-    assert place(Options(rank=1, world_size=2)) == by_launcher
-    assert place(Options(local_rank=0, local_world_size=1)) == replace(by_launcher, local_rank=0, local_world_size=1)
-    assert place(Options(rank=3, world_size=8)) == Place("configure()", 3, 8, 3, 8, "torchrun:9e1f:0")
-    assert place(Options(rank=0, world_size=2)) == Place("configure()", 0, 2, 0, 2, "torchrun:9e1f:0")
+    assert here(place(Options())) == by_launcher
+    assert here(place(Options(job="mine"))) == replace(by_launcher, job="mine")
+    assert here(place(Options(rank=1, world_size=2))) == by_launcher
+    assert here(place(Options(local_rank=0, local_world_size=1))) == replace(
+        by_launcher, local_rank=0, local_world_size=1
+    )
+    assert here(place(Options(rank=3, world_size=8))) == Place("configure()", 3, 8, 3, 8, "torchrun:9e1f:0")
+    assert here(place(Options(rank=0, world_size=2))) == Place("configure()", 0, 2, 0, 2, "torchrun:9e1f:0")
     assert place(Options(ranks=False)) is None
     assert place(Options(ranks=False, rank=0, world_size=2)) is None
     assert place(Options(world_size=1)) is None
@@ -449,3 +456,16 @@ def test_one_process_of_a_job_does_what_is_to_be_done_once() -> None:
     assert not leads(torchrun(0) | {"SPARK_FAST_RANK": "3", "SPARK_FAST_WORLD_SIZE": "4"})
     assert leads(torchrun(1) | {"SPARK_FAST_WORLD_SIZE": "1"})
     assert leads(torchrun(1) | {"WORLD_SIZE": "two"})  # of which the worker warns, and is alone
+
+
+def test_a_job_is_called_the_same_on_all_its_hosts() -> None:
+    hosts = [
+        find({"RANK": "4", "WORLD_SIZE": "8", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "4", **own})
+        for own in (
+            {"TORCHELASTIC_RUN_ID": "9e1f", "GROUP_RANK": "0"},
+            {"TORCHELASTIC_RUN_ID": "9e1f", "GROUP_RANK": "1"},
+        )
+    ]
+    assert all(hosts)
+    assert len({found.everywhere for found in hosts if found is not None}) == 1
+    assert len({found.job for found in hosts if found is not None}) == 2

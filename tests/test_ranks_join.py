@@ -12,7 +12,7 @@ from tests.support import Child, until
 
 JOIN_POINTS = [
     "claim:folder", "claim:about", "create:opened", "create:filled", "create:renamed", "attach:filled", "attach:done",
-    "join:locked", "join:seated", "join:done",
+    "join:locked", "join:filled", "join:seated", "join:done",
 ]  # fmt: skip
 
 
@@ -119,6 +119,28 @@ def test_a_job_that_is_started_again_while_it_stops_is_a_new_run_that_begins_at_
         assert {_generation(run, 0), _generation(run, 1)} == {1}
 
 
+def test_ranks_that_a_launcher_has_started_again_wait_for_the_end_of_those_before_them(tmp_path: Path) -> None:
+    """Else some would begin at the step of one that is slow to die, and the rest where these are by then."""
+    elastic = {"TORCHELASTIC_RUN_ID": "7", "GROUP_RANK": "0"}
+    with Ranks(tmp_path, 3, **elastic, TORCHELASTIC_RESTART_COUNT="0") as job:
+        old = job.run()
+        slow = job.processes[1]
+        job.kill(0)
+        job.kill(2)
+        job.told_in = job.folder / "again"
+        for rank in range(3):
+            job.start(rank, TORCHELASTIC_RESTART_COUNT="1")
+        until(lambda: all((job.folder / f"again.{rank}").exists() for rank in range(3)), job.errs)
+        assert [rank.status for rank in old.ranks] == ["lost", "running", "lost"]
+        slow.kill()
+        slow.wait()
+        run = job.run()
+        assert (run.id, len(client.runs())) == (old.id, 1)
+        run.stop(timeout=10)
+        job.ended()
+        assert job.assert_same()[1]["item"] == 0
+
+
 def test_a_process_that_a_rank_starts_is_a_run_of_its_own_and_disturbs_nothing(tmp_path: Path) -> None:
     code = LOOP.replace("#TOP", "import subprocess, sys").replace(
         "#BODY",
@@ -157,7 +179,7 @@ def test_children_that_a_rank_forks_are_no_ranks_and_outlive_it_unnoticed(tmp_pa
             _obeys(run)
             job.processes[1].kill()
             job.ended(1)
-            assert by_number(run)[1].status == "lost"
+            until(lambda: _status(run, 1) == "lost")  # a child that has not come to run yet still has all that it had
             job.start(1)
             until(lambda: _status(run, 1) == "running", job.errs)
             _obeys(run)

@@ -12,7 +12,7 @@ import pytest
 
 from spark_fast import client
 from spark_fast.client import Request
-from tests.ranks import LOOP, Ranks, by_number, standing
+from tests.ranks import LOCKSTEP, LOOP, Ranks, by_number, standing
 from tests.support import until
 
 MOMENTS = int(os.environ.get("SPARK_FAST_TEST_MOMENTS", "60"))
@@ -147,55 +147,32 @@ def test_ranks_tell_the_same_of_all_that_was_asked_at_random_moments(tmp_path: P
 
 def test_ranks_that_wait_for_each_other_in_each_step_obey(tmp_path: Path) -> None:
     """As those of a training do in each backward pass. Whoever acted a step earlier would leave the others waiting."""
-    with Ranks(tmp_path, 3, WITH_BARRIER.replace("#BODY", "meet()"), PATIENCE="20") as job:
+    code = LOCKSTEP.replace("tell(stopped=stop.step)", "tell(stopped=stop.step, calls=calls)")
+    with Ranks(tmp_path, 3, code) as job:
         _ask_at_random(job, 2, MOMENTS)
-
-
-WITH_BARRIER = LOOP.replace(
-    "#TOP",
-    """
-count = int(os.environ["WORLD_SIZE"])
-met = 0
-def meet():
-    global met
-    met += 1
-    here = f"{os.environ['TOLD']}.met.{met}"
-    with open(here, "ab") as file:
-        file.write(b".")
-    while os.path.getsize(here) < count:
-        time.sleep(0.0005)
-""",
-).replace("tell(stopped=stop.step)", "tell(stopped=stop.step, calls=calls)")
-"""With a collective: meet() returns once all ranks have called it as often."""
 
 
 @pytest.mark.parametrize("parked", [False, True], ids=["running", "parked"])
 def test_functions_that_all_ranks_call_may_wait_for_each_other(tmp_path: Path, parked: bool) -> None:
-    code = WITH_BARRIER.replace("#BODY", "meet()").replace(
+    code = LOCKSTEP.replace(
         "state = spark.expose(",
         """
-def gather(times: int):
-    for _ in range(times):
-        meet()
+def gather(name: str, times: int):
+    for number in range(times):
+        meet(f"{name}.{number}")
         spark.checkpoint()
-    return met
+    return name
 state = spark.expose(gather=gather, """,
     )
     with Ranks(tmp_path, 3, code) as job:
         run = job.run()
         if parked:
             run.pause(timeout=10)
-        for times in (1, 5, 2):
+        for name in ("one", "two", "three"):
             before = standing(run)
-            found = run.call("gather", times, spark_ranks="all", spark_timeout=10)
-            assert list(found) == [0, 1, 2]
-            assert len(set(found.values())) == 1, found
+            found = run.call("gather", name, 5, spark_ranks="all", spark_timeout=10)
+            assert found == {0: name, 1: name, 2: name}
             assert not parked or standing(run) == before
-        # Rank 0 waits for the others, and those go on until they wait for it in their step. Asked too, they come.
-        asked = [run.request_call("gather", [1], ranks=0, wait=False)]
-        assert asked[0].fate.state == "asked"
-        asked += [run.request_call("gather", [1], ranks=rank, wait=False) for rank in (1, 2)]
-        assert len({request.wait(10) and request.result for request in asked}) == 1
         run.stop(timeout=10)
         assert job.ended() == [0, 0, 0]
         job.assert_same(calls=False)
@@ -272,10 +249,9 @@ def test_a_checkpoint_of_one_rank_alone_can_park_and_does_not_count(tmp_path: Pa
 def test_a_pause_is_applied_whether_the_rank_that_parks_alone_is_the_first_or_the_last(
     tmp_path: Path, first: int
 ) -> None:
-    code = WITH_BARRIER.replace(
+    code = LOCKSTEP.replace(
         "#BODY",
-        """meet()
-        if rank != int(os.environ["FIRST"]):
+        """if rank != int(os.environ["FIRST"]):
             time.sleep(0.2)
         if rank == 0:
             spark.checkpoint(collective=False)""",
@@ -288,7 +264,7 @@ def test_a_pause_is_applied_whether_the_rank_that_parks_alone_is_the_first_or_th
             run.resume(timeout=10)
 
 
-@pytest.mark.parametrize("to", [[0], [1], [2], [0, 1, 2]], ids=str)
+@pytest.mark.parametrize("to", [[0], [2], [0, 1, 2]], ids=str)
 def test_a_signal_to_any_rank_is_one_stop_of_all(tmp_path: Path, to: list[int]) -> None:
     with Ranks(tmp_path, 3, how="supervised") as job:
         run = job.run()
@@ -307,8 +283,7 @@ def test_a_rank_that_hangs_is_named_and_catches_up(tmp_path: Path) -> None:
         job.processes[1].send_signal(signal.SIGSTOP)
         request = run.set("lr", 0.5, wait=False)
         pause = run.pause(wait=False)
-        until(lambda: by_number(run)[1].overdue > 0)
-        assert by_number(run)[0].overdue == 0
+        until(lambda: by_number(run)[1].overdue > 0 == by_number(run)[0].overdue == by_number(run)[2].overdue)
         assert (request.fate.state, pause.fate.state, run.status) == ("asked", "asked", "pausing")
         job.processes[1].send_signal(signal.SIGCONT)
         assert _done(request) <= _done(pause)
@@ -342,7 +317,7 @@ def test_neither_memory_nor_descriptors_grow_with_requests(tmp_path: Path) -> No
 
         ask(140)  # as many as are remembered
         before = sizes()
-        ask(max(350, MOMENTS))
+        ask(max(250, MOMENTS))
         for (memory, descriptors, files), (more, opened, made) in zip(before, sizes(), strict=True):
             assert more < memory + (1 << 20)
             assert opened <= descriptors

@@ -1,6 +1,7 @@
 """What a control file says of its run, read at one moment."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from spark_fast import _core, run_folder
@@ -27,22 +28,28 @@ class Look:
     Raises SegmentError if the file can't be used.
     """
 
-    def __init__(self, control: int) -> None:
+    def __init__(self, control: int, peers: Callable[[], list[Rank]] | None = None) -> None:
+        """peers: what tells the ranks of the other hosts, if the job has any."""
         self._control = control
         self.view = _core.read_view(control)
         self.slots = [_core.read_slot(control, rank) for rank in range(self.view["slot_count"])]
+        elsewhere = self.view["world_size"] > self.view["slot_count"]
+        self.peers = peers() if peers is not None and elsewhere else []
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Look) and self.slots == other.slots and self.view == other.view
+        if not isinstance(other, Look):
+            return False
+        return self.slots == other.slots and self.view == other.view and self.peers == other.peers
 
     __hash__ = None  # type: ignore[assignment] # it holds dicts
 
     def ranks(self, about: run_folder.About) -> list[Rank]:
-        """The workers that have ever been there, by rank."""
+        """The workers that have ever been there, on all hosts of the job, by rank."""
         there = [slot for slot in self.slots if slot["state"] != WorkerState.NONE or slot["alive"]]
         furthest = max((slot["step"] for slot in there if slot["alive"]), default=0)
         applied = self._applied()
-        found = []
+        here = {slot["rank"] for slot in there}
+        found = [peer for peer in self.peers if peer.rank not in here]
         for slot in there:
             status = status_of(self.view, slot)
             lost = status is SparkStatus.LOST
@@ -129,6 +136,10 @@ def status_of_ranks(ranks: list[Rank]) -> SparkStatus:
     for status in (SparkStatus.LOST, SparkStatus.FAILED):
         if status in found:
             return status
-    if SparkStatus.PAUSED in found and SparkStatus.RUNNING in found:
-        return SparkStatus.PAUSING
-    return found[0]
+    if len(set(found)) == 1:
+        return found[0]
+    for status in (SparkStatus.STOPPING, SparkStatus.RELOADING):
+        if status in found:
+            return status
+    # Some are parked, or about to be, and others not: it is paused when all of them are.
+    return SparkStatus.PAUSING if {SparkStatus.PAUSED, SparkStatus.PAUSING} & set(found) else found[0]

@@ -136,6 +136,11 @@ class Request:
 
         Raises SparkTimeoutError after `timeout` seconds; the request stands.
         """
+        if self._seq < 0:
+            from spark_fast.client import meeting
+
+            meeting.wait(self._run.folder, self._ident, timeout)
+            timeout = 0.0
         if not self._run._until(lambda: self.fate.final, timeout):
             raise SparkTimeoutError(
                 f"{self.kind} of run {self._run.id} has not taken effect in {timeout or 0:.2g} s: the run is "
@@ -212,15 +217,20 @@ class Run:
     def _look(self) -> Look | None:
         """What the control file says now; None if it is damaged or gone."""
         try:
-            look = Look(self._control)
+            look = Look(self._control, self._peers)
             if len(look.slots) > 1 and (dead := look.unseen_deaths()):
                 for slot in dead:
                     with suppress(SegmentError, OSError):  # it is as dead without the note
                         self._open_segment().note_lost(slot)
-                look = Look(self._control)
+                look = Look(self._control, self._peers)
             return look
         except SegmentError:
             return None
+
+    def _peers(self) -> list[Rank]:
+        from spark_fast.client import meeting
+
+        return meeting.peers(self._folder)
 
     @property
     def ranks(self) -> list[Rank]:
@@ -609,6 +619,11 @@ class Run:
         if ident is None:
             ident = run_folder.new_id()
         sender = sender_name()
+        if self._is_elsewhere():
+            request = self._ask_hosts(kind, ident, sender, arg=arg, duration=duration, mail=mail, ranks=ranks)
+            if wait:
+                request.wait(None if end is None else max(0.0, end - monotonic()))
+            return request
         try:
             patience = _TURN if timeout is None else min(_TURN, timeout)
             verdict, seq, _target = (self._segment or self._open_segment()).append(
@@ -650,6 +665,36 @@ class Run:
             request.wait(None if end is None else max(0.0, end - monotonic()))
         return request
 
+    def _is_elsewhere(self) -> bool:
+        """Whether the job has ranks on other hosts, which have a say in what is asked."""
+        if self._about.world_size == 1:
+            return False
+        try:
+            return bool(self._about.world_size > self._view()["slot_count"])
+        except SegmentError:
+            return False
+
+    def _ask_hosts(
+        self,
+        kind: Kind,
+        ident: int,
+        sender: str,
+        *,
+        arg: int,
+        duration: float,
+        mail: str,
+        ranks: "int | Literal['all']",
+    ) -> Request:
+        from spark_fast.client import meeting
+
+        slots = self._slots()
+        fate: Fate | None = None
+        if not any(slot["alive"] and slot["state"] < WorkerState.STOPPED for slot in slots):
+            fate = Fate(FateState.REFUSED, reason="no rank of this host lives that could ask the others")
+        else:
+            fate = meeting.ask(self._folder, kind, ident, sender, arg=arg, duration=duration, mail=mail, ranks=ranks)
+        return Request(self, kind, ident, meeting.ELSEWHERE, sender, time.time(), fate, mail=mail, ranks=ranks)
+
     def _name_stuck_rank(self, error: LogFullError) -> LogFullError:
         alive = [(slot["applied"], slot["rank"], slot["step"]) for slot in self._slots() if slot["alive"]]
         if not alive:
@@ -675,6 +720,10 @@ class Run:
         return found
 
     def _fate(self, seq: int, ident: int) -> Fate:
+        if seq < 0:
+            from spark_fast.client import meeting
+
+            return meeting.fate(self._folder, ident, self.step)
         try:
             # Life first: what a worker published before it died is then read after its death was seen.
             slots = self._slots()

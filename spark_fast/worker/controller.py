@@ -49,6 +49,9 @@ class SparkController:
     def _ask(self, kind: Kind) -> Fate:
         if not session.attach():
             return Fate(FateState.REFUSED, reason="nothing controls this process")
+        if session.elsewhere():
+            session.ask_hosts(kind, sender=sender_name())
+            return Fate(FateState.ASKED)
         verdict, seq, _target = worker.append(kind, run_folder.new_id(), sender=sender_name())
         if verdict == Verdict.APPENDED:
             return Fate(FateState.ASKED)

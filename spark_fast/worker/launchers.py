@@ -1,6 +1,7 @@
 """Where this process stands in a job of several: what its launcher says, and what `configure()` says instead."""
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from spark_fast.launchers import LAUNCHERS, Environment, Launcher, Place, checked, job_of_parent, read
@@ -43,7 +44,9 @@ def place(options: "Options") -> Place | None:
         if rank is None or world_size is None:
             raise ValueError("configure() needs both rank and world_size where no launcher says them")
         job = job or job_of_parent(name, "SPARK_FAST_RANK", os.environ)
-        return checked(name, rank, world_size, local_rank, local_world_size, job, found.generation if found else 0)
+        generation = found.generation if found is not None else 0
+        where = checked(name, rank, world_size, local_rank, local_world_size, job, generation)
+        return replace(where, everywhere=options.job or (found.everywhere if found is not None else ""))
     except ValueError as error:
         _warn(error)
         return None

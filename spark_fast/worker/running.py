@@ -3,13 +3,13 @@
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 from spark_fast.errors import CodeRefusedError
 from spark_fast.worker import session
 
-__all__ = ["run"]
+__all__ = ["run", "run_hosted"]
 
 Args = ParamSpec("Args")
 Result = TypeVar("Result")
@@ -43,16 +43,32 @@ def run(fn: Callable[Args, Result], *args: Args.args, **kwargs: Args.kwargs) -> 
     thread = threading.get_ident()
     if _reaching == thread:
         raise _Reached(fn, args, kwargs)
+    main = getattr(sys.modules.get("__main__"), "__file__", None)
+    script = os.path.abspath(main) if isinstance(main, str) and main.endswith(".py") else None
+    roots = [*([os.path.dirname(script)] if script else []), os.getcwd()]
+    if thread != threading.main_thread().ident:
+        script = None  # executed anew here, it would start its threads a second time
+    return run_hosted(roots, script, fn, args, kwargs)
+
+
+def run_hosted(
+    roots: Sequence[str],
+    script: str | None,
+    fn: Callable[..., Result],
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+) -> Result:
+    """As run(), for a caller who knows which folders hold the project's code.
+
+    script: what is executed anew if it changed; None where `__main__` is no script of the user's.
+    """
+    args, kwargs = tuple(args), dict(kwargs or {})
     if session.host is not None or not session.attach():
         return fn(*args, **kwargs)
     # Imported when used: most trainings never need any of it.
     from spark_fast.worker.host import Host
 
-    main = getattr(sys.modules.get("__main__"), "__file__", None)
-    script = os.path.abspath(main) if isinstance(main, str) and main.endswith(".py") else None
-    host = Host([*([os.path.dirname(script)] if script else []), os.getcwd()])
-    if thread != threading.main_thread().ident:
-        script = None  # executed anew here, it would start its threads a second time
+    host = Host(roots)
     host.project.install()
     host.project.adopt_loaded(script)
     host.open(script, None)

@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from spark_fast.worker.replaying import Replay
 
 __all__ = [
+    "ask_hosts",
     "attach",
     "begun",
     "delivered",
     "delivering",
+    "elsewhere",
     "end",
     "first_here",
     "folder",
@@ -74,6 +76,9 @@ host: "Host | None" = None
 _replay: "Replay | None" = None
 _replayed: dict[str, str] = {}
 """The ids that the journal has of the requests with mail that are replayed."""
+
+command: list[str] | None = None
+"""What the run is listed with, where the interpreter's own command line does not say what it runs."""
 
 outcome: WorkerState | None = None
 """How the run ended, where somebody knows better than the interpreter's last words: the runner."""
@@ -142,6 +147,7 @@ def attach(*, fresh_name: bool = True) -> bool:
             return False
         _life = _Life.ATTACHED
         _watch_the_end()
+        _meet_hosts()
         if chosen.stop_signals:
             from spark_fast.worker import signals
 
@@ -190,9 +196,20 @@ def _take_part(name: str | None) -> str:
     from spark_fast.worker import exposing
 
     global _folder
-    job, world_size = ("", 1) if _place is None else (_place.job, _place.world_size)
-    patience = _ALONE if _place is None else _OLD_JOB  # a rank that is left out would stay behind when the others stop
-    with run_folder.claim(name, _command(), __version__, job=job, world_size=world_size, timeout=patience) as found:
+    if _place is None:
+        claim = run_folder.claim(name, _command(), __version__, timeout=_ALONE)
+    else:
+        claim = run_folder.claim(
+            name,
+            _command(),
+            __version__,
+            job=_place.job,
+            everywhere=_place.everywhere,
+            world_size=_place.world_size,
+            generation=_place.generation,
+            timeout=_OLD_JOB,  # a rank that is left out would stay behind when the others stop
+        )
+    with claim as found:
         if _place is not None:
             worker.place(_place.rank, _place.world_size, options.current().stride)
         else:
@@ -213,8 +230,34 @@ def _take_part(name: str | None) -> str:
         return found.run
 
 
+def elsewhere() -> bool:
+    """Whether this process's job has ranks on other hosts, which have a say in what is asked of it."""
+    return _place is not None and _place.world_size > _place.local_world_size
+
+
+def _meet_hosts() -> None:
+    """The first rank of each host of several has its host take part in what they agree on."""
+    if not elsewhere() or not first_here() or _place is None or _folder is None:
+        return
+    from spark_fast import hosts
+
+    try:
+        hosts.start(_folder, _place)
+    except (OSError, SparkError) as error:
+        report.warn(f"this host can't be controlled with the others of its job: {error}")
+
+
+def ask_hosts(kind: int, *, sender: str, duration: float = 0.0, only_if: str = "") -> None:
+    """Asks all hosts of the job, where elsewhere() is so. Waits for none of them. Raises OSError, SparkError."""
+    from spark_fast import hosts
+
+    if _folder is not None:
+        ident = run_folder.new_id()
+        hosts.ask(_folder, kind, ident, sender=sender, duration=duration, only_if=only_if)
+
+
 def _command() -> list[str]:
-    return list(getattr(sys, "argv", None) or sys.orig_argv)
+    return list(command or getattr(sys, "argv", None) or sys.orig_argv)
 
 
 def _hint(run: str) -> str:

@@ -88,6 +88,9 @@ def _ask(name: str) -> str | None:
         rank = session.rank()
         who = f"{name}, {sender_name()}" if rank is None else f"{name} to rank {rank}, {sender_name()}"
         deadline = options.current().stop_deadline or 0.0
+        if session.elsewhere():
+            session.ask_hosts(Kind.STOP, sender=who, duration=deadline)
+            return None
         verdict, _seq, _target = worker.append(Kind.STOP, run_folder.new_id(), sender=who, duration=deadline)
     except (SparkError, OSError) as error:
         return str(error)

@@ -4,7 +4,7 @@ import threading
 import time
 from typing import Any
 
-from spark_fast import run_folder
+from spark_fast import _core, run_folder
 from spark_fast._core import TARGET_VOID, worker
 from spark_fast.errors import SegmentError, SparkError, SparkStopError
 from spark_fast.request import Kind, format_id, sender_name
@@ -17,8 +17,11 @@ _GO, _HOLD, _RAISE_STOP, _RAISE_RELOAD, _DELIVER, _AWAIT = range(6)
 _BESIDE = 0.001
 """Seconds between the looks of a thread that is parked beside one that is being reloaded."""
 
-_PATIENCE = 15.0
-"""Seconds to wait for other hosts to say when a request is due. They say so, or that it is off, in less."""
+_RING = 1.0
+"""Seconds to wait for other hosts before it is looked whether somebody carries their word here."""
+
+_AGAIN = 30.0
+"""Seconds after which hosts that did not end a timed pause are asked once more."""
 
 LOOK_AROUND = 1.0
 """Seconds after which a parked worker looks whether its control file is still there."""
@@ -122,25 +125,35 @@ def _turn(
         return _GO, 0, 0.0, None
 
 
-_awaited: tuple[int, float] = 0, 0.0
-"""What other hosts were last waited for with, and until when."""
+_awaited: tuple[int, float, float] = 0, 0.0, 0.0
+"""What other hosts were last waited for with, until when, and when it is looked next whether their word is carried."""
 
 
 def _await(seq: int, changes: int) -> None:
     """Waits a while for other hosts to say when entry `seq` is due. This host has said that from here on it can be, so
     to go on might be to pass it."""
     global _awaited
+    from spark_fast import hosts
+
     now = time.monotonic()
-    if _awaited[0] != seq:
-        _awaited = seq, now + _PATIENCE
+    folder = session.folder()
+    if _awaited[0] != seq and folder is not None:
+        # They say so, or that it is off, in less.
+        _awaited = seq, now + hosts.patience(folder), now + _RING
     if now < _awaited[1]:
-        worker.wait_for_change(changes, min(LOOK_AROUND, _awaited[1] - now))
+        worker.wait_for_change(changes, min(_RING, _awaited[1] - now))
+        if time.monotonic() >= _awaited[2] and folder is not None:
+            _awaited = seq, _awaited[1], time.monotonic() + _RING
+            try:
+                hosts.ring(folder)
+            except OSError as error:
+                report.warn(f"what the other hosts say can't be heard: {error}")
         return
     with session.turns:
         if worker.give_up(seq) == TARGET_VOID:
             report.warn(
-                f"no other host has said in {_PATIENCE:.0f} s when a request is due that all were to follow together: "
-                "this host goes on without it"
+                "no other host has said in time when a request is due that all were to follow together: this host goes "
+                "on without it"
             )
 
 
@@ -254,11 +267,18 @@ class Hold:
 
     def _resume(self) -> None:
         """The time of a timed pause is over. The resume is a request like any other, so that all ranks apply it."""
+        sender = f"the pause's own timer in {sender_name()}"
         try:
+            if session.elsewhere():
+                pause = _core.read_entry(worker.fileno(), self._published)
+                if pause is not None:
+                    session.ask_hosts(Kind.RESUME, sender=sender, only_if=format_id(pause["id"]))
+                self._ends = time.monotonic() + _AGAIN  # nobody answers here; if they could not meet, once more
+                return
             worker.append(
                 Kind.RESUME,
                 run_folder.new_id(),
-                sender=f"the pause's own timer in {sender_name()}",
+                sender=sender,
                 only_if_park_seq=self._published,
                 timeout=LOOK_AROUND / 2,
             )

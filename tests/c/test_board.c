@@ -344,7 +344,8 @@ TEST(a_pointer_into_the_board_stays_good_however_long_it_becomes)
     CHECK(new_number() > letter);
 }
 
-/* The guard of the board, which is mapped further than it reaches, takes only what is missing of the file for its own. */
+/* The guard of the board, which is mapped further than it reaches, takes only what is missing of the file for its own.
+ */
 TEST(a_signal_of_somebody_elses_leaves_the_board)
 {
     CHECK_EQ(signal(SIGBUS, SIG_IGN) == SIG_ERR, 0);

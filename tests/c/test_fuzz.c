@@ -31,16 +31,16 @@ struct batch {
 /* Fields of which the ranks tell each other. */
 static const struct {
     uint64_t offset, length;
-} of_slot[] = {
-    {offsetof(struct sf_slot, stride), 4},     {offsetof(struct sf_slot, step), 8},
-    {offsetof(struct sf_slot, held), 8},       {offsetof(struct sf_slot, state), 4},
-    {offsetof(struct sf_slot, applied), 8},    {offsetof(struct sf_slot, done), 8},
-    {offsetof(struct sf_slot, done) + 8, 8},   {offsetof(struct sf_slot, vote), 8},
-    {offsetof(struct sf_slot, rank), 4},       {offsetof(struct sf_slot, generation), 4},
-    {offsetof(struct sf_slot, attached_ns), 8}}, of_entry[] = {
-    {offsetof(struct sf_entry, target), 8},    {offsetof(struct sf_entry, outcome), 8},
-    {offsetof(struct sf_entry, kind), 4},      {offsetof(struct sf_entry, ranks), 4},
-    {offsetof(struct sf_entry, failed), 4},    {offsetof(struct sf_entry, low), 8},
+} of_slot[] = {{offsetof(struct sf_slot, stride), 4},     {offsetof(struct sf_slot, step), 8},
+               {offsetof(struct sf_slot, held), 8},       {offsetof(struct sf_slot, state), 4},
+               {offsetof(struct sf_slot, applied), 8},    {offsetof(struct sf_slot, done), 8},
+               {offsetof(struct sf_slot, done) + 8, 8},   {offsetof(struct sf_slot, vote), 8},
+               {offsetof(struct sf_slot, rank), 4},       {offsetof(struct sf_slot, generation), 4},
+               {offsetof(struct sf_slot, attached_ns), 8}},
+  of_entry[] = {
+      {offsetof(struct sf_entry, target), 8}, {offsetof(struct sf_entry, outcome), 8},
+      {offsetof(struct sf_entry, kind), 4},   {offsetof(struct sf_entry, ranks), 4},
+      {offsetof(struct sf_entry, agreed), 4}, {offsetof(struct sf_entry, low), 8},
 };
 #define ONE_OF(table, random) (table)[random_next(random) % (sizeof(table) / sizeof *(table))]
 

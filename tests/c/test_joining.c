@@ -184,6 +184,7 @@ TEST(what_stands_behind_a_reload_is_for_a_rank_that_comes_there_too)
     CHECK_EQ(ask(&segment, SF_RELOAD, 0).target, 4);
     CHECK_EQ(ask(&segment, SF_SET, 0).target, 4);
     PASSES(first, SF_RAISE_RELOAD);
+    DOES(first, do_tell, 1, 0);
     struct rank *second = joined(1);
     CHECK_EQ(slot_at(path, 1).step, 4);
     CHECK_EQ(slot_at(path, 1).applied, 1);
@@ -237,6 +238,65 @@ TEST(a_rank_that_comes_while_the_others_are_parked_parks_at_its_first_checkpoint
     DOES(first, do_again, 0, SF_GO);
     APPLIED_AT(2, 4);
     END;
+}
+
+TEST(a_rank_that_comes_as_the_others_are_about_to_park_parks_where_they_do)
+{
+    BEGIN(2);
+    had(1);
+    rank_run_to(first, 3);
+    ask(&segment, SF_PAUSE, 0);
+    rank_arm(first, "turn:folded", SIGSTOP);
+    rank_ask(first, do_pass, 0);
+    rank_stopped(first); /* stands at step 4, and has not said that it has applied anything */
+    struct rank *second = joined(1);
+    kill(first->pid, SIGCONT);
+    CHECK_EQ(rank_answer(first), SF_HOLD);
+    PASSES(second, SF_HOLD);
+    CHECK_EQ(second->step, 4);
+    END;
+}
+
+static long
+do_vote_ready(struct rank *self, uint64_t yes)
+{
+    (void)self;
+    return sf_worker_vote(self->turn.seq, SF_PHASE_READY, (int)yes);
+}
+
+TEST(a_rank_that_comes_waits_while_the_others_make_up_their_minds_about_a_reload)
+{
+    for (uint64_t yes = 0; yes < 2; yes++) {
+        BEGIN(3);
+        had(2);
+        struct rank *second = joined(1), *third = rank_begin(), *hasty = rank_begin();
+        rank_run_to(first, 3);
+        rank_run_to(second, 3);
+        ask(&segment, SF_RELOAD, 0);
+        ask(&segment, SF_SET, 0);
+        PASSES(first, SF_RAISE_RELOAD);
+        PASSES(second, SF_RAISE_RELOAD);
+        DOES(first, do_vote_ready, 1, 0);
+        DOES(hasty, do_join_now, 2, 0); /* one that has no time takes it that they will leave */
+        CHECK_EQ(slot_at(path, 2).applied, 1);
+        rank_kill(hasty);
+
+        rank_ask(third, do_join, 2);
+        usleep(20000);
+        CHECK_EQ(slot_at(path, 2).alive, 0);
+        DOES(second, do_vote_ready, yes, yes ? SF_VOTE_YES : SF_VOTE_NO);
+        CHECK_EQ(rank_answer(third), 0);
+        CHECK_EQ(slot_at(path, 2).step, 4);
+        /* What follows is for the code that comes, and so for this one; or is done where they stand. */
+        CHECK_EQ(slot_at(path, 2).applied, yes ? 1 : 2);
+        PASSES(third, yes ? SF_DELIVER : SF_GO);
+        CHECK_EQ(third->step, 5);
+        rank_kill(third);
+        rank_kill(second);
+        rank_kill(first);
+        END;
+        unlink(path);
+    }
 }
 
 /* As when a launcher has ended all of them to begin anew. */

@@ -26,7 +26,6 @@ TEST(the_header_lies_where_layout_3_says)
     AT(sf_header, world_size, 64);
     AT(sf_header, tail, 128);
     AT(sf_header, lock_pid, 136);
-    AT(sf_header, agreed, 144);
     AT(sf_header, changes, 256);
     CHECK_EQ(sizeof(struct sf_header), 384);
     CHECK_EQ(memcmp(&(uint64_t){SF_MAGIC}, "SPARKFT1", 8), 0);
@@ -45,7 +44,7 @@ TEST(an_entry_lies_where_layout_3_says)
     AT(sf_entry, asked_ns, 56);
     AT(sf_entry, before, 64);
     AT(sf_entry, ranks, 112);
-    AT(sf_entry, failed, 116);
+    AT(sf_entry, agreed, 116);
     AT(sf_entry, low, 120);
     AT(sf_entry, sender, 128);
     AT(sf_entry, mail, 192);
@@ -117,8 +116,7 @@ TEST(the_numbers_in_the_file_are_those_of_layout_3)
     CHECK_EQ(SF_WORD_ATTACH, 8);
     CHECK(SF_TARGET_NONE == UINT64_MAX && SF_TARGET_VOID == UINT64_MAX - 1 && SF_NEVER == UINT64_MAX);
     CHECK_EQ(SF_RANKS_ALL, 0);
-    CHECK_EQ(SF_AGREEMENTS, 8);
-    CHECK_EQ(SF_AGREED(5, 6), 5 << 8 | 6);
+    CHECK_EQ(SF_ENTRY_FAILED, 1);
     CHECK_EQ(SF_VOTE(5, SF_PHASE_PROVED, SF_VOTE_NO), 5 << 4 | 2 << 2 | 2);
     CHECK_EQ(SF_OUTCOME_CODE(SF_OUTCOME(SF_OUTCOME_SUPERSEDED, 77)), SF_OUTCOME_SUPERSEDED);
     CHECK_EQ(SF_OUTCOME_VALUE(SF_OUTCOME(SF_OUTCOME_FAILED, 77)), 77);

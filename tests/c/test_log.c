@@ -400,6 +400,23 @@ TEST(an_advance_runs_so_many_steps_and_parks)
     END;
 }
 
+TEST(an_advance_of_code_that_came_while_it_was_parked_runs_so_many_steps)
+{
+    BEGIN;
+    ask(&segment, SF_PAUSE, 0);
+    HOLDS(1);
+    ask(&segment, SF_RELOAD, 0);
+    CHECK_EQ(look_again().action, SF_RAISE_RELOAD);
+    HOLDS(1);
+    uint64_t parked = steps_passed();
+    ask(&segment, SF_ADVANCE, 2);
+    CHECK_EQ(look_again().action, SF_GO);
+    run_to(parked + 1);
+    HOLDS(3);
+    CHECK_EQ(steps_passed(), parked + 2);
+    END;
+}
+
 TEST(an_advance_of_a_running_worker_counts_from_where_it_is_applied)
 {
     BEGIN;

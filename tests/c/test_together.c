@@ -1,4 +1,5 @@
-/* Several ranks: who has done what, requests for one rank, ranks that count in strides, checkpoints that do not count. */
+/* Several ranks: who has done what, requests for one rank, ranks that count in strides, checkpoints that do not count.
+ */
 #include "core.h"
 
 #define APPLIED_AT(seq, step) check_fate(path, seq, SF_OUTCOME_APPLIED, step)

@@ -63,12 +63,13 @@ byte acted[BALLOTS] = OPEN; /* what the first rank to go on took for agreed */
 #endif
 #define SAYS(r, what) (ballot[r] == MINE + 1 && vote[r] == what)
 #define SETTLES(r) ((r) == _pid || !ASKED(r) || SAYS(r, YES))
+#define REFUSES(r) (ASKED(r) && SAYS(r, NO))
 #if RANKS > 2
 #define ALL_SETTLE (SETTLES(0) && SETTLES(1) && SETTLES(2))
-#define ONE_SAYS_NO (SAYS(0, NO) || SAYS(1, NO) || SAYS(2, NO))
+#define ONE_SAYS_NO (REFUSES(0) || REFUSES(1) || REFUSES(2))
 #else
 #define ALL_SETTLE (SETTLES(0) && SETTLES(1))
-#define ONE_SAYS_NO (SAYS(0, NO) || SAYS(1, NO))
+#define ONE_SAYS_NO (REFUSES(0) || REFUSES(1))
 #endif
 #define FINDS (agreed[MINE] != OPEN || ALL_SETTLE || ONE_SAYS_NO)
 #ifdef NO_SLICES

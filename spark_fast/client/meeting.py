@@ -1,0 +1,77 @@
+"""Requests to a run that is one host's part of a job: they go to the host's relay. See spark_fast/hosts."""
+
+from pathlib import Path
+from typing import Literal
+
+from spark_fast import hosts, mailbox
+from spark_fast.hosts.peers import read_peers
+from spark_fast.request import Fate, FateState, Kind, failure_of
+from spark_fast.status import Rank, SparkStatus
+
+__all__ = ["ELSEWHERE", "ask", "fate", "peers", "wait"]
+
+ELSEWHERE = -1
+"""Stands for the number of a request in the log: this one has another in each host's log."""
+
+_STATES = {
+    "applied": FateState.APPLIED,
+    "nothing": FateState.APPLIED,
+    "same": FateState.APPLIED,
+    "superseded": FateState.SUPERSEDED,
+    "refused": FateState.REFUSED,
+    "failed": FateState.FAILED,
+}
+
+
+def ask(
+    folder: Path,
+    kind: Kind,
+    ident: int,
+    sender: str,
+    *,
+    arg: int,
+    duration: float,
+    mail: str,
+    ranks: "int | Literal['all']",
+) -> Fate | None:
+    """Leaves the request for the relay; its fate, if it is known at once. Raises OSError, StoreError,
+    FolderRefusedError."""
+    if kind is Kind.RELOAD:
+        # Each host has its own snapshots and its own vote; half of a job must not run what the other half took back.
+        return Fate(FateState.REFUSED, reason="a job of several hosts can't be reloaded: stop it and start it again")
+    letter = None
+    if mail == mailbox.mail_name(ident):
+        letter, mail = mailbox.read_mail(folder, mail), ""
+    number = 0 if ranks == "all" else ranks + 1
+    hosts.ask(folder, kind, ident, arg=arg, duration=duration, sender=sender, ranks=number, mail=mail, letter=letter)
+    return None
+
+
+def fate(folder: Path, ident: int, step: int) -> Fate:
+    """What became of a request on all hosts. step: where the run is."""
+    found = hosts.fate(folder, ident)
+    if found is None:
+        return Fate(FateState.ASKED)
+    state = _STATES.get(found.state, FateState.LOST)
+    if state is FateState.FAILED:
+        said = failure_of(folder, ident, found.step or step)
+        return said if said.reason else Fate(state, step=found.step, reason=found.reason)
+    if found.state == "nothing":
+        return Fate(state, step=step, reason="nothing to do: it was not paused")
+    if found.state == "same":
+        return Fate(state, step=step, reason="it was asked for already")
+    return Fate(state, step=found.step, by=found.by or None, reason=found.reason)
+
+
+def wait(folder: Path, ident: int, timeout: float | None) -> None:
+    """Waits until it is known what became of a request, or for so many seconds."""
+    hosts.wait(folder, ident, timeout)
+
+
+def peers(folder: Path) -> list[Rank]:
+    """The ranks of the other hosts."""
+    return [
+        Rank(rank["rank"], SparkStatus(rank["status"]), rank["step"], rank["pid"], rank["host"])
+        for rank in read_peers(folder)
+        if rank["status"] in set(SparkStatus)
+    ]

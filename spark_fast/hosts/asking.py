@@ -1,0 +1,209 @@
+"""For whoever controls a run of several hosts, or is a rank of one: requests go to the host's relay."""
+
+import os
+import re
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+from spark_fast import run_folder
+from spark_fast.errors import FolderRefusedError
+from spark_fast.hosts import folder as files
+from spark_fast.hosts.folder import HostPlace, read_place
+from spark_fast.hosts.protocol import Times
+from spark_fast.hosts.store import serve_store, start_relay
+from spark_fast.hosts.words import Entry, Fate
+
+__all__ = ["ask", "fate", "forget", "patience", "ring", "start", "store_address", "wait"]
+
+_LOOK = 0.002
+_LOOK_MOST = 0.05
+
+
+class Place(Protocol):
+    """Where a rank stands in its job: see spark_fast.worker.launchers."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def world_size(self) -> int: ...
+    @property
+    def local_rank(self) -> int: ...
+    @property
+    def local_world_size(self) -> int: ...
+    @property
+    def generation(self) -> int: ...
+
+
+def store_address(environ: Mapping[str, str] = os.environ, generation: int = 0) -> str:
+    """Where the job's store is: what SPARK_FAST_STORE says, else the store of torch.distributed; empty if none is
+    known.
+
+    generation: how often the job was started again. Its runs are other ones then, of which the store may hold the old
+        ones' requests.
+    """
+    if chosen := environ.get("SPARK_FAST_STORE"):
+        scheme, _, rest = chosen.partition("://")
+        return f"{scheme}://{rest}{'' if '/' in rest else '/spark_fast'}{f'.{generation}' if generation else ''}"
+    host, port = environ.get("MASTER_ADDR"), environ.get("MASTER_PORT")
+    if not host or not port or not port.isdecimal():
+        return ""
+    # An agent's store may serve several jobs, which differ in this.
+    job = re.sub(r"[^A-Za-z0-9_.-]", "_", environ.get("TORCHELASTIC_RUN_ID", "job"))
+    return f"tcp://{host}:{port}/spark_fast.{job}.{generation}"
+
+
+def bound_of(environ: Mapping[str, str] = os.environ) -> float:
+    """Seconds that the hosts have to answer a request, as SPARK_FAST_HOSTS_BOUND says."""
+    try:
+        chosen = float(environ.get("SPARK_FAST_HOSTS_BOUND", ""))
+    except ValueError:
+        return Times().bound
+    return min(max(chosen, 0.1), 600.0)
+
+
+def times_of(place: HostPlace) -> Times:
+    """The times of a job that has this bound."""
+    return Times(bound=place.bound, gone=max(Times().gone, 4 * place.bound))
+
+
+def start(folder: Path, place: Place) -> None:
+    """Makes a run one of several hosts: called by its first rank, once it has a control file. Starts the relay, in a
+    process of its own, or has the one that is there look at the new place. Some 5 ms; raises OSError.
+    """
+    before = read_place(folder)
+    found = HostPlace(
+        address=store_address(generation=place.generation),
+        node=before.node if before is not None else f"{run_folder.new_id():016x}",
+        name=socket.gethostname(),
+        first=place.rank - place.local_rank,
+        count=place.local_world_size,
+        world_size=place.world_size,
+        generation=place.generation,
+        bound=bound_of(),
+        python=sys.executable,
+        path=os.pathsep.join([str(Path(run_folder.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]),
+    )
+    files.write_place(folder, found)
+    if place.rank == 0 and found.address.startswith("ray:"):  # the others are there, and take long to import
+        serve_store(found.address)
+    ring(folder)
+
+
+def ring(folder: Path) -> None:
+    """Wakes the host's relay, and starts one if there is none. Never waits for it. Raises OSError."""
+    if files.ring(folder):
+        return
+    place = read_place(folder)
+    if place is None or not place.address:
+        return
+    if "ray" in sys.modules and place.address.startswith("ray:") and start_relay(place.address, folder, place):
+        return
+    import subprocess  # rarely needed
+
+    environ = os.environ | {
+        "PYTHONPATH": place.path,
+        "SPARK_FAST": "0",
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+    }
+    # The shell ends at once, so that the relay is nobody's child here, and no training has to wait for its end.
+    subprocess.run(
+        ["/bin/sh", "-c", '"$@" &', "sh", place.python, "-m", "spark_fast.hosts", str(folder)],
+        env=environ,
+        cwd=folder,
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
+
+
+def patience(folder: Path) -> float:
+    """Seconds that a rank waits for what the hosts decide, before it gives up."""
+    place = read_place(folder)
+    return (times_of(place) if place is not None else Times()).patience
+
+
+def ask(
+    folder: Path,
+    kind: int,
+    ident: int,
+    *,
+    arg: int = 0,
+    duration: float = 0.0,
+    sender: str = "",
+    ranks: int = 0,
+    mail: str = "",
+    letter: dict[str, Any] | None = None,
+    only_if: str = "",
+) -> None:
+    """Leaves a request for the relay: from here on fate() tells what became of it.
+
+    kind, arg, duration, sender, ranks: as Segment.append().
+    mail: what it carries, if the log has room for it, else `letter`.
+    only_if: it counts only if the pause of this id is in force.
+
+    Raises OSError, FolderRefusedError.
+    """
+    name = f"{ident:016x}"
+    entry = Entry(name, kind, arg, duration, sender, ranks, mail, letter, only_if)
+    place = read_place(folder)
+    if place is None or not place.address:
+        reason = (
+            "the job has no store that its hosts could meet in: set SPARK_FAST_STORE, or MASTER_ADDR and MASTER_PORT"
+        )
+        with files.opened(folder, files.FATES, create=True) as fates:
+            files.write_object(fates, f"{name}.json", asdict(Fate("refused", reason=reason)))
+        return
+    with files.opened(folder, files.ASK, create=True) as asks:
+        files.write_object(asks, f"{name}.json", {"entry": asdict(entry), "asked": time.monotonic()})
+    ring(folder)
+
+
+def fate(folder: Path, ident: int) -> Fate | None:
+    """What became of a request in the whole job; None as long as that is open."""
+    try:
+        with files.opened(folder, files.FATES) as fates:
+            found = files.read_object(fates, f"{ident:016x}.json", folder / files.HOSTS / files.FATES)
+    except (FileNotFoundError, FolderRefusedError):
+        return None
+    return None if found is None else parsed_fate(found)
+
+
+def parsed_fate(found: dict[str, Any]) -> Fate:
+    """From JSON."""
+    try:
+        return Fate(**found)
+    except TypeError:
+        return Fate("lost", reason="what became of it is damaged")
+
+
+def wait(folder: Path, ident: int, timeout: float | None) -> Fate | None:
+    """Waits for the fate, for so many seconds at most; None if it is open still. Starts the relay again if it died."""
+    end = None if timeout is None else time.monotonic() + timeout
+    look, rung = _LOOK, time.monotonic()
+    while (found := fate(folder, ident)) is None:
+        now = time.monotonic()
+        if end is not None and now >= end:
+            return None
+        if now - rung > 1.0:
+            rung = now
+            ring(folder)
+        time.sleep(look if end is None else min(look, max(end - now, 0.0)))
+        look = min(_LOOK_MOST, 1.2 * look)
+    return found
+
+
+def forget(folder: Path, ident: int) -> None:
+    """Removes the fate of a request that nobody will ask for any more."""
+    try:
+        with files.opened(folder, files.FATES) as fates:
+            os.unlink(f"{ident:016x}.json", dir_fd=fates)
+    except (OSError, FolderRefusedError):
+        return

@@ -1,0 +1,148 @@
+"""What a run of several hosts keeps in its run folder, for the relay of the host and those who need it.
+
+hosts/place.json          where the host stands in its job: written by its first rank
+hosts/relay.lock          held by the relay while it lives
+hosts/bell                a pipe: a byte in it wakes the relay
+hosts/note.json           what a relay leaves for the next one
+hosts/appending.json      what the one before had begun
+hosts/ask/<id>.json       a request that a sender has left
+hosts/fates/<id>.json     what became of it in the whole job
+hosts/peers.json          what the other hosts say of their ranks
+hosts/watched             touched by those who read it
+hosts/relay.log           what a relay has to say of itself
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from spark_fast import private_files
+from spark_fast.errors import FolderRefusedError, StoreError
+from spark_fast.mailbox import MAIL_MAX
+
+__all__ = ["HOSTS", "HostPlace", "opened", "read_object", "read_place", "ring", "write_object"]
+
+HOSTS = "hosts"
+PLACE = "place.json"
+LOCK = "relay.lock"
+BELL = "bell"
+NOTE = "note.json"
+APPENDING = "appending.json"
+ASK = "ask"
+FATES = "fates"
+PEERS = "peers.json"
+WATCHED = "watched"
+LOG = "relay.log"
+
+FILE_MAX = 16 * MAIL_MAX
+
+
+@dataclass(frozen=True)
+class HostPlace:
+    """Where a host stands in its job.
+
+    Attributes:
+        address: of the job's store, as open_store() takes it; empty if none is known.
+        node: drawn when the folder was made.
+        name: of the host, for people.
+        first: the rank of its first worker.
+        count: how many it has.
+        world_size, generation: of the job.
+        bound: seconds that the hosts have to answer a request.
+        python: the interpreter that can run a relay.
+        path: the folders in which it finds what it imports.
+    """
+
+    address: str
+    node: str
+    name: str
+    first: int
+    count: int
+    world_size: int
+    generation: int
+    bound: float
+    python: str
+    path: str
+
+
+@contextmanager
+def opened(folder: Path, *below: str, create: bool = False) -> Iterator[int]:
+    """A descriptor of `hosts` in a run folder, or of a folder below it. As private_files.opened()."""
+    with private_files.opened(folder, HOSTS, *below, create=create) as fd:
+        yield fd
+
+
+def write_object(fd: int, name: str, found: Any) -> None:
+    """Writes JSON whole. Raises OSError."""
+    private_files.write_whole(fd, name, json.dumps(found, separators=(",", ":")).encode())
+
+
+def read_object(fd: int, name: str, shown: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None if it is not there, or none that makes sense."""
+    try:
+        found = json.loads(private_files.read_whole(fd, name, FILE_MAX, shown))
+    except (FileNotFoundError, StoreError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def write_place(folder: Path, place: HostPlace) -> None:
+    """Raises OSError, FolderRefusedError."""
+    with opened(folder, create=True) as fd:
+        write_object(fd, PLACE, asdict(place))
+
+
+def read_place(folder: Path) -> HostPlace | None:
+    """Where the host stands; None if this is no run of several hosts."""
+    try:
+        with opened(folder) as fd:
+            found = read_object(fd, PLACE, folder / HOSTS)
+    except (FileNotFoundError, FolderRefusedError):
+        return None
+    try:
+        place = HostPlace(**{field.name: (found or {})[field.name] for field in fields(HostPlace)})
+    except (KeyError, TypeError):
+        return None
+    numbers = (place.first, place.count, place.world_size, place.generation)
+    return place if all(isinstance(number, int) for number in numbers) else None
+
+
+def touch_watched(folder: Path) -> bool:
+    """Says that somebody looks at the whole job, for the next three seconds. Whether nobody did before."""
+    with opened(folder, create=True) as fd:
+        before = watched(fd)
+        file = os.open(WATCHED, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=fd)
+        os.utime(file)
+        os.close(file)
+    return not before
+
+
+def watched(fd: int) -> bool:
+    """Whether somebody has said so."""
+    try:
+        changed = os.stat(WATCHED, dir_fd=fd, follow_symlinks=False).st_mtime
+    except FileNotFoundError:
+        return False
+    return -1.0 < time.time() - changed < 3.0
+
+
+def ring(folder: Path) -> bool:
+    """Wakes the relay. Whether there is one that hears it."""
+    try:
+        with opened(folder) as fd:
+            bell = os.open(BELL, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+    except (OSError, FolderRefusedError):  # none, or ENXIO: nobody has it open to read
+        return False
+    try:
+        with suppress(BlockingIOError):  # full: it will wake
+            os.write(bell, b".")
+    except BrokenPipeError:
+        return False
+    finally:
+        os.close(bell)
+    return True

@@ -1,0 +1,257 @@
+"""A host as its relay sees it: the control file, and what senders have left in the run folder."""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from spark_fast import _core, mailbox
+from spark_fast._core import Segment
+from spark_fast.errors import SegmentError, SparkError
+from spark_fast.hosts import folder as files
+from spark_fast.hosts.words import STEP_MAX, VOID, Answer, Ask, Done, Entry, Fate, Note, Peer, Place
+from spark_fast.request import FateState, Verdict, fate_of
+from spark_fast.run_folder import CONTROL
+from spark_fast.status import WorkerState, status_of
+
+__all__ = ["RunFolder"]
+
+_KEPT = 256
+"""Fates that are kept: twice as many as the log has entries."""
+_TURN = 2.0
+_NO_PAUSE = 1 << 62
+
+
+class RunFolder:
+    """See protocol.Local. Raises SegmentError, OSError or FolderRefusedError when the run folder is of no use."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._shown = folder / files.HOSTS
+        self.segment = Segment(folder / CONTROL)
+        self._told = 0
+
+    @property
+    def _control(self) -> int:
+        return self.segment.fileno()
+
+    # --- notes ---
+
+    def load(self) -> Note:
+        with files.opened(self._folder, create=True) as fd:
+            found = files.read_object(fd, files.NOTE, self._shown) or {}
+        try:
+            return Note(str(found["store"]), int(found["next"]), tuple((n, str(i), s) for n, i, s in found["open"]))
+        except (KeyError, TypeError, ValueError):
+            return Note()
+
+    def save(self, note: Note) -> None:
+        with files.opened(self._folder) as fd:
+            files.write_object(fd, files.NOTE, asdict(note))
+
+    # --- senders ---
+
+    def asks(self) -> list[Ask]:
+        found = []
+        with files.opened(self._folder, files.ASK, create=True) as asks:
+            for name in os.listdir(asks):
+                if name.startswith("."):
+                    continue
+                left = files.read_object(asks, name, self._shown / files.ASK) or {}
+                entry = Entry.found(left.get("entry"))
+                if entry is None or f"{entry.id}.json" != name:
+                    with suppress(OSError):
+                        os.unlink(name, dir_fd=asks)
+                    continue
+                asked, number = left.get("asked"), left.get("number")
+                age = time.monotonic() - asked if isinstance(asked, float) else 1e9
+                # A negative one is of another boot.
+                ask = Ask(entry, age if age >= 0 else 1e9, number if isinstance(number, int) else None, "tried" in left)
+                found.append(ask)
+        return sorted(found, key=lambda ask: -ask.age)
+
+    def mark(self, ident: str, number: int | None) -> None:
+        with files.opened(self._folder, files.ASK) as asks:
+            left = files.read_object(asks, f"{ident}.json", self._shown / files.ASK)
+            if left is not None:
+                left["tried"] = True
+                if number is not None:
+                    left["number"] = number
+                files.write_object(asks, f"{ident}.json", left)
+
+    def tell(self, ident: str, fate: Fate) -> None:
+        self._keep_replies(ident, fate.replies or {})
+        with files.opened(self._folder, files.FATES, create=True) as fates:
+            files.write_object(fates, f"{ident}.json", asdict(replace(fate, replies=None)))
+            self._told += 1
+            if self._told % _KEPT == 1:
+                self._forget_fates(fates)
+        with files.opened(self._folder, files.ASK, create=True) as asks, suppress(FileNotFoundError):
+            os.unlink(f"{ident}.json", dir_fd=asks)
+
+    def _keep_replies(self, ident: str, replies: Mapping[str, Any]) -> None:
+        """Whoever asked finds the answers of all hosts where those of this one are."""
+        here = {slot["rank"] for slot in self._slots()}
+        number = int(ident, 16)
+        for rank, said in replies.items():
+            if int(rank) in here and len(here) > 1:
+                continue
+            with suppress(TypeError, ValueError):  # of a host that says what makes no sense
+                mailbox.write_reply(self._folder, number, mailbox.Reply(**said), int(rank))
+        if len(replies) > 1:
+            mailbox.remove_reply(self._folder, number)  # of the only rank of this host: it stands with the others now
+
+    def _forget_fates(self, fates: int) -> None:
+        names = sorted(os.listdir(fates), key=lambda name: os.stat(name, dir_fd=fates).st_mtime)
+        for name in names[:-_KEPT]:
+            os.unlink(name, dir_fd=fates)
+
+    # --- the log ---
+
+    def find(self, ident: str) -> Place | None:
+        tail = _core.read_view(self._control)["tail"]
+        for seq in range(tail, max(0, tail - _core.LOG_CAPACITY), -1):
+            entry = _core.read_entry(self._control, seq)
+            if entry is None or f"{entry['id']:016x}" != ident:
+                continue
+            if entry["low"] > STEP_MAX or entry["low"] == 0:
+                # Who appended it was killed before it was known how far the ranks are. Nobody else was told of it.
+                self.segment.commit(seq, VOID)
+                return None
+            if entry["target"] == VOID:
+                return Place(seq, Answer(why="failed", reason="its ranks have waited for too long and went on"))
+            with files.opened(self._folder) as fd:
+                begun = files.read_object(fd, files.APPENDING, self._shown) or {}
+            park = begun.get("park") if begun.get("id") == ident else None
+            return Place(seq, Answer(entry["low"], park if isinstance(park, int) else None))
+        return None
+
+    def append(self, entry: Entry) -> Place:
+        view = _core.read_view(self._control)
+        park = view["park"] if view["park"] <= STEP_MAX else None
+        with files.opened(self._folder, create=True) as fd:
+            files.write_object(fd, files.APPENDING, {"id": entry.id, "park": park})
+        _core.point("relay:noted")
+        only_if = 0
+        if entry.only_if:
+            only_if = self._seq_of(entry.only_if) or _NO_PAUSE
+        try:
+            verdict, seq, _ = self.segment.append(
+                entry.kind,
+                int(entry.id, 16),
+                arg=entry.arg,
+                duration=entry.duration,
+                sender=entry.sender,
+                mail=self._mail(entry),
+                only_if_park_seq=only_if,
+                ranks=entry.ranks,
+                elsewhere=True,
+                timeout=_TURN,
+            )
+        except (SparkError, OSError, ValueError) as error:
+            self.segment.check()  # of a file that is gone nothing more can be said
+            return Place(0, Answer(why="failed", reason=str(error)))
+        if verdict == Verdict.REFUSED_ENDED:
+            return Place(0, Answer(why="ended"))
+        if verdict == Verdict.REFUSED_STOPPING:
+            return Place(0, Answer(why="stopping"))
+        if verdict == Verdict.NOTHING_TO_DO:
+            same = _core.read_entry(self._control, seq) if seq else None
+            return Place(0, Answer(why="nothing", same="" if same is None else f"{same['id']:016x}"))
+        found = _core.read_entry(self._control, seq)
+        if found is None or found["low"] > STEP_MAX:
+            raise SegmentError("an entry that was just made is not there", str(self._folder / CONTROL))
+        return Place(seq, Answer(found["low"], park))
+
+    def _seq_of(self, ident: str) -> int | None:
+        tail = _core.read_view(self._control)["tail"]
+        for seq in range(tail, max(0, tail - _core.LOG_CAPACITY), -1):
+            entry = _core.read_entry(self._control, seq)
+            if entry is not None and f"{entry['id']:016x}" == ident:
+                return seq
+        return None
+
+    def _mail(self, entry: Entry) -> str:
+        if entry.letter is None:
+            return entry.mail
+        mailbox.write_mail(self._folder, int(entry.id, 16), entry.letter)
+        return mailbox.mail_name(int(entry.id, 16))
+
+    def commit(self, seq: int, target: int) -> int:
+        return self.segment.commit(seq, target)
+
+    def outcome(self, seq: int, ident: str) -> Done | None:
+        slots = self._slots()
+        alive = any(_lives(slot) for slot in slots)  # before the fate is read: what was published before a death counts
+        number = int(ident, 16)
+        fate = fate_of(self._control, seq, number, folder=self._folder, alive=alive, ended="ended")
+        if not fate.final and len(slots) > 1 and self.segment.conclude(seq):
+            fate = fate_of(self._control, seq, number, folder=self._folder, alive=alive, ended="ended")
+        if not fate.final:
+            return None
+        if fate.state is FateState.SUPERSEDED:
+            return Done("superseded", by=fate.by or "")
+        if fate.state not in (FateState.APPLIED, FateState.FAILED, FateState.REFUSED):
+            return Done("lost")
+        outcome = "applied" if fate.state is FateState.APPLIED else "failed"
+        return Done(outcome, fate.step, replies=self._replies(number))
+
+    def _replies(self, number: int) -> dict[str, Any] | None:
+        found = {str(rank): asdict(reply) for rank, reply in mailbox.read_replies(self._folder, number).items()}
+        alone = mailbox.read_reply(self._folder, number)
+        if alone is not None:  # of the only rank of this host
+            found[str(_core.read_slot(self._control, 0)["rank"])] = asdict(alone)
+        return found or None
+
+    # --- the ranks ---
+
+    def _slots(self) -> list[dict[str, Any]]:
+        return [_core.read_slot(self._control, slot) for slot in range(_core.read_view(self._control)["slot_count"])]
+
+    def ranks(self) -> list[dict[str, Any]]:
+        view = _core.read_view(self._control)
+        return [
+            {"rank": slot["rank"], "status": str(status_of(view, slot)), "step": slot["step"], "pid": slot["pid"]}
+            for slot in self._slots()
+            if slot["state"] != WorkerState.NONE
+        ]
+
+    def numbers(self, place: files.HostPlace) -> tuple[int, ...] | None:
+        """The ranks of this host, once all of them are there."""
+        found = sorted({slot["rank"] for slot in self._slots() if slot["state"] != WorkerState.NONE})
+        return tuple(found) if len(found) >= place.count else None
+
+    def alive(self) -> bool:
+        return any(_lives(slot) for slot in self._slots())
+
+    def watched(self) -> bool:
+        with files.opened(self._folder, create=True) as fd:
+            return files.watched(fd)
+
+    def show(self, peers: Sequence[Peer], missing: str) -> None:
+        said = {
+            "missing": missing,
+            "hosts": [
+                {
+                    "name": peer.member.name,
+                    "numbers": list(peer.member.ranks),
+                    "ranks": list(peer.ranks),
+                    "ended": peer.ended,
+                    "silent": peer.silent,
+                }
+                for peer in peers
+            ],
+            "read": time.monotonic(),
+        }
+        with files.opened(self._folder) as fd:
+            files.write_object(fd, files.PEERS, said)
+
+    def now(self) -> float:
+        return time.monotonic()
+
+
+def _lives(slot: dict[str, Any]) -> bool:
+    return bool(slot["alive"]) and slot["state"] < WorkerState.STOPPED

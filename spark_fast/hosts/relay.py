@@ -1,0 +1,265 @@
+"""The process that carries requests between the job's store and one host's ranks: `python -m spark_fast.hosts FOLDER`.
+
+It does what `protocol` says, on the store that `place.json` names and on the run folder. There is one for each host,
+started by the host's first rank; it ends with the last of them, or with the run folder. What it knows stands elsewhere,
+so that it may be killed at any time: whoever needs it next starts it again.
+"""
+
+import os
+import select
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+from spark_fast import _core
+from spark_fast.errors import FolderRefusedError, SegmentError
+from spark_fast.hosts import folder as files
+from spark_fast.hosts.asking import times_of
+from spark_fast.hosts.folder import HostPlace, read_place
+from spark_fast.hosts.local import RunFolder
+from spark_fast.hosts.protocol import Relay, Steps
+from spark_fast.hosts.store import Store, StoreGoneError, open_store
+from spark_fast.hosts.words import Member
+
+__all__ = ["main"]
+
+_Result = TypeVar("_Result")
+
+_LINGER = 3.0
+"""Seconds without a living rank after which it ends: an elastic launcher starts the next ones by then."""
+_ASSUME = 10.0
+"""Seconds after which the ranks that have not come yet are taken for those that follow the first."""
+_AGAIN = 0.5
+"""Seconds between two tries to reach the store."""
+
+
+def drive(steps: Steps[_Result]) -> _Result:
+    """Carries out what a relay wants done."""
+    answer: object = None
+    error: StoreGoneError | None = None
+    while True:
+        try:
+            function, arguments = steps.send(answer) if error is None else steps.throw(error)
+        except StopIteration as end:
+            result: _Result = end.value
+            return result
+        answer = error = None
+        _core.point("relay:call")
+        try:
+            answer = function(*arguments)
+        except StoreGoneError as gone:
+            error = gone
+
+
+class _Listener:
+    """A thread with a connection of its own that waits for the next request of the job, and rings when it is there."""
+
+    def __init__(self, address: str, timeout: float, bell: int) -> None:
+        self._bell = bell
+        self._changed = threading.Condition()
+        self._key: str | None = None
+        self._over = False
+        self.gone = False
+        self._store = open_store(address, timeout)
+        threading.Thread(target=self._listen, name="spark_fast listener", daemon=True).start()
+
+    def expect(self, key: str | None) -> None:
+        with self._changed:
+            self._key = key
+            self._changed.notify()
+
+    def close(self) -> None:
+        with self._changed:
+            self._over = True
+            self._changed.notify()
+
+    def _listen(self) -> None:
+        heard: str | None = None
+        try:
+            while True:
+                with self._changed:
+                    while not self._over and (self._key is None or self._key == heard):
+                        self._changed.wait()
+                    if self._over:
+                        break
+                    key = self._key
+                assert key is not None
+                if self._store.wait(key, 2.0) is not None:
+                    heard = key
+                    _ring(self._bell)
+        except StoreGoneError:
+            self.gone = True
+            _ring(self._bell)
+        self._store.close()
+
+
+def _ring(bell: int) -> None:
+    with suppress(BlockingIOError):
+        os.write(bell, b".")
+
+
+def _watch(local: RunFolder, bell: int) -> None:
+    """A thread that rings whenever a rank of this host has published something."""
+    with suppress(SegmentError, OSError):  # gone: the relay finds that out itself
+        seen = local.segment.changes()
+        while True:
+            local.segment.wait(seen, 1.0)
+            now = local.segment.changes()
+            if now != seen:
+                _ring(bell)
+            seen = now
+
+
+class _Process:
+    """One relay process."""
+
+    def __init__(self, folder: Path, place: HostPlace, bell: int) -> None:
+        self._folder = folder
+        self._place = place
+        self._bell = bell
+        self._local = RunFolder(folder)
+        self._relay: Relay | None = None
+        self._store: Store | None = None
+        self._listener: _Listener | None = None
+        self._began = self._alive_at = time.monotonic()
+        self._gone_since: float | None = None
+        self._reason = "the job's store was not reached yet"
+        threading.Thread(target=_watch, args=(self._local, bell), name="spark_fast watcher", daemon=True).start()
+
+    def run(self) -> None:
+        """Until no rank lives. Raises what RunFolder raises when the folder is gone."""
+        while True:
+            self._local.segment.check()
+            now = time.monotonic()
+            if self._local.alive():
+                self._alive_at = now
+            elif now - self._alive_at > _LINGER:
+                with suppress(StoreGoneError):
+                    if self._relay is not None and self._store is not None:
+                        drive(self._relay.turn())
+                        drive(self._relay.leave())
+                return
+            self._read_place()
+            try:
+                self._connect()
+                delay = self._turn()
+            except StoreGoneError as error:
+                delay = self._lose(error)
+            self._wait(min(delay, 1.0))
+
+    def _read_place(self) -> None:
+        place = read_place(self._folder)
+        if place is not None and place != self._place:
+            self._place = place
+            self._relay = None
+            self._began = time.monotonic()
+            self._drop()
+
+    def _member(self) -> Member | None:
+        place = self._place
+        numbers = self._local.numbers(place)
+        if numbers is None:
+            if time.monotonic() - self._began < _ASSUME:
+                return None
+            numbers = tuple(range(place.first, place.first + place.count))
+        return Member(place.node, place.name, numbers, place.world_size, place.generation)
+
+    def _connect(self) -> None:
+        if self._listener is not None and self._listener.gone:
+            raise StoreGoneError("the connection to the job's store is lost")
+        if self._store is not None:
+            return
+        timeout = min(2.0, self._place.bound / 2)
+        self._store = open_store(self._place.address, timeout)
+        self._listener = _Listener(self._place.address, timeout, self._bell)
+        if self._relay is not None:
+            self._relay.move(self._store)
+
+    def _turn(self) -> float:
+        if self._relay is None:
+            member = self._member()
+            if member is None:
+                return 0.2
+            assert self._store is not None
+            self._relay = Relay(self._store, self._local, member, times_of(self._place))
+        delay = drive(self._relay.turn())
+        self._gone_since = None
+        if self._listener is not None:
+            self._listener.expect(self._relay.next_key)
+        return delay
+
+    def _lose(self, error: StoreGoneError) -> float:
+        self._drop()
+        now = time.monotonic()
+        if self._gone_since is None:
+            self._gone_since = now
+            print(f"{time.strftime('%F %T')} {error}", file=sys.stderr, flush=True)
+        relay = self._relay or Relay(_NoStore(), self._local, self._unknown(), times_of(self._place))
+        drive(relay.refuse(str(error), now - self._gone_since))
+        return _AGAIN
+
+    def _unknown(self) -> Member:
+        place = self._place
+        return Member(place.node, place.name, (place.first,), place.world_size, place.generation)
+
+    def _drop(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+        if self._store is not None:
+            self._store.close()
+        self._listener = self._store = None
+
+    def _wait(self, seconds: float) -> None:
+        ready, _, _ = select.select([self._bell], [], [], seconds)
+        if ready:
+            with suppress(BlockingIOError):
+                os.read(self._bell, 4096)
+
+
+class _NoStore:
+    """A store that is never reached."""
+
+    def get(self, key: str) -> bytes | None:
+        raise StoreGoneError("no store")
+
+    def set(self, key: str, value: bytes) -> None:
+        raise StoreGoneError("no store")
+
+    def compare_set(self, key: str, expected: bytes | None, desired: bytes) -> bytes:
+        raise StoreGoneError("no store")
+
+    def wait(self, key: str, timeout: float) -> bytes | None:
+        raise StoreGoneError("no store")
+
+    def delete(self, key: str) -> None:
+        raise StoreGoneError("no store")
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def main(folder: Path) -> int:
+    """Runs the relay of a run folder, unless there is one. The exit status."""
+    try:
+        with files.opened(folder, create=True) as fd:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+            log = os.open(files.LOG, flags, 0o600, dir_fd=fd)
+            os.dup2(log, 2)
+            lock = os.open(files.LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=fd)
+            if not _core.lock_file(lock, 0.0):
+                return 0
+            with suppress(FileExistsError):
+                os.mkfifo(files.BELL, 0o600, dir_fd=fd)
+            # For writing too, so that it is never at its end.
+            bell = os.open(files.BELL, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+        place = read_place(folder)
+        if place is None:
+            print(f"{folder} is no run of several hosts", file=sys.stderr)
+            return 2
+        _Process(folder, place, bell).run()
+    except (SegmentError, FileNotFoundError, FolderRefusedError) as error:
+        print(f"{time.strftime('%F %T')} the run's folder is of no use any more: {error}", file=sys.stderr)
+    return 0

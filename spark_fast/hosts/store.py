@@ -1,0 +1,91 @@
+"""Where the hosts of a job meet: a table of keys and values that the job has anyway, and that every host reaches.
+
+What is kept there is in `protocol`; this file says what a store must be able to do, and which there are. Another one is
+a class with these methods and a row of SCHEMES. Its class may have two functions more: `serve(rest)`, which makes the
+store, and `relay(folder, place)`, which starts a relay and says whether it could.
+"""
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from spark_fast.hosts.folder import HostPlace
+
+__all__ = ["SCHEMES", "Store", "StoreGoneError", "open_store", "parse_address", "serve_store", "start_relay"]
+
+
+class StoreGoneError(Exception):
+    """The store can't be reached, or did not answer in time. Whether what was sent got there is not known."""
+
+
+class Store(Protocol):
+    """A table that all hosts share. Every method takes a bounded time and raises StoreGoneError when that is over.
+
+    One thread uses it at a time. Once it has raised StoreGoneError it may raise it for good: who goes on opens another.
+    """
+
+    def get(self, key: str) -> bytes | None:
+        """What stands there; None if nothing does. Never waits for it."""
+
+    def set(self, key: str, value: bytes) -> None:
+        """Puts it there, whatever stood there. It may be lost if the store is gone by then; the next call tells."""
+
+    def compare_set(self, key: str, expected: bytes | None, desired: bytes) -> bytes:
+        """Puts `desired` there if what stands there is `expected` (None: nothing). What stands there then. No value is
+        empty."""
+
+    def wait(self, key: str, timeout: float) -> bytes | None:
+        """What stands there, as soon as something does; None if nothing does after so many seconds."""
+
+    def delete(self, key: str) -> None:
+        """Removes it."""
+
+    def close(self) -> None:
+        """Lets go of the connection. No other call follows."""
+
+
+SCHEMES = {
+    "tcp": ("spark_fast.hosts.tcp", "TcpStore"),
+    "ray": ("spark_fast.hosts.ray", "RayStore"),
+}
+"""The store that an address begins with: the module and class, which takes the rest of the address and a number of
+seconds, that each of its calls may take."""
+
+
+def parse_address(address: str) -> tuple[str, str]:
+    """Scheme and rest. ValueError if no store is known by that scheme."""
+    scheme, sign, rest = address.partition("://")
+    if not sign or scheme not in SCHEMES:
+        known = ", ".join(f"{name}://…" for name in SCHEMES)
+        raise ValueError(f"{address!r} is no address of a store: {known}")
+    return scheme, rest
+
+
+def open_store(address: str, timeout: float) -> Store:
+    """Connects to the store at this address. Raises StoreGoneError if that takes longer than `timeout` seconds."""
+    try:
+        found, rest = _found(address)
+    except (ImportError, ValueError) as error:
+        raise StoreGoneError(str(error)) from None
+    store: Store = found(rest, timeout)
+    return store
+
+
+def serve_store(address: str) -> None:
+    """Makes the store, if it is one that the job has to make: called by its rank 0."""
+    found, rest = _found(address)
+    if hasattr(found, "serve"):
+        found.serve(rest)
+
+
+def start_relay(address: str, folder: Path, place: "HostPlace") -> bool:
+    """Starts the relay of a run folder where the store has its own way to do so. Whether it was."""
+    found, _ = _found(address)
+    return bool(found.relay(folder, place)) if hasattr(found, "relay") else False
+
+
+def _found(address: str) -> tuple[Any, str]:
+    scheme, rest = parse_address(address)
+    module, name = SCHEMES[scheme]
+    return getattr(import_module(module), name), rest

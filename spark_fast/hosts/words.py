@@ -1,0 +1,333 @@
+"""What relays say to each other, as JSON in the store, and what one leaves for its senders and for the next one.
+
+What is read may be damaged, or put there by anybody who reaches the store: each field is checked where it is parsed,
+and what makes no sense is as good as nothing.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from spark_fast.request import Kind
+
+__all__ = [
+    "STEP_MAX",
+    "VOID",
+    "Answer",
+    "Ask",
+    "Decision",
+    "Done",
+    "Entry",
+    "Fate",
+    "Member",
+    "Note",
+    "Peer",
+    "Place",
+    "as_object",
+    "whole",
+]
+
+VOID = (1 << 64) - 2
+"""SF_TARGET_VOID of csrc/sf_layout.h."""
+STEP_MAX = 1 << 62
+"""SF_STEP_MAX of it."""
+
+
+def _packed(found: Any) -> bytes:
+    said = {key: value for key, value in asdict(found).items() if value not in (None, "", [], ())}
+    return json.dumps(said, separators=(",", ":")).encode()
+
+
+def as_object(raw: bytes | None) -> dict[str, Any]:
+    """The JSON object, empty if it is none."""
+    try:
+        found = json.loads(raw or b"null")
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def whole(found: Any, most: int = STEP_MAX) -> int | None:
+    """The number, if it is a whole one from 0 to `most`."""
+    return found if isinstance(found, int) and not isinstance(found, bool) and 0 <= found <= most else None
+
+
+def _text(found: Any, most: int = 4096) -> str:
+    return found[:most] if isinstance(found, str) else ""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A host of the job.
+
+    Attributes:
+        node: drawn when the run's folder was made: a host that comes back has the same, one that takes its place not.
+        name: for people.
+        ranks: those that run there.
+        world_size: of the whole job.
+        generation: how often an elastic launcher has started the job.
+    """
+
+    node: str
+    name: str
+    ranks: tuple[int, ...]
+    world_size: int
+    generation: int = 0
+
+    @property
+    def first(self) -> int:
+        """Its lowest rank, by which the store knows it."""
+        return self.ranks[0]
+
+    def packed(self) -> bytes:
+        return _packed(self)
+
+    @classmethod
+    def parsed(cls, raw: bytes | None) -> "Member | None":
+        found = as_object(raw)
+        size = whole(found.get("world_size"), 1 << 32)
+        ranks = found.get("ranks")
+        if not size or not isinstance(ranks, list) or not ranks:
+            return None
+        numbers = tuple(sorted({rank for rank in ranks if whole(rank, size - 1) is not None}))
+        if len(numbers) != len(ranks):
+            return None
+        return cls(
+            _text(found.get("node")), _text(found.get("name")), numbers, size, whole(found.get("generation")) or 0
+        )
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A request, as the job's log has it.
+
+    Attributes:
+        id: 16 hexadecimal digits.
+        kind, arg, duration, sender, ranks: as an entry of a host's own log has them.
+        mail: what it carries, if that is short.
+        letter: what it carries else.
+        only_if: it counts only if the pause of this id is in force.
+        home: the lowest rank of the host that was asked.
+    """
+
+    id: str
+    kind: int
+    arg: int = 0
+    duration: float = 0.0
+    sender: str = ""
+    ranks: int = 0
+    mail: str = ""
+    letter: dict[str, Any] | None = None
+    only_if: str = ""
+    home: int = 0
+
+    def packed(self) -> bytes:
+        return _packed(self)
+
+    @classmethod
+    def parsed(cls, raw: bytes | None) -> "Entry | None":
+        """None if it makes no sense: nobody applies it then."""
+        return cls.found(as_object(raw))
+
+    @classmethod
+    def found(cls, found: Any) -> "Entry | None":
+        """The same of what JSON had."""
+        if not isinstance(found, dict):
+            return None
+        ident, kind = _text(found.get("id")), whole(found.get("kind"), max(Kind))
+        duration, letter = found.get("duration", 0.0), found.get("letter")
+        numbers = [whole(found.get(name, 0)) for name in ("arg", "ranks", "home")]
+        fine = (
+            _is_id(ident)
+            and kind
+            and None not in numbers
+            and isinstance(duration, (int, float))
+            and 0 <= duration < 4e9
+            and (letter is None or isinstance(letter, dict))
+        )
+        if not fine:
+            return None
+        arg, ranks, home = (number or 0 for number in numbers)
+        texts = {name: _text(found.get(name)) for name in ("sender", "mail", "only_if")}
+        return cls(ident, kind or 0, arg, float(duration), ranks=ranks, letter=letter, home=home, **texts)
+
+
+def _is_id(text: str) -> bool:
+    return len(text) == 16 and all(sign in "0123456789abcdef" for sign in text)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a host says of a request.
+
+    Attributes:
+        low: the earliest step at which its ranks can act; None if it has no part in it.
+        park: the step at which its log has the ranks park before it; None if they run.
+        why: where low is None: "nothing", there is nothing to do there; "stopping", "ended", or "failed".
+        reason: of a failure, for people.
+        same: of a stop that was asked for already: its id.
+    """
+
+    low: int | None = None
+    park: int | None = None
+    why: str = ""
+    reason: str = ""
+    same: str = ""
+
+    def packed(self) -> bytes:
+        return _packed(self)
+
+    @classmethod
+    def parsed(cls, raw: bytes) -> "Answer":
+        found = as_object(raw)
+        low = whole(found.get("low"))
+        why = _text(found.get("why"))
+        if low is None and why not in ("nothing", "stopping", "ended"):
+            why = "failed"
+        reason = _text(found.get("reason")) or ("" if why != "failed" else "what it says makes no sense")
+        return cls(low, whole(found.get("park")), why, reason, _text(found.get("same")))
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided.
+
+    Attributes:
+        target: the step; None if the request is void.
+        why: of a void one, "nothing", "stopping", "ended" or "failed".
+        reason: for people.
+        same: as in Answer.
+        without: the hosts that were left out, by their lowest ranks.
+    """
+
+    target: int | None = None
+    why: str = ""
+    reason: str = ""
+    same: str = ""
+    without: tuple[int, ...] = ()
+
+    def packed(self) -> bytes:
+        return _packed(self)
+
+    @classmethod
+    def parsed(cls, raw: bytes) -> "Decision":
+        found = as_object(raw)
+        target = whole(found.get("target"))
+        without = found.get("without", [])
+        if not isinstance(without, list) or None in [whole(each) for each in without]:
+            without = []
+        why = _text(found.get("why")) or ("failed" if target is None else "")
+        return cls(target, why, _text(found.get("reason")), _text(found.get("same")), tuple(without))
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a request on one host.
+
+    Attributes:
+        outcome: "applied", "failed", "superseded", "late", "lost", or "nothing" where it had no part.
+        step: at which it was.
+        by: the id of what superseded it.
+        replies: what its ranks said of it, by rank: the fields of a mailbox.Reply.
+    """
+
+    outcome: str
+    step: int | None = None
+    by: str = ""
+    replies: dict[str, Any] | None = None
+
+    def packed(self) -> bytes:
+        return _packed(self)
+
+    @classmethod
+    def parsed(cls, raw: bytes) -> "Done":
+        found = as_object(raw)
+        outcome, replies = _text(found.get("outcome")), found.get("replies")
+        if outcome not in ("applied", "failed", "superseded", "late", "nothing"):
+            outcome = "lost"
+        if not isinstance(replies, dict) or not all(rank.isdecimal() for rank in replies):
+            replies = None
+        return cls(outcome, whole(found.get("step")), _text(found.get("by")), replies)
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What became of a request in the whole job: what its sender is told.
+
+    Attributes:
+        state: "applied", "failed", "superseded", "refused" or "lost"; "nothing" if there was nothing to do, "same" if a
+            stop was asked for already.
+        step, by, replies: as in Done.
+        reason: for people.
+    """
+
+    state: str
+    step: int | None = None
+    by: str = ""
+    reason: str = ""
+    replies: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Peer:
+    """What another host says of itself.
+
+    Attributes:
+        member: which one.
+        count: grows while its relay lives.
+        ranks: of each of its ranks what a client shows.
+        ended: none of its ranks lives.
+        silent: for how long the count has not grown, in seconds.
+    """
+
+    member: Member
+    count: int
+    ranks: Sequence[Mapping[str, Any]]
+    ended: bool
+    silent: float
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a sender on this host has left.
+
+    Attributes:
+        entry: the request.
+        age: seconds since it was left.
+        number: its number in the job's log, once that is known.
+        tried: it may stand in the job's log, though its number is not known.
+    """
+
+    entry: Entry
+    age: float
+    number: int | None = None
+    tried: bool = False
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a request stands in the host's own log.
+
+    Attributes:
+        seq: its number there; 0 if it has no part in it.
+        answer: what the host says of it.
+    """
+
+    seq: int
+    answer: Answer
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a relay leaves for the one that comes after it.
+
+    Attributes:
+        store: what the store has as `job`.
+        next: the number of the first request that is not settled here.
+        open: number, id and seq of those that are settled, and not done.
+    """
+
+    store: str = ""
+    next: int = 0
+    open: tuple[tuple[int, str, int], ...] = ()

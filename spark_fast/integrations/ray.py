@@ -1,0 +1,238 @@
+"""Trainings in the workers of Ray Train, and in plain actors of Ray.
+
+    from spark_fast.integrations import ray as spark_ray
+
+    def train(config):                        # what is given to TorchTrainer
+        spark_ray.run(learn, config)          # its ranks are one run, called as the experiment is
+
+A worker process of Ray lives on when its function has returned, and is killed some time later, so that nothing tells
+how the run ended. run() does; who calls configure() alone has a run that is `lost` at its end.
+"""
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
+from typing import Any, ParamSpec, TypeVar
+
+from spark_fast import names
+from spark_fast.errors import SparkStopError
+from spark_fast.project_files import is_under
+from spark_fast.worker import options, report, running, session
+
+try:
+    ray: Any = import_module("ray")
+except ImportError as missing:
+    raise ImportError("spark_fast.integrations.ray needs Ray, which is not here: pip install 'ray[train]'") from missing
+
+__all__ = ["configure", "run"]
+
+Args = ParamSpec("Args")
+Result = TypeVar("Result")
+
+_NAMESPACE = "spark_fast"
+_LOOK = 5.0
+"""Seconds between two looks whether a worker lives. That one has died is told at once where it is in a call."""
+_LEFT = 60.0
+"""Seconds without workers or calls after which a meeting is over."""
+
+_configured = False
+
+
+def configure(
+    *,
+    rank: int | None = None,
+    world_size: int | None = None,
+    job: str | None = None,
+    timeout: float = 300.0,
+    **others: Any,
+) -> None:
+    """Tells spark_fast where this worker stands in its job. Before the first checkpoint, in each worker.
+
+    In a worker of Ray Train nothing needs to be said: rank, world size, local rank and the experiment's name, which
+    becomes the run's, are Ray Train's. The workers that Ray Train starts again after a failure have the run's name
+    again. Where neither Ray Train nor anybody else says a rank, the process is a run of its own.
+
+    Args:
+        rank, world_size: which of how many actors of one job this is, for actors that one started oneself. All are
+            waited for, since only then it is known which of them share a node; not so where `local_rank` and
+            `local_world_size` are given too.
+        job: what tells this job from others of the same driver; None if there is one only.
+        timeout: how many seconds to wait for the others. If they don't come in time, a warning says so, and this
+            worker is a run of its own.
+        others: as for `spark_fast.configure()`.
+
+    Raises:
+        ValueError: a value makes no sense.
+        RuntimeError: it comes too late, the run has begun.
+    """
+    global _configured
+    context = _train_context() if rank is None and world_size is None else None
+    if context is not None:
+        rank, world_size = context.get_world_rank(), context.get_world_size()
+        job = job or context.get_experiment_name()
+        others.setdefault("local_rank", context.get_local_rank())
+        others.setdefault("local_world_size", context.get_local_world_size())
+        if "run" not in others and options.current().run is None and names.valid(job or ""):
+            others["run"] = job
+    if rank is not None and world_size is not None and world_size > 1:
+        if not (others.get("local_rank") is not None and others.get("local_world_size") is not None):
+            others |= _meet(rank, world_size, job, timeout)
+        others.setdefault("job", _job_here(job))
+        if world_size > (others.get("local_world_size") or world_size):
+            _meet_elsewhere(job, others)
+    if session.command is None:
+        session.command = _title()
+    options.configure(rank=rank, world_size=world_size, **others)
+    _configured = True
+
+
+def run(fn: Callable[Args, Result], *args: Args.args, **kwargs: Args.kwargs) -> Result | None:
+    """Calls `fn(*args, **kwargs)` as a worker of the run, again after each reload of the code, and publishes how that
+    ended: `finished`, `stopped` or `failed`. Returns what it returned.
+
+    Calls configure() if nobody has. A stop that `fn` lets through is swallowed, and None returned: to Ray an exception
+    is a failure, upon which it would start all workers again. A stop that is to be told from the end has `fn` catch
+    SparkStopError and report.
+
+    Only what is imported from the project's folders can be reloaded. What the driver's own script holds, Ray sends to
+    its workers as it was.
+
+    One run in the life of a process; what it raises is what `fn` raises.
+    """
+    if not _configured:
+        configure()
+    failed: BaseException | None = None
+    try:
+        return running.run_hosted(_roots(), None, fn, args, kwargs)
+    except SparkStopError as stop:
+        report.say(str(stop))
+        return None
+    except BaseException as error:
+        failed = error
+        raise
+    finally:
+        session.end(session.state_after(failed))
+
+
+def _train_context() -> Any:
+    """Ray Train's context; None in a process that is none of its workers."""
+    train = sys.modules.get("ray.train")  # its workers have imported it; elsewhere that would take a second
+    if train is None:
+        return None
+    try:
+        return train.get_context()
+    except RuntimeError:
+        return None
+
+
+def _job_here(job: str | None) -> str:
+    """What the ranks on this node have in common, and no others: several nodes of Ray may be on one host."""
+    about = ray.get_runtime_context()
+    return ":".join(("Ray", about.get_node_id(), about.get_job_id(), job or ""))
+
+
+def _meet_elsewhere(job: str | None, others: dict[str, Any]) -> None:
+    """Other nodes have ranks too: they meet in an actor, and their runs are called the same."""
+    about = ray.get_runtime_context()
+    everywhere = f"{about.get_job_id()}:{job or ''}"
+    os.environ.setdefault("SPARK_FAST_STORE", f"ray://{about.gcs_address}/{_NAMESPACE}/store:{everywhere}")
+    if "run" not in others and options.current().run is None:
+        others["run"] = names.of_job(everywhere, 1)
+
+
+def _title() -> list[str] | None:
+    """What the process is called by Ray, as `ray::Trainer`. Its command line says nothing of what it runs."""
+    try:
+        with open("/proc/self/cmdline", "rb") as file:
+            title = file.read().split(b"\0")[0].decode(errors="replace").strip()
+    except OSError:
+        return None
+    return [title] if title.startswith("ray::") else None
+
+
+def _roots() -> list[str]:
+    """The folders that hold the project's code: Ray puts the driver's, and those of the runtime environment, among the
+    folders from which its workers import."""
+    ours = os.path.dirname(os.path.abspath(ray.__file__))
+    library = os.path.dirname(os.path.abspath(os.__file__))
+    found = [os.path.abspath(each or ".") for each in sys.path]
+    return [each for each in found if os.path.isdir(each) and not is_under(each, ours) and not is_under(each, library)]
+
+
+# --- actors of one's own ---
+
+
+class Meeting:
+    """A named actor through which the workers of a job find out which of them share a node. It ends when they are
+    gone."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[int, tuple[str, object]] = {}
+        self._came = asyncio.Condition()
+        self._used = time.monotonic()
+        self._watches: set[asyncio.Task[None]] = set()
+        self._start(self._end_when_left())
+
+    def _start(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._watches.add(task)
+        task.add_done_callback(self._watches.discard)
+
+    async def come(self, rank: int, world_size: int, node: str, worker: Any) -> list[str]:
+        """The nodes of all ranks, once all have come."""
+        who = object()
+        async with self._came:
+            self._nodes[rank] = node, who
+            self._came.notify_all()
+            if worker is not None:
+                self._start(self._watch(rank, who, worker))
+            await self._came.wait_for(lambda: all(each in self._nodes for each in range(world_size)))
+            self._used = time.monotonic()
+            return [self._nodes[each][0] for each in range(world_size)]
+
+    async def _watch(self, rank: int, who: object, worker: Any) -> None:
+        # One that is started again may be on another node: the others must not go by the old one.
+        with suppress(ray.exceptions.RayError):
+            while True:
+                await worker.__ray_ready__.remote()
+                await asyncio.sleep(_LOOK)
+        if self._nodes.get(rank, ("", None))[1] is who:
+            del self._nodes[rank]
+
+    async def _end_when_left(self) -> None:
+        myself = ray.get_runtime_context().current_actor
+        while len(self._watches) > 1 or time.monotonic() < self._used + _LEFT:
+            await asyncio.sleep(_LOOK)
+        ray.kill(myself)
+
+
+def _meet(rank: int, world_size: int, job: str | None, timeout: float) -> dict[str, Any]:
+    """Where the rank stands among those of its node; where that can't be told, that it is a run of its own."""
+    about = ray.get_runtime_context()
+    worker = about.current_actor if about.get_actor_id() is not None else None
+    try:
+        meeting = (
+            ray.remote(num_cpus=0)(Meeting)
+            .options(
+                name=f"{about.get_job_id()}:{job or ''}",
+                namespace=_NAMESPACE,
+                lifetime="detached",  # else it would end with the worker that happened to make it
+                get_if_exists=True,
+            )
+            .remote()
+        )
+        here = about.get_node_id()
+        nodes = ray.get(meeting.come.remote(rank, world_size, here, worker), timeout=timeout)
+    except ray.exceptions.RayError as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        report.warn(
+            f"which workers share a node with rank {rank} of {world_size} can't be told: {reason}. It is a run of "
+            "its own"
+        )
+        return {"ranks": False}
+    same = [each for each, node in enumerate(nodes) if node == here]
+    return {"local_rank": same.index(rank), "local_world_size": len(same)}

@@ -1,0 +1,344 @@
+"""The agreement between hosts: the relays' own code, on simulated links, ranks and stores. See hosts_sim."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from spark_fast.hosts import protocol
+from spark_fast.hosts.deciding import decide
+from spark_fast.hosts.protocol import Times
+from spark_fast.hosts.words import STEP_MAX, VOID, Answer, Decision, Entry, Member, Place
+from spark_fast.request import Kind
+from tests.hosts_sim import Chances, SimClient, SimHost, SimJob, SimRank
+
+ROUGH = Chances(cut=0.003, heal=0.02, kill=0.003, ask=0.02, dies_within_append=0.05)
+CUT = Chances(cut=0.01, heal=0.01, ask=0.02)
+KILLED = Chances(kill=0.006, ask=0.02, dies_within_append=0.1)
+QUICK = Times(bound=1.0, beat=1.0, gone=4.0)
+
+RUNNING = (Kind.PAUSE, Kind.RESUME, Kind.SET, Kind.ADVANCE)
+
+
+def schedule(seed: int, chances: Chances, hosts: int | None = None, seconds: float = 8.0) -> SimJob:
+    """A job whose links and relays are in trouble for a while, and then no more."""
+    job = SimJob(seed, hosts or 2 + seed % 2, 1 + seed % 3, times=QUICK, chances=chances, lockstep=seed % 4 < 2)
+    job.run(seconds)
+    job.check()
+    job.calm = True
+    job.run(12.0)
+    job.check()
+    return job
+
+
+@pytest.mark.parametrize("chances", [ROUGH, CUT, KILLED], ids=["all", "links", "relays"])
+@pytest.mark.parametrize("block", range(5))
+def test_no_two_hosts_act_on_different_steps_whatever_is_cut_or_killed(chances: Chances, block: int) -> None:
+    asked = troubles = acted = 0
+    for seed in range(block * 40, block * 40 + 40):
+        job = schedule(seed, chances)
+        asked += job.asked
+        troubles += job.kills + job.cuts
+        acted += len({ident for host in job.hosts for rank in host.ranks_ for ident in rank.applied})
+        left = [ident for host in job.hosts for ident in host.left]
+        assert not left, f"seed {seed}: nobody was ever told of {left}"
+    assert asked > 250 and troubles > 100 and acted > asked / 10, "the schedules were too quiet, or too rough"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_after_any_trouble_the_hosts_obey_the_next_resume_and_stop(seed: int) -> None:
+    job = schedule(seed, ROUGH)
+    host = job.hosts[seed % len(job.hosts)]
+    ident = job.ask(host, Kind.RESUME)
+    job.run(10.0, lambda: ident in host.fates)
+    assert host.fates[ident][0].state in ("applied", "nothing")
+    job.run(1.0)
+    assert not any(rank.parked for each in job.hosts for rank in each.ranks_)
+    ident = job.ask(host, Kind.STOP)
+    job.run(40.0, lambda: ident in host.fates)  # the one furthest behind has to get there first
+    assert host.fates[ident][0].state == "applied"
+    assert not any(each.alive() for each in job.hosts)
+    job.check()
+
+
+@pytest.mark.parametrize("chances", [Chances(), Chances(cut=0.00002, heal=0.02, kill=0.00002)], ids=["calm", "rough"])
+def test_a_thousand_hosts_act_on_one_step(chances: Chances) -> None:
+    job = SimJob(1, 1000, 1, times=QUICK, chances=chances)
+    job.run(0.5)
+    states = []
+    for kind in (Kind.PAUSE, Kind.SET, Kind.RESUME):
+        ident = job.ask(job.hosts[700], kind)
+        job.run(15.0, lambda ident=ident: ident in job.hosts[700].fates)
+        states.append(job.hosts[700].fates[ident][0].state)
+    job.check()
+    assert chances.cut or states == ["applied"] * 3
+    steps = {rank.applied.get("0000000000000001") for host in job.hosts for rank in host.ranks_}
+    assert chances.cut or len(steps) == 1
+
+
+def test_a_host_that_is_cut_off_fails_the_request_by_name_in_time_and_the_others_go_on() -> None:
+    job = SimJob(5, 3, 2, lockstep=False)
+    job.run(1.0)
+    job.hosts[2].cut = True
+    began = job.time
+    ident = job.ask(job.hosts[0], Kind.PAUSE)
+    job.run(20.0, lambda: ident in job.hosts[0].fates)
+    fate, told = job.hosts[0].fates[ident]
+    assert (fate.state, fate.reason) == ("refused", "host h2 (ranks 4-5) did not answer in 5 s")
+    assert told - began < job.times.bound + 0.5
+    steps = [rank.step for host in job.hosts for rank in host.ranks_]
+    job.run(1.0)
+    assert all(rank.step > step for rank, step in zip((r for h in job.hosts for r in h.ranks_), steps, strict=True))
+
+
+def test_a_host_without_a_store_refuses_and_its_ranks_go_on() -> None:
+    job = SimJob(6, 2, 1, lockstep=False)
+    job.run(1.0)
+    job.hosts[1].cut = True
+    ident = job.ask(job.hosts[1], Kind.PAUSE)
+    began = job.time
+    job.run(20.0, lambda: ident in job.hosts[1].fates)
+    fate, told = job.hosts[1].fates[ident]
+    assert (fate.state, fate.reason) == ("refused", "cut") and told - began < job.times.bound + 1
+    step = job.hosts[1].ranks_[0].step
+    job.run(1.0)
+    assert job.hosts[1].ranks_[0].step > step
+    job.check()
+
+
+def test_a_host_that_comes_back_acts_if_it_can_and_else_is_told_that_it_came_too_late() -> None:
+    outcomes = set()
+    for lockstep in (True, False):
+        job = SimJob(7, 2, 1, lockstep=lockstep)
+        job.run(1.0)
+        other = job.hosts[1]
+        # It is cut off when it has said what it can do, and before it hears what was decided.
+        ident = job.ask(job.hosts[0], Kind.PAUSE)
+        job.run(5.0, lambda: "low/1/1" in job.store.values)  # noqa: B023
+        other.cut = True
+        job.run(2.0)
+        assert "target/1" in job.store.values and other.log[0].target is None, "it waits"
+        job.run(15.0 if not lockstep else 3.0)
+        other.cut = False
+        job.run(10.0, lambda: ident in job.hosts[0].fates)  # noqa: B023
+        outcomes.add((lockstep, job.hosts[0].fates[ident][0].state, ident in other.ranks_[0].applied))
+        job.check()
+    assert outcomes == {(True, "applied", True), (False, "failed", False)}
+
+
+def test_what_the_asked_host_leaves_undecided_is_void_before_any_rank_gives_up() -> None:
+    job = SimJob(13, 3, 1, times=QUICK, lockstep=False)
+    job.run(1.0)
+    job.ask(job.hosts[0], Kind.PAUSE)
+    job.run(5.0, lambda: "low/1/1" in job.store.values)
+    job.kill(job.hosts[0])
+    job.hosts[0].dead_until = 1000.0
+    job.run(10.0)
+    decision = Decision.parsed(job.store.values["target/1"])
+    assert (decision.target, decision.reason) == (None, "host h0, which was asked, did not go on")
+    for host in job.hosts[1:]:
+        assert host.log[0].target == VOID and host.ranks_[0].longest < QUICK.takeover + 0.1 < QUICK.patience
+    job.check()
+
+
+def decide_late() -> SimJob:
+    """The asked host's relay is suspended before it decides, and goes on when the others have voided the request."""
+    job = SimJob(14, 3, 1, times=QUICK, lockstep=False)
+    job.run(1.0)
+    job.ask(job.hosts[0], Kind.PAUSE)
+    job.run(5.0, lambda: "low/1/0" in job.store.values)
+    job.hosts[0].dead_until = job.time + 1.2 * QUICK.takeover
+    job.run(5.0)
+    return job
+
+
+def test_a_decision_that_comes_after_the_others_have_voided_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = decide_late()
+    assert not any(rank.applied for host in job.hosts for rank in host.ranks_)
+    job.check()
+    monkeypatch.setattr(SimClient, "compare_set", put)
+    assert any(rank.applied for host in decide_late().hosts for rank in host.ranks_), "this is what the swap is for"
+
+
+def test_a_host_that_starts_late_takes_part_from_the_first_request_on() -> None:
+    job = SimJob(8, 2, 1)
+    job.hosts[1].dead_until = 3.0  # its relay
+    job.run(1.0)
+    ident = job.ask(job.hosts[0], Kind.PAUSE)
+    job.run(10.0, lambda: ident in job.hosts[0].fates)
+    assert job.hosts[0].fates[ident][0].state == "applied"
+    job.check()
+
+
+def test_ranks_of_which_nobody_has_heard_make_a_request_fail() -> None:
+    job = SimJob(9, 2, 1, lockstep=False)
+    job.hosts[1].dead_until = 1000.0
+    job.run(1.0)
+    ident = job.ask(job.hosts[0], Kind.PAUSE)
+    job.run(10.0, lambda: ident in job.hosts[0].fates)
+    fate = job.hosts[0].fates[ident][0]
+    assert fate.state == "refused" and "no word yet of rank 1" in fate.reason
+
+
+def test_a_host_that_was_silent_for_long_is_left_out_of_a_pause_and_never_of_a_value() -> None:
+    job = SimJob(10, 2, 1, times=QUICK, lockstep=False)
+    job.run(1.0)
+    job.hosts[1].dead_until = 1000.0
+    states = []
+    for kind in (Kind.PAUSE, Kind.PAUSE, Kind.SET):
+        ident = job.ask(job.hosts[0], kind)
+        job.run(10.0, lambda ident=ident: ident in job.hosts[0].fates)
+        states.append(job.hosts[0].fates[ident][0].state)
+        job.run(6.0)
+    assert states == ["refused", "applied", "refused"]
+    job.hosts[1].dead_until = 0.0
+    job.run(10.0)
+    job.check()
+
+
+def test_a_timed_resume_that_every_host_asks_for_happens_once() -> None:
+    job = SimJob(11, 3, 1)
+    job.run(1.0)
+    pause = job.ask(job.hosts[0], Kind.PAUSE)
+    job.run(5.0, lambda: pause in job.hosts[0].fates)
+    resumes = [(host, job.ask(host, Kind.RESUME, only_if=pause)) for host in job.hosts]
+    job.run(5.0, lambda: all(ident in host.fates for host, ident in resumes))
+    assert sorted(host.fates[ident][0].state for host, ident in resumes) == ["applied", "nothing", "nothing"]
+    job.check()
+
+
+def test_what_was_said_long_ago_is_forgotten_by_the_store() -> None:
+    job = SimJob(12, 2, 1, step_every=0.001)
+    job.run(0.1)
+    for _ in range(600):
+        ident = job.ask(job.hosts[0], Kind.SET)
+        job.run(5.0, lambda ident=ident: ident in job.hosts[0].fates)
+    assert len([key for key in job.store.values if key.startswith(("low/", "done/", "target/"))]) < 6 * 260
+    assert sum(len(raw) for key, raw in job.store.values.items() if key.startswith("log/")) < 260 * 200
+
+
+# --- the simulation finds what it is there to find ---
+
+
+def lowest(kind: int, answers: dict[Member, Answer], without: Any = ()) -> Decision:
+    found = decide(kind, answers, without)
+    lows = [answer.low for answer in answers.values() if answer.low is not None]
+    return found if found.target is None else Decision(min(lows))
+
+
+def commit_anything(self: SimHost, ident: str) -> Place | None:
+    found = FIND(self, ident)
+    return found and Place(found.seq, Answer(0))
+
+
+def append_anything(self: SimHost, entry: Entry) -> Place:
+    found = APPEND(self, entry)
+    return Place(found.seq, Answer(0)) if found.seq else found
+
+
+def act_anyway(self: SimJob, host: SimHost, rank: SimRank) -> None:
+    for found in host.log[rank.seq :]:
+        if found.target is None and rank.awaits is not None and self.time - rank.awaits >= self.times.patience:
+            found.target = found.low
+    TURN(self, host, rank)
+
+
+def put(self: SimClient, key: str, expected: bytes | None, desired: bytes) -> bytes:
+    if not key.startswith("target/"):
+        return SWAP(self, key, expected, desired)
+    self.set(key, desired)
+    return desired
+
+
+def forgetful(self: SimHost, ident: str, number: int | None) -> None:
+    """A relay that leaves no mark of what it sends."""
+
+
+FIND, APPEND, TURN, SWAP = SimHost.find, SimHost.append, SimJob._turn, SimClient.compare_set
+
+BROKEN: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "the smallest step is decided": lambda patch: patch.setattr(protocol, "decide", lowest),
+    "a target below the host's own is committed": lambda patch: (
+        patch.setattr(SimHost, "find", commit_anything),
+        patch.setattr(SimHost, "append", append_anything),
+    )[0],
+    "a rank that has waited for long acts where it is": lambda patch: patch.setattr(SimJob, "_turn", act_anyway),
+    "what is sent leaves no mark": lambda patch: patch.setattr(SimHost, "mark", forgetful),
+    "a relay does not look whether it has appended": lambda patch: patch.setattr(SimHost, "find", lambda *_: None),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_protocol_that_leaves_out_a_precaution_is_caught(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    BROKEN[broken](monkeypatch)
+    for seed in range(400):
+        try:
+            job = schedule(seed, (ROUGH, CUT, KILLED)[seed % 3])
+            assert not any(host.left for host in job.hosts)
+        except AssertionError:
+            return
+    pytest.fail(f"400 schedules did not show that {broken}")
+
+
+# --- what is said ---
+
+
+def member(name: str, *ranks: int) -> Member:
+    return Member(name, name, ranks, 4)
+
+
+A, B, C = member("a", 0), member("b", 1), member("c", 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "answers", "decision"),
+    [
+        (Kind.PAUSE, {A: Answer(5), B: Answer(9)}, Decision(9)),
+        (Kind.SET, {A: Answer(7, 7), B: Answer(7, 7)}, Decision(7)),
+        (Kind.PAUSE, {A: Answer(5), B: Answer(why="ended")}, Decision(5)),
+        (Kind.PAUSE, {A: Answer(why="ended"), B: Answer(why="ended")}, Decision(why="ended")),
+        (Kind.SET, {A: Answer(why="stopping"), B: Answer(why="ended")}, Decision(why="stopping")),
+        (Kind.STOP, {A: Answer(why="nothing", same="x"), B: Answer(why="ended")}, Decision(why="nothing", same="x")),
+        (Kind.RESUME, {A: Answer(why="nothing"), B: Answer(4, 4)}, Decision(4)),
+        (Kind.RESUME, {A: Answer(9), B: Answer(4, 4)}, Decision(4)),
+        (
+            Kind.SET,
+            {A: Answer(9), B: Answer(4, 4)},
+            Decision(
+                why="failed", reason="the ranks of b are to park at step 4, and others are past it; resume them first"
+            ),
+        ),
+        (
+            Kind.SET,
+            {A: Answer(why="failed", reason="no"), B: Answer(4)},
+            Decision(why="failed", reason="host a: no"),
+        ),
+    ],
+)
+def test_what_the_hosts_say_makes_a_decision(kind: Kind, answers: dict[Member, Answer], decision: Decision) -> None:
+    assert decide(kind, answers) == decision
+
+
+def test_what_is_packed_is_what_is_parsed() -> None:
+    entry = Entry("00000000000000ff", Kind.CALL, 3, 1.5, "me", 2, "", {"call": "f"}, "00000000000000fe", 4)
+    assert Entry.parsed(entry.packed()) == entry
+    assert Member.parsed(A.packed()) == A
+    for answer in (Answer(3), Answer(0, 0), Answer(why="failed", reason="r"), Answer(why="nothing", same="x")):
+        assert Answer.parsed(answer.packed()) == answer
+    for decision in (Decision(0), Decision(4, without=(2,)), Decision(why="failed", reason="r")):
+        assert Decision.parsed(decision.packed()) == decision
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"[]", b"{", b"\xff", b'{"id":"x","kind":1}', b'{"id":"00000000000000ff","kind":99}',
+     b'{"id":"00000000000000ff","kind":true}', b'{"id":"00000000000000ff","kind":1,"arg":-1}',
+     b'{"id":"00000000000000ff","kind":1,"duration":"x"}', b'{"id":"00000000000000ff","kind":1,"letter":[]}',
+     b"[" * 100000],
+)  # fmt: skip
+def test_a_request_that_makes_no_sense_is_nobody_s(raw: bytes) -> None:
+    assert Entry.parsed(raw) is None
+    assert Member.parsed(raw) is None
+    assert Answer.parsed(raw).why == "failed"
+    assert Decision.parsed(raw).target is None
+    assert VOID > STEP_MAX
