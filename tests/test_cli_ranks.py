@@ -92,6 +92,15 @@ def test_ranks_of_other_hosts_are_told_from_those_that_are_missing(tmp_path: Pat
         assert (found["world_size"], found["local_world_size"]) == (8, 2)
 
 
+def test_ranks_of_other_hosts_are_counted_where_they_are_known() -> None:
+    found = [replace(rank, host=f"node{rank.rank // 2}") for rank in many(8)]
+    assert ranks.present(found, 2, 8) == "8 of 8 are there, on 4 hosts"
+    assert ranks.present(found[:7], 2, 8) == "7 of 8 are there, on 4 hosts; rank 7 has not been heard of"
+    assert ranks.present(found[:2], 2, 8) == "2 of 2 are there; the job has 8, 6 of them on other hosts"
+    # Hosts of one name, as several agents on one machine are.
+    assert ranks.present(many(8), 2, 8) == "8 of 8 are there"
+
+
 # --- what is wrong ---
 
 

@@ -139,7 +139,7 @@ def test_when_a_stop_is_over_is_told(server: api.Served, home: Path, tmp_path: P
     with Job(tmp_path / "job", SAVING="30") as job:
         run = job.run()
         run._ask(Kind.STOP, False, DEADLINE, duration=90.0)
-        by = until(lambda: server.get("/api/runs")["runs"][0]["stop_by"])
+        by = until(lambda: next((each["stop_by"] for each in server.get("/api/runs")["runs"]), None))
         assert by == server.get("/api/runs/job")["stop_by"] == run.stop_by
 
 
@@ -214,6 +214,15 @@ def test_the_list_says_how_many_ranks_there_are_and_which_is_lost(
         expect(row(page, "job").locator(".note")).to_have_text("rank 2 lost")
         expect(row(page, "job").locator(".status")).to_have_text("running")
         expect(row(page, "alone").locator(".note")).to_be_hidden()
+
+
+def test_ranks_of_other_hosts_are_counted_where_they_are_known(browser: Browser, served: pages.Served) -> None:
+    page = opened(browser, served)
+    say = "async (run) => (await import('/static/ranks.js')).howMany(run)"
+    ranks = [{"rank": rank, "status": "running", "host": f"node{rank // 2}"} for rank in range(8)]
+    for there, count in ((8, "8"), (7, "7/8"), (2, "2")):
+        run = {"world_size": 8, "local_world_size": 2, "ranks": ranks[:there]}
+        assert page.evaluate(say, run) == count
 
 
 def test_many_ranks_that_are_alike_share_a_line(browser: Browser, served: pages.Served, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from spark_fast.cli.words import clock, duration
 from spark_fast.client import Rank, Run
 from spark_fast.status import ranges, trouble_of
 
-__all__ = ["Group", "concerns", "grouped", "present", "several", "troubles"]
+__total_ = ["Group", "concerns", "grouped", "present", "several", "troubles", "wanted"]
 
 _EACH = 16
 """Ranks that are listed one by one, whatever they do; of more, those that are alike share a line."""
@@ -20,14 +20,26 @@ def several(run: Run) -> bool:
     return run.world_size > 1 or run.local_world_size > 1
 
 
+def wanted(ranks: Sequence[Rank], here: int, world_size: int) -> int:
+    """How many ranks there are to be: of all hosts, where those of others are known; else of this one.
+
+    here: how many are to be on this host.
+    """
+    return world_size if len(ranks) > here or len({rank.host for rank in ranks}) > 1 else here
+
+
 def present(ranks: Sequence[Rank], here: int, world_size: int) -> str:
-    """How many ranks are there. here: how many are to be on this host."""
+    """How many ranks are there, and which are not. here: as wanted()."""
     live = [rank for rank in ranks if rank.status.live]
-    words = f"{len(live)} of {here} are there" if live else f"{here}, none of which is there any more"
-    if live and here == world_size and (late := set(range(world_size)) - {rank.rank for rank in ranks}):
-        words += f"; {_name(sorted(late))} {'has' if len(late) == 1 else 'have'} not come yet"
-    if world_size > here:
-        words += f"; the job has {world_size}, {world_size - here} of them on other hosts"
+    total = wanted(ranks, here, world_size)
+    words = f"{len(live)} of {total} are there" if live else f"{total}, none of which is there any more"
+    if (hosts := len({rank.host for rank in ranks})) > 1:
+        words += f", on {hosts} hosts"
+    if live and total == world_size and (late := set(range(world_size)) - {rank.rank for rank in ranks}):
+        has = "has" if len(late) == 1 else "have"
+        words += f"; {_name(sorted(late))} {has} not {'come yet' if total == here else 'been heard of'}"
+    if world_size > total:
+        words += f"; the job has {world_size}, {world_size - total} of them on other hosts"
     return words
 
 

@@ -152,7 +152,7 @@ def _run_cells(run: Run, now: float) -> list[tuple[str, str]]:
     return [
         (run.id, "bold" if status.live else "dim"),
         (str(status), STYLES[status]),
-        _present(ranks, run.local_world_size, rest),
+        _present(ranks, ranking.wanted(ranks, run.local_world_size, run.world_size), rest),
         (str(step_of_ranks(ranks)), rest),
         (speed(run.steps_per_second), rest),
         (_loops(progress) if progress is not None else "-", rest),
@@ -163,13 +163,13 @@ def _run_cells(run: Run, now: float) -> list[tuple[str, str]]:
     ]
 
 
-def _present(ranks: Sequence[Rank], here: int, rest: str) -> Cell:
+def _present(ranks: Sequence[Rank], wanted: int, rest: str) -> Cell:
     """How many ranks; of a live run that lacks some, how many of how many."""
     live = sum(rank.status.live for rank in ranks)
-    if live in (0, here):
-        return str(here), rest
+    if live in (0, wanted):
+        return str(wanted), rest
     wrong = any(rank.status in (SparkStatus.LOST, SparkStatus.FAILED) for rank in ranks)
-    return f"{live}/{here}", STYLES[SparkStatus.LOST] if wrong else rest
+    return f"{live}/{wanted}", STYLES[SparkStatus.LOST] if wrong else rest
 
 
 def _loops(progress: Progress) -> str:

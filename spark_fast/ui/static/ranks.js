@@ -19,11 +19,21 @@ export function isMissed(rank) {
   return rank.trouble === "lost" || rank.trouble === "failed";
 }
 
+/** How many ranks there are to be: of all hosts, where those of others are known; else of this one. */
+function wanted(run) {
+  const here = run.local_world_size;
+  return run.ranks.length > here || hosts(run) > 1 ? run.world_size : here;
+}
+
+function hosts(run) {
+  return new Set(run.ranks.map(({ host }) => host)).size;
+}
+
 /** How many ranks; of a live run that lacks some, how many of how many. */
 export function howMany(run) {
   const live = run.ranks.filter(isLive).length;
-  const here = run.local_world_size;
-  return live === 0 || live === here ? count(here) : `${count(live)}/${count(here)}`;
+  const all = wanted(run);
+  return live === 0 || live === all ? count(all) : `${count(live)}/${count(all)}`;
 }
 
 /** What is wrong with the ranks of a run, in a few words: "rank 3 lost, rank 1 late". */
@@ -67,13 +77,13 @@ function ascending(numbers) {
 /** How many ranks are there, and which are not. */
 function present(run) {
   const live = run.ranks.filter(isLive);
-  const here = run.local_world_size;
-  if (!live.length) return `${count(here)}, none of which is there any more.`;
-  const words = [`${count(live.length)} of ${count(here)} are there`];
+  const all = wanted(run);
+  if (!live.length) return `${count(all)}, none of which is there any more.`;
+  const words = [`${count(live.length)} of ${count(all)} are there${hosts(run) > 1 ? `, on ${count(hosts(run))} hosts` : ""}`];
   const known = new Set(run.ranks.map(({ rank }) => rank));
-  const late = here === run.world_size ? Array.from({ length: here }, (_, rank) => rank).filter((rank) => !known.has(rank)) : [];
-  if (late.length) words.push(`${name(late)} ${late.length === 1 ? "has" : "have"} not come yet`);
-  if (run.world_size > here) words.push(`the job has ${count(run.world_size)}, ${count(run.world_size - here)} of them on other hosts`);
+  const late = all === run.world_size ? Array.from({ length: all }, (_, rank) => rank).filter((rank) => !known.has(rank)) : [];
+  if (late.length) words.push(`${name(late)} ${late.length === 1 ? "has" : "have"} not ${all === run.local_world_size ? "come yet" : "been heard of"}`);
+  if (run.world_size > all) words.push(`the job has ${count(run.world_size)}, ${count(run.world_size - all)} of them on other hosts`);
   return `${words.join("; ")}.`;
 }
 
