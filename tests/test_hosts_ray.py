@@ -130,12 +130,15 @@ def test_a_relay_that_is_killed_is_started_again_by_a_command(job: tuple[list[Pa
     hosts.ring(runs[0])
     until(lambda: hosts.folder.ring(runs[0]), "the other host's relay is there", 60.0)
 
+    said = []
+
     def stop() -> bool:
-        command = [sys.executable, "-m", "spark_fast", "stop", "job"]
+        command = [sys.executable, "-m", "spark_fast", "stop", "job", "--timeout", "40s"]
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+        said.append(done.stdout + done.stderr)
         return done.returncode == 0
 
-    until(stop, "the command stops the job", 120.0)
+    until(stop, f"the command stops the job: {said}", 120.0)
     steps = ray.get(tasks, timeout=60)
     assert steps[0] == steps[1]
 
