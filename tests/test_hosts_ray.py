@@ -130,14 +130,14 @@ def test_a_relay_that_is_killed_is_started_again_by_a_command(job: tuple[list[Pa
     hosts.ring(runs[0])
     until(lambda: hosts.folder.ring(runs[0]), "the other host's relay is there", 60.0)
 
-    def stop() -> bool:
-        command = [sys.executable, "-m", "spark_fast", "stop", "job"]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
-        return done.returncode == 0
+    def pause() -> bool:
+        command = [sys.executable, "-m", "spark_fast", "pause", "job", "--timeout", "40s"]
+        return subprocess.run(command, env=env, capture_output=True, timeout=120).returncode == 0
 
-    until(stop, "the command stops the job", 120.0)
-    steps = ray.get(tasks, timeout=60)
-    assert steps[0] == steps[1]
+    until(pause, "the command pauses the job", 120.0)
+    ask(runs[0], Kind.RESUME)
+    step = ask(runs[1], Kind.STOP)
+    assert ray.get(tasks, timeout=60) == [step, step]
 
 
 def test_an_actor_that_is_gone_is_a_store_that_is_gone(cluster: Cluster) -> None:
