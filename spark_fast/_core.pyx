@@ -285,6 +285,9 @@ cdef sf_yield track_yield_policy
 cdef sf_yield async_yield_policy
 cdef int64_t TRACK_YIELD_NS = 50_000
 
+GIVEN = 1
+ROUND = 2
+
 
 @cython.final
 cdef class Worker:
@@ -333,7 +336,8 @@ cdef class Worker:
         return sf_pending()
 
     cdef int take_slow_path(self, uint64_t step, bint counted, object done) except -1:
-        # done: whether a track() loop has come round since it began; None where that can't be told.
+        # done: of a track() loop, GIVEN if it has handed out a new item since it began, and ROUND if the body of its
+        # last item has come round; None where that can't be told.
         if self.slow is None:
             from spark_fast.worker.slow_path import checkpoint
             self.slow = checkpoint
@@ -577,7 +581,7 @@ cdef class Track:
             raise StopIteration
         sf_level_done(self.level, self.handed)
         if pass_in_loop(&step):
-            the_worker.take_slow_path(step, True, self.handed > 0)
+            the_worker.take_slow_path(step, True, GIVEN | ROUND if self.handed > 0 else 0)
         try:
             item = next(self.iterator)
         except BaseException:
@@ -700,16 +704,17 @@ cdef class KeyedTrack:
     def __next__(self):
         cdef Place place = self.place
         cdef uint64_t step
+        cdef bint came_round = False
         if place is None:
             raise StopIteration
         if place.held and not place.again:
-            # The loop's body has come round.
+            came_round = True
             place.come_round()
             if place.inner:
                 self.advance(place)
         sf_level_done(self.level, place.handed - place.held)
         if pass_in_loop(&step):
-            the_worker.take_slow_path(step, True, self.given)
+            the_worker.take_slow_path(step, True, (GIVEN if self.given else 0) | (ROUND if came_round else 0))
         if place.again:
             # That its body comes round will say nothing: the loops within it may all be at their ends.
             place.again = False

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from spark_fast import mailbox
-from spark_fast._core import worker
+from spark_fast._core import GIVEN, ROUND, worker
 from spark_fast.code_versions import Store
 from spark_fast.errors import (
     CodeRefusedError,
@@ -80,6 +80,7 @@ class Host:
         self._trials: list[_Trial] = []
         self._looks = 0
         self._began = 0
+        self._rounds = 0
 
     # --- the code that runs ---
 
@@ -176,8 +177,9 @@ class Host:
 
     # --- at a checkpoint, holding session.turns ---
 
-    def pass_checkpoint(self, done: bool | None) -> None:
-        """The thread under the host passes a checkpoint. done: whether its loop has come round, None if it has none.
+    def pass_checkpoint(self, done: int | None) -> None:
+        """The thread under the host passes a checkpoint. done: GIVEN if its loop has handed out a new item since it
+        began, and ROUND if the body of its last item has come round; None if it has no loop.
 
         Raises SparkReloadError again if frames that it should have left are still there.
         """
@@ -186,7 +188,8 @@ class Host:
         if self._trials:
             # A bare checkpoint says nothing of the code that follows it; that it came back to one does.
             self._looks += done is None
-            if done or self._looks > 1:
+            self._rounds += self._looks > 1 if done is None else bool(done & ROUND)
+            if (done or 0) & GIVEN or self._looks > 1:
                 self._prove()
 
     def meet(self, entry: dict[str, Any], step: int) -> SparkReloadError | None:
@@ -299,7 +302,7 @@ class Host:
         """The frames are gone. What is to run now: the new code, or the old once more if that can't be executed."""
         while True:
             places.abandon(self.thread)
-            self._looks = 0
+            self._looks = self._rounds = 0
             with session.turns:
                 trial, self._leaving = self._leaving, None
                 if trial is not None and trial.asked is not None:
@@ -342,9 +345,8 @@ class Host:
                 break
         voting.vote(trial.asked.entry["seq"], voting.PROVED if trial.executed else voting.EXECUTED, False)
         if session.several():
-            # In all ranks a step stands for the same item. Here the loop has come round once, or not at all.
-            came_round = trial.executed and elsewhere is not None
-            worker.set_back(self._began + (options.current().stride if came_round else 0))
+            # In all ranks a step stands for the same item, however many have been done with this code here.
+            worker.set_back(self._began + self._rounds * options.current().stride)
         loaders.settle()
         transaction = trial.transaction
         self._set_current(transaction.before)

@@ -27,10 +27,11 @@ LOOK_AROUND = 1.0
 """Seconds after which a parked worker looks whether its control file is still there."""
 
 
-def checkpoint(step: int, counted: bool, done: bool | None) -> None:
+def checkpoint(step: int, counted: bool, done: int | None) -> None:
     """The slow path of `checkpoint()`, called by the core.
 
-    done: whether the loop that passes it has come round; None if it is no loop's.
+    done: of the loop that passes it, GIVEN if it has handed out a new item since it began, and ROUND if the body of its
+        last item has come round; None if it is no loop's.
     """
     hold = arrive(step, counted, done)
     if hold is None:
@@ -43,14 +44,14 @@ def checkpoint(step: int, counted: bool, done: bool | None) -> None:
         hold.end()
 
 
-def arrive(step: int, counted: bool, done: bool | None) -> "Hold | None":
+def arrive(step: int, counted: bool, done: int | None) -> "Hold | None":
     """take_turn() of a thread that comes to a checkpoint, and not of one that waits there and looks again."""
     with session.turns:
         if counted and delivering.inside():
             step = delivering.pass_inner()
         if counted and session.host is not None and session.host.thread == threading.get_ident():
             # What a function that was called passes says nothing of the loop's code.
-            session.host.pass_checkpoint(False if delivering.inside() else done)
+            session.host.pass_checkpoint(0 if delivering.inside() else done)
     return take_turn(step, counted)
 
 
