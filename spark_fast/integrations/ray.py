@@ -76,12 +76,14 @@ def configure(
         job = job or context.get_experiment_name()
         others.setdefault("local_rank", context.get_local_rank())
         others.setdefault("local_world_size", context.get_local_world_size())
+        # By addresses Ray Train tells nodes apart, of which two may be on one host.
+        others.setdefault("job", _job_on(ray.util.get_node_ip_address(), job))
         if "run" not in others and options.current().run is None and names.valid(job or ""):
             others["run"] = job
     if rank is not None and world_size is not None and world_size > 1:
         if not (others.get("local_rank") is not None and others.get("local_world_size") is not None):
             others |= _meet(rank, world_size, job, timeout)
-        others.setdefault("job", _job_here(job))
+        others.setdefault("job", _job_on(ray.get_runtime_context().get_node_id(), job))
         if world_size > (others.get("local_world_size") or world_size):
             _meet_elsewhere(job, others)
     if session.command is None:
@@ -129,10 +131,10 @@ def _train_context() -> Any:
         return None
 
 
-def _job_here(job: str | None) -> str:
-    """What the ranks on this node have in common, and no others: several nodes of Ray may be on one host."""
+def _job_on(node: str, job: str | None) -> str:
+    """What the ranks on a node have in common, and no others."""
     about = ray.get_runtime_context()
-    return ":".join(("Ray", about.get_node_id(), about.get_job_id(), job or ""))
+    return ":".join(("Ray", about.gcs_address, about.get_job_id(), job or "", node))
 
 
 def _meet_elsewhere(job: str | None, others: dict[str, Any]) -> None:
