@@ -552,7 +552,8 @@ sf_agreed(struct sf_segment *segment, uint64_t seq, enum sf_phase phase, int giv
         return SF_VOTE_NO; /* a damaged file: the log keeps what ranks are at */
     for (uint32_t r = 0; r < segment->slot_count && verdict != SF_VOTE_NO && (agreed >> shift & 3u) == 0; r++) {
         unsigned vote = said(atomic_load(&segment->slots[r].vote), seq, phase);
-        if (vote != SF_VOTE_YES && is_there(segment, r))
+        /* Asking the kernel costs more than all the rest: once it is known to be open, only a no matters. */
+        if (vote != SF_VOTE_YES && (vote == SF_VOTE_NO || verdict != 0) && is_there(segment, r))
             verdict = vote == SF_VOTE_NO || give_up ? SF_VOTE_NO : 0;
     }
     while ((agreed >> shift & 3u) == 0 && verdict != 0) {

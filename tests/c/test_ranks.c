@@ -5,13 +5,15 @@
 #include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
+#include <sys/resource.h>
 
 #include "harness.h"
 #include "sf_worker.c"
 
-#define RANKS_MAX 64
+#define RANKS_MAX 1024
+#define THREADS_MAX 64
 #define SENDERS_MAX 4
-#define PATIENCE (60 * SF_SECOND)
+#define PATIENCE (30 * SF_SECOND)
 
 struct plan {
     uint32_t ranks;
@@ -246,7 +248,8 @@ sf_point_reached(const char *name)
 
 /* --- a rank --- */
 
-/* As sf_worker_join(), but in the mapping that all threads share: the sanitizer tells accesses by their address. */
+/* As sf_worker_join(), but in the mapping that all threads share: the sanitizer tells accesses by their address. 0, or
+ * -EAGAIN while the others make up their minds about a reload. */
 static int
 come(uint32_t rank)
 {
@@ -258,32 +261,24 @@ come(uint32_t rank)
     worker.segment.lock_fd = -1;
     worker.segment.turn = (struct sf_kept){.fd = -1};
     sf_worker_slot = &attach_page;
-    int fd, rc;
-    for (;;) {
-        fd = sf_log_lock(&worker.segment, PATIENCE);
-        if (fd < 0)
-            FAIL("rank %u can't have the log's lock: %d", rank, fd);
-        me.lock_fd = fd;
-        SF_POINT("join:locked");
-        rc = join_locked(job.segment.path, rank, random_next(&me.random), 0);
-        if (rc != -EAGAIN)
-            break;
-        UNLOCKED(); /* the descriptor is kept, and not closed */
-        sf_log_unlock(&worker.segment, fd);
-        me.lock_fd = -1;
-        usleep(100);
-    }
-    if (rc < 0)
+    int fd = sf_log_lock(&worker.segment, PATIENCE);
+    if (fd < 0)
+        FAIL("rank %u can't have the log's lock: %d", rank, fd);
+    SF_POINT("join:locked");
+    int rc = join_locked(job.segment.path, rank, random_next(&me.random), 0);
+    if (rc < 0 && rc != -EAGAIN)
         FAIL("rank %u can't come: %d", rank, rc);
-    /* Its slot is seen by those who keep together before it is said to be there, and after the log was read. */
-    me.due = atomic_load(&worker.slot->step) + worker.stride;
-    me.asked = atomic_load(&job.segment.header->tail);
-    atomic_store(&job.rank[rank].applied, worker.applied);
-    atomic_store(&job.rank[rank].there, 1);
-    sf_log_unlock(&worker.segment, fd);
+    if (rc == 0) {
+        /* What it begins with is known before those who keep together see that it is there. */
+        me.due = atomic_load(&worker.slot->step) + worker.stride;
+        me.asked = atomic_load(&job.segment.header->tail);
+        atomic_store(&job.rank[rank].applied, worker.applied);
+        atomic_store(&job.rank[rank].there, 1);
+        atomic_fetch_add(&job.came, 1);
+    }
+    sf_lock_close(fd);
     me.lock_fd = -1;
     SF_POINT("join:done");
-    atomic_fetch_add(&job.came, 1);
     return rc;
 }
 
@@ -328,40 +323,63 @@ keep_together(uint64_t step)
     }
 }
 
-/* The vote on a reload, as the Python side has it: each rank says whether it can, did, and came through. Whether they
- * leave their loops for it: then what follows is for the code that came. */
+/* The vote on a reload, as the Python side has it: each rank says whether it can, did, and came through. */
+struct ballot {
+    uint64_t seq;
+    enum sf_phase phase;
+    int leaves; /* they leave their loops for it: then what follows is for the code that came */
+    int64_t end;
+};
+
+static unsigned
+cast(struct ballot *ballot)
+{
+    return sf_worker_vote(ballot->seq, ballot->phase, random_next(&me.random) % (4 * job.plan.ranks) != 0);
+}
+
+/* What came of a phase: the same for all. Whether there is another one. */
+static int
+goes_on(struct ballot *ballot, unsigned verdict)
+{
+    struct record *record = &job.record[ballot->seq];
+    unsigned shift = 2 * ballot->phase;
+    uint32_t before = atomic_load(&record->verdicts);
+
+    while ((before >> shift & 3) == 0 &&
+           !atomic_compare_exchange_weak(&record->verdicts, &before, before | verdict << shift))
+        ;
+    before = atomic_load(&record->verdicts);
+    if (job.plan.ranks > 1 && (before >> shift & 3) != verdict)
+        FAIL("rank %u: entry %" PRIu64 ", phase %d: verdict %u, and it was %u", me.rank, ballot->seq, ballot->phase,
+             verdict, before >> shift & 3);
+    atomic_fetch_add(&job.votes, 1);
+    ballot->leaves |= ballot->phase == SF_PHASE_READY && verdict == SF_VOTE_YES;
+    if (verdict == SF_VOTE_YES && ++ballot->phase < SF_PHASE_END)
+        return 1;
+    me.due = me.standing + (uint64_t)ballot->leaves;
+    atomic_fetch_add(&job.refused, verdict == SF_VOTE_NO);
+    sf_worker_tell(ballot->seq, me.standing, verdict == SF_VOTE_NO);
+    if (verdict == SF_VOTE_NO && ballot->seq > me.asked)
+        atomic_store(&record->failed, 1);
+    return 0;
+}
+
 static int
 vote(uint64_t seq)
 {
-    int64_t end = sf_monotonic_ns() + PATIENCE;
-    unsigned verdict = SF_VOTE_YES;
-    int leaves = 0;
+    struct ballot ballot = {.seq = seq, .end = sf_monotonic_ns() + PATIENCE};
+    unsigned verdict;
 
-    for (enum sf_phase phase = SF_PHASE_READY; phase < SF_PHASE_END && verdict == SF_VOTE_YES; phase++) {
-        verdict = sf_worker_vote(seq, phase, random_next(&me.random) % (4 * job.plan.ranks) != 0);
+    do {
+        verdict = cast(&ballot);
         for (int i = 0; verdict == 0; i++) {
             give_way(i);
-            verdict = sf_worker_agreed(seq, phase, random_next(&me.random) % 65536 == 0);
-            if (sf_monotonic_ns() > end)
-                FAIL("rank %u: no verdict on entry %" PRIu64 ", phase %d", me.rank, seq, phase);
+            verdict = sf_worker_agreed(seq, ballot.phase, random_next(&me.random) % 65536 == 0);
+            if (sf_monotonic_ns() > ballot.end)
+                FAIL("rank %u: no verdict on entry %" PRIu64 ", phase %d", me.rank, seq, ballot.phase);
         }
-        uint32_t said = verdict << 2 * phase, before = atomic_load(&job.record[seq].verdicts);
-        while ((before >> 2 * phase & 3) == 0 &&
-               !atomic_compare_exchange_weak(&job.record[seq].verdicts, &before, before | said))
-            ;
-        before = atomic_load(&job.record[seq].verdicts);
-        if (job.plan.ranks > 1 && (before >> 2 * phase & 3) != verdict)
-            FAIL("rank %u: entry %" PRIu64 ", phase %d: verdict %u, and it was %u", me.rank, seq, phase, verdict,
-                 before >> 2 * phase & 3);
-        atomic_fetch_add(&job.votes, 1);
-        leaves |= phase == SF_PHASE_READY && verdict == SF_VOTE_YES;
-    }
-    me.due = me.standing + (uint64_t)leaves;
-    atomic_fetch_add(&job.refused, verdict == SF_VOTE_NO);
-    sf_worker_tell(seq, me.standing, verdict == SF_VOTE_NO);
-    if (verdict == SF_VOTE_NO && seq > me.asked)
-        atomic_store(&job.record[seq].failed, 1);
-    return leaves;
+    } while (goes_on(&ballot, verdict));
+    return ballot.leaves;
 }
 
 static void
@@ -453,7 +471,8 @@ run_rank(void *argument)
     first = 0;
     me.folded = 0;
     me.is_mortal = rank > 1;
-    come(rank);
+    while (come(rank) == -EAGAIN)
+        usleep(100);
     run_until_stopped();
     me.is_mortal = 0;
     return NULL;
@@ -461,8 +480,9 @@ run_rank(void *argument)
 
 /* --- a sender --- */
 
+/* 1 if it was appended, 0 if there was nothing to do. `patient`: until the log takes it; else -SF_EFULL. */
 static int
-send_one(uint32_t kind, uint64_t argument)
+send_one(uint32_t kind, uint64_t argument, int patient)
 {
     struct sf_request request = {.kind = kind, .id = random_next(&me.random), .arg = argument};
     struct sf_receipt receipt;
@@ -475,8 +495,10 @@ send_one(uint32_t kind, uint64_t argument)
         rc = sf_append(&job.segment, &request, PATIENCE, &receipt);
         if (rc == -SF_EFULL)
             usleep(200);
-    } while (rc == -SF_EFULL);
+    } while (rc == -SF_EFULL && patient);
     me.lock_fd = -1;
+    if (rc == -SF_EFULL)
+        return rc;
     if (rc < 0)
         FAIL("append: %d", rc);
     if (receipt.verdict == SF_NOTHING_TO_DO)
@@ -490,12 +512,24 @@ send_one(uint32_t kind, uint64_t argument)
     return 1;
 }
 
-static void *
-run_sender(void *argument)
+static int
+send_any(int patient)
 {
     static const uint32_t kinds[] = {SF_PAUSE, SF_RESUME, SF_PAUSE,  SF_RESUME,  SF_RESUME, SF_RELOAD,
                                      SF_SET,   SF_SET,    SF_CALL,   SF_ADVANCE, SF_RESUME, SF_CALL,
                                      SF_SET,   SF_PAUSE,  SF_RESUME, SF_RESUME};
+    uint64_t r = random_next(&me.random);
+    uint32_t kind = kinds[r % (sizeof kinds / sizeof *kinds)];
+    uint64_t number = kind == SF_ADVANCE ? 1 + (r >> 32) % 4 : 0;
+
+    if (kind == SF_PAUSE && (r >> 40) % 2)
+        number = atomic_load(&job.segment.slots[0].step) + (r >> 32) % 16;
+    return send_one(kind, number, patient);
+}
+
+static void *
+run_sender(void *argument)
+{
     volatile uint64_t sent = 0;
 
     me.is_sender = 1;
@@ -506,12 +540,7 @@ run_sender(void *argument)
             sent++;
             continue;
         }
-        uint64_t r = random_next(&me.random);
-        uint32_t kind = kinds[r % (sizeof kinds / sizeof *kinds)];
-        uint64_t number = kind == SF_ADVANCE ? 1 + (r >> 32) % 4 : 0;
-        if (kind == SF_PAUSE && (r >> 40) % 2)
-            number = atomic_load(&job.segment.slots[0].step) + (r >> 32) % 16;
-        sent += (uint64_t)send_one(kind, number);
+        sent += (uint64_t)send_any(1);
     }
     atomic_fetch_add(&job.sent, sent);
     me.is_sender = 0;
@@ -551,11 +580,8 @@ check_job(void)
 }
 
 static void
-run_job(struct plan plan)
+begin_job(struct plan plan)
 {
-    pthread_t ranks[RANKS_MAX], senders[SENDERS_MAX];
-    int64_t began = sf_monotonic_ns();
-
     if (plan.stride == 0)
         plan.stride = 1;
     job.plan = plan;
@@ -566,6 +592,25 @@ run_job(struct plan plan)
         FAIL("no segment");
     /* Rank 0 comes like the others. The descriptor stays: so who takes the log's lock opens one for it each time. */
     sf_unlock(job.segment.lock_fd, 0, 0);
+}
+
+static void
+end_job(int64_t began)
+{
+    check_job();
+    printf(", %.0f requests/s\n",
+           (double)atomic_load(&job.segment.header->tail) * 1e9 / (double)(sf_monotonic_ns() - began));
+    sf_segment_close(&job.segment);
+    free((void *)job.record);
+}
+
+static void
+run_job(struct plan plan)
+{
+    pthread_t ranks[THREADS_MAX], senders[SENDERS_MAX];
+    int64_t began = sf_monotonic_ns();
+
+    begin_job(plan);
     for (uint32_t r = 0; r < plan.ranks; r++)
         pthread_create(&ranks[r], NULL, run_rank, (void *)(uintptr_t)r);
     WITHIN(60, atomic_load(&job.came) >= plan.ranks - plan.late);
@@ -574,14 +619,10 @@ run_job(struct plan plan)
     for (int s = 0; s < plan.senders; s++)
         pthread_join(senders[s], NULL);
     atomic_store(&job.over, 1);
-    send_one(SF_STOP, 0);
+    send_one(SF_STOP, 0, 1);
     for (uint32_t r = 0; r < plan.ranks; r++)
         pthread_join(ranks[r], NULL);
-    check_job();
-    printf(", %.0f requests/s\n",
-           (double)atomic_load(&job.segment.header->tail) * 1e9 / (double)(sf_monotonic_ns() - began));
-    sf_segment_close(&job.segment);
-    free((void *)job.record);
+    end_job(began);
 }
 
 /* SF_TEST_RANKS multiplies the number of requests. */
@@ -650,4 +691,161 @@ TEST(sixty_four_ranks_that_come_late_and_die_agree)
 TEST(one_rank_and_many_senders)
 {
     run_job((struct plan){.ranks = 1, .senders = 4, .requests = of(500), .lead = 1, .deaths = 100});
+}
+
+/* --- a thousand ranks, of which this thread is one after the other --- */
+
+struct simulated {
+    unsigned char worker[sizeof worker];
+    uint64_t standing, due, asked;
+    int held;   /* parked */
+    int voting; /* on a reload */
+    struct ballot ballot;
+};
+
+static struct simulated *simulated;
+
+static void
+become(uint32_t rank)
+{
+    memcpy(&worker, simulated[rank].worker, sizeof worker);
+    sf_worker_slot = worker.slot;
+    me.rank = rank;
+    me.standing = simulated[rank].standing;
+    me.due = simulated[rank].due;
+    me.asked = simulated[rank].asked;
+}
+
+static void
+leave(void)
+{
+    struct simulated *self = &simulated[me.rank];
+
+    memcpy(self->worker, &worker, sizeof worker);
+    self->standing = me.standing;
+    self->due = me.due;
+    self->asked = me.asked;
+}
+
+/* Takes its turn as far as it goes without waiting for others. Whether it was told to stop. */
+static int
+take_turn(struct simulated *self)
+{
+    struct sf_turn turn;
+
+    for (;;) {
+        int rc = sf_turn(me.standing, SF_TURN_COUNTED, &turn);
+        if (rc < 0)
+            FAIL("rank %u: %d", me.rank, rc);
+        if (turn.action == SF_DELIVER) {
+            deliver(&turn);
+            continue;
+        }
+        self->held = turn.action == SF_HOLD;
+        if (self->held) {
+            sf_worker_parked(turn.seq, me.standing, 0);
+            return 0;
+        }
+        sf_worker_unparked(me.standing);
+        if (turn.action == SF_RAISE_RELOAD) {
+            self->voting = 1;
+            self->ballot = (struct ballot){.seq = turn.seq};
+            cast(&self->ballot);
+        }
+        return turn.action == SF_RAISE_STOP;
+    }
+}
+
+/* One visit: a look at what it waits for, or a checkpoint. Whether it was told to stop. */
+static int
+visit(struct simulated *self)
+{
+    if (self->voting) {
+        unsigned verdict = sf_worker_agreed(self->ballot.seq, self->ballot.phase, random_next(&me.random) % 65536 == 0);
+        if (verdict == 0)
+            return 0;
+        if (goes_on(&self->ballot, verdict)) {
+            cast(&self->ballot);
+            return 0;
+        }
+        self->voting = 0;
+        return self->ballot.leaves ? 0 : take_turn(self);
+    }
+    if (self->held)
+        return take_turn(self);
+    return sf_pass(&me.standing) ? take_turn(self) : 0;
+}
+
+TEST(a_thousand_ranks_that_come_and_die_agree)
+{
+    uint32_t ranks = 1024, stopped = 0;
+    uint64_t wanted = strcmp(VARIANT, "plain") == 0 ? of(6) : of(10), sent = 0, lead = 3;
+    int64_t began = sf_monotonic_ns(), asking = 0;
+    struct rlimit files;
+
+    CHECK_EQ(getrlimit(RLIMIT_NOFILE, &files), 0);
+    files.rlim_cur = files.rlim_max; /* a descriptor for the lock of each */
+    CHECK_EQ(setrlimit(RLIMIT_NOFILE, &files), 0);
+    begin_job((struct plan){.ranks = ranks, .late = ranks / 4, .senders = 1, .requests = wanted, .lead = lead});
+    simulated = calloc(ranks, sizeof *simulated);
+    me.random = test_seed;
+    me.is_rank = 1;
+    me.lock_fd = -1;
+    while (stopped < ranks) {
+        uint64_t least = UINT64_MAX;
+        for (uint32_t r = 0; r < ranks; r++) {
+            uint64_t step = atomic_load(&job.segment.slots[r].step);
+            if (atomic_load(&job.rank[r].there) && step < least)
+                least = step;
+        }
+        uint32_t offset = (uint32_t)random_next(&me.random) % ranks,
+                 stride = 1 + 2 * (uint32_t)(random_next(&me.random) % 500);
+        for (uint32_t i = 0; i < ranks; i++) {
+            uint32_t r = (offset + i * stride) % ranks;
+            struct simulated *self = &simulated[r];
+            uint64_t dice = random_next(&me.random);
+
+            if (atomic_load(&job.rank[r].stopped_at) != 0)
+                continue;
+            if (!atomic_load(&job.rank[r].there)) {
+                if (sent < wanted && dice % (sent < 3 && r < ranks - job.plan.late ? 1 : 50) != 0)
+                    continue;
+                memset(self, 0, sizeof *self);
+                me.rank = r;
+                me.folded = 0;
+                if (come(r) == -EAGAIN)
+                    continue;
+                me.standing = atomic_load(&worker.slot->step);
+            } else {
+                become(r);
+                if (r > 1 && sent < wanted && dice % 5000 == 0) {
+                    vanish();
+                    continue;
+                }
+                if (!self->held && !self->voting && (me.standing >= least + lead || dice % 4 == 0))
+                    continue;
+                if (visit(self)) {
+                    atomic_store(&job.rank[r].stopped_at, me.standing);
+                    atomic_store(&job.rank[r].there, 0);
+                    stopped++;
+                }
+            }
+            leave();
+        }
+        if (sent <= wanted) {
+            int64_t before = sf_monotonic_ns();
+            me.is_rank = 0;
+            int rc = sent < wanted ? send_any(0) : send_one(SF_STOP, 0, 0);
+            me.is_rank = 1;
+            sent += rc > 0;
+            asking += rc > 0 ? sf_monotonic_ns() - before : 0;
+        }
+    }
+    for (uint32_t r = 0; r < ranks; r++) {
+        if (atomic_load(&job.rank[r].applied) != atomic_load(&job.segment.header->tail))
+            FAIL("rank %u stopped, and had come to entry %" PRIu64 " only", r, atomic_load(&job.rank[r].applied));
+    }
+    printf("       an append takes %.0f us\n", (double)asking / 1e3 / (double)sent);
+    end_job(began);
+    free(simulated);
 }
