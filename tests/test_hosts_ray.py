@@ -35,7 +35,7 @@ def train(rank: int, out: str) -> int:
     from spark_fast._core import worker
     from spark_fast.integrations import ray as spark_ray
 
-    spark_ray.configure(rank=rank, world_size=2)
+    spark_ray.configure(rank=rank, world_size=2, job=out.split("/")[-2])  # a job of its own for each test
     state = spark.expose(lr=0.0)
     lr = 0.0
     with open(out, "w", buffering=1) as log:
