@@ -35,7 +35,7 @@ def train(rank: int, out: str) -> int:
     from spark_fast._core import worker
     from spark_fast.integrations import ray as spark_ray
 
-    spark_ray.configure(rank=rank, world_size=2)
+    spark_ray.configure(rank=rank, world_size=2, job=out.split("/")[-2])  # a job of its own for each test
     state = spark.expose(lr=0.0)
     lr = 0.0
     with open(out, "w", buffering=1) as log:
@@ -77,7 +77,13 @@ def job(cluster: Cluster, tmp_path: Path) -> Iterator[tuple[list[Path], list[Pat
         ray.remote(train)
         .options(
             resources={f"node{rank}": 1},
-            runtime_env={"env_vars": {"SPARK_FAST_HOME": str(homes[rank]), "SPARK_FAST_RUN": "job"}},
+            runtime_env={
+                "env_vars": {
+                    "SPARK_FAST_HOME": str(homes[rank]),
+                    "SPARK_FAST_RUN": "job",
+                    "SPARK_FAST_HOSTS_BOUND": "30",
+                }
+            },
             max_retries=0,
         )
         .remote(rank, str(outs[rank]))
@@ -122,7 +128,7 @@ def test_workers_on_two_nodes_act_on_one_step(job: tuple[list[Path], list[Path],
 
 def test_a_relay_that_is_killed_is_started_again_by_a_command(job: tuple[list[Path], list[Path], list[Any]]) -> None:
     runs, _, tasks = job
-    assert len(relays(runs)) == 2
+    until(lambda: len(relays(runs)) == 2, "each node has its relay")
     for process in relays(runs):
         process.kill()
         process.wait(10)

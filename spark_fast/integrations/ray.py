@@ -81,6 +81,8 @@ def configure(
         if "run" not in others and options.current().run is None and names.valid(job or ""):
             others["run"] = job
     if rank is not None and world_size is not None and world_size > 1:
+        if rank == 0:
+            _forget_store(job)
         if not (others.get("local_rank") is not None and others.get("local_world_size") is not None):
             others |= _meet(rank, world_size, job, timeout)
         others.setdefault("job", _job_on(ray.get_runtime_context().get_node_id(), job))
@@ -137,11 +139,21 @@ def _job_on(node: str, job: str | None) -> str:
     return ":".join(("Ray", about.gcs_address, about.get_job_id(), job or "", node))
 
 
+def _store_of(job: str | None) -> str:
+    return f"store:{ray.get_runtime_context().get_job_id()}:{job or ''}"
+
+
+def _forget_store(job: str | None) -> None:
+    """One that is left of an earlier job of this name holds that one's requests. Before the other ranks are met."""
+    with suppress(ValueError, ray.exceptions.RayError):  # mostly there is none
+        ray.kill(ray.get_actor(_store_of(job), _NAMESPACE))
+
+
 def _meet_elsewhere(job: str | None, others: dict[str, Any]) -> None:
     """Other nodes have ranks too: they meet in an actor, and their runs are called the same."""
     about = ray.get_runtime_context()
     everywhere = f"{about.get_job_id()}:{job or ''}"
-    os.environ.setdefault("SPARK_FAST_STORE", f"ray://{about.gcs_address}/{_NAMESPACE}/store:{everywhere}")
+    os.environ.setdefault("SPARK_FAST_STORE", f"ray://{about.gcs_address}/{_NAMESPACE}/{_store_of(job)}")
     if "run" not in others and options.current().run is None:
         others["run"] = names.of_job(everywhere, 1)
 
