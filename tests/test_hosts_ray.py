@@ -103,8 +103,10 @@ def ask(run: Path, kind: Kind, mail: str = "") -> int:
     return fate.step
 
 
-def relays() -> list[psutil.Process]:
-    return [process for process in psutil.process_iter(["name", "cmdline"]) if "::RelayActor" in str(process.info)]
+def relays(runs: list[Path]) -> list[psutil.Process]:
+    found = [process for process in psutil.process_iter(["name", "cmdline"]) if "::RelayActor" in str(process.info)]
+    homes = [str(run.parent) for run in runs]
+    return [process for process in found if process.environ().get("SPARK_FAST_HOME") in homes]
 
 
 def test_workers_on_two_nodes_act_on_one_step(job: tuple[list[Path], list[Path], list[Any]]) -> None:
@@ -120,8 +122,8 @@ def test_workers_on_two_nodes_act_on_one_step(job: tuple[list[Path], list[Path],
 
 def test_a_relay_that_is_killed_is_started_again_by_a_command(job: tuple[list[Path], list[Path], list[Any]]) -> None:
     runs, _, tasks = job
-    until(lambda: len(relays()) == 2, "there is one relay for each node, and none of a job before")
-    for process in relays():
+    assert len(relays(runs)) == 2
+    for process in relays(runs):
         process.kill()
         process.wait(10)
     env = os.environ | {"SPARK_FAST_HOME": str(runs[1].parent), "PYTHONPATH": str(ROOT)}

@@ -110,13 +110,23 @@ class Board:
             os.close(self._fd)
 
     def _open(self) -> int:
-        if self._fd < 0:
-            flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+        """The board that is in the folder; where that is gone, the one that was."""
+        ended = os.fstat(self._run._control).st_nlink == 0  # another run may have its name by now
+        if self._fd >= 0 and (ended or os.fstat(self._fd).st_nlink > 0):
+            return self._fd
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
             fd = os.open(self._run.folder / exposed.BOARD, flags)
-            if os.fstat(fd).st_uid != os.geteuid():
-                os.close(fd)
-                raise StoreError(str(self._run.folder / exposed.BOARD), "it is no file of yours")
-            self._fd = fd
+        except FileNotFoundError:
+            if self._fd < 0:
+                raise
+            return self._fd
+        if os.fstat(fd).st_uid != os.geteuid():
+            os.close(fd)
+            raise StoreError(str(self._run.folder / exposed.BOARD), "it is no file of yours")
+        if self._fd >= 0:  # of a process that is gone, and has come again
+            os.close(self._fd)
+        self._fd, self._described = fd, -1
         return self._fd
 
     @contextmanager

@@ -47,8 +47,8 @@ from spark_fast.request import Kind
 
 __all__ = ["Call", "Local", "Relay", "Steps", "Times"]
 
-_KEPT = 256
-"""Requests of which the store keeps what was said. The ring of a host's log holds half as many."""
+_KEPT = 128
+"""Requests of which the store keeps what was said: as many as a host's log holds."""
 _RING = 128
 
 _BESIDE = (Kind.PAUSE, Kind.RESUME, Kind.ADVANCE, Kind.STOP)
@@ -385,6 +385,7 @@ class Relay:
             yield from call(self._local.save, note)
             self._note = note
             if entry is not None:
+                yield from call(self._store.delete, f"low/{number}/{self._member.first}")  # it has served
                 yield from self._forget(number - _KEPT, entry.home == self._member.first)
 
     def _settle(self, number: int, entry: Entry) -> Steps[int]:
@@ -480,8 +481,7 @@ class Relay:
         if number < 1:
             return
         first = self._member.first
-        for key in (f"low/{number}/{first}", f"done/{number}/{first}"):
-            yield from call(self._store.delete, key)
+        yield from call(self._store.delete, f"done/{number}/{first}")
         if mine:
             # The log keeps its place, so that its end can be found.
             yield from call(self._store.set, f"log/{number}", b"{}")

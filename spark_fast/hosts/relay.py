@@ -32,6 +32,10 @@ _LINGER = 3.0
 """Seconds without a living rank after which it ends: an elastic launcher starts the next ones by then."""
 _ASSUME = 10.0
 """Seconds after which the ranks that have not come yet are taken for those that follow the first."""
+_LOOK = 1.0
+"""Seconds between two looks whether a rank lives."""
+_LISTEN = 20.0
+"""Seconds after which a wait for the next request begins anew: each takes the store some 20 µs."""
 _AGAIN = 0.5
 """Seconds between two tries to reach the store."""
 
@@ -87,7 +91,7 @@ class _Listener:
                         break
                     key = self._key
                 assert key is not None
-                if self._store.wait(key, 2.0) is not None:
+                if self._store.wait(key, _LISTEN) is not None:
                     heard = key
                     _ring(self._bell)
         except StoreGoneError:
@@ -131,6 +135,7 @@ class _Process:
 
     def run(self) -> None:
         """Until no rank lives. Raises what RunFolder raises when the folder is gone."""
+        due, rung = 0.0, True
         while True:
             self._local.segment.check()
             now = time.monotonic()
@@ -142,21 +147,26 @@ class _Process:
                         drive(self._relay.turn())
                         drive(self._relay.leave())
                 return
-            self._read_place()
-            try:
-                self._connect()
-                delay = self._turn()
-            except StoreGoneError as error:
-                delay = self._lose(error)
-            self._wait(min(delay, 1.0))
+            rung = self._read_place() or rung
+            if rung or now >= due:
+                try:
+                    self._connect()
+                    delay = self._turn()
+                except StoreGoneError as error:
+                    delay = self._lose(error)
+                due = time.monotonic() + delay
+            rung = self._wait(min(max(due - time.monotonic(), 0.0), _LOOK))
 
-    def _read_place(self) -> None:
+    def _read_place(self) -> bool:
+        """Whether the host stands elsewhere in its job than before."""
         place = read_place(self._folder)
-        if place is not None and place != self._place:
-            self._place = place
-            self._relay = None
-            self._began = time.monotonic()
-            self._drop()
+        if place is None or place == self._place:
+            return False
+        self._place = place
+        self._relay = None
+        self._began = time.monotonic()
+        self._drop()
+        return True
 
     def _member(self) -> Member | None:
         place = self._place
@@ -212,11 +222,13 @@ class _Process:
             self._store.close()
         self._listener = self._store = None
 
-    def _wait(self, seconds: float) -> None:
+    def _wait(self, seconds: float) -> bool:
+        """Whether somebody rang."""
         ready, _, _ = select.select([self._bell], [], [], seconds)
         if ready:
             with suppress(BlockingIOError):
                 os.read(self._bell, 4096)
+        return bool(ready)
 
 
 class _NoStore:

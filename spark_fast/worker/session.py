@@ -215,19 +215,36 @@ def _take_part(name: str | None) -> str:
         else:
             worker.place(0, 1, options.current().stride)
         slot = 0 if _place is None else _place.local_rank
-        if found.joined:
-            worker.join(found.control, slot=slot, cookie=run_folder.new_id(), timeout=_SEAT)
+        if found.joined and first_here():
+            _clear_seat(found, slot)
         if first_here():
             # Before anybody sees the run, or can ask it for anything.
             _keep_journal(found.folder, found.run, _command(), None)
             exposing.connect(found.folder)
         else:
             exposing.connect(None)
-        if not found.joined:
+        if found.joined:
+            worker.join(found.control, slot=slot, cookie=run_folder.new_id(), timeout=_SEAT)
+        else:
             slot_count = 1 if _place is None else _place.local_world_size
             worker.attach(found.control, slot_count=slot_count, slot=slot, cookie=run_folder.new_id())
         _folder = found.folder
         return found.run
+
+
+def _clear_seat(found: run_folder.Claim, slot: int) -> None:
+    """The first rank of a host comes back, or comes late: what it exposes takes the place of what the process before it
+    has left. OSError with EADDRINUSE if that lives. Nobody else comes meanwhile: the caller has the turn."""
+    from spark_fast import _core
+    from spark_fast.exposed import BOARD
+
+    fd = os.open(found.control, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if _core.read_slot(fd, slot)["alive"]:
+            raise OSError(errno.EADDRINUSE, "the process that had this rank lives", str(found.control))
+    finally:
+        os.close(fd)
+    (found.folder / BOARD).unlink(missing_ok=True)
 
 
 def elsewhere() -> bool:

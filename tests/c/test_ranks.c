@@ -268,6 +268,7 @@ come(uint32_t rank)
         rc = join_locked(job.segment.path, rank, random_next(&me.random), 0);
         if (rc != -EAGAIN)
             break;
+        UNLOCKED(); /* the descriptor is kept, and not closed */
         sf_log_unlock(&worker.segment, fd);
         me.lock_fd = -1;
         usleep(100);
