@@ -305,11 +305,11 @@ def test_a_call_of_a_rank_that_is_not_there_is_refused(job: Job) -> None:
 # --- what a job of several ranks can't be asked for, and what is done once ---
 
 
-def supervised(folder: Path, *options: str, size: int = 3, script: str = RANKS) -> Job:
+def supervised(folder: Path, *options: str, size: int = 3, world_size: int | None = None) -> Job:
     """A job whose launcher starts `spark-fast run` in each rank."""
     path = folder / "train.py"
-    path.write_text(script)
-    return Job(folder / "job", "", "-m", "spark_fast", "run", *options, str(path), size=size)
+    path.write_text(RANKS)
+    return Job(folder / "job", "", "-m", "spark_fast", "run", *options, str(path), size=size, world_size=world_size)
 
 
 def test_a_reset_is_refused_since_only_the_launcher_starts_ranks_afresh(tmp_path: Path) -> None:
@@ -325,14 +325,15 @@ def test_a_reset_is_refused_since_only_the_launcher_starts_ranks_afresh(tmp_path
         job.ranks[0].steps_on(run)
 
 
-def test_a_journal_is_replayed_in_no_job_of_several_ranks(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("here", "everywhere"), [(3, 3), (1, 2)])
+def test_a_journal_is_replayed_in_no_job_of_several_ranks(tmp_path: Path, here: int, everywhere: int) -> None:
     journal = tmp_path / "journal.jsonl"
     script = tmp_path / "train.py"
     script.write_text(RANKS)
     with Child(tmp_path, "", "-m", "spark_fast", "run", "--journal", str(journal), str(script), RANK="0") as child:
         child.run().stop(timeout=DEADLINE)
         assert child.ended() == 0
-    with supervised(tmp_path, "--replay", str(journal)) as job:
+    with supervised(tmp_path, "--replay", str(journal), size=here, world_size=everywhere) as job:
         for child in job.ranks.values():
             assert child.ended() == 1
             assert f"the journal {journal} can't be replayed: this process is one of several ranks" in child.err

@@ -166,7 +166,7 @@ def _host(entry: _Entry, args: list[str], options: RunnerOptions, command: list[
     session.host = host
     session.keep_journal(command, found)
     if options.replay is not None:
-        if session.several():
+        if session.several() or session.elsewhere():
             reason = (
                 "this process is one of several ranks, and the journal is of one; SPARK_FAST_RANKS=off makes it a run"
             )
