@@ -6,7 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -137,3 +137,14 @@ class Child:
         """Asserts that the loop passes checkpoints."""
         step = run.step
         until(lambda: run.step >= step + more, f"more steps than {step}: {self.err}")
+
+
+def in_turn(first: Sequence[Any], second: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Each of the first with one of the second, in turn; with SPARK_FAST_TEST_ALL in the environment each with each."""
+    if os.environ.get("SPARK_FAST_TEST_ALL"):
+        return [(*_as_tuple(one), other) for one in first for other in second]
+    return [(*_as_tuple(one), second[number % len(second)]) for number, one in enumerate(first)]
+
+
+def _as_tuple(found: Any) -> tuple[Any, ...]:
+    return found if isinstance(found, tuple) else (found,)

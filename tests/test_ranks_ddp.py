@@ -15,7 +15,7 @@ import torch
 
 from spark_fast import client
 from spark_fast.client.look import status_of_ranks
-from tests.support import Child, until
+from tests.support import Child, in_turn, until
 from tests.torchrun import HEAD, START, Ranks, Torchrun, joined, step_of
 
 Weights = dict[str, torch.Tensor]
@@ -345,8 +345,7 @@ ASKED_AND_KILLED_AT = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("victim", [0, 1, 2])
-@pytest.mark.parametrize(("what", "point"), ASKED_AND_KILLED_AT)
+@pytest.mark.parametrize(("what", "point", "victim"), in_turn(ASKED_AND_KILLED_AT, [0, 1, 2]))
 def test_a_rank_killed_while_it_applies_a_request_leaves_the_others_in_agreement(
     tmp_path: Path, what: str, point: str, victim: int
 ) -> None:
@@ -367,8 +366,7 @@ def test_a_rank_killed_while_it_applies_a_request_leaves_the_others_in_agreement
         left_without(job, run, victim)
 
 
-@pytest.mark.parametrize("victim", [0, 2])
-@pytest.mark.parametrize("point", ["turn:met", "turn:settled"])
+@pytest.mark.parametrize(("point", "victim"), in_turn(["turn:met", "turn:settled"], [0, 2]))
 def test_a_rank_killed_while_it_decides_for_a_suspended_sender_leaves_the_others_in_agreement(
     tmp_path: Path, point: str, victim: int
 ) -> None:
@@ -425,9 +423,8 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-@pytest.mark.parametrize("phase", ["ready", "executed", "proved"])
-@pytest.mark.parametrize("point", ["vote:given", "vote:counted"])
+@pytest.mark.parametrize("victim", [0, 1] if os.environ.get("SPARK_FAST_TEST_ALL") else [0])
+@pytest.mark.parametrize(("phase", "point"), in_turn(["ready", "executed", "proved"], ["vote:given", "vote:counted"]))
 def test_a_rank_killed_while_all_vote_on_new_code_leaves_the_others_with_it(
     tmp_path: Path, point: str, phase: str, victim: int
 ) -> None:
@@ -461,8 +458,7 @@ ATTACH_POINTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-@pytest.mark.parametrize("point", ATTACH_POINTS)
+@pytest.mark.parametrize(("point", "victim"), in_turn(ATTACH_POINTS, [0, 1]))
 def test_a_rank_killed_while_it_joins_leaves_the_others_one_run(tmp_path: Path, point: str, victim: int) -> None:
     code = f"if RANK == {victim}:\n    _core.arm_point({point!r})\n{LOOP}"
     with Ranks(tmp_path, 3, code) as job:
@@ -487,8 +483,7 @@ APPEND_POINTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("what", ["pause", "stop", "set"])
-@pytest.mark.parametrize("point", APPEND_POINTS)
+@pytest.mark.parametrize(("point", "what"), in_turn(APPEND_POINTS, ["pause", "stop", "set"]))
 def test_a_sender_killed_at_any_point_leaves_all_ranks_with_its_request_or_none(
     tmp_path: Path, point: str, what: str
 ) -> None:
