@@ -59,7 +59,7 @@ lint: $(VENV)/made-test  ## style, of Python, Cython and C
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint spark_fast/*.pyx spark_fast/*.pxd
-	$(BIN)/clang-format --dry-run --Werror csrc/*.[ch] tests/c/*.[ch]
+	$(BIN)/clang-format --dry-run --Werror csrc/*.[ch] tests/c/*.[ch] bench/*.c
 
 types: $(VENV)/made-test  ## types, and the stub against the built module
 	$(BIN)/mypy

@@ -23,7 +23,7 @@ def main() -> None:
     options = parser.parse_args()
     quick: bool = options.quick
 
-    from bench import idle, longest, parked, reload, report, start, values, wake, web
+    from bench import idle, longest, parked, ranks, reload, report, start, values, wake, web
     from bench.homes import become_worker
 
     began = time.monotonic()
@@ -51,6 +51,8 @@ def main() -> None:
     reloads = reload.measure(quick=quick)
     say("values and calls")
     found_values = values.measure(quick=quick)
+    say("many ranks")
+    found_ranks = ranks.measure(quick=quick)
     say("the web server")
     found_web = web.measure(quick=quick)
     say("the longest of many calls")
@@ -67,6 +69,7 @@ def main() -> None:
         longest=slow_calls,
         reload=reloads,
         values=found_values,
+        ranks=found_ranks,
         web=found_web,
     )
     options.out.mkdir(parents=True, exist_ok=True)

@@ -58,8 +58,8 @@ stay_on(int which)
 
 /* --- agreeing --- */
 
-/* All ranks in turn: each counts a step, and if its word is set takes what the log holds for done once its step has come.
- * Every line of theirs is this process's, as it is theirs in a real job. */
+/* All ranks in turn: each counts a step, and if its word is set takes what the log holds for done once its step has
+ * come. Every line of theirs is this process's, as it is theirs in a real job. */
 static void
 step_all(struct sf_segment *segment)
 {

@@ -20,7 +20,7 @@ from typing import Any
 
 from bench.measure import Case
 
-__all__ = ["EMPTY", "Absent", "Peer", "open_loggers", "open_peers"]
+__all__ = ["EMPTY", "Absent", "Peer", "made_up_master", "open_loggers", "open_peers"]
 
 ITEMS = 10_000
 EMPTY = Case("an empty loop", "pass", {})
@@ -106,23 +106,31 @@ def _reloading(stack: ExitStack) -> Iterator[Peer]:
     yield Peer("reloading's loop", version("reloading"), case, EMPTY, "in a file of 14 lines, which it reads each step")
 
 
+class _Master:
+    """Answers as Determined's master that has nothing to say: at once at first, then after the long poll."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.gone = threading.Event()
+
+    def get(self, *_: object, **__: object) -> Any:
+        self.asked += 1
+        if self.asked > 1:
+            self.gone.wait()
+        return SimpleNamespace(json=lambda: {"preempt": False})
+
+
+def made_up_master(stack: ExitStack) -> _Master:
+    """A master for Determined, until the stack is left."""
+    master = _Master()
+    stack.callback(master.gone.set)
+    return master
+
+
 def _determined(stack: ExitStack) -> Iterator[Peer]:
     from determined import core
 
-    class Master:
-        """Answers as a master that has nothing to say: at once at first, then after the long poll."""
-
-        asked = 0
-        gone = threading.Event()
-
-        def get(self, *_: object, **__: object) -> Any:
-            self.asked += 1
-            if self.asked > 1:
-                self.gone.wait()
-            return SimpleNamespace(json=lambda: {"preempt": False})
-
-    master = Master()
-    stack.callback(master.gone.set)
+    master = made_up_master(stack)
     made: Any = core  # it does not say what it exports
     preempt = made.PreemptContext(master, "bench", made.DummyDistributedContext())
     stack.enter_context(preempt)

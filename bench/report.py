@@ -12,6 +12,8 @@ from bench.idle import INTERVALS, Idle, how_it_is_called, kinds_of_call
 from bench.longest import Longest
 from bench.measure import median, ratio
 from bench.parked import Parked
+from bench.ranks import EMPTY as NO_CALL
+from bench.ranks import OURS, Ranks
 from bench.reload import Reload, Saved
 from bench.start import Import, List
 from bench.values import SHORT_STEP, STEP, Assigning, Flood, Steering, Values
@@ -36,6 +38,7 @@ class Results:
     longest: list[Longest]
     reload: Reload
     values: Values
+    ranks: Ranks
     web: Web
 
 
@@ -194,7 +197,45 @@ def targets(found: Results) -> list[Target]:
             "100 ns",
         )
     )
-    return rows + _web_targets(found.web)
+    return rows + _rank_targets(found.ranks) + _web_targets(found.web)
+
+
+def _rank_targets(ranks: Ranks) -> list[Target]:
+    one, most = ranks.idle[0], ranks.idle[-1]
+    agreed = next(each for each in ranks.agreed if each.ranks == 64)
+    least = ranks.least_times()
+    return [
+        Target(
+            f"`{OURS}` on each of {most.ranks} ranks that share a run",
+            "on an only one",
+            _time(most.cost(OURS)),
+            _time(one.cost(OURS)),
+            ranks.more,
+            1.15,
+            f"{ranks.more:.2f} times",
+            "1.15 times",
+        ),
+        Target(
+            f"`{OURS}` on 2 and {most.ranks} ranks",
+            "the peer with the same promise that is nearest",
+            _time(most.cost(OURS)),
+            f"{least:.3g} times as much",
+            1 / least,
+            1 / 3,
+            f"{1 / least:.2g} times",
+            "0.333 times",
+        ),
+        Target(
+            f"{agreed.ranks} ranks agree on a step, simulated",
+            f"{ranks.agreed[0].ranks} ranks",
+            _time(agreed.took),
+            _time(ranks.agreed[0].took),
+            agreed.took,
+            100_000,
+            _time(agreed.took),
+            "100 µs",
+        ),
+    ]
 
 
 def _web_targets(web: Web) -> list[Target]:
@@ -407,6 +448,26 @@ Undisturbed and flooded in turn, in random order. The ratios of the steps are me
 
 {_table(["", "undisturbed", "flooded", "ratio"], _flood_rows(found.values.flood))}
 
+## Many ranks
+
+What each rank of a job calls at every step, so that all hear at the same step what is asked. The ranks are processes of
+one job, started as `torchrun` does; all call the same in turn, batch after batch, and rank 0 is timed. What waits for
+no other process is timed by its CPU time, as there may be more ranks than CPUs. JAX's sync point is not measured: it
+tells of one preemption, and never again.
+
+{_table(_rank_head(found.ranks), _rank_rows(found.ranks))}
+
+How long it takes to agree, from asking until the step is decided and every rank has been told: the ranks are slots in
+one control file, each with a lock of its own, that a process on another CPU steps without a pause. Nobody has a job of
+{found.ranks.agreed[-1].ranks:,} ranks on one host; they show how it grows:
+
+{_table(["ranks", "median", "least", "90 %"], _agreed_rows(found.ranks))}
+
+The same with a process for each rank, whose steps sleep. Most of the time until all have parked is the rest of a step,
+and the system's, which has {os.cpu_count()} CPUs for all of them:
+
+{_table(_PARK_HEAD, _park_rows(found.ranks))}
+
 ## The web page
 
 The server of `spark-fast ui`, while pages look at the list of {found.web.runs:,} live runs, each of which is at another
@@ -433,6 +494,46 @@ computes. `memory` is a run folder in shared memory, where nothing is ever writt
 write-protected. `blocked` counts how often the thread had to wait, for the disk or for the GIL.
 
 {_KINDS.format(table=_table(["an empty", "called by", "one thread ever", "has had threads"], kind_rows))}"""
+
+
+_PARK_HEAD = ["ranks", "a step", "decided", "all parked", "steps until then", "from a resume until all run"]
+
+
+def _rank_head(ranks: Ranks) -> list[str]:
+    counts = [f"{idle.ranks} rank{'s' if idle.ranks > 1 else ''}" for idle in ranks.idle]
+    return ["per step", "version", *counts, f"times ours, {ranks.idle[-1].ranks} ranks", "same step for all", ""]
+
+
+def _rank_rows(ranks: Ranks) -> list[list[str]]:
+    most = ranks.idle[-1]
+    return [
+        [
+            name,
+            number,
+            *(_time(idle.cost(name)) for idle in ranks.idle),
+            "" if name == OURS else f"{most.times(name):,.0f}",
+            "yes" if same else "no",
+            note,
+        ]
+        for name, number, same, note in sorted(most.about, key=lambda each: most.cost(each[0]))
+        if name != NO_CALL
+    ]
+
+
+def _agreed_rows(ranks: Ranks) -> list[list[str]]:
+    return [[f"{each.ranks:,}", *map(_time, (each.took, each.least, each.most))] for each in ranks.agreed]
+
+
+def _park_rows(ranks: Ranks) -> list[list[str]]:
+    return [
+        [
+            str(each.ranks),
+            *map(_time, (each.step, each.agreed, each.parked)),
+            str(each.steps),
+            _time(each.running),
+        ]
+        for each in ranks.parked
+    ]
 
 
 def _saved_rows(reload: Reload) -> list[list[str]]:

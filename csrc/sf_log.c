@@ -426,8 +426,8 @@ sf_append(struct sf_segment *segment, const struct sf_request *request, int64_t 
     SF_POINT("append:locked");
     rc = sf_segment_check(segment);
     if (rc == 0) {
-        /* Whoever was before us died in its turn, it may be between its decision and its wakes. Void first: who wakes and
-         * finds the lock held takes it that the sender lives. */
+        /* Whoever was before us died in its turn, it may be between its decision and its wakes. Void first: who wakes
+         * and finds the lock held takes it that the sender lives. */
         if (atomic_exchange_explicit(&segment->header->lock_pid, (int32_t)getpid(), memory_order_relaxed) != 0) {
             sf_log_void_last(segment, atomic_load(&segment->header->tail));
             wake_ranks(segment);

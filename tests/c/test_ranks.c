@@ -58,6 +58,7 @@ static _Thread_local struct {
     uint64_t random;
     uint64_t standing; /* a rank: the step at which it takes its turn */
     uint64_t due;      /* nothing is due before */
+    uint64_t target;   /* of the entry that was folded: once it is applied, another may take its place */
     uint64_t asked;    /* what was asked before it came; it may be over */
     uint32_t rank;
     int folded, kind;
@@ -148,7 +149,7 @@ note_applied(void)
     uint64_t seq = worker.applied;
     uint64_t before = atomic_exchange(&job.rank[me.rank].applied, seq);
     struct record *record = &job.record[seq];
-    uint64_t target = me.folded ? atomic_load(&sf_entry_at(&worker.segment, seq)->target) : VOIDED;
+    uint64_t target = me.folded ? me.target : VOIDED;
     uint64_t none = 0;
 
     if (seq >= job.entries)
@@ -224,6 +225,7 @@ sf_point_reached(const char *name)
 
     if (me.is_rank && strcmp(name, "turn:folded") == 0) {
         me.kind = (int)sf_entry_at(&worker.segment, worker.applied + 1)->kind;
+        me.target = atomic_load(&sf_entry_at(&worker.segment, worker.applied + 1)->target);
         me.folded = 1;
     }
     if (me.is_rank && strcmp(name, "turn:applied") == 0)
