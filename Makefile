@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 CC ?= cc
+# Test files that are run side by side: their processes wait most of the time.
+JOBS ?= 2
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 CORE := $(wildcard csrc/*.c csrc/*.h spark_fast/*.pyx spark_fast/*.pxd) setup.py pyproject.toml
@@ -44,7 +46,7 @@ test-others: $(VENV)/made-test  ## the tests of the package, on every other CPyt
 	done
 
 test-python: $(VENV)/made-test
-	$(BIN)/python -m pytest tests $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests --numprocesses $(JOBS) --dist loadfile --benchmark-disable $(PYTEST_ARGS)
 
 test-c:  ## the tests of the C core, under the sanitizers
 	$(MAKE) -C tests/c CC=$(CC)
