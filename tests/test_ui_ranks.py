@@ -171,7 +171,8 @@ def test_the_table_of_ranks_says_since_when_and_what_is_wrong(browser: Browser, 
     expect(part(page, "ranks").locator(".hint")).to_have_text("2 of 3 are there.")
     head = page.locator(".run-title")
     expect(head.locator(".status")).to_have_text("running")
-    expect(head.locator(".note")).to_have_text("rank 1 lost")
+    # On a busy machine another one may be behind.
+    expect(head.locator(".note")).to_have_text(re.compile(r"^rank 1 lost(, ranks? [02, ]+ behind)?$"))
 
     job.hang(2)
     button(panel(page), "pause").click()
@@ -196,7 +197,7 @@ def test_a_rank_that_is_behind_is_shown(browser: Browser, served: pages.Served, 
     expect(lines(page)).to_have_count(3)
     job.hang(0)
     expect(lines(page).nth(0).locator("td").last).to_have_text(re.compile(r"[\d,]+ steps behind"))
-    expect(page.locator(".run-title .note")).to_have_text("rank 0 behind")
+    expect(page.locator(".run-title .note")).to_have_text(re.compile(r"^ranks? 0(-1|, 2)? behind$"))
 
 
 def test_the_list_says_how_many_ranks_there_are_and_which_is_lost(
@@ -211,7 +212,7 @@ def test_the_list_says_how_many_ranks_there_are_and_which_is_lost(
         job.kill(2)
         expect(cell).to_have_text("2/3")
         expect(cell.locator(".warns")).to_have_count(1)
-        expect(row(page, "job").locator(".note")).to_have_text("rank 2 lost")
+        expect(row(page, "job").locator(".note")).to_have_text(re.compile(r"^rank 2 lost(, ranks? [01-]+ behind)?$"))
         expect(row(page, "job").locator(".status")).to_have_text("running")
         expect(row(page, "alone").locator(".note")).to_be_hidden()
 
