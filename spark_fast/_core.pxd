@@ -12,7 +12,6 @@ cdef extern from "sf_layout.h" nogil:
     const uint64_t SF_NEVER
     const uint64_t SF_TARGET_NONE
     const uint64_t SF_TARGET_VOID
-    const uint32_t SF_ENTRY_FAILED
     struct sf_state:
         uint64_t target
         uint64_t park
@@ -61,12 +60,10 @@ cdef extern from "sf_segment.h" nogil:
         int64_t parked_ns
         int64_t park_ns
         int64_t deadline_ns
-        uint64_t done[2]
         uint32_t rank
         uint32_t generation
         uint32_t stride
         int64_t lost_ns
-        uint64_t held
         sf_level_view level[4]
     struct sf_entry_view:
         uint64_t seq
@@ -79,7 +76,6 @@ cdef extern from "sf_segment.h" nogil:
         int64_t duration_ns
         int64_t asked_ns
         uint32_t ranks
-        uint32_t agreed
         uint64_t low
         char *sender
         char *mail

@@ -63,7 +63,7 @@ cdef dict entry_dict(const sf_entry_view *entry):
         "duration": entry.duration_ns / 1e9, "asked": entry.asked_ns / 1e9, "sender_pid": entry.sender_pid,
         "sender": (<bytes>entry.sender).decode("utf-8", "replace"),
         "mail": (<bytes>entry.mail).decode("utf-8", "replace"),
-        "ranks": entry.ranks, "failed": bool(entry.agreed & SF_ENTRY_FAILED), "low": entry.low,
+        "ranks": entry.ranks, "low": entry.low,
     }
 
 
@@ -205,8 +205,7 @@ def read_slot(fd: int, rank: int) -> dict:
         "state_since": view.state_ns / 1e9, "mark_step": view.mark_step, "mark": view.mark_ns / 1e9,
         "parked": view.parked_ns / 1e9, "park_began": view.park_ns / 1e9, "wakes": view.wakes,
         "deadline": view.deadline_ns / 1e9, "levels": levels, "rank": view.rank, "generation": view.generation,
-        "stride": view.stride, "lost": view.lost_ns / 1e9, "held": view.held,
-        "done": <object>view.done[0] | (<object>view.done[1]) << 64,
+        "stride": view.stride, "lost": view.lost_ns / 1e9,
     }
 
 

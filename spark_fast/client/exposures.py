@@ -335,16 +335,10 @@ def _send(
             mailbox.discard_mail(run.folder, ident)
     if not mailbox.stands_in_log(mail):
         with suppress(SegmentError):  # then it is not known what was asked
-            mailbox.discard_stale_mail(run.folder, lambda: _mail_in_log(run))
+            mailbox.discard_stale_mail(run.folder, lambda: {entry["mail"] for entry in run._entries()})
     if wait:
         request.wait(None if end is None else max(0.0, end - monotonic()))
     return request
-
-
-def _mail_in_log(run: "Run") -> set[str]:
-    tail = run._view()["tail"]
-    entries = (_core.read_entry(run._control, seq) for seq in range(max(1, tail - _core.LOG_CAPACITY + 1), tail + 1))
-    return {entry["mail"] for entry in entries if entry is not None}
 
 
 def _take_turn(run: "Run", end: float | None) -> None:

@@ -214,6 +214,13 @@ class Run:
     def _slots(self) -> list[dict[str, Any]]:
         return [_core.read_slot(self._control, rank) for rank in range(self._view()["slot_count"])]
 
+    def _entries(self) -> list[dict[str, Any]]:
+        """What the log still holds, oldest first. Raises SegmentError."""
+        tail = self._view()["tail"]
+        first = max(1, tail - _core.LOG_CAPACITY + 1)
+        found = (_core.read_entry(self._control, seq) for seq in range(first, tail + 1))
+        return [entry for entry in found if entry is not None]
+
     def _look(self) -> Look | None:
         """What the control file says now; None if it is damaged or gone."""
         try:
@@ -312,9 +319,6 @@ class Run:
     def requests(self) -> list[Request]:
         """What the log still holds, oldest first: the last hundred requests or so, whoever asked."""
         try:
-            tail = self._view()["tail"]
-            first = max(1, tail - _core.LOG_CAPACITY + 1)
-            entries = [_core.read_entry(self._control, seq) for seq in range(first, tail + 1)]
             return [
                 Request(
                     self,
@@ -326,8 +330,8 @@ class Run:
                     mail=entry["mail"],
                     ranks=entry["ranks"] - 1 if entry["ranks"] else "all",
                 )
-                for entry in entries
-                if entry is not None and entry["kind"] in _KINDS
+                for entry in self._entries()
+                if entry["kind"] in _KINDS
             ]
         except SegmentError:
             return []
@@ -703,21 +707,6 @@ class Run:
         oldest = _core.read_entry(self._control, applied + 1)
         since = time.time() if oldest is None else oldest["asked"]
         return LogFullError(error.reason, error.path, rank, step, since)
-
-    def _recent_mail(self, pid: int, count: int, since: float) -> list[float]:
-        """When this process last asked for a value to be set or a function to be called, since then and so many times
-        at most; oldest first."""
-        found: list[float] = []
-        seq = self._view()["tail"]
-        while seq > 0 and len(found) < count:
-            entry = _core.read_entry(self._control, seq)
-            if entry is None or entry["asked"] < since:
-                break
-            if entry["sender_pid"] == pid and entry["kind"] in (Kind.SET, Kind.CALL):
-                found.append(entry["asked"])
-            seq -= 1
-        found.reverse()
-        return found
 
     def _fate(self, seq: int, ident: int) -> Fate:
         if seq < 0:

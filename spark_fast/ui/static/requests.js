@@ -91,12 +91,6 @@ export function words(fate, done = "done") {
   }
 }
 
-/** What a request is, in words: "pause", "advance 10", "set lr", "call evaluate". */
-export function title(request) {
-  if (request.kind === "reload" && request.version) return `reload ${request.version}`;
-  return request.name ? `${request.kind} ${request.name}` : request.kind;
-}
-
 /** A line that shows the fate of one request after the other. */
 export class FateLine {
   /** full: whether tracebacks are shown below. */
