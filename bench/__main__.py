@@ -23,7 +23,7 @@ def main() -> None:
     options = parser.parse_args()
     quick: bool = options.quick
 
-    from bench import idle, longest, parked, ranks, reload, report, start, values, wake, web
+    from bench import hosts, idle, longest, parked, ranks, reload, report, start, values, wake, web
     from bench.homes import become_worker
 
     began = time.monotonic()
@@ -53,6 +53,8 @@ def main() -> None:
     found_values = values.measure(quick=quick)
     say("many ranks")
     found_ranks = ranks.measure(quick=quick)
+    say("many hosts")
+    found_hosts = hosts.measure(quick=quick)
     say("the web server")
     found_web = web.measure(quick=quick)
     say("the longest of many calls")
@@ -70,6 +72,7 @@ def main() -> None:
         reload=reloads,
         values=found_values,
         ranks=found_ranks,
+        hosts=found_hosts,
         web=found_web,
     )
     options.out.mkdir(parents=True, exist_ok=True)

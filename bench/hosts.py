@@ -1,7 +1,6 @@
 """Requests to jobs of several hosts: round trips over real relays, and what a thousand hosts ask of the store."""
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -9,10 +8,12 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import psutil
 
+from bench.homes import environment
 from spark_fast import hosts, run_folder
 from spark_fast.hosts.store import Store, open_store
 from spark_fast.request import Kind
@@ -50,6 +51,7 @@ class RoundTrip:
         set_running: ns from asking for a value to be set until it is known that all hosts have, while they run.
         set_parked: the same while they are parked.
         pause: ns from asking for a pause until it is known that all are parked.
+        resume: ns from asking for a resume until it is known that all run.
         relay_bytes: resident memory of a relay.
     """
 
@@ -57,6 +59,7 @@ class RoundTrip:
     set_running: list[int]
     set_parked: list[int]
     pause: list[int]
+    resume: list[int]
     relay_bytes: int
 
 
@@ -81,12 +84,14 @@ class Hosts:
     trips: over real hosts.
     many: over simulated ones.
     get_ns, swap_ns: one call to the store from one relay, by median.
+    torch: the version of PyTorch, whose store it is.
     """
 
     trips: list[RoundTrip]
     many: list[Many]
     get_ns: int
     swap_ns: int
+    torch: str
 
 
 @contextmanager
@@ -120,9 +125,9 @@ def _round_trips(folder: Path, address: str, count: int, rounds: int) -> RoundTr
     try:
         for rank in range(count):
             home = folder / f"home{count}-{rank}"
-            env = os.environ | {
-                "SPARK_FAST_HOME": str(home), "SPARK_FAST_RUN": "job", "SPARK_FAST_STORE": f"{address}/bench{count}",
-                "SPARK_FAST_QUIET": "1", "RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": "0",
+            env = environment(home) | {
+                "SPARK_FAST_RUN": "job", "SPARK_FAST_STORE": f"{address}/bench{count}",
+                "RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": "0",
                 "LOCAL_WORLD_SIZE": "1", "SPARK_FAST_JOB": f"bench{count}-{rank}",
             }  # fmt: skip
             processes.append(subprocess.Popen([sys.executable, str(script)], env=env))
@@ -136,16 +141,16 @@ def _round_trips(folder: Path, address: str, count: int, rounds: int) -> RoundTr
             if (process.info["cmdline"] or [])[1:3] == ["-m", "spark_fast.hosts"]
             and process.info["cmdline"][-1] in map(str, runs)
         ]
-        running, parked, paused = [], [], []
+        running, parked, paused, resumed = [], [], [], []
         for number in range(rounds):
             asked = runs[number % count]
             running.append(_ask(asked, Kind.SET, number))
             paused.append(_ask(asked, Kind.PAUSE))
             parked.append(_ask(asked, Kind.SET, number + 0.5))
-            _ask(asked, Kind.RESUME)
+            resumed.append(_ask(asked, Kind.RESUME))
         memory = max(process.memory_info().rss for process in relays)
         _ask(runs[0], Kind.STOP)
-        return RoundTrip(count, running, parked, paused, memory)
+        return RoundTrip(count, running, parked, paused, resumed, memory)
     finally:
         for process in processes:
             try:
@@ -217,7 +222,7 @@ def measure(*, quick: bool) -> Hosts:
         trips = [_round_trips(Path(folder), address, count, rounds) for count in (2, 3)]
         many = [_many(address, count) for count in ((10, 100) if quick else (10, 100, 1000))]
         get_ns, swap_ns = _calls(address, 500 if quick else 5000)
-    return Hosts(trips, many, get_ns, swap_ns)
+    return Hosts(trips, many, get_ns, swap_ns, version("torch"))
 
 
 if __name__ == "__main__":

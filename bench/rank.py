@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from timeit import Timer
-from typing import Any
+from typing import Any, Literal
 
 from bench.peers import made_up_master
 
@@ -31,7 +31,7 @@ class Ask:
         name: what is called.
         version: of what it belongs to.
         statement, names: the call.
-        same: whether all ranks get the same answer at the same step.
+        same: whether all ranks get the same answer at the same step: always, the first time ("once"), or not.
         waits: whether it waits for other processes. What does not is timed by its CPU time: there may be more ranks
             than CPUs.
         calls: in one batch.
@@ -42,7 +42,7 @@ class Ask:
     version: str
     statement: str
     names: dict[str, object]
-    same: bool
+    same: Literal["yes", "once", "no"]
     waits: bool
     calls: int
     note: str
@@ -52,8 +52,8 @@ def _ours() -> Iterator[Ask]:
     import spark_fast as spark
 
     names: dict[str, object] = {"spark": spark}
-    yield Ask(EMPTY, "", "pass", {}, True, False, 20_000, "")
-    yield Ask(OURS, f"spark_fast {version('spark-fast')}", OURS, names, True, False, 20_000, "everything can be asked")
+    yield Ask(EMPTY, "", "pass", {}, "yes", False, 20_000, "")
+    yield Ask(OURS, f"spark_fast {version('spark-fast')}", OURS, names, "yes", False, 20_000, "everything can be asked")
 
 
 def _flag() -> Iterator[Ask]:
@@ -67,7 +67,7 @@ def _flag() -> Iterator[Ask]:
         dist.all_reduce(flag)
         return bool(flag.item())
 
-    yield Ask("a flag, all-reduced", f"torch {version('torch')}", "ask()", {"ask": reduced}, True, True, 50, "gloo")
+    yield Ask("a flag, all-reduced", f"torch {version('torch')}", "ask()", {"ask": reduced}, "yes", True, 50, "gloo")
 
 
 def _store() -> Iterator[Ask]:
@@ -76,7 +76,7 @@ def _store() -> Iterator[Ask]:
     store = dist.distributed_c10d._get_default_store()
     names: dict[str, object] = {"store": store, "key": ["stop"]}
     note = "one server for all; two ranks may see the key at different steps"
-    yield Ask("a look into the store", f"torch {version('torch')}", "store.check(key)", names, False, True, 50, note)
+    yield Ask("a look into the store", f"torch {version('torch')}", "store.check(key)", names, "no", True, 50, note)
 
 
 def _lightning() -> Iterator[Ask]:
@@ -90,7 +90,7 @@ def _lightning() -> Iterator[Ask]:
     names: dict[str, object] = {"loop": loop}
     statement = "loop._broadcast_sigterm_tensor()"
     note = "what its training loop does before each batch; gloo; tells of SIGTERM at rank 0 only"
-    yield Ask("Lightning's broadcast", version("lightning"), statement, names, True, True, 50, note)
+    yield Ask("Lightning's broadcast", version("lightning"), statement, names, "yes", True, 50, note)
 
 
 def _accelerate() -> Iterator[Ask]:
@@ -99,7 +99,7 @@ def _accelerate() -> Iterator[Ask]:
     names: dict[str, object] = {"accelerator": Accelerator(cpu=True)}
     statement = "accelerator.check_trigger()"
     assert eval(statement, names) is False
-    yield Ask("Accelerate's check_trigger", version("accelerate"), statement, names, True, True, 50, "gloo")
+    yield Ask("Accelerate's check_trigger", version("accelerate"), statement, names, "yes", True, 50, "gloo")
 
 
 def _determined(stack: ExitStack) -> Callable[[], Iterator[Ask]]:
@@ -113,10 +113,11 @@ def _determined(stack: ExitStack) -> Callable[[], Iterator[Ask]]:
             pub_port=int(os.environ["BENCH_PORT"]), pull_port=int(os.environ["BENCH_PORT"]) + 1,
         )  # fmt: skip
         stack.callback(between.close)
-        for mode, what, same in (
-            (made.PreemptMode.WorkersAskChief, "the chief tells the others", True),
-            (made.PreemptMode.WorkersAskMaster, "each for itself; two ranks may hear of it at different steps", False),
-        ):
+        modes: list[tuple[Any, str, Literal["yes", "no"]]] = [
+            (made.PreemptMode.WorkersAskChief, "the chief tells the others", "yes"),
+            (made.PreemptMode.WorkersAskMaster, "each for itself; two ranks may hear of it at different steps", "no"),
+        ]
+        for mode, what, same in modes:
             preempt = stack.enter_context(made.PreemptContext(made_up_master(stack), "bench", between, mode))
             names: dict[str, object] = {"preempt": preempt}
             name = f"Determined's should_preempt, {mode.name}"
@@ -126,8 +127,24 @@ def _determined(stack: ExitStack) -> Callable[[], Iterator[Ask]]:
     return asks
 
 
+def _jax() -> Iterator[Ask]:
+    import jax
+    from jax.experimental import multihost_utils
+
+    jax.config.update("jax_platforms", "cpu")
+    jax.distributed.initialize(
+        f"127.0.0.1:{int(os.environ['BENCH_PORT']) + 2}", int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
+    )
+    names: dict[str, object] = {"reached": multihost_utils.reached_preemption_sync_point, "step": 0}
+    statement = "reached(step)"
+    assert eval(statement, names) is False
+    note = "tells of one preemption, by SIGTERM, and of nothing after it"
+    yield Ask("JAX's reached_preemption_sync_point", version("jax"), statement, names, "once", False, 5000, note)
+
+
 def measure(rounds: int) -> dict[str, Any]:
     """ns a call of each case in each round; and what each is."""
+    import jax
     import torch.distributed as dist
 
     import spark_fast as spark
@@ -139,7 +156,7 @@ def measure(rounds: int) -> dict[str, Any]:
     spark.checkpoint()
     dist.init_process_group("gloo")
     with ExitStack() as stack:
-        kinds = (_ours, _flag, _store, _lightning, _accelerate, _determined(stack))
+        kinds = (_ours, _flag, _store, _lightning, _accelerate, _determined(stack), _jax)
         asks = [ask for kind in kinds for ask in kind()]
         clocks = {True: time.perf_counter, False: time.process_time}
         timers = {ask.name: Timer(ask.statement, globals=ask.names, timer=clocks[ask.waits]) for ask in asks}
@@ -154,6 +171,7 @@ def measure(rounds: int) -> dict[str, Any]:
             control = _core.read_view(worker.fileno())
         assert control["slot_count"] == int(os.environ["WORLD_SIZE"]), "they share one run"
         dist.barrier()
+    jax.distributed.shutdown()
     dist.destroy_process_group()
     about = [[ask.name, ask.version, ask.same, ask.note] for ask in asks]
     return {"rank": int(os.environ["RANK"]), "found": found, "about": about}

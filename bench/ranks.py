@@ -28,12 +28,13 @@ class Idle:
     Attributes:
         ranks: how many.
         found: ns a call of each case in each round, at rank 0.
-        about: of each case its name, version, whether all ranks get the same answer at the same step, and a note.
+        about: of each case its name, version, whether all ranks get the same answer at the same
+            step ("yes", "once", "no"), and a note.
     """
 
     ranks: int
     found: dict[str, list[float]]
-    about: list[tuple[str, str, bool, str]]
+    about: list[tuple[str, str, str, str]]
 
     def cost(self, name: str) -> float:
         """ns beyond an empty loop's."""
@@ -99,12 +100,12 @@ class Ranks:
         return self.idle[-1].cost(OURS) / self.idle[0].cost(OURS)
 
     def least_times(self) -> float:
-        """Of the peers that give the same promise, on several ranks, the one that comes closest."""
+        """Of the peers that give the same promise each time, on several ranks, the one that comes closest."""
         return min(
             idle.times(name)
             for idle in self.idle[1:]
             for name, _, same, _ in idle.about
-            if same and name not in (OURS, EMPTY)
+            if same == "yes" and name not in (OURS, EMPTY)
         )
 
 
@@ -124,7 +125,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _idle(ranks: int, rounds: int) -> Idle:
-    port, own, _ = _free_ports(3)
+    port, own, *_ = _free_ports(4)
     with home() as folder:
         jobs = [
             subprocess.Popen(

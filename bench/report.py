@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from bench.assigning import ASSIGN, ASSIGN_JSON, ASSIGN_TENSOR, PLAIN_ASSIGN, PLAIN_READ, READ
+from bench.hosts import Hosts
 from bench.idle import INTERVALS, Idle, how_it_is_called, kinds_of_call
 from bench.longest import Longest
 from bench.measure import median, ratio
@@ -39,6 +40,7 @@ class Results:
     reload: Reload
     values: Values
     ranks: Ranks
+    hosts: Hosts
     web: Web
 
 
@@ -452,8 +454,7 @@ Undisturbed and flooded in turn, in random order. The ratios of the steps are me
 
 What each rank of a job calls at every step, so that all hear at the same step what is asked. The ranks are processes of
 one job, started as `torchrun` does; all call the same in turn, batch after batch, and rank 0 is timed. What waits for
-no other process is timed by its CPU time, as there may be more ranks than CPUs. JAX's sync point is not measured: it
-tells of one preemption, and never again.
+no other process is timed by its CPU time, as there may be more ranks than CPUs.
 
 {_table(_rank_head(found.ranks), _rank_rows(found.ranks))}
 
@@ -467,6 +468,21 @@ The same with a process for each rank, whose steps sleep. Most of the time until
 and the system's, which has {os.cpu_count()} CPUs for all of them:
 
 {_table(_PARK_HEAD, _park_rows(found.ranks))}
+
+## Many hosts
+
+Requests to a job of several hosts, from asking until it is known that all hosts have done so. All hosts are on this
+one machine, each with a home of its own, one rank with steps of 1 ms, and its own relay, which holds
+{_mebibytes(found.hosts.trips[-1].relay_bytes)} of memory; what they have in common is a TCPStore of PyTorch
+{found.hosts.torch}:
+
+{_table(["hosts", "value set, running", "value set, parked", "all parked", "all run again"], _trip_rows(found.hosts))}
+
+Of hosts that are simulated the relays' own code runs, and each of their calls is made to a real TCPStore, one after the
+other, which a job's hosts would do at the same time. One that reads takes {_time(found.hosts.get_ns)}, one that
+compares and swaps {_time(found.hosts.swap_ns)}. [scale.md](scale.md) goes on from there:
+
+{_table(["hosts", "calls to the store in one request", "time in them, one after the other"], _many_rows(found.hosts))}
 
 ## The web page
 
@@ -512,7 +528,7 @@ def _rank_rows(ranks: Ranks) -> list[list[str]]:
             number,
             *(_time(idle.cost(name)) for idle in ranks.idle),
             "" if name == OURS else f"{most.times(name):,.0f}",
-            "yes" if same else "no",
+            same,
             note,
         ]
         for name, number, same, note in sorted(most.about, key=lambda each: most.cost(each[0]))
@@ -534,6 +550,24 @@ def _park_rows(ranks: Ranks) -> list[list[str]]:
         ]
         for each in ranks.parked
     ]
+
+
+def _mebibytes(size: float) -> str:
+    return f"{size / 2**20:.0f} MiB"
+
+
+def _trip_rows(hosts: Hosts) -> list[list[str]]:
+    return [
+        [
+            str(trip.hosts),
+            *(_time(median(each)) for each in (trip.set_running, trip.set_parked, trip.pause, trip.resume)),
+        ]
+        for trip in hosts.trips
+    ]
+
+
+def _many_rows(hosts: Hosts) -> list[list[str]]:
+    return [[f"{each.hosts:,}", f"{each.calls:,}", _time(each.store_ns)] for each in hosts.many]
 
 
 def _saved_rows(reload: Reload) -> list[list[str]]:
