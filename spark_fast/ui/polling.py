@@ -18,7 +18,7 @@ from spark_fast.client.run import Run, _open
 from spark_fast.errors import FolderRefusedError, SparkError
 from spark_fast.status import SparkStatus, monotonic
 from spark_fast.ui.feed import Feed
-from spark_fast.ui.memory import is_worker, resident
+from spark_fast.ui.memory import resident
 from spark_fast.ui.threads import Threads
 from spark_fast.ui.views import to_json
 
@@ -249,7 +249,7 @@ def _look_at_memory(seen: _Seen) -> bool:
     if pids:
         (pid,) = pids
         if pid != seen.pid:
-            seen.pid, seen.pid_is_here = pid, is_worker(pid, seen.run.folder)
+            seen.pid, seen.pid_is_here = pid, run_folder.is_worker(pid, seen.run.folder)
         memory = resident(pid) if seen.pid_is_here else None
     before, seen.memory = seen.memory, memory
     if before is None or memory is None:
