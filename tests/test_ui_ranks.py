@@ -123,7 +123,22 @@ def test_a_call_names_its_ranks_and_gives_what_each_returned(server: api.Served,
     assert [each["ranks"] for each in server.get("/api/runs/job")["requests"]] == ["all", 2, 0]
 
 
-@pytest.mark.parametrize("ranks", [-1, 1.5, "some", True, None, [0]])
+def test_a_function_says_which_ranks_call_it_where_the_caller_does_not(server: api.Served, job: Job) -> None:
+    assert {each["name"]: each["ranks"] for each in server.get("/api/runs/job")["functions"]} == {
+        "evaluate": 0,
+        "broken": 0,
+        "gather": "all",
+    }
+    path = "/api/runs/job/calls/gather"
+    for body in ({}, {"ranks": None}, {"ranks": "all"}):
+        found = server.post(path, body | {"timeout": 20})
+        assert (found["ranks"], list(found["result"])) == ("all", ["0", "1", "2"])
+    for rank in (0, 2):
+        found = server.post(path, {"ranks": rank, "timeout": 20})
+        assert (found["ranks"], found["result"]) == (rank, {"rank": rank, "split": "test"})
+
+
+@pytest.mark.parametrize("ranks", [-1, 1.5, "some", True, [0]])
 def test_ranks_that_are_none_are_refused(server: api.Served, job: Job, ranks: object) -> None:
     answer = server.api.post("/api/runs/job/calls/evaluate", json={"ranks": ranks})
     assert answer.status_code == 422 and answer.json()["error"]
@@ -259,6 +274,21 @@ def test_a_function_is_called_on_one_rank_or_on_all(browser: Browser, served: pa
     expect(which).to_have_value("1")  # what was chosen stays
     form.get_by_role("button", name="Call").click()
     expect(fate(form)).to_have_text("refused: rank 1 is not there; there are 0, 2")
+
+
+def test_a_function_that_is_for_all_ranks_is_offered_so(browser: Browser, served: pages.Served, job: Job) -> None:
+    page = opened(browser, served, "job")
+    form = page.locator('[data-function="gather"]')
+    which = form.get_by_label("on", exact=True)
+    expect(which).to_have_value("all")
+    form.get_by_role("button", name="Call").click()
+    for rank in range(3):
+        expect(form.locator(".call-result pre")).to_contain_text(f'"rank": {rank},')
+    which.select_option("rank 2")
+    form.get_by_role("button", name="Call").click()
+    expect(form.locator(".call-result pre")).not_to_contain_text('"rank": 1,')
+    expect(form.locator(".call-result pre")).to_contain_text('"rank": 2,')
+    expect(which).to_have_value("2")
 
 
 def test_a_run_of_one_process_offers_no_ranks(browser: Browser, served: pages.Served, tmp_path: Path) -> None:

@@ -87,8 +87,9 @@ class Call(_Body):
     args: list[JsonValue] = []
     kwargs: dict[str, JsonValue] = {}
     ranks: Annotated[
-        Place | Literal["all"], Field(description="The rank that calls it; or all of them, at the same step.")
-    ] = 0
+        Place | Literal["all"] | None,
+        Field(description="The rank that calls it; or all of them, at the same step; else as the function says."),
+    ] = None
     timeout: Annotated[
         float, Field(ge=0, le=30, allow_inf_nan=False, description="Seconds in which the answer waits for the result.")
     ] = 0.0
@@ -243,6 +244,9 @@ class Function(BaseModel):
     doc: str
     signature: str
     parameters: list[Parameter]
+    ranks: Annotated[
+        Literal[0, "all"], Field(description="The rank that calls it, or all of them, where the caller does not say.")
+    ]
 
 
 class Detail(Summary):

@@ -101,6 +101,7 @@ def function_view(name: str, function: Function) -> dict[str, Any]:
             }
             for each in function.parameters
         ],
+        "ranks": function.ranks,
     }
 
 
