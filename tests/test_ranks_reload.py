@@ -278,8 +278,5 @@ def test_each_step_stands_for_the_same_item_in_all_ranks_whatever_is_reloaded(
                 found = run.set("lr", float(number), wait=False).wait(20)
                 assert first.wait(20).state == "failed", (log, first.fate, job.errs)
             log.append(f"{what}: {found}")
-            # Far enough that no reload comes before the item that the one before it has left is done.
-            run.advance(3, timeout=20)
-            run.resume(timeout=20)
             time.sleep(chance.random() * 0.02)
         _over(job, run)
