@@ -488,11 +488,23 @@ sf_only_slot(const struct sf_segment *segment, const struct sf_entry *entry)
     return SF_NO_RANK;
 }
 
+/* Where a rank that counts by this stride was done with an entry: where it applied it, or parked for it. */
+static uint64_t
+done_at(const struct sf_entry *entry, uint64_t seq, uint64_t target, uint64_t stride)
+{
+    struct sf_state state = entry->before;
+
+    if ((entry->kind == SF_PAUSE || entry->kind == SF_ADVANCE) && sf_state_fold(&state, entry, seq, target) == 0)
+        target = state.park;
+    return stride > 1 ? (target + stride - 1) / stride * stride : target;
+}
+
 int
 sf_conclude(struct sf_segment *segment, uint64_t seq)
 {
     struct sf_entry *entry = sf_entry_at(segment, seq);
     uint64_t target = atomic_load(&entry->target), outcome = atomic_load(&entry->outcome);
+    uint64_t at = target;
     int someone = 0;
 
     if (atomic_load(&entry->number) != seq || seq == 0)
@@ -512,13 +524,15 @@ sf_conclude(struct sf_segment *segment, uint64_t seq)
     if (!sf_all_done(segment, seq, SF_NO_RANK))
         return 0;
     /* One that came later says so of all that was asked before. */
-    for (uint32_t r = 0; r < segment->slot_count && !someone; r++)
+    for (uint32_t r = 0; r < segment->slot_count && !someone; r++) {
         someone = has_done(&segment->slots[r], seq) && atomic_load(&segment->slots[r].attached_ns) <= entry->asked_ns;
+        at = done_at(entry, seq, target, atomic_load(&segment->slots[r].stride));
+    }
     if (!someone)
         return -ESRCH;
     unsigned failed = atomic_load(&entry->agreed) & SF_ENTRY_FAILED;
     if (!atomic_compare_exchange_strong(&entry->outcome, &outcome,
-                                        SF_OUTCOME(failed ? SF_OUTCOME_FAILED : SF_OUTCOME_APPLIED, target)))
+                                        SF_OUTCOME(failed ? SF_OUTCOME_FAILED : SF_OUTCOME_APPLIED, at)))
         return SF_OUTCOME_CODE(outcome) != SF_OUTCOME_OPEN;
     sf_announce(segment);
     return 1;

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "sf_board.h"
@@ -207,7 +206,6 @@ sf_worker_attach(const char *path, uint32_t slot_count, uint32_t slot, uint64_t 
 struct front {
     uint64_t step;                /* the furthest */
     uint64_t applied, applied_at; /* the last entry that one has applied, and where; applied_at 0 if it can't be told */
-    int leaves;                   /* they leave their loops there for a reload */
 };
 
 static void
@@ -271,40 +269,19 @@ state_at(uint64_t seq, uint64_t tail, struct sf_state *state)
     return state->target > SF_STEP_MAX ? -SF_ECORRUPT : 0;
 }
 
-/* Whether the ranks leave their loops for an entry, so that what stands behind it is for the code that comes next, at
- * the next step at the earliest: a reload that they were ready for. -EAGAIN while they have not made up their minds. */
+/* Moves the front on to the last entry that is due at its step, or before. Where the ranks leave their loops for a
+ * reload they come to that step once more, so that what stands behind it is due there all the same. */
 static int
-leaves(const struct sf_entry *entry, uint64_t seq)
-{
-    unsigned ready = atomic_load(&entry->agreed) >> (8 + 2 * SF_PHASE_READY) & 3u;
-
-    if (entry->kind != SF_RELOAD || ready == SF_VOTE_NO || atomic_load(&entry->target) == SF_TARGET_VOID)
-        return 0;
-    return ready == 0 && atomic_load(&entry->outcome) == SF_OUTCOME(SF_OUTCOME_OPEN, seq) ? -EAGAIN : 1;
-}
-
-/* Moves the front on to the last entry that is due at its step, or before. -EAGAIN: see leaves(); but if `guess`, they
- * will leave. */
-static int
-move_on(struct front *front, uint64_t tail, int guess)
+move_on(struct front *front, uint64_t tail)
 {
     uint64_t oldest = tail > SF_LOG_CAPACITY ? tail - SF_LOG_CAPACITY : 0;
     uint64_t due = front->applied_at;
-    int left = 0;
 
     if (front->applied > tail)
         return -SF_ECORRUPT;
     if (front->applied < oldest)
         front->applied = oldest; /* nobody lives who would not have come by it */
-    else if (front->applied > oldest)
-        left = leaves(sf_entry_at(&worker.segment, front->applied), front->applied);
-    for (;;) {
-        if (left < 0 && !guess)
-            return left;
-        due += left ? worker.stride : 0;
-        front->leaves = due > front->step;
-        if (front->applied == tail)
-            return 0;
+    while (front->applied < tail) {
         struct sf_entry *entry = sf_entry_at(&worker.segment, front->applied + 1);
         uint64_t target = atomic_load(&entry->target);
 
@@ -312,21 +289,20 @@ move_on(struct front *front, uint64_t tail, int guess)
             return -SF_ECORRUPT;
         if (target == SF_TARGET_NONE)
             return 0; /* other hosts have not said yet whether it is to be applied */
-        left = 0;
         if (target != SF_TARGET_VOID) {
             due = target > due ? target : due;
             if (due > front->step)
                 return 0;
             front->applied_at = due;
-            left = leaves(entry, front->applied + 1);
         }
         front->applied++;
     }
+    return 0;
 }
 
-/* Finds where the rank that comes to the slot begins. The log's lock is held. -EAGAIN: see leaves(). */
+/* Finds where the rank that comes to the slot begins. The log's lock is held. */
 static int
-find_place(uint32_t number, int guess, struct front *place)
+find_place(uint32_t number, struct front *place)
 {
     uint64_t tail = atomic_load(&worker.segment.header->tail);
     uint64_t own_step = atomic_load(&atomic_load(&sf_worker_slot)->step);
@@ -346,15 +322,14 @@ find_place(uint32_t number, int guess, struct front *place)
     /* No two ranks act on different steps. Where the others park, this one parks at its first checkpoint, which counts
      * as the one where they are. Else its first is their next: what is due before that is for those who came by it. */
     *place = front;
-    rc = move_on(&front, tail, guess);
+    rc = move_on(&front, tail);
     if (rc == 0)
         rc = state_at(front.applied, tail, &worker.state);
     if (rc < 0)
         return rc;
     /* Without a runner it comes within its first checkpoint, which has counted. */
     uint64_t counted = own_step > 0 ? worker.stride : 0;
-    int parked =
-        sf_state_parks(&worker.state, front.step) && !front.leaves && front.step + counted >= own_step + worker.stride;
+    int parked = sf_state_parks(&worker.state, front.step) && front.step + counted >= own_step + worker.stride;
     if (parked && place->applied + SF_LOG_CAPACITY > tail) {
         place->step -= worker.stride;
     } else {
@@ -370,7 +345,7 @@ find_place(uint32_t number, int guess, struct front *place)
 /* All of the slot is as the new rank needs it before its lock is taken: from then on others take it for one that lives,
  * while its state may still be that of a rank that died there. */
 static int
-join_locked(const char *path, uint32_t number, uint64_t cookie, int guess)
+join_locked(const char *path, uint32_t number, uint64_t cookie)
 {
     struct sf_slot *slot = &worker.segment.slots[number];
     struct front place;
@@ -381,7 +356,7 @@ join_locked(const char *path, uint32_t number, uint64_t cookie, int guess)
     rc = sf_slot_alive(worker.segment.fd, number);
     if (rc != 0)
         return rc < 0 ? rc : -EADDRINUSE;
-    rc = find_place(number, guess, &place);
+    rc = find_place(number, &place);
     if (rc < 0)
         return rc;
     /* What was asked before it came, nobody waits for it to do; where it does it all the same it says so again. */
@@ -422,18 +397,12 @@ sf_worker_join(const char *path, uint32_t slot, uint64_t cookie, int64_t timeout
     rc = sf_segment_open(&worker.segment, path);
     if (rc < 0)
         return rc;
-    int64_t end = sf_monotonic_ns() + timeout_ns;
-    rc = slot < worker.segment.slot_count ? -EAGAIN : -EINVAL;
-    while (rc == -EAGAIN) {
-        int64_t left = end - sf_monotonic_ns();
-        rc = fd = sf_log_lock(&worker.segment, left > 0 ? left : 0);
-        if (rc < 0)
-            break;
+    rc = slot < worker.segment.slot_count ? sf_log_lock(&worker.segment, timeout_ns) : -EINVAL;
+    if (rc >= 0) {
+        fd = rc;
         SF_POINT("join:locked");
-        rc = join_locked(path, slot, cookie, left <= 0);
+        rc = join_locked(path, slot, cookie);
         sf_log_unlock(&worker.segment, fd);
-        if (rc == -EAGAIN)
-            nanosleep(&(struct timespec){.tv_nsec = 1000 * 1000}, NULL);
     }
     if (rc < 0) {
         sf_segment_close(&worker.segment);

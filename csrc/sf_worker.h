@@ -140,10 +140,9 @@ int sf_worker_attach(const char *path, uint32_t slot_count, uint32_t slot, uint6
 
 /* The same in a control file that another rank has made. It comes to everything that the log holds, since its steps
  * count from 0 as those of the others do. But if somebody has had the slot before, or the others are far ahead, or the
- * log holds no longer what they began with, it begins at the step where they are, with what is due later. Waits while
- * they make up their minds about a reload: for that, and for its turn at the log, up to timeout_ns. 0, -EADDRINUSE if a
- * living process has the slot, -EINVAL if there is no such slot, -SF_EBUSY, or another error; then nothing has changed.
- */
+ * log holds no longer what they began with, it begins at the step where they are, with what is due later. Waits up to
+ * timeout_ns for its turn at the log. 0, -EADDRINUSE if a living process has the slot, -EINVAL if there is no such
+ * slot, -SF_EBUSY, or another error; then nothing has changed. */
 #define SF_JOIN_LEAD 1024u /* checkpoints that ranks which begin together may be ahead of the last one to come */
 int sf_worker_join(const char *path, uint32_t slot, uint64_t cookie, int64_t timeout_ns);
 
@@ -157,7 +156,9 @@ uint64_t sf_worker_step(void);
 /* A checkpoint that was counted was none of the loop: a function passed it that was called from outside. The step of
  * the loop. Whoever read the step meanwhile has read one that is too high by one: see SF_TURN_INNER. */
 uint64_t sf_worker_uncount(void);
-/* The loop begins again from where it was at an earlier step. */
+/* The loop begins again from where it was at an earlier step. A rank that leaves its loop for a reload goes back to the
+ * step before that of the reload, so that its first checkpoint of the new code counts it once more: nothing was done
+ * behind it, and what stands in the log for that step, a park above all, holds there as before. */
 void sf_worker_set_back(uint64_t step);
 
 /* --- the slow path; callers take turns (the Python side holds a lock) --- */

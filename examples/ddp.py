@@ -4,7 +4,7 @@ DistributedDataParallel on CPUs.
     torchrun --nproc-per-node=2 ddp.py --steps 2000 --out weights.pt
 
 All ranks are one run: `spark-fast pause`, `resume`, `set lr=0.02` and `stop` act on each of them at the same step.
-`spark-fast call --ranks all evaluate` has all of them look, each at its share of the points, how well the network does.
+`spark-fast call evaluate` has all of them look, each at its share of the points, how well the network does.
 Edit this file and type `spark-fast reload`: the next batch runs the new code, everywhere. A SIGTERM to any rank, or to
 torchrun, stops them all; rank 0 then saves what was learned so far.
 """
@@ -81,7 +81,7 @@ def main(args: argparse.Namespace) -> None:
     state = spark.expose(
         lr=spark.value(args.lr, min=0, max=1, step=0.001, doc="The learning rate.", on_set=set_lr),
         loss=spark.value(0.0, readonly=True, doc="The mean cross-entropy of this rank's last batch."),
-        evaluate=evaluate,
+        evaluate=spark.function(evaluate, ranks="all"),
     )
     sampler: DistributedSampler[Batch] = DistributedSampler(train, seed=args.seed)
     loader = DataLoader(train, batch_size=args.batch_size, sampler=sampler)

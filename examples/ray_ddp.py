@@ -3,7 +3,7 @@
     python ray_ddp.py --steps 2000 --name spirals
 
 All workers are one run, called as the experiment is: `spark-fast pause spirals`, `resume`, `set lr=0.02` and `stop` act
-on each of them at the same step. `spark-fast call --ranks all evaluate` has all of them look, each at its share of the
+on each of them at the same step. `spark-fast call evaluate` has all of them look, each at its share of the
 points, how well the network does. After a stop the training has a last checkpoint and counts as finished; started once
 more under the same name, it goes on from there. A worker that dies has Ray Train start all of them again from the last
 checkpoint, as the same run.
@@ -83,7 +83,7 @@ def learn(config: dict[str, Any]) -> None:
     state = spark.expose(
         lr=spark.value(optimizer.param_groups[0]["lr"], min=0, max=1, step=0.001, doc="Learning rate.", on_set=set_lr),
         loss=spark.value(0.0, readonly=True, doc="The mean cross-entropy of this rank's last batch."),
-        evaluate=evaluate,
+        evaluate=spark.function(evaluate, ranks="all"),
     )
     try:
         # Before each step, track() passes a checkpoint: there all ranks wait while the run is paused.

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from spark_fast import private_files
 from spark_fast.errors import StoreError
@@ -100,11 +100,13 @@ class Function:
         doc: its docstring.
         signature: as Python writes it.
         parameters: what it takes.
+        ranks: who calls it, where the caller does not say: 0 for the first rank, "all" for all ranks at the same step.
     """
 
     doc: str
     signature: str
     parameters: list[Parameter]
+    ranks: Literal[0, "all"] = 0
 
 
 @dataclass(frozen=True)
@@ -272,7 +274,7 @@ def read(folder: Path) -> Exposures:
         found = json.loads(raw)
         values = {name: Limits(**each) for name, each in found["values"].items()}
         functions = {
-            name: Function(each["doc"], each["signature"], [Parameter(**one) for one in each["parameters"]])
+            name: Function(**each | {"parameters": [Parameter(**one) for one in each["parameters"]]})
             for name, each in found["functions"].items()
         }
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -298,6 +300,7 @@ def _sound_function(function: Function) -> bool:
     return (
         isinstance(function.doc, str)
         and isinstance(function.signature, str)
+        and (function.ranks == "all" or (type(function.ranks) is int and function.ranks == 0))
         and all(
             isinstance(each.name, str)
             and each.kind in _KINDS

@@ -5,12 +5,12 @@ Every launcher that is known is a row of LAUNCHERS. What none of them says, `con
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from spark_fast import names
 
-__all__ = ["LAUNCHERS", "Launcher", "Place", "checked", "job_of_parent", "leads", "read"]
+__all__ = ["LAUNCHERS", "Launcher", "Place", "ancestors", "checked", "job_of_parent", "leads", "read"]
 
 
 @dataclass(frozen=True)
@@ -248,19 +248,38 @@ def job_of_parent(name: str, rank: str, environ: Environment) -> str:
     mine = f"{rank}={environ.get(rank, '')}".encode()
     pid = os.getppid()
     while pid > 0:
-        start = ""
+        start = parent = 0
         try:
-            with open(f"/proc/{pid}/stat", "rb") as file:
-                # After the name, which may hold anything: the state, the parent, …, and as the 22nd field the start.
-                fields = file.read().rpartition(b")")[2].split()
-            start = fields[19].decode()
+            parent, start = _parent_and_start(pid)
             with open(f"/proc/{pid}/environ", "rb") as file:
                 within = mine in file.read().split(b"\0")
         except OSError:  # no /proc, or a process of somebody else: it is no shell of ours
             break
         if not within:
             break
-        pid = int(fields[1])
+        pid = parent
     if pid <= 0:
         raise ValueError(f"{name} does not name the job, and the process that started it is not to be seen from here")
-    return f"{name}:{pid}:{start}"
+    return f"{name}:{pid}:{start or ''}"
+
+
+def ancestors() -> Iterator[int]:
+    """The processes that this one descends from, the nearest first, as far as they are to be seen from here."""
+    try:
+        pid, youngest = _parent_and_start(os.getpid())
+        while pid > 0:
+            parent, start = _parent_and_start(pid)
+            if start > youngest:
+                return  # the parent has ended just now, and another process has its number
+            yield pid
+            pid, youngest = parent, start
+    except OSError:
+        return
+
+
+def _parent_and_start(pid: int) -> tuple[int, int]:
+    """A process's parent, and when it began, in ticks since the boot. OSError where /proc does not say."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        # After the name, which may hold anything: the state, the parent, …, and as the 22nd field the start.
+        fields = file.read().rpartition(b")")[2].split()
+    return int(fields[1]), int(fields[19])

@@ -31,6 +31,7 @@ __all__ = [
     "has_supervisor",
     "hold_supervisor",
     "home_path",
+    "is_worker",
     "open_home",
     "read_about",
     "remove_ended",
@@ -395,6 +396,25 @@ def _is_of(run: int, job: str, generation: int) -> bool:
     if stopping:
         raise JobEndingError(about.id)
     return True
+
+
+def is_worker(pid: int, folder: Path) -> bool:
+    """Whether the process of this number, here, is a worker of the run in this folder: it has the control file open.
+
+    A worker in a container goes by another number there, and its own names another process here.
+    """
+    control = str(folder / CONTROL)
+    try:
+        descriptors = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return False
+    for name in descriptors:
+        try:
+            if os.readlink(f"/proc/{pid}/fd/{name}") == control:
+                return True
+        except OSError:
+            continue
+    return False
 
 
 def _directory() -> str:

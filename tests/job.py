@@ -25,7 +25,7 @@ def broken():
         raise ValueError(f"no data for {rank}")
     return rank
 
-state = spark.expose(lr=0.1, evaluate=evaluate, broken=broken)
+state = spark.expose(lr=0.1, evaluate=evaluate, broken=broken, gather=spark.function(evaluate, ranks="all"))
 begin, length = float(os.environ.get("BEGIN", time.time())), float(os.environ.get("STEP", "0.002"))
 try:
     for batch in spark.track(range(1_000_000), key="batch"):

@@ -191,8 +191,14 @@ class Ranks:
         return [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.exists() else []
 
     def steps(self, rank: int) -> dict[int, dict[str, Any]]:
-        """What a rank told at each step; the last where it came to a step again, after a reload that was taken back."""
-        return {line["step"]: line for line in self.told(rank) if "step" in line}
+        """What a rank told at each step. Where it came to a step again, after a reload that was taken back: what it
+        told last, and all that it was called with."""
+        found: dict[int, dict[str, Any]] = {}
+        for line in self.told(rank):
+            if (step := line.get("step")) is not None:
+                before = found[step]["calls"] if step in found else []
+                found[step] = line | {"calls": before + line["calls"]}
+        return found
 
     def stops(self) -> set[int]:
         """The steps at which ranks were told to stop."""

@@ -287,6 +287,14 @@ def test_a_call_is_of_rank_0_or_another_or_all(job: Job) -> None:
     assert found["ranks"] == "all" and list(found["result"]) == ["0", "1", "2"]
 
 
+def test_a_call_is_of_all_ranks_where_the_script_says_so_and_the_caller_nothing(job: Job) -> None:
+    done = cli("call", "gather")
+    assert json.loads(done.stdout) == {str(rank): {"rank": rank, "split": "test"} for rank in range(3)}
+    assert json.loads(cli("call", "gather", "--ranks", "1").stdout) == {"rank": 1, "split": "test"}
+    assert json.loads(cli("call", "gather", "--ranks", "0").stdout) == {"rank": 0, "split": "test"}
+    assert "gather(split: str = 'test')   on all ranks   How good this rank is." in cli("get").stdout
+
+
 def test_a_call_that_fails_says_in_which_ranks(job: Job) -> None:
     done = cli("call", "broken", "--ranks", "all")
     assert done.returncode == 1

@@ -976,6 +976,15 @@ def test_the_state_object_works_without_control(tmp_path: Path) -> None:
         ("spark.expose(lr=1).lr = object()", "TypeError: lr: a value that is exposed"),
         ("spark.expose(lr=1)['x']", "KeyError: 'x'"),
         ("async def f(): pass\nspark.expose(f=f)", "TypeError: f: a function that is awaited can't be called"),
+        (
+            "async def f(): pass\nspark.expose(f=spark.function(f, ranks='all'))",
+            "TypeError: f: a function that is awaited can't be called",
+        ),
+        ("spark.function(3)", "TypeError: it is no function: 3"),
+        ("spark.function(spark.value(3))", "TypeError: it is no function"),
+        ("spark.function(spark.function(print))", "TypeError: it is no function"),
+        ("spark.function(print, ranks=1)", 'ValueError: ranks is 0 or "all": 1'),
+        ("spark.function(print, ranks=False)", "ValueError: ranks is 0"),
     ],
 )
 def test_what_can_not_be_exposed_says_so_at_once(tmp_path: Path, line: str, error: str) -> None:

@@ -145,8 +145,9 @@ def test_a_process_that_a_rank_starts_is_a_run_of_its_own_and_disturbs_nothing(t
     code = LOOP.replace("#TOP", "import subprocess, sys").replace(
         "#BODY",
         """if item == 2 and rank == 1:
-            loop = "import time, spark_fast as spark\\nwhile True: spark.checkpoint(); time.sleep(0.01)"
-            child = subprocess.Popen([sys.executable, "-c", loop])""",
+            loop = "import time, spark_fast as spark; from spark_fast.worker import session; session._SEAT = 1e9\\n"
+            loop += "while True: spark.checkpoint(); time.sleep(0.01)"
+            child = subprocess.Popen(["sh", "-c", '"$1" -c "$2"; true', "sh", sys.executable, loop])""",
     )
     with Ranks(tmp_path, 2, code) as job:
         until(lambda: len(client.runs(ended=False)) == 2, job.errs)
@@ -159,6 +160,34 @@ def test_a_process_that_a_rank_starts_is_a_run_of_its_own_and_disturbs_nothing(t
         assert run.status == "running"
         inner.stop(timeout=10)
         _obeys(run)
+
+
+def test_a_process_with_the_environment_of_a_rank_that_did_not_start_it_waits_for_the_rank_to_end(
+    tmp_path: Path,
+) -> None:
+    """As when a launcher starts a rank again whose old process is slow to die."""
+    code = LOOP.replace(
+        "#TOP",
+        """from spark_fast.worker import session
+plain = session._started_by_its_rank
+def look(control):
+    found = plain(control)
+    tell(found=found)
+    return found
+session._started_by_its_rank = look
+""",
+    )
+    with Ranks(tmp_path, 2, code) as job:
+        run = job.run()
+        old = job.processes[1]
+        job.told_in = job.folder / "again"
+        job.start(1, TOGETHER="0")
+        until(lambda: len(job.told(1)) > 1, job.errs)
+        assert not any(line["found"] for line in job.told(1))
+        old.kill()
+        old.wait()
+        until(lambda: _status(run, 1) == "running" and by_number(run)[1].pid == job.processes[1].pid, job.errs)
+        assert len(client.runs()) == 1
 
 
 def test_children_that_a_rank_forks_are_no_ranks_and_outlive_it_unnoticed(tmp_path: Path) -> None:

@@ -45,6 +45,28 @@ def test_new_code_runs_in_all_ranks_from_the_same_step_on(tmp_path: Path) -> Non
         assert set(told) == set(range(6))
 
 
+@pytest.mark.parametrize("bad", ["", "1/0", "if os.environ['RANK'] == '1': 1/0"], ids=["good", "bad", "bad in one"])
+def test_ranks_that_are_reloaded_while_they_are_parked_stay_there_and_advance_by_what_is_asked(
+    tmp_path: Path, bad: str
+) -> None:
+    with Ranks(tmp_path, 3, how="runner") as job:
+        run = job.run()
+        for number in range(3):
+            run.pause(timeout=10)
+            for again in range(number + 1):
+                before = standing(run)
+                request = _reload(run, "#TOP", f"{bad} # {number} {again}")
+                assert request.fate.state == ("failed" if bad else "applied")
+                until(lambda: {rank.status for rank in run.ranks} == {"paused"}, job.errs)
+                assert standing(run) == before
+                told = [len(job.told(rank)) for rank in range(3)]
+                assert run.advance(2, timeout=10).fate.state == "applied"
+                assert standing(run) == {step + 2 for step in before}
+                assert [len(job.told(rank)) for rank in range(3)] == [count + 2 for count in told]
+            run.resume(timeout=10)
+        _over(job, run)
+
+
 BAD = {
     "at the top, in one": ("#TOP", "if os.environ['RANK'] == '1': 1/0"),
     "at the top, in all": ("#TOP", "1/0"),
@@ -256,8 +278,5 @@ def test_each_step_stands_for_the_same_item_in_all_ranks_whatever_is_reloaded(
                 found = run.set("lr", float(number), wait=False).wait(20)
                 assert first.wait(20).state == "failed", (log, first.fate, job.errs)
             log.append(f"{what}: {found}")
-            # Far enough that no reload comes before the item that the one before it has left is done.
-            run.advance(3, timeout=20)
-            run.resume(timeout=20)
             time.sleep(chance.random() * 0.02)
         _over(job, run)

@@ -178,6 +178,34 @@ state = spark.expose(gather=gather, """,
         job.assert_same(calls=False)
 
 
+def test_a_function_says_itself_that_all_ranks_call_it_where_its_caller_says_nothing(tmp_path: Path) -> None:
+    code = LOCKSTEP.replace(
+        "state = spark.expose(",
+        """
+def gather(name: str):
+    if name != "alone":
+        meet(name)
+    return rank
+state = spark.expose(gather=spark.function(gather, ranks="all"), other=spark.function(gather), """,
+    )
+    with Ranks(tmp_path, 3, code) as job:
+        run = job.run()
+        assert {name: each.ranks for name, each in run.functions.items()} == {
+            "gather": "all",
+            "other": 0,
+            "note": 0,
+            "arm": 0,
+        }
+        assert run.call("gather", "one", spark_timeout=10) == {0: 0, 1: 1, 2: 2}
+        assert client.use(run.id).gather("two") == {0: 0, 1: 1, 2: 2}
+        request = run.request_call("gather", ["three"], timeout=10)
+        assert (request.ranks, request.result) == ("all", {0: 0, 1: 1, 2: 2})
+        assert run.call("gather", "alone", spark_ranks=1, spark_timeout=10) == 1
+        assert run.call("gather", "alone", spark_ranks=0, spark_timeout=10) == 0
+        assert run.call("other", "alone", spark_timeout=10) == 0
+        assert run.call("other", "four", spark_ranks="all", spark_timeout=10) == {0: 0, 1: 1, 2: 2}
+
+
 def test_checkpoints_in_a_function_that_one_rank_calls_are_no_steps_of_the_loop(tmp_path: Path) -> None:
     code = LOOP.replace(
         "state = spark.expose(",

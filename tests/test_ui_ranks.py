@@ -12,6 +12,9 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from spark_fast import client
 from spark_fast.request import Kind
+from spark_fast.ui import metrics
+from spark_fast.ui.polling import RANKS_MAX
+from spark_fast.ui.views import listed_view, present_view
 from tests import served as pages
 from tests import ui_support as api
 from tests.job import Job
@@ -106,9 +109,100 @@ def test_a_stream_tells_each_second_for_how_long_a_rank_has_not_come(
             assert [(each["rank"], each["trouble"]) for each in data["ranks"]] == [(2, "overdue")]
 
         def listed(name: str, data: Any) -> bool:
-            return name == "runs" and any(run["ranks"][2]["overdue"] >= 5.0 for run in data["runs"])
+            late = {"trouble": "overdue", "count": 1, "first": [2]}
+            return name == "runs" and any(late in run["present"]["troubles"] for run in data["runs"])
 
         stream.until(listed)
+
+
+def test_the_list_of_runs_says_of_ranks_no_more_than_it_shows(server: api.Served, job: Job) -> None:
+    with server.stream("job") as stream:
+        whole = stream.until(lambda name, data: name == "run" and data["full"])
+        assert [rank["rank"] for rank in whole["ranks"]] == [0, 1, 2]
+        assert whole["present"] == {"ranks": 3, "live": 3, "hosts": 1, "troubles": []}
+        job.kill(1)
+        lost = {"ranks": 3, "live": 2, "hosts": 1, "troubles": [{"trouble": "lost", "count": 1, "first": [1]}]}
+
+        def listed(name: str, data: Any) -> bool:
+            return name == "runs" and any(run["present"] == lost for run in data["runs"])
+
+        (run,) = stream.until(listed)["runs"]
+        assert "ranks" not in run
+    assert [each["trouble"] for each in server.get("/api/runs")["runs"][0]["ranks"]] == ["", "lost", ""]
+    assert server.get("/api/runs/job")["present"] == lost
+
+
+def test_what_is_wrong_with_many_ranks_is_a_number_and_the_first_of_them() -> None:
+    ranks = [
+        {"rank": n, "status": "lost" if n % 2 else "running", "host": f"h{n % 4}", "trouble": "lost" if n % 2 else ""}
+        for n in range(1024)
+    ]
+    ranks[8] |= {"trouble": "overdue"}
+    found = present_view(ranks)
+    assert found == {
+        "ranks": 1024,
+        "live": 512,
+        "hosts": 4,
+        "troubles": [
+            {"trouble": "lost", "count": 512, "first": [1, 3, 5]},
+            {"trouble": "overdue", "count": 1, "first": [8]},
+        ],
+    }
+    assert listed_view({"id": "job", "ranks": ranks, "present": found}) == {"id": "job", "present": found}
+
+
+# --- metrics ---
+
+
+def metrics_of(server: api.Served) -> dict[str, float]:
+    text = server.api.get("/metrics").text
+    samples = [line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")]
+    for name, _ in samples:
+        assert text.count(f"# TYPE {name.partition('{')[0]} ") == 1
+    return {name: float(value) for name, value in samples if name.startswith("spark_fast_rank")}
+
+
+def test_metrics_tell_of_each_rank_whether_it_lives_and_goes_on(server: api.Served, job: Job, tmp_path: Path) -> None:
+    with Child(tmp_path / "alone", api.EXPOSING, name="alone") as child:
+        child.run("alone")
+        found = metrics_of(server)
+        assert not any('run="alone"' in name for name in found)
+    assert found['spark_fast_ranks_world_size{run="job"}'] == found['spark_fast_ranks_alive{run="job"}'] == 3
+    assert found['spark_fast_ranks_overdue{run="job"}'] == 0
+    steps = [found[f'spark_fast_rank_step{{run="job",rank="{rank}"}}'] for rank in range(3)]
+    assert found['spark_fast_ranks_step_min{run="job"}'] == min(steps) > 0
+    assert found['spark_fast_ranks_step_max{run="job"}'] == max(steps)
+    job.hang(2)
+    job.kill(1)
+    client.attach("job").pause(wait=False)
+    age = 'spark_fast_rank_since_checkpoint_seconds{{run="job",rank="{}"}}'.format
+    found = until(lambda: (each := metrics_of(server))['spark_fast_ranks_overdue{run="job"}'] == 1 and each)
+    aged = until(lambda: (each := metrics_of(server))[age(2)] > 1.0 and each)
+    assert age(1) not in aged
+    assert [found[f'spark_fast_rank_alive{{run="job",rank="{rank}"}}'] for rank in range(3)] == [1, 0, 1]
+    assert found['spark_fast_ranks_alive{run="job"}'] == 2
+    assert found['spark_fast_rank_step{run="job",rank="1"}'] > 0
+
+
+def test_metrics_of_more_ranks_than_may_be_listed_are_sums() -> None:
+    def summary(count: int) -> dict[str, Any]:
+        ranks = [
+            {"rank": n, "status": "running", "step": 5 + n, "overdue": 0.0, "host": "h", "trouble": ""}
+            for n in range(count)
+        ]
+        return {
+            "id": "job",
+            "world_size": count,
+            "local_world_size": count,
+            "ranks": ranks,
+            "present": present_view(ranks),
+        }
+
+    assert 'spark_fast_ranks_step_max{run="job"} 1028' in [*metrics._lines_of_jobs([summary(1024)])]
+    heads = [*metrics._lines_of_ranks([summary(RANKS_MAX + 1)], {"job": {}})]
+    assert all(line.startswith("#") for line in heads)
+    lines = [*metrics._lines_of_ranks([summary(RANKS_MAX)], {"job": {}})]
+    assert len(lines) - len(heads) == 2 * RANKS_MAX
 
 
 def test_a_call_names_its_ranks_and_gives_what_each_returned(server: api.Served, job: Job) -> None:
@@ -123,7 +217,22 @@ def test_a_call_names_its_ranks_and_gives_what_each_returned(server: api.Served,
     assert [each["ranks"] for each in server.get("/api/runs/job")["requests"]] == ["all", 2, 0]
 
 
-@pytest.mark.parametrize("ranks", [-1, 1.5, "some", True, None, [0]])
+def test_a_function_says_which_ranks_call_it_where_the_caller_does_not(server: api.Served, job: Job) -> None:
+    assert {each["name"]: each["ranks"] for each in server.get("/api/runs/job")["functions"]} == {
+        "evaluate": 0,
+        "broken": 0,
+        "gather": "all",
+    }
+    path = "/api/runs/job/calls/gather"
+    for body in ({}, {"ranks": None}, {"ranks": "all"}):
+        found = server.post(path, body | {"timeout": 20})
+        assert (found["ranks"], list(found["result"])) == ("all", ["0", "1", "2"])
+    for rank in (0, 2):
+        found = server.post(path, {"ranks": rank, "timeout": 20})
+        assert (found["ranks"], found["result"]) == (rank, {"rank": rank, "split": "test"})
+
+
+@pytest.mark.parametrize("ranks", [-1, 1.5, "some", True, [0]])
 def test_ranks_that_are_none_are_refused(server: api.Served, job: Job, ranks: object) -> None:
     answer = server.api.post("/api/runs/job/calls/evaluate", json={"ranks": ranks})
     assert answer.status_code == 422 and answer.json()["error"]
@@ -220,9 +329,9 @@ def test_the_list_says_how_many_ranks_there_are_and_which_is_lost(
 def test_ranks_of_other_hosts_are_counted_where_they_are_known(browser: Browser, served: pages.Served) -> None:
     page = opened(browser, served)
     say = "async (run) => (await import('/static/ranks.js')).howMany(run)"
-    ranks = [{"rank": rank, "status": "running", "host": f"node{rank // 2}"} for rank in range(8)]
+    ranks = [{"rank": n, "status": "running", "host": f"node{n // 2}", "trouble": ""} for n in range(8)]
     for there, count in ((8, "8"), (7, "7/8"), (2, "2")):
-        run = {"world_size": 8, "local_world_size": 2, "ranks": ranks[:there]}
+        run = {"world_size": 8, "local_world_size": 2, "present": present_view(ranks[:there])}
         assert page.evaluate(say, run) == count
 
 
@@ -259,6 +368,21 @@ def test_a_function_is_called_on_one_rank_or_on_all(browser: Browser, served: pa
     expect(which).to_have_value("1")  # what was chosen stays
     form.get_by_role("button", name="Call").click()
     expect(fate(form)).to_have_text("refused: rank 1 is not there; there are 0, 2")
+
+
+def test_a_function_that_is_for_all_ranks_is_offered_so(browser: Browser, served: pages.Served, job: Job) -> None:
+    page = opened(browser, served, "job")
+    form = page.locator('[data-function="gather"]')
+    which = form.get_by_label("on", exact=True)
+    expect(which).to_have_value("all")
+    form.get_by_role("button", name="Call").click()
+    for rank in range(3):
+        expect(form.locator(".call-result pre")).to_contain_text(f'"rank": {rank},')
+    which.select_option("rank 2")
+    form.get_by_role("button", name="Call").click()
+    expect(form.locator(".call-result pre")).not_to_contain_text('"rank": 1,')
+    expect(form.locator(".call-result pre")).to_contain_text('"rank": 2,')
+    expect(which).to_have_value("2")
 
 
 def test_a_run_of_one_process_offers_no_ranks(browser: Browser, served: pages.Served, tmp_path: Path) -> None:

@@ -378,8 +378,13 @@ def call(
         typer.Argument(metavar="FUNCTION [JSON]", help="An object holds arguments by name, an array by place."),
     ] = None,
     ranks: Annotated[
-        str, typer.Option("--ranks", metavar="N|all", help="Which rank calls it; or all, at the same step.")
-    ] = "0",
+        str | None,
+        typer.Option(
+            "--ranks",
+            metavar="N|all",
+            help="Which rank calls it; or all, at the same step. Default: what the script says of it, or 0.",
+        ),
+    ] = None,
     wait: Wait = True,
     timeout: Timeout = None,
     as_json: AsJson = False,
@@ -393,9 +398,9 @@ def call(
     values.call(run, what or [], patience, ranks=_which(ranks), as_json=as_json)
 
 
-def _which(ranks: str) -> int | Literal["all"]:
-    if ranks == "all":
-        return "all"
+def _which(ranks: str | None) -> int | Literal["all"] | None:
+    if ranks is None or ranks == "all":
+        return None if ranks is None else "all"
     if ranks.isdecimal() and len(ranks) < 10:
         return int(ranks)
     raise typer.BadParameter(f"{ranks!r} is neither the number of a rank nor all", param_hint="--ranks")

@@ -86,9 +86,8 @@ def _print_all(run: Run, values: Sequence[Value]) -> None:
         console.print(showing.layout(_COLUMNS, rows, console.width))
     for name, function in functions.items():
         doc = function.doc.split("\n")[0]
-        console.print(
-            printable(f"{name}{function.signature}" + (f"   {doc}" if doc else "")), style="dim", soft_wrap=True
-        )
+        shown = f"{name}{function.signature}" + ("   on all ranks" if function.ranks == "all" else "")
+        console.print(printable(shown + (f"   {doc}" if doc else "")), style="dim", soft_wrap=True)
 
 
 def _shortened(text: str) -> str:
@@ -156,7 +155,7 @@ def _parsed(text: str, kind: str) -> object:
 
 
 def call(
-    run: str | None, words: Sequence[str], patience: Patience, *, ranks: int | Literal["all"] = 0, as_json: bool
+    run: str | None, words: Sequence[str], patience: Patience, *, ranks: int | Literal["all"] | None, as_json: bool
 ) -> None:
     """Calls a function of a run, and prints what it returns; of all ranks, as an object with their numbers."""
     rest = [*([run] if run is not None else []), *words]

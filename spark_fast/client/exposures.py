@@ -254,7 +254,7 @@ def request_call(
     *,
     wait: bool,
     timeout: float | None,
-    ranks: "int | Literal['all']",
+    ranks: "int | Literal['all'] | None",
 ) -> "Request":
     """See Run.request_call()."""
     functions: dict[str, Function] = run._board().exposures().functions
@@ -262,6 +262,8 @@ def request_call(
         if name not in functions:
             raise UnfitError(unknown(name, "function", list(functions)))
         check_arguments(name, functions[name], args, kwargs)
+        if ranks is None:
+            ranks = functions[name].ranks
         _check_rank(run, ranks)
     except UnfitError as error:
         return _refused(run, Kind.CALL, str(error))
@@ -285,7 +287,7 @@ def call(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     timeout: float | None,
-    ranks: "int | Literal['all']",
+    ranks: "int | Literal['all'] | None",
 ) -> Any:
     """See Run.call()."""
     request = request_call(run, name, args, kwargs, wait=True, timeout=timeout, ranks=ranks)

@@ -545,7 +545,7 @@ class Run:
         /,
         *args: Any,
         spark_timeout: float | None = None,
-        spark_ranks: "int | Literal['all']" = 0,
+        spark_ranks: "int | Literal['all'] | None" = None,
         **kwargs: Any,
     ) -> Any:
         """Calls an exposed function at the run's next checkpoint, also while it is parked, and returns what it returns.
@@ -555,7 +555,8 @@ class Run:
             args, kwargs: JSON.
             spark_timeout: seconds to wait at most; None for as long as it takes.
             spark_ranks: the rank that calls it; "all" for all of them at the same step, as a function needs that uses
-                collectives: then what they return comes as a dict by rank.
+                collectives: then what they return comes as a dict by rank. None for what the script says of the
+                function (see spark_fast.function()), which is rank 0 where it says nothing.
 
         Raises SparkCallError, with the traceback and what was printed, if it raised, could not be called with these
         arguments, or the run ended before; SparkTimeoutError when the time is up (the call stands).
@@ -572,7 +573,7 @@ class Run:
         *,
         wait: bool = True,
         timeout: float | None = None,
-        ranks: "int | Literal['all']" = 0,
+        ranks: "int | Literal['all'] | None" = None,
     ) -> Request:
         """As call(), with a request for an answer: its `fate`, `result` and `output`. Raises what pause() raises."""
         from spark_fast.client import exposures

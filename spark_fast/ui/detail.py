@@ -12,7 +12,7 @@ from spark_fast.status import monotonic
 from spark_fast.ui.feed import Feed
 from spark_fast.ui.sent import Sent, is_there, open_run
 from spark_fast.ui.threads import Threads
-from spark_fast.ui.views import function_view, shortened, to_json, value_view
+from spark_fast.ui.views import function_view, present_view, shortened, to_json, value_view
 
 __all__ = ["Lookout", "Lookouts", "Parts"]
 
@@ -42,6 +42,7 @@ class Parts:
         """The summary and all parts, by name. In a thread: it reads small files."""
         run = self._run
         summary = run.as_dict() | {"id": run.folder.name}
+        summary["present"] = present_view(summary["ranks"])
         try:
             view = run._view()
             log: object = view["tail"], view["changes"], summary["status"]

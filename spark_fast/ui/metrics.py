@@ -11,6 +11,7 @@ from spark_fast.client import Run
 from spark_fast.errors import SparkError
 from spark_fast.status import SparkStatus
 from spark_fast.ui.api import ERRORS
+from spark_fast.ui.polling import RANKS_MAX
 from spark_fast.ui.state import Server
 
 __all__ = ["router"]
@@ -43,7 +44,10 @@ async def metrics(server: Server) -> Response:
     """The live runs, their speed, and the numbers that they expose."""
     summaries = [each for each in await server.poller.summaries() if SparkStatus(each["status"]).live]
     values = await server.threads.read(lambda: [*_values(server.sent.run, summaries)])
-    return Response("\n".join([*_lines(summaries, values), ""]), media_type=_TYPE)
+    several = [each for each in summaries if each["world_size"] > 1 or each["local_world_size"] > 1]
+    ages = {each["id"]: server.poller.since_checkpoints(each["id"]) for each in several}
+    lines = [*_lines(summaries, values), *_lines_of_jobs(several), *_lines_of_ranks(several, ages), ""]
+    return Response("\n".join(lines), media_type=_TYPE)
 
 
 def _values(
@@ -78,6 +82,52 @@ def _lines(summaries: list[dict[str, Any]], values: list[tuple[str, str, float]]
     yield from _head("spark_fast_value", "gauge", "A number that the run exposes.")
     for run, name, value in values:
         yield _sample("spark_fast_value", {"run": run, "name": name}, value)
+
+
+def _lines_of_jobs(several: list[dict[str, Any]]) -> Iterator[str]:
+    """What there is to say of any number of ranks."""
+    metrics: dict[str, tuple[str, Callable[[dict[str, Any]], float | None]]] = {
+        "world_size": ("Ranks that the job has, on all hosts.", lambda each: each["world_size"]),
+        "alive": ("Ranks that live.", lambda each: each["present"]["live"]),
+        "overdue": (
+            "Ranks that have not come to a request which others have.",
+            lambda each: sum(rank["overdue"] > 0 for rank in each["ranks"]),
+        ),
+        "step_min": (
+            "The step of the living rank that is furthest behind.",
+            lambda each: min(_steps(each), default=None),
+        ),
+        "step_max": ("The step of the living rank that is furthest.", lambda each: max(_steps(each), default=None)),
+    }
+    for key, (text, of) in metrics.items():
+        name = f"spark_fast_ranks_{key}"
+        yield from _head(name, "gauge", text)
+        for each in several:
+            if (value := of(each)) is not None:
+                yield _sample(name, {"run": each["id"]}, value)
+
+
+def _steps(summary: Mapping[str, Any]) -> list[int]:
+    return [rank["step"] for rank in summary["ranks"] if SparkStatus(rank["status"]).live]
+
+
+def _lines_of_ranks(several: list[dict[str, Any]], ages: Mapping[str, Mapping[int, float]]) -> Iterator[str]:
+    """Each rank, of runs that do not have too many."""
+    metrics: dict[str, tuple[str, Callable[[str, dict[str, Any]], float | None]]] = {
+        "alive": ("1 for a rank that lives.", lambda _, rank: int(SparkStatus(rank["status"]).live)),
+        "step": ("Checkpoints passed by a rank.", lambda _, rank: rank["step"]),
+        "since_checkpoint_seconds": (
+            "Seconds for which the step of a living rank is the same, as far as this server has seen it.",
+            lambda run, rank: ages[run].get(rank["rank"]) if SparkStatus(rank["status"]).live else None,
+        ),
+    }
+    for key, (text, of) in metrics.items():
+        name = f"spark_fast_rank_{key}"
+        yield from _head(name, "gauge", text)
+        for each in several:
+            for rank in each["ranks"] if len(each["ranks"]) <= RANKS_MAX else ():
+                if (value := of(each["id"], rank)) is not None:
+                    yield _sample(name, {"run": each["id"], "rank": str(rank["rank"])}, value)
 
 
 def _head(name: str, kind: str, text: str) -> Iterator[str]:

@@ -87,8 +87,9 @@ class Call(_Body):
     args: list[JsonValue] = []
     kwargs: dict[str, JsonValue] = {}
     ranks: Annotated[
-        Place | Literal["all"], Field(description="The rank that calls it; or all of them, at the same step.")
-    ] = 0
+        Place | Literal["all"] | None,
+        Field(description="The rank that calls it; or all of them, at the same step; else as the function says."),
+    ] = None
     timeout: Annotated[
         float, Field(ge=0, le=30, allow_inf_nan=False, description="Seconds in which the answer waits for the result.")
     ] = 0.0
@@ -133,8 +134,25 @@ class Rank(BaseModel):
     ]
 
 
+class Trouble(BaseModel):
+    """Ranks with which the same is wrong: how many, and the first of them."""
+
+    trouble: Literal["lost", "failed", "overdue", "behind"]
+    count: int
+    first: list[int]
+
+
+class Present(BaseModel):
+    """How many ranks there are, or were, how many live, on how many hosts, and with which something is wrong."""
+
+    ranks: int
+    live: int
+    hosts: int
+    troubles: list[Trouble]
+
+
 class Summary(BaseModel):
-    """A run."""
+    """A run. In the stream's list of runs it lacks `ranks`."""
 
     id: str
     status: str
@@ -152,6 +170,7 @@ class Summary(BaseModel):
     world_size: Annotated[int, Field(description="How many ranks the job has, on all hosts.")]
     local_world_size: Annotated[int, Field(description="How many of them are to be on this host.")]
     ranks: Annotated[list[Rank], Field(description="Those that are there, or were.")]
+    present: Present
     memory: Annotated[int | None, Field(description="Bytes that rank 0 has in memory.")]
     since_checkpoint: Annotated[
         float | None, Field(description="Seconds for which the step is the same, as far as the server has seen it.")
@@ -243,6 +262,9 @@ class Function(BaseModel):
     doc: str
     signature: str
     parameters: list[Parameter]
+    ranks: Annotated[
+        Literal[0, "all"], Field(description="The rank that calls it, or all of them, where the caller does not say.")
+    ]
 
 
 class Detail(Summary):

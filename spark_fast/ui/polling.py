@@ -18,11 +18,14 @@ from spark_fast.client.run import Run, _open
 from spark_fast.errors import FolderRefusedError, SparkError
 from spark_fast.status import SparkStatus, monotonic
 from spark_fast.ui.feed import Feed
-from spark_fast.ui.memory import is_worker, resident
+from spark_fast.ui.memory import resident
 from spark_fast.ui.threads import Threads
-from spark_fast.ui.views import to_json
+from spark_fast.ui.views import listed_view, present_view, to_json
 
-__all__ = ["Poller"]
+__all__ = ["RANKS_MAX", "Poller"]
+
+RANKS_MAX = 64
+"""Ranks of a run up to which it is kept for each since when its step is the same."""
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +58,7 @@ class _Seen:
     text: str = ""
     step: int = -1
     step_since: float = 0.0
+    rank_steps: dict[int, tuple[int, float]] = field(default_factory=dict)
     memory: int | None = None
     memory_due: float = 0.0
     pid: int = -1
@@ -184,10 +188,18 @@ class Poller:
         seen = self._shown.get(run)
         return None if seen is None else _with_age(seen, monotonic())
 
+    def since_checkpoints(self, run: str) -> dict[int, float]:
+        """Of the ranks of a run that has several, and RANKS_MAX at the most: the seconds for which the step of each is
+        the same, as far as that was seen."""
+        now = monotonic()
+        seen = self._shown.get(run)
+        return {} if seen is None else {rank: now - since for rank, (_, since) in seen.rank_steps.items()}
+
     def _whole(self) -> str:
         # A run that hangs makes no events: how long it has done so is told anew.
         now = monotonic()
-        return _event([to_json(_with_age(seen, now)) for seen in self._shown.values()], [], self.error, full=True)
+        runs = [to_json(listed_view(_with_age(seen, now))) for seen in self._shown.values()]
+        return _event(runs, [], self.error, full=True)
 
     async def _round(self, age: float) -> float:
         """Makes a round unless one was begun within `age` seconds; the CPU time that it took."""
@@ -224,7 +236,7 @@ class Poller:
                 seen.memory_due = now + _MEMORY
                 news = _look_at_memory(seen) or news
             if news:
-                seen.text = to_json(_with_age(seen, now))
+                seen.text = to_json(listed_view(_with_age(seen, now)))
                 changed.append(seen)
         return changed, found, error, time.thread_time() - began
 
@@ -237,8 +249,14 @@ def _look_at(seen: _Seen, now: float) -> bool:
     before, seen.look = seen.summary, look
     # By the name of its folder it is asked for; a folder that was copied or renamed still holds the old one.
     seen.summary = seen.run._as_dict(look, now) | {"id": seen.run.folder.name}
+    ranks = seen.summary["ranks"]
+    seen.summary["present"] = present_view(ranks)
     if seen.summary["step"] != seen.step:
         seen.step, seen.step_since = seen.summary["step"], now
+    if 1 < len(ranks) <= RANKS_MAX:
+        for rank in ranks:
+            if seen.rank_steps.get(rank["rank"], (-1, 0.0))[0] != rank["step"]:
+                seen.rank_steps[rank["rank"]] = rank["step"], now
     return seen.summary != before
 
 
@@ -249,7 +267,7 @@ def _look_at_memory(seen: _Seen) -> bool:
     if pids:
         (pid,) = pids
         if pid != seen.pid:
-            seen.pid, seen.pid_is_here = pid, is_worker(pid, seen.run.folder)
+            seen.pid, seen.pid_is_here = pid, run_folder.is_worker(pid, seen.run.folder)
         memory = resident(pid) if seen.pid_is_here else None
     before, seen.memory = seen.memory, memory
     if before is None or memory is None:

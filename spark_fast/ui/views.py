@@ -2,12 +2,25 @@
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from spark_fast.client import Function, History, Request, Value
+from spark_fast.client import Function, History, Request, SparkStatus, Value
 
-__all__ = ["function_view", "history_view", "request_view", "shortened", "to_json", "value_view"]
+__all__ = [
+    "function_view",
+    "history_view",
+    "listed_view",
+    "present_view",
+    "request_view",
+    "shortened",
+    "to_json",
+    "value_view",
+]
 
+_TROUBLES = ("lost", "failed", "overdue", "behind")
+_TROUBLED = 3
+"""Ranks with which the same is wrong that are named one by one."""
 
 _RESULT_MAX = 16 << 10
 """Characters of a result and what was printed that stand in a list of requests."""
@@ -29,6 +42,26 @@ def _finite(value: object) -> object:
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return value
+
+
+def present_view(ranks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How many ranks there are, and with which something is wrong: what a list of runs says of them."""
+    numbers = {trouble: [rank["rank"] for rank in ranks if rank["trouble"] == trouble] for trouble in _TROUBLES}
+    return {
+        "ranks": len(ranks),
+        "live": sum(SparkStatus(rank["status"]).live for rank in ranks),
+        "hosts": len({rank["host"] for rank in ranks}),
+        "troubles": [
+            {"trouble": trouble, "count": len(found), "first": found[:_TROUBLED]}
+            for trouble, found in numbers.items()
+            if found
+        ],
+    }
+
+
+def listed_view(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """A run as it stands in a list: without each of its ranks, which may be a thousand."""
+    return {name: value for name, value in summary.items() if name != "ranks"}
 
 
 def request_view(request: Request, name: str | None = None) -> dict[str, Any]:
@@ -101,6 +134,7 @@ def function_view(name: str, function: Function) -> dict[str, Any]:
             }
             for each in function.parameters
         ],
+        "ranks": function.ranks,
     }
 
 

@@ -5,7 +5,7 @@ from spark_fast.errors import SparkInterrupt, SparkReloadError, SparkStopError
 from spark_fast.status import SparkStatus
 from spark_fast.worker.asynchronous import checkpoint_async
 from spark_fast.worker.controller import SparkController, controller, create_controller
-from spark_fast.worker.exposing import expose, value
+from spark_fast.worker.exposing import expose, function, value
 from spark_fast.worker.hooks import on_pause, on_resume
 from spark_fast.worker.options import configure
 from spark_fast.worker.persisting import clear_all_persisted, clear_persisted, has_persisted, persist
@@ -26,6 +26,7 @@ __all__ = [
     "controller",
     "create_controller",
     "expose",
+    "function",
     "has_persisted",
     "on_pause",
     "on_resume",

@@ -195,7 +195,7 @@ def _call(name: str, ident: str, content: dict[str, Any]) -> Reply:
         return Reply("refused", "what it carries is damaged")
     if name not in exposing.listed("function"):
         return Reply("refused", unknown(name, "function", exposing.listed("function")))
-    fn, described = exposing.function(name)
+    fn, described = exposing.function_of(name)
     try:
         check_arguments(name, described, args, kwargs)
     except UnfitError as error:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from spark_fast import _core, private_files
 from spark_fast._core import Exposed, State
@@ -34,10 +34,12 @@ from spark_fast.exposed import (
 from spark_fast.worker import report, session, tensors
 
 __all__ = [
+    "ExposedFunction",
     "ExposedValue",
     "connect",
     "expose",
     "function",
+    "function_of",
     "is_value",
     "listed",
     "restore",
@@ -133,6 +135,35 @@ def value(
     return found
 
 
+@dataclass(frozen=True)
+class ExposedFunction:
+    """What function() returns: a function to expose(), and which ranks call it."""
+
+    call: Callable[..., object]
+    ranks: Literal[0, "all"] = 0
+
+
+def function(call: Callable[..., object], *, ranks: Literal[0, "all"] = 0) -> ExposedFunction:
+    """A function, for expose(), and which ranks of a job call it:
+    `spark.expose(evaluate=spark.function(evaluate, ranks="all"))`.
+
+    What uses collectives has to be called by all ranks: called by one, it waits for the others for ever. So this is
+    said where the function is, once, and not by each who calls it.
+
+    Args:
+        call: the function.
+        ranks: the ranks that call it where the caller names none: 0 for the first, "all" for all of them at the same
+            step. Then what they return comes by rank, also in a run of one rank.
+
+    Raises TypeError if it can't be called, ValueError for other ranks.
+    """
+    if not _is_function(call) or isinstance(call, ExposedFunction):
+        raise TypeError(f"it is no function: {call!r}")
+    if ranks != "all" and (isinstance(ranks, bool) or ranks != 0):
+        raise ValueError(f'ranks is 0 or "all": {ranks!r}')
+    return ExposedFunction(call, ranks)
+
+
 def _number(name: str, limit: Any) -> float | None:
     if tensors.is_tensor(limit):
         limit = limit.item()
@@ -178,8 +209,8 @@ def expose(bindings: Mapping[str, Any] | None = None, /, **more: Any) -> State:
 
     Args:
         bindings, more: names, and what they stand for: a number, a bool, a str, dicts and lists of these (JSON), a
-            tensor of one element, a value() with limits, or a function. A class instance that can be called counts as a
-            function.
+            tensor of one element, a value() with limits, a function, or a function() with the ranks that call it. A
+            class instance that can be called counts as a function.
 
     Returns the state object, one for the process: `state.loss = 0.5` shows up in every controller, `state.lr` reads
     what was set last. What a controller sets shows up at a checkpoint and only there, also while the run is parked.
@@ -204,7 +235,7 @@ def expose(bindings: Mapping[str, Any] | None = None, /, **more: Any) -> State:
             raise ValueError(f"the name of an exposed value is a str of 1 to {NAME_MAX} printable characters: {name!r}")
         if name.startswith("__"):
             raise ValueError(f"an exposed value can't be called {name!r}")
-        if inspect.iscoroutinefunction(each):
+        if inspect.iscoroutinefunction(each.call if isinstance(each, ExposedFunction) else each):
             raise TypeError(f"{name}: a function that is awaited can't be called at a checkpoint")
         if not _is_function(each):
             initial = each.initial if isinstance(each, ExposedValue) else each
@@ -220,7 +251,8 @@ def expose(bindings: Mapping[str, Any] | None = None, /, **more: Any) -> State:
             _stale.discard(name)
             if _is_function(each):
                 _retire(name)
-                _functions[name] = each, _described(each)
+                given_function = each if isinstance(each, ExposedFunction) else ExposedFunction(each)
+                _functions[name] = given_function.call, _described(given_function)
             else:
                 _functions.pop(name, None)
                 _expose_value(name, each if isinstance(each, ExposedValue) else ExposedValue(each))
@@ -230,7 +262,7 @@ def expose(bindings: Mapping[str, Any] | None = None, /, **more: Any) -> State:
 
 
 def _is_function(each: object) -> bool:
-    return callable(each) and not isinstance(each, ExposedValue)
+    return isinstance(each, ExposedFunction) or (callable(each) and not isinstance(each, ExposedValue))
 
 
 def _expose_value(name: str, given: ExposedValue) -> None:
@@ -331,15 +363,16 @@ def _warn(what: str, text: str) -> None:
         report.warn(text)
 
 
-def _described(fn: Callable[..., object]) -> Function:
+def _described(given: ExposedFunction) -> Function:
+    fn = given.call
     try:
         signature = inspect.signature(fn)
         shown = str(signature)
         parameters = [_parameter(each) for each in signature.parameters.values()]
     except Exception:  # a builtin that does not say, or a default whose repr() raises
         names = [Parameter("args", "var_positional", False), Parameter("kwargs", "var_keyword", False)]
-        return Function(inspect.getdoc(fn) or "", "(*args, **kwargs)", names)
-    return Function(inspect.getdoc(fn) or "", shown, parameters)
+        return Function(inspect.getdoc(fn) or "", "(*args, **kwargs)", names, given.ranks)
+    return Function(inspect.getdoc(fn) or "", shown, parameters, given.ranks)
 
 
 _PARAMETER_KINDS = {
@@ -416,7 +449,7 @@ def set_value(name: str, given: object) -> None:
     _sent[name] = next(_turns), fitting
 
 
-def function(name: str) -> tuple[Callable[..., object], Function]:
+def function_of(name: str) -> tuple[Callable[..., object], Function]:
     """The function of this name for a controller, and what describes it."""
     return _functions[name]
 

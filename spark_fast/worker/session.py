@@ -16,6 +16,7 @@ import spark_fast
 from spark_fast import __version__, names, run_folder
 from spark_fast._core import NEVER, worker
 from spark_fast.errors import JobEndingError, RunNameTakenError, SegmentError, SparkError, SparkStopError
+from spark_fast.launchers import ancestors
 from spark_fast.status import WorkerState
 from spark_fast.worker import launchers, options, report
 
@@ -178,7 +179,7 @@ def _make_run(wanted: str | None, *, fresh_name: bool) -> str:
         except OSError as error:
             if _place is None or error.errno not in (errno.EADDRINUSE, errno.EINVAL):
                 raise
-            if error.errno == errno.EINVAL or time.monotonic() > began + _SEAT:
+            if error.errno == errno.EINVAL or time.monotonic() > began + _SEAT or _started_by_its_rank(error.filename):
                 report.warn(
                     f"rank {_place.rank} of this job is there already; this process, which has its environment, is a "
                     "run of its own"
@@ -190,6 +191,26 @@ def _make_run(wanted: str | None, *, fresh_name: bool) -> str:
             if number > 1 and _place is None:
                 report.warn(f"a living run is called {wanted!r}; this one is called {run!r}")
             return run
+
+
+def _started_by_its_rank(control: str) -> bool:
+    """Whether the process that has this one's rank, by this control file, has started it: then it makes no room for it.
+
+    Not where the system does not say, or the number that it goes by is one of another pid namespace.
+    """
+    from spark_fast import _core
+
+    if _place is None:
+        return False
+    try:
+        fd = os.open(control, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            pid: int = _core.read_slot(fd, _place.local_rank)["pid"]
+        finally:
+            os.close(fd)
+    except (OSError, SegmentError):  # the run is gone: the next try tells
+        return False
+    return pid in ancestors() and run_folder.is_worker(pid, Path(control).parent)
 
 
 def _take_part(name: str | None) -> str:

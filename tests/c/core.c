@@ -334,6 +334,14 @@ do_pass(struct rank *self, uint64_t may)
 }
 
 long
+do_set_back(struct rank *self, uint64_t step)
+{
+    (void)self;
+    sf_worker_set_back(step);
+    return 0;
+}
+
+long
 do_look(struct rank *self, uint64_t unused)
 {
     (void)unused;

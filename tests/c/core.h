@@ -67,6 +67,7 @@ void rank_stopped(struct rank *rank);
 long do_attach(struct rank *self, uint64_t slot_count); /* in slot 0 */
 long do_join(struct rank *self, uint64_t slot);         /* waits for its turn for as long as it must */
 long do_join_now(struct rank *self, uint64_t slot);
+long do_set_back(struct rank *self, uint64_t step);
 long do_stride(struct rank *self, uint64_t stride); /* before it attaches or joins */
 long do_pass(struct rank *self, uint64_t may);      /* a counted checkpoint; `may` beyond that */
 long do_look(struct rank *self, uint64_t unused);   /* one that does not count */

@@ -250,9 +250,8 @@ sf_point_reached(const char *name)
 
 /* --- a rank --- */
 
-/* As sf_worker_join(), but in the mapping that all threads share: the sanitizer tells accesses by their address. 0, or
- * -EAGAIN while the others make up their minds about a reload. */
-static int
+/* As sf_worker_join(), but in the mapping that all threads share: the sanitizer tells accesses by their address. */
+static void
 come(uint32_t rank)
 {
     memset(&worker, 0, sizeof worker);
@@ -267,21 +266,18 @@ come(uint32_t rank)
     if (fd < 0)
         FAIL("rank %u can't have the log's lock: %d", rank, fd);
     SF_POINT("join:locked");
-    int rc = join_locked(job.segment.path, rank, random_next(&me.random), 0);
-    if (rc < 0 && rc != -EAGAIN)
+    int rc = join_locked(job.segment.path, rank, random_next(&me.random));
+    if (rc < 0)
         FAIL("rank %u can't come: %d", rank, rc);
-    if (rc == 0) {
-        /* What it begins with is known before those who keep together see that it is there. */
-        me.due = atomic_load(&worker.slot->step) + worker.stride;
-        me.asked = atomic_load(&job.segment.header->tail);
-        atomic_store(&job.rank[rank].applied, worker.applied);
-        atomic_store(&job.rank[rank].there, 1);
-        atomic_fetch_add(&job.came, 1);
-    }
+    /* What it begins with is known before those who keep together see that it is there. */
+    me.due = atomic_load(&worker.slot->step) + worker.stride;
+    me.asked = atomic_load(&job.segment.header->tail);
+    atomic_store(&job.rank[rank].applied, worker.applied);
+    atomic_store(&job.rank[rank].there, 1);
+    atomic_fetch_add(&job.came, 1);
     sf_lock_close(fd);
     me.lock_fd = -1;
     SF_POINT("join:done");
-    return rc;
 }
 
 /* All that is left of it is its slot. */
@@ -329,7 +325,7 @@ keep_together(uint64_t step)
 struct ballot {
     uint64_t seq;
     enum sf_phase phase;
-    int leaves; /* they leave their loops for it: then what follows is for the code that came */
+    int leaves; /* they leave their loops for it, and come to this step once more */
     int64_t end;
 };
 
@@ -358,7 +354,8 @@ goes_on(struct ballot *ballot, unsigned verdict)
     ballot->leaves |= ballot->phase == SF_PHASE_READY && verdict == SF_VOTE_YES;
     if (verdict == SF_VOTE_YES && ++ballot->phase < SF_PHASE_END)
         return 1;
-    me.due = me.standing + (uint64_t)ballot->leaves;
+    if (ballot->leaves)
+        sf_worker_set_back(me.standing - worker.stride);
     atomic_fetch_add(&job.refused, verdict == SF_VOTE_NO);
     sf_worker_tell(ballot->seq, me.standing, verdict == SF_VOTE_NO);
     if (verdict == SF_VOTE_NO && ballot->seq > me.asked)
@@ -444,7 +441,7 @@ run_until_stopped(void)
         action = pass_checkpoint(1);
         if (me.standing != step + worker.stride)
             FAIL("rank %u: step %" PRIu64 " after %" PRIu64, me.rank, me.standing, step);
-        step = me.standing;
+        step = atomic_load(&worker.slot->step);
     } while (action != SF_RAISE_STOP);
     if (worker.applied != atomic_load(&job.segment.header->tail))
         FAIL("rank %u stops, and has come to entry %" PRIu64 " only", me.rank, worker.applied);
@@ -473,8 +470,7 @@ run_rank(void *argument)
     first = 0;
     me.folded = 0;
     me.is_mortal = rank > 1;
-    while (come(rank) == -EAGAIN)
-        usleep(100);
+    come(rank);
     run_until_stopped();
     me.is_mortal = 0;
     return NULL;
@@ -815,8 +811,7 @@ TEST(a_thousand_ranks_that_come_and_die_agree)
                 memset(self, 0, sizeof *self);
                 me.rank = r;
                 me.folded = 0;
-                if (come(r) == -EAGAIN)
-                    continue;
+                come(r);
                 me.standing = atomic_load(&worker.slot->step);
             } else {
                 become(r);

@@ -46,6 +46,44 @@ park(struct rank *rank, uint64_t seq)
 
 /* --- who has done what --- */
 
+/* Between the last word of the last rank and what comes of it for all. */
+TEST(who_waits_for_an_advance_or_a_pause_is_told_where_the_ranks_parked_whoever_tells_it)
+{
+    for (uint64_t stride = 1; stride <= 10; stride += 9) {
+        const char *path = path_in("control");
+        struct rank *ranks[3];
+        begin(ranks, stride);
+        struct sf_segment segment = open_segment(path);
+        CHECK_EQ(ask(&segment, SF_ADVANCE, 2 * stride).target, 4 * stride);
+        for (int r = 0; r < 3; r++) {
+            rank_run_to(ranks[r], 5 * stride);
+            PASSES(ranks[r], SF_HOLD);
+            if (r == 2)
+                rank_arm(ranks[r], "done:told", SIGKILL);
+            DOES(ranks[r], do_park, 1, r == 2 ? RANK_DIED : 0);
+        }
+        OPEN(1);
+        CHECK_EQ(sf_conclude(&segment, 1), 1);
+        APPLIED_AT(1, 6 * stride);
+
+        CHECK_EQ(ask(&segment, SF_PAUSE, 7 * stride + 3).target, 6 * stride);
+        for (int r = 0; r < 2; r++) {
+            DOES(ranks[r], do_again, 0, SF_GO);
+            rank_run_to(ranks[r], stride == 1 ? 9 : 70);
+            PASSES(ranks[r], SF_HOLD);
+            if (r == 1)
+                rank_arm(ranks[r], "done:told", SIGKILL);
+            DOES(ranks[r], do_park, 2, r == 1 ? RANK_DIED : 0);
+        }
+        OPEN(2);
+        CHECK_EQ(sf_conclude(&segment, 2), 1);
+        APPLIED_AT(2, stride == 1 ? 10 : 80);
+        rank_kill(ranks[0]);
+        END;
+        unlink(path);
+    }
+}
+
 TEST(a_request_is_over_when_the_last_rank_is_done_with_it)
 {
     BEGIN;

@@ -166,7 +166,7 @@ byte finishes = 0; /* the rank whose turn it is when all is decided: see QUIET *
 
 mtype = {
     COUNT, LOOK, STORE, READ_TAIL, TAKE, NAME_KIND, LOAD_TARGET, ASK_LOCK, MAKE_VOID, SIGNAL, WAKE, READ, SWAP, LEVEL,
-    CLEAR, RECHECK, WAIT, ENDED, DEAD, IDLE, VOID_LAST, APPEND, JOIN, JOINED, JOIN_VOIDS, CHECKED
+    CLEAR, RECHECK, WAIT, BACK, ENDED, DEAD, IDLE, VOID_LAST, APPEND, JOIN, JOINED, JOIN_VOIDS, CHECKED
 }
 
 inline skip_slots(me)
@@ -327,8 +327,8 @@ inline apply(me)
     fi;
     if
     :: kind[applied] == STOP -> stopped = 1
-    :: kind[applied] == RELOAD -> pending[me] = 1; raised = 1; pc = COUNT /* SF_RAISE_RELOAD: the code begins anew */
-    :: kind[applied] == SET -> pending[me] = 1; pc = READ_TAIL            /* SF_DELIVER: and then the next turn */
+    :: kind[applied] == RELOAD -> pending[me] = 1; pc = BACK   /* SF_RAISE_RELOAD */
+    :: kind[applied] == SET -> pending[me] = 1; pc = READ_TAIL /* SF_DELIVER: and then the next turn */
     :: else -> skip
     fi;
     passed[applied]++;
@@ -374,7 +374,7 @@ inline take(me)
     :: else -> skip
     fi;
     if
-    :: pc == COUNT || pc == READ_TAIL -> seen = 0
+    :: pc == COUNT || pc == BACK || pc == READ_TAIL -> seen = 0
     :: else -> skip
     fi
 }
@@ -386,7 +386,7 @@ inline check_end_of_rank(me)
     :: pc == READ_TAIL && asleep[me] ->
         assert(park <= step[me] && !stopped); /* something parks it */
         assert(applied == tail);              /* and it has seen all there is */
-    :: pc == COUNT && !raised ->
+    :: pc == COUNT ->
         assert(step[me] == LAST);
         assert(park > LAST);
         if
@@ -394,7 +394,6 @@ inline check_end_of_rank(me)
         :: applied < tail && target[applied] < VOID -> assert(target[applied] > LAST && pending[me])
         :: else -> skip
         fi
-    :: pc == COUNT && raised -> assert(step[me] == LAST && (applied == tail || pending[me]))
     :: pc == ENDED -> assert(stopped)
     :: pc == DEAD -> skip
     :: else -> assert(false) /* it waits for ever */
@@ -413,7 +412,6 @@ active [RANKS] proctype Rank()
     byte seen = 0;    /* the tail that this turn goes by */
     byte done = 0;    /* the entries that it has applied */
     bool quick = PARKED;
-    bool raised = 0; /* a reload has ended its last turn */
     byte i = 0, most = 0;
 
 end:
@@ -423,19 +421,20 @@ end:
     :: d_step {
         AT(COUNT) && step[_pid] < LAST ->
         step[_pid]++;
-        raised = 0;
         pc = (pending[_pid] || held[_pid] || park <= step[_pid] -> READ_TAIL : LOOK)
     }
     :: d_step { AT(LOOK) -> pc = (pending[_pid] -> READ_TAIL : COUNT) }
 #else /* the step is stored after the word is loaded */
     :: d_step {
         AT(COUNT) && step[_pid] < LAST ->
-        raised = 0;
         most = pending[_pid] || held[_pid] || park <= step[_pid] + 1;
         pc = STORE
     }
     :: d_step { AT(STORE) -> step[_pid]++; pc = (most -> READ_TAIL : COUNT); most = 0 }
 #endif
+
+    /* sf_worker_set_back(): the new code begins, and comes to this step once more. */
+    :: d_step { AT(BACK) -> step[_pid]--; pc = COUNT }
 
     :: atomic {
         if
@@ -551,7 +550,7 @@ end:
         od;
         lock = (lock == CONTROLLERS + 1 && _pid == JOINER -> 0 : lock);
         step[_pid] = 0; pending[_pid] = 0; held[_pid] = 0; asleep[_pid] = 0;
-        park = 0; stopped = 0; applied = 0; seen = 0; done = 0; quick = 0; raised = 0; i = 0; most = 0;
+        park = 0; stopped = 0; applied = 0; seen = 0; done = 0; quick = 0; i = 0; most = 0;
         pc = DEAD
     }
     :: d_step { QUIET && finishes == _pid && RESTS -> finishes++ }

@@ -191,7 +191,7 @@ class Card {
   }
 
   update(found, run) {
-    this.#offer(run);
+    this.#offer(found, run);
     text(this.signature, signature(found));
     text(this.doc, found.doc);
     show(this.doc, Boolean(found.doc));
@@ -202,15 +202,18 @@ class Card {
     this.fields.replaceChildren(...this.inputs.map((field) => field.node));
   }
 
-  /** Which ranks may be asked: of many only the first, and all. What was chosen stays, also if it has gone. */
-  #offer(run) {
+  /** Which ranks may be asked: of many only the first, and all. At first what the script says of the function; what was
+   * chosen stays, also if it has gone, until the script says something else. */
+  #offer(found, run) {
     show(this.ranksPart, several(run));
     const there = run.ranks.filter(isLive).map(({ rank }) => String(rank));
     const offered = ["0", ...(there.length <= RANKS ? there : []), "all"];
-    const chosen = this.ranks.value || "0";
+    const said = String(found.ranks);
+    const chosen = said === this.said ? this.ranks.value : said;
     const wanted = [...new Set([...offered, chosen])].sort((a, b) => (a === "all") - (b === "all") || a - b);
-    if (wanted.join() === this.offered) return;
+    if (wanted.join() === this.offered && said === this.said) return;
     this.offered = wanted.join();
+    this.said = said;
     this.ranks.replaceChildren(
       ...wanted.map((rank) => el("option", { value: rank }, rank === "all" ? "all ranks" : `rank ${rank}`)),
     );
@@ -220,8 +223,9 @@ class Card {
   async #call() {
     let asked;
     try {
-      const ranks = this.ranksPart.hidden ? "0" : this.ranks.value;
-      asked = { ...collect(this.inputs), ranks: ranks === "all" ? ranks : Number(ranks) };
+      asked = collect(this.inputs);
+      const ranks = this.ranks.value;
+      if (!this.ranksPart.hidden) asked.ranks = ranks === "all" ? ranks : Number(ranks);
     } catch (error) {
       if (error instanceof Problem) return;
       throw error;

@@ -6,7 +6,7 @@ import { Curve } from "./curve.js";
 import { announce, attribute, Children, el, freshId, show, text } from "./dom.js";
 import { age, Progress, Status } from "./facts.js";
 import { command, count, isLive, size, speed } from "./format.js";
-import { howMany, isMissed } from "./ranks.js";
+import { howMany, misses } from "./ranks.js";
 
 const FIRST = 100;
 const COLUMNS = ["Run", "Status", "Step", "Steps/s", "Progress", "Ranks", "Memory", "Age", "Control"];
@@ -221,7 +221,7 @@ class Row {
     this.curve.show(this.list.speeds.of(run.id));
     this.progress.update(run);
     text(this.ranks, howMany(run));
-    this.ranks.classList.toggle("warns", isLive(run) && run.ranks.some(isMissed));
+    this.ranks.classList.toggle("warns", isLive(run) && misses(run));
     text(this.memory, size(run.memory));
     text(this.age, age(run));
     this.controls.update(run);

@@ -2,7 +2,7 @@
 // spark_fast/cli/ranks.py. Whether something is wrong with a rank the server says.
 
 import { announce, attribute, Children, el, show, text } from "./dom.js";
-import { clock, count, duration, isLive } from "./format.js";
+import { clock, count, duration } from "./format.js";
 
 /** Ranks that are listed one by one, whatever they do; of more, those that are alike share a line. */
 const EACH = 16;
@@ -14,24 +14,24 @@ export function several(run) {
   return run.world_size > 1 || run.local_world_size > 1;
 }
 
-/** Whether a rank ended otherwise than it should. */
-export function isMissed(rank) {
-  return rank.trouble === "lost" || rank.trouble === "failed";
+/** Whether ranks of a run ended otherwise than they should. */
+export function misses(run) {
+  return run.present.troubles.some(isMissed);
+}
+
+function isMissed({ trouble }) {
+  return trouble === "lost" || trouble === "failed";
 }
 
 /** How many ranks there are to be: of all hosts, where those of others are known; else of this one. */
 function wanted(run) {
   const here = run.local_world_size;
-  return run.ranks.length > here || hosts(run) > 1 ? run.world_size : here;
-}
-
-function hosts(run) {
-  return new Set(run.ranks.map(({ host }) => host)).size;
+  return run.present.ranks > here || run.present.hosts > 1 ? run.world_size : here;
 }
 
 /** How many ranks; of a live run that lacks some, how many of how many. */
 export function howMany(run) {
-  const live = run.ranks.filter(isLive).length;
+  const { live } = run.present;
   const all = wanted(run);
   return live === 0 || live === all ? count(all) : `${count(live)}/${count(all)}`;
 }
@@ -42,8 +42,8 @@ export function brief(run) {
   const words = { lost: "lost", failed: "failed", overdue: "late", behind: "behind" };
   const found = [];
   for (const [trouble, word] of Object.entries(words)) {
-    const those = run.ranks.filter((rank) => rank.trouble === trouble).map(({ rank }) => rank);
-    if (those.length) found.push(`${those.length > 3 ? `${count(those.length)} ranks` : name(those)} ${word}`);
+    const those = run.present.troubles.find((each) => each.trouble === trouble);
+    if (those) found.push(`${those.count > those.first.length ? `${count(those.count)} ranks` : name(those.first)} ${word}`);
   }
   return found.join(", ");
 }
@@ -76,10 +76,10 @@ function ascending(numbers) {
 
 /** How many ranks are there, and which are not. */
 function present(run) {
-  const live = run.ranks.filter(isLive);
+  const { live, hosts } = run.present;
   const all = wanted(run);
-  if (!live.length) return `${count(all)}, none of which is there any more.`;
-  const words = [`${count(live.length)} of ${count(all)} are there${hosts(run) > 1 ? `, on ${count(hosts(run))} hosts` : ""}`];
+  if (!live) return `${count(all)}, none of which is there any more.`;
+  const words = [`${count(live)} of ${count(all)} are there${hosts > 1 ? `, on ${count(hosts)} hosts` : ""}`];
   const known = new Set(run.ranks.map(({ rank }) => rank));
   const late = all === run.world_size ? Array.from({ length: all }, (_, rank) => rank).filter((rank) => !known.has(rank)) : [];
   if (late.length) words.push(`${name(late)} ${late.length === 1 ? "has" : "have"} not ${all === run.local_world_size ? "come yet" : "been heard of"}`);
