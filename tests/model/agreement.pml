@@ -96,6 +96,7 @@ byte acted[REQUESTS] = 0; /* the step at which ranks applied the entry, or SKIPP
 byte asked = 0;           /* requests that a controller has begun with */
 bool lost[CONTROLLERS] = 0;
 byte deaths = 0;
+byte waking = 0; /* who is between his decision and the last of its wakes */
 byte passed[REQUESTS] = 0; /* ranks that have applied or skipped the entry, or are dead */
 byte finishes = 0; /* the rank whose turn it is when all is decided: see QUIET */
 
@@ -105,7 +106,7 @@ byte finishes = 0; /* the rank whose turn it is when all is decided: see QUIET *
 /* Once the last request is decided and nobody can ask for more, no rank's doing concerns another: its words were set
  * before the decision, and nobody reads its step. So then the ranks finish one after the other, and what would be of no
  * effect (signals to those that have been signalled for this entry, deaths) is left out. */
-#define QUIET (asked == REQUESTS && joined && (tail == 0 || target[tail - 1] != NONE))
+#define QUIET (asked == REQUESTS && joined && waking == 0 && (tail == 0 || target[tail - 1] != NONE))
 
 /* --- the variants: each leaves something out, or has it in another order --- */
 
@@ -162,7 +163,7 @@ byte finishes = 0; /* the rank whose turn it is when all is decided: see QUIET *
 #define LOOKS_AROUND (deaths > 0 && (pending[_pid] || tail > applied))
 #endif
 
-/* --- deciding: decide() in sf_log.c. For ranks and controllers: pc, i and most are the process's own. --- */
+/* --- deciding: decide() in sf_log.c. For ranks and controllers: pc, i, most and parked are the process's own. --- */
 
 mtype = {
     COUNT, LOOK, STORE, READ_TAIL, TAKE, NAME_KIND, LOAD_TARGET, ASK_LOCK, MAKE_VOID, SIGNAL, WAKE, READ, SWAP, LEVEL,
@@ -200,26 +201,44 @@ inline begin_to_decide(me, standing)
     to_slot(me, 0)
 }
 
-/* signal_rank(): one read-modify-write, and then perhaps a wake */
+/* signal_ranks(): one read-modify-write for each */
 inline signal(me)
 {
     if
-    :: !TAKEN(i) -> to_slot(me, i + 1)
-    :: else ->
-        pending[i] = 1;
-        if
-        :: WAKES(i) -> pc = WAKE
-        :: else -> to_slot(me, i + 1)
-        fi
+    :: TAKEN(i) -> pending[i] = 1; parked = parked || WAKES(i)
+    :: else -> skip
+    fi;
+    to_slot(me, i + 1)
+}
+
+/* wake_ranks(). Who is not asleep now, and sleeps later, has seen the entry: its word was set before this. A wake would
+ * have it look around and find nothing. */
+inline to_sleeper(then)
+{
+    do
+    :: i < RANKS && !asleep[i] -> i++
+    :: else -> break
+    od;
+    if
+    :: i == RANKS -> i = 0; waking--; pc = then
+    :: else -> skip
     fi
 }
 
-/* sf_wake() */
-inline wake(me)
+inline begin_to_wake(then)
+{
+    i = 0;
+    if
+    :: parked -> waking++; pc = WAKE; to_sleeper(then)
+    :: else -> pc = then
+    fi;
+    parked = 0
+}
+
+inline wake(then)
 {
     asleep[i] = 0;
-    pc = SIGNAL;
-    to_slot(me, i + 1)
+    to_sleeper(then)
 }
 
 /* For an entry e that is decided already, what is read matters to nobody, and the swap will change nothing. */
@@ -239,6 +258,7 @@ inline read_step(me, e)
 /* The end of decide() for entry e, and its compare-and-swap. */
 inline swap(e)
 {
+    parked = parked && !QUIET;
 #ifndef NO_PARK_CLAMP
     if
     :: most > before_park[e] -> most = before_park[e]
@@ -415,6 +435,7 @@ active [RANKS] proctype Rank()
     bool quick = PARKED;
     bool raised = 0; /* a reload has ended its last turn */
     byte i = 0, most = 0;
+    bool parked = 0;
 
 end:
     do
@@ -460,8 +481,9 @@ end:
         }
         :: d_step { AT(MAKE_VOID) -> make_void(applied); pc = TAKE }
         :: d_step { AT(READ) -> read_step(_pid, applied) }
-        :: d_step { AT(SWAP) -> swap(applied); pc = TAKE }
-        :: d_step { (AT(SIGNAL) || AT(WAKE)) && QUIET -> i = 0; most = 0; pc = TAKE }
+        :: d_step { AT(SWAP) -> swap(applied); begin_to_wake(TAKE) }
+        :: d_step { pc == WAKE -> wake(TAKE) }
+        :: d_step { AT(SIGNAL) && QUIET -> i = 0; most = 0; parked = 0; pc = TAKE }
         fi;
         do
         :: d_step { pc == TAKE -> take(_pid) }
@@ -470,7 +492,6 @@ end:
         od
     }
     :: d_step { pc == SIGNAL && !QUIET -> signal(_pid) }
-    :: d_step { pc == WAKE && !QUIET -> wake(_pid) }
 
     /* clear_word() */
     :: d_step {
@@ -544,6 +565,7 @@ end:
         deaths < DEATHS && !QUIET && pc != DEAD && pc != ENDED && pc != CHECKED ->
         deaths++;
         gone[_pid] = 1;
+        waking = waking - (pc == WAKE);
         i = applied;
         do
         :: i < tail -> passed[i]++; forget(i); i++
@@ -552,6 +574,7 @@ end:
         lock = (lock == CONTROLLERS + 1 && _pid == JOINER -> 0 : lock);
         step[_pid] = 0; pending[_pid] = 0; held[_pid] = 0; asleep[_pid] = 0;
         park = 0; stopped = 0; applied = 0; seen = 0; done = 0; quick = 0; raised = 0; i = 0; most = 0;
+        parked = 0;
         pc = DEAD
     }
     :: d_step { QUIET && finishes == _pid && RESTS -> finishes++ }
@@ -617,6 +640,7 @@ active [CONTROLLERS] proctype Controller()
 {
     mtype pc = IDLE;
     byte i = 0, most = 0, park = 0, after = 0;
+    bool parked = 0;
 
 end:
     do
@@ -638,17 +662,18 @@ end:
     :: d_step { FREE && !ORPHAN -> asked++ }
     :: d_step { pc == APPEND -> asked++; lock = 0; pc = IDLE }
     :: d_step { pc == SIGNAL && !QUIET -> signal(RANKS) }
-    :: d_step { pc == WAKE && !QUIET -> wake(RANKS) }
     :: d_step { pc == READ -> read_step(RANKS, tail - 1) }
-    :: d_step { pc == SWAP -> swap(tail - 1); lock = 0; pc = IDLE }
-    :: d_step { (pc == SIGNAL || pc == WAKE) && QUIET -> i = 0; most = 0; lock = 0; pc = IDLE }
+    :: d_step { pc == SWAP -> swap(tail - 1); begin_to_wake(IDLE); lock = (pc == IDLE -> 0 : lock) }
+    :: d_step { pc == WAKE -> wake(IDLE); lock = (pc == IDLE -> 0 : lock) }
+    :: d_step { pc == SIGNAL && QUIET -> i = 0; most = 0; parked = 0; lock = 0; pc = IDLE }
 
     :: d_step {
         deaths < DEATHS && !QUIET && pc != IDLE && pc != DEAD && pc != CHECKED ->
         deaths++;
         lost[ID] = 1;
         lock = 0;
-        i = 0; most = 0;
+        waking = waking - (pc == WAKE);
+        i = 0; most = 0; parked = 0;
         pc = DEAD
     }
     :: d_step {
