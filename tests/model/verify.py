@@ -164,6 +164,10 @@ VOTES_HOLD = [
     _votes("3 ranks, 1 reload, up to two die", 3, 1, deaths=2),
     _votes("3 ranks, 1 reload, up to two die, some wait too long", 3, 1, deaths=2, impatient=1),
     _votes("3 ranks, one of them late, 1 reload, one dies", 3, 1, deaths=1, joins=1),
+    _votes("2 ranks, 2 reloads, one dies and its slot is taken", 2, 2, deaths=1, takes=1),
+    _votes("2 ranks, 2 reloads, two die, a slot is taken, some wait too long", 2, 2, deaths=2, takes=1, impatient=1),
+    _votes("3 ranks, 1 reload, one dies and its slot is taken", 3, 1, deaths=1, takes=1),
+    _votes("3 ranks, 1 reload, two die and a slot is taken", 3, 1, deaths=2, takes=1),
     replace(_votes("3 ranks, 1 reload, one dies: no run without end", 3, 1, deaths=1), cycles=True),
 ]
 
@@ -173,6 +177,8 @@ VOTES_BROKEN = [
     _votes("neither vote nor decision announced", 2, 1, "VOTE_NOT_TOLD", "DECISION_NOT_TOLD"),
     _votes("the dead are waited for", 2, 1, "DEAD_COUNT", deaths=1),
     _votes("a vote counts for any phase", 2, 1, "ANY_BALLOT"),
+    _votes("who is not so far counts as a yes", 2, 1, "BEHIND_IS_YES"),
+    _votes("who takes a slot leaves the vote that was in it", 2, 1, "FILL_NO_VOTE", deaths=1, takes=1),
     _votes("decision stored, not swapped", 2, 1, "DECISION_STORED", impatient=1),
     _votes("a rank does what it found, not what was agreed", 2, 1, "OWN_MIND", impatient=1),
     _votes("a waiting rank never looks around", 2, 1, "NO_SLICES", deaths=1),
