@@ -1,5 +1,6 @@
 /* How ranks agree on the step of a request: csrc/sf_log.c, csrc/sf_worker.c and the counting in csrc/sf_worker.h, as a
- * model for SPIN. `make verify` searches it; tests/model/verify.py says with which sizes.
+ * model for SPIN. `make verify` searches it; tests/model/verify.py says with which sizes. Two ranks or three, and two
+ * controllers. Ranks may come late, to a slot that had none or to that of one that died.
  *
  * One d_step is one access to shared memory (or: taking the log's lock, asking whether it is held, waking a sleeper,
  * dying), together with what the process then does alone. Nothing of another process happens in between, so every
@@ -15,14 +16,16 @@
  *   - A controller that waits for its turn knows nothing yet. So it makes no difference which of the two comes next:
  *     they take turns, and if one is dead, the other asks for the rest.
  *
- * Three more cuts are argued where they are made: name_kind(), forget() and QUIET.
+ * More cuts are argued where they are made: name_kind(), forget(), QUIET, and for some sizes "Coarser moves".
  *
  * Left out: the ring's end (an error to the sender, decided under the lock), timed pauses (a resume that a rank
  * appends as any controller does, under the same lock), checkpoints that do not count (they apply nothing), given
  * targets of a replay, hooks, outcomes and journal (published after the fact), functions that pass checkpoints
  * themselves, and memory weaker than sequentially consistent: every access that the argument rests on is seq_cst in
- * the C code. A call goes the way of a set (SF_DELIVER). Runs end at step LAST: ranks stand still between two
- * checkpoints there. So every run of the model ends, and whoever stands somewhere else at its end waits for ever. */
+ * the C code. Also the wakes of a sender that finds that the one before it died in its turn: whoever sleeps may look
+ * around at any time by then. A call goes the way of a set (SF_DELIVER). Runs end at step LAST: ranks stand still
+ * between two checkpoints there. So every run of the model ends, and whoever stands somewhere else at its end waits for
+ * ever. */
 
 #ifndef RANKS
 #define RANKS 2
@@ -115,7 +118,7 @@ bool lost[CONTROLLERS] = 0;
 byte deaths = 0;
 byte takes = 0;
 byte waking = 0; /* who is between his decision and the last of its wakes */
-bool partly = 0; /* COARSE: the last entry's sender does not live to set every word */
+bool partly = 0; /* COARSE: the last entry's sender does not live to decide it */
 byte passed[REQUESTS] = 0; /* ranks that have applied or skipped the entry, or are dead */
 byte finishes = 0; /* the rank whose turn it is when all is decided: see QUIET */
 
@@ -276,26 +279,28 @@ inline read_step(me, e)
     fi
 }
 
-/* Coarser moves, so that three ranks and three requests can be searched. Each real run has one of these that ends alike:
+/* Coarser moves, so that three ranks and three requests can be searched. Each run has one of these that ends alike;
+ * verify.py also compares all ends of the small sizes.
  *
  *   - All words are set with the publishing of the tail. A rank whose word is not set yet, and that has not read the
- *     tail either, counts checkpoints or falls asleep meanwhile. Nobody reads its step before its word is set, so it may
- *     as well have done that before the entry was published. One that has read the tail does not look at its word
- *     before it clears it. So the order in which a sender sets the words shows only if it dies in the middle: then it
- *     has set the first few, which is a move of its own (DOOMED), and helpers set them all, in one move for the same
- *     reason.
- *   - Helpers set no words that are set already. A rank whose word is set for an entry that it has seen looks around
- *     and finds nothing, or finds the next entry: then it has only looked at its word a little early.
+ *     tail either, counts checkpoints or falls asleep meanwhile. Nobody reads its step before its word is set, so it
+ *     may as well have done that before the entry was published. One that has read the tail does not look at its word
+ *     before it clears it. So the order in which a sender sets the words shows only if it dies before it decides.
+ *     Whether it will, and how many words it will have set, is chosen when it publishes (DOOMED, `partly`). Helpers
+ *     set all words then, in one move for the same reason.
+ *   - If it lives, helpers set no words. A rank whose word is set again for an entry that it has seen looks around and
+ *     finds nothing, or finds the next entry: then it has only looked at its word a little early. If it is parked and
+ *     finds the next one, it decides as the sender would: on the step at which it is parked.
  *   - The steps are read at once. The largest grows by one at a time, so what was found by reading one after the other
- *     was so at some moment in between. But where a rank that was there when the others were read dies before it is
- *     itself read, the others are read at once, and that one later (READ_REST).
- *   - The swap comes with the read: a swap that decides, right behind the read of the steps; one that finds a target,
- *     at its own time. Who found no target in between finds one now, where it found one in its swap before. If nobody
- *     dies, the sender lives, and to ask for the lock is no move either.
+ *     was so at some moment in between. But a rank that leads may die after the others were read and before it is
+ *     itself read: so it may be read later (READ_REST), where that makes a difference.
+ *   - The swap comes with the read: one that decides, right behind the read of the steps; one that finds a target, at
+ *     its own time. Who found no target in between finds one now, where it found one in its swap before. If the sender
+ *     lives until it decides, the lock is held for as long as there is no target, and to ask for it is no move either.
  *   - Wakes, and the unlocking, come with the swap that is the sender's. A rank need not go on when it is woken, and
  *     until the lock is free nobody else does anything that its going on might concern. Who is woken by a helper
- *     might as well be woken by the sender later, or looks around by itself, if that one died. Or the sender dies
- *     right behind the swap.
+ *     might as well be woken by the sender later, or looks around by itself, if that one died. The sender may die
+ *     right behind its swap.
  */
 #define OTHER(r, me) ((r) != me && TAKEN(r))
 
@@ -303,10 +308,12 @@ inline read_step(me, e)
 #define HIGHER(a, b) ((a) > (b) -> (a) : (b))
 #define NEXT_OF(r, me) (OTHER(r, me) -> step[r] + NEXT : 0)
 #if RANKS > 2
-#define HIGHEST_BUT(r, me, least) HIGHER(least, HIGHER((r == 0 -> 0 : NEXT_OF(0, me)), HIGHER((r == 1 -> 0 : NEXT_OF(1, me)), (r == 2 -> 0 : NEXT_OF(2, me)))))
+#define THIRD_BUT(r, me) (r == 2 -> 0 : NEXT_OF(2, me))
 #else
-#define HIGHEST_BUT(r, me, least) HIGHER(least, HIGHER((r == 0 -> 0 : NEXT_OF(0, me)), (r == 1 -> 0 : NEXT_OF(1, me))))
+#define THIRD_BUT(r, me) 0
 #endif
+#define HIGHEST_BUT(r, me, least) \
+    HIGHER(least, HIGHER((r == 0 -> 0 : NEXT_OF(0, me)), HIGHER((r == 1 -> 0 : NEXT_OF(1, me)), THIRD_BUT(r, me))))
 /* Whether it makes a difference that rank r is read later, and perhaps not there any more. */
 #define LATER_ONE(r, me, least, e) (deaths < DEATHS && target[e] == NONE && OTHER(r, me) && \
     step[r] + NEXT > HIGHEST_BUT(r, me, least) && \
@@ -1071,7 +1078,9 @@ end:
 #else
     :: d_step { pc == READ -> read_all(RANKS, RANKS); swap(tail - 1); wake_all(); lock = 0; pc = IDLE }
 #if DEATHS
-    :: d_step { DIES_BEFORE_WAKES -> read_all(RANKS, RANKS); swap(tail - 1); deaths++; lost[ID] = 1; lock = 0; pc = DEAD }
+    :: d_step {
+        DIES_BEFORE_WAKES -> read_all(RANKS, RANKS); swap(tail - 1); deaths++; lost[ID] = 1; lock = 0; pc = DEAD
+    }
     :: d_step { pc == READ && LATER_ONE(0, RANKS, 0, tail - 1) -> read_but(RANKS, 0, 0) }
     :: d_step { pc == READ && LATER_ONE(1, RANKS, 0, tail - 1) -> read_but(RANKS, 0, 1) }
 #if RANKS > 2
