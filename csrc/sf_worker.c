@@ -235,6 +235,7 @@ find_front(uint32_t number)
 {
     struct front alive = {0}, all = {0};
     uint32_t empty = 0;
+    int lives = 0; /* somebody does, if only at step 0: then it makes no difference where the dead stood */
 
     for (uint32_t r = 0; r < worker.segment.slot_count; r++) {
         struct sf_slot *slot = &worker.segment.slots[r];
@@ -245,10 +246,13 @@ find_front(uint32_t number)
             continue;
         look_at(slot, &with);
         /* Asking the kernel costs more than all the rest, so only where the answer matters. */
-        if ((with.step > alive.step || with.applied > alive.applied) && sf_slot_alive(worker.segment.fd, r) != 0)
+        if ((!lives || with.step > alive.step || with.applied > alive.applied) &&
+            sf_slot_alive(worker.segment.fd, r) != 0) {
             alive = with;
+            lives = 1;
+        }
     }
-    return alive.step > 0 || alive.applied > 0 ? alive : all;
+    return lives ? alive : all;
 }
 
 /* What the log says after its entries 1..seq. */

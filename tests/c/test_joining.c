@@ -371,6 +371,29 @@ TEST(a_rank_that_comes_when_all_have_died_begins_where_they_were)
     END;
 }
 
+/* The dead count only where nobody lives. */
+TEST(a_rank_that_comes_begins_with_one_that_lives_and_has_passed_no_checkpoint_yet)
+{
+    BEGIN(3);
+    struct rank *second = joined(1);
+    rank_run_to(second, 2);
+    rank_kill(second);
+    CHECK_EQ(ask(&segment, SF_PAUSE, 0).target, 1);
+    second = joined(1);
+    CHECK_EQ(slot_at(path, 1).step, 0);
+    struct rank *third = joined(2);
+    CHECK_EQ(slot_at(path, 2).step, 0);
+    struct rank *all[] = {first, second, third};
+    for (int r = 0; r < 3; r++) {
+        OPEN(1);
+        PASSES(all[r], SF_HOLD);
+        CHECK_EQ(all[r]->step, 1);
+        DOES(all[r], do_park, 1, 0);
+    }
+    APPLIED_AT(1, 1);
+    END;
+}
+
 TEST(a_run_that_is_to_stop_stops_the_rank_that_comes)
 {
     BEGIN(2);

@@ -1,5 +1,6 @@
 /* How ranks agree on the step of a request: csrc/sf_log.c, csrc/sf_worker.c and the counting in csrc/sf_worker.h, as a
- * model for SPIN. `make verify` searches it; tests/model/verify.py says with which sizes.
+ * model for SPIN. `make verify` searches it; tests/model/verify.py says with which sizes. Two ranks or three, and two
+ * controllers. Ranks may come late, to a slot that had none or to that of one that died.
  *
  * One d_step is one access to shared memory (or: taking the log's lock, asking whether it is held, waking a sleeper,
  * dying), together with what the process then does alone. Nothing of another process happens in between, so every
@@ -15,14 +16,16 @@
  *   - A controller that waits for its turn knows nothing yet. So it makes no difference which of the two comes next:
  *     they take turns, and if one is dead, the other asks for the rest.
  *
- * Three more cuts are argued where they are made: name_kind(), forget() and QUIET.
+ * More cuts are argued where they are made: name_kind(), forget(), QUIET, and for some sizes "Coarser moves".
  *
  * Left out: the ring's end (an error to the sender, decided under the lock), timed pauses (a resume that a rank
  * appends as any controller does, under the same lock), checkpoints that do not count (they apply nothing), given
  * targets of a replay, hooks, outcomes and journal (published after the fact), functions that pass checkpoints
  * themselves, and memory weaker than sequentially consistent: every access that the argument rests on is seq_cst in
- * the C code. A call goes the way of a set (SF_DELIVER). Runs end at step LAST: ranks stand still between two
- * checkpoints there. So every run of the model ends, and whoever stands somewhere else at its end waits for ever. */
+ * the C code. Also the wakes of a sender that finds that the one before it died in its turn: whoever sleeps may look
+ * around at any time by then. A call goes the way of a set (SF_DELIVER). Runs end at step LAST: ranks stand still
+ * between two checkpoints there. So every run of the model ends, and whoever stands somewhere else at its end waits for
+ * ever. */
 
 #ifndef RANKS
 #define RANKS 2
@@ -42,12 +45,25 @@
 #ifndef JOINS
 #define JOINS 0 /* 1: the last rank attaches at any time, perhaps when the others are done */
 #endif
+#ifndef TAKES
+#define TAKES 0 /* 1: a new rank takes the slot of one that died, at any time */
+#endif
 #ifndef KINDS
 #define KINDS 127 /* of the requests: a bit for each */
 #endif
 #ifndef LOOKS
 /* 1: a parked rank looks around at any time: once more before it waits, and after each slice. No run need end then. */
 #define LOOKS 0
+#endif
+#ifndef COARSE
+#define COARSE 0 /* 1: what a sender or a helper does is merged further: see below, "Coarser moves" */
+#endif
+
+#if COARSE && (JOINS || TAKES || LOOKS || DEATHS > 1)
+#error "the coarser moves are argued for none of these"
+#endif
+#if TAKES && DEATHS != 1
+#error "the rank that takes a slot lives"
 #endif
 
 #define CONTROLLERS 2
@@ -86,6 +102,10 @@ bool pending[RANKS] = 0;  /* SF_WORD_PENDING */
 bool held[RANKS] = PARKED; /* SF_WORD_HELD */
 bool gone[RANKS] = 0;     /* dead or ended: slot_taken() or sf_slot_alive() says no */
 bool joined = !JOINS;     /* the last slot is taken */
+#if TAKES
+byte applied_of[RANKS] = 0; /* with applied_at, as one: look_at() reads them again if they have changed */
+byte applied_at[RANKS] = 0;
+#endif
 
 /* The kernel's: who sleeps on his word. */
 bool asleep[RANKS] = PARKED;
@@ -96,6 +116,9 @@ byte acted[REQUESTS] = 0; /* the step at which ranks applied the entry, or SKIPP
 byte asked = 0;           /* requests that a controller has begun with */
 bool lost[CONTROLLERS] = 0;
 byte deaths = 0;
+byte takes = 0;
+byte waking = 0; /* who is between his decision and the last of its wakes */
+bool partly = 0; /* COARSE: the last entry's sender does not live to decide it */
 byte passed[REQUESTS] = 0; /* ranks that have applied or skipped the entry, or are dead */
 byte finishes = 0; /* the rank whose turn it is when all is decided: see QUIET */
 
@@ -105,7 +128,8 @@ byte finishes = 0; /* the rank whose turn it is when all is decided: see QUIET *
 /* Once the last request is decided and nobody can ask for more, no rank's doing concerns another: its words were set
  * before the decision, and nobody reads its step. So then the ranks finish one after the other, and what would be of no
  * effect (signals to those that have been signalled for this entry, deaths) is left out. */
-#define QUIET (asked == REQUESTS && joined && (tail == 0 || target[tail - 1] != NONE))
+#define QUIET (asked == REQUESTS && joined && waking == 0 && (tail == 0 || target[tail - 1] != NONE) && \
+    (!COARSE || lock == 0) && (!TAKES || ((takes == TAKES || lost[0] || lost[1]) && lock <= CONTROLLERS)))
 
 /* --- the variants: each leaves something out, or has it in another order --- */
 
@@ -162,11 +186,12 @@ byte finishes = 0; /* the rank whose turn it is when all is decided: see QUIET *
 #define LOOKS_AROUND (deaths > 0 && (pending[_pid] || tail > applied))
 #endif
 
-/* --- deciding: decide() in sf_log.c. For ranks and controllers: pc, i and most are the process's own. --- */
+/* --- deciding: decide() in sf_log.c. For ranks and controllers: pc, i, most and parked are the process's own. --- */
 
 mtype = {
     COUNT, LOOK, STORE, READ_TAIL, TAKE, NAME_KIND, LOAD_TARGET, ASK_LOCK, MAKE_VOID, SIGNAL, WAKE, READ, SWAP, LEVEL,
-    CLEAR, RECHECK, WAIT, BACK, ENDED, DEAD, IDLE, VOID_LAST, APPEND, JOIN, JOINED, JOIN_VOIDS, CHECKED
+    CLEAR, RECHECK, WAIT, BACK, ENDED, DEAD, IDLE, VOID_LAST, APPEND, JOIN, JOINED, JOIN_VOIDS, CHECKED,
+    READ_REST, DOOMED, NEXT_ENTRY, FRONT_STEP, FRONT_APPLIED, FRONT_VOIDS, PLACE, UNLOCK
 }
 
 inline skip_slots(me)
@@ -200,26 +225,44 @@ inline begin_to_decide(me, standing)
     to_slot(me, 0)
 }
 
-/* signal_rank(): one read-modify-write, and then perhaps a wake */
+/* signal_ranks(): one read-modify-write for each */
 inline signal(me)
 {
     if
-    :: !TAKEN(i) -> to_slot(me, i + 1)
-    :: else ->
-        pending[i] = 1;
-        if
-        :: WAKES(i) -> pc = WAKE
-        :: else -> to_slot(me, i + 1)
-        fi
+    :: TAKEN(i) -> pending[i] = 1; parked = parked || WAKES(i)
+    :: else -> skip
+    fi;
+    to_slot(me, i + 1)
+}
+
+/* wake_ranks(). Who is not asleep now, and sleeps later, has seen the entry: its word was set before this. A wake would
+ * have it look around and find nothing. */
+inline to_sleeper(then)
+{
+    do
+    :: i < RANKS && !asleep[i] -> i++
+    :: else -> break
+    od;
+    if
+    :: i == RANKS -> i = 0; waking--; pc = then
+    :: else -> skip
     fi
 }
 
-/* sf_wake() */
-inline wake(me)
+inline begin_to_wake(then)
+{
+    i = 0;
+    if
+    :: parked -> waking++; pc = WAKE; to_sleeper(then)
+    :: else -> pc = then
+    fi;
+    parked = 0
+}
+
+inline wake(then)
 {
     asleep[i] = 0;
-    pc = SIGNAL;
-    to_slot(me, i + 1)
+    to_sleeper(then)
 }
 
 /* For an entry e that is decided already, what is read matters to nobody, and the swap will change nothing. */
@@ -236,9 +279,99 @@ inline read_step(me, e)
     fi
 }
 
+/* Coarser moves, so that three ranks and three requests can be searched. Each run has one of these that ends alike;
+ * verify.py also compares all ends of the small sizes.
+ *
+ *   - All words are set with the publishing of the tail. A rank whose word is not set yet, and that has not read the
+ *     tail either, counts checkpoints or falls asleep meanwhile. Nobody reads its step before its word is set, so it
+ *     may as well have done that before the entry was published. One that has read the tail does not look at its word
+ *     before it clears it. So the order in which a sender sets the words shows only if it dies before it decides.
+ *     Whether it will, and how many words it will have set, is chosen when it publishes (DOOMED, `partly`). Helpers
+ *     set all words then, in one move for the same reason.
+ *   - If it lives, helpers set no words. A rank whose word is set again for an entry that it has seen looks around and
+ *     finds nothing, or finds the next entry: then it has only looked at its word a little early. If it is parked and
+ *     finds the next one, it decides as the sender would: on the step at which it is parked.
+ *   - The steps are read at once. The largest grows by one at a time, so what was found by reading one after the other
+ *     was so at some moment in between. But a rank that leads may die after the others were read and before it is
+ *     itself read: so it may be read later (READ_REST), where that makes a difference.
+ *   - The swap comes with the read: one that decides, right behind the read of the steps; one that finds a target, at
+ *     its own time. Who found no target in between finds one now, where it found one in its swap before. If the sender
+ *     lives until it decides, the lock is held for as long as there is no target, and to ask for it is no move either.
+ *   - Wakes, and the unlocking, come with the swap that is the sender's. A rank need not go on when it is woken, and
+ *     until the lock is free nobody else does anything that its going on might concern. Who is woken by a helper
+ *     might as well be woken by the sender later, or looks around by itself, if that one died. The sender may die
+ *     right behind its swap.
+ */
+#define OTHER(r, me) ((r) != me && TAKEN(r))
+
+/* The highest that the others' steps and `least` allow for, as a target of entry e. */
+#define HIGHER(a, b) ((a) > (b) -> (a) : (b))
+#define NEXT_OF(r, me) (OTHER(r, me) -> step[r] + NEXT : 0)
+#if RANKS > 2
+#define THIRD_BUT(r, me) (r == 2 -> 0 : NEXT_OF(2, me))
+#else
+#define THIRD_BUT(r, me) 0
+#endif
+#define HIGHEST_BUT(r, me, least) \
+    HIGHER(least, HIGHER((r == 0 -> 0 : NEXT_OF(0, me)), HIGHER((r == 1 -> 0 : NEXT_OF(1, me)), THIRD_BUT(r, me))))
+/* Whether it makes a difference that rank r is read later, and perhaps not there any more. */
+#define LATER_ONE(r, me, least, e) (deaths < DEATHS && target[e] == NONE && OTHER(r, me) && \
+    step[r] + NEXT > HIGHEST_BUT(r, me, least) && \
+    HIGHEST_BUT(r, me, least) < before_park[e] && step[r] + NEXT > before_target[e])
+
+inline read_all(me, but)
+{
+    i = 0;
+    do
+    :: i < RANKS && OTHER(i, me) && i != but && step[i] + NEXT > most -> most = step[i] + NEXT; i++
+    :: i < RANKS && !(OTHER(i, me) && i != but && step[i] + NEXT > most) -> i++
+    :: else -> break
+    od;
+    i = 0
+}
+
+/* To the rank that is read later. */
+inline read_but(me, standing, but)
+{
+    most = standing;
+    read_all(me, but);
+    i = but;
+    pc = READ_REST
+}
+
+inline read_rest()
+{
+    if
+    :: TAKEN(i) && step[i] + NEXT > most -> most = step[i] + NEXT
+    :: else -> skip
+    fi;
+    i = 0
+}
+
+inline signal_first(n)
+{
+    i = 0;
+    do
+    :: i < n -> pending[i] = pending[i] || TAKEN(i); i++
+    :: else -> break
+    od;
+    i = 0
+}
+
+inline wake_all()
+{
+    i = 0;
+    do
+    :: i < RANKS -> asleep[i] = asleep[i] && !WAKES(i); i++
+    :: else -> break
+    od;
+    i = 0
+}
+
 /* The end of decide() for entry e, and its compare-and-swap. */
 inline swap(e)
 {
+    parked = parked && !QUIET;
 #ifndef NO_PARK_CLAMP
     if
     :: most > before_park[e] -> most = before_park[e]
@@ -302,17 +435,56 @@ inline name_kind(e)
     fi
 }
 
+#ifdef ENDS /* each end is printed once: which requests there were, and what every rank did */
+#define KEEPS 1
+#define DID(r) did[r] = done
+bool ended = 0;
+byte did[RANKS] = 0;
+inline print_end()
+{
+    ended = 1;
+    printf("END %d", tail);
+    i = 0;
+    do
+    :: i < tail -> printf(" | %d %d %d", kind[i], target[i], acted[i]); i++
+    :: else -> break
+    od;
+    printf(" | %d %d %d", gone[0], did[0], step[0]);
+    printf(" | %d %d %d", gone[1], did[1], step[1]);
+#if RANKS > 2
+    printf(" | %d %d %d", gone[2], did[2], step[2]);
+#endif
+    printf("\n");
+    i = 0
+}
+#else
+#define KEEPS TAKES
+#define DID(r) skip
+#endif
+
 /* An entry that all ranks are past, with another behind it, is never read again: what it was makes no difference. */
 inline forget(e)
 {
     if
-    :: passed[e] == RANKS && tail > e + 1 ->
+    :: passed[e] == RANKS && tail > e + 1 && !KEEPS ->
         target[e] = 0; kind[e] = 0; sender[e] = 0; acted[e] = 0; before_park[e] = 0; before_target[e] = 0
     :: else -> skip
     fi
 }
 
 /* --- a rank: one thread that passes checkpoints --- */
+
+/* set_applied() in sf_worker.c. Who takes a slot sees the ranks apply one entry after the other. */
+inline show_applied(me)
+{
+#if TAKES
+    applied_of[me] = applied;
+    applied_at[me] = step[me];
+    pc = (pc == TAKE -> NEXT_ENTRY : pc)
+#else
+    skip
+#endif
+}
 
 /* apply() in sf_worker.c, for entry [applied], whose step has come. */
 inline apply(me)
@@ -321,6 +493,7 @@ inline apply(me)
     assert(!(done & (1 << applied)));                          /* and once */
     acted[applied] = step[me];
     done = done | (1 << applied);
+    DID(me);
     if
     :: target[applied] < step[me] -> fold(park, kind[applied], target[applied])
     :: else -> fold(park, kind[applied], step[me])
@@ -333,7 +506,8 @@ inline apply(me)
     fi;
     passed[applied]++;
     forget(applied);
-    applied++
+    applied++;
+    show_applied(me)
 }
 
 /* The inner loop of sf_turn(), from entry [applied] on, as far as targets are decided. `quick`: this is
@@ -351,7 +525,8 @@ inline take(me)
             acted[applied] = SKIPPED;
             passed[applied]++;
             forget(applied);
-            applied++
+            applied++;
+            show_applied(me)
 #ifndef APPLIED_AT_ONCE /* whoever meets an entry applies it */
         :: target[applied] < VOID && target[applied] > step[me] && !quick ->
             assert(park > step[me]); /* a parked rank comes no further */
@@ -370,7 +545,7 @@ inline take(me)
         fi
     od;
     if
-    :: pc != LOAD_TARGET && pc != NAME_KIND -> quick = 0
+    :: pc != LOAD_TARGET && pc != NAME_KIND && pc != NEXT_ENTRY -> quick = 0
     :: else -> skip
     fi;
     if
@@ -379,6 +554,139 @@ inline take(me)
     fi
 }
 
+#if TAKES
+/* leaves(): a reload that the ranks were ready for. That they have made up their minds is votes.pml's matter. */
+#ifndef TAKE_LEAVES_NOT
+#define LEAVES(e) (kind[e] == RELOAD && target[e] != VOID)
+#else
+#define LEAVES(e) 0
+#endif
+
+inline to_next_front()
+{
+    do
+    :: i < RANKS && (gone[i] || i == _pid) -> i++
+    :: else -> break
+    od;
+    pc = (i == RANKS -> FRONT_VOIDS : FRONT_STEP);
+    i = (i == RANKS -> 0 : i)
+}
+
+/* look_at(), once the step is `loaded` */
+inline look_at(r)
+{
+    most = (loaded > most -> loaded : most);
+    most = (applied_at[r] > most -> applied_at[r] : most);
+    if
+    :: applied_of[r] > applied || (applied_of[r] == applied && applied_at[r] < front_at) ->
+        front_at = applied_at[r];
+        applied = applied_of[r]
+    :: else -> skip
+    fi;
+    loaded = 0
+}
+
+/* One rank in find_front(): what it has applied, and whether it lives. `raised`: somebody does. */
+inline front_applied()
+{
+    if
+    :: !gone[i] && (!raised || loaded > most || applied_at[i] > most || applied_of[i] > applied) ->
+#ifndef TAKE_STEP_OF_DEAD /* one that lives and has passed no checkpoint yet is taken for none */
+        raised = 1;
+#else
+        raised = raised || loaded > 0 || applied_of[i] > 0;
+#endif
+        look_at(i)
+    :: else -> loaded = 0
+    fi;
+    i++;
+    to_next_front()
+}
+
+/* Where those stood that have died or ended, if nobody lives: its own slot's last rank among them. */
+inline front_of_the_dead()
+{
+    do
+    :: !raised && i < RANKS && gone[i] -> loaded = step[i]; look_at(i); i++
+    :: !raised && i < RANKS && !gone[i] -> i++
+    :: else -> break
+    od;
+    i = 0;
+    raised = 0
+}
+
+/* state_at() */
+inline state_at(entry)
+{
+    stopped = 0;
+    if
+    :: entry < tail -> park = before_park[entry]
+    :: entry == tail && tail == 0 -> park = (PARKED -> 1 : NEVER)
+    :: entry == tail && tail > 0 ->
+        park = before_park[tail - 1];
+        if
+        :: target[tail - 1] < VOID ->
+            fold(park, kind[tail - 1], target[tail - 1]);
+            stopped = kind[tail - 1] == STOP
+        :: else -> skip
+        fi
+    fi
+}
+
+/* move_on(). `seen`: the last entry that is due where the furthest stands. Sets `raised` if they leave it there. */
+inline move_on()
+{
+    seen = applied;
+    loaded = front_at; /* due */
+    if
+    :: seen > 0 && LEAVES(seen - 1) -> loaded++
+    :: else -> skip
+    fi;
+    do
+    :: seen == tail || (target[seen] < VOID && (target[seen] > most || loaded > most)) -> break
+    :: seen < tail && target[seen] == VOID -> seen++
+    :: seen < tail && target[seen] < VOID && target[seen] <= most && loaded <= most ->
+        loaded = (target[seen] > loaded -> target[seen] : loaded);
+        front_at = loaded;
+        if
+        :: LEAVES(seen) -> loaded++
+        :: else -> skip
+        fi;
+        seen++
+    od;
+    raised = loaded > most
+}
+
+/* The end of find_place(), and join_locked(): all of the slot is as it should be before its lock is taken. */
+inline sit_down(me)
+{
+    i = front_at;
+    move_on();
+    state_at(seen);
+#ifndef TAKE_PARKED_AHEAD /* its first checkpoint is behind that at which the others are parked */
+    if
+    :: park <= most && !stopped && !raised && most > 0 -> most--; front_at = i
+    :: else -> applied = seen
+    fi;
+#else
+    applied = seen;
+#endif
+#ifdef TAKE_WHAT_IS_DUE /* what the furthest has not applied yet is taken for what is to come */
+    applied = (applied_of[0] > applied_of[1] -> applied_of[0] : applied_of[1]);
+#endif
+    state_at(applied);
+    applied_of[me] = applied;
+    applied_at[me] = front_at;
+    step[me] = most;
+    pending[me] = 1;
+    held[me] = 0;
+    gone[me] = 0;
+    raised = 1; /* no checkpoint passed yet */
+    seen = 0; i = 0; most = 0; loaded = 0; front_at = 0;
+    pc = UNLOCK
+}
+#endif
+
 /* Why a rank that stands still for ever may do so. */
 inline check_end_of_rank(me)
 {
@@ -386,6 +694,12 @@ inline check_end_of_rank(me)
     :: pc == READ_TAIL && asleep[me] ->
         assert(park <= step[me] && !stopped); /* something parks it */
         assert(applied == tail);              /* and it has seen all there is */
+        i = 0;
+        do
+        :: i < RANKS -> assert(!asleep[i] || step[i] == step[me]); i++ /* all are parked at one step */
+        :: else -> break
+        od;
+        i = 0
     :: pc == COUNT ->
         assert(step[me] == LAST);
         assert(park > LAST);
@@ -400,6 +714,7 @@ inline check_end_of_rank(me)
     fi
 }
 
+#define HELPS (AT(LOAD_TARGET) && !(partly && applied + 1 == tail))
 #define AT(place) (pc == place && (!QUIET || finishes == _pid))
 #define RESTS (asleep[_pid] -> !LOOKS_AROUND : gone[_pid] || (pc == COUNT && step[_pid] == LAST))
 
@@ -413,6 +728,10 @@ active [RANKS] proctype Rank()
     byte done = 0;    /* the entries that it has applied */
     bool quick = PARKED;
     byte i = 0, most = 0;
+    bool parked = 0;
+#if TAKES
+    byte loaded = 0, front_at = 0;
+#endif
 
 end:
     do
@@ -448,19 +767,57 @@ end:
             fi
         }
         /* target_of() */
+#if !COARSE
         :: d_step { AT(LOAD_TARGET) -> pc = (target[applied] == NONE -> ASK_LOCK : TAKE) }
+#else
+        :: d_step {
+            AT(LOAD_TARGET) ->
+            if
+            :: target[applied] == NONE && partly && applied + 1 == tail -> pc = ASK_LOCK
+            :: target[applied] == NONE && !(partly && applied + 1 == tail) ->
+                assert(lock != 0);
+                most = step[_pid];
+                read_all(_pid, RANKS);
+                swap(applied);
+                pc = TAKE
+            :: else -> pc = TAKE
+            fi
+        }
+#if DEATHS
+        :: d_step { HELPS && LATER_ONE(0, _pid, step[_pid], applied) -> read_but(_pid, step[_pid], 0) }
+        :: d_step { HELPS && LATER_ONE(1, _pid, step[_pid], applied) -> read_but(_pid, step[_pid], 1) }
+#if RANKS > 2
+        :: d_step { HELPS && LATER_ONE(2, _pid, step[_pid], applied) -> read_but(_pid, step[_pid], 2) }
+#endif
+#endif
+#endif
         /* sf_settle() */
         :: d_step {
             AT(ASK_LOCK) ->
             if
+#if !COARSE
             :: BUSY -> pending[_pid] = 1; begin_to_decide(_pid, step[_pid])
+#else
+            :: BUSY ->
+                signal_first(RANKS);
+                pc = READ
+#endif
             :: else -> pc = (target[applied] == NONE -> MAKE_VOID : TAKE)
             fi
         }
         :: d_step { AT(MAKE_VOID) -> make_void(applied); pc = TAKE }
+#if TAKES
+        :: d_step { AT(NEXT_ENTRY) -> pc = TAKE }
+#endif
+#if !COARSE
         :: d_step { AT(READ) -> read_step(_pid, applied) }
-        :: d_step { AT(SWAP) -> swap(applied); pc = TAKE }
-        :: d_step { (AT(SIGNAL) || AT(WAKE)) && QUIET -> i = 0; most = 0; pc = TAKE }
+        :: d_step { AT(SWAP) -> swap(applied); begin_to_wake(TAKE) }
+        :: d_step { pc == WAKE -> wake(TAKE) }
+        :: d_step { AT(SIGNAL) && QUIET -> i = 0; most = 0; parked = 0; pc = TAKE }
+#elif DEATHS
+        :: d_step { AT(READ) -> most = step[_pid]; read_all(_pid, RANKS); swap(applied); pc = TAKE }
+        :: d_step { AT(READ_REST) -> read_rest(); swap(applied); pc = TAKE }
+#endif
         fi;
         do
         :: d_step { pc == TAKE -> take(_pid) }
@@ -468,9 +825,9 @@ end:
         :: pc != TAKE && pc != NAME_KIND -> break
         od
     }
+#if !COARSE
     :: d_step { pc == SIGNAL && !QUIET -> signal(_pid) }
-    :: d_step { pc == WAKE && !QUIET -> wake(_pid) }
-
+#endif
     /* clear_word() */
     :: d_step {
         AT(LEVEL) && held[_pid] != (park <= step[_pid] && !stopped) -> held[_pid] = !held[_pid]; pc = CLEAR
@@ -511,21 +868,13 @@ end:
     :: d_step { pc == READ_TAIL && asleep[_pid] && LOOKS_AROUND -> asleep[_pid] = 0 }
 
 #if JOINS
-    /* A rank that attaches late: takes the lock, makes its slot taken with its word set, voids what is undecided.
-     * It replays the log from its start. */
+    /* sf_worker_join(), for a slot that had no rank: takes the lock, voids what is undecided, makes its slot taken with
+     * its word set. It replays the log from its start. */
 #ifndef JOIN_UNLOCKED
-    :: d_step { AT(JOIN) && lock == 0 -> lock = CONTROLLERS + 1; pc = JOINED }
+    :: d_step { AT(JOIN) && lock == 0 -> lock = CONTROLLERS + 1; pc = JOIN_VOIDS }
 #else
-    :: d_step { AT(JOIN) -> pc = JOINED }
+    :: d_step { AT(JOIN) -> pc = JOIN_VOIDS }
 #endif
-    :: d_step {
-        AT(JOINED) ->
-        joined = 1;
-#ifndef JOIN_CLEAR /* its word is not set */
-        pending[_pid] = 1;
-#endif
-        pc = JOIN_VOIDS
-    }
     :: d_step {
         AT(JOIN_VOIDS) ->
 #ifndef JOIN_VOIDS_NOTHING
@@ -534,33 +883,96 @@ end:
         :: else -> skip
         fi;
 #endif
-        lock = (lock == CONTROLLERS + 1 -> 0 : lock);
-        pc = COUNT
+        pc = JOINED
     }
+    :: d_step {
+        AT(JOINED) ->
+        joined = 1;
+#ifndef JOIN_CLEAR /* its word is not set */
+        pending[_pid] = 1;
+#endif
+        pc = UNLOCK
+    }
+    :: d_step { pc == UNLOCK -> lock = (lock == CONTROLLERS + 1 -> 0 : lock); pc = COUNT }
 #endif
 
     :: d_step {
         deaths < DEATHS && !QUIET && pc != DEAD && pc != ENDED && pc != CHECKED ->
         deaths++;
         gone[_pid] = 1;
+        waking = waking - (pc == WAKE);
         i = applied;
         do
         :: i < tail -> passed[i]++; forget(i); i++
         :: else -> break
         od;
         lock = (lock == CONTROLLERS + 1 && _pid == JOINER -> 0 : lock);
-        step[_pid] = 0; pending[_pid] = 0; held[_pid] = 0; asleep[_pid] = 0;
+        step[_pid] = (TAKES -> step[_pid] : 0); pending[_pid] = 0; held[_pid] = 0; asleep[_pid] = 0;
         park = 0; stopped = 0; applied = 0; seen = 0; done = 0; quick = 0; i = 0; most = 0;
+        parked = 0;
         pc = DEAD
     }
+#if TAKES
+    /* sf_worker_join(), with the lock in hand: find_front(), then sf_log_void_last(). A process that comes within its
+     * first checkpoint is one that passes it at once. */
+    :: d_step {
+        pc == DEAD && takes < TAKES && lock == 0 ->
+        takes++;
+        lock = CONTROLLERS + 1;
+        to_next_front()
+    }
+    :: d_step { pc == FRONT_STEP -> loaded = step[i]; pc = FRONT_APPLIED }
+    :: d_step { pc == FRONT_APPLIED -> front_applied() }
+    :: d_step {
+        pc == FRONT_VOIDS ->
+        front_of_the_dead();
+        if
+        :: tail > 0 -> make_void(tail - 1)
+        :: else -> skip
+        fi;
+        pc = PLACE
+    }
+    :: atomic {
+        pc == PLACE ->
+        i = 0;
+        do
+        :: i < tail && kind[i] == OPEN && target[i] < VOID -> name_kind(i); i++
+        :: i < tail && !(kind[i] == OPEN && target[i] < VOID) -> i++
+        :: else -> break
+        od;
+        d_step { sit_down(_pid) }
+    }
+    :: d_step { pc == UNLOCK -> lock = 0; pc = COUNT }
+    /* One may die while it writes where it has applied what. */
+    :: d_step { pc == DEAD && takes < TAKES && applied_at[_pid] > 0 -> applied_at[_pid] = 0 }
+#endif
     :: d_step { QUIET && finishes == _pid && RESTS -> finishes++ }
+#ifdef ENDS
+    :: d_step { timeout && !ended && _pid == 0 -> print_end() }
+    :: d_step { timeout && ended && pc != CHECKED -> check_end_of_rank(_pid); pc = CHECKED }
+#else
     :: d_step { timeout && pc != CHECKED -> check_end_of_rank(_pid); pc = CHECKED }
+#endif
     od
 }
 
 /* --- a controller --- */
 
 #define ID (_pid - RANKS)
+#define DIES_SIGNALLING (pc == SIGNAL && deaths < DEATHS)
+#if RANKS > 2
+#define SLEEPER (asleep[0] || asleep[1] || asleep[2])
+#else
+#define SLEEPER (asleep[0] || asleep[1])
+#endif
+#define DIES_BEFORE_WAKES (pc == READ && deaths < DEATHS && SLEEPER)
+inline doom()
+{
+    deaths++;
+    partly = 1;
+    pc = DOOMED
+}
+
 #ifdef NO_VOID_LAST /* a sender leaves the entry before its own as it is */
 #define ORPHAN 0
 #else
@@ -604,7 +1016,12 @@ inline append()
         :: tail > 1 -> forget(tail - 2)
         :: else -> skip
         fi;
+#if !COARSE
         begin_to_decide(RANKS, 0)
+#else
+        partly = 0;
+        pc = SIGNAL
+#endif
     fi;
     park = 0;
     after = 0
@@ -616,6 +1033,7 @@ active [CONTROLLERS] proctype Controller()
 {
     mtype pc = IDLE;
     byte i = 0, most = 0, park = 0, after = 0;
+    bool parked = 0;
 
 end:
     do
@@ -632,25 +1050,59 @@ end:
         :: else -> skip
         fi;
         d_step { append() }
+#if COARSE
+        if
+        :: d_step { pc == SIGNAL -> signal_first(RANKS); pc = READ }
+        :: pc != SIGNAL
+#if DEATHS
+        :: d_step { DIES_SIGNALLING -> signal_first(0); doom() }
+        :: d_step { DIES_SIGNALLING -> signal_first(1); doom() }
+        :: d_step { DIES_SIGNALLING -> signal_first(2); doom() }
+#if RANKS > 2
+        :: d_step { DIES_SIGNALLING -> signal_first(3); doom() }
+#endif
+#endif
+        fi
+#endif
     }
     /* SF_NOTHING_TO_DO: no entry */
     :: d_step { FREE && !ORPHAN -> asked++ }
     :: d_step { pc == APPEND -> asked++; lock = 0; pc = IDLE }
+#if !COARSE
     :: d_step { pc == SIGNAL && !QUIET -> signal(RANKS) }
-    :: d_step { pc == WAKE && !QUIET -> wake(RANKS) }
     :: d_step { pc == READ -> read_step(RANKS, tail - 1) }
-    :: d_step { pc == SWAP -> swap(tail - 1); lock = 0; pc = IDLE }
-    :: d_step { (pc == SIGNAL || pc == WAKE) && QUIET -> i = 0; most = 0; lock = 0; pc = IDLE }
+    :: d_step { pc == SWAP -> swap(tail - 1); begin_to_wake(IDLE); lock = (pc == IDLE -> 0 : lock) }
+    :: d_step { pc == WAKE -> wake(IDLE); lock = (pc == IDLE -> 0 : lock) }
+    :: d_step { pc == SIGNAL && QUIET -> i = 0; most = 0; parked = 0; lock = 0; pc = IDLE }
+#else
+    :: d_step { pc == READ -> read_all(RANKS, RANKS); swap(tail - 1); wake_all(); lock = 0; pc = IDLE }
+#if DEATHS
+    :: d_step {
+        DIES_BEFORE_WAKES -> read_all(RANKS, RANKS); swap(tail - 1); deaths++; lost[ID] = 1; lock = 0; pc = DEAD
+    }
+    :: d_step { pc == READ && LATER_ONE(0, RANKS, 0, tail - 1) -> read_but(RANKS, 0, 0) }
+    :: d_step { pc == READ && LATER_ONE(1, RANKS, 0, tail - 1) -> read_but(RANKS, 0, 1) }
+#if RANKS > 2
+    :: d_step { pc == READ && LATER_ONE(2, RANKS, 0, tail - 1) -> read_but(RANKS, 0, 2) }
+#endif
+    :: d_step { pc == READ_REST -> read_rest(); swap(tail - 1); wake_all(); lock = 0; pc = IDLE }
+    :: d_step { pc == DOOMED -> lost[ID] = 1; lock = 0; pc = DEAD }
+#endif
+#endif
 
     :: d_step {
-        deaths < DEATHS && !QUIET && pc != IDLE && pc != DEAD && pc != CHECKED ->
+        deaths < DEATHS && !QUIET && pc != IDLE && pc != DEAD && pc != CHECKED && !COARSE ->
         deaths++;
         lost[ID] = 1;
         lock = 0;
-        i = 0; most = 0;
+        waking = waking - (pc == WAKE);
+        i = 0; most = 0; parked = 0;
         pc = DEAD
     }
     :: d_step {
+#ifdef ENDS
+        ended &&
+#endif
         timeout && pc != CHECKED ->
         assert(pc == DEAD || (pc == IDLE && asked == REQUESTS)); /* or it waits for ever */
         pc = CHECKED

@@ -1,7 +1,8 @@
 """Searches the models of the agreement with SPIN, size by size: what holds must hold, and what is broken must fail.
 
-`make verify` runs all of it, `--quick` the part that the tests run. Needs `spin` and a C compiler. Every search is
-exhaustive for its size: it is an error if one ends early, for want of memory or depth.
+`make verify` runs all but the largest, which `--all` adds, and `--quick` the part that the tests run. Needs `spin` and
+a C compiler. Every search is exhaustive for its size, each state compared whole: it is an error if one ends early,
+for want of memory or depth.
 """
 
 import argparse
@@ -18,8 +19,10 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 MEMORY_KIB = 3 * 1024 * 1024  # of one search; two run at a time
+LARGE_KIB = 8 * 1024 * 1024  # of one that runs alone
 DEPTH = 10_000
 PARALLEL = 2
+TAKES = {"--quick": "1 minute", "": "8 minutes", "--all": "30 minutes"}  # on two cores, or a little less
 
 AGREEMENT = "agreement.pml"
 VOTES = "votes.pml"
@@ -27,12 +30,14 @@ VOTES = "votes.pml"
 # What each assertion of the models says, by a piece of it as SPIN prints it: no blanks, constants in place.
 MEANINGS = {
     AGREEMENT: {
+        "asleep[i]": "two ranks are parked at different steps",
         "==step[_pid]": "two ranks apply a request at different steps",
         "done&": "a rank applies a request twice",
         "acted[applied]==12": "one rank applies a request that another skips as void",
         "lost[sender": "a request is made void, and its sender lives",
         ">=before_target": "a request is aimed before the one before it",
         "park>step": "a parked rank is aimed at behind its park",
+        "lock!=0": "a request has no target, and nobody is there to decide it",
         "applied==tail": "a rank sleeps for ever, and there is something for it",
         "&&pending": "a rank has forgotten a request and runs past it",
         "non-progress cycle": "somebody goes round for ever",
@@ -56,7 +61,9 @@ class Search:
     broken: tuple[str, ...] = ()  # the variant, as the model names it
     fails: bool = False  # whether it has to
     cycles: bool = False  # also that no run goes round for ever
+    ends: bool = False  # instead: that the coarser moves lose none of the ends that the finer come to
     quick: bool = False
+    large: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +95,20 @@ def _size(ranks: int, requests: int, last: int, **others: int) -> dict[str, int]
     return {"RANKS": ranks, "REQUESTS": requests, "LAST": last} | _upper(others)
 
 
-SOME = _kinds("pause", "resume", "set or call")
+def _coarse(ranks: int, requests: int, last: int, **others: int) -> dict[str, int]:
+    """The same with the coarser moves that the model argues for."""
+    return _size(ranks, requests, last, coarse=1, **others)
+
 
 HOLD = [
+    Search(name="3 ranks, 3 requests", size=_coarse(3, 3, 2)),
+    Search(name="3 parked ranks, 3 requests", size=_coarse(3, 3, 2, parked=1)),
+    Search(name="3 ranks, 3 requests, one dies", size=_coarse(3, 3, 2, deaths=1), large=True),
+    Search(name="3 parked ranks, 3 requests, one dies", size=_coarse(3, 3, 2, deaths=1, parked=1), large=True),
+    Search(name="3 ranks, 2 requests, one dies", size=_coarse(3, 2, 2, deaths=1)),
+    Search(name="3 parked ranks, 2 requests, one dies", size=_coarse(3, 2, 2, deaths=1, parked=1)),
+    Search(name="3 ranks, 2 requests, 3 steps, one dies", size=_coarse(3, 2, 3, deaths=1)),
     Search(name="3 ranks, 2 requests", size=_size(3, 2, 2)),
-    Search(name="3 ranks, 2 requests, one dies", size=_size(3, 2, 2, deaths=1, kinds=_kinds("set or call"))),
-    Search(name="3 parked ranks, 2 requests, one dies", size=_size(3, 2, 2, deaths=1, parked=1, kinds=SOME)),
     Search(name="3 ranks, 1 request, one dies", size=_size(3, 1, 3, deaths=1)),
     Search(name="3 parked ranks, 1 request, one dies", size=_size(3, 1, 3, deaths=1, parked=1)),
     Search(name="2 ranks, 3 requests", size=_size(2, 3, 2)),
@@ -112,6 +127,20 @@ HOLD = [
     Search(name="1 rank and one that joins, 2 requests", size=_size(2, 2, 3, joins=1)),
     Search(name="1 rank and one that joins, 2 requests, one dies", size=_size(2, 2, 3, deaths=1, joins=1)),
     Search(name="1 rank and one that joins, 1 request, one dies", size=_size(2, 1, 3, deaths=1, joins=1), quick=True),
+    Search(name="3 ranks, 1 request, one dies and is replaced", size=_size(3, 1, 2, deaths=1, takes=1)),
+    Search(
+        name="3 parked ranks, 1 request, one dies and is replaced", size=_size(3, 1, 2, deaths=1, takes=1, parked=1)
+    ),
+    Search(name="2 ranks, 2 requests, one dies and is replaced", size=_size(2, 2, 3, deaths=1, takes=1)),
+    Search(
+        name="2 parked ranks, 2 requests, one dies and is replaced", size=_size(2, 2, 3, deaths=1, takes=1, parked=1)
+    ),
+    Search(name="2 ranks, 1 request, one dies and is replaced", size=_size(2, 1, 2, deaths=1, takes=1), quick=True),
+    Search(name="2 ranks, 2 requests: finer and coarser moves come to the same", size=_size(2, 2, 2), ends=True),
+    Search(name="the same where one dies", size=_size(2, 2, 2, deaths=1), ends=True),
+    Search(name="the same where one dies, parked", size=_size(2, 2, 2, deaths=1, parked=1), ends=True),
+    Search(name="the same with 3 ranks, 1 request, where one dies", size=_size(3, 1, 2, deaths=1), ends=True),
+    Search(name="the same with 1 request, where one dies", size=_size(2, 1, 2, deaths=1), ends=True, quick=True),
 ]
 
 
@@ -136,6 +165,16 @@ BROKEN = [
     _broken("a parked rank never looks around", "NO_SLICES", last=2, deaths=1),
     _broken("a rank joins without the lock, and voids", "JOIN_UNLOCKED", last=2, joins=1),
     _broken("a rank joins with its word clear", "JOIN_CLEAR", last=2, joins=1),
+    _broken("who takes a slot begins where a dead rank stood", "TAKE_STEP_OF_DEAD", last=2, deaths=1, takes=1),
+    _broken("who takes a slot begins behind a park", "TAKE_PARKED_AHEAD", last=2, deaths=1, takes=1),
+    _broken("who takes a slot applies what was due before", "TAKE_WHAT_IS_DUE", last=2, deaths=1, takes=1),
+    _broken("who takes a slot passes by what follows a reload", "TAKE_LEAVES_NOT", last=2, deaths=1, takes=1),
+    _broken("coarser: target is the largest step, not the next", "TARGET_MAX", coarse=1),
+    _broken("coarser: step stored after the word is loaded", "STEP_LATE", coarse=1),
+    _broken("coarser: word left clear after the recheck", "NO_SET_AGAIN", "NO_SET_AHEAD", coarse=1),
+    _broken("coarser: parked ranks not woken", "NO_WAKE", coarse=1),
+    _broken("coarser: targets in no order", "NO_ORDER_CLAMP", last=2, coarse=1, deaths=1),
+    _broken("coarser: a parked rank never looks around", "NO_SLICES", last=2, coarse=1, deaths=1),
 ]
 
 # Of two precautions each would do alone; both stand in the code.
@@ -164,6 +203,10 @@ VOTES_HOLD = [
     _votes("3 ranks, 1 reload, up to two die", 3, 1, deaths=2),
     _votes("3 ranks, 1 reload, up to two die, some wait too long", 3, 1, deaths=2, impatient=1),
     _votes("3 ranks, one of them late, 1 reload, one dies", 3, 1, deaths=1, joins=1),
+    _votes("2 ranks, 2 reloads, one dies and its slot is taken", 2, 2, deaths=1, takes=1),
+    _votes("2 ranks, 2 reloads, two die, a slot is taken, some wait too long", 2, 2, deaths=2, takes=1, impatient=1),
+    _votes("3 ranks, 1 reload, one dies and its slot is taken", 3, 1, deaths=1, takes=1),
+    _votes("3 ranks, 1 reload, two die and a slot is taken", 3, 1, deaths=2, takes=1),
     replace(_votes("3 ranks, 1 reload, one dies: no run without end", 3, 1, deaths=1), cycles=True),
 ]
 
@@ -173,6 +216,8 @@ VOTES_BROKEN = [
     _votes("neither vote nor decision announced", 2, 1, "VOTE_NOT_TOLD", "DECISION_NOT_TOLD"),
     _votes("the dead are waited for", 2, 1, "DEAD_COUNT", deaths=1),
     _votes("a vote counts for any phase", 2, 1, "ANY_BALLOT"),
+    _votes("who is not so far counts as a yes", 2, 1, "BEHIND_IS_YES"),
+    _votes("who takes a slot leaves the vote that was in it", 2, 1, "FILL_NO_VOTE", deaths=1, takes=1),
     _votes("decision stored, not swapped", 2, 1, "DECISION_STORED", impatient=1),
     _votes("a rank does what it found, not what was agreed", 2, 1, "OWN_MIND", impatient=1),
     _votes("a waiting rank never looks around", 2, 1, "NO_SLICES", deaths=1),
@@ -183,17 +228,37 @@ ALL = [*HOLD, *VOTES_HOLD, *SPARE, *BROKEN, *VOTES_BROKEN]
 
 def run(search: Search) -> Found:
     """Makes the searching program of one model and size, and runs it. Raises IncompleteError."""
-    defines = [f"-D{name}={value}" for name, value in search.size.items()] + [f"-D{name}" for name in search.broken]
+    if search.ends:
+        return _compare_ends(search)
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="verify-") as folder:
-        _call(["spin", "-a", *defines, str(HERE / search.model)], folder)
-        how = "-DNP" if search.cycles else "-DSAFETY"
-        # Small searches are over before a better compiler's work would pay, and need no large hash table.
-        optimised, slots = ("-O1", "-w20") if search.quick else ("-O2", "-w25")
-        _call(["cc", optimised, "-w", how, "-DNOREDUCE", "-DCOLLAPSE", "-o", "pan", "pan.c"], folder)
-        pan = ["./pan", f"-m{DEPTH}", slots, *(["-l"] if search.cycles else [])]
-        text = _call(["sh", "-c", f'ulimit -v {MEMORY_KIB} && exec "$@"', "sh", *pan], folder)
+    text = _search(search, ["-DNP" if search.cycles else "-DSAFETY"])
     return _read(search, text, time.monotonic() - began)
+
+
+def _compare_ends(search: Search) -> Found:
+    began = time.monotonic()
+    read, ends = [], []
+    for coarse in (0, 1):
+        size = search.size | {"COARSE": coarse, "ENDS": 1}
+        text = _search(replace(search, size=size), ["-DSAFETY", "-DPRINTF"])
+        read.append(_read(search, text, 0))
+        ends.append({line.strip() for line in text.splitlines() if line.strip().startswith("END ")})
+    lost = len(ends[0] - ends[1]) if ends[0] else 1
+    violated = read[0].violated or read[1].violated or (f"{lost} of {len(ends[0])} ends are lost" if lost else "")
+    return replace(read[0], seconds=time.monotonic() - began, violated=violated)
+
+
+def _search(search: Search, how: list[str]) -> str:
+    defines = [f"-D{name}={value}" for name, value in search.size.items()] + [f"-D{name}" for name in search.broken]
+    with tempfile.TemporaryDirectory(prefix="verify-") as folder:
+        # -o2: what is only printed belongs to a state too.
+        _call(["spin", *(["-o2"] if search.ends else []), "-a", *defines, str(HERE / search.model)], folder)
+        # Small searches are over before a better compiler's work would pay, and need no large hash table.
+        optimised, slots = ("-O1", "-w20") if search.quick else ("-O2", "-w27" if search.large else "-w25")
+        _call(["cc", optimised, "-w", *how, "-DNOREDUCE", "-DCOLLAPSE", "-o", "pan", "pan.c"], folder)
+        pan = ["./pan", f"-m{DEPTH}", slots, *(["-l"] if search.cycles else [])]
+        limit = LARGE_KIB if search.large else MEMORY_KIB
+        return _call(["sh", "-c", f'ulimit -v {limit} && exec "$@"', "sh", *pan], folder)
 
 
 def _call(command: list[str], folder: str) -> str:
@@ -241,32 +306,45 @@ def verdict(search: Search, found: Found) -> tuple[bool, str]:
 
 def _title(search: Search) -> str:
     kinds = search.size.get("KINDS")
+    coarse = " *" if search.size.get("COARSE") and not search.broken else ""
     if kinds is None:
-        return search.name
-    return f"{search.name} ({', '.join(name for bit, name in enumerate(KINDS) if kinds >> bit & 1)})"
+        return search.name + coarse
+    return f"{search.name} ({', '.join(name for bit, name in enumerate(KINDS) if kinds >> bit & 1)}){coarse}"
 
 
 def run_all(searches: list[Search]) -> Iterator[tuple[Search, Found]]:
-    """The results, in the order of the list."""
+    """The results, in the order of the list, but the large ones last: each runs alone."""
+    side_by_side = [search for search in searches if not search.large]
     with ThreadPoolExecutor(min(PARALLEL, os.cpu_count() or 1)) as pool:
-        yield from zip(searches, pool.map(run, searches), strict=True)
+        yield from zip(side_by_side, pool.map(run, side_by_side), strict=True)
+    for search in searches:
+        if search.large:
+            yield search, run(search)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--quick", action="store_true", help="only what the tests run")
-    quick = parser.parse_args().quick
-    searches = [search for search in ALL if search.quick or not quick]
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--quick", action="store_true", help="only what the tests run")
+    chosen.add_argument("--all", action="store_true", help="also those that need up to 8 GiB each")
+    arguments = parser.parse_args()
+    searches = [
+        search for search in ALL if search.quick or not (arguments.quick or (search.large and not arguments.all))
+    ]
+    takes = TAKES["--quick" if arguments.quick else "--all" if arguments.all else ""]
+    began = time.monotonic()
     failures = 0
-    print(f"{'configuration':<66} {'states':>11} {'depth':>6} {'time':>6}  verdict", flush=True)
+    print(f"{len(searches)} searches, some {takes} on two cores. With * of coarser moves: see agreement.pml.")
+    print(f"{'configuration':<72} {'states':>11} {'depth':>6} {'time':>6}  verdict", flush=True)
     for search, found in run_all(searches):
         right, words = verdict(search, found)
         failures += not right
         print(
-            f"{_title(search):<66} {found.states:>11,} {found.depth:>6} {found.seconds:>4.0f} s  "
+            f"{_title(search):<72} {found.states:>11,} {found.depth:>6} {found.seconds:>4.0f} s  "
             f"{'' if right else 'WRONG: '}{words}",
             flush=True,
         )
+    print(f"{(time.monotonic() - began) / 60:.0f} minutes")
     if failures:
         print(f"{failures} of {len(searches)} searches did not find what they had to")
     return 1 if failures else 0
