@@ -453,9 +453,10 @@ class Relay:
         decision = Decision.parsed(raw)
         late = False
         if place is not None and place.seq:
-            # Never below the step from which on the ranks have waited: they may be past it.
-            low, target = place.answer.low, decision.target
-            late = target is not None and (low is None or target < low)
+            # Never below the step from which on the ranks have waited: they may be past it. Nor, where the others have
+            # decided without this host, beyond the one at which they park: they would never come to it.
+            low, park, target = place.answer.low, place.answer.park, decision.target
+            late = target is not None and (low is None or target < low or (park is not None and park < target))
             wanted = VOID if target is None or late else target
             stands = yield from call(self._local.commit, place.seq, wanted)
             late = late or (target is not None and stands != target)
