@@ -113,6 +113,8 @@ enum sf_phase { SF_PHASE_READY, SF_PHASE_EXECUTED, SF_PHASE_PROVED, SF_PHASE_END
 #define SF_VOTE_SEQ(vote) ((vote) >> 4)
 #define SF_VOTE_PHASE(vote) ((unsigned)((vote) >> 2) & 3u)
 #define SF_VOTE_SAID(vote) ((unsigned)(vote) & 3u)
+#define SF_VERDICT(phase) (8u + 2u * (unsigned)(phase))       /* where it lies in sf_entry.agreed */
+#define SF_VERDICT_HERE(phase) (16u + 2u * (unsigned)(phase)) /* the same of this host's ranks alone */
 
 /* One request. The sender writes it while it holds the log's lock, before it publishes the tail; afterwards only
  * `target` and `outcome` change, once each, by compare-and-swap. */
@@ -128,8 +130,9 @@ struct sf_entry {
     int64_t asked_ns; /* CLOCK_REALTIME */
     struct sf_state before;
     uint32_t ranks; /* SF_SET, SF_CALL: SF_RANKS_ALL, or the rank that does it, plus one; the others pass it by */
-    /* Bit 0: a rank has failed at it. Above it two bits for each vote, SF_VOTE_YES or SF_VOTE_NO once it is decided, by
-     * compare-and-swap. */
+    /* Bit 0: a rank has failed at it. From SF_VERDICT on two bits for each vote, SF_VOTE_YES or SF_VOTE_NO once it is
+     * decided, by compare-and-swap; from SF_VERDICT_HERE on what the ranks of this host have said, where others have a
+     * say in it. */
     _Atomic uint32_t agreed;
     /* 0: the target is decided here. Else other hosts have a say in it, and this is the earliest step that this host
      * can take: SF_TARGET_NONE until it is known, then swapped once. From that step on a rank waits for the target. */

@@ -109,8 +109,13 @@ int sf_conclude(struct sf_segment *segment, uint64_t seq);
 void sf_vote(struct sf_segment *segment, uint64_t seq, uint32_t slot, enum sf_phase phase, int yes);
 
 /* What the ranks that live have agreed on: SF_VOTE_YES once all have said so, SF_VOTE_NO once one has; 0 if it is open.
- * Whoever asks first settles it, for all. `give_up`: settles it against, if it is still open. */
+ * Whoever asks first settles it, for all. `give_up`: settles it against, if it is still open. Where other hosts have a
+ * say in the entry, a yes is the other hosts' too: see sf_commit_vote(). */
 unsigned sf_agreed(struct sf_segment *segment, uint64_t seq, enum sf_phase phase, int give_up);
+
+/* Commits what all hosts have agreed on, for an entry that they have a say in. What stands: another verdict if somebody
+ * was first. */
+unsigned sf_commit_vote(struct sf_segment *segment, uint64_t seq, enum sf_phase phase, unsigned verdict);
 
 /* Whether a sender has the log's lock: 1, 0, or -errno. */
 int sf_log_busy(int fd);

@@ -844,8 +844,10 @@ read_verdict(uint64_t seq, enum sf_phase phase, unsigned verdict)
 unsigned
 sf_worker_vote(uint64_t seq, enum sf_phase phase, int yes)
 {
-    if (worker.slot == NULL || worker.segment.slot_count == 1)
+    if (worker.slot == NULL)
         return yes ? SF_VOTE_YES : SF_VOTE_NO;
+    if (worker.segment.slot_count == 1 && atomic_load(&sf_entry_at(&worker.segment, seq)->low) == 0)
+        return yes ? SF_VOTE_YES : SF_VOTE_NO; /* it has nobody to ask */
     sf_vote(&worker.segment, seq, worker.number, phase, yes);
     return read_verdict(seq, phase, sf_agreed(&worker.segment, seq, phase, 0));
 }

@@ -76,6 +76,7 @@ cdef extern from "sf_segment.h" nogil:
         int64_t duration_ns
         int64_t asked_ns
         uint32_t ranks
+        uint32_t agreed
         uint64_t low
         char *sender
         char *mail
@@ -111,6 +112,7 @@ cdef extern from "sf_log.h" nogil:
     int sf_void_orphan(sf_segment *segment, uint64_t seq)
     int sf_conclude(sf_segment *segment, uint64_t seq)
     uint64_t sf_commit(sf_segment *segment, uint64_t seq, uint64_t target)
+    unsigned sf_commit_vote(sf_segment *segment, uint64_t seq, int phase, unsigned verdict)
 
 cdef extern from "sf_point.h" nogil:
     int sf_point_arm(const char *name, int signal_number)

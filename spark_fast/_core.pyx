@@ -63,7 +63,7 @@ cdef dict entry_dict(const sf_entry_view *entry):
         "duration": entry.duration_ns / 1e9, "asked": entry.asked_ns / 1e9, "sender_pid": entry.sender_pid,
         "sender": (<bytes>entry.sender).decode("utf-8", "replace"),
         "mail": (<bytes>entry.mail).decode("utf-8", "replace"),
-        "ranks": entry.ranks, "low": entry.low,
+        "ranks": entry.ranks, "low": entry.low, "agreed": entry.agreed,
     }
 
 
@@ -142,6 +142,11 @@ cdef class Segment:
         """Commits the target of an entry that other hosts have a say in; TARGET_VOID if it is not to be applied. The
         target that it has: another one if somebody was first."""
         return sf_commit(&self.segment, seq, target)
+
+    def commit_vote(self, seq: int, phase: int, verdict: int) -> int:
+        """Commits what all hosts have agreed on: 1 for yes, 2 for no. What stands: another verdict if somebody was
+        first."""
+        return sf_commit_vote(&self.segment, seq, phase, verdict)
 
     def void_orphan(self, seq: int) -> None:
         """Makes an entry void that has no target and whose sender is dead."""

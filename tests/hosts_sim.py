@@ -17,6 +17,8 @@ from spark_fast.hosts.words import VOID, Answer, Ask, Decision, Done, Entry, Fat
 from spark_fast.request import Kind
 
 NEVER = 1 << 64
+PHASES = 3
+YES, NO = 1, 2
 
 
 class SimStore:
@@ -57,12 +59,20 @@ class SimClient:
 
 @dataclass
 class LogEntry:
-    """An entry of a host's own log. low, target: None until known."""
+    """An entry of a host's own log.
+
+    low, target: None until known.
+    said: of a reload, what a rank has said of a phase.
+    here, settled: SF_VERDICT_HERE and SF_VERDICT of each phase.
+    """
 
     entry: Entry
     before: tuple[int, int, int, int]  # target, park, park_seq, stop_seq
     low: int | None = None
     target: int | None = None
+    said: dict[tuple[int, int], int] = field(default_factory=dict)
+    here: list[int] = field(default_factory=lambda: [0] * PHASES)
+    settled: list[int] = field(default_factory=lambda: [0] * PHASES)
 
 
 def fold(state: tuple[int, int, int, int], entry: Entry, seq: int, target: int) -> tuple[int, int, int, int]:
@@ -82,7 +92,12 @@ def fold(state: tuple[int, int, int, int], entry: Entry, seq: int, target: int) 
 
 @dataclass
 class SimRank:
-    """A rank. applied: of each request the step at which it applied it."""
+    """A rank.
+
+    applied: of each request the step at which it applied it.
+    voting: the reload that it waits for with the others, and the phase.
+    verdicts: of each reload whether it runs the new code.
+    """
 
     number: int
     step: int = 0
@@ -92,6 +107,8 @@ class SimRank:
     longest: float = 0.0
     alive: bool = True
     applied: dict[str, int] = field(default_factory=dict)
+    voting: tuple[LogEntry, int] | None = None
+    verdicts: dict[str, int] = field(default_factory=dict)
 
     @property
     def parked(self) -> bool:
@@ -191,10 +208,45 @@ class SimHost:
         self.job.stir_ranks(self)
         return found.target
 
+    def votes(self, seq: int, ident: str) -> list[tuple[int, int]] | None:
+        found = self.log[seq - 1]
+        return list(zip(found.here, found.settled, strict=True)) if found.entry.kind == Kind.RELOAD else None
+
+    def commit_vote(self, seq: int, phase: int, verdict: int) -> int:
+        found = self.log[seq - 1]
+        found.settled[phase] = found.settled[phase] or verdict
+        self.job.stir_ranks(self)
+        return found.settled[phase]
+
+    def vote(self, rank: SimRank, said: int) -> None:
+        """sf_worker_vote() and sf_worker_agreed()"""
+        assert rank.voting is not None
+        found, phase = rank.voting
+        found.said[rank.number, phase] = said
+        all_said = [found.said.get((each.number, phase), 0) for each in self.ranks_ if each.alive]
+        if not found.here[phase] and (NO in all_said or 0 not in all_said):
+            found.here[phase] = max(all_said)
+            found.settled[phase] = found.settled[phase] or (NO if NO in all_said else 0)
+            self.stirred = True
+        self.job.stir_ranks(self)
+
+    def hear(self, rank: SimRank) -> None:
+        """What a rank makes of what has come of its vote."""
+        assert rank.voting is not None
+        found, phase = rank.voting
+        if found.settled[phase] == NO or (found.settled[phase] == YES and phase + 1 == PHASES):
+            rank.verdicts[found.entry.id] = found.settled[phase]
+            rank.voting = None
+            self.stirred = True
+        elif found.settled[phase] == YES:
+            rank.voting = found, phase + 1
+
     def outcome(self, seq: int, ident: str) -> Done | None:
         found = self.log[seq - 1]
         assert found.entry.id == ident
-        if all(rank.seq >= seq for rank in self.ranks_ if rank.alive):
+        if all(rank.seq >= seq and rank.voting is None for rank in self.ranks_ if rank.alive):
+            if found.entry.kind == Kind.RELOAD and NO in found.settled:
+                return Done("failed", found.target)
             if not any(ident in rank.applied for rank in self.ranks_):
                 return Done("lost")
             return Done("applied", found.target)
@@ -225,6 +277,7 @@ class Chances:
     kill: float = 0.0
     ask: float = 0.0
     lost_answer: float = 0.5
+    no: float = 0.0
     dies_within_append: float = 0.0
 
 
@@ -332,7 +385,7 @@ class SimJob:
             self._all_ranks()
         for index in sorted(self.rank_stirred):
             for rank in self.hosts[index].ranks_:
-                if rank.alive and (rank.parked or rank.awaits is not None):
+                if rank.alive and (rank.parked or rank.awaits is not None or rank.voting is not None):
                     self._turn(self.hosts[index], rank)
         self.rank_stirred.clear()
 
@@ -341,7 +394,11 @@ class SimJob:
         slowest = min((rank.step for _, rank in ranks), default=0)
         self.random.shuffle(ranks)
         for host, rank in ranks:
-            if rank.awaits is None and not rank.parked:
+            if rank.voting is not None:
+                found, phase = rank.voting
+                if (rank.number, phase) not in found.said and self.random.random() < 0.5:
+                    host.vote(rank, NO if self.random.random() < self.chances.no else YES)
+            elif rank.awaits is None and not rank.parked:
                 if self.lockstep and rank.step > slowest:
                     continue
                 if self.random.random() < 0.2:
@@ -351,7 +408,9 @@ class SimJob:
 
     def _turn(self, host: SimHost, rank: SimRank) -> None:
         """sf_turn(), and what the worker's Python does when it has to wait."""
-        while rank.seq < len(host.log):
+        if rank.voting is not None:
+            host.hear(rank)
+        while rank.seq < len(host.log) and rank.voting is None:
             found = host.log[rank.seq]
             if found.target is None:
                 host.settle(found, rank)
@@ -376,6 +435,8 @@ class SimJob:
                 host.stirred = True  # it has published something
                 if rank.state[3]:
                     rank.alive = False
+                if found.entry.kind == Kind.RELOAD:
+                    rank.voting = found, 0
             rank.seq += 1
         rank.awaits = None
 
@@ -506,6 +567,18 @@ class SimJob:
         for host in self.hosts:
             for ident, (fate, _) in host.fates.items():
                 self._check_fate(ident, fate, decided.get(ident))
+        self._check_verdicts()
+
+    def _check_verdicts(self) -> None:
+        """All run new code, or none does: all that have applied it, and nobody if one has passed it by."""
+        everybody = [rank for host in self.hosts for rank in host.ranks_]
+        for ident in {ident for rank in everybody for ident in rank.verdicts}:
+            verdicts = {rank.number: rank.verdicts.get(ident) for rank in everybody}
+            assert set(verdicts.values()) - {None} != {YES, NO}, f"{ident}: {verdicts}"
+            if YES in verdicts.values():
+                for host in self.hosts:
+                    targets = [found.target for found in host.log if found.entry.id == ident]
+                    assert VOID not in targets[-1:], f"{ident} is run, and not on host {host.index}"
 
     def _check_fate(self, ident: str, fate: Fate, decided: dict[str, Any] | None) -> None:
         did = {rank.number for host in self.hosts for rank in host.ranks_ if ident in rank.applied}

@@ -1,6 +1,7 @@
 """The agreement between hosts: the relays' own code, on simulated links, ranks and stores. See hosts_sim."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from spark_fast.hosts.deciding import decide
 from spark_fast.hosts.protocol import Times
 from spark_fast.hosts.words import STEP_MAX, VOID, Answer, Decision, Entry, Member, Place
 from spark_fast.request import Kind
-from tests.hosts_sim import Chances, SimClient, SimHost, SimJob, SimRank
+from tests.hosts_sim import NO, YES, Chances, SimClient, SimHost, SimJob, SimRank
 
 ROUGH = Chances(cut=0.003, heal=0.02, kill=0.003, ask=0.02, dies_within_append=0.05)
 CUT = Chances(cut=0.01, heal=0.01, ask=0.02)
@@ -31,6 +32,35 @@ def schedule(seed: int, chances: Chances, hosts: int | None = None, seconds: flo
     return job
 
 
+def reloads(seed: int, chances: Chances) -> SimJob:
+    """The same with reloads among the requests, to which some rank says no now and then."""
+    kinds = (Kind.RELOAD, Kind.RELOAD, Kind.PAUSE, Kind.RESUME, Kind.SET)
+    job = SimJob(
+        seed,
+        2 + seed % 2,
+        1 + seed % 3,
+        times=QUICK,
+        chances=replace(chances, no=0.05),
+        lockstep=seed % 4 < 2,
+        kinds=kinds,
+    )
+    job.run(8.0)
+    job.check()
+    job.calm = True
+    job.run(5.0)
+    go_on(job)
+    job.run(10.0)
+    job.check()
+    return job
+
+
+def go_on(job: SimJob) -> None:
+    """Resumes what is parked: there others, that met it in each step, come to nothing that was asked."""
+    ident = job.ask(job.hosts[0], Kind.RESUME)
+    job.run(10.0, lambda: ident in job.hosts[0].fates)
+    job.run(5.0)
+
+
 @pytest.mark.parametrize("chances", [ROUGH, CUT, KILLED], ids=["all", "links", "relays"])
 @pytest.mark.parametrize("block", range(5))
 def test_no_two_hosts_act_on_different_steps_whatever_is_cut_or_killed(chances: Chances, block: int) -> None:
@@ -40,25 +70,46 @@ def test_no_two_hosts_act_on_different_steps_whatever_is_cut_or_killed(chances: 
         asked += job.asked
         troubles += job.kills + job.cuts
         acted += len({ident for host in job.hosts for rank in host.ranks_ for ident in rank.applied})
+        if any(host.left for host in job.hosts):
+            go_on(job)
         left = [ident for host in job.hosts for ident in host.left]
         assert not left, f"seed {seed}: nobody was ever told of {left}"
     assert asked > 250 and troubles > 100 and acted > asked / 10, "the schedules were too quiet, or too rough"
 
 
+@pytest.mark.parametrize("chances", [ROUGH, CUT, KILLED], ids=["all", "links", "relays"])
+@pytest.mark.parametrize("block", range(3))
+def test_all_hosts_run_new_code_or_none_does_whatever_is_cut_or_killed(chances: Chances, block: int) -> None:
+    run = refused = 0
+    for seed in range(block * 40, block * 40 + 40):
+        job = reloads(seed, chances)
+        everybody = [rank for host in job.hosts for rank in host.ranks_]
+        verdicts = {ident: verdict for rank in everybody for ident, verdict in rank.verdicts.items()}
+        run += sum(verdict == YES for verdict in verdicts.values())
+        refused += sum(verdict == NO for verdict in verdicts.values())
+        assert not [rank.number for rank in everybody if rank.voting is not None], f"seed {seed}: they wait for ever"
+        left = [ident for host in job.hosts for ident in host.left]
+        assert not left, f"seed {seed}: nobody was ever told of {left}"
+    assert run > 20 and refused > 20, "the schedules were too quiet, or too rough"
+
+
 @pytest.mark.parametrize("seed", range(20))
-def test_after_any_trouble_the_hosts_obey_the_next_resume_and_stop(seed: int) -> None:
+def test_after_any_trouble_the_hosts_obey_what_is_asked_next(seed: int) -> None:
     job = schedule(seed, ROUGH)
-    host = job.hosts[seed % len(job.hosts)]
-    ident = job.ask(host, Kind.RESUME)
-    job.run(10.0, lambda: ident in host.fates)
-    assert host.fates[ident][0].state in ("applied", "nothing")
-    job.run(1.0)
+    assert_obeys(job, Kind.RESUME, Kind.SET)
     assert not any(rank.parked for each in job.hosts for rank in each.ranks_)
-    ident = job.ask(host, Kind.STOP)
-    job.run(40.0, lambda: ident in host.fates)  # the one furthest behind has to get there first
-    assert host.fates[ident][0].state == "applied"
+    assert_obeys(job, Kind.STOP)
     assert not any(each.alive() for each in job.hosts)
     job.check()
+
+
+def assert_obeys(job: SimJob, *kinds: Kind) -> None:
+    """All hosts do what one is asked now that nothing is in trouble."""
+    host = job.hosts[job.asked % len(job.hosts)]
+    for kind in kinds:
+        ident = job.ask(host, kind)
+        job.run(40.0, lambda ident=ident: ident in host.fates)  # the one furthest behind has to get there first
+        assert host.fates[ident][0].state in ("applied", "nothing")
 
 
 @pytest.mark.parametrize("chances", [Chances(), Chances(cut=0.00002, heal=0.02, kill=0.00002)], ids=["calm", "rough"])
@@ -276,6 +327,7 @@ def test_a_protocol_that_leaves_out_a_precaution_is_caught(broken: str, monkeypa
         try:
             job = schedule(seed, (ROUGH, CUT, KILLED)[seed % 3])
             assert not any(host.left for host in job.hosts)
+            assert_obeys(job, Kind.RESUME, Kind.SET)
         except AssertionError:
             return
     pytest.fail(f"400 schedules did not show that {broken}")

@@ -4,8 +4,11 @@ from pathlib import Path
 from typing import Literal
 
 from spark_fast import hosts, mailbox
+from spark_fast.code_versions import Store
+from spark_fast.errors import CodeRefusedError
+from spark_fast.hosts import code
 from spark_fast.hosts.peers import read_peers
-from spark_fast.request import Fate, FateState, Kind, failure_of
+from spark_fast.request import Fate, FateState, Kind, failure_of, version_of
 from spark_fast.status import Rank, SparkStatus
 
 __all__ = ["ELSEWHERE", "ask", "fate", "peers", "wait"]
@@ -36,11 +39,14 @@ def ask(
 ) -> Fate | None:
     """Leaves the request for the relay; its fate, if it is known at once. Raises OSError, StoreError,
     FolderRefusedError."""
-    if kind is Kind.RELOAD:
-        # Each host has its own snapshots and its own vote; half of a job must not run what the other half took back.
-        return Fate(FateState.REFUSED, reason="a job of several hosts can't be reloaded: stop it and start it again")
     letter = None
-    if mail == mailbox.mail_name(ident):
+    if (version := version_of(mail)) is not None:
+        store = Store(folder)
+        try:
+            letter = code.packed(store, store.version(version))
+        except CodeRefusedError as error:
+            return Fate(FateState.REFUSED, reason=error.reason)
+    elif mail == mailbox.mail_name(ident):
         letter, mail = mailbox.read_mail(folder, mail), ""
     number = 0 if ranks == "all" else ranks + 1
     hosts.ask(folder, kind, ident, arg=arg, duration=duration, sender=sender, ranks=number, mail=mail, letter=letter)

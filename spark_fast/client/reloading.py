@@ -59,11 +59,12 @@ def reload(run: Run, code: str | bytes | None, *, to: int | None, wait: bool, ti
     except LogFullError:
         store.discard(version)
         raise
-    if request.fate.state is FateState.REFUSED and request.fate.step is None:
-        with suppress(FileNotFoundError):  # with its run
-            store.discard(version)
     if wait:
         request.wait(left())
+    fate = request.fate
+    if fate.state is FateState.REFUSED and fate.step is None:
+        with suppress(FileNotFoundError):  # with its run
+            store.discard(version)
     return request
 
 

@@ -20,6 +20,8 @@ from spark_fast.hosts.words import Entry, Fate
 
 __all__ = ["ask", "fate", "forget", "patience", "ring", "start", "store_address", "wait"]
 
+_KEEP = 'while "$@"; [ $? -gt 128 ]; do sleep 1; done &'
+"""Starts a command again when a signal has ended it."""
 _LOOK = 0.002
 _LOOK_MOST = 0.05
 
@@ -111,9 +113,11 @@ def ring(folder: Path) -> None:
         "CUDA_VISIBLE_DEVICES": "",
         "OMP_NUM_THREADS": "1",
     }
-    # The shell ends at once, so that the relay is nobody's child here, and no training has to wait for its end.
+    # The shell ends at once, so that the relay is nobody's child here, and no training has to wait for its end. What it
+    # leaves waits in a megabyte: where memory runs out, the relay is the one that is killed, and nobody on this host
+    # would miss it when another host asks for something.
     subprocess.run(
-        ["/bin/sh", "-c", '"$@" &', "sh", place.python, "-m", "spark_fast.hosts", str(folder)],
+        ["/bin/sh", "-c", _KEEP, "sh", place.python, "-m", "spark_fast.hosts", str(folder)],
         env=environ,
         cwd=folder,
         start_new_session=True,

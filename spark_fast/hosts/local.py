@@ -10,10 +10,12 @@ from typing import Any
 
 from spark_fast import _core, mailbox
 from spark_fast._core import Segment
+from spark_fast.code_versions import Store
 from spark_fast.errors import SegmentError, SparkError
 from spark_fast.hosts import folder as files
+from spark_fast.hosts.code import unpacked
 from spark_fast.hosts.words import STEP_MAX, VOID, Answer, Ask, Done, Entry, Fate, Note, Peer, Place
-from spark_fast.request import FateState, Verdict, fate_of
+from spark_fast.request import FateState, Kind, Verdict, fate_of, version_mail
 from spark_fast.run_folder import CONTROL
 from spark_fast.status import WorkerState, status_of
 
@@ -23,6 +25,8 @@ _KEPT = 256
 """Fates that are kept: twice as many as the log has entries."""
 _TURN = 2.0
 _NO_PAUSE = 1 << 62
+_PHASES = 3
+"""SF_PHASE_END of csrc/sf_layout.h."""
 
 
 class RunFolder:
@@ -177,11 +181,26 @@ class RunFolder:
     def _mail(self, entry: Entry) -> str:
         if entry.letter is None:
             return entry.mail
+        if entry.kind == Kind.RELOAD:
+            place = files.read_place(self._folder)
+            if place is not None and place.first == entry.home:
+                return entry.mail  # the version was made here
+            return version_mail(unpacked(Store(self._folder), entry.letter, entry.sender).number)
         mailbox.write_mail(self._folder, int(entry.id, 16), entry.letter)
         return mailbox.mail_name(int(entry.id, 16))
 
     def commit(self, seq: int, target: int) -> int:
         return self.segment.commit(seq, target)
+
+    def votes(self, seq: int, ident: str) -> list[tuple[int, int]] | None:
+        entry = _core.read_entry(self._control, seq)
+        if entry is None or f"{entry['id']:016x}" != ident or entry["kind"] != Kind.RELOAD:
+            return None
+        # SF_VERDICT_HERE and SF_VERDICT of csrc/sf_layout.h
+        return [(entry["agreed"] >> (16 + 2 * at) & 3, entry["agreed"] >> (8 + 2 * at) & 3) for at in range(_PHASES)]
+
+    def commit_vote(self, seq: int, phase: int, verdict: int) -> int:
+        return self.segment.commit_vote(seq, phase, verdict)
 
     def outcome(self, seq: int, ident: str) -> Done | None:
         slots = self._slots()

@@ -8,6 +8,8 @@ Each host has one relay, and all have one store. Keys, where r is a host's lowes
     low/<n>/<r>    the earliest step that the host can take it at, or why it can't: JSON of an Answer
     target/<n>     what was decided, once and for all: JSON of a Decision
     done/<n>/<r>   what became of it on the host: JSON of a Done
+    vote/<n>/<p>/<r>   the host's ranks have come through phase p of a reload
+    verdict/<n>/<p>    whether all hosts' have, once and for all: yes or no
     state/<r>      the host's ranks, and a count that grows while its relay lives
     watched        changes while somebody, anywhere, looks at the whole job
 
@@ -17,6 +19,10 @@ asked waits for all lows and decides the largest, or that there is no such step;
 request when its time is over. A host acts at the step that was decided, or, if its ranks have not waited for it, not at
 all, and says so: it came too late. That is all that safety rests on. Who has to answer is a matter of manners: a host
 that nobody asked can't act at a wrong step, since no step below its own `low` is ever committed to it.
+
+A reload is voted on, phase by phase: see csrc/sf_layout.h. The ranks of a host count what they say themselves. One no
+among them is everybody's; with a yes they wait for the verdict, which the relay brings. It is yes once every host that
+has not ended has said so; the relay of the host that was asked counts, or any other where that one is gone.
 
 A relay may be killed between any two calls. What it has to know stands in the store, in its host's log, or in its note.
 """
@@ -50,6 +56,14 @@ __all__ = ["Call", "Local", "Relay", "Steps", "Times"]
 _KEPT = 128
 """Requests of which the store keeps what was said: as many as a host's log holds."""
 _RING = 128
+
+_YES, _NO = 1, 2
+"""SF_VOTE_YES and SF_VOTE_NO of csrc/sf_layout.h."""
+_VERDICTS = {b"yes": _YES, b"no": _NO}
+_PHASES = 3
+_VOTE_PAUSE = 0.002
+_VOTE_PAUSE_MOST = 0.25
+"""Seconds between two looks what the others have said, ever more: new code may take minutes to come round."""
 
 _BESIDE = (Kind.PAUSE, Kind.RESUME, Kind.ADVANCE, Kind.STOP)
 """What may be done without a host that has been silent for long: hosts can be brought together again after it. Should
@@ -129,6 +143,13 @@ class Local(Protocol):
     def commit(self, seq: int, target: int) -> int:
         """Hands the target, or VOID, to the ranks. The one that the entry has: VOID if they have given up."""
 
+    def votes(self, seq: int, ident: str) -> list[tuple[int, int]] | None:
+        """Of an entry that is a reload: for each phase what this host's ranks say, and what all do, SF_VOTE_YES or
+        SF_VOTE_NO, or 0 while it is open. None of any other."""
+
+    def commit_vote(self, seq: int, phase: int, verdict: int) -> int:
+        """Hands the verdict to the ranks. The one that the entry has: another if they have given up."""
+
     def outcome(self, seq: int, ident: str) -> Done | None:
         """What became of an entry with a target; None as long as that is open."""
 
@@ -163,6 +184,26 @@ class _Own:
     due: float = 0.0
 
 
+@dataclass
+class _Ballot:
+    """A reload that this host's ranks vote on.
+
+    Attributes:
+        said: the phases of which the others have been told that it said yes.
+        yes: the hosts of which that is known, with the phase.
+        home: the lowest rank of the host that was asked; None until it is known.
+        pause, due: when it is looked again what the others say; None while they are not waited for.
+        over: the ranks have nothing more to hear, and the others have heard what they said.
+    """
+
+    said: set[int] = field(default_factory=set)
+    yes: set[tuple[int, int]] = field(default_factory=set)
+    home: int | None = None
+    pause: float = _VOTE_PAUSE
+    due: float | None = None
+    over: bool = False
+
+
 class Relay:
     """One host's relay. turn() is to be run again and again: at once when something has come, else when it says.
 
@@ -178,6 +219,9 @@ class Relay:
         self._hosts: dict[int, Member] = {}
         self._heard: dict[int, tuple[int, float]] = {}  # of another host: its count, and when it was first seen
         self._own: dict[int, _Own] = {}
+        self._ballots: dict[int, _Ballot] = {}
+        self._told: set[int] = set()
+        self._voted: set[int] = set()  # requests of this host of which the store has verdicts
         self._said: bytes = b""
         self._count = 0
         self._beat_due = 0.0
@@ -197,6 +241,7 @@ class Relay:
             yield from self._join()
         yield from self._send()
         yield from self._follow()
+        yield from self._vote()
         yield from self._report()
         yield from self._gather()
         yield from self._beat()
@@ -208,6 +253,8 @@ class Relay:
         self._note = None
         self._hosts.clear()
         self._own.clear()
+        self._ballots.clear()
+        self._told.clear()
         self._beat_due = 0.0
 
     def leave(self) -> Steps[None]:
@@ -406,14 +453,18 @@ class Relay:
         decision = Decision.parsed(raw)
         late = False
         if place is not None and place.seq:
-            # Never below the step from which on the ranks have waited: they may be past it.
-            low, target = place.answer.low, decision.target
-            late = target is not None and (low is None or target < low)
+            # Never below the step from which on the ranks have waited: they may be past it. Nor, where the others have
+            # decided without this host, beyond the one at which they park: they would never come to it.
+            low, park, target = place.answer.low, place.answer.park, decision.target
+            late = target is not None and (low is None or target < low or (park is not None and park < target))
             wanted = VOID if target is None or late else target
             stands = yield from call(self._local.commit, place.seq, wanted)
             late = late or (target is not None and stands != target)
         if decision.target is not None and (place is None or not place.seq or late):
             done = Done("late" if late else "nothing")
+            if entry.kind == Kind.RELOAD and not (place is not None and place.answer.why == "ended"):
+                # The others are not to run what this host does not.
+                yield from call(self._store.compare_set, f"verdict/{number}/0", None, b"no")
             yield from call(self._store.set, f"done/{number}/{first}", done.packed())
         if mine:
             yield from self._settled(number, entry.id, decision)
@@ -482,10 +533,88 @@ class Relay:
             return
         first = self._member.first
         yield from call(self._store.delete, f"done/{number}/{first}")
+        if number in self._voted:
+            self._voted.discard(number)
+            for phase in range(_PHASES):
+                yield from call(self._store.delete, f"verdict/{number}/{phase}")
         if mine:
             # The log keeps its place, so that its end can be found.
             yield from call(self._store.set, f"log/{number}", b"{}")
             yield from call(self._store.delete, f"target/{number}")
+
+    # --- what its ranks vote on ---
+
+    def _vote(self) -> Steps[None]:
+        """Brings together what the ranks of all hosts say of a reload."""
+        assert self._note is not None
+        for number, ident, seq in self._note.open:
+            votes = yield from call(self._local.votes, seq, ident)
+            if votes is None:
+                continue
+            ballot = self._ballots.setdefault(number, _Ballot())
+            if number in self._own:
+                self._voted.add(number)
+            for phase, (here, settled) in enumerate(votes):
+                if _NO in (here, settled):
+                    yield from call(self._store.compare_set, f"verdict/{number}/{phase}", None, b"no")
+                    ballot.over = True
+                elif here and phase not in ballot.said:
+                    yield from call(self._store.set, f"vote/{number}/{phase}/{self._member.first}", b"yes")
+                    ballot.said.add(phase)
+                    ballot.pause, ballot.due = _VOTE_PAUSE, None
+                if not here or (not settled and not (yield from self._settle_vote(number, seq, phase, ballot))):
+                    break
+                ballot.over = ballot.over or phase + 1 == _PHASES
+
+    def _settle_vote(self, number: int, seq: int, phase: int, ballot: _Ballot) -> Steps[bool]:
+        """Hands on what all hosts have agreed on. Whether that is known."""
+        now = yield from call(self._local.now)
+        if ballot.due is not None and now < ballot.due:
+            return False
+        key = f"verdict/{number}/{phase}"
+        raw = yield from call(self._store.get, key)
+        if raw is None and (yield from self._counts(number, ballot)):
+            verdict = yield from self._tally(number, phase, ballot)
+            if verdict is not None:
+                raw = yield from call(self._store.compare_set, key, None, verdict)
+        if raw is None:
+            ballot.pause = min(_VOTE_PAUSE_MOST, 1.3 * ballot.pause)
+            ballot.due = now + ballot.pause
+            return False
+        ballot.due = None
+        yield from call(self._local.commit_vote, seq, phase, _VERDICTS.get(raw, _NO))
+        return True
+
+    def _counts(self, number: int, ballot: _Ballot) -> Steps[bool]:
+        """Whether it is for this host to count what all have said."""
+        if number in self._own:
+            return True
+        if ballot.home is None:
+            entry = Entry.parsed((yield from call(self._store.get, f"log/{number}")) or b"")
+            ballot.home = self._member.first if entry is None else entry.home
+        if ballot.home == self._member.first:
+            return True
+        home = Member.parsed((yield from call(self._store.get, f"host/{ballot.home}")))
+        if home is None:
+            return True
+        peer = yield from self._hear(home)
+        return peer.ended or peer.silent >= self._times.gone
+
+    def _tally(self, number: int, phase: int, ballot: _Ballot) -> Steps[bytes | None]:
+        """What all hosts have said of a phase; None while one has not."""
+        members, unknown = yield from self._all_hosts()
+        if unknown is not None:
+            return None
+        for member in members:
+            if (member.first, phase) in ballot.yes:
+                continue
+            if (yield from call(self._store.get, f"vote/{number}/{phase}/{member.first}")) is not None:
+                ballot.yes.add((member.first, phase))
+                continue
+            peer = yield from self._hear(member)
+            if not peer.ended:
+                return b"no" if peer.silent >= self._times.gone else None
+        return b"yes"
 
     # --- what became of it ---
 
@@ -497,10 +626,20 @@ class Relay:
             done = yield from call(self._local.outcome, seq, ident)
             if done is None and ended:
                 done = Done("lost")
-            if done is None:
-                left.append((number, ident, seq))
-            else:
+            if done is not None and number not in self._told:
                 yield from call(self._store.set, f"done/{number}/{self._member.first}", done.packed())
+                self._told.add(number)
+            # New code that has come to wait somewhere counts as applied, and may be voted down still.
+            ballot = self._ballots.get(number)
+            voting = ballot is not None and not ballot.over and not ended
+            if done is None or (done.outcome in ("applied", "failed") and voting):
+                left.append((number, ident, seq))
+                continue
+            self._told.discard(number)
+            if ballot is not None:
+                del self._ballots[number]
+                for phase in range(_PHASES):
+                    yield from call(self._store.delete, f"vote/{number}/{phase}/{self._member.first}")
         if len(left) < len(self._note.open):
             note = replace(self._note, open=tuple(left))
             yield from call(self._local.save, note)
@@ -586,6 +725,7 @@ class Relay:
     def _rest(self) -> Steps[float]:
         now = yield from call(self._local.now)
         due = [self._beat_due, *(own.due for own in self._own.values())]
+        due += [ballot.due for ballot in self._ballots.values() if ballot.due is not None]
         if (yield from call(self._local.watched)):
             due.append(self._watch_due)
         return max(0.0, min(due) - now)

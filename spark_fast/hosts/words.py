@@ -106,7 +106,7 @@ class Entry:
         id: 16 hexadecimal digits.
         kind, arg, duration, sender, ranks: as an entry of a host's own log has them.
         mail: what it carries, if that is short.
-        letter: what it carries else.
+        letter: what it carries else; of a reload, the new code.
         only_if: it counts only if the pause of this id is in force.
         home: the lowest rank of the host that was asked.
     """

@@ -348,7 +348,7 @@ class Host:
             if trial.asked is not None:
                 break
         voting.vote(trial.asked.entry["seq"], voting.PROVED if trial.executed else voting.EXECUTED, False)
-        if session.several():
+        if session.together():
             # In all ranks a step stands for the same item, however many have been done with this code here.
             worker.set_back(self._began + self._rounds * options.current().stride)
         loaders.settle()

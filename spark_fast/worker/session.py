@@ -105,6 +105,11 @@ def several() -> bool:
     return _place is not None and _place.local_world_size > 1
 
 
+def together() -> bool:
+    """Whether other ranks, on this host or elsewhere, act at the steps at which this process does."""
+    return _place is not None and _place.world_size > 1
+
+
 def rank() -> int | None:
     """This process's rank in its job; None where it has its run for itself."""
     return _place.rank if _place is not None and _place.local_world_size > 1 else None
@@ -292,6 +297,18 @@ def ask_hosts(kind: int, *, sender: str, duration: float = 0.0, only_if: str = "
     if _folder is not None:
         ident = run_folder.new_id()
         hosts.ask(_folder, kind, ident, sender=sender, duration=duration, only_if=only_if)
+
+
+def ring_hosts() -> None:
+    """Has this host's relay started again if it died, where elsewhere() is so."""
+    if not elsewhere() or _folder is None:
+        return
+    from spark_fast import hosts
+
+    try:
+        hosts.ring(_folder)
+    except OSError as error:
+        report.warn(f"what the other hosts say can't be heard: {error}")
 
 
 def _command() -> list[str]:

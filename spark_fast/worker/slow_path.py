@@ -143,12 +143,9 @@ def _await(seq: int, changes: int) -> None:
         _awaited = seq, now + hosts.patience(folder), now + _RING
     if now < _awaited[1]:
         worker.wait_for_change(changes, min(_RING, _awaited[1] - now))
-        if time.monotonic() >= _awaited[2] and folder is not None:
+        if time.monotonic() >= _awaited[2]:
             _awaited = seq, _awaited[1], time.monotonic() + _RING
-            try:
-                hosts.ring(folder)
-            except OSError as error:
-                report.warn(f"what the other hosts say can't be heard: {error}")
+            session.ring_hosts()
         return
     with session.turns:
         if worker.give_up(seq) == TARGET_VOID:

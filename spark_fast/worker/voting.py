@@ -1,7 +1,7 @@
 """What the ranks of a run can only do together: each says whether it can, and does it once all have said so.
 
 A rank that waits for the others uses no CPU. One that has died is not waited for, and one that says nothing for
-PATIENCE seconds has said no.
+PATIENCE seconds has said no. What the ranks of other hosts say their relays bring.
 """
 
 import time
@@ -20,6 +20,8 @@ PATIENCE = 600.0
 
 _LOOK = 0.1
 """Seconds between looks whether those who have not voted still live. A vote wakes at once."""
+_RING = 1.0
+"""Seconds between looks whether what other hosts say is carried."""
 _YES = 1
 
 
@@ -29,20 +31,22 @@ class ElsewhereError(Exception):
 
 def vote(seq: int, phase: int, yes: bool) -> None:
     """Says what came of a phase of entry `seq` in this rank, and waits for nobody."""
-    if session.several():
-        worker.vote(seq, phase, yes)
+    worker.vote(seq, phase, yes)
 
 
 def agree(seq: int, phase: int) -> bool:
     """Says that this rank has come so far with entry `seq`, waits for what the others say, and returns whether all
     have."""
-    if not session.several():
-        return True
     verdict = worker.vote(seq, phase, True)
+    ring = time.monotonic() + _RING
     end = time.monotonic() + PATIENCE
     while verdict == 0:
         seen = worker.changes()
-        verdict = worker.agreed(seq, phase, give_up=time.monotonic() > end)
+        now = time.monotonic()
+        verdict = worker.agreed(seq, phase, give_up=now > end)
         if verdict == 0:
+            if now > ring:
+                ring = now + _RING
+                session.ring_hosts()
             worker.wait_for_change(seen, _LOOK)
     return verdict == _YES

@@ -259,6 +259,88 @@ TEST(a_rank_that_has_not_read_a_verdict_still_finds_it)
     END;
 }
 
+/* A reload that other hosts have a say in, met by these ranks. */
+static uint64_t
+reload_elsewhere(struct sf_segment *segment, struct rank **ranks, int count)
+{
+    struct sf_request request = request_of(SF_RELOAD, 0);
+    request.elsewhere = 1;
+    uint64_t seq = ask_for(segment, &request).seq;
+    uint64_t low = entry_of(path_in("control"), seq).low;
+    CHECK_EQ(sf_commit(segment, seq, low), low);
+    for (int r = 0; r < count; r++)
+        PASSES(ranks[r], SF_RAISE_RELOAD);
+    return seq;
+}
+
+TEST(a_yes_of_all_ranks_here_waits_for_the_other_hosts)
+{
+    struct rank *ranks[3];
+    struct sf_segment segment = begin(ranks);
+    uint64_t seq = reload_elsewhere(&segment, ranks, 3);
+
+    for (unsigned phase = SF_PHASE_READY; phase < SF_PHASE_END; phase++) {
+        for (int r = 0; r < 3; r++)
+            SAYS(ranks[r], phase, 1, 0);
+        CHECK_EQ(entry_of(path_in("control"), seq).agreed >> SF_VERDICT_HERE(phase) & 3u, YES);
+        READS(ranks[1], phase, 0);
+        CHECK_EQ(sf_commit_vote(&segment, seq, (enum sf_phase)phase, YES), YES);
+        CHECK_EQ(sf_commit_vote(&segment, seq, (enum sf_phase)phase, NO), YES); /* once and for all */
+        READS(ranks[1], phase, YES);
+        READS(ranks[0], phase, YES);
+    }
+    END;
+}
+
+TEST(a_no_of_another_host_is_one_for_the_ranks_here_whatever_they_have_said)
+{
+    struct rank *ranks[3];
+    struct sf_segment segment = begin(ranks);
+    uint64_t seq = reload_elsewhere(&segment, ranks, 3);
+
+    SAYS(ranks[0], SF_PHASE_READY, 1, 0);
+    CHECK_EQ(sf_commit_vote(&segment, seq, SF_PHASE_READY, NO), NO);
+    READS(ranks[0], SF_PHASE_READY, NO);
+    SAYS(ranks[1], SF_PHASE_READY, 1, NO);
+    SAYS(ranks[2], SF_PHASE_READY, 0, NO);
+    END;
+}
+
+TEST(a_no_here_waits_for_nobody_and_who_loses_patience_with_the_other_hosts_says_no_for_all_here)
+{
+    struct rank *ranks[3];
+    struct sf_segment segment = begin(ranks);
+    uint64_t seq = reload_elsewhere(&segment, ranks, 3);
+
+    SAYS(ranks[0], SF_PHASE_READY, 1, 0);
+    SAYS(ranks[1], SF_PHASE_READY, 0, NO);
+    READS(ranks[0], SF_PHASE_READY, NO);
+    CHECK_EQ(entry_of(path_in("control"), seq).agreed, NO << SF_VERDICT(0) | NO << SF_VERDICT_HERE(0));
+    for (int r = 0; r < 3; r++)
+        DOES(ranks[r], do_tell_failed, seq, 0);
+
+    seq = reload_elsewhere(&segment, ranks, 3);
+    for (int r = 0; r < 3; r++)
+        SAYS(ranks[r], SF_PHASE_READY, 1, 0);
+    GIVES_UP(ranks[2], SF_PHASE_READY, NO);
+    READS(ranks[0], SF_PHASE_READY, NO);
+    CHECK_EQ(sf_commit_vote(&segment, seq, SF_PHASE_READY, YES), NO); /* whoever brings a yes is told */
+    END;
+}
+
+TEST(an_only_rank_of_a_host_waits_for_the_other_hosts)
+{
+    struct rank *only = rank_begin();
+    DOES(only, do_attach, 1, 0);
+    struct sf_segment segment = open_segment(path_in("control"));
+    uint64_t seq = reload_elsewhere(&segment, &only, 1);
+    SAYS(only, SF_PHASE_READY, 1, 0);
+    CHECK_EQ(sf_commit_vote(&segment, seq, SF_PHASE_READY, YES), YES);
+    READS(only, SF_PHASE_READY, YES);
+    SAYS(only, SF_PHASE_EXECUTED, 0, NO);
+    END;
+}
+
 TEST(an_only_rank_is_of_one_mind)
 {
     struct rank *only = rank_begin();
