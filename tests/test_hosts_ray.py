@@ -228,3 +228,138 @@ def test_actors_on_two_nodes_are_one_job_which_outlives_its_relays_and_its_first
         assert driver.ended(START) == 0, driver.err
     told = [line for line in driver.out.splitlines() if line.startswith(("(", "dead"))]  # of Ray's own there is more
     assert told == [str((step, 0.3))] * 2 + ["dead", str((last, 0.5))]
+
+
+MEETING = """
+import ray
+from spark_fast.hosts.ray import NAMESPACE
+from spark_fast.hosts.ray_meeting import Meeting
+
+
+@ray.remote(num_cpus=0, max_restarts=1, max_task_retries=-1)
+class Rank:
+    def come(self, rank, timeout=60.0):
+        from spark_fast.hosts.ray_meeting import meet
+        try:
+            return meet("test", rank, 2, timeout)[0]
+        except TimeoutError as error:
+            return str(error)
+
+
+def on(node):
+    return Rank.options(resources={f"node{node}": 0.01}).remote()
+
+
+def start(*nodes):
+    ranks = [on(node) for node in nodes]
+    first, second = ray.get([each.come.remote(rank) for rank, each in enumerate(ranks)])
+    assert first == second
+    return *ranks, first
+
+
+def there(store):
+    try:
+        return bool(ray.get_actor(store.split("/")[2], NAMESPACE))
+    except ValueError:
+        return False
+
+
+ray.init()
+options = {"name": "test", "namespace": NAMESPACE, "max_concurrency": 100}
+meeting = ray.remote(num_cpus=0)(Meeting).options(**options).remote("test", 0.5)
+
+one, two, store = start(0, 0)
+assert not there(store), "ranks that share a node need none"
+
+# Others come while these live: the job is started once more.
+three, four, other = start(0, 0)
+assert other != store
+
+# The same actor, which Ray has restarted.
+ray.kill(four, no_restart=False)
+assert ray.get(four.come.remote(1)) == other
+
+# Another one that stands in for one that is dead, and one that nobody waits for.
+ray.kill(three)
+five = on(0)
+assert ray.get(five.come.remote(0)) == other
+assert ray.get(on(0).come.remote(0, 1.0)) == "not all have come in 1 s"
+
+# All of them are dead: who comes is no stand-in.
+ray.kill(four)
+ray.kill(five)
+six, seven, store = start(0, 1)
+assert there(store) and store != other
+
+# Nobody may come to share a node with one that does not know of it.
+ray.kill(six)
+assert "on another node" in ray.get(on(1).come.remote(0))
+assert ray.get(on(0).come.remote(0)) == store
+"""
+
+
+def test_who_comes_to_a_meeting_belongs_to_this_start_of_the_job_or_to_the_next(ray: Ray, tmp_path: Path) -> None:
+    with Child(tmp_path, MEETING, name=None) as driver:
+        assert driver.ended(START) == 0, driver.err
+
+
+STORE = """
+import time
+import ray
+from spark_fast.hosts.ray import NAMESPACE, RayStore, Table
+from spark_fast.hosts.store import StoreGoneError
+
+
+def raises(error, function, *arguments):
+    try:
+        function(*arguments)
+    except error:
+        return True
+    return False
+
+
+@ray.remote(num_cpus=0)
+class Worker:
+    def serve(self, address):
+        RayStore.serve(address)
+
+    def myself(self):
+        return ray.get_runtime_context().current_actor
+
+
+ray.init()
+address = f"{ray.get_runtime_context().gcs_address}/{NAMESPACE}/test store"
+assert raises(StoreGoneError, RayStore, address, 5.0)
+worker = Worker.remote()
+ray.get(worker.serve.remote(address))
+ray.kill(worker)  # the store does not need who has made it
+store = RayStore(address, 30.0)
+assert store.get("a") is None
+assert store.compare_set("a", None, b"1") == b"1" == store.compare_set("a", None, b"2")
+assert store.compare_set("a", b"1", b"2") == b"2" == store.wait("a", 1.0)
+store.delete("a")
+assert store.wait("a", 0.1) is None
+ray.kill(ray.get_actor("test store", NAMESPACE))
+assert raises(StoreGoneError, store.get, "a")
+
+worker = Worker.remote()
+options = {"name": "short", "namespace": NAMESPACE, "lifetime": "detached"}
+table = ray.remote(num_cpus=0)(Table).options(**options).remote([ray.get(worker.myself.remote())], 0.2)
+ray.get(table.set.remote("a", b"1"))
+end = time.monotonic() + 1
+while time.monotonic() < end:  # a worker lives
+    assert not raises(ValueError, ray.get_actor, "short", NAMESPACE)
+    time.sleep(0.05)
+del worker  # what the store has does not keep it
+end = time.monotonic() + 60
+while not raises(ValueError, ray.get_actor, "short", NAMESPACE):
+    assert time.monotonic() < end
+    time.sleep(0.05)
+"""
+
+
+def test_a_store_outlives_who_made_it_and_ends_when_no_worker_lives_and_nobody_calls_it(
+    ray: Ray, tmp_path: Path
+) -> None:
+    with Child(tmp_path, STORE, name=None) as driver:
+        assert driver.ended(START) == 0, driver.err
