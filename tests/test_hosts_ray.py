@@ -1,5 +1,6 @@
 """Ray on two nodes: Ray Train, and actors of one's own."""
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -181,26 +182,40 @@ for _ in range(2):
 """
 
 
-def relay(run: client.Run) -> psutil.Process | None:
+def actors(what: str, ray: Ray) -> Iterator[psutil.Process]:
+    """The processes of such actors of this Ray."""
+    for process in psutil.process_iter(["cmdline"]):
+        if f"::{what}" in str(process.info) and process.environ().get("HOME") == str(ray.homes[0].parent):
+            yield process
+
+
+def relay(run: client.Run, ray: Ray) -> psutil.Process:
     """That of the run's node: an actor, or a process that a command has started."""
     home = str(run.folder.parent)
-    for process in psutil.process_iter(["cmdline"]):
-        actor = "::RelayActor" in str(process.info) and process.environ().get("SPARK_FAST_HOME") == home
-        if actor or str(run.folder) in (process.info["cmdline"] or ()):
-            return process
-    return None
+    of_node = [process for process in actors("RelayActor", ray) if process.environ()["SPARK_FAST_HOME"] == home]
+    others = [each for each in psutil.process_iter(["cmdline"]) if str(run.folder) in (each.info["cmdline"] or ())]
+    return (others or of_node)[0]
 
 
-def test_actors_on_two_nodes_are_one_job_which_outlives_its_relays_and_its_first_rank(
+def joined(run: client.Run) -> str:
+    """What tells the store in which the run's node has joined the others last."""
+    return str(json.loads((run.folder / "hosts" / "note.json").read_text())["store"])
+
+
+def test_actors_on_two_nodes_are_one_job_which_outlives_its_store_its_relays_and_its_first_rank(
     ray: Ray, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Child(folder, ACTORS, name=None) as driver:
         job = Job(ray, monkeypatch, driver, "actors")
         runs = job.runs()
         steers(runs, 0.2)
+        before = [joined(run) for run in runs]
+        for process in actors("Table", ray):
+            process.kill()  # as if its node had died; that of the test before may be there still
+        until(lambda: all(joined(run) not in before for run in runs), "all have joined in the new store", TIMEOUT)
+        steers(runs, 0.25)
         for run in runs:
-            process = relay(run)
-            assert process is not None
+            process = relay(run, ray)
             process.kill()
             process.wait(TIMEOUT)
             hosts.ring(run.folder)  # as a command on the node would
