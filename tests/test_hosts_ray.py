@@ -153,7 +153,6 @@ def test_the_workers_of_ray_train_on_two_nodes_are_one_job_and_the_next_of_that_
         stopped(runs, runs[1])
         runs = job.runs(but=set(first))
         assert [run.values["lr"].value for run in runs] == [0.1, 0.1]
-        steers(runs, 0.3)
         stopped(runs, runs[0])
         assert driver.ended(START) == 0, driver.err
 
