@@ -1,164 +1,379 @@
-"""Ray: plain workers on two nodes, and Ray Train."""
+"""Ray on two nodes: Ray Train, and actors of one's own."""
 
+import json
 import os
-import subprocess
-import sys
-import time
+import signal
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
-import ray
-from ray.cluster_utils import Cluster
 
-from spark_fast import hosts
-from spark_fast.hosts.store import StoreGoneError
-from spark_fast.request import Kind
-from spark_fast.run_folder import new_id
-from tests.support import until
+from spark_fast import client, hosts
+from tests.ray_cluster import TWO_NODES, Ray, running
+from tests.support import Child, until
 
-ROOT = Path(__file__).parent.parent
-STORE = 80_000_000
+START = 120.0
+"""Seconds in which workers start, on a machine that does much else."""
+TIMEOUT = 60.0
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore"),  # Ray's own
-    pytest.mark.timeout(300),
-]
-
-
-def train(rank: int, out: str) -> int:
-    """What a worker does: writes down where it was set; the step at which it was stopped."""
-    import spark_fast as spark
-    from spark_fast._core import worker
-    from spark_fast.integrations import ray as spark_ray
-
-    spark_ray.configure(rank=rank, world_size=2, job=out.split("/")[-2])  # a job of its own for each test
-    state = spark.expose(lr=0.0)
-    lr = 0.0
-    with open(out, "w", buffering=1) as log:
-        try:
-            while True:
-                spark.checkpoint()
-                if state.lr != lr:
-                    lr = state.lr
-                    print(worker.step(), lr, file=log)
-                time.sleep(0.002)
-        except spark.SparkStopError as error:
-            return error.step
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """Two nodes on this machine."""
-    os.environ["PYTHONPATH"] = str(ROOT)
-    nodes = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 1, "resources": {"node0": 1}, "object_store_memory": STORE},
-    )
-    try:
-        nodes.add_node(num_cpus=1, resources={"node1": 1}, object_store_memory=STORE)
-        ray.init(address=nodes.address, log_to_driver=False)
-        yield nodes
-    finally:
-        ray.shutdown()
-        nodes.shutdown()
+def started() -> Iterator[Ray]:
+    with running(TWO_NODES, ["home0", "home1"], SPARK_FAST_HOSTS_BOUND="30") as ray:
+        yield ray
 
 
 @pytest.fixture
-def job(cluster: Cluster, tmp_path: Path) -> Iterator[tuple[list[Path], list[Path], list[Any]]]:
-    """A worker on each node: their run folders, what they write, and what they will return."""
-    assert cluster.address
-    outs = [tmp_path / f"out{rank}" for rank in range(2)]
-    homes = [tmp_path / f"home{rank}" for rank in range(2)]
-    tasks = [
-        ray.remote(train)
-        .options(
-            resources={f"node{rank}": 1},
-            runtime_env={
-                "env_vars": {
-                    "SPARK_FAST_HOME": str(homes[rank]),
-                    "SPARK_FAST_RUN": "job",
-                    "SPARK_FAST_HOSTS_BOUND": "30",
-                }
-            },
-            max_retries=0,
-        )
-        .remote(rank, str(outs[rank]))
-        for rank in range(2)
-    ]
-    runs = [home / "job" for home in homes]
+def ray(started: Ray, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ray:
+    started.enter(monkeypatch, tmp_path)
+    return started
+
+
+class Job:
+    """A job of two ranks, one on each node, as it is seen from both."""
+
+    def __init__(self, ray: Ray, monkeypatch: pytest.MonkeyPatch, driver: Child, name: str) -> None:
+        self._ray = ray
+        self._monkeypatch = monkeypatch
+        self._driver = driver
+        self._name = name
+
+    def _look(self, but: set[int]) -> list[client.Run] | None:
+        assert self._driver.process.poll() is None, "the driver has ended"
+        found = []
+        for node in range(2):
+            self._ray.at(node, self._monkeypatch)
+            try:
+                run = client.attach(self._name)
+            except client.NoSuchRunError:
+                return None
+            ready = [rank for rank in run.ranks if rank.status.live and rank.step > 0 and rank.pid not in but]
+            if len(ready) < 2:
+                return None
+            found.append(run)
+        return found
+
+    def runs(self, but: set[int] = frozenset()) -> list[client.Run]:  # type: ignore[assignment]
+        """The run on each node, once both tell of two ranks that pass checkpoints, none of them with these pids."""
+        try:
+            found = until(lambda: self._look(but), "two ranks on either node", START)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self._driver.out}{self._driver.err}") from None
+        assert found is not None
+        return found
+
+
+def applied(request: client.Request) -> int:
+    assert request.fate.state == "applied", request
+    assert request.fate.step is not None
+    return request.fate.step
+
+
+def pids(runs: list[client.Run]) -> list[int]:
+    """By rank."""
+    return [rank.pid for rank in sorted(runs[0].ranks, key=lambda rank: rank.rank)]
+
+
+def steers(runs: list[client.Run], lr: float) -> None:
+    """Both ranks do at one step what either node is asked for."""
+    parked = applied(runs[0].pause(timeout=TIMEOUT))
+    for run in runs:  # a node tells of the other what that has said last
+        both = {("paused", parked)}
+        until(lambda: {(str(rank.status), rank.step) for rank in run.ranks} == both, f"both parked at {parked}")  # noqa: B023
+    assert applied(runs[1].set("lr", lr, timeout=TIMEOUT)) == parked
+    assert [run.values["lr"].value for run in runs] == [lr, lr]
+    applied(runs[1].resume(timeout=TIMEOUT))
+
+
+def stopped(runs: list[client.Run], asked: client.Run) -> int:
+    """The step at which both ranks stop, when one node is asked."""
+    step = applied(asked.stop(timeout=TIMEOUT))
+    for run in runs:
+        assert run.wait("stopped", timeout=TIMEOUT) == "stopped"
+        assert run.step == step
+    return step
+
+
+LEARNING = """
+import time
+import spark_fast as spark
+
+
+def learn():
+    state = spark.expose(lr=0.1)
     try:
+        while True:
+            spark.checkpoint()
+            time.sleep(0.002)
+    except spark.SparkStopError as stop:
+        return stop.step, state.lr
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where a driver's script lies, with the module that its workers import."""
+    (tmp_path / "learning.py").write_text(LEARNING)
+    return tmp_path
+
+
+TRAIN = """
+import sys
+from ray.train import RunConfig, ScalingConfig
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer  # TorchTrainer would import PyTorch each time
+
+from learning import learn
+
+
+def train(config):
+    from spark_fast.integrations import ray as spark_ray
+    spark_ray.run(learn)
+
+
+for _ in range(2):
+    DataParallelTrainer(
+        train,
+        scaling_config=ScalingConfig(num_workers=2, resources_per_worker={"CPU": 1}),
+        run_config=RunConfig(name="arms", storage_path=sys.argv[1]),
+    ).fit()
+"""
+
+
+def test_the_workers_of_ray_train_on_two_nodes_are_one_job_and_the_next_of_that_name_is_another(
+    ray: Ray, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Child(folder, TRAIN, str(folder / "kept"), name=None) as driver:
+        job = Job(ray, monkeypatch, driver, "arms")
+        runs = job.runs()
+        steers(runs, 0.2)
+        first = pids(runs)
+        stopped(runs, runs[1])
+        runs = job.runs(but=set(first))
+        assert [run.values["lr"].value for run in runs] == [0.1, 0.1]
+        stopped(runs, runs[0])
+        assert driver.ended(START) == 0, driver.err
+
+
+ACTORS = """
+import ray
+from learning import learn
+
+
+@ray.remote(max_restarts=1, max_task_retries=1)
+class Trainer:
+    def train(self, rank):
+        from spark_fast.integrations import ray as spark_ray
+        spark_ray.configure(rank=rank, world_size=2, job="mine", run="actors")
+        return spark_ray.run(learn)
+
+
+ray.init()
+for _ in range(2):
+    trainers = [Trainer.options(resources={f"node{rank}": 1}).remote() for rank in range(2)]
+    for result in [trainer.train.remote(rank) for rank, trainer in enumerate(trainers)]:
+        try:
+            print(ray.get(result), flush=True)
+        except ray.exceptions.ActorDiedError:
+            print("dead", flush=True)
+"""
+
+
+def actors(what: str, ray: Ray) -> Iterator[psutil.Process]:
+    """The processes of such actors of this Ray."""
+    for process in psutil.process_iter(["cmdline"]):
+        if f"::{what}" in str(process.info) and process.environ().get("HOME") == str(ray.homes[0].parent):
+            yield process
+
+
+def relay(run: client.Run, ray: Ray) -> psutil.Process:
+    """That of the run's node: an actor, or a process that a command has started."""
+    home = str(run.folder.parent)
+    of_node = [process for process in actors("RelayActor", ray) if process.environ()["SPARK_FAST_HOME"] == home]
+    others = [each for each in psutil.process_iter(["cmdline"]) if str(run.folder) in (each.info["cmdline"] or ())]
+    return (others or of_node)[0]
+
+
+def joined(run: client.Run) -> str:
+    """What tells the store in which the run's node has joined the others last."""
+    return str(json.loads((run.folder / "hosts" / "note.json").read_text())["store"])
+
+
+def test_actors_on_two_nodes_are_one_job_which_outlives_its_store_its_relays_and_its_first_rank(
+    ray: Ray, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Child(folder, ACTORS, name=None) as driver:
+        job = Job(ray, monkeypatch, driver, "actors")
+        runs = job.runs()
+        steers(runs, 0.2)
+        before = [joined(run) for run in runs]
+        for process in actors("Table", ray):
+            process.kill()  # as if its node had died; that of the test before may be there still
+        until(lambda: all(joined(run) not in before for run in runs), "all have joined in the new store", TIMEOUT)
+        steers(runs, 0.25)
         for run in runs:
-            until(lambda: (run / "hosts" / "note.json").exists(), f"{run} takes its place", 120.0)  # noqa: B023
-        yield runs, outs, tasks
-    finally:
-        for task in tasks:
-            with suppress(ray.exceptions.RayError):
-                ray.cancel(task, force=True)
+            process = relay(run, ray)
+            process.kill()
+            process.wait(TIMEOUT)
+            hosts.ring(run.folder)  # as a command on the node would
+        steers(runs, 0.3)
+        first = pids(runs)
+        step = stopped(runs, runs[1])
+
+        # The next start of the job: nothing that was asked for before is there. A rank that dies comes back.
+        runs = job.runs(but=set(first))
+        assert [run.values["lr"].value for run in runs] == [0.1, 0.1]
+        killed = pids(runs)[0]
+        os.kill(killed, signal.SIGKILL)
+        runs = job.runs(but={killed})
+        assert pids(runs)[1] not in first
+        steers(runs, 0.4)
+
+        # Now it is dead for good.
+        os.kill(pids(runs)[0], signal.SIGKILL)
+        run = runs[1]
+        until(lambda: [str(rank.status) for rank in run.ranks if rank.rank == 0] == ["lost"], "rank 0 is lost", TIMEOUT)
+        parked = applied(run.pause(timeout=TIMEOUT))
+        assert (run.status, run.step) == ("paused", parked)
+        applied(run.set("lr", 0.5, timeout=TIMEOUT))
+        last = applied(run.stop(timeout=TIMEOUT))
+        assert driver.ended(START) == 0, driver.err
+    told = [line for line in driver.out.splitlines() if line.startswith(("(", "dead"))]  # of Ray's own there is more
+    assert told == [str((step, 0.3))] * 2 + ["dead", str((last, 0.5))]
 
 
-def ask(run: Path, kind: Kind, mail: str = "") -> int:
-    ident = new_id()
-    hosts.ask(run, kind, ident, mail=mail)
-    fate = hosts.wait(run, ident, 60.0)
-    assert fate is not None and fate.state == "applied", fate
-    assert fate.step is not None
-    return fate.step
+MEETING = """
+import ray
+from spark_fast.hosts.ray import NAMESPACE
+from spark_fast.hosts.ray_meeting import Meeting
 
 
-def relays(runs: list[Path]) -> list[psutil.Process]:
-    found = [process for process in psutil.process_iter(["name", "cmdline"]) if "::RelayActor" in str(process.info)]
-    homes = [str(run.parent) for run in runs]
-    return [process for process in found if process.environ().get("SPARK_FAST_HOME") in homes]
+@ray.remote(num_cpus=0, max_restarts=1, max_task_retries=-1)
+class Rank:
+    def come(self, rank, timeout=60.0):
+        from spark_fast.hosts.ray_meeting import meet
+        try:
+            return meet("test", rank, 2, timeout)[0]
+        except TimeoutError as error:
+            return str(error)
 
 
-def test_workers_on_two_nodes_act_on_one_step(job: tuple[list[Path], list[Path], list[Any]]) -> None:
-    runs, outs, tasks = job
-    for number in range(4):
-        step = ask(runs[number % 2], Kind.PAUSE)
-        assert ask(runs[1], Kind.SET, f'{{"name":"lr","value":{number + 1}}}') == step
-        ask(runs[0], Kind.RESUME)
-    step = ask(runs[1], Kind.STOP)
-    assert ray.get(tasks, timeout=60) == [step, step]
-    assert outs[0].read_text() == outs[1].read_text() != ""
+def on(node):
+    return Rank.options(resources={f"node{node}": 0.01}).remote()
 
 
-def test_a_relay_that_is_killed_is_started_again_by_a_command(job: tuple[list[Path], list[Path], list[Any]]) -> None:
-    runs, _, tasks = job
-    until(lambda: len(relays(runs)) == 2, "each node has its relay")
-    for process in relays(runs):
-        process.kill()
-        process.wait(10)
-    env = os.environ | {"SPARK_FAST_HOME": str(runs[1].parent), "PYTHONPATH": str(ROOT)}
-    hosts.ring(runs[0])
-    until(lambda: hosts.folder.ring(runs[0]), "the other host's relay is there", 60.0)
-
-    def pause() -> bool:
-        command = [sys.executable, "-m", "spark_fast", "pause", "job", "--timeout", "40s"]
-        return subprocess.run(command, env=env, capture_output=True, timeout=120).returncode == 0
-
-    until(pause, "the command pauses the job", 120.0)
-    ask(runs[0], Kind.RESUME)
-    step = ask(runs[1], Kind.STOP)
-    assert ray.get(tasks, timeout=60) == [step, step]
+def start(*nodes):
+    ranks = [on(node) for node in nodes]
+    first, second = ray.get([each.come.remote(rank) for rank, each in enumerate(ranks)])
+    assert first == second
+    return *ranks, first
 
 
-def test_an_actor_that_is_gone_is_a_store_that_is_gone(cluster: Cluster) -> None:
-    from spark_fast.hosts.ray import RayStore
+def there(store):
+    try:
+        return bool(ray.get_actor(store.split("/")[2], NAMESPACE))
+    except ValueError:
+        return False
 
-    address = f"{cluster.address}/{ray.get_runtime_context().namespace}/test"
-    with pytest.raises(StoreGoneError):
-        RayStore(address, 5.0)
-    RayStore.serve(address)
-    store = RayStore(address, 30.0)
-    assert store.get("a") is None
-    assert store.compare_set("a", None, b"1") == b"1" == store.compare_set("a", None, b"2")
-    assert store.compare_set("a", b"1", b"2") == b"2" == store.wait("a", 1.0)
-    store.delete("a")
-    assert store.wait("a", 0.1) is None
-    ray.kill(ray.get_actor("test", ray.get_runtime_context().namespace))
-    with pytest.raises(StoreGoneError):
-        store.get("a")
+
+ray.init()
+options = {"name": "test", "namespace": NAMESPACE, "max_concurrency": 100}
+meeting = ray.remote(num_cpus=0)(Meeting).options(**options).remote("test", 0.5)
+
+one, two, store = start(0, 0)
+assert not there(store), "ranks that share a node need none"
+
+# Others come while these live: the job is started once more.
+three, four, other = start(0, 0)
+assert other != store
+
+# The same actor, which Ray has restarted.
+ray.kill(four, no_restart=False)
+assert ray.get(four.come.remote(1)) == other
+
+# Another one that stands in for one that is dead, and one that nobody waits for.
+ray.kill(three)
+five = on(0)
+assert ray.get(five.come.remote(0)) == other
+assert ray.get(on(0).come.remote(0, 1.0)) == "not all have come in 1 s"
+
+# All of them are dead: who comes is no stand-in.
+ray.kill(four)
+ray.kill(five)
+six, seven, store = start(0, 1)
+assert there(store) and store != other
+
+# Nobody may come to share a node with one that does not know of it.
+ray.kill(six)
+assert "on another node" in ray.get(on(1).come.remote(0))
+assert ray.get(on(0).come.remote(0)) == store
+"""
+
+
+def test_who_comes_to_a_meeting_belongs_to_this_start_of_the_job_or_to_the_next(ray: Ray, tmp_path: Path) -> None:
+    with Child(tmp_path, MEETING, name=None) as driver:
+        assert driver.ended(START) == 0, driver.err
+
+
+STORE = """
+import time
+import ray
+from spark_fast.hosts.ray import NAMESPACE, RayStore, Table
+from spark_fast.hosts.store import StoreGoneError
+
+
+def raises(error, function, *arguments):
+    try:
+        function(*arguments)
+    except error:
+        return True
+    return False
+
+
+@ray.remote(num_cpus=0)
+class Worker:
+    def serve(self, address):
+        RayStore.serve(address)
+
+    def myself(self):
+        return ray.get_runtime_context().current_actor
+
+
+ray.init()
+address = f"{ray.get_runtime_context().gcs_address}/{NAMESPACE}/test store"
+assert raises(StoreGoneError, RayStore, address, 5.0)
+worker = Worker.remote()
+ray.get(worker.serve.remote(address))
+ray.kill(worker)  # the store does not need who has made it
+store = RayStore(address, 30.0)
+assert store.get("a") is None
+assert store.compare_set("a", None, b"1") == b"1" == store.compare_set("a", None, b"2")
+assert store.compare_set("a", b"1", b"2") == b"2" == store.wait("a", 1.0)
+store.delete("a")
+assert store.wait("a", 0.1) is None
+ray.kill(ray.get_actor("test store", NAMESPACE))
+assert raises(StoreGoneError, store.get, "a")
+
+worker = Worker.remote()
+options = {"name": "short", "namespace": NAMESPACE, "lifetime": "detached"}
+table = ray.remote(num_cpus=0)(Table).options(**options).remote([ray.get(worker.myself.remote())], 0.2)
+ray.get(table.set.remote("a", b"1"))
+end = time.monotonic() + 1
+while time.monotonic() < end:  # a worker lives
+    assert not raises(ValueError, ray.get_actor, "short", NAMESPACE)
+    time.sleep(0.05)
+del worker  # what the store has does not keep it
+end = time.monotonic() + 60
+while not raises(ValueError, ray.get_actor, "short", NAMESPACE):
+    assert time.monotonic() < end
+    time.sleep(0.05)
+"""
+
+
+def test_a_store_outlives_who_made_it_and_ends_when_no_worker_lives_and_nobody_calls_it(
+    ray: Ray, tmp_path: Path
+) -> None:
+    with Child(tmp_path, STORE, name=None) as driver:
+        assert driver.ended(START) == 0, driver.err

@@ -1,14 +1,11 @@
 """Trainings under Ray: a real one of two CPUs on this machine, with Ray Train's workers and with plain actors."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,8 @@ import pytest
 import torch
 
 from spark_fast import client
-from tests.support import Child, kill, until
+from tests.ray_cluster import ONE_NODE, Ray, running
+from tests.support import Child, until
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "ray_ddp.py"
 START = 240.0
@@ -25,64 +23,16 @@ TIMEOUT = 60.0
 ENDLESS = ("--steps", "100000000")
 
 
-@dataclass(frozen=True)
-class Ray:
-    """A Ray that runs: where it is, and where its workers keep their runs."""
-
-    address: str
-    home: Path
-
-
-HOLD = """
-import sys
-import ray
-ray.init(num_cpus=2, include_dashboard=False, _temp_dir=sys.argv[1], object_store_memory=100 * 2**20)
-print(ray.get_runtime_context().gcs_address, flush=True)
-sys.stdin.read()
-ray.shutdown()
-"""
-
-
 @pytest.fixture(scope="module")
 def started() -> Iterator[Ray]:
-    # Not below pytest's folder: the paths of Ray's sockets would be longer than the system allows.
-    folder = Path(tempfile.mkdtemp(prefix="ray-"))
-    home = folder / "home"
-    own = {
-        "HOME": str(folder),  # it leaves files there
-        "SPARK_FAST_HOME": str(home),
-        "XDG_STATE_HOME": str(folder / "state"),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_AUTH_MODE": "disabled",  # it listens on this machine alone
-        "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "1",  # for a process group of which a rank is dead
-    }
-    with (folder / "log").open("wb") as log:
-        holder = subprocess.Popen(
-            [sys.executable, "-c", HOLD, str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            env={name: value for name, value in os.environ.items() if not name.startswith("SPARK_FAST")} | own,
-            text=True,
-        )
-    try:
-        assert holder.stdout is not None
-        address = holder.stdout.readline().strip()
-        assert address, (folder / "log").read_text()
-        yield Ray(address, home)
-        holder.communicate(timeout=60)
-    finally:
-        kill(holder)
-        holder.wait()
-        shutil.rmtree(folder)
+    # The time is for a process group of which a rank is dead.
+    with running(ONE_NODE, ["home"], TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S="1") as ray:
+        yield ray
 
 
 @pytest.fixture
 def ray(started: Ray, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ray:
-    monkeypatch.setenv("SPARK_FAST_HOME", str(started.home))
-    monkeypatch.setenv("RAY_ADDRESS", started.address)
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    monkeypatch.setenv("HOME", str(tmp_path))
+    started.enter(monkeypatch, tmp_path)
     return started
 
 

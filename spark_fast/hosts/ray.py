@@ -2,11 +2,15 @@
 
     ray://<cluster>/<name space>/<name>
 
-The store is made by rank 0, and lives as long as that. Each relay is made by the first rank of its node. One that a
-command has to start, where its actor has died, is a process of its own that connects to the cluster.
+Neither belongs to the process that makes it: each outlives a rank that dies, and ends by itself when the job is over.
+A relay that a command has to start, where its actor has died, is a process of its own that connects to the cluster.
 """
 
 import asyncio
+import threading
+import time
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,31 +20,81 @@ from spark_fast.hosts.store import StoreGoneError
 if TYPE_CHECKING:
     from spark_fast.hosts.folder import HostPlace
 
-__all__ = ["NAMESPACE", "RayStore"]
+__all__ = ["LOOK", "NAMESPACE", "Lasting", "RayStore"]
 
 ray: Any = import_module("ray")
 
 NAMESPACE = "spark_fast"
 
-_kept: list[Any] = []
-"""Handles of actors that live as long as this process."""
+LEFT = 60.0
+"""Seconds without workers or calls after which an actor of ours ends. A relay calls the store more often."""
+LOOK = 5.0
+"""Seconds between two looks whether a worker lives. That one has died is told at once where it is in a call."""
 
 
-class Table:
-    """The store: an actor, all of whose calls take their turn in one event loop."""
+class Lasting:
+    """An actor that no process owns, all of whose calls take their turn in one event loop. It ends by itself when no
+    worker that it watches lives, and nobody has called it for so many seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, left: float = LEFT) -> None:
+        self._left = left
+        self._used = time.monotonic()
+        self._held = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._start(self._end_when_left())
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _watch(self, worker: Any) -> None:
+        """Until the worker's process has died. A handle that an actor gave away of itself does not keep it alive."""
+        self._held += 1
+        with suppress(ray.exceptions.RayError):
+            while True:
+                await worker.__ray_ready__.remote()
+                await asyncio.sleep(LOOK)
+        self._held -= 1
+        self._used = time.monotonic()
+
+    async def _end_when_left(self) -> None:
+        myself = ray.get_runtime_context().current_actor
+        while self._held or time.monotonic() < self._used + self._left:
+            await asyncio.sleep(min(LOOK, self._left / 4))
+        ray.kill(myself)
+
+
+class Table(Lasting):
+    """The store."""
+
+    def __init__(self, workers: Sequence[Any] = (), left: float = LEFT) -> None:
+        super().__init__(left)
         self._values: dict[str, bytes] = {}
         self._awaited: dict[str, asyncio.Event] = {}
+        for worker in workers:
+            self._start(self._watch_again(worker))
+
+    async def _watch_again(self, worker: Any) -> None:
+        """As _watch(), also after Ray has restarted the actor."""
+        while True:
+            began = time.monotonic()
+            await self._watch(worker)
+            if time.monotonic() < began + LOOK / 2:
+                return  # it was dead
+            await asyncio.sleep(LOOK)
 
     async def get(self, key: str) -> bytes | None:
+        self._used = time.monotonic()
         return self._values.get(key)
 
     async def set(self, key: str, value: bytes) -> None:
+        self._used = time.monotonic()
         self._values[key] = value
         self._tell(key)
 
     async def compare_set(self, key: str, expected: bytes | None, desired: bytes) -> bytes:
+        self._used = time.monotonic()
         found = self._values.get(key)
         if found != expected:
             return found if found is not None else expected or b""
@@ -49,6 +103,7 @@ class Table:
         return desired
 
     async def wait(self, key: str, timeout: float) -> bytes | None:
+        self._used = time.monotonic()
         if key not in self._values:
             event = self._awaited.setdefault(key, asyncio.Event())
             try:
@@ -58,6 +113,7 @@ class Table:
         return self._values.get(key)
 
     async def delete(self, key: str) -> None:
+        self._used = time.monotonic()
         self._values.pop(key, None)
 
     def _tell(self, key: str) -> None:
@@ -66,13 +122,19 @@ class Table:
 
 
 class RelayActor:
-    """The relay of a node: runs in an actor what is a process of its own elsewhere."""
+    """The relay of a node: runs in an actor what is a process of its own elsewhere, and ends with it."""
 
-    def run(self, folder: str) -> None:
+    def __init__(self, folder: str) -> None:
+        # A call would be one of the rank that makes it, which may die before it is sent.
+        threading.Thread(target=self._run, args=(Path(folder),), name="spark_fast relay", daemon=True).start()
+
+    def _run(self, folder: Path) -> None:
         from spark_fast.hosts import relay
 
-        relay.main(Path(folder))
-        ray.actor.exit_actor()
+        try:
+            relay.main(folder)
+        finally:
+            ray.kill(ray.get_runtime_context().current_actor)
 
 
 class RayStore:
@@ -90,12 +152,20 @@ class RayStore:
         self.get("job")
 
     @staticmethod
-    def serve(address: str) -> None:
-        """Makes the store, to live as long as this process: called by rank 0."""
+    def serve(address: str, workers: Sequence[Any] = ()) -> None:
+        """Makes the store, if it is not there. workers: handles of actors that are in the job; it lives as long as one
+        of them, or as it is called."""
         _, namespace, name = _parts(address)
         if ray.is_initialized():
-            options = {"name": name, "namespace": namespace, "get_if_exists": True, "max_concurrency": 100_000}
-            _kept.append(ray.remote(num_cpus=0)(Table).options(**options).remote())
+            options = {
+                "name": name,
+                "namespace": namespace,
+                "get_if_exists": True,
+                "lifetime": "detached",
+                "max_restarts": -1,  # empty, if its node dies: the relays then join once more
+                "max_concurrency": 100_000,
+            }
+            ray.remote(num_cpus=0)(Table).options(**options).remote(list(workers))
 
     @staticmethod
     def relay(folder: Path, place: "HostPlace") -> bool:
@@ -105,13 +175,13 @@ class RayStore:
         scheduling: Any = import_module("ray.util.scheduling_strategies")
         node = ray.get_runtime_context().get_node_id()
         options = {
+            "lifetime": "detached",  # it has to tell the other hosts that this node's ranks are dead
             "scheduling_strategy": scheduling.NodeAffinitySchedulingStrategy(node, soft=False),
             "runtime_env": {
                 "env_vars": {"PYTHONPATH": place.path, "SPARK_FAST_HOME": str(folder.parent), "SPARK_FAST": "0"}
             },
         }
-        actor = ray.remote(num_cpus=0)(RelayActor).options(**options).remote()
-        _kept.append((actor, actor.run.remote(str(folder))))
+        ray.remote(num_cpus=0)(RelayActor).options(**options).remote(str(folder))
         return True
 
     def _call(self, method: str, *arguments: Any, timeout: float | None = None) -> Any:

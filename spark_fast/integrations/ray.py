@@ -9,12 +9,9 @@ A worker process of Ray lives on when its function has returned, and is killed s
 how the run ended. run() does; who calls configure() alone has a run that is `lost` at its end.
 """
 
-import asyncio
 import os
 import sys
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from importlib import import_module
 from typing import Any, ParamSpec, TypeVar
 
@@ -28,16 +25,12 @@ try:
 except ImportError as missing:
     raise ImportError("spark_fast.integrations.ray needs Ray, which is not here: pip install 'ray[train]'") from missing
 
+from spark_fast.hosts.ray_meeting import meet
+
 __all__ = ["configure", "run"]
 
 Args = ParamSpec("Args")
 Result = TypeVar("Result")
-
-_NAMESPACE = "spark_fast"
-_LOOK = 5.0
-"""Seconds between two looks whether a worker lives. That one has died is told at once where it is in a call."""
-_LEFT = 60.0
-"""Seconds without workers or calls after which a meeting is over."""
 
 _configured = False
 
@@ -56,11 +49,13 @@ def configure(
     becomes the run's, are Ray Train's. The workers that Ray Train starts again after a failure have the run's name
     again. Where neither Ray Train nor anybody else says a rank, the process is a run of its own.
 
+    All ranks of a job of several nodes wait for each other here. So they do where one started the actors oneself,
+    since only then it is known which of them share a node; but not where `local_rank` and `local_world_size` are given
+    too and say that all are on one.
+
     Args:
-        rank, world_size: which of how many actors of one job this is, for actors that one started oneself. All are
-            waited for, since only then it is known which of them share a node; not so where `local_rank` and
-            `local_world_size` are given too.
-        job: what tells this job from others of the same driver; None if there is one only.
+        rank, world_size: which of how many actors of one job this is, for actors that one started oneself.
+        job: what tells this job from others that the same driver has at the same time; None if there is one only.
         timeout: how many seconds to wait for the others. If they don't come in time, a warning says so, and this
             worker is a run of its own.
         others: as for `spark_fast.configure()`.
@@ -81,13 +76,8 @@ def configure(
         if "run" not in others and options.current().run is None and names.valid(job or ""):
             others["run"] = job
     if rank is not None and world_size is not None and world_size > 1:
-        if rank == 0:
-            _forget_store(job)
-        if not (others.get("local_rank") is not None and others.get("local_world_size") is not None):
-            others |= _meet(rank, world_size, job, timeout)
+        _find_others(rank, world_size, job, timeout, others)
         others.setdefault("job", _job_on(ray.get_runtime_context().get_node_id(), job))
-        if world_size > (others.get("local_world_size") or world_size):
-            _meet_elsewhere(job, others)
     if session.command is None:
         session.command = _title()
     options.configure(rank=rank, world_size=world_size, **others)
@@ -122,6 +112,37 @@ def run(fn: Callable[Args, Result], *args: Args.args, **kwargs: Args.kwargs) -> 
         session.end(session.state_after(failed))
 
 
+def _find_others(rank: int, world_size: int, job: str | None, timeout: float, others: dict[str, Any]) -> None:
+    """Adds to what is configured where the rank stands among those of its node, and where the job's nodes meet; if that
+    can't be told, that it is a run of its own."""
+    count = others.get("local_world_size") if others.get("local_rank") is not None else None
+    if count is not None and count >= world_size:
+        return
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank {rank} of {world_size}")
+    about = ray.get_runtime_context()
+    name = f"{about.get_job_id()}:{job or ''}"
+    if count is None or not os.environ.get("SPARK_FAST_STORE"):
+        try:
+            store, nodes = meet(name, rank, world_size, timeout)
+        except (ray.exceptions.RayError, TimeoutError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            report.warn(
+                f"where the other workers are can't be told, for rank {rank} of {world_size}: {reason}. It is a run of "
+                "its own"
+            )
+            others["ranks"] = False
+            return
+        if count is None:
+            same = [each for each, node in enumerate(nodes) if node == about.get_node_id()]
+            count = len(same)
+            others |= {"local_rank": same.index(rank), "local_world_size": count}
+        if count < world_size:
+            os.environ.setdefault("SPARK_FAST_STORE", f"ray://{store}")
+    if count < world_size and "run" not in others and options.current().run is None:
+        others["run"] = names.of_job(name, 1)  # the same on each node
+
+
 def _train_context() -> Any:
     """Ray Train's context; None in a process that is none of its workers."""
     train = sys.modules.get("ray.train")  # its workers have imported it; elsewhere that would take a second
@@ -137,25 +158,6 @@ def _job_on(node: str, job: str | None) -> str:
     """What the ranks on a node have in common, and no others."""
     about = ray.get_runtime_context()
     return ":".join(("Ray", about.gcs_address, about.get_job_id(), job or "", node))
-
-
-def _store_of(job: str | None) -> str:
-    return f"store:{ray.get_runtime_context().get_job_id()}:{job or ''}"
-
-
-def _forget_store(job: str | None) -> None:
-    """One that is left of an earlier job of this name holds that one's requests. Before the other ranks are met."""
-    with suppress(ValueError, ray.exceptions.RayError):  # mostly there is none
-        ray.kill(ray.get_actor(_store_of(job), _NAMESPACE))
-
-
-def _meet_elsewhere(job: str | None, others: dict[str, Any]) -> None:
-    """Other nodes have ranks too: they meet in an actor, and their runs are called the same."""
-    about = ray.get_runtime_context()
-    everywhere = f"{about.get_job_id()}:{job or ''}"
-    os.environ.setdefault("SPARK_FAST_STORE", f"ray://{about.gcs_address}/{_NAMESPACE}/{_store_of(job)}")
-    if "run" not in others and options.current().run is None:
-        others["run"] = names.of_job(everywhere, 1)
 
 
 def _title() -> list[str] | None:
@@ -175,78 +177,3 @@ def _roots() -> list[str]:
     library = os.path.dirname(os.path.abspath(os.__file__))
     found = [os.path.abspath(each or ".") for each in sys.path]
     return [each for each in found if os.path.isdir(each) and not is_under(each, ours) and not is_under(each, library)]
-
-
-# --- actors of one's own ---
-
-
-class Meeting:
-    """A named actor through which the workers of a job find out which of them share a node. It ends when they are
-    gone."""
-
-    def __init__(self) -> None:
-        self._nodes: dict[int, tuple[str, object]] = {}
-        self._came = asyncio.Condition()
-        self._used = time.monotonic()
-        self._watches: set[asyncio.Task[None]] = set()
-        self._start(self._end_when_left())
-
-    def _start(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._watches.add(task)
-        task.add_done_callback(self._watches.discard)
-
-    async def come(self, rank: int, world_size: int, node: str, worker: Any) -> list[str]:
-        """The nodes of all ranks, once all have come."""
-        who = object()
-        async with self._came:
-            self._nodes[rank] = node, who
-            self._came.notify_all()
-            if worker is not None:
-                self._start(self._watch(rank, who, worker))
-            await self._came.wait_for(lambda: all(each in self._nodes for each in range(world_size)))
-            self._used = time.monotonic()
-            return [self._nodes[each][0] for each in range(world_size)]
-
-    async def _watch(self, rank: int, who: object, worker: Any) -> None:
-        # One that is started again may be on another node: the others must not go by the old one.
-        with suppress(ray.exceptions.RayError):
-            while True:
-                await worker.__ray_ready__.remote()
-                await asyncio.sleep(_LOOK)
-        if self._nodes.get(rank, ("", None))[1] is who:
-            del self._nodes[rank]
-
-    async def _end_when_left(self) -> None:
-        myself = ray.get_runtime_context().current_actor
-        while len(self._watches) > 1 or time.monotonic() < self._used + _LEFT:
-            await asyncio.sleep(_LOOK)
-        ray.kill(myself)
-
-
-def _meet(rank: int, world_size: int, job: str | None, timeout: float) -> dict[str, Any]:
-    """Where the rank stands among those of its node; where that can't be told, that it is a run of its own."""
-    about = ray.get_runtime_context()
-    worker = about.current_actor if about.get_actor_id() is not None else None
-    try:
-        meeting = (
-            ray.remote(num_cpus=0)(Meeting)
-            .options(
-                name=f"{about.get_job_id()}:{job or ''}",
-                namespace=_NAMESPACE,
-                lifetime="detached",  # else it would end with the worker that happened to make it
-                get_if_exists=True,
-            )
-            .remote()
-        )
-        here = about.get_node_id()
-        nodes = ray.get(meeting.come.remote(rank, world_size, here, worker), timeout=timeout)
-    except ray.exceptions.RayError as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        report.warn(
-            f"which workers share a node with rank {rank} of {world_size} can't be told: {reason}. It is a run of "
-            "its own"
-        )
-        return {"ranks": False}
-    same = [each for each, node in enumerate(nodes) if node == here]
-    return {"local_rank": same.index(rank), "local_world_size": len(same)}
