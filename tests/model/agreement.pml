@@ -556,11 +556,6 @@ inline take(me)
 
 #if TAKES
 /* leaves(): a reload that the ranks were ready for. That they have made up their minds is votes.pml's matter. */
-#ifndef TAKE_LEAVES_NOT
-#define LEAVES(e) (kind[e] == RELOAD && target[e] != VOID)
-#else
-#define LEAVES(e) 0
-#endif
 
 inline to_next_front()
 {
@@ -586,15 +581,15 @@ inline look_at(r)
     loaded = 0
 }
 
-/* One rank in find_front(): what it has applied, and whether it lives. `raised`: somebody does. */
+/* One rank in find_front(): what it has applied, and whether it lives. `lives`: somebody does. */
 inline front_applied()
 {
     if
-    :: !gone[i] && (!raised || loaded > most || applied_at[i] > most || applied_of[i] > applied) ->
+    :: !gone[i] && (!lives || loaded > most || applied_at[i] > most || applied_of[i] > applied) ->
 #ifndef TAKE_STEP_OF_DEAD /* one that lives and has passed no checkpoint yet is taken for none */
-        raised = 1;
+        lives = 1;
 #else
-        raised = raised || loaded > 0 || applied_of[i] > 0;
+        lives = lives || loaded > 0 || applied_of[i] > 0;
 #endif
         look_at(i)
     :: else -> loaded = 0
@@ -607,12 +602,12 @@ inline front_applied()
 inline front_of_the_dead()
 {
     do
-    :: !raised && i < RANKS && gone[i] -> loaded = step[i]; look_at(i); i++
-    :: !raised && i < RANKS && !gone[i] -> i++
+    :: !lives && i < RANKS && gone[i] -> loaded = step[i]; look_at(i); i++
+    :: !lives && i < RANKS && !gone[i] -> i++
     :: else -> break
     od;
     i = 0;
-    raised = 0
+    lives = 0
 }
 
 /* state_at() */
@@ -633,28 +628,19 @@ inline state_at(entry)
     fi
 }
 
-/* move_on(). `seen`: the last entry that is due where the furthest stands. Sets `raised` if they leave it there. */
+/* move_on(). `seen`: the last entry that is due where the furthest stands. */
 inline move_on()
 {
     seen = applied;
     loaded = front_at; /* due */
-    if
-    :: seen > 0 && LEAVES(seen - 1) -> loaded++
-    :: else -> skip
-    fi;
     do
     :: seen == tail || (target[seen] < VOID && (target[seen] > most || loaded > most)) -> break
     :: seen < tail && target[seen] == VOID -> seen++
     :: seen < tail && target[seen] < VOID && target[seen] <= most && loaded <= most ->
         loaded = (target[seen] > loaded -> target[seen] : loaded);
         front_at = loaded;
-        if
-        :: LEAVES(seen) -> loaded++
-        :: else -> skip
-        fi;
         seen++
-    od;
-    raised = loaded > most
+    od
 }
 
 /* The end of find_place(), and join_locked(): all of the slot is as it should be before its lock is taken. */
@@ -665,7 +651,7 @@ inline sit_down(me)
     state_at(seen);
 #ifndef TAKE_PARKED_AHEAD /* its first checkpoint is behind that at which the others are parked */
     if
-    :: park <= most && !stopped && !raised && most > 0 -> most--; front_at = i
+    :: park <= most && !stopped && most > 0 -> most--; front_at = i
     :: else -> applied = seen
     fi;
 #else
@@ -681,7 +667,6 @@ inline sit_down(me)
     pending[me] = 1;
     held[me] = 0;
     gone[me] = 0;
-    raised = 1; /* no checkpoint passed yet */
     seen = 0; i = 0; most = 0; loaded = 0; front_at = 0;
     pc = UNLOCK
 }
@@ -731,6 +716,7 @@ active [RANKS] proctype Rank()
     bool parked = 0;
 #if TAKES
     byte loaded = 0, front_at = 0;
+    bool lives = 0; /* somebody does */
 #endif
 
 end:

@@ -168,7 +168,6 @@ BROKEN = [
     _broken("who takes a slot begins where a dead rank stood", "TAKE_STEP_OF_DEAD", last=2, deaths=1, takes=1),
     _broken("who takes a slot begins behind a park", "TAKE_PARKED_AHEAD", last=2, deaths=1, takes=1),
     _broken("who takes a slot applies what was due before", "TAKE_WHAT_IS_DUE", last=2, deaths=1, takes=1),
-    _broken("who takes a slot passes by what follows a reload", "TAKE_LEAVES_NOT", last=2, deaths=1, takes=1),
     _broken("coarser: target is the largest step, not the next", "TARGET_MAX", coarse=1),
     _broken("coarser: step stored after the word is loaded", "STEP_LATE", coarse=1),
     _broken("coarser: word left clear after the recheck", "NO_SET_AGAIN", "NO_SET_AHEAD", coarse=1),
