@@ -307,7 +307,7 @@ class Host:
                 trial, self._leaving = self._leaving, None
                 if trial is not None and trial.asked is not None:
                     trial.asked.error.__traceback__ = trial.asked.error.__context__ = None  # they hold the old frames
-                    if session.several():
+                    if session.together():
                         # The new code comes to the step at which the old one was left: nothing was done in it, and
                         # what the log says of it, that they park there say, holds for all ranks alike.
                         worker.set_back(trial.asked.step - options.current().stride)
