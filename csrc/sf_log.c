@@ -504,8 +504,7 @@ sf_conclude(struct sf_segment *segment, uint64_t seq)
 {
     struct sf_entry *entry = sf_entry_at(segment, seq);
     uint64_t target = atomic_load(&entry->target), outcome = atomic_load(&entry->outcome);
-    uint64_t at = target;
-    int someone = 0;
+    uint32_t someone = 0;
 
     if (atomic_load(&entry->number) != seq || seq == 0)
         return 0;
@@ -524,12 +523,12 @@ sf_conclude(struct sf_segment *segment, uint64_t seq)
     if (!sf_all_done(segment, seq, SF_NO_RANK))
         return 0;
     /* One that came later says so of all that was asked before. */
-    for (uint32_t r = 0; r < segment->slot_count && !someone; r++) {
-        someone = has_done(&segment->slots[r], seq) && atomic_load(&segment->slots[r].attached_ns) <= entry->asked_ns;
-        at = done_at(entry, seq, target, atomic_load(&segment->slots[r].stride));
-    }
-    if (!someone)
+    while (someone < segment->slot_count && !(has_done(&segment->slots[someone], seq) &&
+                                              atomic_load(&segment->slots[someone].attached_ns) <= entry->asked_ns))
+        someone++;
+    if (someone == segment->slot_count)
         return -ESRCH;
+    uint64_t at = done_at(entry, seq, target, atomic_load(&segment->slots[someone].stride));
     unsigned failed = atomic_load(&entry->agreed) & SF_ENTRY_FAILED;
     if (!atomic_compare_exchange_strong(&entry->outcome, &outcome,
                                         SF_OUTCOME(failed ? SF_OUTCOME_FAILED : SF_OUTCOME_APPLIED, at)))

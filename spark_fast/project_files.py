@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from functools import lru_cache
 
-__all__ = ["is_project_file", "is_under", "relative"]
+__all__ = ["innermost", "is_project_file", "is_under", "relative"]
 
 _INSTALLED = {"site-packages", "dist-packages"}
 _HERE = os.path.dirname(os.path.realpath(__file__))
@@ -27,8 +27,13 @@ def is_project_file(path: str, roots: Sequence[str]) -> bool:
 
 def relative(path: str, roots: Sequence[str]) -> str:
     """A path as people of the project call it: from the innermost root on that holds it, else as it is."""
-    inside = [root for root in roots if is_under(path, root)]
-    return os.path.relpath(path, max(inside, key=len)) if inside else path
+    root = innermost(path, roots)
+    return path if root is None else os.path.relpath(path, root)
+
+
+def innermost(path: str, roots: Sequence[str]) -> str | None:
+    """The innermost root that holds a path; None if none does."""
+    return max((root for root in roots if is_under(path, root)), key=len, default=None)
 
 
 def is_under(path: str, folder: str) -> bool:

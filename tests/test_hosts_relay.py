@@ -119,6 +119,18 @@ def test_relays_that_are_killed_are_started_again_and_go_on(tmp_path: Path, serv
         assert [line[2] for line in found[0].lines("set")] == ["1.0", "2.0", "3.0", "4.0"]
 
 
+def test_a_relay_that_is_killed_comes_back_though_nobody_on_its_host_asks_for_anything(
+    tmp_path: Path, server: Server
+) -> None:
+    with job(tmp_path, 2, address(server)) as found:
+        killed = found[1].relay()
+        found[1].kill_relay()
+        again = until(found[1].relay, "another relay")
+        assert killed is not None and again.pid != killed.pid
+        until(lambda: found[0].ask(Kind.PAUSE).state == "applied", "it has joined again, and answers")
+        parked_together(found)
+
+
 def test_a_relay_ends_with_its_ranks_and_tells_the_others(tmp_path: Path, server: Server) -> None:
     with job(tmp_path, 2, address(server)) as found:
         found[1].process.kill()

@@ -399,8 +399,10 @@ def call(
 
 
 def _which(ranks: str | None) -> int | Literal["all"] | None:
-    if ranks is None or ranks == "all":
-        return None if ranks is None else "all"
+    if ranks is None:
+        return None
+    if ranks == "all":
+        return "all"
     if ranks.isdecimal() and len(ranks) < 10:
         return int(ranks)
     raise typer.BadParameter(f"{ranks!r} is neither the number of a rank nor all", param_hint="--ranks")

@@ -20,8 +20,9 @@ from spark_fast.hosts.words import Entry, Fate
 
 __all__ = ["ask", "fate", "forget", "patience", "ring", "start", "store_address", "wait"]
 
-_KEEP = 'while "$@"; [ $? -gt 128 ]; do sleep 1; done &'
-"""Starts a command again when a signal has ended it."""
+_KEEP = 'left=100; while "$@"; [ $? -gt 128 ] && [ $((left -= 1)) -gt 0 ]; do sleep 1; done &'
+"""Starts a command again when a signal has ended it, so many times at most: one that always dies is not to go on doing
+so when the job is long over."""
 _LOOK = 0.002
 _LOOK_MOST = 0.05
 

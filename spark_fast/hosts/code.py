@@ -6,13 +6,12 @@ elsewhere. A host on which another file differs refuses: all run the same code, 
 """
 
 import base64
-import binascii
 import os
 from typing import Any
 
 from spark_fast.code_versions import About, Store, Version, digest_of
 from spark_fast.errors import CodeRefusedError, StoreError
-from spark_fast.project_files import is_under, relative
+from spark_fast.project_files import innermost, is_under, relative
 
 __all__ = ["CARRIED_MAX", "packed", "unpacked"]
 
@@ -36,7 +35,7 @@ def packed(store: Store, version: Version) -> dict[str, Any]:
             f"{size} bytes of source have changed: other hosts are not sent more than {CARRIED_MAX} at once"
         )
     sources = {digest: base64.b64encode(source).decode() for digest, source in carried.items()}
-    return {"number": version.number, "note": version.note, "files": files, "sources": sources}
+    return {"note": version.note, "files": files, "sources": sources}
 
 
 def unpacked(store: Store, letter: dict[str, Any], sender: str) -> Version:
@@ -62,11 +61,8 @@ def unpacked(store: Store, letter: dict[str, Any], sender: str) -> Version:
 
 def _split(path: str, about: About) -> tuple[int, str]:
     """The root that a file lies in, by its place among them, -1 if in none; and where in it."""
-    inside = [(len(root), at) for at, root in enumerate(about.roots) if is_under(path, root)]
-    if not inside:
-        return -1, path
-    _, at = max(inside)
-    return at, os.path.relpath(path, about.roots[at])
+    root = innermost(path, about.roots)
+    return (-1, path) if root is None else (about.roots.index(root), os.path.relpath(path, root))
 
 
 def _files(letter: dict[str, Any], about: About) -> list[tuple[str, str]]:
@@ -89,7 +85,7 @@ def _files(letter: dict[str, Any], about: About) -> list[tuple[str, str]]:
 def _sources(letter: dict[str, Any]) -> dict[str, bytes]:
     try:
         sources = {digest: base64.b64decode(text, validate=True) for digest, text in letter["sources"].items()}
-    except (KeyError, AttributeError, TypeError, ValueError, binascii.Error) as error:
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
         raise CodeRefusedError(f"what came of the new code makes no sense: {error}") from None
     for digest, source in sources.items():
         if digest_of(source) != digest:

@@ -14,7 +14,7 @@ from spark_fast.code_versions import Store
 from spark_fast.errors import SegmentError, SparkError
 from spark_fast.hosts import folder as files
 from spark_fast.hosts.code import unpacked
-from spark_fast.hosts.words import STEP_MAX, VOID, Answer, Ask, Done, Entry, Fate, Note, Peer, Place
+from spark_fast.hosts.words import PHASES, STEP_MAX, VOID, Answer, Ask, Done, Entry, Fate, Note, Peer, Place
 from spark_fast.request import FateState, Kind, Verdict, fate_of, version_mail
 from spark_fast.run_folder import CONTROL
 from spark_fast.status import WorkerState, status_of
@@ -25,8 +25,6 @@ _KEPT = 256
 """Fates that are kept: twice as many as the log has entries."""
 _TURN = 2.0
 _NO_PAUSE = 1 << 62
-_PHASES = 3
-"""SF_PHASE_END of csrc/sf_layout.h."""
 
 
 class RunFolder:
@@ -197,7 +195,7 @@ class RunFolder:
         if entry is None or f"{entry['id']:016x}" != ident or entry["kind"] != Kind.RELOAD:
             return None
         # SF_VERDICT_HERE and SF_VERDICT of csrc/sf_layout.h
-        return [(entry["agreed"] >> (16 + 2 * at) & 3, entry["agreed"] >> (8 + 2 * at) & 3) for at in range(_PHASES)]
+        return [(entry["agreed"] >> (16 + 2 * at) & 3, entry["agreed"] >> (8 + 2 * at) & 3) for at in range(PHASES)]
 
     def commit_vote(self, seq: int, phase: int, verdict: int) -> int:
         return self.segment.commit_vote(seq, phase, verdict)

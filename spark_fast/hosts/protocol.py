@@ -35,7 +35,10 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from spark_fast.hosts.deciding import combine, decide
 from spark_fast.hosts.store import Store, StoreGoneError
 from spark_fast.hosts.words import (
+    PHASES,
     VOID,
+    VOTE_NO,
+    VOTE_YES,
     Answer,
     Ask,
     Decision,
@@ -57,10 +60,7 @@ _KEPT = 128
 """Requests of which the store keeps what was said: as many as a host's log holds."""
 _RING = 128
 
-_YES, _NO = 1, 2
-"""SF_VOTE_YES and SF_VOTE_NO of csrc/sf_layout.h."""
-_VERDICTS = {b"yes": _YES, b"no": _NO}
-_PHASES = 3
+_VERDICTS = {b"yes": VOTE_YES, b"no": VOTE_NO}
 _VOTE_PAUSE = 0.002
 _VOTE_PAUSE_MOST = 0.25
 """Seconds between two looks what the others have said, ever more: new code may take minutes to come round."""
@@ -144,8 +144,8 @@ class Local(Protocol):
         """Hands the target, or VOID, to the ranks. The one that the entry has: VOID if they have given up."""
 
     def votes(self, seq: int, ident: str) -> list[tuple[int, int]] | None:
-        """Of an entry that is a reload: for each phase what this host's ranks say, and what all do, SF_VOTE_YES or
-        SF_VOTE_NO, or 0 while it is open. None of any other."""
+        """Of an entry that is a reload: for each phase what this host's ranks say, and what all do, VOTE_YES or
+        VOTE_NO, or 0 while it is open. None of any other."""
 
     def commit_vote(self, seq: int, phase: int, verdict: int) -> int:
         """Hands the verdict to the ranks. The one that the entry has: another if they have given up."""
@@ -222,7 +222,6 @@ class Relay:
         self._ballots: dict[int, _Ballot] = {}
         self._told: set[int] = set()
         self._voted: set[int] = set()  # requests of this host of which the store has verdicts
-        self._said: bytes = b""
         self._count = 0
         self._beat_due = 0.0
         self._watch_due = 0.0
@@ -535,7 +534,7 @@ class Relay:
         yield from call(self._store.delete, f"done/{number}/{first}")
         if number in self._voted:
             self._voted.discard(number)
-            for phase in range(_PHASES):
+            for phase in range(PHASES):
                 yield from call(self._store.delete, f"verdict/{number}/{phase}")
         if mine:
             # The log keeps its place, so that its end can be found.
@@ -555,7 +554,7 @@ class Relay:
             if number in self._own:
                 self._voted.add(number)
             for phase, (here, settled) in enumerate(votes):
-                if _NO in (here, settled):
+                if VOTE_NO in (here, settled):
                     yield from call(self._store.compare_set, f"verdict/{number}/{phase}", None, b"no")
                     ballot.over = True
                 elif here and phase not in ballot.said:
@@ -564,7 +563,7 @@ class Relay:
                     ballot.pause, ballot.due = _VOTE_PAUSE, None
                 if not here or (not settled and not (yield from self._settle_vote(number, seq, phase, ballot))):
                     break
-                ballot.over = ballot.over or phase + 1 == _PHASES
+                ballot.over = ballot.over or phase + 1 == PHASES
 
     def _settle_vote(self, number: int, seq: int, phase: int, ballot: _Ballot) -> Steps[bool]:
         """Hands on what all hosts have agreed on. Whether that is known."""
@@ -582,7 +581,7 @@ class Relay:
             ballot.due = now + ballot.pause
             return False
         ballot.due = None
-        yield from call(self._local.commit_vote, seq, phase, _VERDICTS.get(raw, _NO))
+        yield from call(self._local.commit_vote, seq, phase, _VERDICTS.get(raw, VOTE_NO))
         return True
 
     def _counts(self, number: int, ballot: _Ballot) -> Steps[bool]:
@@ -638,7 +637,7 @@ class Relay:
             self._told.discard(number)
             if ballot is not None:
                 del self._ballots[number]
-                for phase in range(_PHASES):
+                for phase in range(PHASES):
                     yield from call(self._store.delete, f"vote/{number}/{phase}/{self._member.first}")
         if len(left) < len(self._note.open):
             note = replace(self._note, open=tuple(left))

@@ -12,8 +12,11 @@ from typing import Any
 from spark_fast.request import Kind
 
 __all__ = [
+    "PHASES",
     "STEP_MAX",
     "VOID",
+    "VOTE_NO",
+    "VOTE_YES",
     "Answer",
     "Ask",
     "Decision",
@@ -32,6 +35,10 @@ VOID = (1 << 64) - 2
 """SF_TARGET_VOID of csrc/sf_layout.h."""
 STEP_MAX = 1 << 62
 """SF_STEP_MAX of it."""
+PHASES = 3
+"""SF_PHASE_END of it."""
+VOTE_YES, VOTE_NO = 1, 2
+"""SF_VOTE_YES, SF_VOTE_NO of it."""
 
 
 def _packed(found: Any) -> bytes:

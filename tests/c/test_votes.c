@@ -1,10 +1,12 @@
 /* What ranks can only do together they vote on first: one verdict, whoever dies, gives up or comes late. */
 #include "core.h"
 
-#define BEGIN                                                                                                          \
+/* Three ranks that have met a reload, asked for in one way or the other. */
+#define BEGIN_BY(asks)                                                                                                 \
     struct rank *ranks[3];                                                                                             \
     struct sf_segment segment = begin(ranks);                                                                          \
-    uint64_t seq = reload(&segment, ranks, 3)
+    uint64_t seq = asks(&segment, ranks, 3)
+#define BEGIN BEGIN_BY(reload)
 #define END sf_segment_close(&segment)
 #define YES SF_VOTE_YES
 #define NO SF_VOTE_NO
@@ -275,9 +277,7 @@ reload_elsewhere(struct sf_segment *segment, struct rank **ranks, int count)
 
 TEST(a_yes_of_all_ranks_here_waits_for_the_other_hosts)
 {
-    struct rank *ranks[3];
-    struct sf_segment segment = begin(ranks);
-    uint64_t seq = reload_elsewhere(&segment, ranks, 3);
+    BEGIN_BY(reload_elsewhere);
 
     for (unsigned phase = SF_PHASE_READY; phase < SF_PHASE_END; phase++) {
         for (int r = 0; r < 3; r++)
@@ -294,9 +294,7 @@ TEST(a_yes_of_all_ranks_here_waits_for_the_other_hosts)
 
 TEST(a_no_of_another_host_is_one_for_the_ranks_here_whatever_they_have_said)
 {
-    struct rank *ranks[3];
-    struct sf_segment segment = begin(ranks);
-    uint64_t seq = reload_elsewhere(&segment, ranks, 3);
+    BEGIN_BY(reload_elsewhere);
 
     SAYS(ranks[0], SF_PHASE_READY, 1, 0);
     CHECK_EQ(sf_commit_vote(&segment, seq, SF_PHASE_READY, NO), NO);
@@ -308,9 +306,7 @@ TEST(a_no_of_another_host_is_one_for_the_ranks_here_whatever_they_have_said)
 
 TEST(a_no_here_waits_for_nobody_and_who_loses_patience_with_the_other_hosts_says_no_for_all_here)
 {
-    struct rank *ranks[3];
-    struct sf_segment segment = begin(ranks);
-    uint64_t seq = reload_elsewhere(&segment, ranks, 3);
+    BEGIN_BY(reload_elsewhere);
 
     SAYS(ranks[0], SF_PHASE_READY, 1, 0);
     SAYS(ranks[1], SF_PHASE_READY, 0, NO);

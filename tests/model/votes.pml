@@ -101,7 +101,7 @@ byte oldest[RANKS] = 0; /* the ballot from which on this rank is asked: those be
 
 mtype = {
     BEGIN, VOTE, TELL_VOTE, COUNTER, AGREED, VOTES, THERE, DECIDE, TELL, WAIT, SLEEP, FINISHED, DEAD, CHECKED,
-    JOIN, FRONT, LEAVES, FILL, SEAT, TELL_JOIN
+    JOIN, FRONT, FILL, SEAT, TELL_JOIN
 }
 
 /* sf_announce() */
@@ -187,13 +187,8 @@ end:
         :: e < ENTRIES -> e++ /* move_on() */
         :: true
         fi;
-        pc = (e == 0 -> FILL : LEAVES)
+        pc = FILL
     }
-    :: d_step {
-        pc == LEAVES ->
-        pc = (agreed[(e - 1) * PHASES] != OPEN -> FILL : FRONT)
-    }
-    :: d_step { pc == LEAVES && agreed[(e - 1) * PHASES] == OPEN -> pc = FILL } /* the time is up: it guesses */
 #endif
     /* What stands in the log by now, it has said yes to: SF_VOTE_OVER. More may be appended later. */
     :: atomic {
