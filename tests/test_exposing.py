@@ -1057,6 +1057,32 @@ def test_threads_that_assign_and_a_sender_that_sets_do_not_disturb_each_other(tm
         child.steps_on(run)
 
 
+def test_threads_that_share_a_run_read_one_board_and_never_another_file(training: Child) -> None:
+    names = set(training.run().values)
+    errors: list[BaseException] = []
+
+    def look(run: client.Run, start: threading.Barrier) -> None:
+        start.wait(DEADLINE)
+        try:
+            assert set(run.values) == names
+        except BaseException as error:
+            errors.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(100):
+            run, start = client.attach("test"), threading.Barrier(8)
+            threads = [threading.Thread(target=look, args=(run, start)) for _ in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(DEADLINE)
+    finally:
+        sys.setswitchinterval(interval)
+    assert errors == []
+
+
 def test_a_board_that_is_removed_or_cut_short_costs_nothing_but_the_display(training: Child) -> None:
     run = training.run()
     board = run.folder / "board"

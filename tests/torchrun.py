@@ -93,7 +93,7 @@ class Torchrun:
 
     def stops(self) -> dict[int, int]:
         """The step at which each rank says that it was stopped."""
-        return {int(rank): int(step) for rank, step in re.findall(r"^rank (\d+): .*\bstep (\d+)", self.out, re.M)}
+        return {int(rank): int(step) for rank, step in re.findall(r"rank (\d+): stopped at step (\d+)", self.out)}
 
 
 class Ranks:

@@ -96,45 +96,53 @@ class History:
         return len(self.steps)
 
 
+class _File:
+    """A board that is open for as long as somebody has it: another thread may have found a newer one meanwhile."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
 class Board:
-    """What a run exposes, as far as it has been read; the description is read again only when it was written anew."""
+    """What a run exposes, as far as it has been read; the description is read again only when it was written anew.
+
+    Several threads may use it.
+    """
 
     def __init__(self, run: "Run") -> None:
         self._run = run
-        self._fd = -1
-        self._described = -1
-        self._exposures = Exposures()
+        self._file: _File | None = None
+        self._known: tuple[_File | None, int, Exposures] = (None, -1, Exposures())
+        """A description, and of what board and how new it is at least."""
 
-    def __del__(self) -> None:
-        if getattr(self, "_fd", -1) >= 0:
-            os.close(self._fd)
-
-    def _open(self) -> int:
+    def _open(self) -> _File:
         """The board that is in the folder; where that is gone, the one that was."""
+        known = self._file
         ended = os.fstat(self._run._control).st_nlink == 0  # another run may have its name by now
-        if self._fd >= 0 and (ended or os.fstat(self._fd).st_nlink > 0):
-            return self._fd
+        if known is not None and (ended or os.fstat(known.fd).st_nlink > 0):
+            return known
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            fd = os.open(self._run.folder / exposed.BOARD, flags)
+            found = _File(os.open(self._run.folder / exposed.BOARD, flags))
         except FileNotFoundError:
-            if self._fd < 0:
+            if known is None:
                 raise
-            return self._fd
-        if os.fstat(fd).st_uid != os.geteuid():
-            os.close(fd)
+            return known
+        if os.fstat(found.fd).st_uid != os.geteuid():
             raise StoreError(str(self._run.folder / exposed.BOARD), "it is no file of yours")
-        if self._fd >= 0:  # of a process that is gone, and has come again
-            os.close(self._fd)
-        self._fd, self._described = fd, -1
-        return self._fd
+        self._file = found  # the one before it is of a process that is gone, and has come again
+        return found
 
     @contextmanager
     def _reading(self) -> Iterator[int]:
         """The board, open. Raises SegmentError or StoreError with its path; FileNotFoundError if there is none."""
         path = self._run.folder / exposed.BOARD
         try:
-            yield self._open()
+            found = self._open()
+            yield found.fd
         except FileNotFoundError:
             raise
         except SegmentError as error:
@@ -144,22 +152,26 @@ class Board:
 
     def exposures(self) -> Exposures:
         """What describes the values and functions. Raises StoreError, FolderRefusedError."""
+        known = self._known
+        found: _File | None = None
         try:
-            described = _core.read_board(self._open())[1]
+            found = self._open()
+            described = _core.read_board(found.fd)[1]
         except (OSError, SegmentError, StoreError):
             described = -1  # none, or a damaged one: what can be called is told by the description alone
-        if described < 0 or described != self._described:
+        if described < 0 or (found, described) != known[:2]:
             try:
-                self._exposures = exposed.read(self._run.folder)
+                known = (found, described, exposed.read(self._run.folder))
             except FileNotFoundError:  # with its run
-                return self._exposures
-            self._described = described
-        return self._exposures
+                return known[2]
+            self._known = known
+        return known[2]
 
     def version(self) -> int:
         """Grows with each assignment, and whenever something is exposed."""
         try:
-            _cells, described, changes = _core.read_board(self._open())
+            found = self._open()
+            _cells, described, changes = _core.read_board(found.fd)
         except (OSError, SegmentError, StoreError):
             return 0
         return described + changes
@@ -167,7 +179,8 @@ class Board:
     def touch(self) -> None:
         """Says that somebody looks at the values: those on an accelerator are copied for some seconds more."""
         try:
-            _core.touch_board(self._open())
+            found = self._open()
+            _core.touch_board(found.fd)
         except (OSError, SegmentError, StoreError):  # what is wrong with it is said by those who read it
             return
 
@@ -208,9 +221,10 @@ class Board:
 
     def history(self, name: str) -> History:
         """Raises LookupError if no value has this name."""
-        limits = self.exposures().values.get(name)
+        exposed_values = self.exposures().values
+        limits = exposed_values.get(name)
         if limits is None:
-            raise LookupError(unknown(name, "value", list(self._exposures.values)))
+            raise LookupError(unknown(name, "value", list(exposed_values)))
         nothing = History([], [], [], [], [], [])
         try:
             with self._reading() as fd:

@@ -604,9 +604,10 @@ class Run:
     # --- how ---
 
     def _open_segment(self) -> Segment:
-        if self._segment is None:
-            self._segment = Segment(self._folder / run_folder.CONTROL)
-        return self._segment
+        found = self._segment  # another thread may take it away
+        if found is None:
+            found = self._segment = Segment(self._folder / run_folder.CONTROL)
+        return found
 
     def _ask(
         self,
