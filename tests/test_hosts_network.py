@@ -1,6 +1,8 @@
 """Hosts with a network between them: namespaces, links that are cut and healed, and torchrun."""
 
+import os
 import random
+import signal
 import subprocess
 import sys
 import textwrap
@@ -10,8 +12,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+import pytest
 
-from spark_fast import hosts
+from spark_fast import client, hosts
+from spark_fast.hosts.words import Fate
 from spark_fast.request import Kind
 from tests.hosts_real import Host, Server, parked_together
 from tests.netns import Network, network
@@ -138,60 +142,124 @@ dist.barrier()
 """
 
 
+class Agents:
+    """torchrun on two hosts, two ranks on each, in network namespaces; all processes are ended with the block.
+
+    options: of torchrun, with {number} for the host, {first} and {own} for addresses, {host} for whether it is first.
+    """
+
+    def __init__(self, folder: Path, net: Network, *options: str) -> None:
+        self.folder = folder
+        self._homes = [folder / f"home{number}" for number in range(2)]
+        self._agents: list[subprocess.Popen[bytes]] = []
+        script = folder / "train.py"
+        script.write_text(textwrap.dedent(TORCH))
+        for number, home in enumerate(self._homes):
+            about = {"number": number, "first": net.address(0), "own": net.address(number), "host": not number}
+            command = [
+                *net.prefix(number), "env", f"SPARK_FAST_HOME={home}", "GLOO_SOCKET_IFNAME=eth0", "OMP_NUM_THREADS=1",
+                # The store that torchrun shares with its workers still holds where the dead ones listened.
+                "SPARK_FAST_HOSTS_BOUND=20", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1",
+                sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=2",
+                *(option.format(**about) for option in options), str(script), str(folder),
+            ]  # fmt: skip
+            with (folder / f"agent{number}").open("wb") as log:
+                self._agents.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT))
+
+    def __enter__(self) -> "Agents":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for agent in self._agents:
+            with suppress(psutil.NoSuchProcess):
+                for child in psutil.Process(agent.pid).children(recursive=True):
+                    with suppress(psutil.NoSuchProcess):
+                        child.kill()
+            agent.kill()
+            agent.wait()
+
+    def said(self) -> str:
+        return "".join((self.folder / f"agent{number}").read_text() for number in range(2))
+
+    def runs(self) -> list[Path]:
+        """The run folder of each host, once both have joined."""
+
+        def names() -> list[list[str]]:
+            for agent in self._agents:
+                assert agent.poll() is None, self.said()
+            return [sorted(path.name for path in home.glob("[a-z]*")) for home in self._homes]
+
+        until(lambda: all(names()), "both hosts have their run", 90.0)
+        assert names()[0] == names()[1], "a job has one name on all hosts"
+        runs = [home / name for home, (name, *_) in zip(self._homes, names(), strict=True)]
+        until(lambda: all((run / "hosts" / "note.json").exists() for run in runs), "both have joined", 90.0)
+        return runs
+
+    def fate(self, run: Path, kind: Kind, mail: str = "") -> Fate:
+        """Asks, and waits; what became of it."""
+        ident = time.monotonic_ns()
+        hosts.ask(run, kind, ident, mail=mail)
+        fate = hosts.wait(run, ident, 60.0)
+        assert fate is not None, self.said()
+        return fate
+
+    def ask(self, run: Path, kind: Kind, mail: str = "") -> int:
+        """Asks, and waits; the step at which it was done."""
+        fate = self.fate(run, kind, mail)
+        assert fate.state == "applied", (fate, self.said())
+        return fate.step or 0
+
+    def steer(self, runs: list[Path], rounds: int) -> None:
+        source = random.Random(2)
+        for number in range(rounds):
+            step = self.ask(runs[number % 2], Kind.PAUSE)
+            assert self.ask(runs[0], Kind.SET, f'{{"name":"lr","value":{source.random()}}}') == step
+            self.ask(runs[number % 2], Kind.RESUME)
+            time.sleep(source.random() * 0.05)
+            self.ask(runs[1], Kind.SET, f'{{"name":"lr","value":{source.random()}}}')
+
+    def stopped(self, run: Path) -> None:
+        """Stops it, and asserts that all ranks have ended at one step, with the same weights."""
+        self.ask(run, Kind.STOP)
+        for agent in self._agents:
+            assert agent.wait(60) == 0, self.said()
+        assert len({(self.folder / f"rank{rank}").read_text() for rank in range(4)}) == 1
+
+
 def test_torchrun_on_two_hosts_pauses_sets_and_stops_at_one_step(tmp_path: Path) -> None:
-    script = tmp_path / "train.py"
-    script.write_text(textwrap.dedent(TORCH))
-    with network(2) as net:
-        agents = []
-        homes = [tmp_path / f"home{number}" for number in range(2)]
+    options = ("--node-rank={number}", "--master-addr={first}", "--master-port=29517")
+    with network(2) as net, Agents(tmp_path, net, *options) as job:
+        runs = job.runs()
+        job.steer(runs, 12)
+        job.stopped(runs[1])
+
+
+@pytest.mark.timeout(300)
+def test_two_hosts_that_torchrun_starts_again_are_one_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ranks(run: Path) -> list[client.Rank]:
+        monkeypatch.setenv("SPARK_FAST_HOME", str(run.parent))
         try:
-            for number in range(2):
-                command = [
-                    *net.prefix(number), "env", f"SPARK_FAST_HOME={homes[number]}", "GLOO_SOCKET_IFNAME=eth0",
-                    "OMP_NUM_THREADS=1", "SPARK_FAST_HOSTS_BOUND=20", sys.executable, "-m", "torch.distributed.run",
-                    "--nnodes=2", "--nproc-per-node=2", f"--node-rank={number}", f"--master-addr={net.address(0)}",
-                    "--master-port=29517", str(script), str(tmp_path),
-                ]  # fmt: skip
-                with (tmp_path / f"agent{number}").open("wb") as log:
-                    agents.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT))
+            return [rank for rank in client.attach(run.name).ranks if rank.pid]
+        except client.NoSuchRunError:  # between the old start and the new
+            return []
 
-            def said() -> str:
-                return "".join((tmp_path / f"agent{number}").read_text() for number in range(2))
+    options = (
+        "--rdzv-backend=c10d", "--rdzv-endpoint={first}:29518", "--rdzv-conf=is_host={host}", "--local-addr={own}",
+        "--rdzv-id=job", "--max-restarts=1",
+    )  # fmt: skip
+    with network(2) as net, Agents(tmp_path, net, *options) as job:
+        runs = job.runs()
+        job.ask(runs[0], Kind.PAUSE)  # what was asked of the dead is not asked of the new ones
+        before = {rank.pid for run in runs for rank in ranks(run)}
+        os.kill(max(before), signal.SIGKILL)
 
-            def names() -> list[list[str]]:
-                for agent in agents:
-                    assert agent.poll() is None, said()
-                return [sorted(path.name for path in home.glob("[a-z]*")) for home in homes]
+        def again() -> bool:
+            now = [rank for run in job.runs() for rank in ranks(run)]
+            return len(now) >= 4 and all(rank.status.live and rank.pid not in before for rank in now)
 
-            until(lambda: all(names()), "both hosts have their run", 90.0)
-            assert names()[0] == names()[1], "a job has one name on all hosts"
-            runs = [home / name for home, (name, *_) in zip(homes, names(), strict=True)]
-            until(lambda: all((run / "hosts" / "note.json").exists() for run in runs), "both have joined", 90.0)
-
-            def ask(run: Path, kind: Kind, mail: str = "") -> int:
-                ident = time.monotonic_ns()
-                hosts.ask(run, kind, ident, mail=mail)
-                fate = hosts.wait(run, ident, 60.0)
-                assert fate is not None and fate.state == "applied", (fate, said())
-                return fate.step or 0
-
-            source = random.Random(2)
-            for number in range(12):
-                step = ask(runs[number % 2], Kind.PAUSE)
-                assert ask(runs[0], Kind.SET, f'{{"name":"lr","value":{source.random()}}}') == step
-                ask(runs[number % 2], Kind.RESUME)
-                time.sleep(source.random() * 0.05)
-                ask(runs[1], Kind.SET, f'{{"name":"lr","value":{source.random()}}}')
-            ask(runs[1], Kind.STOP)
-            for agent in agents:
-                assert agent.wait(60) == 0, said()
-        finally:
-            for agent in agents:
-                with suppress(psutil.NoSuchProcess):
-                    for child in psutil.Process(agent.pid).children(recursive=True):
-                        with suppress(psutil.NoSuchProcess):
-                            child.kill()
-                agent.kill()
-                agent.wait()
-    ends = [(tmp_path / f"rank{rank}").read_text() for rank in range(4)]
-    assert len(set(ends)) == 1, "all ranks stop at one step, with the same weights"
+        until(again, "new ranks", 120.0)
+        until(lambda: job.fate(runs[0], Kind.RESUME).state in ("applied", "nothing"), "the new relays have met", 60.0)
+        job.steer(runs, 3)
+        job.stopped(runs[1])

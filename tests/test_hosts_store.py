@@ -9,6 +9,7 @@ from contextlib import closing
 
 import pytest
 
+from spark_fast.hosts.asking import store_address
 from spark_fast.hosts.store import SCHEMES, Store, StoreGoneError, open_store, parse_address
 from tests.hosts_real import Server, store
 
@@ -123,3 +124,25 @@ def test_an_address_says_which_store_it_is() -> None:
         with pytest.raises(ValueError, match="no address of a store"):
             parse_address(bad)
     assert set(SCHEMES) == {"tcp", "ray"}
+
+
+TORCHRUN = {"MASTER_ADDR": "a", "MASTER_PORT": "7", "TORCHELASTIC_RUN_ID": "x"}
+AGENTS_STORE = TORCHRUN | {"TORCHELASTIC_USE_AGENT_STORE": "True"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "first", "again"),
+    [
+        ({"MASTER_ADDR": "a", "MASTER_PORT": "7"}, "tcp://a:7/spark_fast.job.0", "tcp://a:7/spark_fast.job.1"),
+        # Each agent counts for itself.
+        (TORCHRUN, "tcp://a:7/spark_fast.x.7", "tcp://a:7/spark_fast.x.7"),
+        (AGENTS_STORE, "tcp://a:7/spark_fast.x.0", "tcp://a:7/spark_fast.x.1"),
+        ({"SPARK_FAST_STORE": "tcp://b:1"}, "tcp://b:1/spark_fast", "tcp://b:1/spark_fast.1"),
+        (TORCHRUN | {"SPARK_FAST_STORE": "tcp://b:1/p"}, "tcp://b:1/p.7", "tcp://b:1/p.7"),
+        ({"MASTER_ADDR": "a"}, "", ""),
+    ],
+)
+def test_the_hosts_of_a_start_meet_in_one_place_and_those_of_the_next_in_another(
+    environ: dict[str, str], first: str, again: str
+) -> None:
+    assert (store_address(environ, 0), store_address(environ, 1)) == (first, again)

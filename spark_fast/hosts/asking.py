@@ -49,15 +49,28 @@ def store_address(environ: Mapping[str, str] = os.environ, generation: int = 0) 
     generation: how often the job was started again. Its runs are other ones then, of which the store may hold the old
         ones' requests.
     """
+    start = _start_of(environ, generation)
     if chosen := environ.get("SPARK_FAST_STORE"):
         scheme, _, rest = chosen.partition("://")
-        return f"{scheme}://{rest}{'' if '/' in rest else '/spark_fast'}{f'.{generation}' if generation else ''}"
+        return f"{scheme}://{rest}{'' if '/' in rest else '/spark_fast'}{f'.{start}' if start else ''}"
     host, port = environ.get("MASTER_ADDR"), environ.get("MASTER_PORT")
     if not host or not port or not port.isdecimal():
         return ""
     # An agent's store may serve several jobs, which differ in this.
     job = re.sub(r"[^A-Za-z0-9_.-]", "_", environ.get("TORCHELASTIC_RUN_ID", "job"))
-    return f"tcp://{host}:{port}/spark_fast.{job}.{generation}"
+    return f"tcp://{host}:{port}/spark_fast.{job}.{start}"
+
+
+def _start_of(environ: Mapping[str, str], generation: int) -> int:
+    """A number that is the same on all hosts, and another one each time the job is started again.
+
+    Each agent of torchrun counts for itself how often it has started its ranks because one of them failed, so that the
+    counts of two hosts may differ. Where the ranks make the store of a start themselves, its port tells the start.
+    Where they share the agents' store they meet by that count, here as in torch.distributed.
+    """
+    shared = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    port = environ.get("MASTER_PORT", "")
+    return int(port) if "TORCHELASTIC_RUN_ID" in environ and not shared and port.isdecimal() else generation
 
 
 def bound_of(environ: Mapping[str, str] = os.environ) -> float:
