@@ -72,7 +72,7 @@ def test_the_new_code_runs_on_the_very_next_item_with_the_same_objects(tmp_path:
 
 def test_loops_that_run_beside_each_other_stay_in_step(tmp_path: Path) -> None:
     code = """
-    for one, other in zip(spark.track(range(100), key="one"), spark.track(range(100), key="other")):
+    for one, other in zip(spark.track(range(400), key="one"), spark.track(range(400), key="other")):
         say(one, other)
         time.sleep(0.002)
     """
@@ -81,17 +81,17 @@ def test_loops_that_run_beside_each_other_stay_in_step(tmp_path: Path) -> None:
             training.says(10 * count)
             training.edit("for one", f"# edit {count}\nfor one")
             training.reloaded()
-        assert training.over() == [[number, number] for number in range(100)]
+        assert training.over() == [[number, number] for number in range(400)]
 
 
 def test_many_reloads_lose_no_item_and_give_none_twice(tmp_path: Path) -> None:
-    with Edited(tmp_path, NESTED) as training:
+    with Edited(tmp_path, NESTED.replace("range(3)", "range(9)")) as training:
         for count in range(1, 20):
             training.says(5 * count)
             training.edit("class Net", f"# edit {count}\nclass Net")
             training.reloaded()
         said = training.over()
-        assert [line[:2] for line in said] == [[epoch, batch] for epoch in range(3) for batch in [*range(40), "end"]]
+        assert [line[:2] for line in said] == [[epoch, batch] for epoch in range(9) for batch in [*range(40), "end"]]
 
 
 def test_an_inner_loop_that_had_ended_is_passed_over_and_begins_afresh_with_the_next_item(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_an_item_whose_body_was_left_by_a_checkpoint_within_it_comes_once_more(t
     code = (
         SAY
         + """
-for number in spark.track(range(60), key="number"):
+for number in spark.track(range(300), key="number"):
     time.sleep(0.002)
     spark.checkpoint()
     say(number)
@@ -132,18 +132,18 @@ for number in spark.track(range(60), key="number"):
             training.says(8 * count)
             training.edit("import json", f"# {count}\nimport json")
             training.reloaded()
-        assert numbers(training.over()) == list(range(60))
+        assert numbers(training.over()) == list(range(300))
 
 
 @pytest.mark.parametrize(
     "iterable",
     [
-        "enumerate(range(80))",
-        "zip(range(80), itertools.count())",
-        "map(lambda n: (n, n), range(80))",
+        "enumerate(range(300))",
+        "zip(range(300), itertools.count())",
+        "map(lambda n: (n, n), range(300))",
         "numbers()",
-        "[(n, n) for n in range(80)]",
-        "itertools.islice(numbers(), 80)",
+        "[(n, n) for n in range(300)]",
+        "itertools.islice(numbers(), 300)",
         "counted(loader)",
     ],
 )
@@ -152,12 +152,12 @@ def test_any_iterable_goes_on_with_its_very_next_item(tmp_path: Path, iterable: 
     import itertools
 
     def numbers():
-        for n in range(80):
+        for n in range(300):
             yield n, n
 
     class Loader:
         def __iter__(self):
-            self.numbers = iter(range(80))  # begun over whenever somebody asks
+            self.numbers = iter(range(300))  # begun over whenever somebody asks
             return self
 
         def __next__(self):
@@ -174,7 +174,7 @@ def test_any_iterable_goes_on_with_its_very_next_item(tmp_path: Path, iterable: 
             training.says(10 * count)
             training.edit("import itertools", f"import itertools  # {count}")
             training.reloaded()
-        assert training.over() == [[n, n] for n in range(80)]
+        assert training.over() == [[n, n] for n in range(300)]
 
 
 def test_a_generator_that_passes_checkpoints_itself_is_begun_anew_and_what_stands_in_it_goes_on(tmp_path: Path) -> None:

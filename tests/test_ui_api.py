@@ -170,7 +170,7 @@ def test_a_pause_is_asked_for_then_applied_and_so_is_a_resume(server: Served, ex
 
 def test_a_pause_says_where_and_for_how_long(server: Served, exposing: Child) -> None:
     run = exposing.run()
-    far = run.step + 100
+    far = run.step + 1000
     assert server.fate("test", server.post("/api/runs/test/pause", {"at_step": far}))["step"] == far
     server.post("/api/runs/test/resume")
     server.fate("test", server.post("/api/runs/test/pause", {"resume_after": 0.2}))
