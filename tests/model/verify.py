@@ -272,12 +272,12 @@ def _read(search: Search, text: str, seconds: float) -> Found:
     for what, pattern in {
         "errors": r"errors: (\d+)",
         "depth": r"depth reached (\d+)",
-        "states": r"(\d+) states, stored",
+        "states": r"([\d.e+]+) states, stored",  # with eight digits: 1.0234568e+08
     }.items():
         match = re.search(pattern, text)
         if match is None:
             raise IncompleteError(f"{search.name}: no {what} in\n{text[-2000:]}")
-        counts[what] = int(match[1])
+        counts[what] = int(float(match[1]))
     found = re.search(r"^pan:1: (.*) \(at depth", text, re.MULTILINE)
     violated = found[1] if counts["errors"] and found else ""
     if not violated and counts["errors"]:
