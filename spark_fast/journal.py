@@ -8,7 +8,8 @@
                                                      reader adds the line)
     {"returned": id}                                 the call is over: what stands between was applied while it ran
     {"code": 3, "id": …, "files": {path: source}}    what a reload brought: the sources that differ from those before
-    {"failed": id, "reason": …}                      the reload was taken back
+    {"failed": id, "reason": …}                      the reload was taken back; the value that was to be set stays as it
+                                                     was; the function raised
     {"modules": {path: sha256}}                      modules of the project that had been imported by then
     {"end": "stopped", "step": 900, "time": …}
 

@@ -145,6 +145,8 @@ def _find_name() -> str:
 
 
 UNDECIDED = "no step decided yet"
+RUNNING = "it is running"
+"""The reason of a call that is asked for: its function has begun. Where several ranks share the run, these follow."""
 """The reason of a fate that stays so if the sender is dead."""
 
 _APPLIED, _SUPERSEDED, _FAILED = 1, 2, 3
@@ -174,7 +176,17 @@ def fate_of(control: int, seq: int, ident: int, *, folder: Path, alive: bool, en
         return Fate(FateState.ASKED, reason=UNDECIDED)
     if not alive:
         return Fate(FateState.LOST, reason=f"the run ended before it ({ended})")
-    return Fate(FateState.ASKED)
+    return Fate(FateState.ASKED, reason=_running(folder, ident) if entry["kind"] == Kind.CALL else "")
+
+
+def _running(folder: Path, ident: int) -> str:
+    """Whether the function has begun, and in which ranks."""
+    from spark_fast.mailbox import read_replies, read_reply
+
+    if (reply := read_reply(folder, ident)) is not None:
+        return RUNNING if reply.state == "begun" else ""
+    ranks = sorted(rank for rank, each in read_replies(folder, ident).items() if each.state == "begun")
+    return f"{RUNNING} in rank{'s' if len(ranks) > 1 else ''} {ranges(ranks)}" if ranks else ""
 
 
 def _forgotten(folder: Path, ident: int, alive: bool, ended: str) -> Fate:
@@ -183,7 +195,11 @@ def _forgotten(folder: Path, ident: int, alive: bool, ended: str) -> Fate:
     if reply is None:
         return Fate(FateState.LOST, reason=f"more than {_core.LOG_CAPACITY} requests came after it")
     if reply.state == "begun":
-        return Fate(FateState.ASKED) if alive else Fate(FateState.LOST, reason=f"the run ended before it ({ended})")
+        return (
+            Fate(FateState.ASKED, reason=RUNNING)
+            if alive
+            else Fate(FateState.LOST, reason=f"the run ended before it ({ended})")
+        )
     if reply.state == "done":
         return Fate(FateState.APPLIED, step=reply.step)
     return Fate(FateState.REFUSED if reply.state == "refused" else FateState.FAILED, step=reply.step, reason=text)

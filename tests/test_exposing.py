@@ -1122,6 +1122,13 @@ def test_a_script_is_started_and_used_as_an_object(tmp_path: Path) -> None:
             used.nothing
         with pytest.raises(AttributeError, match="exposes no value 'evaluate'"):
             used.evaluate = 1
+        used["lr"] = 0.3
+        assert used["lr"] == used.lr == 0.3
+        assert used["evaluate"]("test")["lr"] == 0.3
+        used["lr"] = 0.2
+        for what in (lambda: used["nothing"], lambda: used.__setitem__("evaluate", 1)):
+            with pytest.raises(KeyError, match="exposes no"):
+                what()
         used.controller.pause()
         again = client.use("used")
         assert again.lr == 0.2
@@ -1190,6 +1197,47 @@ def test_the_command_line_gets_sets_and_calls(training: Child) -> None:
     text = cli("journal").stdout
     assert "lr = 0.25" in text
     assert 'evaluate("val")' in text
+
+
+def test_where_one_of_several_values_does_not_fit_none_is_set(training: Child) -> None:
+    run = training.run()
+    for words in (("lr=0.25", "nothing=1"), ("lr=0.25", "epochs=many"), ("best=1", "lr=0.25")):
+        refused = cli("set", "test", *words)
+        assert refused.returncode == 1
+        assert "was refused" in refused.stderr
+    assert run.values["lr"].value == 0.1
+    assert run.requests == []
+
+
+def test_a_function_that_has_not_ended_is_said_to_run(training: Child) -> None:
+    run = training.run()
+    late = cli("call", "forever", "--timeout", "1", "--json")
+    assert late.returncode == 4
+    assert json.loads(late.stdout)["fate"]["reason"] == "it is running"
+    assert "the function has begun and not ended: it is running" in late.stderr
+    (request,) = run.requests
+    assert str(request.fate) == "asked (it is running)"
+    with pytest.raises(SparkTimeoutError, match=r"call of run test has not ended in 0\.2 s: it is running, at step"):
+        request.wait(0.2)
+    assert "it is running" in cli("status", "test").stdout
+    later = run.set("epochs", 4, wait=False)
+    assert later.fate.reason == ""
+
+
+def test_what_failed_is_said_so_in_the_journal(training: Child) -> None:
+    run = training.run()
+    assert run.set("lr", 0.5).fate.state == "failed"
+    with pytest.raises(SparkCallError):
+        run.call("fail")
+    assert run.set("lr", 0.25).fate.state == "applied"
+    path = journal.of_folder(run.folder)
+    assert path is not None
+    failed = [line["reason"] for line in journal.read(path).lines if "failed" in line]
+    assert failed == ["ArithmeticError: not half", "ValueError: as asked"]
+    shown = cli("journal").stdout
+    assert "failed: ArithmeticError: not half" in shown
+    assert shown.count("failed: ") == 2
+    assert "taken back" not in shown
 
 
 def test_the_command_line_watches_until_the_run_ends(training: Child) -> None:

@@ -55,6 +55,18 @@ def test_options_in_the_environment_that_make_no_sense_are_said_and_ignored(tmp_
         assert "SPARK_FAST_ASYNC_YIELD_INTERVAL='-1'" in child.err
 
 
+def test_how_often_the_gil_is_yielded_may_have_a_unit(tmp_path: Path) -> None:
+    code = """
+    import spark_fast as spark
+    from spark_fast.worker import options
+    found = options.current()
+    print(found.yield_interval, found.async_yield_interval)
+    """
+    with Child(tmp_path, code, SPARK_FAST_YIELD_INTERVAL="1ms", SPARK_FAST_ASYNC_YIELD_INTERVAL="1e-2") as child:
+        assert child.ended() == 0
+        assert (child.out, child.err) == ("0.001 0.01\n", "")
+
+
 def test_configure_names_the_run_and_comes_too_late_after_the_first_checkpoint(tmp_path: Path) -> None:
     code = """
     import spark_fast as spark

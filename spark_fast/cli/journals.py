@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +61,13 @@ def _print(found: Journal) -> None:
     header = found.header
     console.print(f"run {printable(str(header['run']))}: {command_line(header['command'])}", soft_wrap=True)
     console.print(f"  {printable(str(found.path))}", style="dim", soft_wrap=True)
-    rows = [row for line in found.lines if (row := _row(line)) is not None]
+    reloads = {line["id"] for line in found.lines if line.get("kind") == "reload"}
+    rows = [row for line in found.lines if (row := _row(line, reloads)) is not None]
     console.print(showing.layout(_COLUMNS, rows, console.width))
 
 
-def _row(line: Mapping[str, Any]) -> list[Cell] | None:
+def _row(line: Mapping[str, Any], reloads: Container[str]) -> list[Cell] | None:
+    """reloads: the ids of requests that brought code."""
     if "kind" in line:
         return [
             (_clock(line["time"]), "dim"),
@@ -79,7 +81,7 @@ def _row(line: Mapping[str, Any]) -> list[Cell] | None:
         return [
             ("", ""),
             ("", ""),
-            (f"  taken back: {printable(reason)}", "red"),
+            (f"  {'taken back' if line['failed'] in reloads else 'failed'}: {printable(reason)}", "red"),
             ("", ""),
             (printable(line["failed"]), "dim"),
         ]

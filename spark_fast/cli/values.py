@@ -13,6 +13,7 @@ from spark_fast.cli.exits import Exit, leave, say
 from spark_fast.cli.showing import Cell, Column
 from spark_fast.cli.words import printable
 from spark_fast.client import FateState, NoSuchRunError, Request, Run, SparkTimeoutError, Value
+from spark_fast.client.exposures import unfit
 from spark_fast.exposed import unknown
 
 __all__ = ["call", "get", "set_values", "watch"]
@@ -125,7 +126,7 @@ def _print_history(run: Run, names: Sequence[str], *, as_json: bool) -> None:
 
 
 def set_values(run: str | None, words: Sequence[str], patience: Patience, *, as_json: bool) -> None:
-    """Sets the values of a run, one after the other, and says what became of each."""
+    """Sets the values of a run, one after the other, and says what became of each; none if one does not fit."""
     if run is not None and "=" in run:
         words = [run, *words]
         run = None
@@ -134,8 +135,9 @@ def set_values(run: str | None, words: Sequence[str], patience: Patience, *, as_
         raise leave(Exit.USAGE, "say what to set: spark-fast set [RUN] lr=0.1")
     found = client.attach(run)
     values = found.values
-    for name, _, text in pairs:
-        given = _parsed(text, values[name].type if name in values else "json")
+    parsed = {name: _parsed(text, values[name].type if name in values else "json") for name, _, text in pairs}
+    # What does not fit comes first: its refusal is the end.
+    for name, given in sorted(parsed.items(), key=lambda pair: not unfit(found, *pair)):
         request = found.set(name, given, wait=False, timeout=patience.left())
         said = f"{printable(name)} = {_plain(given)}"
         asking.ask(found, lambda: request, patience, as_json=as_json, what=said)  # noqa: B023

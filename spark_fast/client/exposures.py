@@ -19,7 +19,7 @@ from spark_fast.status import monotonic, ranges
 if TYPE_CHECKING:
     from spark_fast.client.run import Request, Run
 
-__all__ = ["Board", "Change", "History", "Value", "call", "request_call", "set_value", "watch"]
+__all__ = ["Board", "Change", "History", "Value", "call", "request_call", "set_value", "unfit", "watch"]
 
 _TOUCH = 1.0
 """Seconds between two signs that somebody watches."""
@@ -248,15 +248,23 @@ class Board:
 # --- requests ---
 
 
-def set_value(run: "Run", name: str, value: object, *, wait: bool, timeout: float | None) -> "Request":
-    """See Run.set()."""
+def unfit(run: "Run", name: str, value: object) -> str:
+    """Why the run would refuse a value; empty if it fits."""
     limits = run._board().exposures().values
+    if name not in limits:
+        return unknown(name, "value", list(limits))
     try:
-        if name not in limits:
-            raise UnfitError(unknown(name, "value", list(limits)))
         fit(name, limits[name], value)
     except UnfitError as error:
-        return _refused(run, Kind.SET, str(error))
+        return str(error)
+    return ""
+
+
+def set_value(run: "Run", name: str, value: object, *, wait: bool, timeout: float | None) -> "Request":
+    """See Run.set()."""
+    reason = unfit(run, name, value)
+    if reason:
+        return _refused(run, Kind.SET, reason)
     return _send(run, Kind.SET, {"name": name, "value": value}, wait=wait, timeout=timeout)
 
 

@@ -21,6 +21,7 @@ from spark_fast.errors import (
 )
 from spark_fast.request import (
     RESET,
+    RUNNING,
     UNDECIDED,
     Fate,
     FateState,
@@ -142,9 +143,11 @@ class Request:
             meeting.wait(self._run.folder, self._ident, timeout)
             timeout = 0.0
         if not self._run._until(lambda: self.fate.final, timeout):
+            running = self.fate.reason if self.fate.reason.startswith(RUNNING) else ""
             raise SparkTimeoutError(
-                f"{self.kind} of run {self._run.id} has not taken effect in {timeout or 0:.2g} s: the run is "
-                f"{self._run.status}, at step {self._run.step}. The request stands.",
+                f"{self.kind} of run {self._run.id} has not {'ended' if running else 'taken effect'} in "
+                f"{timeout or 0:.2g} s: {running or f'the run is {self._run.status}'}, at step {self._run.step}. The "
+                f"request stands.",
                 self,
             )
         return self.fate

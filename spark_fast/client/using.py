@@ -34,7 +34,8 @@ class Used:
     """What use() returns.
 
     Reading an attribute reads an exposed value, or gives a function that calls an exposed one; assigning sets a value,
-    and returns when the run has it. `controller` is the `Run`, with all that can be asked of one. Raises AttributeError
+    and returns when the run has it; `used["learning rate"]` does the same with names that are no identifiers.
+    `controller` is the `Run`, with all that can be asked of one. Raises AttributeError
     for what is not exposed, SparkSetError for a value that was refused or failed, SparkCallError for a call that was.
     """
 
@@ -66,6 +67,18 @@ class Used:
         if fate.state is not FateState.APPLIED:
             reason, _, trace = fate.reason.partition("\n")
             raise SparkSetError(name, str(fate.state), reason, trace)
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return getattr(self, name)
+        except AttributeError as error:
+            raise KeyError(str(error)) from None
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        try:
+            setattr(self, name, value)
+        except AttributeError as error:
+            raise KeyError(str(error)) from None
 
     def __dir__(self) -> list[str]:
         return sorted({*self.controller.values, *self.controller.functions, "controller"})

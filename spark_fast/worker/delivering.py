@@ -251,6 +251,8 @@ def _tell(entry: dict[str, Any], step: int, reply: Reply) -> None:
     folder = session.folder()
     failed = reply.state != "done"
     told = False
+    if failed:
+        journaling.failed(format_id(entry["id"]), reply.reason)
     try:
         if folder is not None and (failed or entry["kind"] == Kind.CALL or reply.output):
             _answer(folder, entry["id"], replace(reply, step=step))

@@ -77,7 +77,7 @@ def returned(ident: str) -> None:
 
 
 def failed(ident: str, reason: str) -> None:
-    """Writes down that a reload was taken back."""
+    """Writes down that a reload was taken back, or that a value was not set or a function not called, or raised."""
     _append({"failed": ident, "reason": reason})
 
 

@@ -123,9 +123,18 @@ _CHECKS = _EARLY | {
     "quiet": lambda value, name: bool(value),
 }
 
+
+def _seconds(text: str) -> float:
+    """A number, or one with units."""
+    try:
+        return float(text)
+    except ValueError:
+        return parse_duration(text)
+
+
 _PARSED: dict[str, Callable[[str], object]] = {
-    "yield_interval": lambda text: None if text.lower() == "never" else float(text),
-    "async_yield_interval": float,
+    "yield_interval": lambda text: None if text.lower() == "never" else _seconds(text),
+    "async_yield_interval": _seconds,
     "rank": int,
     "world_size": int,
     "local_rank": int,
@@ -198,7 +207,8 @@ def configure(
         yield_interval: seconds between two yields of the GIL by `checkpoint()`, at the least. 0, the default: every
             call yields, so that the process's other threads run at every batch. None: never; the interpreter still
             switches threads by itself, every 5 ms. Worth setting where a step takes microseconds and a second thread
-            is busy. Also `SPARK_FAST_YIELD_INTERVAL`, a number or `never`.
+            is busy. Also `SPARK_FAST_YIELD_INTERVAL`, as `0.001`, `1ms` or
+            `never`.
         async_yield_interval: seconds between two trips of `checkpoint_async()` through the event loop, at the least;
             0 for every call. Default 0.01. Also `SPARK_FAST_ASYNC_YIELD_INTERVAL`.
         run: the run id; None for one that is drawn. Also `SPARK_FAST_RUN`.

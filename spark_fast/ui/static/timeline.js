@@ -52,7 +52,9 @@ function events(lines, requests) {
     } else if (line.files !== undefined && byId.has(line.id)) {
       byId.get(line.id).note = Object.keys(line.files).map(base).sort().join(", ");
     } else if (line.failed !== undefined && byId.has(line.failed)) {
-      Object.assign(byId.get(line.failed), { state: "failed", note: `taken back: ${line.reason.split("\n")[0]}` });
+      const event = byId.get(line.failed);
+      const reason = line.reason.split("\n")[0];
+      Object.assign(event, { state: "failed", note: event.title.startsWith("reload") ? `taken back: ${reason}` : reason });
     } else if (line.end !== undefined) {
       found.push({ key: `end ${line.time}`, time: line.time, step: line.step, title: line.end, sender: "", state: "end", note: "" });
     }
