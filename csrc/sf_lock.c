@@ -69,7 +69,7 @@ sf_lock_held(int fd, uint64_t offset, uint64_t length)
 }
 
 /* Slots hold fd + 1, 0 when free. */
-#define FORK_TABLE 64
+#define FORK_TABLE 1024
 static _Atomic int fork_table[FORK_TABLE];
 
 int
@@ -123,8 +123,8 @@ sf_lock_close(int fd)
 /* Forks that lie between the first process and this one. */
 static _Atomic unsigned forks;
 
-/* The rest of the table is for those that hold a lock. */
-#define KEPT_MOST (FORK_TABLE / 2)
+/* Open beyond their turn, at most; the rest of the table is for those that hold a lock or wait for one. */
+#define KEPT_MOST 32
 static _Atomic int kept_count;
 
 int

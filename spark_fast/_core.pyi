@@ -1,8 +1,10 @@
+from _thread import RLock
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager
 from os import PathLike
 from typing import Any, Generic, TypeVar, final
 
+beginning: RLock
 LAYOUT_VERSION: int
 BUILD_VERSION: str
 LOG_CAPACITY: int

@@ -4,6 +4,7 @@
 """The C core as Python sees it: check the arguments, call C, raise. See csrc/ for how it works."""
 
 import os
+from _thread import RLock
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
@@ -28,6 +29,11 @@ cdef extern from *:
     """
     const char *SPARK_FAST_VERSION
     uint64_t count_step "SF_COUNT_STEP"() noexcept
+
+beginning = RLock()
+"""Held while a first checkpoint imports what it needs and makes the run. A fork waits for it: the child would wait for
+ever for a module that nobody in it is importing."""
+os.register_at_fork(before=beginning.acquire, after_in_parent=beginning.release, after_in_child=beginning.release)
 
 LAYOUT_VERSION = SF_LAYOUT_VERSION
 BUILD_VERSION = SPARK_FAST_VERSION.decode()
@@ -343,7 +349,8 @@ cdef class Worker:
         # done: of a track() loop, GIVEN if it has handed out a new item since it began, and ROUND if the body of its
         # last item has come round; None where that can't be told.
         if self.slow is None:
-            from spark_fast.worker.slow_path import checkpoint
+            with beginning:
+                from spark_fast.worker.slow_path import checkpoint
             self.slow = checkpoint
         self.slow(step, counted, done)
         return 0

@@ -126,7 +126,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self._folder = Path(folder)
         self._shown = self._folder / _CODE
-        self._appending = threading.Lock()
+        self._appending = threading.RLock()
         self._beside = False
 
     # --- for the worker ---

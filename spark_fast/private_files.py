@@ -34,8 +34,8 @@ def opened(folder: Path, *names: str, create: bool = False) -> Iterator[int]:
                 with suppress(FileExistsError):
                     os.mkdir(name, 0o700, dir_fd=fd)
             inner = _open_folder(name, fd, shown)
-            os.close(fd)
-            fd = inner
+            outer, fd = fd, inner  # in this order: an interrupt in between closes nothing twice
+            os.close(outer)
         yield fd
     finally:
         os.close(fd)
@@ -128,9 +128,7 @@ def locked(folder: int, name: str, timeout: float, shown: Path) -> Iterator[None
     try:
         if not _core.lock_file(fd, timeout):
             raise StoreError(str(shown / name), f"another process has kept it locked for {timeout:g} s")
-        try:
-            yield
-        finally:
-            _core.unlock_file(fd)
+        yield
     finally:
+        _core.unlock_file(fd)
         os.close(fd)

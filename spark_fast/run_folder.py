@@ -5,6 +5,7 @@ are emptied at logout, and not $TMPDIR, which batch systems set for each job, so
 elsewhere than the job does. Everything is for its owner alone, and no link is followed.
 """
 
+import errno
 import json
 import os
 import socket
@@ -43,6 +44,9 @@ ABOUT = "run.json"
 HOME_LOCK = ".lock"
 SUPERVISOR = ".supervisor-"
 ABOUT_MAX = 1 << 20
+
+_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""What says nothing of the file: a run that can't be looked at for want of a descriptor is not dead."""
 
 
 def home_path() -> Path:
@@ -97,11 +101,9 @@ def _home_locked(home: int, timeout: float) -> Iterator[None]:
     try:
         if not _core.lock_file(fd, timeout):
             raise SegmentError("another process has kept it locked", str(home_path() / HOME_LOCK))
-        try:
-            yield
-        finally:
-            _core.unlock_file(fd)
+        yield
     finally:
+        _core.unlock_file(fd)  # whatever came first: an interrupt, say, with the lock just taken
         os.close(fd)
 
 
@@ -164,7 +166,9 @@ def read_about(run: int) -> About | None:
     """What a run's folder says of it; None if it says nothing that makes sense."""
     try:
         fd = os.open(ABOUT, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=run)
-    except OSError:
+    except OSError as error:
+        if error.errno in _SHORT:
+            raise
         return None
     with open(fd, "rb") as file:
         raw = file.read(ABOUT_MAX)
@@ -217,7 +221,9 @@ def _alive(run: int) -> bool:
         return True
     try:
         control = open_control(run)
-    except OSError:
+    except OSError as error:
+        if error.errno in _SHORT:
+            raise
         return False
     try:
         return _core.any_lock(control)
@@ -385,7 +391,9 @@ def _is_of(run: int, job: str, generation: int) -> bool:
         raise JobEndingError(about.id)
     try:
         control = open_control(run)
-    except OSError:
+    except OSError as error:
+        if error.errno in _SHORT:
+            raise
         return False
     try:
         stopping = _core.read_view(control)["stop_seq"] != 0
@@ -468,7 +476,9 @@ def has_supervisor(run: str) -> bool:
 def _locked(name: str, home: int) -> bool:
     try:
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=home)
-    except OSError:
+    except OSError as error:
+        if error.errno in _SHORT:
+            raise
         return False
     try:
         return _core.any_lock(fd)

@@ -264,7 +264,8 @@ def _ask(
 def pause(
     run: RunId = None,
     at_step: Annotated[
-        int | None, typer.Option("--at-step", metavar="N", min=1, help="At step N, instead of the next.")
+        int | None,
+        typer.Option("--at-step", metavar="N", min=1, help="At step N, instead of the next, unless N has passed."),
     ] = None,
     resume_after: Annotated[
         str | None,

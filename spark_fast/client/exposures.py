@@ -26,7 +26,7 @@ _TOUCH = 1.0
 _RUNS = 256
 _shares: dict[str, Share] = {}
 """What this process may ask of each run, by its folder."""
-_turns = threading.Lock()
+_turns = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -392,7 +392,7 @@ def _take_turn(run: "Run", end: float | None) -> None:
 def _forget_after_fork() -> None:
     """In a forked child, which is a sender of its own."""
     global _turns
-    _turns = threading.Lock()
+    _turns = threading.RLock()
     _shares.clear()
 
 

@@ -1,5 +1,6 @@
 """A run as its controllers see it."""
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -172,6 +173,10 @@ class Run:
         self._sample: tuple[float, int] | None = None
         self._speed: float | None = None
         self._exposed: Board | None = None
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # A copy, or one in another process, has a descriptor of its own.
+        return attach, (self.id,)
 
     def __del__(self) -> None:
         control = getattr(self, "_control", -1)
@@ -397,11 +402,12 @@ class Run:
         self._board().touch()
 
     def _board(self) -> "Board":
-        if self._exposed is None:
+        found = self._exposed  # another thread may take it away
+        if found is None:
             from spark_fast.client.exposures import Board
 
-            self._exposed = Board(self)
-        return self._exposed
+            found = self._exposed = Board(self)
+        return found
 
     def as_dict(self) -> dict[str, Any]:
         """All of the above, for JSON."""
@@ -465,7 +471,8 @@ class Run:
         Args:
             wait: whether to wait until it is parked (or the request has another fate).
             timeout: seconds to wait at most; None for as long as it takes.
-            at_step: the step to park at, instead of the next. The pause is superseded by any later pause or resume.
+            at_step: the step to park at, instead of the next; the next all the same if it has passed. The pause is
+                superseded by any later pause or resume.
             resume_after: seconds after which it goes on by itself.
 
         Returns the request; its `fate` says what became of it. Raises SparkTimeoutError when the time is up (the pause
@@ -534,7 +541,8 @@ class Run:
         """Sets an exposed value at the run's next checkpoint; where it is parked, at once.
 
         As pause(). The fate is `refused`, with the reason, if the value does not fit its limits: then the worker has
-        not heard of it; `failed`, with the traceback, if the value's on_set raised, and the value stays. A process
+        not heard of it; `failed`, with the traceback, if the value's on_set raised, and the value stays what it was. A
+        process
         that sets and calls more than twenty times a second, 64 times at once, waits for its turn; SparkTimeoutError if
         that comes too late, and nothing was asked then.
         """
@@ -805,7 +813,9 @@ def runs(*, ended: bool = True) -> list[Run]:
         for name in run_folder.run_names(home):
             try:
                 run = _open(home, name)
-            except (OSError, SparkError):
+            except (OSError, SparkError) as error:
+                if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+                    raise  # those that come after it can't be read either, and may be the living ones
                 continue
             if ended or run.status.live:
                 found.append(run)

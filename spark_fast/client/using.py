@@ -44,6 +44,9 @@ class Used:
     def __init__(self, run: Run) -> None:
         object.__setattr__(self, "controller", run)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return Used, (self.controller,)
+
     def __getattr__(self, name: str) -> Any:
         run = self.controller
         values = run.values

@@ -6,6 +6,7 @@ so many runs that a round takes long, rounds are further apart: they take a twen
 """
 
 import asyncio
+import errno
 import logging
 import os
 import time
@@ -111,8 +112,10 @@ class _Folders:
     def _open(self, name: str, home: int, signature: _Signature | None) -> None:
         try:
             self.seen[name] = _Seen(_open(home, name))
-        except (OSError, SparkError):
-            self._unusable[name] = signature
+        except (OSError, SparkError) as error:
+            # Of a lack of descriptors the folder says nothing: it is tried again.
+            short = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+            self._unusable[name] = None if short else signature
         else:
             del self._unusable[name]
 

@@ -53,7 +53,9 @@ class Sent:
         if found is not None:
             self._runs[name] = found
             while len(self._runs) > _RUNS:
-                self._runs.popitem(last=False)
+                # Requests that are remembered keep their run; what it has open beyond its own file is opened again.
+                _, old = self._runs.popitem(last=False)
+                old._segment = old._exposed = None
         return found
 
     def keep(self, request: Request, name: str | None) -> None:

@@ -348,13 +348,14 @@ def _make_fast(name: str, it: Exposed) -> None:
 def _describe() -> None:
     if _folder is None:
         return
-    exposures = Exposures(dict(_limits), {name: described for name, (_, described) in _functions.items()})
-    try:
-        with private_files.opened(_folder) as descriptor:
-            write(descriptor, exposures)
-    except (OSError, FolderRefusedError) as error:
-        _warn("description", f"what is exposed can't be described: {error}")
-    _core.board_described()
+    with _lock:  # the last that is written is the newest
+        exposures = Exposures(dict(_limits), {name: described for name, (_, described) in _functions.items()})
+        try:
+            with private_files.opened(_folder) as descriptor:
+                write(descriptor, exposures)
+        except (OSError, FolderRefusedError) as error:
+            _warn("description", f"what is exposed can't be described: {error}")
+        _core.board_described()
 
 
 def _warn(what: str, text: str) -> None:
@@ -414,7 +415,9 @@ def _assign(name: str, it: Exposed | None, found: object) -> None:
     it.value = found
     if it.index < 0 or _folder is None:
         return
-    limits = _limits[name]
+    limits = _limits.get(name)
+    if limits is None:  # exposed no more, since a moment ago
+        return
     kind = type_of(found)
     try:
         if kind not in _KINDS or not it.fast or (isinstance(found, int) and not -(1 << 63) <= found < 1 << 63):
@@ -509,8 +512,9 @@ def restore(before: tuple[Any, ...]) -> None:
         _cells.update({name: it.index for name, it in _found.items() if name not in values and it.index >= 0})
         all_now: list[dict[str, Any]] = [_found, _declared, _limits, _functions, _origins]
         for there, then in zip(all_now, then_all, strict=True):
-            there.clear()
-            there.update(then)
+            there.update(then)  # what is to stay is never missing, for threads that assign meanwhile
+            for gone in [name for name in there if name not in then]:
+                del there[gone]
         for name, it in _found.items():
             sent_at, sent = _sent.get(name, (0, None))
             wanted = sent if sent_at > when and type_of(sent) == _limits[name].type else values[name]

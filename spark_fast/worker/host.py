@@ -138,7 +138,7 @@ class Host:
         warning, if it can't be kept."""
         if self._store is None:
             return None
-        files = {module.path: module.digest for module in self._project.modules.values()}
+        files = {module.path: module.digest for module in list(self._project.modules.values())}
         try:
             for path, source in sources.items():
                 files[path] = self._store.put(source, path)
@@ -218,7 +218,7 @@ class Host:
         if number is None:
             raise CodeRefusedError(f"the request names no version of the code: {entry['mail']!r}")
         version = self._store.version(number)
-        running = {module.path: module.digest for module in self._project.modules.values()}
+        running = {module.path: module.digest for module in list(self._project.modules.values())}
         sources = {
             path: self._store.source(digest) for path, digest in version.files.items() if running.get(path) != digest
         }
@@ -247,7 +247,8 @@ class Host:
                 raise SparkReloadError(format_id(asked.entry["id"]), asked.step, asked.entry["sender"]) from (
                     ElsewhereError("another rank can't run it")
                 )
-        self.tell()
+        with session.turns:
+            self.tell()
         for trial in self._trials:
             try:
                 trial.transaction.commit()
@@ -256,7 +257,8 @@ class Host:
         self._trials.clear()
         places.settle()
         loaders.settle()
-        session.on_trial(False)
+        with session.turns:
+            session.on_trial(False)
 
     # --- running ---
 
@@ -294,23 +296,24 @@ class Host:
             transaction = self._next()
 
     def _end_trials(self) -> None:
-        with session.turns:
-            if self._trials:
-                self._prove()
+        if self._trials:
+            self._prove()
 
     def _next(self) -> "Transaction":
         """The frames are gone. What is to run now: the new code, or the old once more if that can't be executed."""
         while True:
             places.abandon(self.thread)
             self._looks = self._rounds = 0
+            left = self._leaving
+            if left is not None and left.asked is not None:
+                # They hold the old frames, whose generators may wait for threads as they go: not with the turns.
+                left.asked.error.__traceback__ = left.asked.error.__context__ = None
             with session.turns:
                 trial, self._leaving = self._leaving, None
-                if trial is not None and trial.asked is not None:
-                    trial.asked.error.__traceback__ = trial.asked.error.__context__ = None  # they hold the old frames
-                    if session.together():
-                        # The new code comes to the step at which the old one was left: nothing was done in it, and
-                        # what the log says of it, that they park there say, holds for all ranks alike.
-                        worker.set_back(trial.asked.step - options.current().stride)
+                if trial is not None and trial.asked is not None and session.together():
+                    # The new code comes to the step at which the old one was left: nothing was done in it, and what
+                    # the log says of it, that they park there say, holds for all ranks alike.
+                    worker.set_back(trial.asked.step - options.current().stride)
                 if trial is None:  # the last one was taken back
                     trial = _Trial(self._transaction({}, self._number), None)
                 self._trials.append(trial)

@@ -11,7 +11,7 @@ __all__ = ["clear_all_persisted", "clear_persisted", "has_persisted", "persist"]
 Value = TypeVar("Value")
 
 _values: dict[str, object] = {}
-_lock = threading.Lock()
+_lock = threading.RLock()
 
 
 class _Making:
@@ -90,7 +90,7 @@ def restore(values: dict[str, object]) -> None:
 def _forget_after_fork() -> None:
     # Another thread of the parent may have been in the middle of it.
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     _making.clear()
 
 

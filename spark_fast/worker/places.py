@@ -65,13 +65,14 @@ def enter(key: str, iterable: Iterable[object], owner: int) -> Place:
 
 def advance(place: Place) -> None:
     """The loop goes on to its next item: what is known of the loops within the last one is over."""
+    gone: list[object] = []
     with _lock:
         place.inner = False
         place.ended.clear()
         place.passed.clear()
         for inner in [each for each in _places.values() if each.parent is place]:
             if inner.owner is None:
-                _drop(inner)
+                gone.append(_drop(inner))
             else:
                 # It runs beside this loop, in a zip() say: its item was this body's, too.
                 inner.come_round()
@@ -80,6 +81,7 @@ def advance(place: Place) -> None:
 
 def leave(place: Place, error: BaseException | None) -> None:
     """The loop was left. error: what its iterator raised; None if it was left otherwise."""
+    gone: object = None
     with _lock:
         loops = _loops.get(place.thread or 0, [])
         # By identity, and not only the last: generators can be left in any order.
@@ -91,22 +93,26 @@ def leave(place: Place, error: BaseException | None) -> None:
         ended = isinstance(error, StopIteration)
         if ended and parent is not None and parent.owner is not None:
             parent.ended[place.key] = parent.ended.get(place.key, 0) + 1
-            _drop(place)
+            gone = _drop(place)
         elif unwinding and (error is None or ended):
             # Kept: the loop may go on, or be gone through once more by the old code, if the new one fails.
             place.owner = None
             place.over = ended
         elif isinstance(error, SparkInterrupt) and unwinding:
             # It came through a generator, which can't be gone on with. What stands in it keeps its own place.
-            place.owner = place.iterator = None
+            gone, place.owner, place.iterator = place.iterator, None, None
         else:
-            _drop(place)
+            gone = _drop(place)
+    del gone
 
 
-def _drop(place: Place) -> None:
+def _drop(place: Place) -> object:
+    """Forgets it. Its iterator, which may run code of the user's as it goes, and is to go where no lock is held."""
     if _places.get(place.key) is place:
         del _places[place.key]
+    iterator: object = place.iterator
     place.forget()
+    return iterator
 
 
 # --- reloads ---
@@ -133,8 +139,8 @@ def settle() -> None:
     global _unwinding
     with _lock:
         _unwinding = None
-        for place in [each for each in _places.values() if each.owner is None and each.claimed]:
-            _drop(place)
+        gone = [_drop(each) for each in list(_places.values()) if each.owner is None and each.claimed]
+    del gone
 
 
 def kept() -> list[str]:

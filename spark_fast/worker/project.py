@@ -185,7 +185,7 @@ class Project:
 
     def source_of(self, path: str) -> bytes | None:
         """What runs of a file; None if no module was made from it."""
-        return next((module.source for module in self.modules.values() if module.path == path), None)
+        return next((module.source for module in list(self.modules.values()) if module.path == path), None)
 
     # --- who imports whom ---
 
@@ -196,13 +196,13 @@ class Project:
         while waiting:
             name = waiting.pop()
             last = name.rpartition(".")[2].encode()
-            for module in self.modules.values():
+            for module in list(self.modules.values()):
                 # Most sources do not even hold the word: they need not be taken apart.
                 near = last in module.source or b"from ." in module.source
                 if near and module.name not in found and self._imports(module, name):
                     found.add(module.name)
                     waiting.append(module.name)
-        return [name for name in self.modules if name in found]
+        return [name for name in list(self.modules) if name in found]
 
     def _imports(self, module: Module, wanted: str) -> bool:
         words = tuple(wanted.split("."))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import spark_fast
 from spark_fast import __version__, names, run_folder
-from spark_fast._core import NEVER, worker
+from spark_fast._core import NEVER, beginning, worker
 from spark_fast.errors import JobEndingError, RunNameTakenError, SegmentError, SparkError, SparkStopError
 from spark_fast.launchers import ancestors
 from spark_fast.status import WorkerState
@@ -129,7 +129,9 @@ def attach(*, fresh_name: bool = True) -> bool:
         is raised.
     """
     global _life, _run
-    with turns:
+    if _life is not _Life.NEW:  # before the lock: a signal handler may come here while another thread waits for us
+        return worker.attached()
+    with beginning, turns:
         if _life is not _Life.NEW:
             return worker.attached()
         spark_fast._load()
@@ -517,7 +519,6 @@ def _on_uncaught(kind: type[BaseException], error: BaseException, trace: Traceba
 def _watch_the_end() -> None:
     global _previous_hook
     atexit.register(_at_exit)
-    os.register_at_fork(after_in_child=forget_after_fork)
     _previous_hook = sys.excepthook
     sys.excepthook = _on_uncaught
 
@@ -528,10 +529,11 @@ def forget_after_fork() -> None:
     if host is not None:
         host.forget_after_fork()
     host = _replay = None
-    # The C hook has done this already, unless the child was made without the C library's fork().
-    _life = _Life.OFF
-    turns = threading.RLock()
-    worker.quiet()
+    turns = threading.RLock()  # another thread of the parent may have held it, making the run say
+    if _life is not _Life.NEW:  # else it may still become a worker of its own
+        # The C hook has done this already, unless the child was made without the C library's fork().
+        _life = _Life.OFF
+        worker.quiet()
     if "spark_fast.worker.exposing" in sys.modules:
         from spark_fast.worker import exposing
 
@@ -540,3 +542,6 @@ def forget_after_fork() -> None:
         from spark_fast.worker import journaling
 
         journaling.forget_after_fork()
+
+
+os.register_at_fork(after_in_child=forget_after_fork)

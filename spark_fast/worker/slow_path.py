@@ -49,9 +49,11 @@ def arrive(step: int, counted: bool, done: int | None) -> "Hold | None":
     with session.turns:
         if counted and delivering.inside():
             step = delivering.pass_inner()
-        if counted and session.host is not None and session.host.thread == threading.get_ident():
-            # What a function that was called passes says nothing of the loop's code.
-            session.host.pass_checkpoint(0 if delivering.inside() else done)
+    host = session.host
+    if counted and host is not None and host.thread == threading.get_ident():
+        # What a function that was called passes says nothing of the loop's code. The turns are not held: what the old
+        # code made goes now, and may wait for threads that pass checkpoints.
+        host.pass_checkpoint(0 if delivering.inside() else done)
     return take_turn(step, counted)
 
 

@@ -88,7 +88,7 @@ class Transaction:
         self.before = before
         self._project = project
         self._sources = dict(sources)
-        loaded = {module.path: module.name for module in project.modules.values()}
+        loaded = {module.path: module.name for module in list(project.modules.values())}
         self._changed = [loaded[path] for path in sources if path in loaded]
         self._affected: list[str] = []
         self._patch = Patch()
@@ -205,7 +205,7 @@ class Transaction:
         self._patch.drop_removed_names()
         self._patch.commit()
         exposing.settle()
-        running = {module.path for module in self._project.modules.values()}
+        running = {module.path for module in list(self._project.modules.values())}
         self._project.snapshot = {
             path: source for path, source in self._project.snapshot.items() if path not in running
         }
@@ -227,11 +227,11 @@ class Transaction:
             here = self._modules[name].__dict__
             # What is to stay is never missing, for threads that look at it meanwhile.
             here.update(space)
-            for gone in [each for each in here if each not in space]:
-                del here[gone]
+            for gone in [each for each in list(here) if each not in space]:
+                here.pop(gone, None)
             sys.modules[name] = self._modules[name]
-        for name in [name for name in sys.modules if name not in self._names and name in project.modules]:
-            gone_module = sys.modules.pop(name)
+        for name in [name for name in list(sys.modules) if name not in self._names and name in project.modules]:
+            gone_module = sys.modules.pop(name, None)
             package, _, last = name.rpartition(".")
             if package in sys.modules and sys.modules[package].__dict__.get(last) is gone_module:
                 delattr(sys.modules[package], last)
@@ -239,7 +239,7 @@ class Transaction:
         project.snapshot = self._before_snapshot
         for path in self._sources:
             linecache.cache.pop(path, None)
-            if (source := next((m.source for m in project.modules.values() if m.path == path), None)) is not None:
+            if (source := next((m.source for m in list(project.modules.values()) if m.path == path), None)) is not None:
                 _show_in_tracebacks(path, source)
         persisting.restore(self._before_values)
         hooks.restore(self._before_hooks)

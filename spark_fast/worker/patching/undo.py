@@ -103,10 +103,11 @@ class UndoLog:
 
 def replace_items(mapping: dict[Any, Any], items: dict[Any, Any]) -> None:
     """Makes the mapping hold just these items, with no moment in which one that stays is missing."""
-    for key in [key for key in mapping if key not in items]:
-        del mapping[key]
+    # Lists, and no look that fails: other threads bind and unbind names meanwhile.
+    for key in [key for key in list(mapping) if key not in items]:
+        mapping.pop(key, None)
     for key, value in items.items():
-        if key not in mapping or mapping[key] is not value:
+        if mapping.get(key, EMPTY) is not value:
             mapping[key] = value
 
 
