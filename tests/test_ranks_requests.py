@@ -12,6 +12,7 @@ import pytest
 
 from spark_fast import client
 from spark_fast.client import Request
+from tests.job import Job
 from tests.ranks import LOCKSTEP, LOOP, Ranks, by_number, standing
 from tests.support import until
 
@@ -350,3 +351,52 @@ def test_neither_memory_nor_descriptors_grow_with_requests(tmp_path: Path) -> No
             assert more < memory + (1 << 20)
             assert opened <= descriptors
             assert made <= files + 4
+
+
+# --- the end after a stop ---
+
+SAVING = """
+import os, time
+import spark_fast as spark
+from pathlib import Path
+rank = int(os.environ["RANK"])
+try:
+    while True:
+        spark.checkpoint()
+        time.sleep(0.001)
+except spark.SparkStopError:
+    while rank == 0 and not Path(__file__ + ".go").exists():
+        time.sleep(0.001)
+    print("saved", flush=True)
+    raise
+"""
+
+
+def test_ranks_that_let_a_stop_through_end_together_once_the_last_has_saved(tmp_path: Path) -> None:
+    # A launcher ends the others when one has ended with an error.
+    with Job(tmp_path, SAVING, size=3) as job:
+        run = job.run()
+        run.stop(timeout=10)
+        for rank in (1, 2):
+            until(lambda rank=rank: "waits for rank 0, at most 60 s" in job.ranks[rank].err)
+        assert [str(rank.status) for rank in run.ranks] == ["stopping", "stopped", "stopped"]
+        assert all(child.process.poll() is None for child in job.ranks.values())
+        job.ranks[0].go()
+        assert [child.ended() for child in job.ranks.values()] == [1, 1, 1]
+        assert [child.out for child in job.ranks.values()] == ["saved\n"] * 3
+        assert run.status == "stopped"
+
+
+def test_a_stopped_rank_waits_for_the_others_no_longer_than_it_may(tmp_path: Path) -> None:
+    with Job(tmp_path, SAVING, size=2, SPARK_FAST_STOP_DEADLINE="1s") as job:
+        job.run().stop(timeout=10)
+        assert job.ranks[1].ended() == 1
+        assert job.ranks[0].process.poll() is None
+
+
+def test_a_stopped_rank_does_not_wait_for_long_for_one_that_hangs(tmp_path: Path) -> None:
+    with Job(tmp_path, SAVING, size=2) as job:
+        run = job.run()
+        job.hang(0)
+        run.stop(wait=False)
+        assert job.ranks[1].ended(20) == 1

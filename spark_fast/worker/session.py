@@ -503,7 +503,13 @@ def _at_exit() -> None:
         return
     # An interactive interpreter prints errors and goes on: its last error says nothing of how it ended.
     interactive = hasattr(sys, "ps1") or sys.flags.interactive
-    end(state_after(None if interactive else getattr(sys, "last_value", None)))
+    error = None if interactive else getattr(sys, "last_value", None)
+    run = folder()
+    end(state_after(error))
+    if isinstance(error, SparkStopError) and run is not None and several():
+        from spark_fast.worker import leaving
+
+        leaving.wait_for_others(run, options.current().stop_deadline)
 
 
 _previous_hook: Callable[[type[BaseException], BaseException, TracebackType | None], object] = sys.__excepthook__
