@@ -46,7 +46,7 @@ test-others: $(VENV)/made-test  ## the tests of the package, on every other CPyt
 	done
 
 test-python: $(VENV)/made-test
-	$(BIN)/python -m pytest tests --numprocesses $(JOBS) --dist loadfile --benchmark-disable $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder --benchmark-disable $(PYTEST_ARGS)
 
 test-c:  ## the tests of the C core, under the sanitizers
 	$(MAKE) -C tests/c CC=$(CC)

@@ -82,7 +82,8 @@ class Asker:
     def timed(self) -> Any:
         fate = self.run.pause(timeout=20, resume_after=0.02).fate
         if self.alone:
-            assert fate.state == "applied"
+            # Superseded where one rank has parked and its time was over before another came to it.
+            assert fate.state in ("applied", "superseded")
             until(lambda: self.run.status == "running")
         return fate
 

@@ -28,13 +28,15 @@ class Look:
     Raises SegmentError if the file can't be used.
     """
 
-    def __init__(self, control: int, peers: Callable[[], list[Rank]] | None = None) -> None:
-        """peers: what tells the ranks of the other hosts, if the job has any."""
+    def __init__(self, control: int, peers: Callable[[bool], list[Rank]] | None = None) -> None:
+        """peers: what tells the ranks of the other hosts, if the job has any, by whether those of this one have all
+        ended."""
         self._control = control
         self.view = _core.read_view(control)
         self.slots = [_core.read_slot(control, rank) for rank in range(self.view["slot_count"])]
         elsewhere = self.view["world_size"] > self.view["slot_count"]
-        self.peers = peers() if peers is not None and elsewhere else []
+        over = not any(slot["alive"] for slot in self.slots)
+        self.peers = peers(over) if peers is not None and elsewhere else []
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Look):

@@ -74,10 +74,10 @@ def wait(folder: Path, ident: int, timeout: float | None) -> None:
     hosts.wait(folder, ident, timeout)
 
 
-def peers(folder: Path) -> list[Rank]:
-    """The ranks of the other hosts."""
+def peers(folder: Path, over: bool) -> list[Rank]:
+    """The ranks of the other hosts. over: as read_peers() takes it."""
     return [
         Rank(rank["rank"], SparkStatus(rank["status"]), rank["step"], rank["pid"], rank["host"])
-        for rank in read_peers(folder)
+        for rank in read_peers(folder, over=over)
         if rank["status"] in set(SparkStatus)
     ]

@@ -242,10 +242,10 @@ class Run:
         except SegmentError:
             return None
 
-    def _peers(self) -> list[Rank]:
+    def _peers(self, over: bool) -> list[Rank]:
         from spark_fast.client import meeting
 
-        return meeting.peers(self._folder)
+        return meeting.peers(self._folder, over)
 
     @property
     def ranks(self) -> list[Rank]:

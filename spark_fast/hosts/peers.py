@@ -17,9 +17,12 @@ _WAIT = 0.5
 """Seconds that who looks first waits for the others' words."""
 
 
-def read_peers(folder: Path) -> list[dict[str, Any]]:
+def read_peers(folder: Path, *, over: bool = False) -> list[dict[str, Any]]:
     """The ranks of all other hosts: each a dictionary of rank, status, step, pid, host and `silent`, the seconds since
     the host was last heard of. Empty if this is no job of several hosts, or its store was not reached yet.
+
+    over: whether all ranks of this host have ended. Its relay then ends, and may have heard nothing of how those of
+        another host did: they are left out.
 
     Tells the relay that somebody looks, so that it goes on reading for three seconds.
     """
@@ -47,6 +50,8 @@ def read_peers(folder: Path) -> list[dict[str, Any]]:
                 rank = said.get(number, {"rank": number, "status": "idle", "step": 0, "pid": 0})
                 ended = rank["status"] in ("stopped", "finished", "failed", "lost")
                 lost = silent > SILENT and not host["ended"] and not ended
+                if lost and over:
+                    continue
                 ranks.append(
                     {
                         "rank": int(number),
