@@ -18,9 +18,11 @@ from timeit import Timer
 from typing import Any, Literal
 
 from bench.peers import made_up_master
+from bench.twins import twin
 
 OURS = "spark.checkpoint()"
 EMPTY = "an empty loop"
+YIELD = "an empty method, GIL released"
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,9 @@ class Ask:
 def _ours() -> Iterator[Ask]:
     import spark_fast as spark
 
-    names: dict[str, object] = {"spark": spark}
+    names: dict[str, object] = {"spark": spark, "empty": twin.Empty().empty_nogil}
     yield Ask(EMPTY, "", "pass", {}, "yes", False, 20_000, "")
+    yield Ask(YIELD, "", "empty()", names, "no", False, 20_000, "the twin: tells nothing, and shares nothing")
     yield Ask(OURS, f"spark_fast {version('spark-fast')}", OURS, names, "yes", False, 20_000, "everything can be asked")
 
 

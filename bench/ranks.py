@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.homes import environment, home
 from bench.measure import median, net, ratio
-from bench.rank import EMPTY, OURS
+from bench.rank import EMPTY, OURS, YIELD
 from bench.twins import CACHE
 
 __all__ = ["EMPTY", "OURS", "Agreed", "Idle", "Parked", "Ranks", "measure"]
@@ -96,8 +96,9 @@ class Ranks:
 
     @property
     def more(self) -> float:
-        """How many times what a step costs one rank it costs each of the most."""
-        return self.idle[-1].cost(OURS) / self.idle[0].cost(OURS)
+        """How many times what a step costs one rank it costs each of the most, both measured by the twin in the same
+        batches: where the ranks keep all CPUs busy, each of them may be slower than one that is left alone."""
+        return self.idle[0].times(YIELD) / self.idle[-1].times(YIELD)
 
     def least_times(self) -> float:
         """Of the peers that give the same promise each time, on several ranks, the one that comes closest."""
