@@ -139,9 +139,13 @@ class Child:
         until(lambda: run.step >= step + more, f"more steps than {step}: {self.err}")
 
 
+ALL = bool(os.environ.get("SPARK_FAST_TEST_ALL"))
+"""Whether to run every combination, and each search at its full length."""
+
+
 def in_turn(first: Sequence[Any], second: Sequence[Any]) -> list[tuple[Any, ...]]:
     """Each of the first with one of the second, in turn; with SPARK_FAST_TEST_ALL in the environment each with each."""
-    if os.environ.get("SPARK_FAST_TEST_ALL"):
+    if ALL:
         return [(*_as_tuple(one), other) for one in first for other in second]
     return [(*_as_tuple(one), second[number % len(second)]) for number, one in enumerate(first)]
 

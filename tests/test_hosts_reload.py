@@ -14,9 +14,8 @@ from spark_fast import _core, client
 from spark_fast.client import Request
 from tests.hosts_real import Server, store
 from tests.ranks import LOCKSTEP, LOOP, Ranks
-from tests.support import until
+from tests.support import ALL, until
 
-ALL = os.environ.get("SPARK_FAST_TEST_ALL")
 HELPER = "def scale(lr):\n    return lr\n"
 
 

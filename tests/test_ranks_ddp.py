@@ -15,7 +15,7 @@ import torch
 
 from spark_fast import client
 from spark_fast.client.look import status_of_ranks
-from tests.support import Child, in_turn, until
+from tests.support import ALL, Child, in_turn, until
 from tests.torchrun import HEAD, START, Ranks, Torchrun, joined, step_of
 
 Weights = dict[str, torch.Tensor]
@@ -423,7 +423,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("victim", [0, 1] if os.environ.get("SPARK_FAST_TEST_ALL") else [0])
+@pytest.mark.parametrize("victim", [0, 1] if ALL else [0])
 @pytest.mark.parametrize(("phase", "point"), in_turn(["ready", "executed", "proved"], ["vote:given", "vote:counted"]))
 def test_a_rank_killed_while_all_vote_on_new_code_leaves_the_others_with_it(
     tmp_path: Path, point: str, phase: str, victim: int
