@@ -79,6 +79,8 @@ def test_the_whole_job_is_seen_from_any_host(
             run = at_home(host)
             until(lambda: [rank.rank for rank in run.ranks] == [0, 1], "both ranks are seen")  # noqa: B023
             other = found[1 - host.rank]
+            # Until the other host has told, a rank is known by its number alone.
+            until(lambda: run.ranks[other.rank].pid, "its process is seen")  # noqa: B023
             seen = run.ranks[other.rank]
             assert seen.pid == other.process.pid
             until(lambda: run.ranks[other.rank].step > seen.step, "its steps are seen")  # noqa: B023
