@@ -305,17 +305,22 @@ def test_a_signal_handler_may_persist_in_the_middle_of_a_persist(tmp_path: Path)
 
 
 def test_an_interrupt_while_a_folder_is_opened_closes_no_file_of_another_thread(tmp_path: Path) -> None:
-    close = os.close
     with open(os.devnull) as other, pytest.MonkeyPatch.context() as patch:
         taken: list[int] = []
 
-        def interrupted(fd: int) -> None:
-            close(fd)
-            if not taken:
-                taken.append(os.dup2(other.fileno(), fd))
-                raise KeyboardInterrupt
+        class Interrupted:
+            """os, as this module alone sees it: other threads of the tests close files, too."""
 
-        patch.setattr(os, "close", interrupted)
+            def __getattr__(self, name: str) -> Any:
+                return getattr(os, name)
+
+            def close(self, fd: int) -> None:
+                os.close(fd)
+                if not taken:
+                    taken.append(os.dup2(other.fileno(), fd))
+                    raise KeyboardInterrupt
+
+        patch.setattr(private_files, "os", Interrupted())
         with pytest.raises(KeyboardInterrupt), private_files.opened(tmp_path, "inner", create=True):
             pass
     os.fstat(taken[0])
