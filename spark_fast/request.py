@@ -96,6 +96,11 @@ class Fate:
         """Whether it can't change any more."""
         return self.state is not FateState.ASKED
 
+    @property
+    def running(self) -> bool:
+        """Whether it is that of a call whose function has begun and not ended."""
+        return self.state is FateState.ASKED and self.reason.startswith(RUNNING)
+
     def __str__(self) -> str:
         words = [str(self.state)]
         if self.step is not None:

@@ -32,6 +32,7 @@ __all__ = [
     "has_supervisor",
     "hold_supervisor",
     "home_path",
+    "is_short",
     "is_worker",
     "open_home",
     "read_about",
@@ -45,8 +46,11 @@ HOME_LOCK = ".lock"
 SUPERVISOR = ".supervisor-"
 ABOUT_MAX = 1 << 20
 
-_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""What says nothing of the file: a run that can't be looked at for want of a descriptor is not dead."""
+
+def is_short(error: Exception) -> bool:
+    """Whether it is a lack of descriptors or memory, which says nothing of the file: a run that can't be looked at for
+    want of a descriptor is not dead."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def home_path() -> Path:
@@ -167,7 +171,7 @@ def read_about(run: int) -> About | None:
     try:
         fd = os.open(ABOUT, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=run)
     except OSError as error:
-        if error.errno in _SHORT:
+        if is_short(error):
             raise
         return None
     with open(fd, "rb") as file:
@@ -222,7 +226,7 @@ def _alive(run: int) -> bool:
     try:
         control = open_control(run)
     except OSError as error:
-        if error.errno in _SHORT:
+        if is_short(error):
             raise
         return False
     try:
@@ -392,7 +396,7 @@ def _is_of(run: int, job: str, generation: int) -> bool:
     try:
         control = open_control(run)
     except OSError as error:
-        if error.errno in _SHORT:
+        if is_short(error):
             raise
         return False
     try:
@@ -477,7 +481,7 @@ def _locked(name: str, home: int) -> bool:
     try:
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=home)
     except OSError as error:
-        if error.errno in _SHORT:
+        if is_short(error):
             raise
         return False
     try:

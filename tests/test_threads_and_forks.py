@@ -191,6 +191,9 @@ def test_a_value_that_is_assigned_while_new_code_is_taken_back_is_there_througho
         def keys(self):
             state.loss = 1.0
             return super().keys()
+        def items(self):
+            state.loss = 1.0
+            return super().items()
 
     when, values, *names = exposing.snapshot()
     spark.expose(more=1.0)

@@ -11,7 +11,6 @@ from spark_fast.cli import ranks
 from spark_fast.cli.exits import Exit, leave, say
 from spark_fast.cli.words import latency
 from spark_fast.client import FateState, Request, Run, SparkStatus, SparkTimeoutError
-from spark_fast.request import RUNNING
 from spark_fast.status import ENDED, monotonic
 
 __all__ = ["Patience", "ask", "because", "request_dict"]
@@ -103,7 +102,7 @@ def _late(run: Run, request: Request, patience: Patience) -> str:
     now = f"after {patience.timeout:g} s run {run.id} is {run.status} at step {run.step}{because(run, 'overdue')}"
     if request.fate.state is FateState.APPLIED:
         return f"{now}: it left its loop, and its process has not ended yet"
-    if request.fate.reason.startswith(RUNNING):
+    if request.fate.running:
         return f"{now}; the function has begun and not ended: {request.fate.reason}"
     undo = f"; 'spark-fast resume {run.id}' calls it off" if request.kind in ("pause", "advance") else ""
     return f"{now}; the {request.kind} stands{undo}"

@@ -1,6 +1,5 @@
 """A run as its controllers see it."""
 
-import errno
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,7 +21,6 @@ from spark_fast.errors import (
 )
 from spark_fast.request import (
     RESET,
-    RUNNING,
     UNDECIDED,
     Fate,
     FateState,
@@ -144,11 +142,11 @@ class Request:
             meeting.wait(self._run.folder, self._ident, timeout)
             timeout = 0.0
         if not self._run._until(lambda: self.fate.final, timeout):
-            running = self.fate.reason if self.fate.reason.startswith(RUNNING) else ""
+            fate = self.fate
+            ends, now = ("ended", fate.reason) if fate.running else ("taken effect", f"the run is {self._run.status}")
             raise SparkTimeoutError(
-                f"{self.kind} of run {self._run.id} has not {'ended' if running else 'taken effect'} in "
-                f"{timeout or 0:.2g} s: {running or f'the run is {self._run.status}'}, at step {self._run.step}. The "
-                f"request stands.",
+                f"{self.kind} of run {self._run.id} has not {ends} in {timeout or 0:.2g} s: {now}, at step "
+                f"{self._run.step}. The request stands.",
                 self,
             )
         return self.fate
@@ -542,9 +540,8 @@ class Run:
 
         As pause(). The fate is `refused`, with the reason, if the value does not fit its limits: then the worker has
         not heard of it; `failed`, with the traceback, if the value's on_set raised, and the value stays what it was. A
-        process
-        that sets and calls more than twenty times a second, 64 times at once, waits for its turn; SparkTimeoutError if
-        that comes too late, and nothing was asked then.
+        process that sets and calls more than twenty times a second, 64 times at once, waits for its turn;
+        SparkTimeoutError if that comes too late, and nothing was asked then.
         """
         from spark_fast.client import exposures
 
@@ -814,7 +811,7 @@ def runs(*, ended: bool = True) -> list[Run]:
             try:
                 run = _open(home, name)
             except (OSError, SparkError) as error:
-                if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+                if run_folder.is_short(error):
                     raise  # those that come after it can't be read either, and may be the living ones
                 continue
             if ended or run.status.live:

@@ -6,7 +6,6 @@ so many runs that a round takes long, rounds are further apart: they take a twen
 """
 
 import asyncio
-import errno
 import logging
 import os
 import time
@@ -114,8 +113,7 @@ class _Folders:
             self.seen[name] = _Seen(_open(home, name))
         except (OSError, SparkError) as error:
             # Of a lack of descriptors the folder says nothing: it is tried again.
-            short = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-            self._unusable[name] = None if short else signature
+            self._unusable[name] = None if run_folder.is_short(error) else signature
         else:
             del self._unusable[name]
 

@@ -504,6 +504,8 @@ def snapshot() -> tuple[Any, ...]:
 def restore(before: tuple[Any, ...]) -> None:
     """Exposes what a snapshot had, and nothing else: new code that failed leaves nothing behind. What a controller has
     set since stays set: it was told so."""
+    from spark_fast.worker.patching.undo import replace_items  # with those who reload
+
     when: int
     values: dict[str, Any]
     when, values, *then_all = before
@@ -512,9 +514,7 @@ def restore(before: tuple[Any, ...]) -> None:
         _cells.update({name: it.index for name, it in _found.items() if name not in values and it.index >= 0})
         all_now: list[dict[str, Any]] = [_found, _declared, _limits, _functions, _origins]
         for there, then in zip(all_now, then_all, strict=True):
-            there.update(then)  # what is to stay is never missing, for threads that assign meanwhile
-            for gone in [name for name in there if name not in then]:
-                del there[gone]
+            replace_items(there, then)
         for name, it in _found.items():
             sent_at, sent = _sent.get(name, (0, None))
             wanted = sent if sent_at > when and type_of(sent) == _limits[name].type else values[name]

@@ -207,8 +207,7 @@ def configure(
         yield_interval: seconds between two yields of the GIL by `checkpoint()`, at the least. 0, the default: every
             call yields, so that the process's other threads run at every batch. None: never; the interpreter still
             switches threads by itself, every 5 ms. Worth setting where a step takes microseconds and a second thread
-            is busy. Also `SPARK_FAST_YIELD_INTERVAL`, as `0.001`, `1ms` or
-            `never`.
+            is busy. Also `SPARK_FAST_YIELD_INTERVAL`, as `0.001`, `1ms` or `never`.
         async_yield_interval: seconds between two trips of `checkpoint_async()` through the event loop, at the least;
             0 for every call. Default 0.01. Also `SPARK_FAST_ASYNC_YIELD_INTERVAL`.
         run: the run id; None for one that is drawn. Also `SPARK_FAST_RUN`.

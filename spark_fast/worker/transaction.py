@@ -14,6 +14,7 @@ from typing import Any
 from spark_fast.sources import decode
 from spark_fast.worker import compiled, exposing, hooks, persisting
 from spark_fast.worker.patching import Patch, preflight
+from spark_fast.worker.patching.undo import replace_items
 from spark_fast.worker.project import ENTRY, Module, Project
 
 __all__ = ["Transaction"]
@@ -224,11 +225,7 @@ class Transaction:
             return
         self._patch.undo()
         for name, space in self._spaces.items():
-            here = self._modules[name].__dict__
-            # What is to stay is never missing, for threads that look at it meanwhile.
-            here.update(space)
-            for gone in [each for each in list(here) if each not in space]:
-                here.pop(gone, None)
+            replace_items(self._modules[name].__dict__, space)
             sys.modules[name] = self._modules[name]
         for name in [name for name in list(sys.modules) if name not in self._names and name in project.modules]:
             gone_module = sys.modules.pop(name, None)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from types import CellType, FunctionType
 from typing import Any
 
-__all__ = ["EMPTY", "UndoLog", "cell_contents"]
+__all__ = ["EMPTY", "UndoLog", "cell_contents", "replace_items"]
 
 EMPTY = object()
 """Stands for what is not there: the contents of an empty cell, a name that is not bound."""
