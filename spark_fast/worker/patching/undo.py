@@ -103,12 +103,10 @@ class UndoLog:
 
 def replace_items(mapping: dict[Any, Any], items: dict[Any, Any]) -> None:
     """Makes the mapping hold just these items, with no moment in which one that stays is missing."""
-    # Lists, and no look that fails: other threads bind and unbind names meanwhile.
+    mapping.update(items)  # at once, for threads that look at it meanwhile
+    # A list, and no look that fails: they bind and unbind names, too.
     for key in [key for key in list(mapping) if key not in items]:
         mapping.pop(key, None)
-    for key, value in items.items():
-        if mapping.get(key, EMPTY) is not value:
-            mapping[key] = value
 
 
 def _put_attribute(cls: type, name: str, value: object) -> None:
