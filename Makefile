@@ -54,7 +54,7 @@ test-c:  ## the tests of the C core, under the sanitizers
 verify:  ## how ranks agree, as a model that is searched exhaustively; needs spin
 	$(PYTHON) tests/model/verify.py
 
-bench: $(VENV)/made-bench  ## all figures; writes docs/benchmarks.md
+bench: $(VENV)/made-bench  ## all figures; writes docs/benchmarks.md and those of README
 	$(BIN)/python -m bench
 
 lint: $(VENV)/made-test  ## style, of Python, Cython and C

@@ -1,4 +1,4 @@
-"""`make bench`, or `python -m bench [--quick]`: all figures, into docs/benchmarks.md.
+"""`make bench`, or `python -m bench [--quick]`: all figures, into docs/benchmarks.md, and some of them into README.
 
 Exits with an error only when a measurement broke; a target that is missed is marked.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
+README = ROOT / "README.md"
 IMAGE = "benchmarks.svg"
 
 
@@ -19,11 +20,16 @@ def main() -> None:
     """Runs everything."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a smoke run of two minutes: its figures are rough")
-    parser.add_argument("--out", type=Path, default=DOCS, help="the folder for the page and its plot (default: docs)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=DOCS,
+        help="the folder for the page, its plot and README's part (default: docs, and README itself)",
+    )
     options = parser.parse_args()
     quick: bool = options.quick
 
-    from bench import hosts, idle, longest, parked, ranks, reload, report, start, values, wake, web
+    from bench import hosts, idle, longest, parked, ranks, readme, reload, report, start, values, wake, web
     from bench.homes import become_worker
 
     began = time.monotonic()
@@ -79,6 +85,11 @@ def main() -> None:
     report.plot(found, options.out / IMAGE)
     (options.out / "benchmarks.md").write_text(report.text(found, IMAGE), encoding="utf-8")
     say(f"wrote {options.out / 'benchmarks.md'}")
+    if options.out == DOCS:
+        readme.rewrite(README, found)
+        say(f"wrote {README}")
+    else:
+        (options.out / "readme.md").write_text(readme.section(found), encoding="utf-8")
     print(report.summary(found))
 
 

@@ -22,7 +22,7 @@ from bench.wake import Wake
 from bench.web import Looked, Web
 from spark_fast.client.share import BURST, RATE
 
-__all__ = ["Results", "Target", "plot", "summary", "targets", "text"]
+__all__ = ["Results", "Target", "duration", "each_step", "plot", "summary", "table", "targets", "text"]
 
 
 @dataclass
@@ -73,7 +73,8 @@ class Target:
         return self.ratio <= self.limit
 
 
-def _time(ns: float) -> str:
+def duration(ns: float) -> str:
+    """A time with its unit."""
     for unit, size in (("s", 1e9), ("ms", 1e6), ("µs", 1e3)):
         if abs(ns) >= size:
             return f"{ns / size:.3g} {unit}"
@@ -88,7 +89,14 @@ def targets(found: Results) -> list[Target]:
     def times(what: str, beside: str, cost: float, twin_cost: float, ratio: float, limit: float) -> None:
         rows.append(
             Target(
-                what, beside, _time(cost), _time(twin_cost), ratio, limit, f"{ratio:.2f} times", f"{limit:.3g} times"
+                what,
+                beside,
+                duration(cost),
+                duration(twin_cost),
+                ratio,
+                limit,
+                f"{ratio:.2f} times",
+                f"{limit:.3g} times",
             )
         )
 
@@ -130,8 +138,8 @@ def targets(found: Results) -> list[Target]:
         Target(
             f"parked for {parked.seconds:.0f} s: CPU time",
             "a process that waits for a signal",
-            f"{parked.ticks} ticks ({_time(parked.run_ns)})",
-            f"{parked.twin_ticks} ticks ({_time(parked.twin_run_ns)})",
+            f"{parked.ticks} ticks ({duration(parked.run_ns)})",
+            f"{parked.twin_ticks} ticks ({duration(parked.twin_run_ns)})",
             parked.ticks,
             0,
             f"{parked.ticks} ticks",
@@ -168,8 +176,8 @@ def targets(found: Results) -> list[Target]:
             Target(
                 f"`spark-fast ps --json` of {listing.runs:,} runs, {what}",
                 "of none",
-                _time(median(figures) * 1e9),
-                _time(none * 1e9),
+                duration(median(figures) * 1e9),
+                duration(none * 1e9),
                 more,
                 1.0,
                 f"{more:+.2f} s",
@@ -180,8 +188,8 @@ def targets(found: Results) -> list[Target]:
     for saves in found.reload.saves:
         ours, jurigged = median(saves.ours.took), saves.peers[0]
         what = f"from a file's save ({saves.way}) to the first step of the new code, steps of 1 ms"
-        theirs = _time(median(jurigged.took)) if jurigged.took else "never"
-        rows.append(Target(what, "jurigged", _time(ours), theirs, ours / 1e6, 25.0, f"{ours / 1e6:.1f} ms", "25 ms"))
+        theirs = duration(median(jurigged.took)) if jurigged.took else "never"
+        rows.append(Target(what, "jurigged", duration(ours), theirs, ours / 1e6, 25.0, f"{ours / 1e6:.1f} ms", "25 ms"))
         if jurigged.took:
             other = median(jurigged.took)
             times(what, "jurigged", ours, other, ours / other, 1.0)
@@ -191,11 +199,11 @@ def targets(found: Results) -> list[Target]:
         Target(
             f"`{ASSIGN}`, an exposed number",
             "the same of a plain object",
-            _time(cost),
-            _time(plain),
+            duration(cost),
+            duration(plain),
             cost,
             100.0,
-            _time(cost),
+            duration(cost),
             "100 ns",
         )
     )
@@ -210,8 +218,8 @@ def _rank_targets(ranks: Ranks) -> list[Target]:
         Target(
             f"`{OURS}` on each of {most.ranks} ranks that share a run",
             "on an only one; both measured by an empty method in the same batches",
-            _time(most.cost(OURS)),
-            _time(one.cost(OURS)),
+            duration(most.cost(OURS)),
+            duration(one.cost(OURS)),
             ranks.more,
             1.15,
             f"{ranks.more:.2f} times",
@@ -220,7 +228,7 @@ def _rank_targets(ranks: Ranks) -> list[Target]:
         Target(
             f"`{OURS}` on 2 and {most.ranks} ranks",
             "the peer with the same promise that is nearest",
-            _time(most.cost(OURS)),
+            duration(most.cost(OURS)),
             f"{least:.3g} times as much",
             1 / least,
             1 / 3,
@@ -230,11 +238,11 @@ def _rank_targets(ranks: Ranks) -> list[Target]:
         Target(
             f"{agreed.ranks} ranks agree on a step, simulated",
             f"{ranks.agreed[0].ranks} ranks",
-            _time(agreed.took),
-            _time(ranks.agreed[0].took),
+            duration(agreed.took),
+            duration(ranks.agreed[0].took),
             agreed.took,
             100_000,
-            _time(agreed.took),
+            duration(agreed.took),
             "100 µs",
         ),
     ]
@@ -262,11 +270,11 @@ def _web_targets(web: Web) -> list[Target]:
         Target(
             f"opening a run with {web.values} values, each assigned {web.steps:,} times: the API's answers",
             "of a run that has assigned each once",
-            _time(took),
-            _time(fresh),
+            duration(took),
+            duration(fresh),
             took,
             1e9,
-            _time(took),
+            duration(took),
             "1 s",
         )
     )
@@ -285,7 +293,9 @@ def _code(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Step:
+class Step:
+    """What one thing costs at each step, in ns; `ours` tells whether it belongs to the library."""
+
     name: str
     version: str
     cost: float
@@ -293,10 +303,11 @@ class _Step:
     ours: bool
 
 
-def _steps(found: Results) -> list[_Step]:
+def each_step(found: Results) -> list[Step]:
+    """The library's calls and what people use instead, the cheapest first."""
     rounds, own = found.idle.rounds, f"spark_fast {version('spark-fast')}"
     steps = [
-        _Step(
+        Step(
             f"spark.checkpoint(), yield_interval={label}",
             own,
             rounds.cost(f"spark.checkpoint(), yield {label}"),
@@ -305,10 +316,10 @@ def _steps(found: Results) -> list[_Step]:
         )
         for label in INTERVALS
     ]
-    steps.append(_Step("spark.pending()", own, rounds.cost("spark.pending()"), "", True))
-    steps.append(_Step("spark.track()'s loop", own, rounds.cost("track", "a bare loop"), "beyond a bare loop", True))
+    steps.append(Step("spark.pending()", own, rounds.cost("spark.pending()"), "", True))
+    steps.append(Step("spark.track()'s loop", own, rounds.cost("track", "a bare loop"), "beyond a bare loop", True))
     steps.extend(
-        _Step(peer.name, peer.version, rounds.cost(peer.case.name, peer.twin.name), peer.note, False)
+        Step(peer.name, peer.version, rounds.cost(peer.case.name, peer.twin.name), peer.note, False)
         for peer in found.idle.peers
     )
     return sorted(steps, key=lambda step: step.cost)
@@ -347,7 +358,8 @@ interpreter is what `perf record` shows of such a loop.
 """
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """In Markdown."""
     lines = [head, ["---", *("---:" for _ in head[1:])], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -365,10 +377,10 @@ def text(found: Results, image: str) -> str:
         ]
         for row in targets(found)
     ]
-    step_rows = [[step.name, step.version, _time(step.cost), step.note] for step in _steps(found)]
+    step_rows = [[step.name, step.version, duration(step.cost), step.note] for step in each_step(found)]
     step_rows += [[gone.name, "not measured", "", gone.reason] for gone in found.idle.absent]
     kind_rows = [
-        [kind, f"`{how_it_is_called(function)}`", _time(found.idle.alone.cost(kind)), _time(rounds.cost(kind))]
+        [kind, f"`{how_it_is_called(function)}`", duration(found.idle.alone.cost(kind)), duration(rounds.cost(kind))]
         for kind, function in kinds_of_call().items()
     ]
     return f"""\
@@ -388,7 +400,7 @@ run was attached, that each call counted a step, that the GIL was yielded or was
 
 ## What was to be reached
 
-{_table(["", "figure beside its twin", "ratio", "at most", ""], target_rows)}
+{table(["", "figure beside its twin", "ratio", "at most", ""], target_rows)}
 
 - The empty method belongs to an extension type of the same kind. It takes no argument; `checkpoint()` can take one.
 - As its users call it: `spark.checkpoint()`, with the names looked up. The others are called through a local name.
@@ -397,7 +409,7 @@ run was attached, that each call counted a step, that the GIL was yielded or was
 - Resume: from just before the request is sent, or the futex woken, to the first thing that the woken loop does. The
   worker has slept for some milliseconds by then.
 - The standard modules are those that a plain `import spark_fast` loads in an interpreter without `site`. In the same
-  interpreters `import json` takes {_time(median(found.imports.json))}.
+  interpreters `import json` takes {duration(median(found.imports.json))}.
 
 ## A step, beside what people use instead
 
@@ -405,7 +417,7 @@ run was attached, that each call counted a step, that the GIL was yielded or was
 
 What each costs a step beyond an empty loop, called as its users call it, names looked up and all:
 
-{_table(["per step", "version", "cost", ""], step_rows)}
+{table(["per step", "version", "cost", ""], step_rows)}
 
 ## New code
 
@@ -414,41 +426,41 @@ edit. Each had the machine for itself, in turn. The first edit of a training, wh
 A file is written in place, or under another name beside it and renamed, as many editors do. What has not seen an edit
 after two seconds counts as never seeing it.
 
-{_table(["", "version", "saved", "edits", "median", "least", "90 %", "first"], _saved_rows(found.reload))}
+{table(["", "version", "saved", "edits", "median", "least", "90 %", "first"], _saved_rows(found.reload))}
 
 A reload of a project, from asking for it to knowing that the new code runs, by the number of its modules. Either all
 of them import the one that was edited, so that all are executed again, or none but the script does:
 
-{_table(["modules", "all executed again", "one"], _module_rows(found.reload))}
+{table(["modules", "all executed again", "one"], _module_rows(found.reload))}
 
 | | cost |
 | --- | ---: |
-| an item of `track(items, key=…)`, beyond a bare loop's | {_time(rounds.cost("track, key", "a bare loop"))} |
-| an item of `track(items)` | {_time(rounds.cost("track", "a bare loop"))} |
-| `persist("key", f)` once the value is there, in a function | {_time(rounds.cost("persist"))} |
-| a look into a dict, in a function | {_time(rounds.cost("a dict behind a function"))} |
-| `checkpoint()` beyond an empty method, under `spark-fast run` | {_time(median(found.reload.under.run))} |
-| the same under plain Python | {_time(median(found.reload.under.plain))} |
+| an item of `track(items, key=…)`, beyond a bare loop's | {duration(rounds.cost("track, key", "a bare loop"))} |
+| an item of `track(items)` | {duration(rounds.cost("track", "a bare loop"))} |
+| `persist("key", f)` once the value is there, in a function | {duration(rounds.cost("persist"))} |
+| a look into a dict, in a function | {duration(rounds.cost("a dict behind a function"))} |
+| `checkpoint()` beyond an empty method, under `spark-fast run` | {duration(median(found.reload.under.run))} |
+| the same under plain Python | {duration(median(found.reload.under.plain))} |
 
 ## Values and calls
 
 In a training, beyond an empty loop, names looked up and all; in one process, batch after batch in turn:
 
-{_table(["", "version", "cost", f"times `{ASSIGN}`", ""], _assigning_rows(found.values.assigning))}
+{table(["", "version", "cost", f"times `{ASSIGN}`", ""], _assigning_rows(found.values.assigning))}
 
 From another process, {len(found.values.steering.read)} times each, fewer than {RATE:.0f} a second so that no request
-waits for its sender's share. A training with steps of {_time(STEP * 1e9)} comes to it at its next checkpoint, on
+waits for its sender's share. A training with steps of {duration(STEP * 1e9)} comes to it at its next checkpoint, on
 average half a step later; one that is parked, at once:
 
-{_table(["", "median", "95 %", "longest"], _steering_rows(found.values.steering))}
+{table(["", "median", "95 %", "longest"], _steering_rows(found.values.steering))}
 
 What a flood does: a process sets a value in an endless loop, without waiting for what becomes of it. The library lets
 {BURST} through at once, and from then on {RATE:.0f} a second, which is when this was measured: it had
-{median(found.values.flood.sent):.0f} a second. The training's steps are some work of about {_time(SHORT_STEP * 1e9)},
-always the same; a third process sets another value, and waits for each.
+{median(found.values.flood.sent):.0f} a second. The training's steps are some work of
+about {duration(SHORT_STEP * 1e9)}, always the same; a third process sets another value, and waits for each.
 Undisturbed and flooded in turn, in random order. The ratios of the steps are medians of the rounds' ratios:
 
-{_table(["", "undisturbed", "flooded", "ratio"], _flood_rows(found.values.flood))}
+{table(["", "undisturbed", "flooded", "ratio"], _flood_rows(found.values.flood))}
 
 ## Many ranks
 
@@ -456,18 +468,18 @@ What each rank of a job calls at every step, so that all hear at the same step w
 one job, started as `torchrun` does; all call the same in turn, batch after batch, and rank 0 is timed. What waits for
 no other process is timed by its CPU time, as there may be more ranks than CPUs.
 
-{_table(_rank_head(found.ranks), _rank_rows(found.ranks))}
+{table(_rank_head(found.ranks), _rank_rows(found.ranks))}
 
 How long it takes to agree, from asking until the step is decided and every rank has been told: the ranks are slots in
 one control file, each with a lock of its own, that a process on another CPU steps without a pause. Nobody has a job of
 {found.ranks.agreed[-1].ranks:,} ranks on one host; they show how it grows:
 
-{_table(["ranks", "median", "least", "90 %"], _agreed_rows(found.ranks))}
+{table(["ranks", "median", "least", "90 %"], _agreed_rows(found.ranks))}
 
 The same with a process for each rank, whose steps sleep. Most of the time until all have parked is the rest of a step,
 and the system's, which has {os.cpu_count()} CPUs for all of them:
 
-{_table(_PARK_HEAD, _park_rows(found.ranks))}
+{table(_PARK_HEAD, _park_rows(found.ranks))}
 
 ## Many hosts
 
@@ -476,25 +488,25 @@ one machine, each with a home of its own, one rank with steps of 1 ms, and its o
 {_mebibytes(found.hosts.trips[-1].relay_bytes)} of memory; what they have in common is a TCPStore of PyTorch
 {found.hosts.torch}:
 
-{_table(["hosts", "value set, running", "value set, parked", "all parked", "all run again"], _trip_rows(found.hosts))}
+{table(["hosts", "value set, running", "value set, parked", "all parked", "all run again"], _trip_rows(found.hosts))}
 
 Of hosts that are simulated the relays' own code runs, and each of their calls is made to a real TCPStore, one after the
-other, which a job's hosts would do at the same time. One that reads takes {_time(found.hosts.get_ns)}, one that
-compares and swaps {_time(found.hosts.swap_ns)}. [scale.md](scale.md) goes on from there:
+other, which a job's hosts would do at the same time. One that reads takes {duration(found.hosts.get_ns)}, one that
+compares and swaps {duration(found.hosts.swap_ns)}. [scale.md](scale.md) goes on from there:
 
-{_table(["hosts", "calls to the store in one request", "time in them, one after the other"], _many_rows(found.hosts))}
+{table(["hosts", "calls to the store in one request", "time in them, one after the other"], _many_rows(found.hosts))}
 
 ## The web page
 
 The server of `spark-fast ui`, while pages look at the list of {found.web.runs:,} live runs, each of which is at another
 step ten times a second. `events` is how often a page is told what has changed:
 
-{_table(["", "cores", "events a second"], _web_rows(found.web))}
+{table(["", "cores", "events a second"], _web_rows(found.web))}
 
 Opening the page of a run with {found.web.values} values, each assigned {found.web.steps:,} times: from asking for the
 run to having read the courses of all its values, its journal and its versions takes
-{_time(median(found.web.opened) * 1e9)} at the median, {_time(max(found.web.opened) * 1e9)} at the most.
-Of a run that has assigned each once: {_time(median(found.web.fresh) * 1e9)}.
+{duration(median(found.web.opened) * 1e9)} at the median, {duration(max(found.web.opened) * 1e9)} at the most.
+Of a run that has assigned each once: {duration(median(found.web.fresh) * 1e9)}.
 
 ## The longest of many calls
 
@@ -504,12 +516,12 @@ machine and the interpreter do. With a busy disk another process writes and flus
 system, and at every tenth has the system write back all that it holds. With a busy thread, a second Python thread
 computes. `memory` is a run folder in shared memory, where nothing is ever written back.
 
-{_table(["", "folder", "calls", "median", "99.9 %", "99.999 %", "longest", "faults", "blocked"], _longest_rows(found))}
+{table(["", "folder", "calls", "median", "99.9 %", "99.999 %", "longest", "faults", "blocked"], _longest_rows(found))}
 
 `faults` are page faults: after the system has written the control file's page back, the next store finds it
 write-protected. `blocked` counts how often the thread had to wait, for the disk or for the GIL.
 
-{_KINDS.format(table=_table(["an empty", "called by", "one thread ever", "has had threads"], kind_rows))}"""
+{_KINDS.format(table=table(["an empty", "called by", "one thread ever", "has had threads"], kind_rows))}"""
 
 
 _PARK_HEAD = ["ranks", "a step", "decided", "all parked", "steps until then", "from a resume until all run"]
@@ -526,7 +538,7 @@ def _rank_rows(ranks: Ranks) -> list[list[str]]:
         [
             name,
             number,
-            *(_time(idle.cost(name)) for idle in ranks.idle),
+            *(duration(idle.cost(name)) for idle in ranks.idle),
             "" if name == OURS else f"{most.times(name):,.0f}",
             same,
             note,
@@ -537,16 +549,16 @@ def _rank_rows(ranks: Ranks) -> list[list[str]]:
 
 
 def _agreed_rows(ranks: Ranks) -> list[list[str]]:
-    return [[f"{each.ranks:,}", *map(_time, (each.took, each.least, each.most))] for each in ranks.agreed]
+    return [[f"{each.ranks:,}", *map(duration, (each.took, each.least, each.most))] for each in ranks.agreed]
 
 
 def _park_rows(ranks: Ranks) -> list[list[str]]:
     return [
         [
             str(each.ranks),
-            *map(_time, (each.step, each.agreed, each.parked)),
+            *map(duration, (each.step, each.agreed, each.parked)),
             str(each.steps),
-            _time(each.running),
+            duration(each.running),
         ]
         for each in ranks.parked
     ]
@@ -560,14 +572,14 @@ def _trip_rows(hosts: Hosts) -> list[list[str]]:
     return [
         [
             str(trip.hosts),
-            *(_time(median(each)) for each in (trip.set_running, trip.set_parked, trip.pause, trip.resume)),
+            *(duration(median(each)) for each in (trip.set_running, trip.set_parked, trip.pause, trip.resume)),
         ]
         for trip in hosts.trips
     ]
 
 
 def _many_rows(hosts: Hosts) -> list[list[str]]:
-    return [[f"{each.hosts:,}", f"{each.calls:,}", _time(each.store_ns)] for each in hosts.many]
+    return [[f"{each.hosts:,}", f"{each.calls:,}", duration(each.store_ns)] for each in hosts.many]
 
 
 def _saved_rows(reload: Reload) -> list[list[str]]:
@@ -577,14 +589,15 @@ def _saved_rows(reload: Reload) -> list[list[str]]:
         named = [saved.name, saved.version, way, f"{len(took)}{unseen}"]
         if not took:
             return [*named, *["never"] * 4]
-        return [*named, *map(_time, (median(took), took[0], took[len(took) * 9 // 10], median(saved.first)))]
+        return [*named, *map(duration, (median(took), took[0], took[len(took) * 9 // 10], median(saved.first)))]
 
     return [row(saved, saves.way) for saves in reload.saves for saved in (saves.ours, *saves.peers)]
 
 
 def _module_rows(reload: Reload) -> list[list[str]]:
     return [
-        [str(each.count), _time(median(each.shared) * 1e9), _time(median(each.alone) * 1e9)] for each in reload.modules
+        [str(each.count), duration(median(each.shared) * 1e9), duration(median(each.alone) * 1e9)]
+        for each in reload.modules
     ]
 
 
@@ -601,7 +614,7 @@ def _assigning_rows(assigning: Assigning) -> list[list[str]]:
     rows = [(f"`{case}`", case, *rest) for case, rest in cases.items() if case in rounds.found]
     rows += [(peer.name, peer.case, peer.version, peer.note) for peer in assigning.peers]
     return [
-        [name, of, _time(rounds.cost(case)), _many(rounds.ratio(case, ASSIGN)), note]
+        [name, of, duration(rounds.cost(case)), _many(rounds.ratio(case, ASSIGN)), note]
         for name, case, of, note in sorted(rows, key=lambda row: rounds.cost(row[1]))
     ] + [[gone.name, "not measured", "", "", gone.reason] for gone in assigning.absent]
 
@@ -612,7 +625,7 @@ def _many(times: float) -> str:
 
 def _spread(figures: list[int]) -> list[str]:
     found = sorted(figures)
-    return [_time(median(found)), _time(found[len(found) * 95 // 100]), _time(found[-1])]
+    return [duration(median(found)), duration(found[len(found) * 95 // 100]), duration(found[-1])]
 
 
 def _steering_rows(steering: Steering) -> list[list[str]]:
@@ -640,8 +653,8 @@ def _flood_rows(flood: Flood) -> list[list[str]]:
         ],
         [
             "time on a CPU for each step",
-            _time(median(flood.cpu_quiet)),
-            _time(median(flood.cpu_flooded)),
+            duration(median(flood.cpu_quiet)),
+            duration(median(flood.cpu_flooded)),
             f"{ratio(flood.cpu_flooded, flood.cpu_quiet):.3f} times",
         ],
         ["`Run.set()` of a third process, median", quiet[0], flooded[0], f"{medians:.2f} times"],
@@ -659,7 +672,7 @@ def _longest_rows(found: Results) -> list[list[str]]:
     for row in found.longest:
         names = {"empty": "twin: empty method", "empty_nogil": "twin: empty method, GIL released"}
         call = names.get(row.call, f"checkpoint(), yield {row.interval}")
-        figures = [_time(row.found[name]) for name in ("median", "p99.9", "p99.999", "longest")]
+        figures = [duration(row.found[name]) for name in ("median", "p99.9", "p99.999", "longest")]
         counts = [str(row.found["faults"]), str(row.found["blocked"])]
         rows.append([f"{row.machine}: {call}", row.where or "-", f"{row.found['calls']:,}", *figures, *counts])
     return rows
@@ -673,11 +686,11 @@ def plot(found: Results, path: Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "spark_fast"
     from matplotlib import pyplot
 
-    steps = list(reversed(_steps(found)))
+    steps = list(reversed(each_step(found)))
     figure, axes = pyplot.subplots(figsize=(9, 0.34 * len(steps) + 1.2))
     colours = ["#d1495b" if step.ours else "#9aa5b1" for step in steps]
     bars = axes.barh([step.name for step in steps], [max(step.cost, 1.0) for step in steps], color=colours)
-    axes.bar_label(bars, [_time(step.cost) for step in steps], padding=3, fontsize=8)
+    axes.bar_label(bars, [duration(step.cost) for step in steps], padding=3, fontsize=8)
     axes.set_xscale("log")
     axes.set_xlim(right=max(step.cost for step in steps) * 6)
     axes.set_xlabel("ns a step, beyond an empty loop")
@@ -696,6 +709,6 @@ def summary(found: Results) -> str:
         what = row.what.replace("`", "")
         lines.append(f"{mark}  {row.shown:>14}  at most {row.reach:<10}  {what}: {row.cost}, twin {row.twin_cost}")
     lines.append("")
-    lines.extend(f"{_time(step.cost):>12} a step  {step.name} ({step.version})" for step in _steps(found))
+    lines.extend(f"{duration(step.cost):>12} a step  {step.name} ({step.version})" for step in each_step(found))
     lines.extend(f"  not measured  {gone.name}: {gone.reason}" for gone in found.idle.absent)
     return "\n".join(lines)

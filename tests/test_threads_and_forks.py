@@ -260,6 +260,91 @@ def test_of_two_threads_that_change_what_is_exposed_the_last_to_describe_it_is_b
         assert run.values["loss"].value == "none yet"
 
 
+def test_a_controller_and_a_checkpoint_in_two_threads_make_the_run_together(tmp_path: Path) -> None:
+    code = """
+    import os, threading
+    import spark_fast as spark
+    from spark_fast.worker import session
+    controller = spark.create_controller()
+    attach, beginning = session.attach, session.beginning
+    comes, holds = threading.Event(), threading.Event()
+
+    class Noted:
+        def __enter__(self):
+            beginning.acquire()
+            if threading.current_thread() is threading.main_thread():
+                holds.set()
+
+        def __exit__(self, *_):
+            beginning.release()
+
+    def noted(**options):
+        if threading.current_thread() is not threading.main_thread():
+            comes.set()
+            holds.wait()
+        return attach(**options)
+
+    session.attach, session.beginning = noted, Noted()
+    thread = threading.Thread(target=spark.checkpoint)
+    thread.start()
+    comes.wait()
+    print(controller.resume().state, flush=True)
+    thread.join()
+    """
+    with Child(tmp_path, code) as child:
+        assert child.ended() == 0, child.err
+        assert child.out == "applied\n"
+
+
+def test_a_signal_handler_may_pass_the_first_checkpoint_in_the_middle_of_an_expose(tmp_path: Path) -> None:
+    code = """
+    import signal, threading
+    import spark_fast as spark
+    from spark_fast import _core
+    from spark_fast.worker import exposing, session
+    described, connect, beginning = exposing._described, exposing.connect, _core.beginning
+    main = threading.main_thread()
+    asks = threading.Event()
+
+    class Noted:
+        def __enter__(self):
+            if threading.current_thread() is not main and not beginning._is_owned() and main_holds():
+                asks.set()
+            beginning.acquire()
+
+        def __exit__(self, *_):
+            beginning.release()
+
+    def main_holds():
+        if beginning.acquire(blocking=False):
+            beginning.release()
+            return False
+        return True
+
+    def connecting(place):
+        if threading.current_thread() is not main:
+            asks.set()
+        connect(place)
+
+    def interrupted(function):
+        thread.start()
+        asks.wait()
+        signal.raise_signal(signal.SIGUSR1)
+        return described(function)
+
+    exposing._described, exposing.connect = interrupted, connecting
+    exposing.beginning = session.beginning = _core.beginning = Noted()
+    signal.signal(signal.SIGUSR1, lambda *_: spark.checkpoint())
+    thread = threading.Thread(target=spark.checkpoint)
+    spark.expose(answer=lambda: 42)
+    thread.join()
+    print("exposed", flush=True)
+    """
+    with Child(tmp_path, code) as child:
+        assert child.ended() == 0, child.err
+        assert child.out == "exposed\n"
+
+
 # --- signals ---
 
 

@@ -10,14 +10,15 @@ import json
 import math
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
 from spark_fast import _core, private_files
-from spark_fast._core import Exposed, State
+from spark_fast._core import Exposed, State, beginning
 from spark_fast.errors import FolderRefusedError
 from spark_fast.exposed import (
     BOARD,
@@ -245,7 +246,7 @@ def expose(bindings: Mapping[str, Any] | None = None, /, **more: Any) -> State:
             # It is kept as long as the run lives: what it was computed from is not to be.
             initial = tensors.detached(name, initial)
             given[name] = replace(each, initial=initial) if isinstance(each, ExposedValue) else initial
-    with _lock:
+    with _exclusively():
         for name, each in given.items():
             _origins[name] = origin
             _stale.discard(name)
@@ -259,6 +260,18 @@ def expose(bindings: Mapping[str, Any] | None = None, /, **more: Any) -> State:
         if session.begun():
             connect(session.folder() if session.first_here() else None)
     return _state
+
+
+@contextmanager
+def _exclusively() -> Iterator[None]:
+    """What is exposed changes. A signal handler may pass a checkpoint in the middle of it: so the locks that this takes
+    are taken before, as a thread takes them which comes from a checkpoint."""
+    if session.begun():
+        with session.turns, _lock:
+            yield
+    else:
+        with beginning, session.turns, _lock:
+            yield
 
 
 def _is_function(each: object) -> bool:
@@ -303,7 +316,7 @@ def _as_json(name: str, found: object) -> bytes:
 def connect(place: Path | None) -> None:
     """What is exposed goes to the board of the run in this folder; None: there is no run. Never raises an Exception."""
     global _folder
-    with _lock:
+    with _exclusively():
         if place is None:
             for name, it in _found.items():
                 _make_fast(name, it)
@@ -348,7 +361,7 @@ def _make_fast(name: str, it: Exposed) -> None:
 def _describe() -> None:
     if _folder is None:
         return
-    with _lock:  # the last that is written is the newest
+    with _exclusively():  # the last that is written is the newest
         exposures = Exposures(dict(_limits), {name: described for name, (_, described) in _functions.items()})
         try:
             with private_files.opened(_folder) as descriptor:
@@ -477,14 +490,14 @@ def listed(what: str) -> list[str]:
 
 def expect_again(modules: Iterable[str]) -> None:
     """These modules are executed anew: what they have exposed, and do not expose again, is gone with settle()."""
-    with _lock:
+    with _exclusively():
         again = set(modules)
         _stale.update(name for name, origin in _origins.items() if origin in again)
 
 
 def settle() -> None:
     """The new code runs."""
-    with _lock:
+    with _exclusively():
         if _stale:
             for name in _stale:
                 _retire(name)
@@ -496,7 +509,7 @@ def settle() -> None:
 
 def snapshot() -> tuple[Any, ...]:
     """What is exposed now, for restore()."""
-    with _lock:
+    with _exclusively():
         values = {name: it.value for name, it in _found.items()}
         return next(_turns), values, dict(_found), dict(_declared), dict(_limits), dict(_functions), dict(_origins)
 
@@ -509,7 +522,7 @@ def restore(before: tuple[Any, ...]) -> None:
     when: int
     values: dict[str, Any]
     when, values, *then_all = before
-    with _lock:
+    with _exclusively():
         _stale.clear()
         _cells.update({name: it.index for name, it in _found.items() if name not in values and it.index >= 0})
         all_now: list[dict[str, Any]] = [_found, _declared, _limits, _functions, _origins]

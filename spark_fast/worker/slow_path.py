@@ -79,10 +79,10 @@ def take_turn(step: int, counted: bool) -> "Hold | None":
 
 def _act(step: int, counted: bool) -> tuple[int, int, int, float, dict[str, Any] | None]:
     """One turn, in which reloads are met or refused: the step, and what the core wants done beyond that."""
+    if not session.begun():
+        session.attach()  # not holding the turns: it takes them after a lock that others hold as they take them
+        step = worker.step()
     with session.turns:
-        if not session.begun():
-            session.attach()
-            step = worker.step()
         if counted:
             left = delivering.left_over()
             if left is not None:
