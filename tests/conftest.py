@@ -1,5 +1,6 @@
 """Each test has a home of runs of its own, and ends the processes that it started."""
 
+import compileall
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
@@ -8,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+import spark_fast
 from spark_fast import client
 from spark_fast.worker.launchers import LAUNCHERS
 
@@ -18,6 +20,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 for number in (signal.SIGQUIT, signal.SIGHUP):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, lambda *_: None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compiles the package: where Python writes no bytecode, each child would do it again."""
+    if not hasattr(config, "workerinput"):
+        compileall.compile_dir(Path(spark_fast.__file__).parent, quiet=1)
 
 
 @pytest.fixture(autouse=True)
