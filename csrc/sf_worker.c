@@ -950,6 +950,18 @@ sf_turn(uint64_t step, int may, struct sf_turn *turn)
     return 0;
 }
 
+void
+sf_worker_in_the_log(uint64_t *applied, uint64_t *tail)
+{
+    *applied = *tail = 0;
+    if (worker.slot == NULL)
+        return;
+    *applied = worker.applied;
+    *tail = atomic_load(&worker.segment.header->tail);
+    if (*tail < *applied || *tail - *applied > SF_LOG_CAPACITY)
+        *tail = *applied; /* damaged: the next turn says so */
+}
+
 int
 sf_worker_resume(uint64_t step)
 {

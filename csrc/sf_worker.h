@@ -212,6 +212,9 @@ struct sf_journal *sf_worker_journal(void);
  * holds. 1 if the loop goes on; 0 if sf_turn() is to find out, which goes on from wherever this has come to. */
 int sf_worker_resume(uint64_t step);
 
+/* How far this rank has come in the log, and how far that reaches. 0 and 0 if it is not attached. */
+void sf_worker_in_the_log(uint64_t *applied, uint64_t *tail);
+
 /* The worker is parked for entry seq, its hooks have run. */
 void sf_worker_parked(uint64_t seq, uint64_t step, int64_t deadline_ns);
 

@@ -97,7 +97,8 @@ def _load() -> None:
     Then __getattr__ goes: the interpreter does not specialize the attributes of a module that has one, and each
     spark.checkpoint() would cost twice as much.
     """
-    from spark_fast import errors, status, worker
+    with _core.loading:
+        from spark_fast import errors, status, worker
 
     for name in __all__:
         for home in (worker, errors, status):

@@ -170,6 +170,7 @@ cdef extern from "sf_worker.h" nogil:
     uint64_t sf_worker_uncount()
     void sf_worker_set_back(uint64_t step)
     int sf_turn(uint64_t step, int may, sf_turn_result *turn)
+    void sf_worker_in_the_log(uint64_t *applied, uint64_t *tail)
     void sf_worker_tell(uint64_t seq, uint64_t step, int failed)
     void sf_worker_watch(uint64_t step)
     sf_journal *sf_worker_journal()

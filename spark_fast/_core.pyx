@@ -35,6 +35,26 @@ beginning = RLock()
 ever for a module that nobody in it is importing."""
 os.register_at_fork(before=beginning.acquire, after_in_parent=beginning.release, after_in_child=beginning.release)
 
+cdef int loads = 0
+
+
+@cython.final
+cdef class Loading:
+    """A context in which a thread imports what a first checkpoint needs, alone."""
+
+    def __enter__(self):
+        global loads
+        beginning.acquire()
+        loads += 1
+
+    def __exit__(self, *raised):
+        global loads
+        loads -= 1
+        beginning.release()
+
+
+loading = Loading()
+
 LAYOUT_VERSION = SF_LAYOUT_VERSION
 BUILD_VERSION = SPARK_FAST_VERSION.decode()
 LOG_CAPACITY = SF_LOG_CAPACITY
@@ -350,7 +370,10 @@ cdef class Worker:
         # last item has come round; None where that can't be told.
         if self.slow is None:
             with beginning:
-                from spark_fast.worker.slow_path import checkpoint
+                if loads:
+                    return 0  # of a signal handler, in the middle of that
+                with loading:
+                    from spark_fast.worker.slow_path import checkpoint
             self.slow = checkpoint
         self.slow(step, counted, done)
         return 0
@@ -413,6 +436,12 @@ cdef class Worker:
     def agreed(self, seq: int, phase: int, give_up: bool = False) -> int:
         """What the living ranks have agreed on: 1 for yes, 2 for no, 0 if it is open. give_up: settles it with a no."""
         return sf_worker_agreed(seq, phase, give_up)
+
+    def in_the_log(self) -> tuple[int, int]:
+        """The numbers of the entry that was applied last, and of the last there is; 0 and 0 if not attached."""
+        cdef uint64_t applied = 0, tail = 0
+        sf_worker_in_the_log(&applied, &tail)
+        return applied, tail
 
     def changes(self) -> int:
         """As Segment.changes(); 0 if not attached."""
@@ -671,6 +700,10 @@ cdef class Place:
         """What was done with the item is done."""
         self.held = False
         self.current = None
+
+    def item(self) -> object:
+        """The item that was handed out last; None once its body has come round."""
+        return self.current
 
     def forget(self) -> None:
         """The loop is over, or left for good."""

@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import signal
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +16,7 @@ import pytest
 
 from spark_fast import client, private_files, run_folder
 from spark_fast.ui import polling, sent
+from spark_fast.worker import persisting, report
 from tests.reloading import Edited
 from tests.support import DEADLINE, LOOP, Child, until
 
@@ -147,6 +149,164 @@ def test_a_loop_is_left_whose_iterator_joins_a_thread_that_leaves_a_loop_of_its_
     with Child(tmp_path, code) as child:
         assert child.ended() == 0, child.err
         assert child.out == "left\n"
+
+
+JOINED = """
+import threading, time
+import spark_fast as spark
+from spark_fast.worker import slow_path
+slow_path._PATIENCE = 0.5
+def loop():
+    while True:
+        spark.checkpoint()
+        time.sleep(0.001)
+thread = threading.Thread(target=loop)
+thread.start()
+"""
+"""The script's thread passes no checkpoint: it waits for the one that does, or has ended."""
+
+
+def test_a_reload_that_the_scripts_thread_does_not_come_for_holds_up_no_resume(tmp_path: Path) -> None:
+    with Edited(tmp_path, JOINED + "thread.join()") as training:
+        run = training.run()
+        assert run.pause(timeout=10).fate.state == "applied"
+        training.edit("import threading", "# edited\nimport threading")
+        reload = training.reload(wait=False)
+        assert run.resume(timeout=10).fate.state == "applied"
+        training.steps_on(run)
+        assert reload.fate.state == "refused"
+        assert "the thread that runs the script came to no checkpoint" in (reload.fate.reason or "")
+
+
+def test_a_reload_that_the_scripts_thread_does_not_come_for_holds_up_no_stop(tmp_path: Path) -> None:
+    code = JOINED.replace("= 0.5", "= 10.0**9") + "thread.join()"
+    with Edited(tmp_path, code) as training:
+        run = training.run()
+        training.edit("import threading", "# edited\nimport threading")
+        reload = training.reload(wait=False)
+        training.steps_on(run)
+        assert reload.fate.state == "asked"
+        assert run.stop(timeout=10).fate.state == "applied"
+        assert training.ended() == 0, training.err
+        assert reload.fate.state == "refused"
+
+
+def test_threads_that_outlive_the_script_refuse_reloads(tmp_path: Path) -> None:
+    with Edited(tmp_path, JOINED.replace("= 0.5", "= 10.0**9")) as training:
+        run = training.run()
+        training.steps_on(run)
+        training.edit("import threading", "# edited\nimport threading")
+        fate = training.reload(timeout=10).fate
+        assert fate.state == "refused" and "nobody runs the loop again" in (fate.reason or "")
+        assert run.pause(timeout=10).fate.state == "applied"
+
+
+TRAINER = """
+class Trainer:
+    def __init__(self):
+        self.stop, self.comes = stop, comes = threading.Event(), threading.Event()
+        def work():
+            while not stop.is_set():
+                comes.set()
+                spark.checkpoint(collective=False)
+        self.thread = threading.Thread(target=work, daemon=True)
+        self.thread.start()
+    def evaluate(self):
+        return 1
+    def __del__(self):
+        self.comes.clear()
+        self.comes.wait()
+        self.stop.set()
+        self.thread.join()
+trainer = Trainer()
+spark.expose(evaluate=trainer.evaluate)
+"""
+
+
+def test_what_failed_code_has_exposed_may_join_a_thread_that_passes_checkpoints_as_it_goes(tmp_path: Path) -> None:
+    code = """
+    import threading, time
+    import spark_fast as spark
+    spark.expose(lr=0.1)
+    # here
+    for number in spark.track(range(10**9), key="number"):
+        time.sleep(0.001)
+        # there
+    """
+    with Edited(tmp_path, code) as training:
+        run = training.run()
+        training.steps_on(run)
+        training.edit("# here", TRAINER)
+        training.edit("# there", "raise ValueError")
+        assert training.reload().fate.state == "failed"
+        training.steps_on(run)
+
+
+def test_an_item_goes_where_no_lock_is_held(tmp_path: Path) -> None:
+    code = """
+    import spark_fast as spark
+    from spark_fast.worker import places
+    class Item:
+        def __del__(self):
+            print(places._lock._is_owned(), flush=True)
+    def items():
+        yield Item()
+        yield None
+    loop = iter(spark.track(items(), key="item"))
+    next(loop)
+    del loop
+    """
+    with Child(tmp_path, code) as child:
+        assert child.ended() == 0, child.err
+        assert child.out == "False\n"
+
+
+def test_what_another_thread_persists_while_it_is_put_back_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Key(str):
+        def __hash__(self) -> int:
+            persisting._values.setdefault(f"another {len(persisting._values)}", 0)
+            return super().__hash__()
+
+    monkeypatch.setattr(persisting, "_values", {})
+    persisting._values[Key("model")] = 0
+    persisting.restore({"optim": 1})
+    assert persisting._values["optim"] == 1 and "model" not in persisting._values
+
+
+def test_a_value_that_is_forgotten_as_it_is_made_is_returned_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Forgetful(dict[str, object]):
+        def __setitem__(self, key: str, value: object) -> None:
+            pass
+
+    monkeypatch.setattr(persisting, "_values", Forgetful())
+    assert persisting.persist("model", lambda: "made") == "made"
+
+
+def test_a_task_whose_executor_is_busy_for_good_is_resumed(tmp_path: Path) -> None:
+    code = """
+    import asyncio, queue
+    from concurrent.futures import ThreadPoolExecutor
+    import spark_fast as spark
+    batches = queue.Queue(1)
+    def produce():
+        while True:
+            batches.put(0)
+    async def main():
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        producing = asyncio.create_task(asyncio.to_thread(produce))
+        while True:
+            await spark.checkpoint_async()
+            await asyncio.sleep(0.001)
+            if not batches.empty():
+                batches.get()
+    asyncio.run(main())
+    """
+    with Child(tmp_path, code) as child:
+        run = child.run()
+        child.steps_on(run)
+        assert run.pause(timeout=10).fate.state == "applied"
+        assert run.resume(timeout=10).fate.state == "applied"
+        child.steps_on(run)
 
 
 @pytest.mark.parametrize("space", ["vars(helper)", "sys.modules"])
@@ -302,18 +462,24 @@ def test_a_signal_handler_may_pass_the_first_checkpoint_in_the_middle_of_an_expo
     import spark_fast as spark
     from spark_fast import _core
     from spark_fast.worker import exposing, session
-    described, connect, beginning = exposing._described, exposing.connect, _core.beginning
+    expose, connect, beginning = exposing._expose_value, exposing.connect, _core.beginning
     main = threading.main_thread()
     asks = threading.Event()
 
     class Noted:
-        def __enter__(self):
+        def acquire(self):
             if threading.current_thread() is not main and not beginning._is_owned() and main_holds():
                 asks.set()
             beginning.acquire()
 
-        def __exit__(self, *_):
+        def release(self):
             beginning.release()
+
+        def __enter__(self):
+            self.acquire()
+
+        def __exit__(self, *_):
+            self.release()
 
     def main_holds():
         if beginning.acquire(blocking=False):
@@ -326,17 +492,17 @@ def test_a_signal_handler_may_pass_the_first_checkpoint_in_the_middle_of_an_expo
             asks.set()
         connect(place)
 
-    def interrupted(function):
+    def interrupted(*exposed):
         thread.start()
         asks.wait()
         signal.raise_signal(signal.SIGUSR1)
-        return described(function)
+        expose(*exposed)
 
-    exposing._described, exposing.connect = interrupted, connecting
+    exposing._expose_value, exposing.connect = interrupted, connecting
     exposing.beginning = session.beginning = _core.beginning = Noted()
     signal.signal(signal.SIGUSR1, lambda *_: spark.checkpoint())
     thread = threading.Thread(target=spark.checkpoint)
-    spark.expose(answer=lambda: 42)
+    spark.expose(answer=42)
     thread.join()
     print("exposed", flush=True)
     """
@@ -370,6 +536,63 @@ def test_after_an_interrupt_of_the_first_checkpoint_a_forked_child_has_all_its_d
             os.kill(child.pid, signal.SIGINT)
         assert child.ended() == 0, child.err
         assert child.out == "interrupted\n"
+
+
+@pytest.mark.parametrize("module", ["spark_fast.worker.slow_path", "spark_fast.worker.delivering"])
+@pytest.mark.parametrize("use", ["spark.checkpoint()", "spark.on_pause"])
+def test_a_signal_handler_may_pass_a_checkpoint_while_the_first_one_is_imported(
+    tmp_path: Path, module: str, use: str
+) -> None:
+    code = f"""
+    import signal, sys
+    import spark_fast as spark
+    class Signalling:
+        def find_spec(self, name, path=None, target=None):
+            if name == {module!r}:
+                signal.raise_signal(signal.SIGUSR1)
+    sys.meta_path.insert(0, Signalling())
+    signal.signal(signal.SIGUSR1, lambda *_: (spark.checkpoint(), print("handled", flush=True)))
+    {use}
+    spark.checkpoint()
+    """
+    with Child(tmp_path, code) as child:
+        assert child.ended() == 0, child.err
+        assert child.out == "handled\n"
+        assert client.attach("test").status == "finished"
+
+
+def test_a_signal_handler_may_pass_a_checkpoint_while_the_first_one_makes_the_run(tmp_path: Path) -> None:
+    code = """
+    import signal
+    import spark_fast as spark
+    from spark_fast.worker import session
+    controller = spark.create_controller()
+    make = session._make_run
+    def interrupted(*args, **options):
+        signal.raise_signal(signal.SIGUSR1)
+        return make(*args, **options)
+    session._make_run = interrupted
+    signal.signal(signal.SIGUSR1, lambda *_: (spark.checkpoint(), print(controller.stop().state, flush=True)))
+    spark.checkpoint()
+    spark.checkpoint()
+    """
+    with Child(tmp_path, code) as child:
+        assert child.ended() == 0, child.err
+        assert child.out == "refused\n"
+        assert [run.id for run in client.runs()] == ["test"]
+        assert client.attach("test").step == 3
+
+
+def test_what_is_to_be_said_while_standard_error_is_written_to_is_said(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Busy:
+        def write(self, text: str) -> None:
+            raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stderr>'>")
+
+    monkeypatch.setattr(sys, "stderr", Busy())
+    report.say("here")
+    assert capfd.readouterr().err == "spark_fast: here\n"
 
 
 def test_a_signal_handler_may_persist_in_the_middle_of_a_persist(tmp_path: Path) -> None:
@@ -447,9 +670,12 @@ def test_a_child_that_is_forked_while_another_thread_makes_the_run_comes_through
         assert "test" in [run.id for run in client.runs()]
 
 
-@pytest.mark.parametrize("module", ["spark_fast.worker.slow_path", "spark_fast.worker.exposing"])
+@pytest.mark.parametrize(
+    "module", ["spark_fast.worker.slow_path", "spark_fast.worker.exposing", "spark_fast.worker.tensors"]
+)
+@pytest.mark.parametrize("use", ["spark.checkpoint()", "spark.expose"])
 def test_a_child_that_is_forked_while_another_thread_imports_for_its_checkpoint_comes_through_its_own(
-    tmp_path: Path, module: str
+    tmp_path: Path, module: str, use: str
 ) -> None:
     code = f"""
     import os, sys, threading
@@ -464,7 +690,7 @@ def test_a_child_that_is_forked_while_another_thread_imports_for_its_checkpoint_
 
     sys.modules.pop({module!r}, None)
     sys.meta_path.insert(0, Slow())
-    thread = threading.Thread(target=spark.checkpoint)
+    thread = threading.Thread(target=lambda: {use})
     thread.start()
     importing.wait()
     pid = os.fork()

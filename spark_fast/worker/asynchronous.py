@@ -27,8 +27,14 @@ async def _slow(step: int) -> None:
     try:
         hold.begin()
         while hold.goes_on():
-            # The loop's other tasks run on. The thread is the executor's, and waits only while the run is paused.
-            await loop.run_in_executor(None, worker.wait, hold.timeout())
+            # The loop's other tasks run on. The thread is the executor's, and waits only while the run is paused. Where
+            # the executor has none left, those that have them may wait for this very task.
+            limit = hold.timeout()
+            waiting = loop.run_in_executor(None, worker.wait, limit)
+            try:
+                await asyncio.wait([waiting], timeout=limit)
+            finally:
+                waiting.cancel()
     finally:
         hold.end()
 

@@ -11,7 +11,7 @@ import math
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -246,14 +246,19 @@ def expose(bindings: Mapping[str, Any] | None = None, /, **more: Any) -> State:
             # It is kept as long as the run lives: what it was computed from is not to be.
             initial = tensors.detached(name, initial)
             given[name] = replace(each, initial=initial) if isinstance(each, ExposedValue) else initial
+    functions = {
+        name: each if isinstance(each, ExposedFunction) else ExposedFunction(each)
+        for name, each in given.items()
+        if _is_function(each)
+    }
+    described = {name: _described(each) for name, each in functions.items()}
     with _exclusively():
         for name, each in given.items():
             _origins[name] = origin
             _stale.discard(name)
-            if _is_function(each):
+            if name in functions:
                 _retire(name)
-                given_function = each if isinstance(each, ExposedFunction) else ExposedFunction(each)
-                _functions[name] = given_function.call, _described(given_function)
+                _functions[name] = functions[name].call, described[name]
             else:
                 _functions.pop(name, None)
                 _expose_value(name, each if isinstance(each, ExposedValue) else ExposedValue(each))
@@ -265,13 +270,12 @@ def expose(bindings: Mapping[str, Any] | None = None, /, **more: Any) -> State:
 @contextmanager
 def _exclusively() -> Iterator[None]:
     """What is exposed changes. A signal handler may pass a checkpoint in the middle of it: so the locks that this takes
-    are taken before, as a thread takes them which comes from a checkpoint."""
-    if session.begun():
-        with session.turns, _lock:
-            yield
-    else:
-        with beginning, session.turns, _lock:
-            yield
+    are taken before, as a thread takes them which comes from a checkpoint. What goes may run code of the user's, and
+    does so when they are given back."""
+    with nullcontext() if session.begun() else beginning, session.turns, _lock:
+        before = dict(_functions), dict(_declared), [it.value for it in _found.values()]
+        yield
+    del before
 
 
 def _is_function(each: object) -> bool:

@@ -376,7 +376,8 @@ class Host:
             self._trials.pop().transaction.undo()
         loaders.settle()
         places.abandon(self.thread)
-        session.on_trial(False)
+        with session.turns:
+            session.on_trial(False)
         report.warn(
             "the code that ran before can't be run again either, so this process is paused, with all that it has "
             "persisted: mend the code and reload it, or stop the run. Resumed, it tries once more.\n"

@@ -48,13 +48,14 @@ def persist(key: str, initializer: Callable[[], Value]) -> Value:
     if making.thread == threading.get_ident():
         raise RuntimeError(f"the initializer of {key!r} asks for {key!r} itself")
     with making.lock:
-        if key not in _values:
+        # Another thread may take back, or forget, what is stored meanwhile.
+        value: object = _values.get(key, making)
+        if value is making:
             making.thread = threading.get_ident()
             try:
-                _values[key] = initializer()
+                value = _values[key] = initializer()
             finally:
                 making.thread = None
-        value = _values[key]
     with _lock:
         _making.pop(key, None)
     return value  # type: ignore[return-value]
@@ -82,7 +83,7 @@ def snapshot() -> dict[str, object]:
 
 def restore(values: dict[str, object]) -> None:
     """Stores what a snapshot had, and nothing else: new code that failed leaves no value behind."""
-    for key in [key for key in _values if key not in values]:
+    for key in [key for key in list(_values) if key not in values]:
         _values.pop(key, None)
     _values.update(values)
 

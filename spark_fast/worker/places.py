@@ -70,11 +70,12 @@ def advance(place: Place) -> None:
         place.inner = False
         place.ended.clear()
         place.passed.clear()
-        for inner in [each for each in _places.values() if each.parent is place]:
+        for inner in [each for each in list(_places.values()) if each.parent is place]:
             if inner.owner is None:
                 gone.append(_drop(inner))
             else:
                 # It runs beside this loop, in a zip() say: its item was this body's, too.
+                gone.append(inner.item())
                 inner.come_round()
                 place.inner = True
 
@@ -107,12 +108,12 @@ def leave(place: Place, error: BaseException | None) -> None:
 
 
 def _drop(place: Place) -> object:
-    """Forgets it. Its iterator, which may run code of the user's as it goes, and is to go where no lock is held."""
+    """Forgets it. Its iterator and item: they may run code of the user's as they go, where no lock is held then."""
     if _places.get(place.key) is place:
         del _places[place.key]
-    iterator: object = place.iterator
+    gone = place.iterator, place.item()
     place.forget()
-    return iterator
+    return gone
 
 
 # --- reloads ---
@@ -128,7 +129,7 @@ def unwind(thread: int) -> None:
 def abandon(thread: int) -> None:
     """The frames of this thread's loops are gone. A loop in a generator that an outer loop goes on with lives on."""
     with _lock:
-        for place in _places.values():
+        for place in list(_places.values()):
             if place.thread == thread or place.owner is None:
                 place.claimed = False
         _loops.pop(thread, None)

@@ -3,6 +3,7 @@
 import os
 import sys
 import traceback
+from contextlib import suppress
 
 from spark_fast.project_files import is_under
 
@@ -17,6 +18,9 @@ def say(message: str) -> None:
         print(f"spark_fast: {message}", file=sys.stderr, flush=True)
     except (OSError, ValueError, AttributeError):
         return
+    except RuntimeError:  # in a signal handler, while the main thread was in the middle of writing there
+        with suppress(OSError):
+            os.write(2, f"spark_fast: {message}\n".encode(errors="replace"))
 
 
 def warn(message: str) -> None:

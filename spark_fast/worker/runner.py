@@ -183,7 +183,10 @@ def _host(entry: _Entry, args: list[str], options: RunnerOptions, command: list[
             os.chdir(folder)
         exec(transaction.entry_code(), sys.modules["__main__"].__dict__)
 
-    host.run(entry.start, again)
+    try:
+        host.run(entry.start, again)
+    finally:
+        session.host = None  # threads may outlive the script: nobody runs their loops again
 
 
 def _run(entry: _Entry, args: list[str], options: RunnerOptions, command: list[str]) -> int:

@@ -54,6 +54,8 @@ class _Life(Enum):
 # bytecode of the slow path and come here again.
 turns = threading.RLock()
 
+_attaching = False
+"""Whether the thread that has all locks is making the run: it may come here again by a signal handler."""
 _AGAIN = 0.05
 """Seconds between two tries to take part in a run."""
 _SEAT = 5.0
@@ -128,41 +130,54 @@ def attach(*, fresh_name: bool = True) -> bool:
     fresh_name: whether to take another name if a living run has the one that was asked for. If not, RunNameTakenError
         is raised.
     """
-    global _life, _run
+    global _attaching
     if _life is not _Life.NEW:  # before the lock: a signal handler may come here while another thread waits for us
         return worker.attached()
+    hint = None
     with beginning, turns:
-        if _life is not _Life.NEW:
-            return worker.attached()
-        spark_fast._load()
-        from spark_fast.worker import exposing
+        if _life is _Life.NEW and not _attaching:  # else by a signal handler, in the middle of it
+            _attaching = True
+            try:
+                hint = _attach(fresh_name)
+            finally:
+                _attaching = False
+    if hint is not None:
+        report.say(hint)  # not holding the locks: somebody may be writing there whose signal handler wants them
+    return worker.attached()
 
-        chosen = options.current()
-        if not chosen.enabled:
-            _life = _Life.OFF
-            worker.quiet()
-            exposing.connect(None)
-            return False
-        try:
-            _run = _make_run(chosen.run, fresh_name=fresh_name)
-        except RunNameTakenError:
-            raise
-        except Exception as error:  # a full disk, a folder of somebody else, a limit on locks: all are the same here
-            _life = _Life.OFF
-            worker.quiet()
-            exposing.connect(None)
-            report.warn(f"this run can't be controlled from outside: {error}. The training goes on without.")
-            return False
-        _life = _Life.ATTACHED
-        _watch_the_end()
-        _meet_hosts()
-        if chosen.stop_signals:
-            from spark_fast.worker import signals
 
-            signals.install_chosen()
-        if not chosen.quiet and (_place is None or _place.rank == 0):
-            report.say(_hint(_run))
-        return True
+def _attach(fresh_name: bool) -> str | None:
+    """Does so; what is to be said then."""
+    global _life, _run
+    spark_fast._load()
+    from spark_fast.worker import exposing
+
+    chosen = options.current()
+    if not chosen.enabled:
+        _life = _Life.OFF
+        worker.quiet()
+        exposing.connect(None)
+        return None
+    try:
+        _run = _make_run(chosen.run, fresh_name=fresh_name)
+    except RunNameTakenError:
+        raise
+    except Exception as error:  # a full disk, a folder of somebody else, a limit on locks: all are the same here
+        _life = _Life.OFF
+        worker.quiet()
+        exposing.connect(None)
+        report.warn(f"this run can't be controlled from outside: {error}. The training goes on without.")
+        return None
+    _life = _Life.ATTACHED
+    _watch_the_end()
+    _meet_hosts()
+    if chosen.stop_signals:
+        from spark_fast.worker import signals
+
+        signals.install_chosen()
+    if not chosen.quiet and (_place is None or _place.rank == 0):
+        return _hint(_run)
+    return None
 
 
 def _make_run(wanted: str | None, *, fresh_name: bool) -> str:
@@ -288,7 +303,7 @@ def _meet_hosts() -> None:
 
     try:
         hosts.start(_folder, _place)
-    except (OSError, SparkError) as error:
+    except Exception as error:  # of the store's own kind, too: it is Ray's, say
         report.warn(f"this host can't be controlled with the others of its job: {error}")
 
 
@@ -309,7 +324,7 @@ def ring_hosts() -> None:
 
     try:
         hosts.ring(_folder)
-    except OSError as error:
+    except Exception as error:
         report.warn(f"what the other hosts say can't be heard: {error}")
 
 
@@ -531,7 +546,8 @@ def _watch_the_end() -> None:
 
 def forget_after_fork() -> None:
     """In a forked child: no worker, and nothing that it does shows in its parent's run."""
-    global _life, turns, host, _replay
+    global _life, _attaching, turns, host, _replay
+    _attaching = False
     if host is not None:
         host.forget_after_fork()
     host = _replay = None
@@ -540,14 +556,12 @@ def forget_after_fork() -> None:
         # The C hook has done this already, unless the child was made without the C library's fork().
         _life = _Life.OFF
         worker.quiet()
-    if "spark_fast.worker.exposing" in sys.modules:
-        from spark_fast.worker import exposing
-
-        exposing.forget_after_fork()
-    if "spark_fast.worker.journaling" in sys.modules:
-        from spark_fast.worker import journaling
-
-        journaling.forget_after_fork()
+    for name in ("exposing", "journaling"):
+        # Not imported: another thread of the parent may have been doing so.
+        module = sys.modules.get(f"spark_fast.worker.{name}")
+        forget = getattr(module, "forget_after_fork", None)
+        if forget is not None:
+            forget()
 
 
 os.register_at_fork(after_in_child=forget_after_fork)

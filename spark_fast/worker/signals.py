@@ -13,7 +13,6 @@ from types import FrameType
 
 from spark_fast import run_folder
 from spark_fast._core import next_signal_ends, worker
-from spark_fast.errors import SparkError
 from spark_fast.request import Kind, Verdict, sender_name
 from spark_fast.worker import options, report, session
 
@@ -92,7 +91,7 @@ def _ask(name: str) -> str | None:
             session.ask_hosts(Kind.STOP, sender=who, duration=deadline)
             return None
         verdict, _seq, _target = worker.append(Kind.STOP, run_folder.new_id(), sender=who, duration=deadline)
-    except (SparkError, OSError) as error:
+    except Exception as error:  # of the store of several hosts, too
         return str(error)
     return None if verdict in (Verdict.APPENDED, Verdict.NOTHING_TO_DO) else "no rank of the run is left"
 

@@ -23,6 +23,12 @@ _RING = 1.0
 _AGAIN = 30.0
 """Seconds after which hosts that did not end a timed pause are asked once more."""
 
+_PATIENCE = 10.0
+"""Seconds for which a reload that waits for the thread that runs the script may hold up, in others, what was asked
+behind it."""
+_in_the_way: tuple[int, float] = 0, 0.0
+"""The last reload that did, and since when."""
+
 LOOK_AROUND = 1.0
 """Seconds after which a parked worker looks whether its control file is still there."""
 
@@ -46,6 +52,9 @@ def checkpoint(step: int, counted: bool, done: int | None) -> None:
 
 def arrive(step: int, counted: bool, done: int | None) -> "Hold | None":
     """take_turn() of a thread that comes to a checkpoint, and not of one that waits there and looks again."""
+    if not session.begun():
+        session.attach()  # not holding the turns, which it takes after another lock
+        step = worker.step()
     with session.turns:
         if counted and delivering.inside():
             step = delivering.pass_inner()
@@ -79,9 +88,6 @@ def take_turn(step: int, counted: bool) -> "Hold | None":
 
 def _act(step: int, counted: bool) -> tuple[int, int, int, float, dict[str, Any] | None]:
     """One turn, in which reloads are met or refused: the step, and what the core wants done beyond that."""
-    if not session.begun():
-        session.attach()  # not holding the turns: it takes them after a lock that others hold as they take them
-        step = worker.step()
     with session.turns:
         if counted:
             left = delivering.left_over()
@@ -90,25 +96,28 @@ def _act(step: int, counted: bool) -> tuple[int, int, int, float, dict[str, Any]
             session.replay_due(step)
         host = session.host
         mine = host is not None and host.thread == threading.get_ident()
-        refused = False
+        refused = gives_way = False
         while True:
             # Only the thread under the host can be run again: to others a reload does not matter.
             action, seq, park_for, entry = _turn(
                 step,
                 counted,
-                reload=mine or host is None,
+                reload=mine or host is None or gives_way,
                 mail=delivering.mine() or not delivering.busy(),
                 inner=delivering.inner(),
             )
-            if action != _RAISE_RELOAD or entry is None:
-                break
-            if mine and host is not None:
-                leaving = host.meet(entry, step)
-                if leaving is not None:
-                    raise leaving
+            if action == _RAISE_RELOAD and entry is not None:
+                if mine and host is not None:
+                    leaving = host.meet(entry, step)
+                    if leaving is not None:
+                        raise leaving
+                else:
+                    _refuse_reload(entry, step, host is not None)
+                refused, gives_way = True, False
+            elif counted and not mine and not gives_way and action in (_GO, _HOLD) and _is_in_the_way():
+                gives_way = True
             else:
-                _refuse_reload(entry, step)
-            refused = True
+                break
         if mine and host is not None and action in (_HOLD, _RAISE_STOP):
             host.tell()
         if action == _HOLD and refused:
@@ -157,12 +166,34 @@ def _await(seq: int, changes: int) -> None:
             )
 
 
-def _refuse_reload(entry: dict[str, Any], step: int) -> None:
+def _is_in_the_way() -> bool:
+    """Whether a reload that the host's thread does not come for is to be refused: because a stop stands behind it in
+    the log, or something else has for a while."""
+    global _in_the_way
+    applied, tail = worker.in_the_log()
+    if tail - applied < 2:
+        return False
+    first, *behind = (_core.read_entry(worker.fileno(), seq) for seq in range(applied + 1, tail + 1))
+    if first is None or first["kind"] != Kind.RELOAD:
+        return False
+    now = time.monotonic()
+    if _in_the_way[0] != first["seq"]:
+        _in_the_way = first["seq"], now
+    stops = any(entry is not None and entry["kind"] == Kind.STOP for entry in behind)
+    return stops or now - _in_the_way[1] >= _PATIENCE
+
+
+def _refuse_reload(entry: dict[str, Any], step: int, hosted: bool) -> None:
     from spark_fast.worker import voting
     from spark_fast.worker.host import answer
 
     voting.vote(entry["seq"], voting.READY, False)
-    answer(entry, step, "refused", "nobody runs the loop again: start it with 'spark-fast run' or spark.run()")
+    reason = (
+        "the thread that runs the script came to no checkpoint, and what was asked behind it was not to wait any longer"
+        if hosted
+        else "nobody runs the loop again: start it with 'spark-fast run' or spark.run()"
+    )
+    answer(entry, step, "refused", reason)
 
 
 class Hold:
