@@ -71,7 +71,8 @@ grow(uint64_t more)
 
     if (size > SF_BOARD_SIZE_MAX)
         return -ENOSPC;
-    rc = -posix_fallocate(sf_board.fd, (off_t)sf_board.size, (off_t)(size - sf_board.size));
+    while ((rc = -posix_fallocate(sf_board.fd, (off_t)sf_board.size, (off_t)(size - sf_board.size))) == -EINTR)
+        continue;
     if (rc < 0)
         return rc;
     if (size > sf_board.mapped) {

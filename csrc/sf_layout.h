@@ -26,6 +26,7 @@
 
 #define SF_PAGE 4096u
 #define SF_LOG_CAPACITY 128u /* a power of two */
+#define SF_LOG_SPARE 16u     /* of which values and calls leave so many to the other kinds */
 #define SF_LEVELS 4          /* nested track() loops that are shown */
 #define SF_SENDER_MAX 64
 #define SF_MAIL_MAX 64

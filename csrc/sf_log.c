@@ -366,8 +366,11 @@ append_locked(struct sf_segment *segment, const struct sf_request *request, stru
         return 0;
     if (applied > tail)
         return -SF_ECORRUPT;
-    /* Several ranks still vote on what each of them has applied last. */
-    if (tail - applied >= SF_LOG_CAPACITY - (segment->slot_count > 1))
+    /* Several ranks still vote on what each of them has applied last. What comes in a flood leaves room for a stop. */
+    uint64_t room = SF_LOG_CAPACITY - (segment->slot_count > 1);
+    if (request->kind == SF_SET || request->kind == SF_CALL)
+        room -= SF_LOG_SPARE;
+    if (tail - applied >= room)
         return -SF_EFULL;
 
     uint64_t seq = tail + 1;

@@ -116,7 +116,8 @@ sf_segment_create(struct sf_segment *segment, const char *path, uint32_t slot_co
         return -errno;
     SF_POINT("create:opened");
     /* All blocks now: on a full disk this fails here, and not as a fault at a store weeks later. */
-    rc = -posix_fallocate(segment->fd, 0, (off_t)SF_FILE_SIZE(slot_count));
+    while ((rc = -posix_fallocate(segment->fd, 0, (off_t)SF_FILE_SIZE(slot_count))) == -EINTR)
+        continue;
     if (rc < 0)
         goto fail;
     rc = segment->lock_fd = sf_lock_open(making);

@@ -81,6 +81,7 @@ after_fork_in_child(void)
 {
     sf_fork_after_in_child();
     sf_board_forget();
+    atomic_store(&quiet_page.word, 0);
     if (worker.slot != NULL) {
         worker.segment.lock_fd = -1; /* just closed: the number may come back as somebody else's */
         worker.slot = NULL;
@@ -1027,6 +1028,12 @@ sf_worker_wait(int64_t timeout_ns)
     rc = sf_wait(&slot->word, SF_WORD_HELD, timeout_ns);
     atomic_fetch_add_explicit(&slot->wakes, 1, memory_order_relaxed);
     return rc;
+}
+
+void
+sf_worker_stop_alone(void)
+{
+    atomic_fetch_or(&quiet_page.word, SF_WORD_STOPPED);
 }
 
 int

@@ -100,7 +100,7 @@ cdef tuple append(sf_segment *segment, bytes path, unsigned kind, uint64_t ident
     cdef sf_receipt receipt
     cdef int64_t timeout_ns = to_ns(timeout)
     cdef int rc
-    cdef bytes who = sender.encode()[:SF_SENDER_MAX - 1]
+    cdef bytes who = sender.encode("utf-8", "replace")[:SF_SENDER_MAX - 1]
     cdef bytes letter = mail.encode()
 
     if len(letter) >= SF_MAIL_MAX:
@@ -372,8 +372,16 @@ cdef class Worker:
             with beginning:
                 if loads:
                     return 0  # of a signal handler, in the middle of that
-                with loading:
-                    from spark_fast.worker.slow_path import checkpoint
+                try:
+                    with loading:
+                        from spark_fast.worker.slow_path import checkpoint
+                except Exception as error:  # it was removed or replaced since, or there is no descriptor left
+                    sf_worker_quiet()
+                    try:
+                        os.write(2, f"spark_fast: warning: this run can't be controlled: {error!r}\n".encode())
+                    except OSError:
+                        pass
+                    return 0
             self.slow = checkpoint
         self.slow(step, counted, done)
         return 0
@@ -465,6 +473,10 @@ cdef class Worker:
     def quiet(self) -> None:
         """From here on nothing controls this process."""
         sf_worker_quiet()
+
+    def stop_alone(self) -> None:
+        """Checkpoints take the slow path from here on, also where nothing controls this process."""
+        sf_worker_stop_alone()
 
     def fileno(self) -> int:
         """The descriptor of the control file, -1 if not attached."""

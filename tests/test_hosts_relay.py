@@ -127,6 +127,9 @@ def test_a_relay_that_is_killed_comes_back_though_nobody_on_its_host_asks_for_an
 ) -> None:
     with job(tmp_path, 2, address(server)) as found:
         killed = found[1].relay()
+        assert killed is not None
+        # Where memory runs out, it goes before any training does.
+        assert Path(f"/proc/{killed.pid}/oom_score_adj").read_text() == "1000\n"
         found[1].kill_relay()
         again = until(found[1].relay, "another relay")
         assert killed is not None and again.pid != killed.pid

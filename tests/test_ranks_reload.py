@@ -75,6 +75,10 @@ BAD = {
     "at an import, in one": ("#TOP", "import broken_in_1"),
     "no syntax for this rank": ("#TOP", "if os.environ['RANK'] == '2': compile('(', '', 'exec')"),
     "ends in one": ("#BODY", "if rank == 1: raise SystemExit(3)"),
+    "ends well in two, in none of them before the third has failed": (
+        "#BODY",
+        "if rank == 1: 1/0\n        break",
+    ),
 }
 
 

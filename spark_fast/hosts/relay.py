@@ -255,6 +255,8 @@ class _NoStore:
 
 def main(folder: Path) -> int:
     """Runs the relay of a run folder, unless there is one. The exit status."""
+    with suppress(OSError):  # where memory runs out, this is what is to go, and no training
+        Path("/proc/self/oom_score_adj").write_text("1000")
     try:
         with files.opened(folder, create=True) as fd:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -66,9 +66,9 @@ def open_store(address: str, timeout: float) -> Store:
     """Connects to the store at this address. Raises StoreGoneError if that takes longer than `timeout` seconds."""
     try:
         found, rest = _found(address)
+        store: Store = found(rest, timeout)
     except (ImportError, ValueError) as error:
         raise StoreGoneError(str(error)) from None
-    store: Store = found(rest, timeout)
     return store
 
 

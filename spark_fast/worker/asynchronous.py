@@ -11,6 +11,10 @@ __all__ = ["checkpoint_async"]
 # asyncio takes longer to import than all the rest together, so it is imported only by those who use it.
 
 
+_NAP = 0.05
+"""Seconds between two looks of a task that is parked and can't wait in a thread."""
+
+
 async def _trip() -> None:
     import asyncio
 
@@ -30,7 +34,11 @@ async def _slow(step: int) -> None:
             # The loop's other tasks run on. The thread is the executor's, and waits only while the run is paused. Where
             # the executor has none left, those that have them may wait for this very task.
             limit = hold.timeout()
-            waiting = loop.run_in_executor(None, worker.wait, limit)
+            try:
+                waiting = loop.run_in_executor(None, worker.wait, limit)
+            except RuntimeError:  # it was shut down, or the system gives no thread
+                await asyncio.sleep(min(limit, _NAP))
+                continue
             try:
                 await asyncio.wait([waiting], timeout=limit)
             finally:

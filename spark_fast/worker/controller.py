@@ -2,6 +2,7 @@
 
 from spark_fast import _core, run_folder
 from spark_fast._core import worker
+from spark_fast.errors import SegmentError
 from spark_fast.request import Fate, FateState, Kind, Verdict, format_id, sender_name
 from spark_fast.status import SparkStatus, status_of
 from spark_fast.worker import session
@@ -23,7 +24,10 @@ class SparkController:
         fd = worker.fileno()
         if fd < 0:
             return SparkStatus.IDLE
-        return status_of(_core.read_view(fd), _core.read_slot(fd, 0))
+        try:
+            return status_of(_core.read_view(fd), _core.read_slot(fd, session.slot()))
+        except (OSError, SegmentError):  # it is gone: the next checkpoint says so
+            return SparkStatus.IDLE
 
     @property
     def run(self) -> str | None:
@@ -49,10 +53,13 @@ class SparkController:
     def _ask(self, kind: Kind) -> Fate:
         if not session.attach():
             return Fate(FateState.REFUSED, reason="nothing controls this process")
-        if session.elsewhere():
-            session.ask_hosts(kind, sender=sender_name())
-            return Fate(FateState.ASKED)
-        verdict, seq, _target = worker.append(kind, run_folder.new_id(), sender=sender_name())
+        try:
+            if session.elsewhere():
+                _, why = session.ask_hosts(kind, sender=sender_name())
+                return Fate(FateState.ASKED) if why is None else Fate(FateState.REFUSED, reason=why)
+            verdict, seq, _target = worker.append(kind, run_folder.new_id(), sender=sender_name())
+        except Exception as error:  # a log that is full or gone, no descriptor left, what the hosts' store raises
+            return Fate(FateState.REFUSED, reason=str(error))
         if verdict == Verdict.APPENDED:
             return Fate(FateState.ASKED)
         if verdict == Verdict.NOTHING_TO_DO:

@@ -19,7 +19,7 @@ from typing import Any, TextIO
 
 from spark_fast import mailbox
 from spark_fast._core import worker
-from spark_fast.errors import FolderRefusedError, StoreError
+from spark_fast.errors import FolderRefusedError, SparkInterrupt, StoreError
 from spark_fast.exposed import UnfitError, check_arguments, unknown
 from spark_fast.mailbox import Reply
 from spark_fast.request import Kind, format_id
@@ -123,8 +123,8 @@ def deliver(entry: dict[str, Any], step: int) -> None:
             session.delivering(True)
         try:
             reply = _do(entry)
-        except (Exception, SystemExit) as error:
-            if _of_a_signal(error):
+        except BaseException as error:
+            if _comes_through(error):
                 raise
             # Of the user's code, in a place where nobody thinks of it: a default's repr(), say.
             reply = _failure(error)
@@ -182,8 +182,8 @@ def _set(name: str, content: dict[str, Any]) -> Reply:
                 exposing.set_value(name, content["value"])
     except UnfitError as error:
         return Reply("refused", str(error))
-    except (Exception, SystemExit) as error:  # a value that was set ends no training
-        if _of_a_signal(error):
+    except BaseException as error:  # a value that was set ends no training
+        if _comes_through(error):
             raise
         return _failure(error, "" if output is None else output.text)
     return _SET if output is None else Reply("done", output=output.text)
@@ -207,8 +207,8 @@ def _call(name: str, ident: str, content: dict[str, Any]) -> Reply:
     try:
         with output.taken():
             result = fn(*args, **kwargs)
-    except (Exception, SystemExit) as error:  # a function that was asked for ends no training
-        if _of_a_signal(error):
+    except BaseException as error:  # a function that was asked for ends no training
+        if _comes_through(error):
             raise
         return _failure(error, output.text)
     finally:
@@ -231,8 +231,11 @@ def _plain(found: Any) -> Any:
     return listed()
 
 
-def _of_a_signal(error: BaseException) -> bool:
-    """Whether a signal handler asked for the end of the process, and the function was only what ran just then."""
+def _comes_through(error: BaseException) -> bool:
+    """Whether it ends or leaves the loop, and the function was only what ran just then: a stop, a reload, an interrupt,
+    and the end of the process, if a signal handler asked for it."""
+    if isinstance(error, (KeyboardInterrupt, SparkInterrupt)):
+        return True
     if not isinstance(error, SystemExit):
         return False
     handlers = [signal.getsignal(number) for number in signal.valid_signals()]

@@ -241,7 +241,9 @@ def expose(bindings: Mapping[str, Any] | None = None, /, **more: Any) -> State:
         if not _is_function(each):
             initial = each.initial if isinstance(each, ExposedValue) else each
             if not tensors.is_tensor(initial):
-                _as_json(name, initial)
+                before = _declared.get(name)
+                if before is None or before.initial is not initial:  # what the script has put into it since, it may
+                    _as_json(name, initial)
                 continue
             # It is kept as long as the run lives: what it was computed from is not to be.
             initial = tensors.detached(name, initial)
@@ -304,7 +306,10 @@ def _retire(name: str) -> None:
 def _same(one: object, other: object) -> bool:
     if tensors.is_tensor(one) or tensors.is_tensor(other):
         return True  # what a tensor holds changes all the time: that it is exposed again says nothing
-    return type(one) is type(other) and (one is other or json_bytes(one) == json_bytes(other))
+    try:
+        return type(one) is type(other) and (one is other or json_bytes(one) == json_bytes(other))
+    except (TypeError, ValueError):  # the script has put something into it since that is no JSON
+        return False
 
 
 def _as_json(name: str, found: object) -> bytes:
@@ -354,7 +359,15 @@ def _show(name: str, it: Exposed) -> None:
     except OSError as error:
         _warn("room", f"the exposed value {name}, and others maybe, can't be shown on the board: {error.strerror}")
         return
-    _state[name] = it.value
+    _put(name, it, it.value)
+
+
+def _put(name: str, it: Exposed, value: object) -> None:
+    try:
+        _state[name] = value
+    except (TypeError, ValueError) as error:  # the script has put something into it since that is no JSON
+        it.value = value
+        _warn(name, f"the exposed value {name} can't be shown: {error}")
 
 
 def _make_fast(name: str, it: Exposed) -> None:
@@ -536,7 +549,7 @@ def restore(before: tuple[Any, ...]) -> None:
             sent_at, sent = _sent.get(name, (0, None))
             wanted = sent if sent_at > when and type_of(sent) == _limits[name].type else values[name]
             if it.value is not wanted:
-                _state[name] = wanted
+                _put(name, it, wanted)
         _describe()
 
 

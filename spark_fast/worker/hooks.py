@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TypeVar
 
+from spark_fast.errors import SparkInterrupt
 from spark_fast.worker import report
 
 __all__ = ["on_pause", "on_resume", "restore", "run", "snapshot"]
@@ -54,5 +55,8 @@ def run(*, resume: bool) -> None:
     for fn in list(reversed(_on_resume) if resume else _on_pause):
         try:
             fn()
-        except Exception as error:
-            report.warn_of(f"the {'on_resume' if resume else 'on_pause'} hook {fn!r} raised", error)
+        except (KeyboardInterrupt, SystemExit, SparkInterrupt):
+            raise
+        except BaseException as error:  # also a task's being cancelled, in the hook's own event loop
+            name = getattr(fn, "__qualname__", type(fn).__qualname__)
+            report.warn_of(f"the {'on_resume' if resume else 'on_pause'} hook {name} raised", error)

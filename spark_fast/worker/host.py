@@ -14,6 +14,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -277,6 +278,10 @@ class Host:
                     result = None
                 else:
                     result = first() if transaction is None else again(transaction)
+                # What left the loop may have been swallowed by the code around it.
+                if self._leaving is None and not stranded:
+                    self._end_trials()
+                    return result
             except BaseException as error:
                 if self._leaving is not None and not self.ending and not isinstance(error, KeyboardInterrupt):
                     if error is not (self._leaving.asked and self._leaving.asked.error):
@@ -285,13 +290,9 @@ class Host:
                     stranded = self._strand(error)
                     if stranded:
                         continue
-                    self._end_trials()
+                    with suppress(SparkReloadError):  # another rank can't run it; here nothing runs any more
+                        self._end_trials()
                     raise
-            else:
-                # What left the loop may have been swallowed by the code around it.
-                if self._leaving is None and not stranded:
-                    self._end_trials()
-                    return result
             stranded = False
             transaction = self._next()
 
@@ -423,4 +424,9 @@ def answer(entry: dict[str, Any], step: int, state: str, reason: str, trace: str
 
 
 def _reason(error: BaseException) -> str:
-    return "".join(traceback.format_exception_only(error)).strip() if isinstance(error, SyntaxError) else str(error)
+    if isinstance(error, SyntaxError):
+        return "".join(traceback.format_exception_only(error)).strip()
+    try:
+        return str(error)
+    except Exception:  # of the user's own class
+        return type(error).__name__

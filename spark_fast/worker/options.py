@@ -1,6 +1,5 @@
 """Options of the worker, from `configure()` and from the environment."""
 
-import math
 import operator
 import os
 import signal
@@ -52,15 +51,19 @@ def _or_none(check: Check) -> Check:
     return lambda value, name: None if value is None else check(value, name)
 
 
+_LONGEST = 1e9
+"""Seconds: thirty years."""
+
+
 def _interval(value: float, name: str) -> float:
-    if not (value >= 0 and math.isfinite(value)):
-        raise ValueError(f"{name} is a number of seconds, 0 or more: {value!r}")
+    if not 0 <= value <= _LONGEST:
+        raise ValueError(f"{name} is a number of seconds, from 0 to {_LONGEST:.0e}: {value!r}")
     return float(value)
 
 
 def _deadline(value: float, name: str) -> float:
-    if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"{name} is a number of seconds, more than 0: {value!r}")
+    if not 0 < value <= _LONGEST:
+        raise ValueError(f"{name} is a number of seconds, more than 0 and at most {_LONGEST:.0e}: {value!r}")
     return float(value)
 
 
@@ -180,6 +183,7 @@ def current() -> Options:
     if _current is None:
         _current = _from_environment()
         worker.set_yield_interval(_current.yield_interval)
+        worker.set_async_yield_interval(_current.async_yield_interval)
     return _current
 
 

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ from spark_fast import __version__, names, run_folder
 from spark_fast._core import NEVER, beginning, worker
 from spark_fast.errors import JobEndingError, RunNameTakenError, SegmentError, SparkError, SparkStopError
 from spark_fast.launchers import ancestors
+from spark_fast.request import format_id
 from spark_fast.status import WorkerState
 from spark_fast.worker import launchers, options, report
 
@@ -53,6 +55,17 @@ class _Life(Enum):
 # Whoever changes or reads the worker's place in the log holds it. Reentrant: a signal handler may run at any
 # bytecode of the slow path and come here again.
 turns = threading.RLock()
+
+_alone: tuple[str, str] | None = None
+"""The stop that this process is to raise by itself: its id, and who asked."""
+_stop_elsewhere: tuple[int, str, float] | None = None
+"""The stop that all hosts were asked for by a signal: its id, who asked, and until when it is waited for."""
+_looked = 0.0
+_LOOK = 0.1
+"""Seconds between two looks at what became of it."""
+
+_held = -1
+"""The run's folder, with a lock on it."""
 
 _attaching = False
 """Whether the thread that has all locks is making the run: it may come here again by a signal handler."""
@@ -117,6 +130,11 @@ def rank() -> int | None:
     return _place.rank if _place is not None and _place.local_world_size > 1 else None
 
 
+def slot() -> int:
+    """The number of this process's slot in its run."""
+    return 0 if _place is None else _place.local_rank
+
+
 def first_here() -> bool:
     """Whether this process is the first rank of its host: it keeps what a run has once, the board and the journal."""
     return _place is None or _place.local_rank == 0
@@ -149,9 +167,14 @@ def attach(*, fresh_name: bool = True) -> bool:
 def _attach(fresh_name: bool) -> str | None:
     """Does so; what is to be said then."""
     global _life, _run
-    spark_fast._load()
-    from spark_fast.worker import exposing
-
+    try:
+        spark_fast._load()
+        from spark_fast.worker import exposing
+    except Exception as error:
+        _life = _Life.OFF
+        worker.quiet()
+        report.warn(f"this run can't be controlled from outside: {error!r}. The training goes on without.")
+        return None
     chosen = options.current()
     if not chosen.enabled:
         _life = _Life.OFF
@@ -167,17 +190,22 @@ def _attach(fresh_name: bool) -> str | None:
         worker.quiet()
         exposing.connect(None)
         report.warn(f"this run can't be controlled from outside: {error}. The training goes on without.")
+        _take_signals(chosen)
         return None
     _life = _Life.ATTACHED
     _watch_the_end()
     _meet_hosts()
+    _take_signals(chosen)
+    if not chosen.quiet and (_place is None or _place.rank == 0):
+        return _hint(_run)
+    return None
+
+
+def _take_signals(chosen: options.Options) -> None:
     if chosen.stop_signals:
         from spark_fast.worker import signals
 
         signals.install_chosen()
-    if not chosen.quiet and (_place is None or _place.rank == 0):
-        return _hint(_run)
-    return None
 
 
 def _make_run(wanted: str | None, *, fresh_name: bool) -> str:
@@ -272,7 +300,20 @@ def _take_part(name: str | None) -> str:
             slot_count = 1 if _place is None else _place.local_world_size
             worker.attach(found.control, slot_count=slot_count, slot=slot, cookie=run_folder.new_id())
         _folder = found.folder
+        _hold_folder()
         return found.run
+
+
+def _hold_folder() -> None:
+    """Has what cleans /tmp of old files leave the run's folder alone: systemd-tmpfiles passes over folders on which
+    somebody has a lock of this kind, which means nothing to us. It goes with the process."""
+    global _held
+    import fcntl
+
+    if _folder is not None:
+        with suppress(OSError):
+            _held = os.open(_folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fcntl.flock(_held, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 def _clear_seat(found: run_folder.Claim, slot: int) -> None:
@@ -307,13 +348,24 @@ def _meet_hosts() -> None:
         report.warn(f"this host can't be controlled with the others of its job: {error}")
 
 
-def ask_hosts(kind: int, *, sender: str, duration: float = 0.0, only_if: str = "") -> None:
-    """Asks all hosts of the job, where elsewhere() is so. Waits for none of them. Raises OSError, SparkError."""
+def ask_hosts(kind: int, *, sender: str, duration: float = 0.0, only_if: str = "") -> tuple[int, str | None]:
+    """Asks all hosts of the job, where elsewhere() is so. Waits for none of them. The request's id, and why it was
+    refused, if that is known at once. Raises OSError, SparkError."""
     from spark_fast import hosts
 
-    if _folder is not None:
-        ident = run_folder.new_id()
-        hosts.ask(_folder, kind, ident, sender=sender, duration=duration, only_if=only_if)
+    ident = run_folder.new_id()
+    if _folder is None:
+        return ident, "nothing controls this process"
+    hosts.ask(_folder, kind, ident, sender=sender, duration=duration, only_if=only_if)
+    return ident, _refusal(ident)
+
+
+def _refusal(ident: int) -> str | None:
+    """Why the hosts have not done what was asked; None if they have, or it is open."""
+    from spark_fast import hosts
+
+    fate = hosts.fate(_folder, ident) if _folder is not None else None
+    return None if fate is None or fate.state in ("asked", "applied", "superseded") else fate.reason or fate.state
 
 
 def ring_hosts() -> None:
@@ -367,7 +419,45 @@ def delivering(whether: bool) -> None:
 
 def _watch() -> None:
     due = _replay.next_step if _replay is not None else None
-    worker.watch(0 if _on_trial or _delivering else NEVER if due is None else due)
+    looks = _on_trial or _delivering or _alone is not None or _stop_elsewhere is not None
+    worker.watch(0 if looks else NEVER if due is None else due)
+
+
+# --- stops that the run's log can't carry ---
+
+
+def stop_alone(sender: str) -> None:
+    """This process's next checkpoint, and each later one, raises SparkStopError: the log could not be told, or the
+    other hosts. Async-safe as Python's signal handlers need it: takes no lock."""
+    global _alone
+    _alone = format_id(run_folder.new_id()), sender
+    worker.stop_alone()
+    _watch()
+
+
+def expect_stop(ident: int, sender: str, seconds: float) -> None:
+    """All hosts were asked for a stop. If they refuse it, or say nothing in this time, this process stops alone."""
+    global _stop_elsewhere
+    _stop_elsewhere = ident, sender, time.monotonic() + seconds
+    _watch()
+
+
+def stops_alone() -> tuple[str, str] | None:
+    """The id and sender of the stop that this process is to raise by itself. Looks what the hosts have said of one."""
+    global _stop_elsewhere, _looked
+    if _stop_elsewhere is not None and _alone is None:
+        ident, sender, until = _stop_elsewhere
+        now = time.monotonic()
+        if now - _looked > _LOOK:
+            _looked = now
+            why = _refusal(ident)
+            if why is None and now > until:
+                why = "the other hosts have said nothing"
+            if why is not None:
+                _stop_elsewhere = None
+                report.warn(f"the job can't be stopped together ({why}): this process stops alone")
+                stop_alone(sender)
+    return _alone
 
 
 def park(why: str) -> None:
@@ -546,8 +636,9 @@ def _watch_the_end() -> None:
 
 def forget_after_fork() -> None:
     """In a forked child: no worker, and nothing that it does shows in its parent's run."""
-    global _life, _attaching, turns, host, _replay
+    global _life, _attaching, turns, host, _replay, _alone, _stop_elsewhere
     _attaching = False
+    _alone = _stop_elsewhere = None
     if host is not None:
         host.forget_after_fork()
     host = _replay = None

@@ -23,6 +23,9 @@ COPIES = 1.0
 _COPIES_OF_A_JOB = 5.0
 """The same in a job of several ranks, whose launcher hands on what it gets itself."""
 
+_ELSEWHERE = 20.0
+"""Seconds in which the other hosts are to say what becomes of a stop: more than a relay takes to start."""
+
 _overlooks = False
 """Whether copies of a SIGTERM are to be expected."""
 
@@ -66,10 +69,16 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     if number == signal.SIGINT and signal.getsignal(signal.SIGTERM) is _on_signal:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     name = signal.Signals(number).name
-    why = _ask(name)
+    who = _sender(name)
+    why = _ask(who)
+    at_once = "; once more interrupts at once" if number in (signal.SIGINT, signal.SIGTERM) else ""
     if why is None:
-        at_once = "; once more interrupts at once" if number in (signal.SIGINT, signal.SIGTERM) else ""
         _say(f"{name}: it will stop at the next checkpoint{at_once}")
+        return
+    if options.current().enabled:
+        # Whoever counts on it saves then: an exception in the middle of a step would cost what was learned since.
+        session.stop_alone(who)
+        _say(f"{name}: the run can't be asked to stop ({why}): this process will, at its next checkpoint{at_once}")
         return
     _say(f"{name}: it can't be asked to stop ({why}), so it is interrupted")
     if session.host is not None:
@@ -79,17 +88,26 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def _ask(name: str) -> str | None:
+def _sender(name: str) -> str:
+    rank = session.rank()
+    try:
+        here = sender_name()
+    except Exception:  # it is looked up now, and there is no descriptor left for that
+        here = f"pid {os.getpid()}"
+    return f"{name}, {here}" if rank is None else f"{name} to rank {rank}, {here}"
+
+
+def _ask(who: str) -> str | None:
     """Asks for the stop; None, or why that can't be done."""
     try:
         if not session.attach():
             return "nothing controls this process"
-        rank = session.rank()
-        who = f"{name}, {sender_name()}" if rank is None else f"{name} to rank {rank}, {sender_name()}"
         deadline = options.current().stop_deadline or 0.0
         if session.elsewhere():
-            session.ask_hosts(Kind.STOP, sender=who, duration=deadline)
-            return None
+            ident, why = session.ask_hosts(Kind.STOP, sender=who, duration=deadline)
+            if why is None:
+                session.expect_stop(ident, who, min(_ELSEWHERE, deadline / 2) if deadline else _ELSEWHERE)
+            return why
         verdict, _seq, _target = worker.append(Kind.STOP, run_folder.new_id(), sender=who, duration=deadline)
     except Exception as error:  # of the store of several hosts, too
         return str(error)

@@ -6,7 +6,7 @@ from typing import Any
 
 from spark_fast import _core, run_folder
 from spark_fast._core import TARGET_VOID, worker
-from spark_fast.errors import SegmentError, SparkError, SparkStopError
+from spark_fast.errors import SegmentError, SparkStopError
 from spark_fast.request import Kind, format_id, sender_name
 from spark_fast.worker import delivering, hooks, report, session
 
@@ -90,6 +90,10 @@ def _act(step: int, counted: bool) -> tuple[int, int, int, float, dict[str, Any]
     """One turn, in which reloads are met or refused: the step, and what the core wants done beyond that."""
     with session.turns:
         if counted:
+            alone = session.stops_alone()
+            if alone is not None:
+                session.stop_raised()
+                raise SparkStopError(alone[0], step, alone[1])
             left = delivering.left_over()
             if left is not None:
                 return step, _DELIVER, left["seq"], 0.0, left
@@ -314,7 +318,7 @@ class Hold:
                 timeout=LOOK_AROUND / 2,
             )
             self._ends = None
-        except (SparkError, OSError) as error:
+        except Exception as error:
             # Somebody else holds the log, or it is gone; the turn that follows tells which. Tried again after it.
             self._ends = time.monotonic() + LOOK_AROUND
             report.warn(f"the timed pause could not be ended yet: {error}")

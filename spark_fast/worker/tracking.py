@@ -41,7 +41,10 @@ def track(
     has the same key. Any thread may iterate, each over its own.
     """
     if total is None:
-        hint = operator.length_hint(iterable, -1)
+        try:
+            hint = operator.length_hint(iterable, -1)
+        except Exception:  # a __len__ that says that it can't, or more than fits: a bare loop would not ask
+            hint = -1
         total = hint if hint >= 0 else None
     elif total < 0:
         raise ValueError(f"total is a number of items: {total}")

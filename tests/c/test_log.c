@@ -862,6 +862,21 @@ TEST(every_pair_of_requests_ends_with_a_fate_for_both)
     sf_segment_close(&segment);
 }
 
+TEST(values_and_calls_leave_room_for_a_stop)
+{
+    BEGIN;
+    struct sf_request request = request_of(SF_SET, 0);
+    struct sf_receipt receipt;
+
+    for (unsigned i = 0; i < SF_LOG_CAPACITY - SF_LOG_SPARE; i++)
+        ask(&segment, i % 2 ? SF_SET : SF_CALL, 0);
+    CHECK_EQ(sf_append(&segment, &request, SF_SECOND, &receipt), -SF_EFULL);
+    request = request_of(SF_CALL, 0);
+    CHECK_EQ(sf_append(&segment, &request, SF_SECOND, &receipt), -SF_EFULL);
+    ask(&segment, SF_STOP, 0);
+    END;
+}
+
 TEST(a_full_log_names_the_rank_and_empties_again)
 {
     BEGIN;
