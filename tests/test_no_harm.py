@@ -81,6 +81,30 @@ def test_a_signal_stops_a_rank_whose_jobs_store_says_nothing(tmp_path: Path) -> 
         assert "this process stops alone" in child.err
 
 
+@pytest.mark.parametrize("logged", [True, False], ids=["in the log", "nowhere"])
+def test_a_stop_that_all_hosts_were_asked_for_is_left_to_the_log_once_it_is_there(tmp_path: Path, logged: bool) -> None:
+    code = f"""
+    import spark_fast as spark
+    from spark_fast import run_folder
+    from spark_fast._core import worker
+    from spark_fast.request import Kind
+    from spark_fast.worker import session
+    spark.checkpoint()
+    ident = run_folder.new_id()
+    if {logged}:
+        worker.append(Kind.PAUSE, ident, arg=10**6)
+    session.expect_stop(ident, "me", 0.0)
+    try:
+        for _ in range(3):
+            spark.checkpoint()
+    except spark.SparkStopError:
+        print("stopped alone")
+    """
+    with Child(tmp_path, code) as child:
+        assert child.ended() == 0, child.err
+        assert child.out == ("" if logged else "stopped alone\n")
+
+
 def test_a_fork_of_a_process_that_stops_alone_goes_on(tmp_path: Path) -> None:
     code = """
     import os, signal, sys

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 import spark_fast
-from spark_fast import __version__, names, run_folder
+from spark_fast import __version__, _core, names, run_folder
 from spark_fast._core import NEVER, beginning, worker
 from spark_fast.errors import JobEndingError, RunNameTakenError, SegmentError, SparkError, SparkStopError
 from spark_fast.launchers import ancestors
@@ -319,7 +319,6 @@ def _hold_folder() -> None:
 def _clear_seat(found: run_folder.Claim, slot: int) -> None:
     """The first rank of a host comes back, or comes late: what it exposes takes the place of what the process before it
     has left. OSError with EADDRINUSE if that lives. Nobody else comes meanwhile: the caller has the turn."""
-    from spark_fast import _core
     from spark_fast.exposed import BOARD
 
     fd = os.open(found.control, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -361,10 +360,13 @@ def ask_hosts(kind: int, *, sender: str, duration: float = 0.0, only_if: str = "
 
 
 def _refusal(ident: int) -> str | None:
-    """Why the hosts have not done what was asked; None if they have, or it is open."""
+    """Why the hosts have not done what was asked; None if they have, or that is not known."""
     from spark_fast import hosts
 
-    fate = hosts.fate(_folder, ident) if _folder is not None else None
+    try:
+        fate = hosts.fate(_folder, ident) if _folder is not None else None
+    except (OSError, SparkError):  # no descriptor is left, say: it is looked again
+        return None
     return None if fate is None or fate.state in ("asked", "applied", "superseded") else fate.reason or fate.state
 
 
@@ -426,6 +428,17 @@ def _watch() -> None:
 # --- stops that the run's log can't carry ---
 
 
+def _is_in_the_log(ident: int) -> bool:
+    try:
+        _, tail = worker.in_the_log()
+        entries = (
+            _core.read_entry(worker.fileno(), seq) for seq in range(max(1, tail - _core.LOG_CAPACITY + 1), tail + 1)
+        )
+        return any(entry is not None and entry["id"] == ident for entry in entries)
+    except (OSError, SegmentError):  # it is gone
+        return False
+
+
 def stop_alone(sender: str) -> None:
     """This process's next checkpoint, and each later one, raises SparkStopError: the log could not be told, or the
     other hosts. Async-safe as Python's signal handlers need it: takes no lock."""
@@ -452,6 +465,9 @@ def stops_alone() -> tuple[str, str] | None:
             _looked = now
             why = _refusal(ident)
             if why is None and now > until:
+                if _is_in_the_log(ident):
+                    _stop_elsewhere = None  # it is decided there, and at which step
+                    return None
                 why = "the other hosts have said nothing"
             if why is not None:
                 _stop_elsewhere = None

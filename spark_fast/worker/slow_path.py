@@ -177,7 +177,10 @@ def _is_in_the_way() -> bool:
     applied, tail = worker.in_the_log()
     if tail - applied < 2:
         return False
-    first, *behind = (_core.read_entry(worker.fileno(), seq) for seq in range(applied + 1, tail + 1))
+    try:
+        first, *behind = (_core.read_entry(worker.fileno(), seq) for seq in range(applied + 1, tail + 1))
+    except (OSError, SegmentError):  # it is gone: the next turn says so
+        return False
     if first is None or first["kind"] != Kind.RELOAD:
         return False
     now = time.monotonic()
