@@ -139,6 +139,7 @@ except spark.SparkStopError as error:
     with open(f"{sys.argv[1]}/rank{rank}", "w") as file:
         print(error.step, step, weights.tolist(), file=file)
 dist.barrier()
+dist.destroy_process_group()  # else its threads may end the process, or keep it
 """
 
 

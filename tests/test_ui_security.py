@@ -3,6 +3,7 @@
 import http.client
 import json
 import socket
+import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -445,16 +446,15 @@ def test_guessing_the_token_takes_as_long_for_one_that_is_nearly_right() -> None
     near, far = keys.token[:-1] + "!", "!" * len(keys.token)
 
     def took(token: str) -> float:
-        best = 1.0
-        for _ in range(200):
-            began = time.perf_counter()
-            for _ in range(100):
-                keys.fits_token(token)
-            best = min(best, time.perf_counter() - began)
-        return best
+        began = time.perf_counter()
+        for _ in range(100):
+            keys.fits_token(token)
+        return time.perf_counter() - began
 
     assert not keys.fits_token(near)
-    assert 0.8 < took(near) / took(far) < 1.25
+    # Side by side, so that what else the machine does falls on both.
+    ratios = [took(near) / took(far) for _ in range(300)]
+    assert 0.8 < statistics.median(ratios) < 1.25
 
 
 def _raw(server: Served, request: bytes, most: int = 1 << 16) -> bytes:
