@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 
 from bench.assigning import ASSIGN
-from bench.measure import median
+from bench.measure import median, ratio
 from bench.ranks import OURS
 from bench.report import Results, Target, duration, each_step, table, targets
-from bench.values import STEP
+from bench.values import SHORT_STEP, STEP
 
 __all__ = ["rewrite", "section"]
 
@@ -16,7 +16,7 @@ END = "<!-- end of figures -->"
 
 _OWN = {
     "track": "`for item in spark.track(items)`, beyond the bare loop",
-    "track, key": "the same with `key=…`",
+    "track, key": "`for item in spark.track(items, key=…)`, likewise",
     "spark.pending()": "`spark.pending()`",
     "spark.checkpoint(), yield 1e-3": "`spark.checkpoint()`, the GIL yielded each millisecond",
     "spark.checkpoint(), yield 0": "`spark.checkpoint()`, the GIL yielded at each call (the default)",
@@ -71,13 +71,13 @@ def _step_rows(found: Results) -> list[list[str]]:
 
 
 def _now_and_then(found: Results) -> list[list[str]]:
-    steering, parked, web = found.values.steering, found.parked, found.web
+    steering, flood, parked, web = found.values.steering, found.values.flood, found.parked, found.web
     saves = found.reload.saves[0]
     few, many = found.reload.modules[-2:]
     one, most = found.ranks.idle[0], found.ranks.idle[-1]
     agreed = next(each for each in found.ranks.agreed if each.ranks == 64)
     pages = next(row for row in web.looked if row.pages > 1)
-    step = duration(STEP * 1e9)
+    step, short = duration(STEP * 1e9), duration(SHORT_STEP * 1e9)
     wakes = [
         [
             f"from a resume to the loop running again, {where} (the wake of a bare futex)",
@@ -98,6 +98,10 @@ def _now_and_then(found: Results) -> list[list[str]]:
         *wakes,
         [f"from setting a value to its being applied, steps of {step}", duration(median(steering.set))],
         [f"a function called, steps of {step}", duration(median(steering.call))],
+        [
+            f"steps a second, of about {short} each, while a process sets values in an endless loop",
+            f"{ratio(flood.flooded, flood.quiet):.3f} × as many",
+        ],
         [
             f"parked for {parked.seconds:.0f} s: CPU time; wakes",
             f"{parked.ticks} ticks ({duration(parked.run_ns)}); {parked.wakes / parked.seconds:.2f} a second",
