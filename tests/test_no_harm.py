@@ -55,13 +55,32 @@ def test_a_signal_stops_a_process_whose_folder_was_removed(tmp_path: Path) -> No
         saves_at_a_signal(child)
 
 
-def test_a_signal_stops_a_parked_process_that_has_no_descriptor_left(tmp_path: Path) -> None:
+@pytest.mark.parametrize("counted", [True, False])
+def test_a_signal_stops_a_parked_process_that_has_no_descriptor_left(tmp_path: Path, counted: bool) -> None:
     code = SAVES.replace("try:", "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\ntry:", 1)
     code = code.replace("import time", "import time\nimport spark_fast.worker.signals\nspark_fast.checkpoint()")
+    if not counted:  # it parks in code of its own, and saves at the next checkpoint that counts
+        code = code.replace("time.sleep(0.001)", "time.sleep(0.2); spark.checkpoint(collective=False)")
     with Child(tmp_path, code.replace("import time", "import time, spark_fast", 1), **TERM) as child:
         until(lambda: "step" in child.out, child.err)
         assert child.run().pause(timeout=10).fate.state == "applied"
         saves_at_a_signal(child)
+
+
+def test_a_process_that_has_no_descriptor_for_its_run_goes_on(tmp_path: Path) -> None:
+    code = """
+    import resource
+    import spark_fast as spark
+    spark.expose
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+    for _ in range(3):
+        spark.checkpoint()
+    print("trained", flush=True)
+    """
+    with Child(tmp_path, code, **TERM) as child:
+        assert child.ended() == 0, child.err
+        assert child.out == "trained\n"
+        assert "can't be controlled" in child.err
 
 
 def of_two_hosts(**env: str) -> dict[str, str]:
@@ -133,12 +152,20 @@ def test_a_fork_of_a_process_that_stops_alone_goes_on(tmp_path: Path) -> None:
 def test_a_live_runs_folder_is_locked_against_cleaners(tmp_path: Path) -> None:
     with Child(tmp_path) as child:
         fd = os.open(child.run().folder, os.O_RDONLY)
+
+        def taken() -> bool:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as systemd-tmpfiles tries it
+            except BlockingIOError:
+                return True
+            fcntl.flock(fd, fcntl.LOCK_UN)
+            return False
+
         try:
-            with pytest.raises(BlockingIOError):  # as systemd-tmpfiles tries it
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            until(taken, "the worker has locked it")  # just after the run is there to be seen
             child.process.kill()
             child.ended()
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            assert not taken()
         finally:
             os.close(fd)
 

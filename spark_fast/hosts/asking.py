@@ -160,8 +160,9 @@ def ask(
     mail: str = "",
     letter: dict[str, Any] | None = None,
     only_if: str = "",
-) -> None:
-    """Leaves a request for the relay: from here on fate() tells what became of it.
+) -> str | None:
+    """Leaves a request for the relay: from here on fate() tells what became of it. Why it is refused, where that is
+    known at once.
 
     kind, arg, duration, sender, ranks: as Segment.append().
     mail: what it carries, if the log has room for it, else `letter`.
@@ -178,10 +179,11 @@ def ask(
         )
         with files.opened(folder, files.FATES, create=True) as fates:
             files.write_object(fates, f"{name}.json", asdict(Fate("refused", reason=reason)))
-        return
+        return reason
     with files.opened(folder, files.ASK, create=True) as asks:
         files.write_object(asks, f"{name}.json", {"entry": asdict(entry), "asked": time.monotonic()})
     ring(folder)
+    return None
 
 
 def fate(folder: Path, ident: int) -> Fate | None:

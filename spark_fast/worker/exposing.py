@@ -248,19 +248,18 @@ def expose(bindings: Mapping[str, Any] | None = None, /, **more: Any) -> State:
             # It is kept as long as the run lives: what it was computed from is not to be.
             initial = tensors.detached(name, initial)
             given[name] = replace(each, initial=initial) if isinstance(each, ExposedValue) else initial
-    functions = {
-        name: each if isinstance(each, ExposedFunction) else ExposedFunction(each)
-        for name, each in given.items()
-        if _is_function(each)
-    }
-    described = {name: _described(each) for name, each in functions.items()}
+    functions = {}
+    for name, each in given.items():
+        if _is_function(each):
+            made = each if isinstance(each, ExposedFunction) else ExposedFunction(each)
+            functions[name] = made.call, _described(made)
     with _exclusively():
         for name, each in given.items():
             _origins[name] = origin
             _stale.discard(name)
             if name in functions:
                 _retire(name)
-                _functions[name] = functions[name].call, described[name]
+                _functions[name] = functions[name]
             else:
                 _functions.pop(name, None)
                 _expose_value(name, each if isinstance(each, ExposedValue) else ExposedValue(each))

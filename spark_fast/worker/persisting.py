@@ -83,9 +83,9 @@ def snapshot() -> dict[str, object]:
 
 def restore(values: dict[str, object]) -> None:
     """Stores what a snapshot had, and nothing else: new code that failed leaves no value behind."""
-    for key in [key for key in list(_values) if key not in values]:
-        _values.pop(key, None)
-    _values.update(values)
+    from spark_fast.worker.patching.undo import replace_items  # with those who reload
+
+    replace_items(_values, values)
 
 
 def _forget_after_fork() -> None:

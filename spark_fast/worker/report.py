@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from spark_fast.project_files import is_under
 
-__all__ = ["as_printed", "say", "warn", "warn_of"]
+__all__ = ["as_printed", "say", "say_at_once", "warn", "warn_of"]
 
 _LIBRARY = os.path.dirname(os.path.abspath(os.__file__))
 
@@ -18,9 +18,14 @@ def say(message: str) -> None:
         print(f"spark_fast: {message}", file=sys.stderr, flush=True)
     except (OSError, ValueError, AttributeError):
         return
-    except RuntimeError:  # in a signal handler, while the main thread was in the middle of writing there
-        with suppress(OSError):
-            os.write(2, f"spark_fast: {message}\n".encode(errors="replace"))
+    except RuntimeError:  # in a signal handler that came in the middle of another write
+        say_at_once(message)
+
+
+def say_at_once(message: str) -> None:
+    """One line, past sys.stderr: for signal handlers, since the main thread may be in the middle of writing there."""
+    with suppress(OSError):
+        os.write(2, f"spark_fast: {message}\n".encode(errors="replace"))
 
 
 def warn(message: str) -> None:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import spark_fast
 from spark_fast import __version__, _core, names, run_folder
@@ -69,6 +69,7 @@ _held = -1
 
 _attaching = False
 """Whether the thread that has all locks is making the run: it may come here again by a signal handler."""
+
 _AGAIN = 0.05
 """Seconds between two tries to take part in a run."""
 _SEAT = 5.0
@@ -137,7 +138,7 @@ def slot() -> int:
 
 def first_here() -> bool:
     """Whether this process is the first rank of its host: it keeps what a run has once, the board and the journal."""
-    return _place is None or _place.local_rank == 0
+    return slot() == 0
 
 
 def attach(*, fresh_name: bool = True) -> bool:
@@ -203,9 +204,12 @@ def _attach(fresh_name: bool) -> str | None:
 
 def _take_signals(chosen: options.Options) -> None:
     if chosen.stop_signals:
-        from spark_fast.worker import signals
+        try:
+            from spark_fast.worker import signals
 
-        signals.install_chosen()
+            signals.install_chosen()
+        except Exception as error:  # it is loaded here, and there may be no descriptor left for that
+            report.warn(f"{', '.join(chosen.stop_signals)} can't ask for a stop: {error}")
 
 
 def _make_run(wanted: str | None, *, fresh_name: bool) -> str:
@@ -285,9 +289,9 @@ def _take_part(name: str | None) -> str:
             worker.place(_place.rank, _place.world_size, options.current().stride)
         else:
             worker.place(0, 1, options.current().stride)
-        slot = 0 if _place is None else _place.local_rank
+        seat = slot()
         if found.joined and first_here():
-            _clear_seat(found, slot)
+            _clear_seat(found, seat)
         if first_here():
             # Before anybody sees the run, or can ask it for anything.
             _keep_journal(found.folder, found.run, _command(), None)
@@ -295,10 +299,10 @@ def _take_part(name: str | None) -> str:
         else:
             exposing.connect(None)
         if found.joined:
-            worker.join(found.control, slot=slot, cookie=run_folder.new_id(), timeout=_SEAT)
+            worker.join(found.control, slot=seat, cookie=run_folder.new_id(), timeout=_SEAT)
         else:
             slot_count = 1 if _place is None else _place.local_world_size
-            worker.attach(found.control, slot_count=slot_count, slot=slot, cookie=run_folder.new_id())
+            worker.attach(found.control, slot_count=slot_count, slot=seat, cookie=run_folder.new_id())
         _folder = found.folder
         _hold_folder()
         return found.run
@@ -355,8 +359,7 @@ def ask_hosts(kind: int, *, sender: str, duration: float = 0.0, only_if: str = "
     ident = run_folder.new_id()
     if _folder is None:
         return ident, "nothing controls this process"
-    hosts.ask(_folder, kind, ident, sender=sender, duration=duration, only_if=only_if)
-    return ident, _refusal(ident)
+    return ident, hosts.ask(_folder, kind, ident, sender=sender, duration=duration, only_if=only_if)
 
 
 def _refusal(ident: int) -> str | None:
@@ -428,15 +431,18 @@ def _watch() -> None:
 # --- stops that the run's log can't carry ---
 
 
-def _is_in_the_log(ident: int) -> bool:
+def entries(first: int, last: int) -> list[dict[str, Any] | None]:
+    """These of the log: None in the place of one that it holds no more, nothing at all once it is gone."""
     try:
-        _, tail = worker.in_the_log()
-        entries = (
-            _core.read_entry(worker.fileno(), seq) for seq in range(max(1, tail - _core.LOG_CAPACITY + 1), tail + 1)
-        )
-        return any(entry is not None and entry["id"] == ident for entry in entries)
-    except (OSError, SegmentError):  # it is gone
-        return False
+        return [_core.read_entry(worker.fileno(), seq) for seq in range(first, last + 1)]
+    except (OSError, SegmentError):
+        return []
+
+
+def _is_in_the_log(ident: int) -> bool:
+    _, tail = worker.in_the_log()
+    kept = entries(max(1, tail - _core.LOG_CAPACITY + 1), tail)
+    return any(entry is not None and entry["id"] == ident for entry in kept)
 
 
 def stop_alone(sender: str) -> None:

@@ -73,14 +73,16 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     why = _ask(who)
     at_once = "; once more interrupts at once" if number in (signal.SIGINT, signal.SIGTERM) else ""
     if why is None:
-        _say(f"{name}: it will stop at the next checkpoint{at_once}")
+        report.say_at_once(f"{name}: it will stop at the next checkpoint{at_once}")
         return
     if options.current().enabled:
         # Whoever counts on it saves then: an exception in the middle of a step would cost what was learned since.
         session.stop_alone(who)
-        _say(f"{name}: the run can't be asked to stop ({why}): this process will, at its next checkpoint{at_once}")
+        report.say_at_once(
+            f"{name}: the run can't be asked to stop ({why}): this process will, at its next checkpoint{at_once}"
+        )
         return
-    _say(f"{name}: it can't be asked to stop ({why}), so it is interrupted")
+    report.say_at_once(f"{name}: it can't be asked to stop ({why}), so it is interrupted")
     if session.host is not None:
         session.host.ending = True
     if number == signal.SIGINT:
@@ -112,11 +114,3 @@ def _ask(who: str) -> str | None:
     except Exception as error:  # of the store of several hosts, too
         return str(error)
     return None if verdict in (Verdict.APPENDED, Verdict.NOTHING_TO_DO) else "no rank of the run is left"
-
-
-def _say(message: str) -> None:
-    # Not through sys.stderr: the main thread may be in the middle of writing to it.
-    try:
-        os.write(2, f"spark_fast: {message}\n".encode())
-    except OSError:
-        return

@@ -89,11 +89,13 @@ def take_turn(step: int, counted: bool) -> "Hold | None":
 def _act(step: int, counted: bool) -> tuple[int, int, int, float, dict[str, Any] | None]:
     """One turn, in which reloads are met or refused: the step, and what the core wants done beyond that."""
     with session.turns:
+        alone = session.stops_alone()
+        if alone is not None:
+            if not counted:
+                return step, _GO, 0, 0.0, None  # on to one that counts
+            session.stop_raised()
+            raise SparkStopError(alone[0], step, alone[1])
         if counted:
-            alone = session.stops_alone()
-            if alone is not None:
-                session.stop_raised()
-                raise SparkStopError(alone[0], step, alone[1])
             left = delivering.left_over()
             if left is not None:
                 return step, _DELIVER, left["seq"], 0.0, left
@@ -177,10 +179,7 @@ def _is_in_the_way() -> bool:
     applied, tail = worker.in_the_log()
     if tail - applied < 2:
         return False
-    try:
-        first, *behind = (_core.read_entry(worker.fileno(), seq) for seq in range(applied + 1, tail + 1))
-    except (OSError, SegmentError):  # it is gone: the next turn says so
-        return False
+    first, *behind = session.entries(applied + 1, tail) or [None]
     if first is None or first["kind"] != Kind.RELOAD:
         return False
     now = time.monotonic()
