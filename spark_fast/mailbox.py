@@ -72,6 +72,7 @@ class Reply:
         result: what a call returned.
         output: what it printed.
         step: at which it ended; 0 where that was not said.
+        warnings: of a reload that was applied: what stays as the old code made it, one sentence each.
     """
 
     state: str
@@ -80,6 +81,7 @@ class Reply:
     result: Any = None
     output: str = ""
     step: int = 0
+    warnings: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -228,6 +230,7 @@ def write_reply(folder: Path, ident: int, reply: Reply, rank: int | None = None,
             "result": reply.result,
             "output": _shortened(reply.output),
             "step": reply.step,
+            "warnings": [_shortened(each) for each in reply.warnings],
         }
     )
     with private_files.opened(folder, _REPLIES, create=True) as replies:
@@ -257,10 +260,12 @@ def read_reply(folder: Path, ident: int, rank: int | None = None) -> Reply | Non
         return Reply("failed", f"what the worker says of it can't be read: {error}")
     damaged = Reply("failed", "what the worker says of it is damaged")
     try:
-        found = Reply(**json.loads(raw))
-    except (ValueError, TypeError, RecursionError):
+        content = json.loads(raw)
+        warnings = content.pop("warnings", [])
+        found = Reply(**content, warnings=tuple(warnings))
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return damaged
-    texts = (found.reason, found.traceback, found.output)
+    texts = (found.reason, found.traceback, found.output, *found.warnings)
     if found.state not in ("done", "failed", "refused", "begun") or type(found.step) is not int:
         return damaged
     if not all(isinstance(text, str) for text in texts):

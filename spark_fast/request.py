@@ -84,12 +84,15 @@ class Fate:
         by: the id of the request that superseded it, else None.
         reason: why, for people, where the state alone does not say it; else an empty string. Of code that failed, the
             lines after the first are the traceback.
+        warnings: of a reload that was applied: what stays as the old code made it, one sentence each, with file and
+            line where there is one. Empty for all else.
     """
 
     state: FateState
     step: int | None = None
     by: str | None = None
     reason: str = ""
+    warnings: tuple[str, ...] = ()
 
     @property
     def final(self) -> bool:
@@ -169,7 +172,7 @@ def fate_of(control: int, seq: int, ident: int, *, folder: Path, alive: bool, en
     if entry is None or entry["id"] != ident:
         return _forgotten(folder, ident, alive, ended)
     if entry["outcome"] == _APPLIED:
-        return Fate(FateState.APPLIED, step=entry["value"])
+        return Fate(FateState.APPLIED, step=entry["value"], warnings=_warnings_of(folder, entry))
     if entry["outcome"] == _SUPERSEDED:
         by = _core.read_entry(control, entry["value"])
         return Fate(FateState.SUPERSEDED, by=format_id(by["id"]) if by is not None else None)
@@ -206,8 +209,19 @@ def _forgotten(folder: Path, ident: int, alive: bool, ended: str) -> Fate:
             else Fate(FateState.LOST, reason=f"the run ended before it ({ended})")
         )
     if reply.state == "done":
-        return Fate(FateState.APPLIED, step=reply.step)
+        return Fate(FateState.APPLIED, step=reply.step, warnings=reply.warnings)
     return Fate(FateState.REFUSED if reply.state == "refused" else FateState.FAILED, step=reply.step, reason=text)
+
+
+def _warnings_of(folder: Path, entry: dict[str, Any]) -> tuple[str, ...]:
+    """What the ranks say of a reload that was applied; each sentence once."""
+    if entry["kind"] != Kind.RELOAD:
+        return ()
+    from spark_fast.mailbox import read_replies, read_reply
+
+    alone = read_reply(folder, entry["id"])
+    found = [alone] if alone is not None else read_replies(folder, entry["id"]).values()
+    return tuple(dict.fromkeys(warning for reply in found for warning in reply.warnings))
 
 
 def failure_of(folder: Path, ident: int, step: int) -> Fate:

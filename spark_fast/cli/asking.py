@@ -51,7 +51,13 @@ def request_dict(run: Run, request: Request) -> dict[str, Any]:
         "run": run.id,
         "sender": request.sender,
         "asked": request.asked,
-        "fate": {"state": str(fate.state), "step": fate.step, "by": fate.by, "reason": fate.reason},
+        "fate": {
+            "state": str(fate.state),
+            "step": fate.step,
+            "by": fate.by,
+            "reason": fate.reason,
+            "warnings": list(fate.warnings),
+        },
     }
 
 
@@ -71,6 +77,8 @@ def ask(run: Run, make: Callable[[], Request], patience: Patience, *, as_json: b
         took = monotonic() - began
         if patience.wait and not as_json and request.fate.state is FateState.APPLIED:
             print(_done(run, request, took, what), flush=True)
+            for warning in request.fate.warnings:
+                say(f"warning: {warning}")
         if patience.wait and request.kind == "stop" and request.fate.state is FateState.APPLIED:
             _wait(run, "the end of its process", lambda timeout: run.wait(ENDED, timeout), patience)
     except SparkTimeoutError:

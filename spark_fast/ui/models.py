@@ -192,6 +192,7 @@ class Fate(BaseModel):
     by: str | None
     reason: str
     final: bool
+    warnings: list[str]
 
 
 class Request(BaseModel):

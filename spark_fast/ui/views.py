@@ -82,6 +82,7 @@ def request_view(request: Request, name: str | None = None) -> dict[str, Any]:
             "by": fate.by,
             "reason": fate.reason,
             "final": fate.final,
+            "warnings": list(fate.warnings),
         },
     }
     if request.kind in ("set", "call"):

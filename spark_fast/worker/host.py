@@ -237,7 +237,7 @@ class Host:
         for trial in self._trials:
             if trial.asked is not None and not trial.asked.told:
                 trial.asked.told = True
-                worker.tell(trial.asked.entry["seq"], trial.asked.step, failed=False)
+                _publish(trial.asked.entry, trial.asked.step, trial.transaction.warnings)
 
     def _prove(self) -> None:
         """The new code runs, and stays, where it does so in all ranks. Raises SparkReloadError if it does not."""
@@ -421,6 +421,20 @@ def answer(entry: dict[str, Any], step: int, state: str, reason: str, trace: str
         except (OSError, SparkError) as error:
             report.warn(f"the sender of a reload can't be told why it came to nothing: {error}")
     worker.tell(entry["seq"], step, failed=True)
+
+
+def _publish(entry: dict[str, Any], step: int, warnings: Sequence[str]) -> None:
+    """Tells the sender of a reload that the new code runs, and what stays as the old code made it."""
+    folder = session.folder()
+    for warning in warnings:
+        report.warn(f"after a reload: {warning}")
+    if warnings and folder is not None:
+        reply = mailbox.Reply("done", step=step, warnings=tuple(dict.fromkeys(warnings)))
+        try:
+            mailbox.write_reply(folder, entry["id"], reply, session.rank())
+        except (OSError, SparkError) as error:
+            report.warn(f"the sender of a reload can't be told of its warnings: {error}")
+    worker.tell(entry["seq"], step, failed=False)
 
 
 def _reason(error: BaseException) -> str:

@@ -80,6 +80,10 @@ class Transaction:
     sources: those that differ from what runs, and those that nothing runs of yet, by path.
     number, before: of the version that it leads to, and of the one that runs.
 
+    Attributes:
+        warnings: what will stay as the old code made it, one sentence each, for the reload's fate. Complete when the
+            entry has been executed.
+
     Called from the thread that runs the entry, in this order: check(), execute(), and in the end commit() or undo().
     Transactions may follow each other before the first is committed; they are then undone from the last on.
     """
@@ -87,6 +91,7 @@ class Transaction:
     def __init__(self, project: Project, sources: Mapping[str, bytes], *, number: int, before: int) -> None:
         self.number = number
         self.before = before
+        self.warnings: list[str] = []
         self._project = project
         self._sources = dict(sources)
         loaded = {module.path: module.name for module in list(project.modules.values())}
