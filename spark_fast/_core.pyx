@@ -7,7 +7,8 @@ import os
 from _thread import RLock
 
 cimport cython
-from cpython.exc cimport PyErr_CheckSignals
+from cpython.exc cimport PyErr_CheckSignals, PyErr_Fetch, PyErr_NormalizeException, PyErr_Restore
+from cpython.object cimport PyObject, PyTypeObject, destructor
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.errno cimport EAGAIN, EFAULT, ENOENT, ENOSPC
 from libc.signal cimport SIGKILL
@@ -650,6 +651,11 @@ cdef class Track:
         """Items that were handed out."""
         return self.handed
 
+    @property
+    def index(self) -> int:
+        """The number of the item that was handed out last, from 0; -1 before the first."""
+        return <int64_t>self.handed - 1
+
     cdef void leave(self) noexcept:
         sf_level_leave(self.level)
         self.level = -1
@@ -740,6 +746,7 @@ cdef class KeyedTrack:
     cdef uint64_t handed
     cdef int level
     cdef bint given  # a new item, since the loop began or goes on
+    cdef object raised  # what is being raised while the loop's frame lets go of it
 
     def __cinit__(self, iterable, total, key: str, places):
         self.iterable = iterable
@@ -794,6 +801,12 @@ cdef class KeyedTrack:
         """Items that were handed out, those before a reload too."""
         return self.handed if self.place is None else self.place.handed
 
+    @property
+    def index(self) -> int:
+        """The number of the item that was handed out last, from 0; it counts on through a reload. -1 before the
+        first."""
+        return <int64_t>(self.handed if self.place is None else self.place.handed) - 1
+
     cdef int leave(self, object error) except -1:
         cdef Place place = self.place
         sf_level_leave(self.level)
@@ -803,11 +816,34 @@ cdef class KeyedTrack:
         self.place = None
         self.handed = place.handed
         if place.owner == id(self):
-            self.left(place, error)
+            self.left(place, error, self.raised)
         return 0
 
     def __del__(self):
         self.leave(None)
+
+
+# A `for` loop lets go of its iterator when it is left by a `break`, and also while an exception unwinds its frame. Only
+# the finalizer's caller can tell the two apart: Cython puts the exception aside before __del__ runs.
+cdef destructor finalize_track
+
+
+cdef void finalize_keyed_track(PyObject *track) noexcept:
+    cdef PyObject *kind = NULL
+    cdef PyObject *value = NULL
+    cdef PyObject *trace = NULL
+    PyErr_Fetch(&kind, &value, &trace)
+    if kind is not NULL:
+        PyErr_NormalizeException(&kind, &value, &trace)
+        (<KeyedTrack>track).raised = <object>value
+    finalize_track(track)
+    (<KeyedTrack>track).raised = None
+    PyErr_Restore(kind, value, trace)
+
+
+cdef PyTypeObject *keyed_track_type = <PyTypeObject *>KeyedTrack
+finalize_track = keyed_track_type.tp_finalize
+keyed_track_type.tp_finalize = finalize_keyed_track
 
 
 cdef object nothing = iter(())

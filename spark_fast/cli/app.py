@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -93,6 +94,13 @@ def _options(
 # --- start ---
 
 
+class OnError(StrEnum):
+    """What --on-error takes."""
+
+    PARK = "park"
+    EXIT = "exit"
+
+
 @app.command(
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
     options_metavar="[OPTIONS] [-m]",
@@ -126,6 +134,19 @@ def run(
             help="How long who signals waits before it kills, as 30s: status shows what is left.",
         ),
     ] = None,
+    on_error: Annotated[
+        OnError | None,
+        typer.Option(
+            "--on-error",
+            help="Whether an exception of the script pauses it, with its memory kept, or ends it. Default: park after "
+            "a reload, or with --watch, else exit.",
+            show_default=False,
+        ),
+    ] = None,
+    error_timeout: Annotated[
+        str | None,
+        typer.Option("--error-timeout", metavar="DURATION", help="Stop a script that is paused so after this time."),
+    ] = None,
     ui: Annotated[bool, typer.Option("--ui", help="Serve the web page, too, and print its address.")] = False,
 ) -> None:
     """Run a script or a module under control.
@@ -145,6 +166,8 @@ def run(
         replay=replay,
         page=ui,
         stop_deadline=_seconds(stop_deadline, "--stop-deadline", positive=True),
+        on_error=None if on_error is None else on_error.value,
+        error_timeout=_seconds(error_timeout, "--error-timeout", positive=True),
     )
     raise typer.Exit(supervise(what))
 

@@ -61,7 +61,7 @@ class Order:
         reload_dirs, journal, replay: see RunnerOptions.
         watch: whether to reload what changes on disk; in a job of several ranks the supervisor of rank 0 sees to it.
         page: whether to serve the web page, too; likewise.
-        stop_deadline: see configure().
+        stop_deadline, on_error, error_timeout: see configure().
     """
 
     target: str
@@ -74,6 +74,8 @@ class Order:
     watch: bool = False
     page: bool = False
     stop_deadline: float | None = None
+    on_error: str | None = None
+    error_timeout: float | None = None
 
 
 def order(
@@ -88,6 +90,8 @@ def order(
     replay: str | None,
     page: bool = False,
     stop_deadline: float | None = None,
+    on_error: str | None = None,
+    error_timeout: float | None = None,
 ) -> Order:
     """The order that a command line gives. Its paths are those of the working directory as it is now."""
     return Order(
@@ -101,6 +105,8 @@ def order(
         replay=os.path.abspath(replay) if replay is not None else None,
         page=page,
         stop_deadline=stop_deadline,
+        on_error=on_error,
+        error_timeout=error_timeout,
     )
 
 
@@ -225,6 +231,8 @@ class _Worker:
             "journal": order.journal,
             "replay": order.replay,
             "stop_deadline": order.stop_deadline,
+            "on_error": order.on_error,
+            "error_timeout": order.error_timeout,
             "supervisor": os.getpid(),
             "safe_path": sys.flags.safe_path,
             "watched": order.watch,

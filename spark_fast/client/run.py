@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from spark_fast.code_versions import Version
     from spark_fast.exposed import Function
     from spark_fast.mailbox import Reply
+    from spark_fast.runfiles.run_error import RunError
 
 __all__ = ["Rank", "Request", "Run", "attach", "request_hot_reload", "runs"]
 
@@ -53,6 +55,8 @@ _LOOK = 0.1
 """Seconds after which a waiter looks whether the worker still lives. What a worker publishes wakes it at once."""
 _TURN = 5.0
 """Seconds to wait for other senders, each of which takes some 20 µs."""
+
+_WITH_ERROR = (SparkStatus.PAUSED, SparkStatus.PAUSING, SparkStatus.STOPPING, SparkStatus.FAILED)
 
 _KINDS = {int(kind): kind for kind in Kind}
 
@@ -298,6 +302,19 @@ class Run:
         return None if look is None else look.progress(monotonic())
 
     @property
+    def error(self) -> "RunError | None":
+        """The exception that ended the run, or after which it is paused; None if there is none. Of several ranks, the
+        one that failed first. Reads a file."""
+        return self._error_of(self.status)
+
+    def _error_of(self, status: SparkStatus) -> "RunError | None":
+        if status not in _WITH_ERROR:
+            return None  # that code runs again, and no other status tells of an error
+        from spark_fast.runfiles import run_error
+
+        return next(iter(run_error.read(self._folder)), None)
+
+    @property
     def resumes(self) -> float | None:
         """When a timed pause ends by itself, in seconds since the epoch; None if it is in none."""
         look = self._look()
@@ -415,9 +432,12 @@ class Run:
         ranks = self._ranks_of(look)
         progress = None if look is None else look.progress(now)
         speed = self._speed_of(look, now)
+        status = status_of_ranks(ranks)
+        error = self._error_of(status)
         return {
             "id": self.id,
-            "status": str(status_of_ranks(ranks)),
+            "status": str(status),
+            "error": None if error is None else asdict(error),
             "step": step_of_ranks(ranks),
             "steps_per_second": speed,
             "progress": None

@@ -86,6 +86,7 @@ _folder: Path | None = None
 _stop_raised = False
 _on_trial = False
 _delivering = False
+_loops_unwound = False
 
 host: "Host | None" = None
 """Who runs the loop again after a reload; None where nobody does."""
@@ -422,9 +423,17 @@ def delivering(whether: bool) -> None:
         _watch()
 
 
+def loops_unwound(whether: bool) -> None:
+    """Whether an exception has unwound loops that may still go on: the next checkpoint settles it. Takes no lock: it is
+    called by finalizers."""
+    global _loops_unwound
+    _loops_unwound = whether
+    _watch()
+
+
 def _watch() -> None:
     due = _replay.next_step if _replay is not None else None
-    looks = _on_trial or _delivering or _alone is not None or _stop_elsewhere is not None
+    looks = _on_trial or _delivering or _loops_unwound or _alone is not None or _stop_elsewhere is not None
     worker.watch(0 if looks else NEVER if due is None else due)
 
 
@@ -480,14 +489,6 @@ def stops_alone() -> tuple[str, str] | None:
                 report.warn(f"the job can't be stopped together ({why}): this process stops alone")
                 stop_alone(sender)
     return _alone
-
-
-def park(why: str) -> None:
-    """Parks this thread, as a pause does. Raises what a checkpoint raises."""
-    from spark_fast.request import Kind
-
-    worker.append(Kind.PAUSE, run_folder.new_id(), sender=why)
-    worker.checkpoint()
 
 
 def stop_raised() -> None:
@@ -619,6 +620,8 @@ def end(state: WorkerState) -> None:
 
 def state_after(error: BaseException | None) -> WorkerState:
     """What an uncaught exception, or None, makes of the run."""
+    if isinstance(error, SparkStopError) and error.__cause__ is not None:
+        return WorkerState.FAILED  # the stop of a run that was paused after this error
     if error is not None and not isinstance(error, SparkStopError):
         return WorkerState.FAILED
     return WorkerState.STOPPED if _stop_raised else WorkerState.FINISHED
@@ -632,7 +635,12 @@ def _at_exit() -> None:
     interactive = hasattr(sys, "ps1") or sys.flags.interactive
     error = None if interactive else getattr(sys, "last_value", None)
     run = folder()
-    end(state_after(error))
+    state = state_after(error)
+    if state is WorkerState.FAILED and error is not None and run is not None:
+        from spark_fast.worker.error_park import record
+
+        record(error.__cause__ if isinstance(error, SparkStopError) and error.__cause__ is not None else error)
+    end(state)
     if isinstance(error, SparkStopError) and run is not None and several():
         from spark_fast.worker import leaving
 
@@ -643,10 +651,18 @@ _previous_hook: Callable[[type[BaseException], BaseException, TracebackType | No
 
 
 def _on_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    if isinstance(error, SparkStopError):
-        report.say(str(error))
-    else:
+    if not isinstance(error, SparkStopError):
         _previous_hook(kind, error, trace)
+        return
+    global outcome
+    from spark_fast.worker import hooks
+
+    if not hooks.run_on_stop():
+        outcome = WorkerState.FAILED
+    if error.__cause__ is not None:  # the run was paused after this error
+        _previous_hook(type(error.__cause__), error.__cause__, error.__cause__.__traceback__)
+    else:
+        report.say(str(error))
 
 
 def _watch_the_end() -> None:

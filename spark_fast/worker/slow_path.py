@@ -8,7 +8,7 @@ from spark_fast import _core, run_folder
 from spark_fast._core import TARGET_VOID, worker
 from spark_fast.errors import SegmentError, SparkStopError
 from spark_fast.request import Kind, format_id, sender_name
-from spark_fast.worker import delivering, hooks, report, session
+from spark_fast.worker import delivering, hooks, places, report, session
 
 __all__ = ["Hold", "arrive", "checkpoint", "take_turn"]
 
@@ -55,6 +55,8 @@ def arrive(step: int, counted: bool, done: int | None) -> "Hold | None":
     if not session.begun():
         session.attach()  # not holding the turns, which it takes after another lock
         step = worker.step()
+    if places.waiting():
+        places.forget_unwound()
     with session.turns:
         if counted and delivering.inside():
             step = delivering.pass_inner()

@@ -218,7 +218,7 @@ class Transaction:
         self._spaces.clear()
         self._modules.clear()
         self._before_values.clear()
-        self._before_hooks = [], []
+        self._before_hooks = {}
         self._before_exposed = ()
         self._before_sources.clear()
         self._before_snapshot.clear()
