@@ -657,7 +657,7 @@ def test_a_stranded_run_can_be_stopped(tmp_path: Path) -> None:
         training.run().wait("paused", timeout=30)
         training.run().stop(timeout=30)
         assert training.ended() == 1  # as its error would have ended it
-        assert client.attach("test").status == "stopped"
+        assert client.attach("test").status == "failed"
 
 
 # --- how the loop is left ---
