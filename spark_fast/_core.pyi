@@ -139,6 +139,7 @@ class Place:
     parent: Place | None
     ended: dict[str, int]
     passed: dict[str, int]
+    kept: dict[str, Any]
     owner: int | None
     thread: int | None
     inner: bool
@@ -164,6 +165,8 @@ class KeyedTrack(Generic[_Item]):
     def __iter__(self) -> KeyedTrack[_Item]: ...
     def __next__(self) -> _Item: ...
     def __len__(self) -> int: ...
+    @property
+    def kept(self) -> dict[str, Any]: ...
     @property
     def done(self) -> int: ...
     @property

@@ -700,6 +700,7 @@ cdef class Place:
     cdef readonly bint held
     cdef readonly bint again
     cdef readonly uint64_t handed
+    cdef readonly dict kept
     cdef object current
     cdef sf_since since
 
@@ -707,6 +708,7 @@ cdef class Place:
         self.key = key
         self.ended = {}
         self.passed = {}
+        self.kept = {}
         self.since.began_ns = 0
 
     def go_on(self) -> None:
@@ -746,6 +748,7 @@ cdef class KeyedTrack:
     cdef uint64_t handed
     cdef int level
     cdef bint given  # a new item, since the loop began or goes on
+    cdef dict last_kept
     cdef object raised  # what is being raised while the loop's frame lets go of it
 
     def __cinit__(self, iterable, total, key: str, places):
@@ -754,6 +757,7 @@ cdef class KeyedTrack:
         self.key = key
         self.enter, self.advance, self.left = places.enter, places.advance, places.leave
         self.level = -1
+        self.last_kept = {}
 
     @cython.critical_section
     def __iter__(self):
@@ -797,6 +801,12 @@ cdef class KeyedTrack:
         return length_of(self.total)
 
     @property
+    def kept(self) -> dict:
+        """A dictionary that lives as long as the loop's place: empty when the loop begins, kept through a reload, and
+        still here when the loop has ended. For sums over the loop's items."""
+        return self.last_kept if self.place is None else self.place.kept
+
+    @property
     def done(self) -> int:
         """Items that were handed out, those before a reload too."""
         return self.handed if self.place is None else self.place.handed
@@ -815,6 +825,7 @@ cdef class KeyedTrack:
             return 0
         self.place = None
         self.handed = place.handed
+        self.last_kept = place.kept
         if place.owner == id(self):
             self.left(place, error, self.raised)
         return 0

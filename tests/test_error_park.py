@@ -368,7 +368,7 @@ def test_a_module_that_can_be_executed_only_once_is_put_back_as_it_was(tmp_path:
         training.edit("'old'", "'new'", "helper.py")
         assert training.reload().fate.state == "failed"
         # The old module was put back as it was, so the old code runs on.
-        assert client.attach("test").status == "running"
+        client.attach("test").wait("running", timeout=30)
         training.edit("if 'SEEN' in os.environ:\n    raise RuntimeError('only once')\n", "", "helper.py")
         training.reloaded()
         assert items(training.over()) == everything(40)

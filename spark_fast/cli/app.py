@@ -458,6 +458,9 @@ def reload(
         str | None,
         typer.Option("--code", metavar="FILE|-", help="Take the script's new source from this file, or from stdin."),
     ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Start the training over: forget what is persisted, and where loops are.")
+    ] = False,
     wait: Wait = True,
     timeout: Timeout = None,
     as_json: AsJson = False,
@@ -473,7 +476,7 @@ def reload(
     source = None if code is None else read_source(code)
     _ask(
         run,
-        lambda found, patience: found.reload(source, to=to, wait=False, timeout=patience.left()),
+        lambda found, patience: found.reload(source, to=to, restart=restart, wait=False, timeout=patience.left()),
         wait,
         _seconds(timeout, "--timeout"),
         as_json,

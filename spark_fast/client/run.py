@@ -531,6 +531,7 @@ class Run:
         code: str | bytes | None = None,
         *,
         to: int | None = None,
+        restart: bool = False,
         wait: bool = True,
         timeout: float | None = None,
     ) -> Request:
@@ -543,6 +544,8 @@ class Run:
             code: the complete new source of the entry file. No file is written, and none is read but those that the
                 code imports and the run does not know.
             to: the number of a version to go back to, or forth.
+            restart: whether to start the training over with the code: what is persisted and the places of loops are
+                forgotten. Without, a script is refused that would start over, since it keeps nothing.
             wait: whether to wait until the new code runs (or the request has another fate).
             timeout: seconds to wait at most; None for as long as it takes.
 
@@ -553,7 +556,7 @@ class Run:
         """
         from spark_fast.client import reloading
 
-        return reloading.reload(self, code, to=to, wait=wait, timeout=timeout)
+        return reloading.reload(self, code, to=to, restart=restart, wait=wait, timeout=timeout)
 
     def set(self, name: str, value: Any, *, wait: bool = True, timeout: float | None = None) -> Request:
         """Sets an exposed value at the run's next checkpoint; where it is parked, at once.

@@ -67,6 +67,7 @@ class Reload(_Body):
 
     code: Annotated[str | None, Field(description="The complete new source of the entry file.")] = None
     to: Annotated[Number | None, Field(description="The version to go back to, or forth.")] = None
+    restart: Annotated[bool, Field(description="Whether to start the training over, with nothing kept.")] = False
 
 
 class Reset(_Body):

@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from spark_fast import mailbox
-from spark_fast._core import GIVEN, ROUND, worker
+from spark_fast._core import GIVEN, ROUND, Place, worker
 from spark_fast.code_versions import Store
 from spark_fast.errors import (
     CodeRefusedError,
@@ -30,7 +30,7 @@ from spark_fast.errors import (
     SparkStopError,
 )
 from spark_fast.project_files import is_under
-from spark_fast.request import format_id, version_of
+from spark_fast.request import format_id, is_restart, version_of
 from spark_fast.worker import journaling, loaders, options, persisting, places, report, session, voting
 from spark_fast.worker.error_park import ErrorPark
 from spark_fast.worker.project import ENTRY, Module, Project
@@ -54,12 +54,19 @@ class _Asked:
 
 
 class _Trial:
-    """Code that has not proved itself yet. asked: None for old code that was put back."""
+    """Code that has not proved itself yet.
+
+    asked: None for old code that was put back.
+
+    Attributes:
+        aside: the places of loops that code which starts over does not go on from.
+    """
 
     def __init__(self, transaction: "Transaction", asked: _Asked | None) -> None:
         self.transaction = transaction
         self.asked = asked
         self.executed = False
+        self.aside: list[Place] = []
 
 
 class Host:
@@ -71,11 +78,13 @@ class Host:
     Attributes:
         thread: the thread that it runs the code in.
         ending: True once the process is to end whatever the code on trial does.
+        executes_entry: whether a reload executes the script, and with it what it makes at its top level, once more.
     """
 
     def __init__(self, roots: Sequence[str], *, watched: bool = False) -> None:
         self.thread = threading.get_ident()
         self.ending = False
+        self.executes_entry = True
         self._roots = list(dict.fromkeys(os.path.abspath(root) for root in roots))
         self._spawning = Spawning()
         self._project = Project(self._roots, self._on_loaded, self._on_spawn)
@@ -226,18 +235,47 @@ class Host:
         if number is None:
             raise CodeRefusedError(f"the request names no version of the code: {entry['mail']!r}")
         version = self._store.version(number)
+        restart = is_restart(entry["mail"])
         running = {module.path: module.digest for module in list(self._project.modules.values())}
         sources = {
             path: self._store.source(digest) for path, digest in version.files.items() if running.get(path) != digest
         }
-        transaction = self._transaction(sources, version.number)
+        transaction = self._transaction(sources, version.number, restart=restart)
         transaction.check()
+        if not restart:
+            self._look_for_losses(transaction)
         return transaction
 
-    def _transaction(self, sources: Mapping[str, bytes], number: int) -> "Transaction":
+    def _transaction(self, sources: Mapping[str, bytes], number: int, *, restart: bool = False) -> "Transaction":
         from spark_fast.worker.transaction import Transaction  # 50 ms, for those who reload
 
-        return Transaction(self._project, sources, number=number, before=self._number)
+        return Transaction(self._project, sources, number=number, before=self._number, restart=restart)
+
+    def _look_for_losses(self, transaction: "Transaction") -> None:
+        """Warns of what the reload begins anew. Raises CodeRefusedError if that is the whole training."""
+        kept = persisting.snapshot()
+        goes_on = bool(kept) or self._park.has_places or bool(places.living(self.thread))
+        if not goes_on and self.executes_entry and worker.step() > options.current().stride:
+            raise CodeRefusedError(
+                "none of the loops that are running has a key, and nothing is persisted: the new code would start the "
+                'training over. Give a loop a key, spark.track(…, key="batch"), and keep the model with '
+                "spark.persist(); or start over on purpose with --restart"
+            )
+        from spark_fast.worker import restarts  # it loads ast
+
+        modules = list(self._project.modules.values())
+        paths = [module.path for module in modules]
+        if self._park.error is None:
+            positions = restarts.of_stack(sys._getframe(), paths)
+        else:
+            positions = restarts.of_traceback(self._park.error.__traceback__, paths)
+        transaction.warnings += restarts.losses(
+            positions,
+            {module.path: module.source for module in modules},
+            kept.values(),
+            {module.name.split(".")[0] for module in modules},
+            self._roots,
+        )
 
     def tell(self) -> None:
         """Publishes that the new code runs: it has come to a point at which it would wait."""
@@ -345,6 +383,7 @@ class Host:
         except Exception as error:
             report.warn_of("not all of the new code could be taken back: old and new code are mixed", error)
             self._undo_error = error
+        places.bring_back(trial.aside)
 
     def _end_trials(self) -> None:
         if self._trials:
@@ -380,6 +419,9 @@ class Host:
             self._trials.append(trial)
             self._began = worker.step()
             session.on_trial(True)
+        if trial.transaction.restart:
+            trial.aside = places.set_aside(self.thread)
+            places.unwind(self.thread)
         if trial.asked is not None:
             ident = format_id(trial.asked.entry["id"])
             journaling.code(ident, trial.transaction.number, trial.transaction.sources)

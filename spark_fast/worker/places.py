@@ -229,9 +229,11 @@ def keep_after_errors(on_unwound: Callable[[bool], object] | None, thread: int) 
     _on_unwound, _script = on_unwound, thread
 
 
-def set_aside(thread: int, error: BaseException) -> list[Place]:
-    """Takes the places of the loops that this exception unwound out of the way: the script has ended with it, and what
-    is called meanwhile has loops of its own. For bring_back()."""
+def set_aside(thread: int, error: BaseException | None = None) -> list[Place]:
+    """Takes places out of the way of code that has loops of its own, until bring_back().
+
+    error: the exception that has ended the script: of the loops that exceptions have unwound, only its own count.
+    """
     global _unwinding
     marks = _marks(error) | {_UNMARKED}
     gone: list[object] = []

@@ -538,7 +538,7 @@ def replay_due(step: int) -> None:
     """Appends the requests of the journal whose step has come. Called with `turns`, before the turn."""
     if _replay is None:
         return
-    from spark_fast.request import Kind, format_id, version_mail
+    from spark_fast.request import Kind, format_id, is_restart, version_mail
     from spark_fast.worker import delivering as delivery
 
     within = delivery.running_call()
@@ -549,7 +549,7 @@ def replay_due(step: int) -> None:
         if line["kind"] == "reload":
             if host is None or (version := host.add_version(_replay.code_of(line), line["sender"])) is None:
                 continue
-            mail = version_mail(version)
+            mail = version_mail(version, restart=is_restart(line["mail"]))
         ident = run_folder.new_id()
         try:
             if line["kind"] in ("set", "call"):
