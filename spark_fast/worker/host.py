@@ -13,19 +13,16 @@ What happens at a reload, in order:
 import os
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from spark_fast import mailbox
 from spark_fast._core import GIVEN, ROUND, Place, worker
 from spark_fast.code_versions import Store
 from spark_fast.errors import (
     CodeRefusedError,
     SparkError,
-    SparkInterrupt,
     SparkReloadError,
     SparkStopError,
 )
@@ -34,13 +31,14 @@ from spark_fast.request import format_id, is_restart, version_of
 from spark_fast.worker import journaling, loaders, options, persisting, places, report, session, voting
 from spark_fast.worker.error_park import ErrorPark
 from spark_fast.worker.project import ENTRY, Module, Project
+from spark_fast.worker.reload_answers import answer, elsewhere_error, publish_applied, reason_of, speaks_against
 from spark_fast.worker.spawning import Spawning
 from spark_fast.worker.voting import ElsewhereError
 
 if TYPE_CHECKING:
     from spark_fast.worker.transaction import Transaction
 
-__all__ = ["Host", "answer"]
+__all__ = ["Host"]
 
 
 class _Asked:
@@ -217,7 +215,7 @@ class Host:
         except Exception as error:  # whatever it is, the loop has not been left, and goes on
             voting.vote(entry["seq"], voting.READY, False)
             known = isinstance(error, (SparkError, OSError, SyntaxError))
-            answer(entry, step, "refused", _reason(error), "" if known else report.as_printed(error))
+            answer(entry, step, "refused", reason_of(error), "" if known else report.as_printed(error))
             return None
         if not voting.agree(entry["seq"], voting.READY):
             worker.tell(entry["seq"], step, failed=True)  # whoever refused has said why
@@ -282,7 +280,7 @@ class Host:
         for trial in self._trials:
             if trial.asked is not None and not trial.asked.told:
                 trial.asked.told = True
-                _publish(trial.asked.entry, trial.asked.step, trial.transaction.warnings)
+                publish_applied(trial.asked.entry, trial.asked.step, trial.transaction.warnings)
 
     def _prove(self) -> None:
         """The new code runs, and stays, where it does so in all ranks. Raises SparkReloadError if it does not."""
@@ -436,11 +434,11 @@ class Host:
 
     def _take_back(self, error: BaseException) -> bool:
         """The code has failed. If it was on trial, what ran before it is put back; whether it was."""
-        if self.ending or not _speaks_against(error):
+        if self.ending or not speaks_against(error):
             return False
         if not any(trial.asked is not None for trial in self._trials):
             return False
-        elsewhere = _elsewhere(error)
+        elsewhere = elsewhere_error(error)
         text = report.as_printed(error) if elsewhere is None else str(elsewhere)
         while True:
             trial = self._trials.pop()
@@ -463,7 +461,7 @@ class Host:
         back = f"version {transaction.number} of the code failed; {after}"
         report.warn(f"{back}:\n{text.rstrip()}")
         with session.turns:
-            journaling.failed(format_id(trial.asked.entry["id"]), _reason(error))
+            journaling.failed(format_id(trial.asked.entry["id"]), reason_of(error))
             if elsewhere is not None:
                 worker.tell(trial.asked.entry["seq"], trial.asked.step, failed=True)  # whose fault it is has said why
             elif not trial.asked.told:
@@ -483,52 +481,3 @@ class Host:
                 self._store.set_current(number)
             except (OSError, SparkError) as error:
                 report.warn(f"which version of the code runs can't be written down: {error}")
-
-
-def _speaks_against(error: BaseException) -> bool:
-    """Whether the code failed, and was not just ended."""
-    quits = isinstance(error, SystemExit) and error.code in (None, 0)
-    interrupted = isinstance(error, (SparkInterrupt, KeyboardInterrupt))
-    return _elsewhere(error) is not None or not (quits or interrupted)
-
-
-def _elsewhere(error: BaseException) -> ElsewhereError | None:
-    """The fault of another rank that this error stands for, if it does."""
-    found = error if isinstance(error, ElsewhereError) else error.__cause__
-    return found if isinstance(found, ElsewhereError) else None
-
-
-def answer(entry: dict[str, Any], step: int, state: str, reason: str, trace: str = "") -> None:
-    """Tells the sender of a reload why it came to nothing. The fate is published whatever happens to the words."""
-    if state == "refused":
-        report.warn(f"a reload was refused: {reason}")
-    folder = session.folder()
-    if folder is not None:
-        try:
-            mailbox.write_reply(folder, entry["id"], mailbox.Reply(state, reason, trace), session.rank())
-        except (OSError, SparkError) as error:
-            report.warn(f"the sender of a reload can't be told why it came to nothing: {error}")
-    worker.tell(entry["seq"], step, failed=True)
-
-
-def _publish(entry: dict[str, Any], step: int, warnings: Sequence[str]) -> None:
-    """Tells the sender of a reload that the new code runs, and what stays as the old code made it."""
-    folder = session.folder()
-    for warning in warnings:
-        report.warn(f"after a reload: {warning}")
-    if warnings and folder is not None:
-        reply = mailbox.Reply("done", step=step, warnings=tuple(dict.fromkeys(warnings)))
-        try:
-            mailbox.write_reply(folder, entry["id"], reply, session.rank())
-        except (OSError, SparkError) as error:
-            report.warn(f"the sender of a reload can't be told of its warnings: {error}")
-    worker.tell(entry["seq"], step, failed=False)
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, SyntaxError):
-        return "".join(traceback.format_exception_only(error)).strip()
-    try:
-        return str(error)
-    except Exception:  # of the user's own class
-        return type(error).__name__

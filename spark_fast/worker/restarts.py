@@ -1,8 +1,8 @@
 """What a reload would begin anew without a word, found in the source of the code that is running.
 
 A reload leaves the script's frames and runs it again. Loops with a key go on, and what is persisted stays. A loop
-without a key begins at its first item, and a name that the code sets before a loop is set again. What a reload answers does
-not show that by itself, so it is looked for here: in the frames that are left, by their source.
+without a key begins at its first item, and a name that the code sets before a loop is set again. A reload that is
+applied does not show that by itself, so it is looked for here: in the frames that are left, by their source.
 """
 
 import ast

@@ -193,7 +193,7 @@ def _is_in_the_way() -> bool:
 
 def _refuse_reload(entry: dict[str, Any], step: int, hosted: bool) -> None:
     from spark_fast.worker import voting
-    from spark_fast.worker.host import answer
+    from spark_fast.worker.reload_answers import answer
 
     voting.vote(entry["seq"], voting.READY, False)
     reason = (
