@@ -810,3 +810,42 @@ def test_every_input_and_button_has_a_name(browser: Browser, served: Served, edi
     row(page).get_by_role("link").click()
     expect(part(page, "code").locator("textarea")).not_to_be_empty()
     assert page.evaluate(nameless) == []
+
+
+# --- a run that failed, or is paused after an error ---
+
+
+LATE_ERROR = """
+import time
+import spark_fast as spark
+model = spark.persist("model", dict)
+for epoch in spark.track(range(100), key="epoch"):
+    for batch in spark.track(range(5), key="batch"):
+        time.sleep(0.01)
+    print(best_of(epoch))
+"""
+
+
+def test_the_page_says_why_a_run_is_paused_after_an_error(browser: Browser, served: Served, tmp_path: Path) -> None:
+    with Edited(tmp_path, LATE_ERROR, SPARK_FAST_ON_ERROR="park") as training:
+        run = training.run()
+        until(lambda: run.error is not None and run.status == "paused", training.err)
+        expect(opened(browser, served).locator(".runs .note")).to_have_text("NameError: name 'best_of' is not defined")
+        page = opened(browser, served, "test")
+        expect(page.locator(".run-error .error-words")).to_contain_text("Paused after an error")
+        expect(page.locator(".run-error .error-words")).to_contain_text("NameError: name 'best_of' is not defined")
+        expect(page.locator(".run-error .trace")).to_contain_text("line 7, in <module>")
+        expect(page.locator(".run-error .trace")).to_be_visible()
+        expect(page.locator(".journal-part")).to_contain_text("NameError: name 'best_of' is not defined")
+        training.edit("best_of(epoch)", "epoch")
+        training.reloaded()
+        expect(page.locator(".run-error")).to_be_hidden()
+
+
+def test_the_page_says_why_a_run_failed(browser: Browser, served: Served, tmp_path: Path) -> None:
+    with Edited(tmp_path, LATE_ERROR) as training:
+        assert training.ended() == 1
+        page = opened(browser, served, "test")
+        expect(page.locator(".run-error .error-words")).to_have_text(
+            re.compile("^Failed at step [0-9]+: NameError: name 'best_of' is not defined.$")
+        )
