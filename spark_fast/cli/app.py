@@ -1,6 +1,5 @@
 """The commands and their options. What they do stands in the modules beside this one."""
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ import typer
 from spark_fast.cli import exits
 from spark_fast.durations import DURATIONS, parse_duration
 from spark_fast.errors import SparkError
+from spark_fast.json_text import to_json
 
 if TYPE_CHECKING:
     from spark_fast.cli.asking import Patience
@@ -163,7 +163,7 @@ def ps(
     found = client.runs()
     shown = found if everything else [run for run in found if _recent(run)]
     if as_json:
-        print(json.dumps([run.as_dict() for run in shown], indent=2))
+        print(to_json([run.as_dict() for run in shown], indent=2))
         return
     if not shown:
         hidden = f"; 'spark-fast ps --all' lists {len(found)} that ended over a day ago" if found else ""
@@ -197,7 +197,7 @@ def status(
         from spark_fast.cli.asking import request_dict
 
         requests = [request_dict(found, request) for request in found.requests]
-        print(json.dumps(found.as_dict() | {"requests": requests}, indent=2))
+        print(to_json(found.as_dict() | {"requests": requests}, indent=2))
         return
     from spark_fast.cli import showing
 
@@ -524,7 +524,7 @@ def gc(as_json: AsJson = False) -> None:
 
     removed = client.remove_ended()
     if as_json:
-        print(json.dumps(removed, indent=2))
+        print(to_json(removed, indent=2))
     elif removed:
         print(f"removed {len(removed)} ended run{'' if len(removed) == 1 else 's'}: {', '.join(removed)}")
     else:

@@ -14,6 +14,7 @@ from spark_fast.cli.showing import Cell, Column
 from spark_fast.cli.words import command_line, duration, printable
 from spark_fast.errors import NoSuchRunError
 from spark_fast.journal import Journal
+from spark_fast.json_text import to_json
 from spark_fast.request import RESET
 
 __all__ = ["show"]
@@ -37,7 +38,7 @@ def show(which: str | None, *, as_json: bool) -> None:
         raise leave(Exit.DONE, "nothing was written down: nothing was asked of the run, or it keeps no journal")
     found = journal.read(path)
     if as_json:
-        print(json.dumps([found.header, *found.lines], indent=2))
+        print(to_json([found.header, *found.lines], indent=2))
     else:
         _print(found)
     if found.torn:

@@ -15,6 +15,7 @@ from spark_fast.cli.words import printable
 from spark_fast.client import FateState, NoSuchRunError, Request, Run, SparkTimeoutError, Value
 from spark_fast.client.exposures import unfit
 from spark_fast.exposed import unknown
+from spark_fast.json_text import to_json
 
 __all__ = ["call", "get", "set_values", "watch"]
 
@@ -50,9 +51,8 @@ def get(run: str | None, names: Sequence[str], *, history: bool, as_json: bool) 
     if history:
         _print_history(found, wanted, as_json=as_json)
     elif as_json:
-        print(
-            json.dumps({name: _dict(value) for name, value in values.items() if not wanted or name in wanted}, indent=2)
-        )
+        shown = {name: _dict(value) for name, value in values.items() if not wanted or name in wanted}
+        print(to_json(shown, indent=2))
     elif wanted:
         for name in wanted:
             print(_plain(values[name].value) if len(wanted) == 1 else f"{printable(name)}={_plain(values[name].value)}")
@@ -114,7 +114,7 @@ def _print_history(run: Run, names: Sequence[str], *, as_json: bool) -> None:
         raise leave(Exit.USAGE, "say of which values: spark-fast get RUN NAME --history")
     found = {name: run.history(name) for name in names}
     if as_json:
-        print(json.dumps({name: vars(history) for name, history in found.items()}))
+        print(to_json({name: vars(history) for name, history in found.items()}))
         return
     print("name\tstep\ttime\tlast\tlow\thigh\tmean")
     for name, history in found.items():
@@ -188,7 +188,7 @@ def _print_result(run: Run, request: Request, patience: Patience) -> None:
     for line in request.output.splitlines():
         print(printable(line.expandtabs()), file=sys.stderr)
     if fate.state is FateState.APPLIED:
-        print(json.dumps(request.result, ensure_ascii=False))
+        print(to_json(request.result, ascii_only=False))
         return
     reason, _, more = fate.reason.partition("\n")
     status = Exit.LOST if fate.state is FateState.LOST else Exit.REFUSED
@@ -209,7 +209,7 @@ def watch(run: str | None, names: Sequence[str], *, as_json: bool) -> None:
             if wanted and change.name not in wanted:
                 continue
             if as_json:
-                print(json.dumps(vars(change)), flush=True)
+                print(to_json(vars(change)), flush=True)
             else:
                 clock = time.strftime("%H:%M:%S", time.localtime(change.time)) if change.time else "--:--:--"
                 print(f"{clock}  step {change.step}  {printable(change.name)} = {_plain(change.value)}", flush=True)
