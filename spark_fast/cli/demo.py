@@ -416,7 +416,7 @@ def _call(story: _Story, run: Run, now: _Report | None) -> None:
 def _set(story: _Story, run: Run) -> None:
     """Sets a value: one that does not fit, and one that does."""
     before = run.values["lr"].value
-    fate = run.set("lr", 7, timeout=_PATIENCE).fate
+    fate = run.set("lr", 7, wait=False).wait(_PATIENCE)
     _check(fate.state is FateState.REFUSED, f"a value beyond its limits is refused; this one is {fate}")
     _check(run.values["lr"].value == before, f"a refused value stays {before}: {run.values['lr']}")
     story.line("refused", f"lr=7: {fate.reason}", "bold yellow")
@@ -467,7 +467,7 @@ def _reload(story: _Story, run: Run, training: _Training, old: str, new: str) ->
     number = training.edit(old, new)
     story.line("edit", f"{_SCRIPT}, line {number}: {new}")
     asked = time.monotonic()
-    fate = run.reload(timeout=_PATIENCE).fate
+    fate = run.reload(wait=False).wait(_PATIENCE)
     return before, time.monotonic() - asked, fate
 
 

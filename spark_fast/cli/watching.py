@@ -131,7 +131,7 @@ class Watcher:
         names = ", ".join(sorted(os.path.basename(path) for path in paths))
         try:
             run = self._attach()
-            fate = run.reload(wait=True).fate
+            fate = run.reload(wait=False).wait()
         except (SparkError, OSError) as error:
             exits.say(f"{names}: the reload could not be asked for: {error}")
             return

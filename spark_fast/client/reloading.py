@@ -1,17 +1,18 @@
 """Asks a run to go on with new code."""
 
 import time
+import warnings
 from contextlib import suppress
 
 from spark_fast import run_folder
 from spark_fast.client import changes
 from spark_fast.client.run import Request, Run
 from spark_fast.code_versions import Store, Version
-from spark_fast.errors import CodeRefusedError, LogFullError, StoreError
+from spark_fast.errors import CodeRefusedError, LogFullError, SparkReloadWarning, StoreError
 from spark_fast.request import Fate, FateState, Kind, sender_name, version_mail
 from spark_fast.status import monotonic
 
-__all__ = ["current", "reload", "versions"]
+__all__ = ["current", "judge", "reload", "versions"]
 
 
 def reload(run: Run, code: str | bytes | None, *, to: int | None, wait: bool, timeout: float | None) -> Request:
@@ -65,6 +66,17 @@ def reload(run: Run, code: str | bytes | None, *, to: int | None, wait: bool, ti
     if fate.state is FateState.REFUSED and fate.step is None:
         with suppress(FileNotFoundError):  # with its run
             store.discard(version)
+    return request
+
+
+def judge(request: Request, *, check: bool) -> Request:
+    """Return the request if the new code runs, raise the error if it does not: see Run.reload()."""
+    fate = request.fate
+    if check or fate.state is not FateState.REFUSED or fate.step is None:
+        return request.raise_for_fate()
+    reason = fate.reason.split("\n")[0]
+    # Of the line that called Run.reload().
+    warnings.warn(f"the run refused the new code: {reason}; the old code goes on", SparkReloadWarning, stacklevel=3)
     return request
 
 
