@@ -95,10 +95,16 @@ class NoSuchRunError(SparkError, LookupError):
 
 
 class AmbiguousRunError(NoSuchRunError):
-    """No run was named, and several are live."""
+    """Several runs could be meant: none was named and several are live, or the ids of several begin as the name does.
+
+    Attributes:
+        run: the beginning of the ids; None if none was named.
+        candidates: ids of the runs that could be meant.
+    """
 
     def __str__(self) -> str:
-        return f"{len(self.candidates)} runs are live, name one of them: {', '.join(self.candidates)}"
+        which = "are live" if self.run is None else f"begin with {self.run!r}"
+        return f"{len(self.candidates)} runs {which}, name one of them: {', '.join(self.candidates)}"
 
 
 class JobEndingError(SparkError):

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from spark_fast import _core, client, run_folder
-from tests.support import DEADLINE, LOOP, Child, kill, until
+from tests.support import DEADLINE, LOOP, Child, kill, outcome, until
 
 RUN = ("-m", "spark_fast", "run")
 
@@ -520,7 +520,7 @@ def test_a_stop_during_a_reset_and_a_reset_during_a_stop_are_refused(tmp_path: P
         run = child.run()
         thread, came = in_thread(lambda: client.reset_worker(grace=60, timeout=20))
         until(lambda: run.status == "stopping")
-        fate = run.stop(timeout=10).fate
+        fate = outcome(run.stop, timeout=10).fate
         assert fate.state == "refused"
         assert "reset is under way" in fate.reason
         with pytest.raises(client.SparkTimeoutError, match="The reset stands"):

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from spark_fast import client
 from tests.reloading import Edited
 from tests.served import Served, errors, launch, opened
-from tests.support import GATED, LOOP, Child, until
+from tests.support import GATED, LOOP, Child, outcome, until
 
 expect.set_options(timeout=15_000)
 
@@ -340,7 +340,7 @@ def test_the_journal_lists_what_was_asked_and_what_came_of_it(browser: Browser, 
     done = run.pause(timeout=30)
     run.advance(3, timeout=30)
     run.resume(timeout=30)
-    refused = run.reload("def broken(:", timeout=30)
+    refused = outcome(run.reload, "def broken(:", timeout=30)
     assert refused.fate.state == "refused"
     page = opened(browser, served, "test")
     events = part(page, "journal").locator(".event")

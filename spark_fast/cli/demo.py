@@ -119,7 +119,7 @@ class _Training:
                 self.process.wait()
         # A worker whose supervisor was killed is still there.
         with suppress(SparkError, ProcessLookupError):
-            run = client.attach(self.name)
+            run = client.attach(self.name, exact=True)
             if run.status.live:
                 os.kill(run.ranks[0].pid, signal.SIGKILL)
         self._reader.join(3)
@@ -182,7 +182,7 @@ class _Training:
         end = time.monotonic() + _PATIENCE
         while True:
             try:
-                return client.attach(self.name)
+                return client.attach(self.name, exact=True)
             except NoSuchRunError as error:
                 _check(time.monotonic() < end, f"the training appears as a run: {error}")
             status = self.process.poll()

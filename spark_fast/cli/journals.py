@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Container, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +49,12 @@ def show(which: str | None, *, as_json: bool) -> None:
 def _locate(which: str | None) -> Path | None:
     if which is not None and (os.sep in which or which.endswith(".jsonl") or not names.valid(which)):
         return Path(which)
-    try:
-        return journal.of_folder(client.attach(which).folder)
-    except NoSuchRunError:
-        # A run that is gone may have left one.
-        if which is None or (path := journal.find(which)) is None:
-            raise
-        return path
+    if which is None:
+        return journal.of_folder(client.attach(None).folder)
+    with suppress(NoSuchRunError):
+        return journal.of_folder(client.attach(which, exact=True).folder)
+    # A run that is gone may have left one. Its whole name means more than the beginning of another run's.
+    return journal.find(which) or journal.of_folder(client.attach(which).folder)
 
 
 def _print(found: Journal) -> None:

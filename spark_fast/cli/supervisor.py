@@ -166,7 +166,7 @@ class _Supervisor:
             if self._watcher is not None and worker.run is not None:
                 from spark_fast import client  # now that the worker is on its way, and only where it is needed
 
-                self._watcher.start(functools.partial(client.attach, worker.run))
+                self._watcher.start(functools.partial(client.attach, worker.run, exact=True))
                 self._watcher = None
             worker.hurry()
         worker.listen()

@@ -41,7 +41,7 @@ def reset_worker(run: str | None = None, *, grace: Duration = 30.0, timeout: Dur
     def there() -> bool:
         nonlocal fresh, alone_since
         try:
-            found = attach(old.id)
+            found = attach(old.id, exact=True)
         except (OSError, SparkError):  # it is being replaced
             found = old
         if found._is_same_worker(old):
@@ -93,7 +93,7 @@ def is_worker_initialized(run: str | None = None) -> bool:
     named and several are live, and what attach() raises for one that can't be used.
     """
     try:
-        found = attach(run)
+        found = attach(run, exact=True)
     except AmbiguousRunError:
         raise
     except NoSuchRunError:

@@ -206,7 +206,7 @@ class Run:
 
     def __reduce__(self) -> tuple[object, ...]:
         # A copy, or one in another process, has a descriptor of its own.
-        return attach, (self.id,)
+        return _attach_exactly, (self.id,)
 
     def __del__(self) -> None:
         control = getattr(self, "_control", -1)
@@ -903,11 +903,18 @@ def runs(*, ended: bool = True) -> list[Run]:
     return sorted(found, key=lambda run: run.started)
 
 
-def attach(run: str | None = None) -> Run:
-    """The run of this id; without one, the only live run.
+def attach(run: str | None = None, *, exact: bool = False) -> Run:
+    """Return the run of this id; without one, the only live run.
 
-    Raises NoSuchRunError, which lists the live runs; AmbiguousRunError if none was named and several are live;
-    LayoutError, SegmentError or FolderRefusedError if there is one that can't be used.
+    The beginning of an id is enough where it is the beginning of one live run's only, or, if no live run's id begins
+    so, of one ended run's. A run that is called exactly so is preferred.
+
+    Args:
+        run: the id, or its beginning.
+        exact: whether the id has to be the whole one, as a program wants that waits for a run of its own.
+
+    Raises NoSuchRunError, which lists the live runs; AmbiguousRunError if several runs could be meant; LayoutError,
+    SegmentError or FolderRefusedError if there is one that can't be used.
     """
     if run is None:
         live = runs(ended=False)
@@ -915,16 +922,24 @@ def attach(run: str | None = None) -> Run:
             return live[0]
         error = AmbiguousRunError if live else NoSuchRunError
         raise error(None, [each.id for each in live])
-    if not names.valid(run):
-        raise NoSuchRunError(run, [each.id for each in runs(ended=False)])
-    try:
-        home = run_folder.open_home()
-    except FileNotFoundError:
-        raise NoSuchRunError(run, []) from None
+    if names.valid(run):
+        with suppress(FileNotFoundError):
+            return _attach_exactly(run)
+    known = runs()
+    live = [each for each in known if each.status.live]
+    meant = [each for each in live if each.id.startswith(run)] or [each for each in known if each.id.startswith(run)]
+    if not run or exact or not meant:
+        raise NoSuchRunError(run, [each.id for each in live])
+    if len(meant) > 1:
+        raise AmbiguousRunError(run, [each.id for each in meant])
+    return meant[0]
+
+
+def _attach_exactly(run: str) -> Run:
+    """The run of this id. FileNotFoundError if there is none; else what attach() raises."""
+    home = run_folder.open_home()
     try:
         return _open(home, run)
-    except FileNotFoundError:
-        raise NoSuchRunError(run, [each.id for each in runs(ended=False)]) from None
     finally:
         os.close(home)
 

@@ -103,8 +103,8 @@ def use(
         s.controller.pause()
 
     Args:
-        target: the id of a live run; or a script, a path that ends in `.py` or has a slash in it, which is started
-            under `spark-fast run` and lives on when this process ends.
+        target: the id of a live run, or its beginning; or a script, a path that ends in `.py` or has a slash in it,
+            which is started under `spark-fast run` and lives on when this process ends.
         arguments: of the script.
         name: the run id of the script; drawn if None.
         options: of `spark-fast run`, `--watch` say.
@@ -151,6 +151,6 @@ def _start(
 
 def _found(name: str) -> Run | None:
     try:
-        return attach(name)
+        return attach(name, exact=True)
     except (SparkError, OSError):  # it is being made
         return None
