@@ -219,7 +219,7 @@ def test_a_reply_that_can_not_be_written_is_a_failure_and_no_success(tmp_path: P
     with Child(tmp_path, TRAINING) as child:
         run = child.run()
         (run.folder / "replies").write_text("a file")
-        request = run.request_call("count", timeout=30)
+        request = outcome(run.request_call, "count", timeout=30)
         assert request.fate.state == "failed"
         assert request.result is None
         assert run.set("lr", 0.25, timeout=30).fate.state == "applied"

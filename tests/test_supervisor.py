@@ -226,7 +226,7 @@ def test_watching_without_its_library_says_what_to_install(tmp_path: Path, monke
     command = [sys.executable, *RUN, "--watch", str(tmp_path / "train.py")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "spark-fast: --watch needs watchfiles: pip install 'spark-fast[watch]'\n"
+    assert done.stderr == f"spark-fast: --watch needs watchfiles: {sys.executable} -m pip install 'watchfiles>=0.24'\n"
 
 
 # --- signals ---

@@ -238,7 +238,7 @@ def ui(
 ) -> None:
     """Serve a web page that shows the runs and steers them, for you alone. Prints its address.
 
-    Needs pip install 'spark-fast[ui]'.
+    Needs FastAPI, uvicorn and Plotly; where they are missing, it prints the command that installs them.
     """
     from spark_fast.cli import web
 

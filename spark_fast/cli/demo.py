@@ -24,7 +24,7 @@ from rich.text import Text
 
 import spark_fast
 from spark_fast import client
-from spark_fast.cli import beside, exits, showing
+from spark_fast.cli import beside, exits, extras, showing
 from spark_fast.cli.exits import Exit
 from spark_fast.cli.words import duration, latency
 from spark_fast.client import Fate, FateState, NoSuchRunError, Run, SparkError, SparkStatus
@@ -223,13 +223,6 @@ def _saved_accuracy(script: ModuleType, model: Path) -> float:
     return float(script.accuracy(weights, x_test, y_test))
 
 
-def _missing() -> bool:
-    if all(importlib.util.find_spec(name) for name in ("numpy", "sklearn")):
-        return False
-    exits.say("the demo needs NumPy and scikit-learn: pip install 'spark-fast[demo]'")
-    return True
-
-
 # --- the story ---
 
 
@@ -284,7 +277,7 @@ def _new_name() -> str:
 
 def tell() -> Exit:
     """Runs the demo and prints what happens. `Exit.DONE` only if all of it happened as promised."""
-    if _missing():
+    if extras.missing("demo", "the demo"):
         return Exit.REFUSED
     story = _Story()
     training: _Training | None = None
@@ -525,7 +518,7 @@ def hold(*, page: bool = False) -> Exit:
 
     page: whether to serve the web page, too.
     """
-    if _missing() or (page and beside.missing()):
+    if extras.missing("demo", "the demo") or (page and extras.missing("ui", "the page")):
         return Exit.REFUSED
     story = _Story()
     try:

@@ -12,7 +12,7 @@ from spark_fast import client, journal, names
 from spark_fast.cli import showing
 from spark_fast.cli.exits import Exit, leave, say
 from spark_fast.cli.showing import Cell, Column
-from spark_fast.cli.words import command_line, duration, printable
+from spark_fast.cli.words import command_line, exact_duration, printable
 from spark_fast.errors import NoSuchRunError
 from spark_fast.journal import Journal
 from spark_fast.json_text import to_json
@@ -113,7 +113,7 @@ def _request(line: Mapping[str, Any]) -> str:
     elif line["kind"] == "reload" and line["mail"]:
         words.append(printable(line["mail"]).removeprefix("version-"))
     if line["duration"] and line["kind"] == "pause":
-        words.append(f"for {duration(line['duration'])}")
+        words.append(f"for {exact_duration(line['duration'])}")
     return " ".join(words)
 
 
