@@ -2,6 +2,7 @@
 
 import math
 import re
+from typing import overload
 
 __all__ = ["DURATIONS", "Duration", "parse_duration", "seconds_of"]
 
@@ -30,6 +31,18 @@ def parse_duration(text: str) -> float:
     if seconds > _LONGEST:
         raise ValueError(f"{text!r} is longer than ten years")
     return seconds
+
+
+@overload
+def seconds_of(duration: Duration, what: str) -> float: ...
+
+
+@overload
+def seconds_of(duration: None, what: str) -> None: ...
+
+
+@overload
+def seconds_of(duration: Duration | None, what: str) -> float | None: ...
 
 
 def seconds_of(duration: Duration | None, what: str) -> float | None:

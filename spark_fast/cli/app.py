@@ -132,6 +132,7 @@ def run(
 
     The first Ctrl-C or SIGTERM asks it to stop at its next checkpoint, the second interrupts it at once.
     """
+    from spark_fast.cli.misplaced import say_misplaced
     from spark_fast.cli.supervisor import order, supervise
 
     what = order(
@@ -146,6 +147,7 @@ def run(
         page=ui,
         stop_deadline=_seconds(stop_deadline, "--stop-deadline", positive=True),
     )
+    say_misplaced(what)
     raise typer.Exit(supervise(what))
 
 

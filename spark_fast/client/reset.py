@@ -71,7 +71,7 @@ def ask_reset(run: Run, *, grace: Duration = 30.0, timeout: float | None = None)
     Raises ResetError as reset_worker() does.
     """
     seconds = seconds_of(grace, "grace")
-    if seconds is None or not 0 <= seconds < math.inf:
+    if not 0 <= seconds < math.inf:
         raise ValueError(f"grace is a duration of 0 or more: {grace!r}")
     if not run.status.live:
         raise ResetError(run.id, f"it has ended: it is {run.status}")
