@@ -21,6 +21,8 @@ __all__ = [
     "SparkError",
     "SparkInterrupt",
     "SparkReloadError",
+    "SparkReloadWarning",
+    "SparkRequestError",
     "SparkSetError",
     "SparkStopError",
     "SparkTimeoutError",
@@ -93,10 +95,16 @@ class NoSuchRunError(SparkError, LookupError):
 
 
 class AmbiguousRunError(NoSuchRunError):
-    """No run was named, and several are live."""
+    """Several runs could be meant: none was named and several are live, or the ids of several begin as the name does.
+
+    Attributes:
+        run: the beginning of the ids; None if none was named.
+        candidates: ids of the runs that could be meant.
+    """
 
     def __str__(self) -> str:
-        return f"{len(self.candidates)} runs are live, name one of them: {', '.join(self.candidates)}"
+        which = "are live" if self.run is None else f"begin with {self.run!r}"
+        return f"{len(self.candidates)} runs {which}, name one of them: {', '.join(self.candidates)}"
 
 
 class JobEndingError(SparkError):
@@ -124,23 +132,6 @@ class RunNameTakenError(SparkError):
 
     def __str__(self) -> str:
         return f"a living run is called {self.run!r}"
-
-
-class ResetError(SparkError):
-    """A run gets no fresh worker.
-
-    Attributes:
-        run: the id.
-        reason: why.
-    """
-
-    def __init__(self, run: str, reason: str) -> None:
-        super().__init__(run, reason)
-        self.run = run
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"run {self.run!r} can't be reset: {self.reason}"
 
 
 class FolderRefusedError(SparkError):
@@ -180,23 +171,65 @@ class SparkTimeoutError(SparkError, TimeoutError):
         return self.message
 
 
-class SparkCallError(SparkError):
-    """An exposed function was called, and did not return what can be sent.
+class SparkRequestError(SparkError):
+    """A request was made of a run, or was to be made, and did not take effect.
+
+    The base of `SparkSetError`, `SparkCallError` and `ResetError`. Pickling drops `request`: its run may be gone where
+    the error is read.
 
     Attributes:
-        function: its name.
-        state: what became of the call: `failed`, `refused`, `void`, `lost` or `superseded`.
-        reason: why, in one line: of a function that raised, the exception.
-        traceback: of the function, as Python prints it; empty where there is none.
-        output: what it had printed.
+        kind: `pause`, `resume`, `stop`, `advance`, `reload`, `set`, `call` or `reset`.
+        run: the id of the run.
+        state: the request's final state: `refused`, `failed`, `void` or `lost`.
+        reason: why, in one line.
+        traceback: of the code that raised, as Python prints it; empty where there is none.
+        request: the `Request`; None if none was made.
     """
 
-    def __init__(self, function: str, state: str, reason: str, traceback: str = "", output: str = "") -> None:
-        super().__init__(function, state, reason, traceback, output)
-        self.function = function
+    def __init__(
+        self, kind: str, run: str, state: str, reason: str, traceback: str = "", *, request: object = None
+    ) -> None:
+        super().__init__(kind, run, state, reason, traceback)
+        self.kind = kind
+        self.run = run
         self.state = state
         self.reason = reason
         self.traceback = traceback
+        self.request = request
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), self.args
+
+    def __str__(self) -> str:
+        did = {"failed": "failed", "refused": "was refused"}.get(self.state, f"is {self.state}")
+        text = f"the {self.kind} of run {self.run} {did}: {self.reason or 'no reason is known'}"
+        return f"{text}\n{self.traceback}" if self.traceback else text
+
+
+class SparkCallError(SparkRequestError):
+    """An exposed function was called, and returned nothing that can be sent.
+
+    Attributes:
+        function: its name.
+        state: as in SparkRequestError; also `superseded`, since such a call has no result.
+        reason: why, in one line: of a function that raised, the exception.
+        output: what it had printed.
+    """
+
+    def __init__(
+        self,
+        function: str,
+        run: str,
+        state: str,
+        reason: str,
+        traceback: str = "",
+        output: str = "",
+        *,
+        request: object = None,
+    ) -> None:
+        super().__init__("call", run, state, reason, traceback, request=request)
+        self.args = (function, run, state, reason, traceback, output)
+        self.function = function
         self.output = output
 
     def __str__(self) -> str:
@@ -206,25 +239,45 @@ class SparkCallError(SparkError):
         return f"{text}\n{self.traceback}" if self.traceback else text
 
 
-class SparkSetError(SparkError, ValueError):
+class SparkSetError(SparkRequestError, ValueError):
     """An exposed value was not set.
 
     Attributes:
         name: of the value.
-        state: what became of the request, as in SparkCallError.
-        reason: why, in one line.
         traceback: of its setter, as Python prints it; empty where there is none.
     """
 
-    def __init__(self, name: str, state: str, reason: str, traceback: str = "") -> None:
-        super().__init__(name, state, reason, traceback)
+    def __init__(
+        self, name: str, run: str, state: str, reason: str, traceback: str = "", *, request: object = None
+    ) -> None:
+        super().__init__("set", run, state, reason, traceback, request=request)
+        self.args = (name, run, state, reason, traceback)
         self.name = name
-        self.state = state
-        self.reason = reason
-        self.traceback = traceback
 
     def __str__(self) -> str:
+        if self.state not in ("refused", "failed"):
+            return super().__str__()
         return f"{self.reason}\n{self.traceback}" if self.traceback else self.reason
+
+
+class ResetError(SparkRequestError):
+    """A run gets no fresh worker.
+
+    Attributes:
+        run: the id.
+        reason: why.
+    """
+
+    def __init__(self, run: str, reason: str) -> None:
+        super().__init__("reset", run, "refused", reason)
+        self.args = (run, reason)
+
+    def __str__(self) -> str:
+        return f"run {self.run!r} can't be reset: {self.reason}"
+
+
+class SparkReloadWarning(UserWarning):
+    """A run refused new code, and goes on with the old. `Run.reload(check=True)` raises SparkRequestError instead."""
 
 
 class ReloadRefusedError(SparkError):

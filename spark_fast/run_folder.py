@@ -56,7 +56,9 @@ def is_short(error: Exception) -> bool:
 def home_path() -> Path:
     """The user's folder of runs; it may not exist yet."""
     chosen = os.environ.get("SPARK_FAST_HOME")
-    return Path(chosen).absolute() if chosen else Path("/tmp") / f"spark-fast-{os.geteuid()}"
+    if chosen and not os.path.isabs(chosen):  # it was set after the package was imported
+        chosen = os.environ["SPARK_FAST_HOME"] = os.path.abspath(chosen)
+    return Path(chosen) if chosen else Path("/tmp") / f"spark-fast-{os.geteuid()}"
 
 
 def _describe(status: os.stat_result) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from spark_fast import client
 from tests.reloading import Edited
-from tests.support import ALL, Child, until
+from tests.support import ALL, Child, outcome, until
 
 SAY = """
 import json, time
@@ -849,7 +849,7 @@ def test_a_stop_behind_a_reload_stops_the_new_code(tmp_path: Path) -> None:
 def test_under_plain_python_a_reload_is_refused_and_the_loop_goes_on(tmp_path: Path) -> None:
     with Child(tmp_path) as child:
         run = child.run()
-        fate = run.reload(timeout=30).fate
+        fate = outcome(run.reload, timeout=30).fate
         assert fate.state == "refused"
         assert "spark-fast run" in fate.reason
         assert run.requests == []
@@ -913,7 +913,7 @@ def test_a_script_that_comes_to_its_function_no_more_is_taken_back_or_runs_once(
     with Child(tmp_path, FUNCTION) as child:
         run = child.run()
         child.script.write_text(FUNCTION.replace("spark.run(main, 0, end=200)", "7"))
-        fate = run.reload(timeout=30).fate
+        fate = outcome(run.reload, timeout=30).fate
         assert fate.state == "failed"
         assert "does not come to spark.run() any more" in fate.reason
         # A plain call: its loop goes on, and comes round.
@@ -965,7 +965,7 @@ def test_after_its_function_a_script_can_be_reloaded_no_more(tmp_path: Path) -> 
     with Child(tmp_path, code) as child:
         until(lambda: "ends" in child.out, child.err)
         run = child.run()
-        fate = run.reload(code.replace("old", "new"), timeout=30).fate
+        fate = outcome(run.reload, code.replace("old", "new"), timeout=30).fate
         assert fate.state == "refused"
         child.steps_on(run)
 

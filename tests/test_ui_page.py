@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from spark_fast import client
 from tests.reloading import Edited
 from tests.served import Served, errors, launch, opened
-from tests.support import GATED, LOOP, Child, until
+from tests.support import GATED, LOOP, Child, outcome, until
 
 expect.set_options(timeout=15_000)
 
@@ -337,19 +337,21 @@ def test_an_edit_in_the_making_outlives_what_others_push(browser: Browser, serve
 
 def test_the_journal_lists_what_was_asked_and_what_came_of_it(browser: Browser, served: Served, edited: Edited) -> None:
     run = edited.run()
-    done = run.pause(timeout=30)
+    done = run.pause(timeout=30, resume_after="1h0.5s")
     run.advance(3, timeout=30)
     run.resume(timeout=30)
-    refused = run.reload("def broken(:", timeout=30)
+    refused = outcome(run.reload, "def broken(:", timeout=30)
     assert refused.fate.state == "refused"
     page = opened(browser, served, "test")
     events = part(page, "journal").locator(".event")
-    expect(events.locator(".event-title")).to_have_text(["resume", "advance 3", "pause"])
+    expect(events.locator(".event-title")).to_have_text(["resume", "advance 3", "pause for 1h00m00.5s"])
     expect(events.last).to_contain_text(f"step {done.fate.step:,}")
     expect(events.last).to_contain_text(done.sender)
     run.stop(timeout=30)
     edited.ended()
-    expect(events.locator(".event-title")).to_have_text(["stopped", "stop", "resume", "advance 3", "pause"])
+    expect(events.locator(".event-title")).to_have_text(
+        ["stopped", "stop", "resume", "advance 3", "pause for 1h00m00.5s"]
+    )
 
 
 # --- values, functions, plots ---

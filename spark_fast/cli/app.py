@@ -1,6 +1,5 @@
 """The commands and their options. What they do stands in the modules beside this one."""
 
-import json
 import time
 from collections.abc import Callable
 from enum import StrEnum
@@ -12,6 +11,7 @@ import typer
 from spark_fast.cli import exits
 from spark_fast.durations import DURATIONS, parse_duration
 from spark_fast.errors import SparkError
+from spark_fast.json_text import to_json
 
 if TYPE_CHECKING:
     from spark_fast.cli.asking import Patience
@@ -153,6 +153,7 @@ def run(
 
     The first Ctrl-C or SIGTERM asks it to stop at its next checkpoint, the second interrupts it at once.
     """
+    from spark_fast.cli.misplaced import say_misplaced
     from spark_fast.cli.supervisor import order, supervise
 
     what = order(
@@ -169,6 +170,7 @@ def run(
         on_error=None if on_error is None else on_error.value,
         error_timeout=_seconds(error_timeout, "--error-timeout", positive=True),
     )
+    say_misplaced(what)
     raise typer.Exit(supervise(what))
 
 
@@ -186,7 +188,7 @@ def ps(
     found = client.runs()
     shown = found if everything else [run for run in found if _recent(run)]
     if as_json:
-        print(json.dumps([run.as_dict() for run in shown], indent=2))
+        print(to_json([run.as_dict() for run in shown], indent=2))
         return
     if not shown:
         hidden = f"; 'spark-fast ps --all' lists {len(found)} that ended over a day ago" if found else ""
@@ -220,7 +222,7 @@ def status(
         from spark_fast.cli.asking import request_dict
 
         requests = [request_dict(found, request) for request in found.requests]
-        print(json.dumps(found.as_dict() | {"requests": requests}, indent=2))
+        print(to_json(found.as_dict() | {"requests": requests}, indent=2))
         return
     from spark_fast.cli import showing
 
@@ -261,7 +263,7 @@ def ui(
 ) -> None:
     """Serve a web page that shows the runs and steers them, for you alone. Prints its address.
 
-    Needs pip install 'spark-fast[ui]'.
+    Needs FastAPI, uvicorn and Plotly; where they are missing, it prints the command that installs them.
     """
     from spark_fast.cli import web
 
@@ -550,7 +552,7 @@ def gc(as_json: AsJson = False) -> None:
 
     removed = client.remove_ended()
     if as_json:
-        print(json.dumps(removed, indent=2))
+        print(to_json(removed, indent=2))
     elif removed:
         print(f"removed {len(removed)} ended run{'' if len(removed) == 1 else 's'}: {', '.join(removed)}")
     else:

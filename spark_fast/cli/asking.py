@@ -1,6 +1,5 @@
 """Makes a request of a run, waits for what becomes of it, and says it."""
 
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from spark_fast.cli import ranks
 from spark_fast.cli.exits import Exit, leave, say
 from spark_fast.cli.words import latency
 from spark_fast.client import FateState, Request, Run, SparkStatus, SparkTimeoutError
+from spark_fast.json_text import to_json
 from spark_fast.status import ENDED, monotonic
 
 __all__ = ["Patience", "ask", "because", "request_dict"]
@@ -89,7 +89,7 @@ def ask(run: Run, make: Callable[[], Request], patience: Patience, *, as_json: b
         ) from None
     finally:
         if as_json:
-            print(json.dumps(request_dict(run, request), indent=2), flush=True)
+            print(to_json(request_dict(run, request), indent=2), flush=True)
     _judge(run, request, as_json=as_json, waited=patience.wait)
 
 

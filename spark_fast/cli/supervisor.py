@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spark_fast import _core, launchers, names, run_folder
-from spark_fast.cli import beside, exits, watching
+from spark_fast.cli import beside, exits, extras, watching
 from spark_fast.errors import SegmentError, SparkError
 from spark_fast.request import RESET
 
@@ -116,9 +116,9 @@ def supervise(order: Order) -> int:
 
     To be called once, from the main thread, with nothing to follow it in the process.
     """
-    if order.watch and watching.missing():
+    if order.watch and extras.missing("watch", "--watch"):
         return exits.Exit.REFUSED
-    if order.page and beside.missing():
+    if order.page and extras.missing("ui", "the page"):
         return exits.Exit.REFUSED
     first = not (order.watch or order.page) or launchers.leads()
     page = beside.Page(sys.stderr) if order.page and first else None
@@ -172,7 +172,7 @@ class _Supervisor:
             if self._watcher is not None and worker.run is not None:
                 from spark_fast import client  # now that the worker is on its way, and only where it is needed
 
-                self._watcher.start(functools.partial(client.attach, worker.run))
+                self._watcher.start(functools.partial(client.attach, worker.run, exact=True))
                 self._watcher = None
             worker.hurry()
         worker.listen()

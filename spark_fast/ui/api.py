@@ -14,13 +14,14 @@ from spark_fast.client.reset import ask_reset
 from spark_fast.code_versions import Store, Version
 from spark_fast.errors import ResetError
 from spark_fast.exposed import unknown
+from spark_fast.json_text import to_json
 from spark_fast.project_files import relative
 from spark_fast.sources import decode
 from spark_fast.status import monotonic
 from spark_fast.ui import models
 from spark_fast.ui.detail import Parts
 from spark_fast.ui.state import Client, Server, State
-from spark_fast.ui.views import history_view, to_json
+from spark_fast.ui.views import history_view
 
 __all__ = ["ERRORS", "router"]
 

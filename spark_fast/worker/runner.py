@@ -1,12 +1,14 @@
 """Runs a script or a module as the worker of a run: what `spark-fast run` does."""
 
+import contextlib
 import importlib.util
 import io
 import os
 import runpy
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -30,6 +32,8 @@ __all__ = ["run_module", "run_script"]
 USAGE = 2
 INTERRUPTED = 128 + signal.SIGINT
 PLAIN = RunnerOptions()
+_RUNPY = frozenset({runpy.__file__, "<frozen runpy>"})
+"""What frames of runpy are said to be of."""
 
 
 def run_script(path: str, args: list[str], *, options: RunnerOptions = PLAIN) -> int:
@@ -100,7 +104,8 @@ class _Folder:
         return None
 
     def start(self) -> None:
-        runpy.run_path(self.argv0, run_name="__main__")
+        with _unrunnable():
+            runpy.run_path(self.argv0, run_name="__main__")
 
 
 class _Module:
@@ -112,9 +117,12 @@ class _Module:
         self._source = b""
 
     def find(self) -> tuple[str, bytes] | None:
-        spec = importlib.util.find_spec(self._name)
-        if spec is not None and spec.submodule_search_locations is not None:
-            spec = importlib.util.find_spec(f"{self._name}.__main__")
+        try:
+            spec = importlib.util.find_spec(self._name)
+            if spec is not None and spec.submodule_search_locations is not None:
+                spec = importlib.util.find_spec(f"{self._name}.__main__")
+        except (ImportError, AttributeError, TypeError, ValueError):
+            return None  # runpy fails likewise, and says why
         if spec is None or not isinstance(spec.loader, SourceFileLoader):
             return None
         self._spec = spec
@@ -124,7 +132,8 @@ class _Module:
 
     def start(self) -> None:
         if self._spec is None:  # runpy knows what is wrong, or how to run it
-            runpy.run_module(self._name, run_name="__main__", alter_sys=True)
+            with _unrunnable():
+                runpy.run_module(self._name, run_name="__main__", alter_sys=True)
             return
         path = os.path.abspath(self.argv0)
         code = compile(self._source, path, "exec", dont_inherit=True)
@@ -136,6 +145,24 @@ class _Module:
             __loader__=self._spec.loader,
         )
         exec(code, sys.modules["__main__"].__dict__)
+
+
+class _UnrunnableError(Exception):
+    """There is nothing to run. The message is the one that python prints."""
+
+
+@contextmanager
+def _unrunnable() -> Iterator[None]:
+    """Tells runpy's own ImportError, that there is no such module, from one of the code that it runs."""
+    try:
+        yield
+    except ImportError as error:
+        last = error.__traceback__
+        while last is not None and last.tb_next is not None:
+            last = last.tb_next
+        if last is None or last.tb_frame.f_code.co_filename not in _RUNPY:
+            raise
+        raise _UnrunnableError(str(error)) from None
 
 
 def _begin_main(**names: object) -> None:
@@ -221,7 +248,7 @@ def _run(entry: _Entry, args: list[str], options: RunnerOptions, command: list[s
             return _failed(stop.__cause__)
         report.say(str(stop))
         return _ended(WorkerState.STOPPED, 0) if saved else _ended(WorkerState.FAILED, 1)
-    except JournalError as error:
+    except (JournalError, _UnrunnableError) as error:
         report.say(str(error))
         return _ended(WorkerState.FAILED, 1)
     except SystemExit as leaving:
@@ -263,7 +290,7 @@ def _left(leaving: SystemExit) -> int:
 
 def _show(error: BaseException) -> None:
     """The traceback as the script's author knows it: without the frames of this file."""
-    ours = {__file__, host.__file__, runpy.__file__, "<frozen runpy>"}
+    ours = {__file__, host.__file__, contextlib.__file__, *_RUNPY}
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename in ours:
         trace = trace.tb_next

@@ -2,7 +2,7 @@
 
 import { call, of } from "./api.js";
 import { attribute, Children, el, show, text } from "./dom.js";
-import { base, clock, count, duration } from "./format.js";
+import { base, clock, count, exactDuration } from "./format.js";
 import { words } from "./requests.js";
 
 const FIRST = 30;
@@ -15,7 +15,7 @@ function asked(line) {
     case "advance":
       return `advance ${count(line.arg)}`;
     case "pause":
-      return ["pause", line.arg ? `at step ${count(line.arg)}` : "", line.duration ? `for ${duration(line.duration)}` : ""].filter(Boolean).join(" ");
+      return ["pause", line.arg ? `at step ${count(line.arg)}` : "", line.duration ? `for ${exactDuration(line.duration)}` : ""].filter(Boolean).join(" ");
     case "stop":
       return line.mail === "reset" ? "stop for a reset" : "stop";
     case "reload":
