@@ -26,6 +26,7 @@ from spark_fast.errors import (
     SparkError,
     SparkInterrupt,
     SparkReloadError,
+    is_stop,
 )
 from spark_fast.project_files import is_under
 from spark_fast.request import format_id, version_of
@@ -400,7 +401,7 @@ class Host:
 def _speaks_against(error: BaseException) -> bool:
     """Whether the code failed, and was not just ended."""
     quits = isinstance(error, SystemExit) and error.code in (None, 0)
-    interrupted = isinstance(error, (SparkInterrupt, KeyboardInterrupt))
+    interrupted = isinstance(error, (SparkInterrupt, KeyboardInterrupt)) or is_stop(error)
     return _elsewhere(error) is not None or not (quits or interrupted)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Protocol
 
-from spark_fast.errors import JournalError, ReplayRefusedError, RunNameTakenError, SparkStopError
+from spark_fast.errors import JournalError, ReplayRefusedError, RunNameTakenError, first_stop, is_stop
 from spark_fast.journal import read
 from spark_fast.status import WorkerState
 from spark_fast.worker import host, report, session, signals
@@ -210,15 +210,15 @@ def _run(entry: _Entry, args: list[str], options: RunnerOptions, command: list[s
     signals.install([signal.SIGINT, signal.SIGTERM], copies=options.supervisor is not None or session.several())
     try:
         _host(entry, args, options, command)
-    except SparkStopError as stop:
-        report.say(str(stop))
-        return _ended(WorkerState.STOPPED, 0)
     except JournalError as error:
         report.say(str(error))
         return _ended(WorkerState.FAILED, 1)
     except SystemExit as leaving:
         return _left(leaving)
     except BaseException as error:
+        if is_stop(error):
+            report.say(str(first_stop(error)))
+            return _ended(WorkerState.STOPPED, 0)
         _show(error)
         return _ended(WorkerState.FAILED, INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1)
     session.outcome = session.state_after(None)

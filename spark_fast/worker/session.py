@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 import spark_fast
 from spark_fast import __version__, _core, names, run_folder
 from spark_fast._core import NEVER, beginning, worker
-from spark_fast.errors import JobEndingError, RunNameTakenError, SegmentError, SparkError, SparkStopError
+from spark_fast.errors import JobEndingError, RunNameTakenError, SegmentError, SparkError, first_stop, is_stop
 from spark_fast.launchers import ancestors
 from spark_fast.request import format_id
 from spark_fast.status import WorkerState
 from spark_fast.worker import launchers, options, report
+from spark_fast.worker.stopping import StopRule
 
 if TYPE_CHECKING:
     from spark_fast.worker.host import Host
@@ -84,6 +85,8 @@ _place: launchers.Place | None = None
 _run: str | None = None
 _folder: Path | None = None
 _stop_raised = False
+stop_rule = StopRule()
+"""Says which checkpoints raise the stop that is in force."""
 _on_trial = False
 _delivering = False
 
@@ -446,8 +449,8 @@ def _is_in_the_log(ident: int) -> bool:
 
 
 def stop_alone(sender: str) -> None:
-    """This process's next checkpoint, and each later one, raises SparkStopError: the log could not be told, or the
-    other hosts. Async-safe as Python's signal handlers need it: takes no lock."""
+    """This process's next checkpoint raises SparkStopError by itself: the log could not be told, or the other hosts.
+    Async-safe as Python's signal handlers need it: takes no lock."""
     global _alone
     _alone = format_id(run_folder.new_id()), sender
     worker.stop_alone()
@@ -619,7 +622,7 @@ def end(state: WorkerState) -> None:
 
 def state_after(error: BaseException | None) -> WorkerState:
     """What an uncaught exception, or None, makes of the run."""
-    if error is not None and not isinstance(error, SparkStopError):
+    if error is not None and not is_stop(error):
         return WorkerState.FAILED
     return WorkerState.STOPPED if _stop_raised else WorkerState.FINISHED
 
@@ -633,7 +636,7 @@ def _at_exit() -> None:
     error = None if interactive else getattr(sys, "last_value", None)
     run = folder()
     end(state_after(error))
-    if isinstance(error, SparkStopError) and run is not None and several():
+    if is_stop(error) and run is not None and several():
         from spark_fast.worker import leaving
 
         leaving.wait_for_others(run, options.current().stop_deadline)
@@ -643,8 +646,8 @@ _previous_hook: Callable[[type[BaseException], BaseException, TracebackType | No
 
 
 def _on_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    if isinstance(error, SparkStopError):
-        report.say(str(error))
+    if is_stop(error):
+        report.say(str(first_stop(error)))
     else:
         _previous_hook(kind, error, trace)
 
@@ -658,8 +661,9 @@ def _watch_the_end() -> None:
 
 def forget_after_fork() -> None:
     """In a forked child: no worker, and nothing that it does shows in its parent's run."""
-    global _life, _attaching, turns, host, _replay, _alone, _stop_elsewhere
+    global _life, _attaching, turns, host, stop_rule, _replay, _alone, _stop_elsewhere
     _attaching = False
+    stop_rule = StopRule()
     _alone = _stop_elsewhere = None
     if host is not None:
         host.forget_after_fork()
