@@ -336,7 +336,10 @@ cdef class Worker:
         """Lets the run be controlled here: the only place where a request takes effect.
 
         Idle it returns at once. Asked to pause, it parks until the run is resumed; asked to stop, it raises
-        SparkStopError, at this and at every later call; asked to reload, it raises SparkReloadError.
+        SparkStopError; asked to reload, it raises SparkReloadError. A stop is raised once in each thread and each
+        asyncio task, and then lets checkpoints elsewhere pass, as those of a validation before saving; in code that
+        swallows it and comes back to the same place it is raised again, and from then on everywhere but in the
+        `except` and `finally` blocks that handle it.
 
         collective: True counts a step and applies requests. False is for code that not every rank of a job runs:
             it can park, but it never stops or reloads, and it does not count.
@@ -478,6 +481,10 @@ cdef class Worker:
     def stop_alone(self) -> None:
         """Checkpoints take the slow path from here on, also where nothing controls this process."""
         sf_worker_stop_alone()
+
+    def stop_swallowed(self) -> None:
+        """Publishes that the loop has swallowed the stop that was raised, and goes on."""
+        sf_worker_stop_swallowed()
 
     def fileno(self) -> int:
         """The descriptor of the control file, -1 if not attached."""

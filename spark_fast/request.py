@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from spark_fast.mailbox import Reply
 
 __all__ = [
+    "GRACE",
     "RESET",
     "Fate",
     "FateState",
@@ -45,6 +46,9 @@ class Kind(IntEnum):
 RESET = "reset"
 """The mail of a stop after which the supervisor starts a fresh worker; its duration is the time that the old one has
 to end."""
+
+GRACE = "grace"
+"""The mail of a stop whose duration is the time that the worker has to end, before its supervisor ends it."""
 
 
 class Verdict(IntEnum):

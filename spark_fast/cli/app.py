@@ -274,7 +274,12 @@ def ui(
 
 
 def _ask(
-    run: str | None, make: "Callable[[Run, Patience], Request]", wait: bool, timeout: float | None, as_json: bool
+    run: str | None,
+    make: "Callable[[Run, Patience], Request]",
+    wait: bool,
+    timeout: float | None,
+    as_json: bool,
+    grace: float | None = None,
 ) -> None:
     from spark_fast import client
     from spark_fast.cli.asking import Patience, ask
@@ -282,7 +287,7 @@ def _ask(
 
     patience = Patience(wait, timeout, monotonic())
     found = client.attach(run)
-    ask(found, lambda: make(found, patience), patience, as_json=as_json)
+    ask(found, lambda: make(found, patience), patience, as_json=as_json, grace=grace)
 
 
 @app.command()
@@ -324,17 +329,40 @@ def resume(run: RunId = None, wait: Wait = True, timeout: Timeout = None, as_jso
 
 
 @app.command()
-def stop(run: RunId = None, wait: Wait = True, timeout: Timeout = None, as_json: AsJson = False) -> None:
+def stop(
+    run: RunId = None,
+    grace: Annotated[
+        str | None,
+        typer.Option(
+            "--grace",
+            metavar="DURATION",
+            help="What lives after this gets SIGTERM, and 2s later SIGKILL, on this host.",
+        ),
+    ] = None,
+    wait: Wait = True,
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+) -> None:
     """Stop a run: its next checkpoint raises SparkStopError, it saves what it wants to, and its process ends.
 
     Waits for the end of the process.
     """
+    seconds = _seconds(grace, "--grace")
+
+    def make(found: "Run", patience: "Patience") -> "Request":
+        if seconds is None:
+            return found.stop(wait=False, timeout=patience.left())
+        from spark_fast.client import ending
+
+        return ending.ask_stop(found, seconds, stays=wait, timeout=patience.left())
+
     _ask(
         run,
-        lambda found, patience: found.stop(wait=False, timeout=patience.left()),
+        make,
         wait,
         _seconds(timeout, "--timeout"),
         as_json,
+        grace=seconds,
     )
 
 

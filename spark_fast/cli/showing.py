@@ -202,6 +202,8 @@ def details(run: Run, width: int, *, last: int = 10, each: bool = False) -> Grou
     if (by := run.stop_by) is not None and status.live:
         left = f"{duration(by - now)} left" if by > now else "which is over"
         facts.append(("stops by", f"{clock(by, now)}, {left}"))
+    if status.live and (raised := run.stop_step) is not None:
+        facts.append(("stop", f"SparkStopError was raised at step {raised}"))
     if (per_second := run.steps_per_second) is not None:
         facts.append(("speed", f"{speed(per_second)} steps/s"))
     if progress is not None:
@@ -220,6 +222,9 @@ def details(run: Run, width: int, *, last: int = 10, each: bool = False) -> Grou
         lines.append(Text(f"  {_why(error, status, several)}", "red"))
     if several:
         lines += [Text(f"  {words}", "red") for words in ranking.concerns(ranks, per_second, now)]
+    if (raised := run.swallowed_stop) is not None:
+        words = f"  its loop swallowed the stop that was raised at step {raised}, and goes on"
+        lines.append(Text(words, "red"))
     page = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
     for name, fact in facts:
         page.add_row(Text(f"  {name}", "dim"), Text(fact))

@@ -360,6 +360,20 @@ class Run:
         return None if look is None else look.stop_by()
 
     @property
+    def stop_step(self) -> int | None:
+        """The step at which SparkStopError was raised; None if it was not. The code that handles it may pass
+        checkpoints too, so `step` may be higher."""
+        look = self._look()
+        return None if look is None else look.stop_step()
+
+    @property
+    def swallowed_stop(self) -> int | None:
+        """`stop_step`, of a run that is known to have swallowed the stop: its loop came back to where it was raised.
+        Else None."""
+        look = self._look()
+        return None if look is None else look.swallowed_stop()
+
+    @property
     def world_size(self) -> int:
         """How many ranks its job has, on all hosts; some may not be there yet, or no more."""
         return self._about.world_size
@@ -544,13 +558,31 @@ class Run:
         """
         return self._make(Kind.RESUME, wait, timeout)
 
-    def stop(self, *, wait: bool = True, timeout: Duration | None = None) -> Request:
-        """Ask the run to stop: its next checkpoint raises SparkStopError. With `wait`, wait until it was raised;
-        `run.wait("stopped")` waits for the end of the process.
+    def stop(self, *, wait: bool = True, timeout: Duration | None = None, grace: Duration | None = None) -> Request:
+        """Ask the run to stop: its next checkpoint raises SparkStopError.
 
-        As pause().
+        Args:
+            wait: whether to wait until it was raised. What the code then makes of it is another matter:
+                `run.wait("stopped")` waits for the end of the process, `run.swallowed_stop` tells of a loop that went
+                on.
+            timeout: seconds to wait at most; None for as long as it takes.
+            grace: seconds that the processes have to end. What lives then gets SIGTERM and, two seconds later, SIGKILL,
+                on this host. With `wait`, waits for their end. Without, a supervisor does it, so `spark-fast run` is to
+                have started the run.
+
+        As pause(). With `grace`, raises SparkTimeoutError too if the run lives on, and SparkError if `wait` is False
+        and no supervisor is there.
         """
-        return self._make(Kind.STOP, wait, timeout)
+        if grace is None:
+            return self._make(Kind.STOP, wait, timeout)
+        from spark_fast.client import ending
+
+        seconds, limit = seconds_of(grace, "grace"), seconds_of(timeout, "timeout")
+        request = ending.ask_stop(self, seconds, stays=wait, timeout=limit)
+        if wait:
+            request.raise_for_fate()
+            ending.end_after(self, seconds, timeout=limit)
+        return request
 
     def advance(self, steps: int, *, wait: bool = True, timeout: Duration | None = None) -> Request:
         """Ask the run to run `steps` more steps and then to park. With `wait`, wait until it is parked again.
@@ -711,7 +743,9 @@ class Run:
 
         names_wanted = " or ".join(sorted(wanted))
         if not self._until(there, limit):
-            raise SparkTimeoutError(f"run {self.id} is not {names_wanted} after {limit:g} s: it is {found}")
+            went_on = self.swallowed_stop
+            why = "" if went_on is None else f", and its loop swallowed the stop that was raised at step {went_on}"
+            raise SparkTimeoutError(f"run {self.id} is not {names_wanted} after {limit:g} s: it is {found}{why}")
         if found not in wanted:
             raise SparkError(f"run {self.id} will not be {names_wanted}: it is {found}")
         return found

@@ -13,7 +13,7 @@ import traceback
 
 from spark_fast import run_folder
 from spark_fast._core import Place, worker
-from spark_fast.errors import SparkError, SparkInterrupt
+from spark_fast.errors import SparkError, SparkInterrupt, is_stop
 from spark_fast.request import Kind, Verdict
 from spark_fast.runfiles import run_error
 from spark_fast.status import monotonic
@@ -72,7 +72,7 @@ class ErrorPark:
 
         on_trial: whether it ended code that had not proved itself, and the code before it can't go on either.
         """
-        if isinstance(error, (SparkInterrupt, KeyboardInterrupt)) or not worker.attached():
+        if isinstance(error, (SparkInterrupt, KeyboardInterrupt)) or is_stop(error) or not worker.attached():
             return False
         if on_trial:
             return not (isinstance(error, SystemExit) and error.code in (None, 0))

@@ -24,7 +24,8 @@ from spark_fast.errors import (
     CodeRefusedError,
     SparkError,
     SparkReloadError,
-    SparkStopError,
+    first_stop,
+    is_stop,
 )
 from spark_fast.project_files import is_under
 from spark_fast.request import format_id, is_restart, version_of
@@ -360,8 +361,10 @@ class Host:
             except SparkReloadError:
                 if self._leaving is None:
                     raise
-            except SparkStopError as stop:
-                raise stop from self._park.error
+            except BaseException as error:
+                if not is_stop(error):
+                    raise
+                raise first_stop(error) from self._park.error
             if self._leaving is not None or self._can_go_on():
                 self._park.end()
                 return

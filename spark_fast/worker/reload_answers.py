@@ -6,7 +6,7 @@ from typing import Any
 
 from spark_fast import mailbox
 from spark_fast._core import worker
-from spark_fast.errors import SparkError, SparkInterrupt
+from spark_fast.errors import SparkError, SparkInterrupt, is_stop
 from spark_fast.worker import report, session
 from spark_fast.worker.voting import ElsewhereError
 
@@ -16,7 +16,7 @@ __all__ = ["answer", "elsewhere_error", "publish_applied", "reason_of", "speaks_
 def speaks_against(error: BaseException) -> bool:
     """Whether the code failed, and was not just ended."""
     quits = isinstance(error, SystemExit) and error.code in (None, 0)
-    interrupted = isinstance(error, (SparkInterrupt, KeyboardInterrupt))
+    interrupted = isinstance(error, (SparkInterrupt, KeyboardInterrupt)) or is_stop(error)
     return elsewhere_error(error) is not None or not (quits or interrupted)
 
 

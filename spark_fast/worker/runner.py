@@ -14,7 +14,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Protocol
 
-from spark_fast.errors import JournalError, ReplayRefusedError, RunNameTakenError, SparkStopError
+from spark_fast.errors import JournalError, ReplayRefusedError, RunNameTakenError, error_behind, first_stop, is_stop
 from spark_fast.journal import read
 from spark_fast.status import WorkerState
 from spark_fast.worker import hooks, host, report, session, signals
@@ -242,19 +242,13 @@ def _run(entry: _Entry, args: list[str], options: RunnerOptions, command: list[s
     signals.install([signal.SIGINT, signal.SIGTERM], copies=options.supervisor is not None or session.several())
     try:
         _host(entry, args, options, command)
-    except SparkStopError as stop:
-        saved = hooks.run_on_stop()
-        if stop.__cause__ is not None:  # the run was paused after this error
-            return _failed(stop.__cause__)
-        report.say(str(stop))
-        return _ended(WorkerState.STOPPED, 0) if saved else _ended(WorkerState.FAILED, 1)
     except (JournalError, _UnrunnableError) as error:
         report.say(str(error))
         return _ended(WorkerState.FAILED, 1)
     except SystemExit as leaving:
         return _left(leaving)
     except BaseException as error:
-        return _failed(error)
+        return _stopped(error) if is_stop(error) else _failed(error)
     session.outcome = session.state_after(None)
     return 0
 
@@ -269,6 +263,16 @@ def _ended(state: WorkerState, status: int) -> int:
     # Published when the interpreter ends: threads of the script may still pass checkpoints.
     session.outcome = state
     return status
+
+
+def _stopped(error: BaseException) -> int:
+    """The script let a stop through."""
+    saved = hooks.run_on_stop()
+    behind = error_behind(error)
+    if behind is not None:
+        return _failed(behind)
+    report.say(str(first_stop(error)))
+    return _ended(WorkerState.STOPPED, 0) if saved else _ended(WorkerState.FAILED, 1)
 
 
 def _failed(error: BaseException) -> int:

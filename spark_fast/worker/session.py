@@ -16,11 +16,20 @@ from typing import TYPE_CHECKING, Any
 import spark_fast
 from spark_fast import __version__, _core, names, run_folder
 from spark_fast._core import NEVER, beginning, worker
-from spark_fast.errors import JobEndingError, RunNameTakenError, SegmentError, SparkError, SparkStopError
+from spark_fast.errors import (
+    JobEndingError,
+    RunNameTakenError,
+    SegmentError,
+    SparkError,
+    error_behind,
+    first_stop,
+    is_stop,
+)
 from spark_fast.launchers import ancestors
 from spark_fast.request import format_id
 from spark_fast.status import WorkerState
 from spark_fast.worker import launchers, options, report
+from spark_fast.worker.stopping import StopRule
 
 if TYPE_CHECKING:
     from spark_fast.worker.host import Host
@@ -84,6 +93,8 @@ _place: launchers.Place | None = None
 _run: str | None = None
 _folder: Path | None = None
 _stop_raised = False
+stop_rule = StopRule()
+"""Says which checkpoints raise the stop that is in force."""
 _on_trial = False
 _delivering = False
 _loops_unwound = False
@@ -455,8 +466,8 @@ def _is_in_the_log(ident: int) -> bool:
 
 
 def stop_alone(sender: str) -> None:
-    """This process's next checkpoint, and each later one, raises SparkStopError: the log could not be told, or the
-    other hosts. Async-safe as Python's signal handlers need it: takes no lock."""
+    """This process's next checkpoint raises SparkStopError by itself: the log could not be told, or the other hosts.
+    Async-safe as Python's signal handlers need it: takes no lock."""
     global _alone
     _alone = format_id(run_folder.new_id()), sender
     worker.stop_alone()
@@ -620,9 +631,7 @@ def end(state: WorkerState) -> None:
 
 def state_after(error: BaseException | None) -> WorkerState:
     """What an uncaught exception, or None, makes of the run."""
-    if isinstance(error, SparkStopError) and error.__cause__ is not None:
-        return WorkerState.FAILED  # the stop of a run that was paused after this error
-    if error is not None and not isinstance(error, SparkStopError):
+    if error is not None and (not is_stop(error) or error_behind(error) is not None):
         return WorkerState.FAILED
     return WorkerState.STOPPED if _stop_raised else WorkerState.FINISHED
 
@@ -639,9 +648,9 @@ def _at_exit() -> None:
     if state is WorkerState.FAILED and error is not None and run is not None:
         from spark_fast.worker.error_park import record
 
-        record(error.__cause__ if isinstance(error, SparkStopError) and error.__cause__ is not None else error)
+        record(error_behind(error) or error if is_stop(error) else error)
     end(state)
-    if isinstance(error, SparkStopError) and run is not None and several():
+    if is_stop(error) and run is not None and several():
         from spark_fast.worker import leaving
 
         leaving.wait_for_others(run, options.current().stop_deadline)
@@ -651,7 +660,7 @@ _previous_hook: Callable[[type[BaseException], BaseException, TracebackType | No
 
 
 def _on_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    if not isinstance(error, SparkStopError):
+    if not is_stop(error):
         _previous_hook(kind, error, trace)
         return
     global outcome
@@ -659,10 +668,11 @@ def _on_uncaught(kind: type[BaseException], error: BaseException, trace: Traceba
 
     if not hooks.run_on_stop():
         outcome = WorkerState.FAILED
-    if error.__cause__ is not None:  # the run was paused after this error
-        _previous_hook(type(error.__cause__), error.__cause__, error.__cause__.__traceback__)
+    behind = error_behind(error)
+    if behind is not None:
+        _previous_hook(type(behind), behind, behind.__traceback__)
     else:
-        report.say(str(error))
+        report.say(str(first_stop(error)))
 
 
 def _watch_the_end() -> None:
@@ -674,8 +684,9 @@ def _watch_the_end() -> None:
 
 def forget_after_fork() -> None:
     """In a forked child: no worker, and nothing that it does shows in its parent's run."""
-    global _life, _attaching, turns, host, _replay, _alone, _stop_elsewhere
+    global _life, _attaching, turns, host, stop_rule, _replay, _alone, _stop_elsewhere
     _attaching = False
+    stop_rule = StopRule()
     _alone = _stop_elsewhere = None
     if host is not None:
         host.forget_after_fork()

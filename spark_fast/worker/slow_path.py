@@ -83,9 +83,17 @@ def take_turn(step: int, counted: bool) -> "Hold | None":
     if action == _HOLD and not delivering.stands_over(seq):
         return Hold(step, counted, seq, park_for)
     if action == _RAISE_STOP and entry is not None:
-        session.stop_raised()
-        raise SparkStopError(format_id(entry["id"]), step, entry["sender"])
+        _stop(format_id(entry["id"]), step, entry["sender"])
     return None
+
+
+def _stop(request_id: str, step: int, sender: str) -> None:
+    """Raises the stop that is in force, where the rule of stopping.py has it raised."""
+    with session.turns:
+        applies = session.stop_rule.applies()
+    if applies:
+        session.stop_raised()
+        raise SparkStopError(request_id, step, sender)
 
 
 def _act(step: int, counted: bool) -> tuple[int, int, int, float, dict[str, Any] | None]:
@@ -95,8 +103,8 @@ def _act(step: int, counted: bool) -> tuple[int, int, int, float, dict[str, Any]
         if alone is not None:
             if not counted:
                 return step, _GO, 0, 0.0, None  # on to one that counts
-            session.stop_raised()
-            raise SparkStopError(alone[0], step, alone[1])
+            _stop(alone[0], step, alone[1])
+            return step, _GO, 0, 0.0, None
         if counted:
             left = delivering.left_over()
             if left is not None:
