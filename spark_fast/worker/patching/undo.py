@@ -1,7 +1,7 @@
 """Changes that can be undone: each is written down before it is made."""
 
 from collections.abc import Callable
-from types import CellType, FunctionType
+from types import CellType, FunctionType, WrapperDescriptorType
 from typing import Any
 
 __all__ = ["EMPTY", "UndoLog", "cell_contents", "replace_items"]
@@ -111,9 +111,21 @@ def replace_items(mapping: dict[Any, Any], items: dict[Any, Any]) -> None:
 
 def _put_attribute(cls: type, name: str, value: object) -> None:
     if value is not EMPTY:
-        type.__setattr__(cls, name, value)
+        _setter(cls, "__setattr__")(cls, name, value)
     elif name in vars(cls):
-        type.__delattr__(cls, name)
+        _setter(cls, "__delattr__")(cls, name)
+
+
+def _setter(cls: type, name: str) -> Callable[..., None]:
+    """The first method of that name that is written in C. The method of `type` refuses classes whose metaclass is written in
+    C and has its own; one that is written in Python may refuse the assignment.
+    """
+    meta: type
+    for meta in type(cls).__mro__:
+        found = vars(meta).get(name)
+        if isinstance(found, WrapperDescriptorType):
+            return found
+    raise AssertionError(f"type has no {name}")
 
 
 def _put_cell(cell: CellType, value: object) -> None:
