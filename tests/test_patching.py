@@ -49,7 +49,8 @@ class Edited:
 
     def edit(self, source: str) -> bool:
         """Reloads it; whether code has changed."""
-        patch = Patch()
+        self.warnings: list[str] = []
+        patch = Patch(keeps_unchanged=True, warnings=self.warnings)
         try:
             self.run(patch, source)
         except BaseException:

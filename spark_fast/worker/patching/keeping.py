@@ -11,6 +11,7 @@ from spark_fast.worker.patching.comparison import (
     calls_of,
     changed_methods,
     kept_names,
+    same_node,
     unfit_method,
 )
 from spark_fast.worker.patching.dependencies import Dependencies
@@ -18,7 +19,7 @@ from spark_fast.worker.patching.functions import FunctionPatcher
 from spark_fast.worker.patching.kinds import is_definition, is_pydantic, made_once
 from spark_fast.worker.patching.referrers import tells_others
 from spark_fast.worker.patching.relocation import Relocation
-from spark_fast.worker.patching.rewriting import choose_calls, choose_definitions
+from spark_fast.worker.patching.rewriting import choose_calls, choose_definitions, choose_statements
 from spark_fast.worker.patching.source import Source, mangled
 from spark_fast.worker.patching.undo import EMPTY
 
@@ -72,6 +73,7 @@ class Keeper:
         self._relocation = Relocation(module.old_source.text, new_source.text)
         self._methods: dict[str, set[str]] = {}
         self._calls = calls_of(module.old_source)
+        self._mappings: dict[str, tuple[str, ast.stmt]] = {}
         self._kept_names: dict[str, dict[str, list[ast.stmt]]] = {}
         self._values: dict[str, dict[str, object]] = {}
 
@@ -96,8 +98,17 @@ class Keeper:
             chosen[node] = qualname, methods
         calls = {}
         for name, statement in calls_of(new).items():
-            if name in self._calls and is_definition(self.old_namespace.get(name)):
-                calls[statement] = name, name not in self.comparison.changed_names
+            value = self.old_namespace.get(name)
+            if name in self._calls and is_definition(value):
+                calls[statement] = name, made_once(value) is not None or name not in self.comparison.changed_names
+        olds = _mappings(old)
+        mappings: dict[ast.stmt, str] = {}
+        for name, mapping in _mappings(new).items():
+            if made_once(self.old_namespace.get(name)) and name in olds and same_node(old, olds[name], new, mapping):
+                key = f"the mapping of {name}"
+                mappings[mapping] = key
+                self._mappings[key] = name, olds[name]
+        choose_statements(new.tree, mappings)
         choose_definitions(new.tree, chosen)
         choose_calls(new.tree, calls)
 
@@ -112,6 +123,10 @@ class Keeper:
 
     def executes(self, qualname: str) -> bool:
         """Whether the statement is to be executed. Raises ReloadRefusedError if it would have to be and can't."""
+        if qualname in self._mappings:
+            name, statement = self._mappings[qualname]
+            change = self._dependencies.first_change(self, statement)
+            return change is not None and not self._stays_all_the_same(name, made_once(self.namespace[name]), change)
         if qualname in self._calls and qualname not in self.old_source.definitions:
             return self._executes_call(qualname)
         living = self._module.old_class(qualname, None)
@@ -127,7 +142,7 @@ class Keeper:
         if node.decorator_list and len(self.comparison.bindings(qualname)) > 1:
             return True  # its name means something else by the end of the module
         change = self._dependencies.first_change(self, node)
-        if change is not None and not self._stays_all_the_same(qualname, fixed, node, change):
+        if change is not None and not self._stays_all_the_same(qualname, fixed, change):
             return True
         if qualname in self.comparison.methods_changed and qualname not in self._methods:
             if fixed:
@@ -140,12 +155,13 @@ class Keeper:
         return False
 
     def _executes_call(self, name: str) -> bool:
-        old = self.old_namespace[name]
-        statement = self._calls[name]
-        change = self._dependencies.first_change(self, statement)
-        return change is not None and not self._stays_all_the_same(name, made_once(old), statement, change)
+        fixed = made_once(self.old_namespace[name])
+        if name in self.comparison.changed_names:
+            raise self._module.refusal(name, f"it changed, and {fixed}")
+        change = self._dependencies.first_change(self, self._calls[name])
+        return change is not None and not self._stays_all_the_same(name, fixed, change)
 
-    def _stays_all_the_same(self, qualname: str, fixed: str | None, node: ast.stmt, change: str) -> bool:
+    def _stays_all_the_same(self, qualname: str, fixed: str | None, change: str) -> bool:
         """Whether it stays, though something that it depends on is another object now."""
         if fixed is None:
             return False
@@ -194,6 +210,22 @@ class Keeper:
             now = vars(cls).get(name, EMPTY)
             if now is not EMPTY and now is not value and not _belongs_to_class(value) and not _belongs_to_class(now):
                 self._functions.log.set_attribute(cls, name, value)
+
+
+def _mappings(source: Source) -> dict[str, ast.stmt]:
+    """The calls `….map_imperatively(name, …)` of the top level, by that name: SQLAlchemy refuses the second of a class."""
+    found: dict[str, ast.stmt] = {}
+    for statement in source.tree.body:
+        call = getattr(statement, "value", None)
+        if (
+            isinstance(call, ast.Call)
+            and isinstance(call.func, ast.Attribute)
+            and call.func.attr == "map_imperatively"
+            and call.args
+            and isinstance(call.args[0], ast.Name)
+        ):
+            found[call.args[0].id] = statement
+    return found
 
 
 def _belongs_to_class(value: object) -> bool:

@@ -12,7 +12,7 @@ from spark_fast.worker.patching.classes import find_class, layout_difference, up
 from spark_fast.worker.patching.dependencies import Dependencies
 from spark_fast.worker.patching.functions import FunctionPatcher
 from spark_fast.worker.patching.keeping import Keeper
-from spark_fast.worker.patching.kinds import made_once
+from spark_fast.worker.patching.kinds import is_pydantic, made_once
 from spark_fast.worker.patching.referrers import can_replace, replace_classes, swap_living_code, tells_others
 from spark_fast.worker.patching.rewriting import Stage, add_decorators
 from spark_fast.worker.patching.source import ADOPT, Source, parsed
@@ -232,7 +232,10 @@ class _Module:
         old = self.old_namespace.get(name, EMPTY)
         if not isinstance(old, type) or old is made or old.__module__ != self.namespace.get("__name__"):
             return made
-        if isinstance(made, type) and self._is_ours(old, made, name) and made_once(old) is None:
+        if isinstance(made, type) and self._is_ours(old, made, name):
+            reason = made_once(old)
+            if reason is not None:
+                raise self.refusal(name, f"it changed, and {reason}")
             return self._update(name, old, made)
         self._warnings.append(
             f"`{name}` ({self.place(name)}) is another object now, made by a call: what was made of the old one stays so"
@@ -250,20 +253,38 @@ class _Module:
 
     def _update(self, qualname: str, old: type, made: type) -> type:
         told = tells_others(made)
-        update_class(
-            old,
-            made,
-            self.old_source.names_in_class(qualname),
-            self._functions,
-            lambda reason: self.refusal(qualname, reason),
-        )
+
+        def update(old: type, made: type) -> None:
+            removed = self.old_source.names_in_class(qualname)
+            update_class(old, made, removed, self._functions, lambda reason: self.refusal(qualname, reason))
+
+        if is_pydantic(old) and is_pydantic(made):
+            self._update_model(qualname, old, made, update)
+        else:
+            update(old, made)
         if told:
             self._discarded.append((made, old))
         self.discards_subclasses |= made.__bases__ != (object,)
         return old
 
+    def _update_model(self, qualname: str, old: type, made: type, update: Callable[[type, type], None]) -> None:
+        from spark_fast.worker.patching.pydantic_models import update_model  # for those who use pydantic
+
+        try:
+            lacking = update_model(old, made, update, self._functions.log)
+        except ReloadRefusedError:
+            raise
+        except Exception as error:
+            raise self.refusal(qualname, f"pydantic can't change it in place: {error}") from error
+        if lacking:
+            self._warnings.append(
+                f"`{qualname}` ({self.place(qualname)}): objects that were made before have no `{'`, `'.join(lacking)}`"
+            )
+
     def refusal(self, qualname: str, reason: str) -> ReloadRefusedError:
-        return ReloadRefusedError(f"{self.place(qualname)}: class {qualname}", reason)
+        """The error for an edit of this definition that can't be made."""
+        what = f"class {qualname}" if qualname in self.new_source.definitions else qualname
+        return ReloadRefusedError(f"{self.place(qualname)}: {what}", reason)
 
     def old_value(self, qualname: str) -> object:
         outer, _, name = qualname.rpartition(".")

@@ -9,7 +9,7 @@ from spark_fast.worker.patching.source import ADOPT, Definition, Source
 
 _HOLDERS = (ast.stmt, ast.mod, ast.ExceptHandler, ast.match_case)
 
-__all__ = ["Stage", "add_decorators", "choose_calls", "choose_definitions"]
+__all__ = ["Stage", "add_decorators", "choose_calls", "choose_definitions", "choose_statements"]
 
 
 class Stage(IntEnum):
@@ -69,6 +69,13 @@ def choose_calls(tree: ast.Module, calls: Mapping[ast.stmt, tuple[str, bool]]) -
             statement.value = ast.copy_location(ast.Call(func=taker, args=[value], keywords=[]), value)
             if asks:
                 tree.body[index] = _choice(name, statement, _stands(name, name, statement))
+
+
+def choose_statements(tree: ast.Module, chosen: Mapping[ast.stmt, str]) -> None:
+    """Makes other statements of the top level ask under a name whether they are to be executed."""
+    for index, statement in enumerate(tree.body):
+        if statement in chosen:
+            tree.body[index] = _choice(chosen[statement], statement, ast.copy_location(ast.Pass(), statement))
 
 
 class _Chooser(ast.NodeTransformer):

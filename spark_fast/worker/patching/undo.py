@@ -56,6 +56,19 @@ class UndoLog:
         self.add(lambda: _put_attribute(cls, name, had))
         _put_attribute(cls, name, value)
 
+    def keep_class(self, cls: type) -> None:
+        """Writes down all attributes of a class that others are about to change."""
+        had = dict(vars(cls))
+
+        def put_back() -> None:
+            for name in [name for name in vars(cls) if name not in had]:
+                _put_attribute(cls, name, EMPTY)
+            for name, value in had.items():
+                if vars(cls).get(name, EMPTY) is not value:
+                    _put_attribute(cls, name, value)
+
+        self.add(put_back)
+
     def set_bases(self, cls: type, bases: tuple[type, ...]) -> None:
         had = cls.__bases__
         _BASES_OF.__set__(cls, bases)
