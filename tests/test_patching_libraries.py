@@ -337,3 +337,127 @@ def test_a_mixin_that_changed_refuses_the_sqlalchemy_models_made_of_it() -> None
     error = refused(edited, "mapped_column(default=None)", 'mapped_column(default="nobody")')
     assert "class User: it depends on `Named`, which changed, and SQLAlchemy maps it once" in str(error)
     assert edited.module.User(name="x").name == "x!"
+
+
+def test_attrs_classes_with_and_without_slots_follow() -> None:
+    edited = Edited("""
+        import attrs
+        from dataclasses import dataclass, field
+        @attrs.define
+        class Slotted:
+            x: int = 1
+            y: list = attrs.field(factory=list)
+            made = 0
+            def total(self): return self.x + len(self.y)
+        @attrs.define(slots=False)
+        class Open:
+            x: int = attrs.field(default=1, validator=attrs.validators.instance_of(int))
+            def total(self): return self.x
+        @attrs.frozen
+        class Child(Slotted):
+            z: int = 3
+            def total(self): return super().total() + self.z
+        @dataclass(slots=True, frozen=True)
+        class Data:
+            x: int = 1
+            y: list = field(default_factory=list)
+            def total(self): return self.x
+            def both(self): return (self.total(), __class__.__name__)
+        TAG = "old"
+    """)
+    m = edited.module
+    kinds = m.Slotted, m.Open, m.Child, m.Data
+    things = [m.Slotted(2, [1]), m.Open(4), m.Child(5), m.Data(6)]
+    m.Slotted.made = 7
+    edited.replace('"old"', '"new"')
+    assert (m.Slotted, m.Open, m.Child, m.Data) == kinds
+    edited.replace("self.x + len", "self.x - len", "return self.x\n", "return -self.x\n", "super().total() + self.z", "super().total() - self.z")
+    assert (m.Slotted, m.Open, m.Child, m.Data) == kinds and m.Slotted.made == 7
+    assert [each.total() for each in things] == [1, -4, 2, -6] and things[3].both() == (-6, "Data")
+    assert [m.Slotted(2, [1]).total(), m.Open().total(), m.Child().total(), m.Data(1).total()] == [1, -1, -2, -1]
+    assert pickle.loads(pickle.dumps(things)) == things and m.Child().z == 3
+    edited.replace("x: int = attrs.field(default=1", "w: int = 5\n    x: int = attrs.field(default=9")
+    assert (m.Open().w, m.Open().total()) == (5, -9) and isinstance(things[1], m.Open)
+    for words in [("made = 0", "w: int = 2\n    made = 0"), ("x: int = 1\n    y: list = field(", "x: int = 1\n    w: int = 3\n    y: list = field(")]:
+        error = refused(edited, *words)
+        assert "__slots__ changed" in str(error)
+    assert (m.Slotted, m.Open, m.Child, m.Data) == kinds and things[0].total() == 1
+
+
+def test_torch_modules_keep_hooks_buffers_and_autograd_functions() -> None:
+    import torch
+
+    edited = Edited("""
+        import torch
+        from torch import nn
+        SCALE = 2.0
+        class Twice(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, x): return x * 2
+            @staticmethod
+            def backward(ctx, grad): return grad * 2
+        class Net(nn.Module):
+            calls = 0
+            def __init__(self):
+                super().__init__()
+                self.layer = nn.Linear(2, 2)
+                self.register_buffer("mean", torch.zeros(2))
+                self.layer.register_forward_hook(self.watch)
+            def watch(self, module, args, out):
+                Net.calls += 1
+                return out * SCALE
+            def forward(self, x): return Twice.apply(self.layer(x))
+        TAG = "old"
+    """)
+    m = edited.module
+    net, twice = m.Net(), m.Twice
+    x = torch.ones(1, 2)
+    plain = net.layer.weight.sum(1) + net.layer.bias
+    assert torch.allclose(net(x), plain * 4)
+    edited.replace("return x * 2", "return x * 3", "grad * 2", "grad * 5", "out * SCALE", "out * -SCALE", '"old"', '"new"')
+    assert m.Twice is twice and isinstance(net, m.Net) and m.Net.calls == 1
+    assert torch.allclose(net(x), plain * -6) and m.Net.calls == 2
+    net.layer.bias.grad = None
+    net(x).sum().backward()
+    assert torch.equal(net.layer.bias.grad, torch.full((2,), -10.0))
+    edited.replace("SCALE = 2.0", "SCALE = 1.0", "def forward(self, x)", "def forward(self, x, y=0)")
+    assert torch.allclose(net(x), plain * -3) and edited.warnings == [] and m.Net.calls == 4
+
+
+def test_classes_of_other_libraries_with_a_registry_stay_and_are_changed_with_a_warning() -> None:
+    edited = Edited("""
+        import marshmallow, peewee, traitlets
+        db = peewee.SqliteDatabase(":memory:")
+        class Item(marshmallow.Schema):
+            x = marshmallow.fields.Int()
+            def double(self): return 2
+            @marshmallow.post_load
+            def shift(self, data, **options): return data | {"shifted": 1}
+        class Order(marshmallow.Schema):
+            item = marshmallow.fields.Nested("Item")
+        class Person(peewee.Model):
+            name = peewee.CharField()
+            def hello(self): return "old"
+            class Meta:
+                database = db
+        class Config(traitlets.HasTraits):
+            rate = traitlets.Float(0.1)
+            def double(self): return self.rate * 2
+        TAG = "old"
+    """)
+    m = edited.module
+    names = "Item Order Person Config".split()
+    kinds = [getattr(m, name) for name in names]
+    item, config = m.Item(), m.Config(rate=0.5)
+    edited.replace('TAG = "old"', 'TAG = "new"', "return 2", "return 3", "rate * 2", "rate * 4", '"shifted": 1', '"shifted": 2')
+    assert [getattr(m, name) for name in names] == kinds and (item.double(), config.double()) == (3, 2.0)
+    assert m.Order().load({"item": {"x": "4"}}) == {"item": {"x": 4, "shifted": 2}}
+    # The database was made anew, so that the model was, too.
+    assert [warning.partition(" (")[0] for warning in edited.warnings] == ["`Person`"]
+    assert m.Person._meta.database is m.db and m.Person(name="x").hello() == "old"
+    edited.replace("x = marshmallow.fields.Int()", "x = marshmallow.fields.Int()\n    y = marshmallow.fields.Int()")
+    assert [getattr(m, name) for name in names] == kinds
+    assert m.Order().load({"item": {"x": "4", "y": "5"}}) == {"item": {"x": 4, "y": 5, "shifted": 2}}
+    assert edited.warnings[:1] == [
+        f"`Item` ({m.__name__}.py:4) was changed in place: what `marshmallow.SchemaMeta` keeps elsewhere of its old fields stays"
+    ]

@@ -225,7 +225,8 @@ def _needs(node: ast.AST) -> _Needs:
     rest: list[ast.AST] = [node]
     if isinstance(node, ast.ClassDef):
         rest = [*node.decorator_list, *(keyword.value for keyword in node.keywords), *node.body]
-        needs.called.update(dotted for each in node.decorator_list if (dotted := _dotted(each)) is not None)
+        makers = [*node.decorator_list, *(keyword.value for keyword in node.keywords if keyword.arg == "metaclass")]
+        needs.called.update(dotted for each in makers if (dotted := _dotted(each)) is not None)
         for base in node.bases:
             generic = base.value if isinstance(base, ast.Subscript) else base
             dotted = _dotted(generic)

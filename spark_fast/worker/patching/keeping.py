@@ -1,6 +1,7 @@
 """Definitions that an edit left alone are not executed again: what they made stays as it is."""
 
 import ast
+import sys
 from enum import Enum
 from typing import Any, Protocol
 
@@ -16,8 +17,9 @@ from spark_fast.worker.patching.comparison import (
 )
 from spark_fast.worker.patching.dependencies import Dependencies
 from spark_fast.worker.patching.functions import FunctionPatcher
-from spark_fast.worker.patching.kinds import is_definition, is_pydantic, made_once
+from spark_fast.worker.patching.kinds import installed_metaclass, is_definition, is_pydantic, made_once
 from spark_fast.worker.patching.referrers import tells_others
+from spark_fast.worker.patching.registries import Registries
 from spark_fast.worker.patching.relocation import Relocation
 from spark_fast.worker.patching.rewriting import choose_calls, choose_definitions, choose_statements
 from spark_fast.worker.patching.source import Source, mangled
@@ -72,6 +74,7 @@ class Keeper:
         self._warnings = warnings
         self._relocation = Relocation(module.old_source.text, new_source.text)
         self._methods: dict[str, set[str]] = {}
+        self._registries = Registries(functions.log)
         self._calls = calls_of(module.old_source)
         self._mappings: dict[str, tuple[str, ast.stmt]] = {}
         self._kept_names: dict[str, dict[str, list[ast.stmt]]] = {}
@@ -134,6 +137,31 @@ class Keeper:
             return True
         node = self.old_source.class_node(qualname)
         fixed = made_once(living)
+        if self._must_be_executed(qualname, living, node, fixed):
+            if tells_others(living) or self._is_told_to_decorators(node):
+                self._registries.leave(living)
+            if library := installed_metaclass(living):
+                self._warnings.append(
+                    f"`{qualname}` ({self._module.place(qualname)}) was changed in place: what {library} keeps elsewhere of "
+                    "its old fields stays"
+                )
+            return True
+        self._keep(qualname)
+        if self._new_source.line(qualname) != node.lineno or qualname in self._methods:
+            self._relocation.move(living, self._functions)
+        return False
+
+    def _is_told_to_decorators(self, node: ast.ClassDef) -> bool:
+        """Whether a decorator of the class may have put it into a registry."""
+        for decorator in node.decorator_list:
+            word = ast.unparse(decorator.func if isinstance(decorator, ast.Call) else decorator).partition(".")[0]
+            value = self.namespace.get(word)
+            name = getattr(value, "__module__", None) or getattr(value, "__name__", "")
+            if str(name).partition(".")[0] not in sys.stdlib_module_names:
+                return True
+        return False
+
+    def _must_be_executed(self, qualname: str, living: type, node: ast.ClassDef, fixed: str | None) -> bool:
         same_fields = qualname in self.comparison.unchanged or qualname in self.comparison.methods_changed
         if not same_fields:
             if fixed:
@@ -149,9 +177,6 @@ class Keeper:
                 raise self._module.refusal(qualname, f"more than the bodies of its methods changed, and {fixed}")
             self._keep(qualname)
             return True
-        self._keep(qualname)
-        if self._new_source.line(qualname) != node.lineno or qualname in self._methods:
-            self._relocation.move(living, self._functions)
         return False
 
     def _executes_call(self, name: str) -> bool:
@@ -204,8 +229,12 @@ class Keeper:
             )
         }
 
-    def restore_values(self, qualname: str, cls: type) -> None:
-        """Puts back the attributes whose lines did not change: they may have been set at run time."""
+    def settle_class(self, qualname: str) -> None:
+        """The class is complete. Puts back the attributes whose lines did not change: they may have been set at run time."""
+        cls = self._module.old_class(qualname, None)
+        if cls is None:
+            return
+        self._registries.come_back(cls)
         for name, value in self._values.pop(qualname, {}).items():
             now = vars(cls).get(name, EMPTY)
             if now is not EMPTY and now is not value and not _belongs_to_class(value) and not _belongs_to_class(now):

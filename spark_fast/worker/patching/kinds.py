@@ -3,9 +3,10 @@
 import sys
 import typing
 from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
 from typing import NewType, ParamSpec, TypeVar
 
-__all__ = ["is_definition", "is_pydantic", "is_sqlalchemy", "made_once"]
+__all__ = ["installed_metaclass", "is_definition", "is_pydantic", "is_sqlalchemy", "made_once"]
 
 _TYPE_PARAMETERS = (NewType, TypeVar, ParamSpec, typing.TypeVarTuple, getattr(typing, "TypeAliasType", TypeVar))
 _SQLALCHEMY_VALUES = {"MetaData", "Table", "registry", "Sequence"}
@@ -42,6 +43,15 @@ def is_pydantic(cls: type) -> bool:
 def is_definition(value: object) -> bool:
     """Whether the result of a call at the top level stands for a definition: others refer to it by its identity."""
     return isinstance(value, (type, *_TYPE_PARAMETERS)) or is_sqlalchemy(value)
+
+
+def installed_metaclass(cls: type) -> str | None:
+    """The metaclass of a library, other than pydantic, that made the class; None if there is none."""
+    for meta in type(cls).__mro__:
+        file = str(getattr(sys.modules.get(meta.__module__), "__file__", None))
+        if {"site-packages", "dist-packages"} & set(Path(file).parts) and not is_pydantic(cls):
+            return f"`{meta.__module__.partition('.')[0]}.{meta.__qualname__}`"
+    return None
 
 
 def _has_declarative_base(cls: type) -> bool:

@@ -15,7 +15,7 @@ from spark_fast.worker.patching.keeping import Keeper
 from spark_fast.worker.patching.kinds import is_pydantic, made_once
 from spark_fast.worker.patching.referrers import can_replace, replace_classes, swap_living_code, tells_others
 from spark_fast.worker.patching.rewriting import Stage, add_decorators
-from spark_fast.worker.patching.source import ADOPT, Source, parsed
+from spark_fast.worker.patching.source import ADOPT, Source, is_ours, parsed
 from spark_fast.worker.patching.undo import EMPTY, UndoLog, replace_items
 
 __all__ = ["Patch"]
@@ -81,6 +81,7 @@ class Patch:
     def end_module(self, module: ModuleType) -> None:
         """The module's new code has been executed."""
         begun = self._modules[id(module)]
+        begun.settle_repeated()
         begun.ended = True
         begun.namespace.pop(ADOPT, None)
         begun.replace_discarded()
@@ -109,6 +110,7 @@ class Patch:
         for begun in self._modules.values():
             if not begun.ended:
                 begun.namespace[ADOPT] = _as_it_is
+                begun.settle_repeated()
             begun.replace_discarded()
         lambdas = [(begun.namespace, begun.changed_lambdas()) for begun in self._modules.values()]
         swap_living_code(list(self._functions.codes.values()), lambdas)
@@ -160,6 +162,20 @@ class _Module:
                 del self.namespace[name]
         if not self.new_source.has_docstring and self.old_source.has_docstring:
             self.namespace["__doc__"] = None
+
+    def settle_repeated(self) -> None:
+        """Functions that the source makes more than once keep their identity: the last one counts."""
+        old, new = self.old_source, self.new_source
+        for name in old.repeated.keys() | new.repeated.keys():
+            sources = [each.repeated.get(name) or each.definitions.get(name) for each in (old, new)]
+            if "." in name or not all(sources):
+                continue
+            had, has = (nodes[-1] for nodes in sources if nodes)
+            words = [[ast.unparse(each) for each in node.decorator_list if not is_ours(each)] for node in (had, has)]
+            value, made = self.old_namespace.get(name, EMPTY), self.namespace.get(name, EMPTY)
+            # With other decorators it may be another of the functions: of those that register themselves under one name, say.
+            if words[0] == words[1] and isinstance(value, FunctionType) and isinstance(made, FunctionType):
+                self.namespace[name] = self._functions.settle(value, made, self.namespace, name)
 
     def changed_lambdas(self) -> dict[CodeType, CodeType]:
         """Old and new code of the lambdas outside functions, if there are as many as before."""
@@ -213,7 +229,7 @@ class _Module:
             return made
         updated = self._update(qualname, old_class, made)
         if self.keeper is not None and not self.new_source.is_decorated(qualname):
-            self.keeper.restore_values(qualname, updated)
+            self.keeper.settle_class(qualname)
         return updated
 
     def _settle(self, qualname: str, made: Any) -> Any:
@@ -222,24 +238,26 @@ class _Module:
         if isinstance(made, type):
             if isinstance(old, type) and old is not made and self._is_ours(old, made, qualname):
                 made = self._update(qualname, old, made)
-            if self.keeper is not None:
-                self.keeper.restore_values(qualname, made)
+        if self.keeper is not None and self.new_source.is_class(qualname):
+            self.keeper.settle_class(qualname)
+        if isinstance(made, type):
             return made
         return self._functions.settle(old, made, self.namespace, qualname)
 
     def _settle_call(self, name: str, made: Any) -> Any:
         """What is to stand for the class that a call of the top level has made."""
         old = self.old_namespace.get(name, EMPTY)
-        if not isinstance(old, type) or old is made or old.__module__ != self.namespace.get("__name__"):
+        if not isinstance(old, type) or old is made:
             return made
         if isinstance(made, type) and self._is_ours(old, made, name):
             reason = made_once(old)
             if reason is not None:
                 raise self.refusal(name, f"it changed, and {reason}")
             return self._update(name, old, made)
-        self._warnings.append(
-            f"`{name}` ({self.place(name)}) is another object now, made by a call: what was made of the old one stays so"
-        )
+        if old.__module__ == self.namespace.get("__name__"):
+            self._warnings.append(
+                f"`{name}` ({self.place(name)}) is another class now, as a call made it: objects of the old one stay so"
+            )
         return made
 
     def place(self, qualname: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property, lru_cache
 from types import CodeType
 
-__all__ = ["ADOPT", "Definition", "Source", "bound_by", "mangled", "parsed"]
+__all__ = ["ADOPT", "Definition", "Source", "bound_by", "is_ours", "mangled", "parsed"]
 
 ADOPT = "__spark_adopt__"
 """The name in a module's namespace by which its definitions find the patch. Ends in underscores, so that it is not
@@ -25,7 +25,7 @@ class Source:
     Branches of which only one is taken count once. `typing.overload` counts as nothing: only the function without it stays.
 
     Attributes:
-        definitions: what the module makes once.
+        definitions: what the module makes once; of classes that it makes one after the other, the last.
         repeated: what it makes more than once: one after the other, or in a loop.
     """
 
@@ -33,13 +33,18 @@ class Source:
         """tree: what the text is parsed to, to save the time."""
         self.text = text
         self.tree = ast.parse(text) if tree is None else tree
-        nodes: list[tuple[str, Definition]] = []
+        nodes: list[tuple[str, Definition, bool]] = []
         times = _count(self.tree.body, "", False, nodes)
         self.definitions: dict[str, list[Definition]] = {}
         self.repeated: dict[str, list[Definition]] = {}
-        for qualname, node in nodes:
+        for qualname, node, _ in nodes:
             kind = self.definitions if times[qualname] == 1 else self.repeated
             kind.setdefault(qualname, []).append(node)
+        looped = {qualname for qualname, _, in_loop in nodes if in_loop}
+        for qualname in self.repeated.keys() - looped:
+            last = self.repeated[qualname][-1]
+            if isinstance(last, ast.ClassDef):
+                self.definitions[qualname] = [last]
 
     def classes(self) -> Iterator[tuple[str, ast.ClassDef]]:
         for qualname, nodes in self.definitions.items():
@@ -73,7 +78,7 @@ class Source:
 
     def is_decorated(self, qualname: str) -> bool:
         return any(
-            not _is_ours(decorator) for node in self.definitions.get(qualname, ()) for decorator in node.decorator_list
+            not is_ours(decorator) for node in self.definitions.get(qualname, ()) for decorator in node.decorator_list
         )
 
     def line(self, qualname: str) -> int:
@@ -126,12 +131,12 @@ parsed = lru_cache(maxsize=64)(Source)
 """The source of a text, for those who need it in one transaction, which forgets it."""
 
 
-def _is_ours(decorator: ast.expr) -> bool:
+def is_ours(decorator: ast.expr) -> bool:
     return isinstance(decorator, ast.Call) and isinstance(decorator.func, ast.Name) and decorator.func.id == ADOPT
 
 
 def _count(
-    statements: Iterable[ast.stmt], prefix: str, repeated: bool, nodes: list[tuple[str, Definition]]
+    statements: Iterable[ast.stmt], prefix: str, repeated: bool, nodes: list[tuple[str, Definition, bool]]
 ) -> Counter[str]:
     """How often each definition is made at the most."""
     times: Counter[str] = Counter()
@@ -144,7 +149,7 @@ def _count(
                 continue
             qualname = prefix + statement.name
             times[qualname] += 2 if repeated else 1
-            nodes.append((qualname, statement))
+            nodes.append((qualname, statement, repeated))
             if is_class:
                 times += _count(statement.body, f"{qualname}.", repeated, nodes)
         elif isinstance(statement, ast.If):

@@ -97,6 +97,18 @@ class UndoLog:
         else:
             mapping.update(items)
 
+    def keep_items(self, mapping: dict[Any, Any]) -> None:
+        """Writes down what a dict holds, and in which order."""
+        had = dict(mapping)
+
+        def put_back() -> None:
+            replace_items(mapping, had)
+            if list(mapping) != list(had):
+                for key in had:
+                    mapping[key] = mapping.pop(key)
+
+        self.add(put_back)
+
     def keep_function(self, function: FunctionType) -> None:
         """Writes down all of a function that may be changed."""
         fields = {name: getattr(function, name) for name in _FUNCTION_FIELDS if hasattr(function, name)}
