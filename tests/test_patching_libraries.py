@@ -1,7 +1,6 @@
 """New code in place of old where libraries make the classes: pydantic, SQLAlchemy, ctypes, msgspec, attrs, torch."""
 
 import pickle
-from typing import Any
 
 import pytest
 
@@ -81,11 +80,13 @@ def test_pydantic_models_follow_their_fields_and_so_do_the_models_that_hold_them
     assert pickle.loads(pickle.dumps(made)) == made and isinstance(old, m.Inner)
     with pytest.raises(ValueError):
         m.Inner(decay="no number")
-    assert "decay" in str(m.Inner.__signature__) and "decay" in m.Outer.model_json_schema()["$defs"]["Inner"]["properties"]
+    assert "decay" in str(m.Inner.__signature__)
+    assert "decay" in m.Outer.model_json_schema()["$defs"]["Inner"]["properties"]
     edited.replace("    decay: int = 3\n", "", "held: T", "held: list[T]")
     assert "decay" not in m.Outer.model_validate({"inner": {}}).inner.model_dump()
     held = m.Holder.model_validate({"box": {"held": [{}, {}]}})
-    assert [type(each) for each in held.box.held] == [m.Inner, m.Inner] and type(held.box) is m.Box[m.Inner] is models[-1]
+    assert [type(each) for each in held.box.held] == [m.Inner, m.Inner]
+    assert type(held.box) is m.Box[m.Inner] is models[-1]
 
 
 def test_pydantic_models_are_put_back_by_undo() -> None:
@@ -94,7 +95,9 @@ def test_pydantic_models_are_put_back_by_undo() -> None:
     parameters = m.Box[m.Inner]
     before = [{name: id(value) for name, value in vars(each).items()} for each in (m.Outer, m.Inner, m.Box, parameters)]
     with pytest.raises(ZeroDivisionError):
-        edited.replace("rate: float = 0.1", "rate: float = 0.1\n    decay: int = 3", '"old"', "1 / 0", "held: T", "held: list[T]")
+        edited.replace(
+            "rate: float = 0.1", "rate: float = 0.1\n    decay: int = 3", '"old"', "1 / 0", "held: T", "held: int"
+        )
     after = [{name: id(value) for name, value in vars(each).items()} for each in (m.Outer, m.Inner, m.Box, parameters)]
     assert after == before
     made = m.Outer.model_validate({"inner": {"rate": 1, "then": {}}})
@@ -182,7 +185,7 @@ def test_ctypes_structures_stay_and_their_methods_follow() -> None:
     [
         (('("x", ctypes.c_int)', '("x", ctypes.c_long)'), "6: class Point", "ctypes fixes the layout"),
         (("Pair(ctypes.Structure)", "Pair(ctypes.BigEndianStructure)"), "10: class Pair", "ctypes fixes"),
-        (("    _fields_ = [(\"i\"", "    _pack_ = 1\n    _fields_ = [(\"i\""), "13: class Either", "ctypes fixes"),
+        (('    _fields_ = [("i"', '    _pack_ = 1\n    _fields_ = [("i"'), "13: class Either", "ctypes fixes"),
         (('("y", ctypes.c_int)', '("y", ctypes.c_long)'), "15: Called", "ctypes fixes"),
     ],
 )
@@ -208,8 +211,10 @@ def test_a_class_that_cannot_be_made_anew_and_depends_on_what_was_made_anew_stay
     point = edited.module.Point
     edited.replace('"old"', '"new"')
     assert edited.module.Point is point
-    assert len(edited.warnings) == 1
-    assert edited.warnings[0].startswith(f"`Point` ({edited.module.__name__}.py:5) stays as it was: it depends on `NAMES`")
+    assert edited.warnings == [
+        f"`Point` ({edited.module.__name__}.py:5) stays as it was: it depends on `NAMES`, which was made anew, and "
+        "ctypes fixes the layout of its instances when it makes the class"
+    ]
 
 
 def test_msgspec_structs_stay_and_their_methods_follow() -> None:
@@ -241,7 +246,7 @@ TABLES = """
     from typing import Optional
     from sqlalchemy import Column, ForeignKey, Integer, MetaData, String, Table, create_engine
     from sqlalchemy.ext.hybrid import hybrid_property
-    from sqlalchemy.orm import DeclarativeBase, Mapped, declarative_base, mapped_column, registry, relationship, sessionmaker, validates
+    from sqlalchemy.orm import *
     engine = create_engine("sqlite://")
     Session = sessionmaker(engine)
     def now(): return 3
@@ -315,10 +320,10 @@ def test_sqlalchemy_models_stay_and_their_methods_follow() -> None:
     ("words", "line"),
     [
         (("mapped_column(default=now)", "mapped_column(default=4)"), "18: class User"),
-        (('        __tablename__ = "post"', '        color: Mapped[int] = mapped_column()\n        __tablename__ = "post"'), "26: class Post"),
+        (('"post"', '"post"\n        color: Mapped[int] = mapped_column()'), "27: class Post"),
         (("String(9)", "String(8)"), "36: dogs"),
         (("User(Named, Base)", "User(Base)"), "15: class User"),
-        (("    @validates(\"name\")\n", ""), "21: class User"),
+        (('    @validates("name")\n', ""), "21: class User"),
     ],
 )
 def test_other_columns_of_sqlalchemy_models_are_refused_before_anything_is_executed(
@@ -371,14 +376,14 @@ def test_attrs_classes_with_and_without_slots_follow() -> None:
     m.Slotted.made = 7
     edited.replace('"old"', '"new"')
     assert (m.Slotted, m.Open, m.Child, m.Data) == kinds
-    edited.replace("self.x + len", "self.x - len", "return self.x\n", "return -self.x\n", "super().total() + self.z", "super().total() - self.z")
+    edited.replace("self.x + len", "self.x - len", "return self.x\n", "return -self.x\n", "() + self.z", "() - self.z")
     assert (m.Slotted, m.Open, m.Child, m.Data) == kinds and m.Slotted.made == 7
     assert [each.total() for each in things] == [1, -4, 2, -6] and things[3].both() == (-6, "Data")
     assert [m.Slotted(2, [1]).total(), m.Open().total(), m.Child().total(), m.Data(1).total()] == [1, -1, -2, -1]
     assert pickle.loads(pickle.dumps(things)) == things and m.Child().z == 3
     edited.replace("x: int = attrs.field(default=1", "w: int = 5\n    x: int = attrs.field(default=9")
     assert (m.Open().w, m.Open().total()) == (5, -9) and isinstance(things[1], m.Open)
-    for words in [("made = 0", "w: int = 2\n    made = 0"), ("x: int = 1\n    y: list = field(", "x: int = 1\n    w: int = 3\n    y: list = field(")]:
+    for words in [("made = 0", "w: int = 2\n    made = 0"), ("y: list = field(", "w: int = 3\n    y: list = field(")]:
         error = refused(edited, *words)
         assert "__slots__ changed" in str(error)
     assert (m.Slotted, m.Open, m.Child, m.Data) == kinds and things[0].total() == 1
@@ -414,7 +419,7 @@ def test_torch_modules_keep_hooks_buffers_and_autograd_functions() -> None:
     x = torch.ones(1, 2)
     plain = net.layer.weight.sum(1) + net.layer.bias
     assert torch.allclose(net(x), plain * 4)
-    edited.replace("return x * 2", "return x * 3", "grad * 2", "grad * 5", "out * SCALE", "out * -SCALE", '"old"', '"new"')
+    edited.replace("return x * 2", "return x * 3", "grad * 2", "grad * 5", "out * SCALE", "out * -SCALE")
     assert m.Twice is twice and isinstance(net, m.Net) and m.Net.calls == 1
     assert torch.allclose(net(x), plain * -6) and m.Net.calls == 2
     net.layer.bias.grad = None
@@ -449,7 +454,7 @@ def test_classes_of_other_libraries_with_a_registry_stay_and_are_changed_with_a_
     names = "Item Order Person Config".split()
     kinds = [getattr(m, name) for name in names]
     item, config = m.Item(), m.Config(rate=0.5)
-    edited.replace('TAG = "old"', 'TAG = "new"', "return 2", "return 3", "rate * 2", "rate * 4", '"shifted": 1', '"shifted": 2')
+    edited.replace("return 2", "return 3", "rate * 2", "rate * 4", '"shifted": 1', '"shifted": 2')
     assert [getattr(m, name) for name in names] == kinds and (item.double(), config.double()) == (3, 2.0)
     assert m.Order().load({"item": {"x": "4"}}) == {"item": {"x": 4, "shifted": 2}}
     # The database was made anew, so that the model was, too.
@@ -459,5 +464,6 @@ def test_classes_of_other_libraries_with_a_registry_stay_and_are_changed_with_a_
     assert [getattr(m, name) for name in names] == kinds
     assert m.Order().load({"item": {"x": "4", "y": "5"}}) == {"item": {"x": 4, "y": 5, "shifted": 2}}
     assert edited.warnings[:1] == [
-        f"`Item` ({m.__name__}.py:4) was changed in place: what `marshmallow.SchemaMeta` keeps elsewhere of its old fields stays"
+        f"`Item` ({m.__name__}.py:4) changed in place: what `marshmallow.SchemaMeta` keeps elsewhere of its old "
+        "fields stays"
     ]

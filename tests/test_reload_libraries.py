@@ -58,7 +58,8 @@ def look():
     made = Config.model_validate({"parts": [{"rate": 1}]})
     copied = pickle.loads(pickle.dumps(kept))
     same = type(made) is Config and type(made.parts[0]) is Part is type(copied[0].part)
-    return ["old", same and isinstance(kept[1], Row) and kept[2] is Mode.TRAIN is copied[2], sorted(made.parts[0].model_dump())]
+    same = same and isinstance(kept[1], Row) and kept[2] is Mode.TRAIN is copied[2]
+    return ["old", same, sorted(made.parts[0].model_dump())]
 """
     with Edited(tmp_path, script + LOOP) as training:
         assert training.says()[0] == ["old", True, ["rate"]]

@@ -107,9 +107,9 @@ def update_class(
 
 
 def update_methods(old: type, holder: type, names: Set[str], functions: FunctionPatcher) -> None:
-    """Gives the old class the methods of these names, and `__doc__` if it is one of them, from a class that has no others.
+    """Gives the old class the methods of these names, or its docstring, from a class that has nothing else.
 
-    Methods of these names that the holder lacks go.
+    The old class loses what the holder lacks of them.
     """
     _point_cells(old, holder)
     for name in names:

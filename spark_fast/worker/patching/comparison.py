@@ -43,8 +43,7 @@ class Comparison:
         self.changed_names = {
             name
             for name in self._had.keys() | has.keys()
-            if name not in self.unchanged
-            and not _same_nodes(old, self._had.get(name, []), new, has.get(name, []))
+            if name not in self.unchanged and not _same_nodes(old, self._had.get(name, []), new, has.get(name, []))
         }
 
     def bindings(self, name: str) -> list[ast.stmt]:
@@ -72,13 +71,14 @@ def first_difference(old: Source, had: ast.ClassDef, new: Source, has: ast.Class
     """The first part of the new class statement, apart from its methods and its docstring, that differs from the old
     one's. The statement itself if a part is missing.
     """
-    for olds, news in (
+    pairs: list[tuple[Sequence[ast.AST], Sequence[ast.AST]]] = [
         (had.decorator_list, has.decorator_list),
         (had.bases, has.bases),
         (had.keywords, has.keywords),
         (getattr(had, "type_params", []), getattr(has, "type_params", [])),
         (_fields(had), _fields(has)),
-    ):
+    ]
+    for olds, news in pairs:
         for one, other in zip(olds, news, strict=False):
             if not _same(one, other):
                 return other
@@ -133,8 +133,9 @@ def unfit_method(old: Source, had: ast.ClassDef, new: Source, has: ast.ClassDef,
 
 
 def kept_names(old: Source, had: ast.ClassDef, new: Source, has: ast.ClassDef) -> dict[str, list[ast.stmt]]:
-    """The names that assignments in the class's body bind, with these statements in the old source, where neither they nor
-    anything in the body that they mention changed.
+    """The names that assignments in the class's body bind, each with its statements in the old source.
+
+    Only those of which neither a statement nor another name of the body that it mentions changed.
     """
     olds, news = _by_name(had.body), _by_name(has.body)
     changed = {
@@ -183,9 +184,7 @@ def _same(had: ast.AST, has: ast.AST) -> bool:
 
 
 def _same_nodes(old: Source, had: Sequence[ast.stmt], new: Source, has: Sequence[ast.stmt]) -> bool:
-    return len(had) == len(has) and all(
-        same_node(old, one, new, other) for one, other in zip(had, has, strict=True)
-    )
+    return len(had) == len(has) and all(same_node(old, one, new, other) for one, other in zip(had, has, strict=True))
 
 
 def _fields(node: ast.ClassDef) -> list[ast.stmt]:

@@ -54,13 +54,13 @@ class Dependencies:
         self._mentioned: dict[ast.AST, set[Dotted]] = {}
 
     def first_change(self, module: Reloaded, node: ast.AST, *, instances_live_on: bool = False) -> str | None:
-        """The first name that the statement looks up, or that runs as it is executed, and that means something else now.
+        """The first name that the statement looks up and that means something else now; None if there is none.
 
         node: the statement as it stands in the old source.
         instances_live_on: an instance that the statement made of a class that is still there counts as the same,
             though the class's methods changed.
 
-        Returns None if there is no such name. Follows functions of the transaction's modules through their bodies.
+        Follows functions of the transaction's modules through their bodies, since the statement may run them.
         """
         needs = _needs(node)
         seen: set[tuple[int, str]] = set()
@@ -184,7 +184,8 @@ def same_value(old: object, new: object) -> bool:
     if type(old) is not type(new):
         return False
     if isinstance(old, FunctionType) and isinstance(new, FunctionType):
-        return old.__closure__ is None and old.__qualname__ == new.__qualname__ and same_code(old.__code__, new.__code__)
+        same_names = old.__qualname__ == new.__qualname__
+        return old.__closure__ is None and same_names and same_code(old.__code__, new.__code__)
     if isinstance(old, functools.partial) and isinstance(new, functools.partial):
         return same_value(
             (old.func, old.args, tuple(old.keywords.items())), (new.func, new.args, tuple(new.keywords.items()))

@@ -45,8 +45,9 @@ class Keeper:
     """Decides, for one module, which definitions stay as they are while its new code is executed.
 
     A class statement, or a call at the top level that made a class, a type variable or the like, stays if its text is
-    unchanged and all that it evaluates, or runs, is what it was. Where nothing but methods changed in a class that others
-    were told of as it was made, the methods are taken over, and the statement is not executed again either.
+    unchanged and all that it evaluates or runs is what it was. If a library or the project was told of a class when it
+    was made, and nothing but methods changed, the class takes these methods over, and its statement is not executed
+    either.
 
     Attributes:
         kept: the qualified names of the classes that stay, or of which only methods change.
@@ -81,7 +82,7 @@ class Keeper:
         self._values: dict[str, dict[str, object]] = {}
 
     def rewrite(self) -> None:
-        """Makes the definitions of the new source's tree ask before they are executed. To be done before all other changes of it."""
+        """Makes the definitions in the new source's tree ask before they are executed. Call this first of all."""
         old, new = self.old_source, self._new_source
         chosen: dict[ast.stmt, tuple[str, set[str] | None]] = {}
         for qualname, node in new.classes():
@@ -99,7 +100,7 @@ class Keeper:
             if methods is not None:
                 self._methods[qualname] = methods
             chosen[node] = qualname, methods
-        calls = {}
+        calls: dict[ast.stmt, tuple[str, bool]] = {}
         for name, statement in calls_of(new).items():
             value = self.old_namespace.get(name)
             if name in self._calls and is_definition(value):
@@ -141,9 +142,9 @@ class Keeper:
             if tells_others(living) or self._is_told_to_decorators(node):
                 self._registries.leave(living)
             if library := installed_metaclass(living):
+                place = self._module.place(qualname)
                 self._warnings.append(
-                    f"`{qualname}` ({self._module.place(qualname)}) was changed in place: what {library} keeps elsewhere of "
-                    "its old fields stays"
+                    f"`{qualname}` ({place}) changed in place: what {library} keeps elsewhere of its old fields stays"
                 )
             return True
         self._keep(qualname)
@@ -230,7 +231,7 @@ class Keeper:
         }
 
     def settle_class(self, qualname: str) -> None:
-        """The class is complete. Puts back the attributes whose lines did not change: they may have been set at run time."""
+        """The class is complete. Puts back the attributes whose lines did not change, as they may have been set."""
         cls = self._module.old_class(qualname, None)
         if cls is None:
             return
@@ -242,7 +243,7 @@ class Keeper:
 
 
 def _mappings(source: Source) -> dict[str, ast.stmt]:
-    """The calls `….map_imperatively(name, …)` of the top level, by that name: SQLAlchemy refuses the second of a class."""
+    """The calls `….map_imperatively(name, …)` of the top level, by that name. SQLAlchemy refuses a second one."""
     found: dict[str, ast.stmt] = {}
     for statement in source.tree.body:
         call = getattr(statement, "value", None)
@@ -258,6 +259,6 @@ def _mappings(source: Source) -> dict[str, ast.stmt]:
 
 
 def _belongs_to_class(value: object) -> bool:
-    """Whether it is a part of the class rather than a value that the class keeps: a method, a field, a class within it."""
+    """Whether it is a part of the class, such as a method, a field or a class within it, and no value."""
     kind = type(value)
     return isinstance(value, type) or any(hasattr(kind, name) for name in ("__get__", "__set__", "__set_name__"))

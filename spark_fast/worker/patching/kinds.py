@@ -17,7 +17,7 @@ def made_once(value: object) -> str | None:
     if is_sqlalchemy(value):
         return "SQLAlchemy maps it once and for all"
     if isinstance(value, type):
-        for meta in type(value).__mro__:
+        for meta in _metaclasses(value):
             if meta is not type and meta is not object and _is_written_in_c(meta):
                 library = meta.__module__.partition(".")[0].lstrip("_")
                 return f"{library} fixes the layout of its instances when it makes the class"
@@ -27,17 +27,19 @@ def made_once(value: object) -> str | None:
 def is_sqlalchemy(value: object) -> bool:
     """Whether SQLAlchemy has a table for the class, or the value is a part of its registries."""
     if isinstance(value, type):
-        return "_sa_class_manager" in vars(value) or any(
-            meta.__module__.startswith("sqlalchemy.") for meta in type(value).__mro__
-        ) or _has_declarative_base(value)
+        return (
+            "_sa_class_manager" in vars(value)
+            or any(meta.__module__.startswith("sqlalchemy.") for meta in _metaclasses(value))
+            or _has_declarative_base(value)
+        )
     kind = type(value)
     return kind.__module__.startswith("sqlalchemy.") and any(
-        each.__qualname__ in _SQLALCHEMY_VALUES for each in kind.__mro__
+        each.__qualname__ in _SQLALCHEMY_VALUES for each in type.mro(kind)
     )
 
 
 def is_pydantic(cls: type) -> bool:
-    return any(meta.__module__.startswith("pydantic.") for meta in type(cls).__mro__)
+    return any(meta.__module__.startswith("pydantic.") for meta in _metaclasses(cls))
 
 
 def is_definition(value: object) -> bool:
@@ -47,7 +49,7 @@ def is_definition(value: object) -> bool:
 
 def installed_metaclass(cls: type) -> str | None:
     """The metaclass of a library, other than pydantic, that made the class; None if there is none."""
-    for meta in type(cls).__mro__:
+    for meta in _metaclasses(cls):
         file = str(getattr(sys.modules.get(meta.__module__), "__file__", None))
         if {"site-packages", "dist-packages"} & set(Path(file).parts) and not is_pydantic(cls):
             return f"`{meta.__module__.partition('.')[0]}.{meta.__qualname__}`"
@@ -58,6 +60,10 @@ def _has_declarative_base(cls: type) -> bool:
     orm = sys.modules.get("sqlalchemy.orm")
     base = getattr(orm, "DeclarativeBase", None)
     return isinstance(base, type) and issubclass(cls, base)
+
+
+def _metaclasses(cls: type) -> list[type]:
+    return type.mro(type(cls))
 
 
 def _is_written_in_c(cls: type) -> bool:

@@ -173,7 +173,7 @@ class _Module:
             had, has = (nodes[-1] for nodes in sources if nodes)
             words = [[ast.unparse(each) for each in node.decorator_list if not is_ours(each)] for node in (had, has)]
             value, made = self.old_namespace.get(name, EMPTY), self.namespace.get(name, EMPTY)
-            # With other decorators it may be another of the functions: of those that register themselves under one name, say.
+            # With other decorators it may be another function: one that is registered for another type, say.
             if words[0] == words[1] and isinstance(value, FunctionType) and isinstance(made, FunctionType):
                 self.namespace[name] = self._functions.settle(value, made, self.namespace, name)
 
@@ -235,9 +235,9 @@ class _Module:
     def _settle(self, qualname: str, made: Any) -> Any:
         """What the decorators have made of it."""
         old = self.old_value(qualname)
-        if isinstance(made, type):
-            if isinstance(old, type) and old is not made and self._is_ours(old, made, qualname):
-                made = self._update(qualname, old, made)
+        old_class = old if isinstance(old, type) and isinstance(made, type) and old is not made else None
+        if old_class is not None and self._is_ours(old_class, made, qualname):
+            made = self._update(qualname, old_class, made)
         if self.keeper is not None and self.new_source.is_class(qualname):
             self.keeper.settle_class(qualname)
         if isinstance(made, type):

@@ -45,11 +45,12 @@ def _holds_made_once(names: Mapping[str, Any], seen: set[int]) -> bool:
     for value in list(names.values()):
         if made_once(value) is not None:
             return True
-        if isinstance(value, type) and value.__module__ == names.get("__name__", names.get("__module__")):
-            if id(value) not in seen:
-                seen.add(id(value))
-                if _holds_made_once(vars(value), seen):
-                    return True
+        if not isinstance(value, type) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        is_ours = value.__module__ == names.get("__name__", names.get("__module__"))
+        if is_ours and _holds_made_once(vars(value), seen):
+            return True
     return False
 
 

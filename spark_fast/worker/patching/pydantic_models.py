@@ -1,7 +1,7 @@
 """A pydantic model that lives on gets the fields of the one that was made anew.
 
-Pydantic compiles the fields of a model to a schema that refers to the class. So the fields are taken over, and the schema
-is compiled again for the class that lives on, and for the models that have it for a field.
+Pydantic compiles the fields of a model to a schema that refers to the class. So the old model takes the fields over,
+and pydantic compiles its schema again, and those of the models that have it for a field.
 """
 
 import functools
@@ -69,7 +69,7 @@ def update_model(old: Any, new: Any, update: Callable[[Any, Any], None], log: Un
 
 
 def _take_fields(living: Any, made: Any, log: UndoLog) -> None:
-    """A generic model for certain types gets what such a model of the new class has, but for its place among the classes."""
+    """Gives a generic model for certain types the fields that such a model of the new class has."""
     for name, value in list(vars(made).items()):
         if name.startswith("__pydantic_") and name != "__pydantic_generic_metadata__" and name not in _COMPILED:
             log.set_attribute(living, name, value)
@@ -124,8 +124,8 @@ def _generic(cls: Any) -> dict[str, Any]:
 
 
 def _subclasses(cls: type) -> Iterator[Any]:
-    seen: set[type] = set()
-    waiting = list(type.__subclasses__(cls))
+    seen: set[Any] = set()
+    waiting: list[Any] = list(type.__subclasses__(cls))
     while waiting:
         each = waiting.pop()
         if each not in seen:

@@ -20,7 +20,7 @@ class Relocation:
         self._codes: list[dict[str, list[CodeType]]] = []
 
     def move(self, cls: type, functions: FunctionPatcher) -> None:
-        """Gives the functions of a class of an unchanged text, and of the classes in it, the code with the new lines."""
+        """Gives the functions of an unchanged class, and of the classes in it, the code with the new lines."""
         waiting: list[Any] = [cls]
         seen: set[int] = set()
         for each in waiting:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Set
 from enum import IntEnum
 
 from spark_fast.worker.patching.comparison import is_method
-from spark_fast.worker.patching.source import ADOPT, Definition, Source
+from spark_fast.worker.patching.source import ADOPT, Source
 
 _HOLDERS = (ast.stmt, ast.mod, ast.ExceptHandler, ast.match_case)
 
@@ -83,7 +83,7 @@ class _Chooser(ast.NodeTransformer):
         self._chosen = chosen
 
     def visit(self, node: ast.AST) -> ast.AST:
-        if is_method(node):  # nothing in functions is chosen
+        if isinstance(node, ast.stmt) and is_method(node):  # nothing in functions is chosen
             return node
         if not isinstance(node, ast.ClassDef):
             return self.generic_visit(node) if isinstance(node, _HOLDERS) else node
@@ -109,9 +109,8 @@ def _methods_alone(qualname: str, node: ast.ClassDef, names: Set[str]) -> ast.Cl
         keywords=[],
         body=body or [ast.copy_location(ast.Pass(), node)],
         decorator_list=[_asked(qualname, Stage.METHODS, node)],
+        **({"type_params": node.type_params} if hasattr(node, "type_params") else {}),
     )
-    if hasattr(node, "type_params"):
-        made.type_params = node.type_params
     return ast.copy_location(made, node)
 
 

@@ -22,7 +22,7 @@ _LOOPS = (ast.For, ast.AsyncFor, ast.While)
 class Source:
     """The definitions that a module makes outside functions, by their qualified names.
 
-    Branches of which only one is taken count once. `typing.overload` counts as nothing: only the function without it stays.
+    Branches of which only one is taken count once. What `typing.overload` decorates does not count.
 
     Attributes:
         definitions: what the module makes once; of classes that it makes one after the other, the last.
@@ -113,11 +113,7 @@ class Source:
 
     def names_in_class(self, qualname: str) -> set[str]:
         """The names that the body of the class binds, mangled as in its namespace."""
-        return {
-            mangled(qualname, name)
-            for node in self.definitions.get(qualname, ())
-            for name in bound_by(node.body)
-        }
+        return {mangled(qualname, name) for node in self.definitions.get(qualname, ()) for name in bound_by(node.body)}
 
 
 def mangled(qualname: str, name: str) -> str:

@@ -142,11 +142,12 @@ def _put_attribute(cls: type, name: str, value: object) -> None:
 
 
 def _setter(cls: type, name: str) -> Callable[..., None]:
-    """The first method of that name that is written in C. The method of `type` refuses classes whose metaclass is written in
-    C and has its own; one that is written in Python may refuse the assignment.
+    """The first method of that name that is written in C.
+
+    A method that is written in Python may refuse the assignment. That of `type` refuses a class whose metaclass is
+    written in C and has its own.
     """
-    meta: type
-    for meta in type(cls).__mro__:
+    for meta in type.mro(type(cls)):
         found = vars(meta).get(name)
         if isinstance(found, WrapperDescriptorType):
             return found
