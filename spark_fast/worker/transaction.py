@@ -101,7 +101,7 @@ class Transaction:
         loaded = {module.path: module.name for module in list(project.modules.values())}
         self._changed = [loaded[path] for path in sources if path in loaded]
         self._affected: list[str] = []
-        self._patch = Patch()
+        self._patch = Patch(keeps_unchanged=True, warnings=self.warnings)
         self._before_sources: dict[str, Module] = {}
         self._before_snapshot: dict[str, bytes] = {}
         self._before_values: dict[str, object] = {}
