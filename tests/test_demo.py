@@ -15,6 +15,8 @@ from spark_fast import client
 from spark_fast.client import Run, SparkStatus
 from tests.support import until
 
+pytestmark = pytest.mark.process
+
 DEADLINE = 90.0
 
 

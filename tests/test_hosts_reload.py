@@ -16,6 +16,8 @@ from tests.hosts_real import Server, store
 from tests.ranks import LOCKSTEP, LOOP, Ranks
 from tests.support import ALL, until
 
+pytestmark = pytest.mark.hosts
+
 HELPER = "def scale(lr):\n    return lr\n"
 
 

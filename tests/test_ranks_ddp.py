@@ -18,6 +18,8 @@ from spark_fast.client.look import status_of_ranks
 from tests.support import ALL, Child, in_turn, until
 from tests.torchrun import HEAD, START, Ranks, Torchrun, joined, step_of
 
+pytestmark = pytest.mark.ranks
+
 Weights = dict[str, torch.Tensor]
 
 TIMEOUT = 60.0

@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.ranks import Ranks, standing
+
+pytestmark = pytest.mark.ranks
 
 SCRIPT = """
 import os, time

@@ -12,6 +12,8 @@ from spark_fast import client
 from tests.reloading import Edited
 from tests.support import ALL, Child, until
 
+pytestmark = pytest.mark.process
+
 SAY = """
 import json, time
 import spark_fast as spark

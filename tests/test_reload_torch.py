@@ -14,6 +14,8 @@ from spark_fast import journal
 from tests.reloading import Edited
 from tests.support import ALL, until
 
+pytestmark = pytest.mark.process
+
 EPOCHS, BATCHES = 3, 60
 # Where there is no C++ compiler, all of torch.compile but its last step.
 COMPILE = (

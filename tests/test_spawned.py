@@ -14,6 +14,8 @@ from spark_fast import client
 from tests.reloading import Edited
 from tests.support import DEADLINE, Child, until
 
+pytestmark = pytest.mark.process
+
 METHODS = ["spawn", "forkserver", "preloaded"]
 """`preloaded` is a fork server that executes the main script before it forks, as in the releases of CPython in which
 that works: elsewhere the server is not told the script's path, for a slip of the keyword."""
