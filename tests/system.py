@@ -16,6 +16,7 @@ PACKAGES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("clang",): ("clang",),  # a second compiler reads the C core
     ("git",): ("git",),
     ("ip",): ("iproute2",),  # networks between hosts
+    ("patch",): ("patch",),
     ("spin",): ("spin",),  # the models of the protocols
     CHROMIUM: ("chromium",),
 }

@@ -827,6 +827,7 @@ def test_a_diff_is_unified_with_paths_relative_to_the_roots(project: Project) ->
 
 
 @pytest.mark.process
+@pytest.mark.tier("all")
 def test_a_diff_applies_with_patch(project: Project, tmp_path: Path) -> None:
     old = "".join(f"line_{number} = {number}\n" for number in range(200))
     project.write("train.py", old)

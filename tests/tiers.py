@@ -70,27 +70,22 @@ def tier_of(marks: Sequence[Mark]) -> str:
 
 
 def tiers_of_file(path: Path) -> set[str]:
-    """Return the tiers that run tests of this file, without importing it."""
+    """Return the tiers that may run tests of this file, without importing it."""
     module = ast.parse(path.read_bytes())
-    below: list[_Written] = []
-    for node in module.body:
-        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["pytestmark"]:
-            below = _read(node.value.elts if isinstance(node.value, ast.List) else [node.value])
-    return {
-        tier_of([*_read(node.decorator_list), *below])
-        for node in module.body
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
-    }
+    of_module: list[_Written] = []
+    for statement in module.body:
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "pytestmark":
+            of_module = _read(statement)
+    # A mark elsewhere is one of a function, or of one of its parameters.
+    return {tier_of(of_module), *(tier_of([mark, *of_module]) for mark in _read(module))}
 
 
-def _read(found: Iterable[ast.expr]) -> list[_Written]:
-    """Read `pytest.mark.NAME` and `pytest.mark.NAME("text")`."""
-    marks = []
-    for each in found:
-        call = each if isinstance(each, ast.Call) else None
-        name = ast.unparse(each if call is None else call.func)
-        if name.startswith("pytest.mark."):
-            given = [] if call is None else call.args
-            args = tuple(arg.value for arg in given if isinstance(arg, ast.Constant))
-            marks.append(_Written(name.removeprefix("pytest.mark."), args))
-    return marks
+def _read(node: ast.AST) -> list[_Written]:
+    """Return the marks of kinds and tiers that are written below a node."""
+    found = []
+    for each in ast.walk(node):
+        if isinstance(each, ast.Attribute) and each.attr in KINDS and ast.unparse(each.value) == "pytest.mark":
+            found.append(_Written(each.attr, ()))
+        if isinstance(each, ast.Call) and ast.unparse(each.func) == "pytest.mark.tier":
+            found += [_Written("tier", (arg.value,)) for arg in each.args if isinstance(arg, ast.Constant)]
+    return found
