@@ -16,7 +16,7 @@ from tests.support import Child, until
 from tests.test_exposing import send
 from tests.test_reload_supervised import Supervised
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.tier("fast")]
 
 TRAINING = """
 import sys, time

@@ -9,7 +9,7 @@ import pytest
 from spark_fast import client
 from tests.support import Child, until
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.tier("fast")]
 
 FORKS = {
     "os.fork": "pid = os.fork()",

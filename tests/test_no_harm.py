@@ -14,7 +14,7 @@ from spark_fast.hosts import store
 from tests.reloading import Edited
 from tests.support import Child, until
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.tier("fast")]
 
 SAVES = """
 import time

@@ -12,7 +12,7 @@ from spark_fast import client
 from tests.reloading import Edited
 from tests.support import ALL, Child, until
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.tier("fast")]
 
 SAY = """
 import json, time

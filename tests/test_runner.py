@@ -12,7 +12,7 @@ import pytest
 from spark_fast import client
 from tests.support import Child, until
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.tier("fast")]
 
 RUN = ("-m", "spark_fast", "run")
 

@@ -14,7 +14,7 @@ from spark_fast.errors import SparkInterrupt, SparkReloadError, SparkStopError
 from spark_fast.request import Kind
 from tests.support import GATED, Child, until
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.tier("fast")]
 
 # --- the first call ---
 
