@@ -23,6 +23,8 @@ from spark_fast.errors import ReloadRefusedError
 from spark_fast.worker.patching import Patch, preflight
 from tests.support import until
 
+pytestmark = pytest.mark.unit
+
 numbers = itertools.count()
 
 
@@ -1358,6 +1360,7 @@ class Generated(A):
     def name(self): return super().one()
 @functools.lru_cache
 def cached(): return 1
+@pytest.mark.tier("test")
 @dataclass(slots=True)
 class Slotted:
     x: int
@@ -1382,6 +1385,7 @@ def test_a_thousand_reloads_leave_as_many_objects_as_ten() -> None:
     assert abs(reload(980) - few) < 100
 
 
+@pytest.mark.process
 def test_it_is_not_imported_with_the_package() -> None:
     code = "import sys, spark_fast.worker, spark_fast.client; print([n for n in sys.modules if 'patching' in n])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -12,6 +12,8 @@ from spark_fast import client
 from tests.reloading import Edited
 from tests.support import ALL, Child, outcome, until
 
+pytestmark = [pytest.mark.process, pytest.mark.tier("fast")]
+
 SAY = """
 import json, time
 import spark_fast as spark
