@@ -41,7 +41,7 @@ $(VENV)/made-all: $(VENV)/made-test tests/requirements-all.txt
 	$(PIP) --requirement tests/requirements-all.txt
 	touch $@
 
-$(VENV)/made-lint: $(VENV)/made-lint tests/requirements-lint.txt
+$(VENV)/made-lint: $(VENV)/made-test tests/requirements-lint.txt
 	$(PIP) --requirement tests/requirements-lint.txt
 	touch $@
 

@@ -12,6 +12,8 @@ from spark_fast.worker import places
 from tests.reloading import Edited
 from tests.support import Child, until
 
+pytestmark = pytest.mark.process
+
 LATE = """
 import json, time
 import spark_fast as spark
@@ -425,6 +427,7 @@ def keeping(monkeypatch: pytest.MonkeyPatch) -> "list[bool]":
     places.keep_after_errors(None, threading.get_ident())
 
 
+@pytest.mark.unit
 def test_loops_wait_for_what_becomes_of_their_exception(keeping: list[bool]) -> None:
     with pytest.raises(ValueError, match="x"):
         unwind(ValueError)
@@ -435,6 +438,7 @@ def test_loops_wait_for_what_becomes_of_their_exception(keeping: list[bool]) -> 
     assert keeping[-1] is False
 
 
+@pytest.mark.unit
 def test_loops_wait_while_a_handler_runs(keeping: list[bool]) -> None:
     try:
         unwind(ValueError)
@@ -445,6 +449,7 @@ def test_loops_wait_while_a_handler_runs(keeping: list[bool]) -> None:
     assert places.kept() == []
 
 
+@pytest.mark.unit
 def test_an_error_in_a_handler_ends_the_script_with_the_loops_of_the_first(keeping: list[bool]) -> None:
     import threading
 
@@ -459,6 +464,7 @@ def test_an_error_in_a_handler_ends_the_script_with_the_loops_of_the_first(keepi
     assert places.kept() == []
 
 
+@pytest.mark.unit
 def test_loops_of_an_exception_that_was_caught_are_not_kept_for_a_later_one(keeping: list[bool]) -> None:
     import threading
 
@@ -472,6 +478,7 @@ def test_loops_of_an_exception_that_was_caught_are_not_kept_for_a_later_one(keep
     assert places.kept() == []
 
 
+@pytest.mark.unit
 def test_a_handler_that_begins_the_loop_again_begins_it_anew(keeping: list[bool]) -> None:
     try:
         unwind(ValueError)
@@ -479,6 +486,7 @@ def test_a_handler_that_begins_the_loop_again_begins_it_anew(keeping: list[bool]
         assert list(places_of("inner")) == [0, 1, 2]  # type: ignore[call-overload]
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 def test_what_ends_the_process_keeps_no_place(keeping: list[bool], error: type[BaseException]) -> None:
     with pytest.raises(error):
@@ -486,6 +494,7 @@ def test_what_ends_the_process_keeps_no_place(keeping: list[bool], error: type[B
     assert places.kept() == []
 
 
+@pytest.mark.unit
 def test_break_and_return_keep_no_place(keeping: list[bool]) -> None:
     for _ in places_of("outer"):
         for _ in places_of("inner"):
@@ -495,6 +504,7 @@ def test_break_and_return_keep_no_place(keeping: list[bool]) -> None:
     assert places.kept() == []
 
 
+@pytest.mark.unit
 def test_a_generator_that_raised_is_begun_anew(keeping: list[bool]) -> None:
     import spark_fast as spark
 

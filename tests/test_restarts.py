@@ -14,6 +14,8 @@ from spark_fast.worker.restarts import Position, losses
 from tests.reloading import Edited
 from tests.support import until
 
+pytestmark = pytest.mark.process
+
 
 class Net:
     """A class of the project."""
@@ -34,6 +36,7 @@ NO_KEY = "this loop has no key, so it begins at its first item again"
 # --- loops ---
 
 
+@pytest.mark.unit
 def test_a_loop_without_a_key_around_one_with_a_key_is_named() -> None:
     source = """
         for epoch in range(100):
@@ -43,6 +46,7 @@ def test_a_loop_without_a_key_around_one_with_a_key_is_named() -> None:
     assert found(source) == [f"train.py:1: {NO_KEY}"]
 
 
+@pytest.mark.unit
 def test_loops_with_a_key_are_not_named() -> None:
     source = """
         for epoch in spark.track(range(100), key="epoch"):
@@ -53,6 +57,7 @@ def test_loops_with_a_key_are_not_named() -> None:
     assert found(source, loop=spark.track(range(3), key="batch")) == []
 
 
+@pytest.mark.unit
 def test_track_without_a_key_is_a_loop_without_a_key() -> None:
     source = """
         for epoch in spark.track(range(100), key="epoch"):
@@ -62,6 +67,7 @@ def test_track_without_a_key_is_a_loop_without_a_key() -> None:
     assert found(source) == [f"train.py:2: {NO_KEY}"]
 
 
+@pytest.mark.unit
 def test_enumerate_around_a_loop_with_a_key_is_named() -> None:
     source = """
         for number, batch in enumerate(spark.track(loader, key="batch")):
@@ -70,6 +76,7 @@ def test_enumerate_around_a_loop_with_a_key_is_named() -> None:
     assert found(source) == ["train.py:1: enumerate() around a loop with a key counts from its start again"]
 
 
+@pytest.mark.unit
 def test_enumerate_within_the_key_goes_on() -> None:
     source = """
         for number, batch in spark.track(enumerate(loader), key="batch"):
@@ -78,15 +85,18 @@ def test_enumerate_within_the_key_goes_on() -> None:
     assert found(source) == []
 
 
+@pytest.mark.unit
 def test_a_progress_bar_around_a_loop_with_a_key_goes_on() -> None:
     assert found("for batch in tqdm(spark.track(loader, key='batch'), desc='x'):\n    step(batch)  # HERE\n") == []
 
 
+@pytest.mark.unit
 def test_what_stands_beside_a_loop_with_a_key_in_a_zip_is_named() -> None:
     source = "for batch, seed in zip(spark.track(loader, key='batch'), seeds):\n    step(batch)  # HERE\n"
     assert found(source) == ["train.py:1: zip() begins what stands beside the loop with a key anew"]
 
 
+@pytest.mark.unit
 def test_a_loop_that_is_not_running_is_not_named() -> None:
     source = """
         for warm in range(10):
@@ -100,6 +110,7 @@ def test_a_loop_that_is_not_running_is_not_named() -> None:
     assert found(source) == []
 
 
+@pytest.mark.unit
 def test_a_generator_with_a_key_keeps_the_loop_over_it() -> None:
     source = textwrap.dedent(
         """
@@ -118,6 +129,7 @@ def test_a_generator_with_a_key_keeps_the_loop_over_it() -> None:
     assert losses(positions, {"/project/train.py": source.encode()}, (), (), ["/project"]) == []
 
 
+@pytest.mark.unit
 def test_every_frame_on_the_stack_is_looked_at() -> None:
     source = textwrap.dedent(
         """
@@ -149,6 +161,7 @@ def made(name: str, line: int) -> str:
     return f"train.py:{line}: `{name}` is made anew when the code runs again"
 
 
+@pytest.mark.unit
 def test_a_count_before_a_loop_is_named() -> None:
     source = """
         n = 0
@@ -160,6 +173,7 @@ def test_a_count_before_a_loop_is_named() -> None:
     assert found(source, n=3, best=0.5) == [counted("n", 1), counted("best", 2)]
 
 
+@pytest.mark.unit
 def test_a_sum_of_an_epoch_is_named_while_its_inner_loop_runs() -> None:
     source = """
         for epoch in spark.track(range(100), key="epoch"):
@@ -170,6 +184,7 @@ def test_a_sum_of_an_epoch_is_named_while_its_inner_loop_runs() -> None:
     assert found(source, total=1.5) == [counted("total", 2)]
 
 
+@pytest.mark.unit
 def test_what_each_item_sets_afresh_is_not_named() -> None:
     source = """
         loss = None
@@ -180,6 +195,7 @@ def test_what_each_item_sets_afresh_is_not_named() -> None:
     assert found(source, loss=2.0) == []
 
 
+@pytest.mark.unit
 def test_objects_that_the_loop_works_with_are_named_if_they_hold_state() -> None:
     source = """
         model = Net()
@@ -193,6 +209,7 @@ def test_objects_that_the_loop_works_with_are_named_if_they_hold_state() -> None
     assert found(source, model=Net(), losses=[1], limit=10, config={"lr": 1}) == [made("model", 1), made("losses", 2)]
 
 
+@pytest.mark.unit
 def test_persisted_objects_are_not_named() -> None:
     model, memory = Net(), collections.deque([1])
     source = """
@@ -206,6 +223,7 @@ def test_persisted_objects_are_not_named() -> None:
     assert found(source, (memory,), model=model, memory=memory, state=object()) == []
 
 
+@pytest.mark.unit
 def test_an_iterator_that_the_loop_takes_items_from_is_named() -> None:
     source = """
         items = iter(loader)
@@ -215,6 +233,7 @@ def test_an_iterator_that_the_loop_takes_items_from_is_named() -> None:
     assert found(source, items=iter([1, 2])) == [made("items", 1)]
 
 
+@pytest.mark.unit
 def test_functions_modules_and_classes_are_not_named() -> None:
     source = """
         loss_of = json.dumps
@@ -354,6 +373,7 @@ def test_the_index_and_the_sums_of_a_loop_go_on(tmp_path: Path) -> None:
         assert [line[2] for line in said[:-1]] == list(range(200))
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("key", [None, "item"])
 def test_the_index_of_a_loop_counts_its_items(monkeypatch: pytest.MonkeyPatch, key: str | None) -> None:
     monkeypatch.setenv("SPARK_FAST", "0")

@@ -77,6 +77,8 @@ PREFETCH = """
 import threading, time
 import spark_fast as spark
 
+kept = spark.persist("kept", dict)
+
 def prefetch():
     stop = threading.Event()
     def fill():
