@@ -17,11 +17,11 @@ from spark_fast.worker.patching import Patch, preflight
 from spark_fast.worker.patching.undo import replace_items
 from spark_fast.worker.project import ENTRY, Module, Project
 
-__all__ = ["Transaction"]
+__all__ = ["Transaction", "without_gc"]
 
 
 @contextmanager
-def _without_gc() -> Iterator[None]:
+def without_gc() -> Iterator[None]:
     """Parsing makes so many objects that the collector would look through all of the training's: 100 ms at a time."""
     enabled = gc.isenabled()
     gc.disable()
@@ -123,7 +123,7 @@ class Transaction:
         """Whether the entry, or anything that it imports, changed."""
         return ENTRY in self._affected
 
-    @_without_gc()
+    @without_gc()
     def check(self) -> None:
         """Raises what speaks against it, SyntaxError or ReloadRefusedError, before anything has changed."""
         for name in self._changed:
@@ -132,7 +132,7 @@ class Transaction:
             ast.parse(source, module.path)
             preflight(decode(module.source), decode(source), sys.modules[name])
 
-    @_without_gc()
+    @without_gc()
     def execute(self) -> None:
         """Executes all modules but the entry. Whatever it raises, undo() is to follow."""
         project = self._project
@@ -198,7 +198,7 @@ class Transaction:
         code: CodeType = compile(self._patch.transform(tree, module), path, "exec", dont_inherit=True)
         return code
 
-    @_without_gc()
+    @without_gc()
     def entry_code(self) -> CodeType:
         """The entry, to be executed in its old namespace with the patch active."""
         module = self._project.modules[ENTRY]
