@@ -704,6 +704,7 @@ cdef class Place:
     cdef public bint inner
     cdef public bint claimed
     cdef public bint over
+    cdef public bint raised  # its iterator did
     cdef readonly bint held
     cdef readonly bint again
     cdef readonly uint64_t handed
@@ -731,6 +732,18 @@ cdef class Place:
     def item(self) -> object:
         """The item that was handed out last; None once its body has come round."""
         return self.current
+
+    def begin_anew(self) -> object:
+        """The loop is to begin at its first item again, with a new iterator. Returns the iterator and the item that it
+        had, which may run code of the user's as they go."""
+        gone = self.iterator, self.current
+        self.iterator = self.current = None
+        self.held = self.again = self.raised = False
+        self.handed = 0
+        self.kept = {}
+        self.ended.clear()
+        self.passed.clear()
+        return gone
 
     def forget(self) -> None:
         """The loop is over, or left for good."""

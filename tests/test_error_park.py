@@ -3,6 +3,8 @@
 import contextlib
 import json
 import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -418,8 +420,6 @@ def places_of(key: str) -> object:
 @pytest.fixture
 def keeping(monkeypatch: pytest.MonkeyPatch) -> "list[bool]":
     """Has loops of this thread wait for what an exception comes to; what was said of that."""
-    import threading
-
     monkeypatch.setenv("SPARK_FAST", "0")
     said: list[bool] = []
     places.keep_after_errors(said.append, threading.get_ident())
@@ -451,8 +451,6 @@ def test_loops_wait_while_a_handler_runs(keeping: list[bool]) -> None:
 
 @pytest.mark.unit
 def test_an_error_in_a_handler_ends_the_script_with_the_loops_of_the_first(keeping: list[bool]) -> None:
-    import threading
-
     try:
         try:
             unwind(ValueError)
@@ -466,8 +464,6 @@ def test_an_error_in_a_handler_ends_the_script_with_the_loops_of_the_first(keepi
 
 @pytest.mark.unit
 def test_loops_of_an_exception_that_was_caught_are_not_kept_for_a_later_one(keeping: list[bool]) -> None:
-    import threading
-
     with contextlib.suppress(ValueError):
         unwind(ValueError)
     try:
@@ -504,15 +500,92 @@ def test_break_and_return_keep_no_place(keeping: list[bool]) -> None:
     assert places.kept() == []
 
 
-@pytest.mark.unit
-def test_a_generator_that_raised_is_begun_anew(keeping: list[bool]) -> None:
+def raising(key: str) -> None:
+    """Goes through a loop whose iterator is a generator that raises."""
     import spark_fast as spark
 
-    def numbers() -> object:
+    def numbers() -> Iterator[int]:
         yield 0
         raise ValueError("in the iterator")
 
-    with pytest.raises(ValueError, match="in the iterator"):
-        for _ in spark.track(numbers(), key="numbers"):  # type: ignore[call-overload]
-            pass
-    assert places.kept() == []
+    for _ in spark.track(numbers(), key=key):
+        pass
+
+
+@pytest.mark.unit
+def test_a_generator_that_raised_is_begun_anew(keeping: list[bool]) -> None:
+    try:
+        raising("numbers")
+    except ValueError as error:
+        aside = places.set_aside(threading.get_ident(), error)
+    assert [place.key for place in aside] == ["numbers"]
+    assert places.begin_anew(aside, new_code=False) == ["numbers"]
+    places.bring_back(aside)
+    places.unwind(threading.get_ident())
+    places.abandon(threading.get_ident())
+    try:
+        assert list(places_of("numbers")) == [0, 1, 2]
+    finally:
+        places.settle()
+
+
+GENERATOR = """
+import json, time
+import spark_fast as spark
+model = spark.persist("model", dict)
+def numbers():
+    for number in range(10):
+        if number == 5 and not open(__file__ + ".go", "a+").seek(0, 2):
+            raise OSError("the file server is gone")
+        yield number
+for epoch in spark.track(range(2), key="epoch"):
+    for number in spark.track(numbers(), key="number"):
+        print(json.dumps([epoch, number]), flush=True)
+"""
+
+
+def test_a_loop_over_a_generator_that_raised_begins_anew_and_that_is_said(tmp_path: Path) -> None:
+    with Edited(tmp_path, GENERATOR, SPARK_FAST_ON_ERROR="park") as training:
+        run = parked(training)
+        (training.project / "train.py.go").write_text("it is back")
+        run.resume(wait=False)
+        said = training.over()
+        assert said == [[0, number] for number in (0, 1, 2, 3, 4, *range(10))] + [[1, number] for number in range(10)]
+        assert "the loop with the key 'number' begins at its first item again" in training.err
+
+
+LOADER = """
+import json, time, torch
+import spark_fast as spark
+import data
+model = spark.persist("model", dict)
+def main():
+    loader = torch.utils.data.DataLoader(data.Numbers(), batch_size=2, num_workers=1)
+    for epoch in spark.track(range(2), key="epoch"):
+        for batch in spark.track(loader, key="batch"):
+            print(json.dumps([epoch, batch.tolist()]), flush=True)
+            time.sleep(0.01)
+main()
+"""
+DATA = """
+import torch
+class Numbers(torch.utils.data.Dataset):
+    def __len__(self):
+        return 20
+    def __getitem__(self, index):
+        return torch.tensor(index if index < 14 else unheard_of)
+"""
+
+
+@pytest.mark.tier("test")
+def test_the_worker_processes_of_a_loader_that_raised_are_replaced_by_those_of_mended_code(tmp_path: Path) -> None:
+    with Edited(tmp_path, LOADER, modules={"data.py": DATA}, SPARK_FAST_ON_ERROR="park") as training:
+        parked(training)
+        training.edit("unheard_of", "index", "data.py")
+        request = training.reloaded()
+        assert any(
+            "the loop with the key 'batch' begins at its first item again" in each for each in request.fate.warnings
+        )
+        said = training.over()
+        assert {tuple(batch) for epoch, batch in said if epoch == 0} == {(at, at + 1) for at in range(0, 20, 2)}
+        assert [batch for epoch, batch in said if epoch == 1] == [[at, at + 1] for at in range(0, 20, 2)]

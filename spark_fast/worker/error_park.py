@@ -123,8 +123,11 @@ class ErrorPark:
         if self.error is not None and not worker.attached():
             raise self.error
 
-    def end(self) -> None:
-        """The code is about to be tried again: puts the places of its loops back, and ends the pause."""
+    def end(self, *, new_code: bool) -> list[str]:
+        """The code is about to be tried again: puts the places of its loops back, and ends the pause.
+
+        Returns the keys of loops that begin at their first items, since their iterators can't go on.
+        """
         if self._pause is not None:
             # A reload leaves a pause in force. This one was no person's, and what it waited for has come.
             try:
@@ -132,11 +135,13 @@ class ErrorPark:
                 worker.append(Kind.RESUME, run_folder.new_id(), sender=sender, only_if_park_seq=self._pause)
             except (SparkError, OSError) as error:
                 report.warn(f"the pause after an error could not be ended: {error}; 'spark-fast resume' ends it")
+        anew = places.begin_anew(self._aside, new_code=new_code)
         places.bring_back(self._aside)
         self._aside = []
         places.unwind(self._thread)
         if self.error is not None:
             traceback.clear_frames(self.error.__traceback__)  # they hold what the failed step had made
+        return anew
 
     def over(self) -> None:
         """The code that was tried has proved itself."""

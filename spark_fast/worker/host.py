@@ -369,12 +369,21 @@ class Host:
                     raise
                 raise first_stop(error) from self._park.error
             if self._leaving is not None or self._can_go_on():
-                self._park.end()
+                self._end_hold()
                 return
             report.warn(
                 "the run was resumed, but none of its loops has a key and nothing is persisted: its code would start "
                 "the training over, so it stays paused. Stop it, or mend the code and reload it with --restart"
             )
+
+    def _end_hold(self) -> None:
+        left = self._leaving
+        for key in self._park.end(new_code=left is not None):
+            told = f"the loop with the key {key!r} begins at its first item again: its iterator had raised the error"
+            if left is not None:
+                left.transaction.warnings.append(told)
+            else:
+                report.warn(told)
 
     def _can_go_on(self) -> bool:
         """Whether code that runs again finds anything of what was there."""

@@ -10,6 +10,7 @@ mended. While it travels, it can't be told from one that a handler catches. So t
 wait, marked with the exception, until this thread does something else than to handle it.
 """
 
+import gc
 import itertools
 import os
 import sys
@@ -22,6 +23,7 @@ from spark_fast.errors import SparkInterrupt
 __all__ = [
     "abandon",
     "advance",
+    "begin_anew",
     "bring_back",
     "enter",
     "forget_unwound",
@@ -149,6 +151,7 @@ def leave(place: Place, error: BaseException | None, raised: BaseException | Non
         elif _on_unwound is not None and _may_go_on(place, error or raised):
             place.owner = None
             place.over = False
+            place.raised = error is not None
             _unwound[place.key] = _mark(error or raised)
             _on_unwound(True)
         else:
@@ -160,10 +163,7 @@ def _may_go_on(place: Place, error: BaseException | None) -> bool:
     """Whether the loop may be gone on with after this exception, if that ends the script."""
     if error is None or place.thread != _script:
         return False
-    if isinstance(error, (StopIteration, SparkInterrupt, KeyboardInterrupt, SystemExit)):
-        return False
-    # A generator that its own exception has ended would hand out nothing more.
-    return getattr(place.iterator, "gi_frame", place) is not None
+    return not isinstance(error, (StopIteration, SparkInterrupt, KeyboardInterrupt, SystemExit))
 
 
 def _mark(error: BaseException | None) -> int:
@@ -254,6 +254,40 @@ def set_aside(thread: int, error: BaseException | None = None) -> list[Place]:
         _loops.pop(thread, None)
     del gone
     return aside
+
+
+def begin_anew(aside: Iterable[Place], *, new_code: bool) -> list[str]:
+    """Has the loops begin at their first items whose iterators have raised and can't go on. Returns their keys.
+
+    new_code: whether the code is another than that which made the iterators.
+    """
+    gone = []
+    keys = []
+    for place in aside:
+        if place.raised and (_is_over(place.iterator) or (new_code and _has_workers(place.iterator))):
+            keys.append(place.key)
+            gone.append(place.begin_anew())
+    return keys
+
+
+def _is_over(iterator: object) -> bool:
+    """Whether it is a generator that its own exception has ended: it would hand out nothing more."""
+    return getattr(iterator, "gi_frame", iterator) is None
+
+
+_DEPTH = 3
+"""Objects within objects that are looked at: an iterator may stand in an enumerate() that stands in a zip()."""
+
+
+def _has_workers(iterator: object) -> bool:
+    """Whether it is the iterator of a DataLoader whose worker processes run the code that they began with."""
+    found = [iterator]
+    for _ in range(_DEPTH):
+        for each in found:
+            if type(each).__module__.startswith("torch.utils.data") and getattr(each, "_workers", None):
+                return True
+        found = [each for one in found for each in gc.get_referents(one) if hasattr(each, "__next__")]
+    return False
 
 
 def bring_back(aside: Iterable[Place]) -> None:
