@@ -415,8 +415,9 @@ def from_code(code: int, call: str, path: str | None) -> Exception:
 def layout_error(path: str) -> LayoutError:
     """Names both layout versions and the file."""
     from spark_fast import __version__, _core
+    from spark_fast.descriptors import open_file
 
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    fd = open_file(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         theirs = _core.read_layout_version(fd)
     finally:

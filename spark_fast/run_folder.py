@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from spark_fast import _core, names
+from spark_fast.descriptors import open_file
 from spark_fast.errors import (
     FolderRefusedError,
     JobEndingError,
@@ -92,7 +93,7 @@ def open_home(*, create: bool = False) -> int:
         with suppress(FileExistsError):
             os.mkdir(path, 0o700)
     before = _check_folder(path, shown=path)
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = open_file(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     after = os.fstat(fd)
     if (before.st_dev, before.st_ino) != (after.st_dev, after.st_ino):
         os.close(fd)
@@ -103,7 +104,7 @@ def open_home(*, create: bool = False) -> int:
 @contextmanager
 def _home_locked(home: int, timeout: float) -> Iterator[None]:
     """Turns at making and removing run folders. The kernel ends the turn of a process that dies."""
-    fd = os.open(HOME_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=home)
+    fd = open_file(HOME_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=home)
     try:
         if not _core.lock_file(fd, timeout):
             raise SegmentError("another process has kept it locked", str(home_path() / HOME_LOCK))
@@ -162,7 +163,7 @@ def elsewhere(about: About) -> bool:
 
 def _write_about(run: int, about: About) -> None:
     making = ABOUT + ".new"
-    fd = os.open(making, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=run)
+    fd = open_file(making, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600, dir_fd=run)
     with open(fd, "w", encoding="utf-8") as file:
         json.dump(asdict(about), file)
     os.rename(making, ABOUT, src_dir_fd=run, dst_dir_fd=run)
@@ -171,7 +172,7 @@ def _write_about(run: int, about: About) -> None:
 def read_about(run: int) -> About | None:
     """What a run's folder says of it; None if it says nothing that makes sense."""
     try:
-        fd = os.open(ABOUT, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=run)
+        fd = open_file(ABOUT, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=run)
     except OSError as error:
         if is_short(error):
             raise
@@ -206,7 +207,7 @@ def open_run(home: int, run: str) -> int:
     """A descriptor of a run's folder. FileNotFoundError, or FolderRefusedError if it can't be trusted."""
     shown = home_path() / run
     before = _check_folder(run, dir_fd=home, shown=shown)
-    fd = os.open(run, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=home)
+    fd = open_file(run, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=home)
     after = os.fstat(fd)
     if (before.st_dev, before.st_ino) != (after.st_dev, after.st_ino):
         os.close(fd)
@@ -216,7 +217,7 @@ def open_run(home: int, run: str) -> int:
 
 def open_control(run: int) -> int:
     """A descriptor of a run's control file, to read. FileNotFoundError if it has none."""
-    return os.open(CONTROL, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=run)
+    return open_file(CONTROL, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=run)
 
 
 def _alive(run: int) -> bool:
@@ -250,7 +251,7 @@ def _empty(run: int) -> None:
         try:
             os.unlink(name, dir_fd=run)
         except IsADirectoryError:
-            inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=run)
+            inner = open_file(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=run)
             try:
                 _empty(inner)
             finally:
@@ -460,8 +461,8 @@ def hold_supervisor(run: str) -> int | None:
     try:
         # In the home's turn, so that remove_ended() does not remove the file between its opening and its locking.
         with suppress(SegmentError), _home_locked(home, 0.0):
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            fd = os.open(SUPERVISOR + run, flags, 0o600, dir_fd=home)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+            fd = open_file(SUPERVISOR + run, flags, 0o600, dir_fd=home)
             if _core.lock_file(fd, 0.0):
                 return fd
             os.close(fd)
@@ -481,7 +482,7 @@ def has_supervisor(run: str) -> bool:
 
 def _locked(name: str, home: int) -> bool:
     try:
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=home)
+        fd = open_file(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=home)
     except OSError as error:
         if is_short(error):
             raise
