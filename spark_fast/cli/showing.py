@@ -215,6 +215,8 @@ def details(run: Run, width: int, *, last: int = 10, each: bool = False) -> Grou
     ]
     if several:
         lines += [Text(f"  {words}", "red") for words in ranking.concerns(ranks, per_second, now)]
+    elif late := ranking.lateness(run):
+        lines.append(Text(f"  {late}", "red"))
     page = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
     for name, fact in facts:
         page.add_row(Text(f"  {name}", "dim"), Text(fact))
