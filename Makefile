@@ -11,45 +11,78 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CORE := $(wildcard csrc/*.c csrc/*.h spark_fast/*.pyx spark_fast/*.pxd) setup.py pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-c test-others test-python verify bench lint types wheel screenshots clean
+.NOTPARALLEL:
+.PHONY: help build demo test-fast test test-python test-all test-beyond test-c test-others system verify bench lint types wheel \
+    screenshots clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## /  make \1\t/' | expand -t 18
 
-# One stamp for each set of packages, so that the demo does not wait for the test tools.
+# One stamp for each set of packages, so that nothing waits for what it does not need.
 $(VENV)/made: $(CORE)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade pip 'setuptools>=77' 'cython>=3.1'
+	$(PIP) --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/made-demo: $(VENV)/made
 	$(PIP) --no-build-isolation --editable '.[demo]'
 	touch $@
 
-$(VENV)/made-test: $(VENV)/made tests/requirements.txt
+$(VENV)/made-fast: $(VENV)/made tests/requirements-fast.txt
+	$(PIP) --requirement tests/requirements-fast.txt
+	touch $@
+
+$(VENV)/made-test: $(VENV)/made-fast $(VENV)/made-demo tests/requirements.txt
 	$(PIP) --requirement tests/requirements.txt
 	touch $@
 
-$(VENV)/made-bench: $(VENV)/made-test bench/requirements.txt
+$(VENV)/made-all: $(VENV)/made-test tests/requirements-all.txt
+	$(PIP) --requirement tests/requirements-all.txt
+	touch $@
+
+$(VENV)/made-lint: $(VENV)/made-lint tests/requirements-lint.txt
+	$(PIP) --requirement tests/requirements-lint.txt
+	touch $@
+
+$(VENV)/made-bench: $(VENV)/made-all bench/requirements.txt
 	$(PIP) --requirement bench/requirements.txt
 	touch $@
 
 build: $(VENV)/made  ## the virtual environment, with the package built in place
 
-demo: $(VENV)/made  ## a training that another process pauses, advances, resumes, edits and stops
+demo: $(VENV)/made-demo  ## a training that another process pauses, advances, resumes, edits and stops
 	$(BIN)/spark-fast demo
 
-test: test-c test-python  ## all tests
+# tests/tiers.py says which tests are in which tier.
+PYTEST = $(BIN)/python -m pytest tests --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-test-others: $(VENV)/made-test  ## the tests of the package, on every other CPython of this machine
-	set -e; for python in $$($(BIN)/python tests/interpreters.py); do \
-	    version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
-	    echo "== CPython $$version"; \
-	    $(MAKE) --no-print-directory test-python PYTHON=$$python VENV=.venv-$$version PYTEST_ARGS=--ignore=tests/model; \
-	done
+test-fast: $(VENV)/made-fast  ## the quick tests, for after each change: below a minute
+	$(PYTEST) --tier fast
 
-test-python: $(VENV)/made-test
-	$(BIN)/python -m pytest tests --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder --benchmark-disable $(PYTEST_ARGS)
+test: test-c test-python  ## all tests that need python3 and a C compiler: below 8 minutes on two cores
+
+test-python: test-fast $(VENV)/made-test
+	$(PYTEST) --tier test
+
+test-all: system test test-beyond  ## all tests: with Ray, a browser, networks and SPIN, for which it installs packages
+
+test-beyond: system $(VENV)/made-all  ## what `make test-all` runs beyond `make test`
+	$(MAKE) -C tests/c warnings
+	$(PYTEST) --tier all
 
 test-c:  ## the tests of the C core, under the sanitizers
 	$(MAKE) -C tests/c CC=$(CC)
+
+test-others: $(VENV)/made  ## the tests of the package, on every other CPython of this machine
+	set -e; for python in $$($(BIN)/python tests/interpreters.py); do \
+	    version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	    echo "== CPython $$version"; \
+	    $(MAKE) --no-print-directory test-python PYTHON=$$python VENV=.venv-$$version; \
+	done
+
+system:  ## the system packages that `make test-all` needs: installs them, or says how
+	$(PYTHON) -m tests.system
 
 verify:  ## how ranks agree, as a model that is searched exhaustively; needs spin
 	$(PYTHON) tests/model/verify.py
@@ -57,20 +90,20 @@ verify:  ## how ranks agree, as a model that is searched exhaustively; needs spi
 bench: $(VENV)/made-bench  ## all figures; writes docs/benchmarks.md and those of README
 	$(BIN)/python -m bench
 
-lint: $(VENV)/made-test  ## style, of Python, Cython and C
+lint: $(VENV)/made-lint  ## style, of Python, Cython and C
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint spark_fast/*.pyx spark_fast/*.pxd
 	$(BIN)/clang-format --dry-run --Werror csrc/*.[ch] tests/c/*.[ch] bench/*.c
 
-types: $(VENV)/made-test  ## types, and the stub against the built module
+types: $(VENV)/made-lint  ## types, and the stub against the built module
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest spark_fast._core
 
 wheel: $(VENV)/made-test  ## a wheel and a source distribution, in dist/
 	$(BIN)/python -m build --outdir dist .
 
-screenshots: $(VENV)/made-test  ## the pictures of the web page, in docs/images; needs Debian's chromium
+screenshots: $(VENV)/made-all  ## the pictures of the web page, in docs/images; needs Debian's chromium
 	$(BIN)/python -m tests.screenshots
 
 clean:  ## removes what was made

@@ -2,6 +2,8 @@
 
 import os
 import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
 
 __all__ = [
     "AmbiguousRunError",
@@ -25,8 +27,11 @@ __all__ = [
     "SparkRequestError",
     "SparkSetError",
     "SparkStopError",
+    "SparkStopGroupError",
     "SparkTimeoutError",
     "StoreError",
+    "first_stop",
+    "is_stop",
 ]
 
 
@@ -57,10 +62,68 @@ class SparkInterrupt(BaseException):
 class SparkStopError(SparkInterrupt):
     """The run is to stop. Save what is worth keeping and let it through.
 
-    A stop is a level: once asked, every later checkpoint raises it too, until the process ends.
+    A stop is raised once in each thread and each asyncio task, and then lets checkpoints elsewhere pass, as those of a
+    validation before saving; in code that swallows it and comes back to the same place it is raised again, and from
+    then on everywhere but in the `except` and `finally` blocks that handle it.
+
+    A task group of asyncio or anyio in which tasks raise nothing else raises a `SparkStopGroupError`, which is a
+    SparkStopError too. Any other, trio's say, raises a BaseExceptionGroup: catch it with `except* SparkStopError`.
     """
 
     verb = "stopped"
+
+
+class SparkStopGroupError(BaseExceptionGroup[BaseException], SparkStopError):
+    """The SparkStopErrors of the tasks of a task group, which raised nothing else.
+
+    Both `except SparkStopError` and `except* SparkStopError` catch it.
+
+    Attributes:
+        request_id, step, sender: those of the first.
+    """
+
+    def __new__(cls, message: str, errors: Sequence[BaseException]) -> Self:
+        return super().__new__(cls, message, errors)
+
+    def __init__(self, message: str, errors: Sequence[BaseException]) -> None:
+        BaseException.__init__(self, message, errors)
+        first = first_stop(self)
+        self.request_id, self.step, self.sender = first.request_id, first.step, first.sender
+
+    def derive(self, errors: Sequence[BaseException]) -> BaseExceptionGroup[Any]:  # type: ignore[override]
+        """A part of it, for `split()` and `except*`."""
+        return type(self)(self.message, errors)
+
+    def __str__(self) -> str:
+        return SparkStopError.__str__(self)
+
+
+def is_stop(error: BaseException | None) -> bool:
+    """Whether an exception is a stop: SparkStopError, or a group of nothing else, in which groups may be nested."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(isinstance(each, SparkStopError) for each in _leaves(error))
+    return isinstance(error, SparkStopError)
+
+
+def first_stop(error: BaseException) -> SparkStopError:
+    """The first of the stops of which an exception consists, for which is_stop() is true."""
+    found = next(_leaves(error)) if isinstance(error, BaseExceptionGroup) else error
+    assert isinstance(found, SparkStopError)
+    return found
+
+
+def error_behind(error: BaseException) -> BaseException | None:
+    """The exception after which the run was paused that this stop ends, for which is_stop() is true; None if there is
+    none."""
+    return first_stop(error).__cause__
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 class SparkReloadError(SparkInterrupt):

@@ -1,7 +1,8 @@
-"""Each test has a home of runs of its own, and ends the processes that it started."""
+"""Each test has a kind, belongs to a tier, has a home of runs of its own, and ends the processes that it started."""
 
 import compileall
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import spark_fast
 from spark_fast import client
 from spark_fast.worker.launchers import LAUNCHERS
+from tests.tiers import KINDS, REMEDY, TIERS, kind_of, tier_of, tiers_of_file
 
 # Where the tests run as a background job, or under nohup, these signals are ignored, and what is ignored is inherited
 # by every child. What is handled is not: children then begin as they would in a terminal.
@@ -26,6 +28,60 @@ def pytest_configure(config: pytest.Config) -> None:
     """Compiles the package: where Python writes no bytecode, each child would do it again."""
     if not hasattr(config, "workerinput"):
         compileall.compile_dir(Path(spark_fast.__file__).parent, quiet=1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds --tier."""
+    words = "run the tests of this tier and no others; tests/tiers.py explains the tiers (default: all tests)"
+    parser.addoption("--tier", choices=TIERS, help=words)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leaves out modules without a test of the chosen tier: they may import what the tier does not install."""
+    tier = config.getoption("tier")
+    if tier is None or collection_path.suffix != ".py" or not collection_path.name.startswith("test_"):
+        return None
+    return True if tier not in tiers_of_file(collection_path) else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Gives each test its one kind, so that `-m` selects by it, and leaves out the tests of other tiers."""
+    tier = config.getoption("tier")
+    chosen, left_out = [], []
+    for item in items:
+        (chosen if tier in (None, tier_of(list(item.iter_markers()))) else left_out).append(item)
+        kind = kind_of(item.iter_markers())
+        if kind is not None and not any(mark.name in KINDS for mark in item.own_markers):
+            item.add_marker(kind)
+    for node in {parent for item in items for parent in item.listchain()[:-1]}:
+        node.own_markers = [mark for mark in node.own_markers if mark.name not in KINDS]
+    items[:] = chosen
+    config.hook.pytest_deselected(items=left_out)
+
+
+begun: list[str] = []
+"""The audit events of the processes that this process has begun since the current test started."""
+
+
+def _note_process(event: str, _: object) -> None:
+    if event in ("os.fork", "os.forkpty", "os.posix_spawn", "os.system", "subprocess.Popen"):
+        begun.append(event)
+
+
+sys.addaudithook(_note_process)
+
+
+@pytest.fixture(autouse=True)
+def kind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test that has no kind, and a unit test that starts a process."""
+    found = kind_of(request.node.iter_markers())
+    if found is None:
+        pytest.fail(f"{request.node.nodeid}: {REMEDY}", pytrace=False)
+    begun.clear()
+    yield
+    if found == "unit" and begun:
+        pytest.fail(f"a unit test starts no process, and this one did: {', '.join(begun)}", pytrace=False)
 
 
 @pytest.fixture(autouse=True)

@@ -95,7 +95,7 @@ class Host:
             "SPARK_FAST_HOME": str(self.home),
             "SPARK_FAST_RUN": "job",
             "SPARK_FAST_STORE": address,
-            "SPARK_FAST_HOSTS_BOUND": "2",
+            "SPARK_FAST_HOSTS_BOUND": "10",  # on a machine that does much else
             "RANK": str(rank),
             "WORLD_SIZE": str(world),
             "LOCAL_RANK": "0",

@@ -11,9 +11,7 @@ from typing import Any
 from playwright.sync_api import Browser, Page, Playwright
 
 from tests.support import kill, until
-
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
-
+from tests.system import CHROMIUM
 
 errors: list[str] = []
 """The exceptions that no script of a page caught."""

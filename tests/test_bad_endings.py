@@ -14,6 +14,8 @@ import spark_fast
 from spark_fast import _core, client
 from tests.support import GATED, LOOP, Child, outcome, until
 
+pytestmark = pytest.mark.process
+
 KILLED = -signal.SIGKILL
 
 # --- the worker ---

@@ -21,6 +21,8 @@ from tests.job import RANKS, Job
 from tests.support import DEADLINE, LOOP, Child, until
 from tests.test_cli import cli
 
+pytestmark = pytest.mark.ranks
+
 
 @pytest.fixture
 def job(tmp_path: Path) -> Iterator[Job]:

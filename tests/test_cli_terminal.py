@@ -16,6 +16,8 @@ import pytest
 from spark_fast import client
 from tests.support import DEADLINE, kill, until
 
+pytestmark = pytest.mark.process
+
 
 class Terminal:
     """A program at a terminal of its own."""

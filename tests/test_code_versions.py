@@ -23,6 +23,8 @@ from spark_fast.project_files import is_project_file, relative
 from spark_fast.sources import check, decode, encode, imports_of
 from tests.support import until
 
+pytestmark = pytest.mark.unit
+
 OLD = time.time() - 3600
 
 
@@ -266,6 +268,7 @@ def test_a_source_of_over_16_mib_is_refused(project: Project) -> None:
         project.reload()
 
 
+@pytest.mark.process
 def test_senders_at_once_get_numbers_of_their_own(project: Project) -> None:
     project.start()
     code = """
@@ -287,6 +290,7 @@ for turn in range(20):
     assert {version.sender for version in project.store.versions()[1:]} == {"a", "b", "c"}
 
 
+@pytest.mark.process
 def test_a_sender_that_is_killed_leaves_whole_versions_only(project: Project) -> None:
     project.start()
     code = """
@@ -650,6 +654,7 @@ class P: import q
 # --- what does not compile ---
 
 
+@pytest.mark.process
 def test_a_syntax_error_is_told_as_python_tells_it(project: Project) -> None:
     project.start()
     path = project.write("train.py", "import helper\ndef f(:\n    pass\n")
@@ -661,6 +666,7 @@ def test_a_syntax_error_is_told_as_python_tells_it(project: Project) -> None:
     assert len(project.store.versions()) == 1
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "code", ["x = 1\nreturn x\n", "x = (\n", "x = 'a\n", "f'{a b}'\n", "if x:\ny\n", "nonlocal x\n", "a = 0777\n"]
 )
@@ -820,6 +826,8 @@ def test_a_diff_is_unified_with_paths_relative_to_the_roots(project: Project) ->
     assert project.store.changed(None, version) == sorted(version.files)
 
 
+@pytest.mark.process
+@pytest.mark.tier("all")
 def test_a_diff_applies_with_patch(project: Project, tmp_path: Path) -> None:
     old = "".join(f"line_{number} = {number}\n" for number in range(200))
     project.write("train.py", old)

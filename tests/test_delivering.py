@@ -16,6 +16,8 @@ from tests.support import Child, outcome, until
 from tests.test_exposing import send
 from tests.test_reload_supervised import Supervised
 
+pytestmark = [pytest.mark.process, pytest.mark.tier("fast")]
+
 TRAINING = """
 import sys, time
 import spark_fast as spark

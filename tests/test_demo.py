@@ -15,6 +15,8 @@ from spark_fast import client
 from spark_fast.client import Run, SparkStatus
 from tests.support import until
 
+pytestmark = pytest.mark.process
+
 DEADLINE = 90.0
 
 
@@ -72,6 +74,7 @@ def test_all_that_the_demo_promises_happens(scratch: Path) -> None:
     assert not list(scratch.iterdir())
 
 
+@pytest.mark.tier("all")
 def test_the_demo_fails_if_its_training_dies() -> None:
     demo = start()
     os.kill(training().ranks[0].pid, signal.SIGKILL)
@@ -81,6 +84,7 @@ def test_the_demo_fails_if_its_training_dies() -> None:
     assert "Traceback" not in story
 
 
+@pytest.mark.tier("all")
 def test_the_demo_fails_if_somebody_else_lets_the_training_go_on() -> None:
     demo = start()
     run = training()
@@ -92,6 +96,7 @@ def test_the_demo_fails_if_somebody_else_lets_the_training_go_on() -> None:
     until(lambda: not run.status.live)
 
 
+@pytest.mark.tier("all")
 def test_the_demo_fails_if_its_training_does_not_take_new_code() -> None:
     demo = start()
     run = training()
@@ -104,6 +109,7 @@ def test_the_demo_fails_if_its_training_does_not_take_new_code() -> None:
     until(lambda: not run.status.live)
 
 
+@pytest.mark.tier("all")
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [

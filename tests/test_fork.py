@@ -9,6 +9,8 @@ import pytest
 from spark_fast import client
 from tests.support import Child, until
 
+pytestmark = [pytest.mark.process, pytest.mark.tier("fast")]
+
 FORKS = {
     "os.fork": "pid = os.fork()",
     "from C": "import ctypes; pid = ctypes.CDLL(None).fork()",

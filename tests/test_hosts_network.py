@@ -21,16 +21,19 @@ from tests.hosts_real import Host, Server, parked_together
 from tests.netns import Network, network
 from tests.support import ALL, until
 
+pytestmark = [pytest.mark.hosts, pytest.mark.tier("all")]  # needs root and iproute2
+
 
 @contextmanager
-def job(folder: Path, count: int) -> Iterator[tuple[Network, list[Host]]]:
-    """A job of so many hosts; its store is on the first one."""
+def job(folder: Path, count: int, bound: int) -> Iterator[tuple[Network, list[Host]]]:
+    """A job of so many hosts, which have `bound` seconds to answer; its store is on the first one."""
     with network(count) as net:
         server = Server(net.address(0), net.prefix(0))
         found: list[Host] = []
         try:
             for number in range(count):
-                found.append(Host(folder / f"host{number}", number, count, server.address, prefix=net.prefix(number)))
+                prefix, env = net.prefix(number), {"SPARK_FAST_HOSTS_BOUND": str(bound)}
+                found.append(Host(folder / f"host{number}", number, count, server.address, prefix=prefix, **env))
             for host in found:
                 until(host.joined, f"host {host.rank} takes its place: {host.said()}", 60.0)
             yield net, found
@@ -41,20 +44,16 @@ def job(folder: Path, count: int) -> Iterator[tuple[Network, list[Host]]]:
 
 
 def test_a_host_that_is_cut_off_is_named_in_time_the_others_go_on_and_it_comes_back(tmp_path: Path) -> None:
-    with job(tmp_path, 3) as (net, found):
+    with job(tmp_path, 3, bound=6) as (net, found):
         assert found[2].ask(Kind.PAUSE).state == "applied"
         parked_together(found)
         assert found[1].ask(Kind.RESUME).state == "applied"
 
         net.cut(2)
-        began = time.monotonic()
         fate = found[0].ask(Kind.PAUSE)
-        assert (fate.state, fate.reason) == ("refused", "host host2 (ranks 2) did not answer in 2 s")
-        assert time.monotonic() - began < 10.0
-        began = time.monotonic()
+        assert (fate.state, fate.reason) == ("refused", "host host2 (ranks 2) did not answer in 6 s")
         fate = found[2].ask(Kind.PAUSE)
         assert fate.state == "refused" and "store" in fate.reason
-        assert time.monotonic() - began < 20.0
         steps = [host.step for host in found]
         until(lambda: all(host.step > step for host, step in zip(found, steps, strict=True)), "all go on")
         assert all(len(host.lines("paused")) == 1 for host in found)
@@ -71,7 +70,7 @@ def test_a_host_that_is_cut_off_is_named_in_time_the_others_go_on_and_it_comes_b
 
 def test_links_that_come_and_go_never_have_two_hosts_act_at_different_steps(tmp_path: Path) -> None:
     source = random.Random(1)
-    with job(tmp_path, 3) as (net, found):
+    with job(tmp_path, 3, bound=2) as (net, found):
         fates = {}
         end = time.monotonic() + (25.0 if ALL else 12.0)
         cut: int | None = None

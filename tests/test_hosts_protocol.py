@@ -14,6 +14,8 @@ from spark_fast.request import Kind
 from tests.hosts_sim import NO, YES, Chances, SimClient, SimHost, SimJob, SimRank
 from tests.support import ALL
 
+pytestmark = pytest.mark.unit
+
 ROUGH = Chances(cut=0.003, heal=0.02, kill=0.003, ask=0.02, dies_within_append=0.05)
 CUT = Chances(cut=0.01, heal=0.01, ask=0.02)
 KILLED = Chances(kill=0.006, ask=0.02, dies_within_append=0.1)
@@ -62,6 +64,7 @@ def go_on(job: SimJob) -> None:
     job.run(5.0)
 
 
+@pytest.mark.tier("test")
 @pytest.mark.parametrize("chances", [ROUGH, CUT, KILLED], ids=["all", "links", "relays"])
 @pytest.mark.parametrize("block", range(5 if ALL else 2))
 def test_no_two_hosts_act_on_different_steps_whatever_is_cut_or_killed(chances: Chances, block: int) -> None:
@@ -78,6 +81,7 @@ def test_no_two_hosts_act_on_different_steps_whatever_is_cut_or_killed(chances: 
     assert asked > 250 and troubles > 100 and acted > asked / 10, "the schedules were too quiet, or too rough"
 
 
+@pytest.mark.tier("test")
 @pytest.mark.parametrize("chances", [ROUGH, CUT, KILLED], ids=["all", "links", "relays"])
 @pytest.mark.parametrize("block", range(3 if ALL else 1))
 def test_all_hosts_run_new_code_or_none_does_whatever_is_cut_or_killed(chances: Chances, block: int) -> None:
@@ -113,6 +117,7 @@ def assert_obeys(job: SimJob, *kinds: Kind) -> None:
         assert host.fates[ident][0].state in ("applied", "nothing")
 
 
+@pytest.mark.tier("test")
 @pytest.mark.parametrize("chances", [Chances(), Chances(cut=0.00002, heal=0.02, kill=0.00002)], ids=["calm", "rough"])
 def test_a_thousand_hosts_act_on_one_step(chances: Chances) -> None:
     job = SimJob(1, 1000, 1, times=QUICK, chances=chances)

@@ -17,7 +17,7 @@ START = 120.0
 """Seconds in which workers start, on a machine that does much else."""
 TIMEOUT = 60.0
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.hosts, pytest.mark.tier("all"), pytest.mark.timeout(400)]  # needs Ray
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,8 @@ from spark_fast.worker.replaying import Replay
 from tests.reloading import Edited
 from tests.support import DEADLINE, LOOP, Child, until
 
+pytestmark = pytest.mark.process
+
 
 def cli(*words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(

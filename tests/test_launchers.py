@@ -15,6 +15,8 @@ from spark_fast.worker.launchers import Place, find, place
 from spark_fast.worker.options import Options
 from tests.support import Child
 
+pytestmark = pytest.mark.unit
+
 Environment = dict[str, str]
 
 # --- the environments, as these launchers make them ---
@@ -305,6 +307,7 @@ def jobs_of(script: str) -> list[str]:
 MPI = "MPI_LOCALNRANKS=2 PMI_SIZE=2"
 
 
+@pytest.mark.process
 def test_where_no_variable_names_the_job_the_process_that_started_the_ranks_does() -> None:
     ranks = [f'{MPI} MPI_LOCALRANKID={rank} PMI_RANK={rank} "$1" -c "$2"' for rank in (0, 1)]
     one = jobs_of("; ".join(ranks))
@@ -315,6 +318,7 @@ def test_where_no_variable_names_the_job_the_process_that_started_the_ranks_does
     assert one[0] != two[0]
 
 
+@pytest.mark.process
 def test_what_stands_between_the_launcher_and_a_rank_is_no_job_of_its_own() -> None:
     # Two shells, one within the other, as a wrapper script and a supervisor are.
     wrapped = """sh -c 'sh -c "\\"\\$1\\" -c \\"\\$2\\"; true" sh "$1" "$2"; true' sh "$1" "$2\""""
@@ -376,6 +380,7 @@ def test_half_a_place_is_said_and_makes_it_a_run_of_its_own(
     assert "local rank 3 of 2" in capsys.readouterr().err
 
 
+@pytest.mark.process
 def test_the_environment_sets_options_of_ranks_and_signals_and_wrong_ones_are_said(tmp_path: Path) -> None:
     code = """
     from spark_fast.worker import options
@@ -412,6 +417,7 @@ def test_the_environment_sets_options_of_ranks_and_signals_and_wrong_ones_are_sa
         assert [line.split()[2].split("=")[0] for line in child.err.splitlines()] == list(wrong)
 
 
+@pytest.mark.process
 def test_configure_checks_what_it_is_given_and_comes_too_late_after_the_first_checkpoint(tmp_path: Path) -> None:
     code = """
     import spark_fast as spark

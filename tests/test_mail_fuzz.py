@@ -19,6 +19,8 @@ from spark_fast.client import FolderRefusedError, SegmentError, StoreError
 from spark_fast.request import Kind
 from tests.support import Child, outcome, until
 
+pytestmark = pytest.mark.process
+
 EXAMPLES = int(os.environ.get("SF_TEST_FUZZ", "150"))
 
 TRAINING = """

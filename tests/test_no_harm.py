@@ -14,6 +14,8 @@ from spark_fast.hosts import store
 from tests.reloading import Edited
 from tests.support import Child, until
 
+pytestmark = [pytest.mark.process, pytest.mark.tier("fast")]
+
 SAVES = """
 import time
 import spark_fast as spark

@@ -6,7 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support import DEADLINE
+
+pytestmark = pytest.mark.process
 
 NOTEBOOK = """
 import json, sys

@@ -9,6 +9,8 @@ import pytest
 import spark_fast as spark
 from spark_fast.worker import persisting
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.fixture(autouse=True)
 def nothing_persisted() -> Iterator[None]:
@@ -125,6 +127,7 @@ def test_a_snapshot_brings_back_what_was_stored_and_nothing_else() -> None:
     assert (spark.has_persisted("a"), spark.has_persisted("b"), spark.has_persisted("c")) == (True, True, False)
 
 
+@pytest.mark.process
 def test_a_child_forked_while_an_initializer_runs_in_another_thread_can_run_it() -> None:
     entered, go_on = threading.Event(), threading.Event()
 

@@ -16,6 +16,8 @@ import pytest
 import spark_fast
 from spark_fast import client, status, worker
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parent.parent
 
 

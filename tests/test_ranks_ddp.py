@@ -18,6 +18,8 @@ from spark_fast.client.look import status_of_ranks
 from tests.support import ALL, Child, in_turn, outcome, until
 from tests.torchrun import HEAD, START, Ranks, Torchrun, joined, step_of
 
+pytestmark = pytest.mark.ranks
+
 Weights = dict[str, torch.Tensor]
 
 TIMEOUT = 60.0
@@ -44,7 +46,7 @@ def parked_at(run: client.Run) -> int:
     return step
 
 
-@pytest.fixture(params=[2, 4], ids=["2 ranks", "4 ranks"])
+@pytest.fixture(params=[2, pytest.param(4, marks=pytest.mark.tier("all"))], ids=["2 ranks", "4 ranks"])
 def ranks(request: pytest.FixtureRequest) -> int:
     return request.param
 
@@ -139,6 +141,7 @@ def test_what_is_asked_at_random_moments_takes_effect_at_one_step_everywhere_and
     assert same(weights, learned_by_itself(tmp_path, ranks, steps))
 
 
+@pytest.mark.tier("all")
 @pytest.mark.timeout(400)
 def test_a_value_is_set_before_the_same_batch_everywhere(tmp_path: Path) -> None:
     # A rank that stepped once with another rate than the others would have other weights from there on.
@@ -158,6 +161,7 @@ def test_a_value_is_set_before_the_same_batch_everywhere(tmp_path: Path) -> None
     assert same(weights, learned_by_itself(tmp_path, 2, steps, code))
 
 
+@pytest.mark.tier("all")
 @pytest.mark.timeout(600)
 def test_two_controllers_at_once_change_no_weight(tmp_path: Path) -> None:
     asked = 200 if ALL else 80
@@ -191,7 +195,9 @@ def test_a_stop_is_met_at_one_step_by_all_ranks_and_torchrun_ends_well(tmp_path:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("parked", [False, True], ids=["running", "parked"])
+@pytest.mark.parametrize(
+    "parked", [False, pytest.param(True, marks=pytest.mark.tier("all"))], ids=["running", "parked"]
+)
 def test_a_signal_to_one_rank_stops_all_at_one_step(tmp_path: Path, parked: bool) -> None:
     with Torchrun(tmp_path, 2, *ENDLESS) as job:
         run = job.run()
@@ -202,6 +208,7 @@ def test_a_signal_to_one_rank_stops_all_at_one_step(tmp_path: Path, parked: bool
         stopped_at_one_step(job, run)
 
 
+@pytest.mark.tier("all")
 @pytest.mark.timeout(400)
 def test_a_signal_to_torchrun_stops_all_at_one_step_and_they_have_time_to_save(tmp_path: Path) -> None:
     with Torchrun(tmp_path, 2, *ENDLESS) as job:
@@ -255,6 +262,7 @@ def test_a_run_is_paused_when_all_its_living_ranks_are(ranks: str, run: str) -> 
     assert status_of_ranks(found) == run
 
 
+@pytest.mark.tier("all")
 @pytest.mark.timeout(400)
 def test_ranks_that_torchrun_starts_again_are_one_run_again(tmp_path: Path) -> None:
     # The store that torchrun shares with its workers still holds where the dead ones listened, which ends the new ones.
@@ -294,8 +302,8 @@ def test_a_rank_that_stands_still_holds_up_a_pause_and_comes_to_stand_where_the_
         os.kill(job.children[1].pid, signal.SIGSTOP)
         with pytest.raises(client.SparkTimeoutError):
             run.pause(timeout=0.5)
-        first, still, last = run.ranks
-        assert (str(first.status), str(last.status)) == ("paused", "paused")
+        until(lambda: {str(run.ranks[rank].status) for rank in (0, 2)} == {"paused"}, "the others park")
+        still = run.ranks[1]
         assert str(still.status) != "paused"
         assert still.behind > 0
         assert until(lambda: run.ranks[1].overdue) >= 1

@@ -15,6 +15,8 @@ from tests.ranks import LOOP, Ranks, by_number, standing
 from tests.support import Child, until
 from tests.test_bad_endings import APPEND_POINTS
 
+pytestmark = pytest.mark.ranks
+
 KILLED = -signal.SIGKILL
 MET = ["turn:met", "turn:settled", "decide:signalled"]
 POINTS = [
@@ -22,15 +24,12 @@ POINTS = [
     "turn:folded", "turn:applied", "done:told", "park:published",
     "park:waiting",
 ]  # fmt: skip
-SOON = 5.0
-"""Seconds within which a request has its fate, whoever dies."""
+SOON = 30.0
+"""Seconds within which a request has its fate, whichever process dies, on a machine that does much else."""
 
 
 def _fate(request: Request) -> str:
-    began = time.monotonic()
-    fate = request.wait(SOON)
-    assert time.monotonic() < began + SOON
-    return str(fate.state)
+    return str(request.wait(SOON).state)
 
 
 def _obeys(run: client.Run) -> None:

@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.ranks import Ranks, by_number
 from tests.support import until
+
+pytestmark = pytest.mark.ranks
 
 
 def test_a_first_rank_that_comes_after_the_others_shows_its_values_with_the_run(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from spark_fast import client
 from tests.ranks import LOOP, Ranks, by_number, standing
 from tests.support import Child, until
 
+pytestmark = pytest.mark.ranks
+
 JOIN_POINTS = [
     "claim:folder", "claim:about", "create:opened", "create:filled", "create:renamed", "attach:filled", "attach:done",
     "join:locked", "join:filled", "join:seated", "join:done",

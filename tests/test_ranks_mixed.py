@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.ranks import Ranks, standing
 from tests.support import outcome
+
+pytestmark = pytest.mark.ranks
 
 SCRIPT = """
 import os, time

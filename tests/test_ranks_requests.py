@@ -16,6 +16,8 @@ from tests.job import Job
 from tests.ranks import LOCKSTEP, LOOP, Ranks, by_number, standing
 from tests.support import ALL, outcome, until
 
+pytestmark = pytest.mark.ranks
+
 MOMENTS = int(os.environ.get("SPARK_FAST_TEST_MOMENTS", "60"))
 """Requests at random moments, of each sender. A long hunt: SPARK_FAST_TEST_MOMENTS=2000."""
 

@@ -16,6 +16,8 @@ from spark_fast import client
 from tests.ray_cluster import ONE_NODE, Ray, running
 from tests.support import Child, until
 
+pytestmark = [pytest.mark.ranks, pytest.mark.tier("all")]  # needs Ray
+
 EXAMPLE = Path(__file__).parents[1] / "examples" / "ray_ddp.py"
 START = 240.0
 """Seconds in which workers start, on a machine that does much else."""

@@ -12,6 +12,8 @@ from spark_fast import client
 from tests.reloading import Edited
 from tests.support import ALL, Child, outcome, until
 
+pytestmark = [pytest.mark.process, pytest.mark.tier("fast")]
+
 SAY = """
 import json, time
 import spark_fast as spark
@@ -637,7 +639,7 @@ for number in spark.track(range(200), key="number"):
         assert "only once" in fate.reason
         run = training.run()
         assert run.wait("paused", timeout=30) == "paused"
-        assert "this process is paused, with all that it has persisted" in training.err
+        assert "is paused after an error, with everything in memory" in training.err
         training.edit('if hasattr(sys, "once"):', "if False:")
         training.reloaded()
         run.resume(timeout=30)
@@ -656,8 +658,8 @@ def test_a_stranded_run_can_be_stopped(tmp_path: Path) -> None:
         assert training.reload().fate.state == "failed"
         training.run().wait("paused", timeout=30)
         training.run().stop(timeout=30)
-        assert training.ended() == 0
-        assert client.attach("test").status == "stopped"
+        assert training.ended() == 1  # as its error would have ended it
+        assert client.attach("test").status == "failed"
 
 
 # --- how the loop is left ---

@@ -24,6 +24,8 @@ from spark_fast.errors import CodeRefusedError
 from spark_fast.request import Fate, FateState, Kind, version_mail, version_of
 from tests.support import DEADLINE, GATED, LOOP, Child, outcome, until
 
+pytestmark = pytest.mark.process
+
 RUNNER = """
 import os, sys, threading, time
 from pathlib import Path

@@ -12,6 +12,8 @@ from tests.reloading import Edited
 from tests.support import until
 from tests.test_reload import NESTED, ONE
 
+pytestmark = pytest.mark.process
+
 LONG = ONE.replace("range(200)", "range(100000)")
 
 

@@ -14,6 +14,8 @@ from spark_fast import journal
 from tests.reloading import Edited
 from tests.support import ALL, until
 
+pytestmark = pytest.mark.process
+
 EPOCHS, BATCHES = 3, 60
 # Where there is no C++ compiler, all of torch.compile but its last step.
 COMPILE = (
@@ -85,7 +87,9 @@ def straight(folder: Path, compiled: str = "plain") -> list[Any]:
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
-    ("compiled", "edits"), [("plain", 50), (COMPILE.format("plain"), 50 if ALL else 15)], ids=["plain", "compiled"]
+    ("compiled", "edits"),
+    [("plain", 50), pytest.param(COMPILE.format("plain"), 50 if ALL else 15, marks=pytest.mark.tier("all"))],
+    ids=["plain", "compiled"],
 )
 def test_edits_that_change_nothing_change_no_batch_and_no_bit(tmp_path: Path, compiled: str, edits: int) -> None:
     expected = straight(tmp_path / "straight", compiled)
@@ -103,7 +107,11 @@ def test_edits_that_change_nothing_change_no_batch_and_no_bit(tmp_path: Path, co
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("counted", ["enumerate(loader)", "zip(range(10**6), loader)"], ids=["enumerate", "zip"])
+@pytest.mark.parametrize(
+    "counted",
+    ["enumerate(loader)", pytest.param("zip(range(10**6), loader)", marks=pytest.mark.tier("all"))],
+    ids=["enumerate", "zip"],
+)
 def test_a_loader_with_persistent_workers_is_asked_for_no_iterator_that_nobody_uses(
     tmp_path: Path, counted: str
 ) -> None:
@@ -127,6 +135,7 @@ def test_a_loader_with_persistent_workers_is_asked_for_no_iterator_that_nobody_u
         assert training.over(deadline=200) == expected
 
 
+@pytest.mark.tier("all")
 @pytest.mark.timeout(200)
 def test_an_edit_that_changes_something_changes_the_weights_as_it_would_without_a_reload(tmp_path: Path) -> None:
     at = BATCHES + 10
@@ -231,6 +240,7 @@ def test_models_are_saved_loaded_copied_and_pickled_after_a_reload(tmp_path: Pat
         assert training.says(3, count)[0][1:] == [True, "new", "new"]
 
 
+@pytest.mark.tier("all")
 @pytest.mark.timeout(200)
 def test_a_training_that_was_steered_by_hand_has_the_same_weights_when_it_is_replayed(tmp_path: Path) -> None:
     (tmp_path / "steered").mkdir()

@@ -14,6 +14,8 @@ from spark_fast.errors import ReplayRefusedError
 from spark_fast.journal import Journal
 from spark_fast.worker.replaying import Replay
 
+pytestmark = pytest.mark.unit
+
 SOURCE = "import helper\nlr = 0.1\n"
 
 

@@ -9,6 +9,8 @@ import pytest
 from spark_fast import client
 from tests.support import GATED, LOOP, Child, outcome, until
 
+pytestmark = [pytest.mark.process, pytest.mark.tier("fast")]
+
 STEPS = """
 import sys, time
 import spark_fast as spark
@@ -29,7 +31,7 @@ def test_a_paused_loop_stands_still_and_uses_no_cpu_until_it_is_resumed(tmp_path
         assert request.fate.step == step
         time.sleep(1.0)  # the time over which nothing may happen
         assert (run.step, run.status) == (step, "paused")
-        assert child.cpu_time() - cpu <= 0.011
+        assert child.cpu_time() - cpu < 0.1
         assert run.resume(timeout=10).fate.state == "applied"
         assert run.status == "running"
         child.steps_on(run)
@@ -80,12 +82,20 @@ def test_a_timed_pause_ends_by_itself(tmp_path: Path) -> None:
         run = child.run()
         began = time.time()
         run.pause(resume_after=0.5, timeout=10)
-        assert run.resumes is not None and 0.3 < run.resumes - began < 5
         assert run.wait("running", timeout=10) == "running"
         assert time.time() - began >= 0.5
         assert run.resumes is None
         assert [request.kind for request in run.requests] == ["pause", "resume"]
         child.steps_on(run)
+
+
+def test_a_timed_pause_says_when_it_ends(tmp_path: Path) -> None:
+    with Child(tmp_path) as child:
+        run = child.run()
+        began = time.time()
+        run.pause(resume_after=3600, timeout=10)
+        assert run.resumes is not None
+        assert began + 3600 <= run.resumes <= time.time() + 3600
 
 
 def test_a_timed_pause_that_another_pause_replaced_does_not_end_it(tmp_path: Path) -> None:

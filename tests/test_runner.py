@@ -12,6 +12,8 @@ import pytest
 from spark_fast import client
 from tests.support import Child, until
 
+pytestmark = [pytest.mark.process, pytest.mark.tier("fast")]
+
 RUN = ("-m", "spark_fast", "run")
 
 

@@ -14,6 +14,8 @@ from spark_fast import client
 from tests.reloading import Edited
 from tests.support import DEADLINE, Child, until
 
+pytestmark = pytest.mark.process
+
 METHODS = ["spawn", "forkserver", "preloaded"]
 """`preloaded` is a fork server that executes the main script before it forks, as in the releases of CPython in which
 that works: elsewhere the server is not told the script's path, for a slip of the keyword."""
@@ -464,7 +466,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@pytest.mark.parametrize("method", [pytest.param("spawn", marks=pytest.mark.tier("all")), "forkserver"])
 def test_the_workers_of_a_data_loader_outlive_broken_files_and_run_new_code(tmp_path: Path, method: str) -> None:
     def batches(version: int) -> list[object]:
         return [[index, f"script {version}", f"helper {version}"] for index in range(2)]

@@ -19,6 +19,8 @@ import pytest
 from spark_fast import _core, client, run_folder
 from tests.support import DEADLINE, LOOP, Child, kill, outcome, until
 
+pytestmark = pytest.mark.process
+
 RUN = ("-m", "spark_fast", "run")
 
 STUCK = """

@@ -10,6 +10,8 @@ from spark_fast import _core
 from spark_fast.worker import tensors
 from tests.support import Child, until
 
+pytestmark = pytest.mark.process
+
 NUMBERS = """
 import enum, time
 import numpy, torch

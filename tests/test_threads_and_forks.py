@@ -20,6 +20,8 @@ from spark_fast.worker import persisting, report
 from tests.reloading import Edited
 from tests.support import DEADLINE, LOOP, Child, until
 
+pytestmark = [pytest.mark.process, pytest.mark.tier("fast")]
+
 EXPOSING = LOOP.replace("while", "spark.expose(lr=0.5)\nwhile", 1)
 
 

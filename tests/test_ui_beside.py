@@ -14,6 +14,8 @@ import pytest
 
 from tests.support import LOOP, Child, kill, until
 
+pytestmark = pytest.mark.process
+
 ADDRESS = re.compile(r"spark-fast: the page that shows and steers your runs: (http://127\.0\.0\.1:\d+)/\?token=(\S+)")
 
 

@@ -17,6 +17,8 @@ import trustme
 from spark_fast.ui import serving
 from tests.support import DEADLINE, LOOP, Child, until
 
+pytestmark = pytest.mark.process
+
 COMMAND = [sys.executable, "-m", "spark_fast", "ui"]
 
 

@@ -22,6 +22,8 @@ from tests.served import errors, launch, opened
 from tests.support import DEADLINE, Child, until
 from tests.test_ui_page import button, fate, panel, part, row
 
+pytestmark = pytest.mark.browser
+
 expect.set_options(timeout=15_000)
 
 

@@ -11,6 +11,8 @@ from spark_fast import client
 from tests.support import Child, until
 from tests.ui_support import EXPOSING, Served, served
 
+pytestmark = [pytest.mark.process, pytest.mark.tier("all")]  # needs schemathesis
+
 # What a description can't say: which values a run takes, which arguments a function, and what compiles.
 CONFIG = """
 base-url = "{base}"

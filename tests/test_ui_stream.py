@@ -13,6 +13,8 @@ from spark_fast.ui import polling
 from tests.support import Child, until
 from tests.ui_support import EXPOSING, Served, served
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def server(home: Path) -> Iterator[Served]:

@@ -86,6 +86,14 @@ def _row(line: Mapping[str, Any], reloads: Container[str]) -> list[Cell] | None:
             ("", ""),
             (printable(line["failed"]), "dim"),
         ]
+    if "error" in line:
+        return [
+            (_clock(line["time"]), "dim"),
+            (str(line["step"]), ""),
+            (f"error: {printable(line['error'])}", "red"),
+            ("", ""),
+            ("", ""),
+        ]
     if "files" in line:
         files = ", ".join(sorted(os.path.basename(path) for path in line["files"])) or "nothing that changed"
         return [("", ""), ("", ""), (f"  {printable(files)}", "dim"), ("", ""), ("", "")]

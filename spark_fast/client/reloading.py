@@ -15,7 +15,9 @@ from spark_fast.status import monotonic
 __all__ = ["current", "judge", "reload", "versions"]
 
 
-def reload(run: Run, code: str | bytes | None, *, to: int | None, wait: bool, timeout: float | None) -> Request:
+def reload(
+    run: Run, code: str | bytes | None, *, to: int | None, restart: bool, wait: bool, timeout: float | None
+) -> Request:
     """See Run.reload()."""
     if code is not None and to is not None:
         raise ValueError("new code and a version to go back to exclude each other")
@@ -49,6 +51,9 @@ def reload(run: Run, code: str | bytes | None, *, to: int | None, wait: bool, ti
         return answer(FateState.REFUSED, f"the run has ended: it is {run.status}")
     except OSError as error:  # a full disk, say
         raise StoreError(str(error.filename or run.folder), f"the version can't be kept: {error.strerror}") from None
+    is_new = version is not None
+    if version is None and restart:
+        version = store.current()
     if version is None:
         return answer(FateState.APPLIED, "nothing to do: the code has not changed", run.step)
 
@@ -56,14 +61,15 @@ def reload(run: Run, code: str | bytes | None, *, to: int | None, wait: bool, ti
         return None if end is None else max(0.0, end - monotonic())
 
     try:
-        request = run._ask(Kind.RELOAD, False, left(), mail=version_mail(version.number))
+        request = run._ask(Kind.RELOAD, False, left(), mail=version_mail(version.number, restart=restart))
     except LogFullError:
-        store.discard(version)
+        if is_new:
+            store.discard(version)
         raise
     if wait:
         request.wait(left())
     fate = request.fate
-    if fate.state is FateState.REFUSED and fate.step is None:
+    if is_new and fate.state is FateState.REFUSED and fate.step is None:
         with suppress(FileNotFoundError):  # with its run
             store.discard(version)
     return request

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from spark_fast.code_versions import Version
     from spark_fast.exposed import Function
     from spark_fast.mailbox import Reply
+    from spark_fast.runfiles.run_error import RunError
 
 __all__ = ["Rank", "Request", "Run", "attach", "request_hot_reload", "runs"]
 
@@ -58,6 +60,8 @@ _LOOK = 0.1
 """Seconds after which a waiter looks whether the worker still lives. What a worker publishes wakes it at once."""
 _TURN = 5.0
 """Seconds to wait for other senders, each of which takes some 20 µs."""
+
+_WITH_ERROR = (SparkStatus.PAUSED, SparkStatus.PAUSING, SparkStatus.STOPPING, SparkStatus.FAILED)
 
 _KINDS = {int(kind): kind for kind in Kind}
 
@@ -330,6 +334,19 @@ class Run:
         return None if look is None else look.progress(monotonic())
 
     @property
+    def error(self) -> "RunError | None":
+        """The exception that ended the run, or after which it is paused; None if there is none. Of several ranks, the
+        one that failed first. Reads a file."""
+        return self._error_of(self.status)
+
+    def _error_of(self, status: SparkStatus) -> "RunError | None":
+        if status not in _WITH_ERROR:
+            return None  # that code runs again, and no other status tells of an error
+        from spark_fast.runfiles import run_error
+
+        return next(iter(run_error.read(self._folder)), None)
+
+    @property
     def resumes(self) -> float | None:
         """When a timed pause ends by itself, in seconds since the epoch; None if it is in none."""
         look = self._look()
@@ -341,6 +358,20 @@ class Run:
         if it is not stopping, or nobody said."""
         look = self._look()
         return None if look is None else look.stop_by()
+
+    @property
+    def stop_step(self) -> int | None:
+        """The step at which SparkStopError was raised; None if it was not. The code that handles it may pass
+        checkpoints too, so `step` may be higher."""
+        look = self._look()
+        return None if look is None else look.stop_step()
+
+    @property
+    def swallowed_stop(self) -> int | None:
+        """`stop_step`, of a run that is known to have swallowed the stop: its loop came back to where it was raised.
+        Else None."""
+        look = self._look()
+        return None if look is None else look.swallowed_stop()
 
     @property
     def world_size(self) -> int:
@@ -447,9 +478,12 @@ class Run:
         ranks = self._ranks_of(look)
         progress = None if look is None else look.progress(now)
         speed = self._speed_of(look, now)
+        status = status_of_ranks(ranks)
+        error = self._error_of(status)
         return {
             "id": self.id,
-            "status": str(status_of_ranks(ranks)),
+            "status": str(status),
+            "error": None if error is None else asdict(error),
             "step": step_of_ranks(ranks),
             "steps_per_second": speed,
             "progress": None
@@ -524,13 +558,31 @@ class Run:
         """
         return self._make(Kind.RESUME, wait, timeout)
 
-    def stop(self, *, wait: bool = True, timeout: Duration | None = None) -> Request:
-        """Ask the run to stop: its next checkpoint raises SparkStopError. With `wait`, wait until it was raised;
-        `run.wait("stopped")` waits for the end of the process.
+    def stop(self, *, wait: bool = True, timeout: Duration | None = None, grace: Duration | None = None) -> Request:
+        """Ask the run to stop: its next checkpoint raises SparkStopError.
 
-        As pause().
+        Args:
+            wait: whether to wait until it was raised. What the code then makes of it is another matter:
+                `run.wait("stopped")` waits for the end of the process, `run.swallowed_stop` tells of a loop that went
+                on.
+            timeout: seconds to wait at most; None for as long as it takes.
+            grace: seconds that the processes have to end. What lives then gets SIGTERM and, two seconds later, SIGKILL,
+                on this host. With `wait`, waits for their end. Without, a supervisor does it, so `spark-fast run` is to
+                have started the run.
+
+        As pause(). With `grace`, raises SparkTimeoutError too if the run lives on, and SparkError if `wait` is False
+        and no supervisor is there.
         """
-        return self._make(Kind.STOP, wait, timeout)
+        if grace is None:
+            return self._make(Kind.STOP, wait, timeout)
+        from spark_fast.client import ending
+
+        seconds, limit = seconds_of(grace, "grace"), seconds_of(timeout, "timeout")
+        request = ending.ask_stop(self, seconds, stays=wait, timeout=limit)
+        if wait:
+            request.raise_for_fate()
+            ending.end_after(self, seconds, timeout=limit)
+        return request
 
     def advance(self, steps: int, *, wait: bool = True, timeout: Duration | None = None) -> Request:
         """Ask the run to run `steps` more steps and then to park. With `wait`, wait until it is parked again.
@@ -552,6 +604,7 @@ class Run:
         code: str | bytes | None = None,
         *,
         to: int | None = None,
+        restart: bool = False,
         wait: bool = True,
         timeout: Duration | None = None,
         check: bool = False,
@@ -565,6 +618,8 @@ class Run:
             code: the complete new source of the entry file. No file is written, and none is read but those that the
                 code imports and the run does not know.
             to: the number of a version to go back to, or forth.
+            restart: whether to start the training over with the code: what is persisted and the places of loops are
+                forgotten. Without, a script is refused that would start over, since it keeps nothing.
             wait: whether to wait until the new code runs, or the request has another fate.
             timeout: seconds, or text such as "90s", to wait at most; None for as long as it takes.
             check: whether to raise SparkRequestError also where the run refuses the code.
@@ -579,7 +634,9 @@ class Run:
         """
         from spark_fast.client import reloading
 
-        request = reloading.reload(self, code, to=to, wait=wait, timeout=seconds_of(timeout, "timeout"))
+        request = reloading.reload(
+            self, code, to=to, restart=restart, wait=wait, timeout=seconds_of(timeout, "timeout")
+        )
         return reloading.judge(request, check=check) if wait else request
 
     @overload
@@ -686,7 +743,9 @@ class Run:
 
         names_wanted = " or ".join(sorted(wanted))
         if not self._until(there, limit):
-            raise SparkTimeoutError(f"run {self.id} is not {names_wanted} after {limit:g} s: it is {found}")
+            went_on = self.swallowed_stop
+            why = "" if went_on is None else f", and its loop swallowed the stop that was raised at step {went_on}"
+            raise SparkTimeoutError(f"run {self.id} is not {names_wanted} after {limit:g} s: it is {found}{why}")
         if found not in wanted:
             raise SparkError(f"run {self.id} will not be {names_wanted}: it is {found}")
         return found

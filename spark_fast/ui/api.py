@@ -181,7 +181,7 @@ async def advance(server: Server, run: str, body: models.Advance) -> Response:
 async def reload(server: Server, run: str, body: models.Reload | None = None) -> Response:
     """Asks a run to go on with new code. Code that does not compile is refused."""
     said = body or models.Reload()
-    return await _ask(server, run, lambda found: found.reload(said.code, to=said.to, wait=False))
+    return await _ask(server, run, lambda found: found.reload(said.code, to=said.to, restart=said.restart, wait=False))
 
 
 @router.post("/runs/{run}/reset", status_code=202, response_model=models.Asked, responses=_ASKING)

@@ -85,7 +85,7 @@ class Parts:
         except (SparkError, OSError) as damage:
             error = str(damage)
             self._keys.pop("board", None)  # it may be readable at the next look, with no other version
-        self._parts |= {"values": values, "functions": functions, "error": error}
+        self._parts |= {"values": values, "functions": functions, "board_error": error}
 
     def _changed(self, part: str, key: object) -> bool:
         before = self._keys.get(part)

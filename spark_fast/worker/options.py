@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from spark_fast import names
 from spark_fast._core import worker
@@ -35,6 +35,8 @@ class Options:
     stop_signals: tuple[str, ...] = ()
     stop_deadline: float | None = None
     stride: int = 1
+    on_error: str | None = None
+    error_timeout: float | None = None
 
 
 class _Unset(Enum):
@@ -106,6 +108,12 @@ def _signals(value: Iterable[str], name: str) -> tuple[str, ...]:
     return found
 
 
+def _on_error(value: str, name: str) -> str:
+    if value not in ("park", "exit"):
+        raise ValueError(f"{name} is 'park' or 'exit': {value!r}")
+    return value
+
+
 def _journal(value: str | os.PathLike[str] | None, name: str) -> str | None:
     """A path is that of the working directory as it is now."""
     path = None if value is None else os.fspath(value)
@@ -132,6 +140,8 @@ _CHECKS = _EARLY | {
     "yield_interval": _or_none(_interval),
     "async_yield_interval": _interval,
     "quiet": lambda value, name: bool(value),
+    "on_error": _or_none(_on_error),
+    "error_timeout": _or_none(_deadline),
 }
 
 
@@ -154,6 +164,8 @@ _PARSED: dict[str, Callable[[str], object]] = {
     "stop_signals": lambda text: [name.strip().upper() for name in text.split(",")],
     "stop_deadline": parse_duration,
     "stride": int,
+    "on_error": str.lower,
+    "error_timeout": parse_duration,
 }
 """What the environment gives in variables of the options' names."""
 
@@ -212,6 +224,8 @@ def configure(
     stop_signals: Iterable[str] | _Unset = _UNSET,
     stop_deadline: Duration | None | _Unset = _UNSET,
     stride: int | _Unset = _UNSET,
+    on_error: Literal["park", "exit"] | None | _Unset = _UNSET,
+    error_timeout: Duration | None | _Unset = _UNSET,
 ) -> None:
     """Sets options of this process's worker; what is not named stays as it is.
 
@@ -241,11 +255,18 @@ def configure(
             kills it; None if that is not known. Also `SPARK_FAST_STOP_DEADLINE`, with units as in `90`, `90s` or `5m`.
         stride: how many steps each checkpoint counts, 1 if nobody says: 10 in a loop that passes one in ten batches, so
             that its steps are batches all the same. The same in all ranks. Also `SPARK_FAST_STRIDE`.
+        on_error: what happens when an exception would end the script, under `spark-fast run` or `spark.run()`. "park":
+            the worker is paused with everything in memory, until its code is mended, it is resumed or stopped. "exit":
+            the exception ends the process. None, the default: "park" once a reload was applied or with `--watch`, else
+            "exit". Also `SPARK_FAST_ON_ERROR`.
+        error_timeout: seconds, or text such as "10m", after which a worker that is paused after an error is stopped;
+            None for no limit, and in a job of several ranks for five minutes, since the others may be waiting in a
+            collective. Also `SPARK_FAST_ERROR_TIMEOUT`, with units.
 
     Raises:
         ValueError: a value makes no sense.
-        RuntimeError: it comes too late, the run has begun. Only `yield_interval`, `async_yield_interval` and `quiet`
-            may change after the first checkpoint.
+        RuntimeError: it comes too late, the run has begun. Only `yield_interval`, `async_yield_interval`, `quiet`,
+            `on_error` and `error_timeout` may change after the first checkpoint.
 
     Any thread may call it.
     """

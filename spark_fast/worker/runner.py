@@ -14,10 +14,11 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Protocol
 
-from spark_fast.errors import JournalError, ReplayRefusedError, RunNameTakenError, SparkStopError
+from spark_fast.errors import JournalError, ReplayRefusedError, RunNameTakenError, error_behind, first_stop, is_stop
 from spark_fast.journal import read
 from spark_fast.status import WorkerState
-from spark_fast.worker import host, report, session, signals
+from spark_fast.worker import hooks, host, report, session, signals
+from spark_fast.worker.error_park import record
 from spark_fast.worker.host import Host
 from spark_fast.worker.options import configure
 from spark_fast.worker.replaying import Replay
@@ -176,7 +177,7 @@ def _host(entry: _Entry, args: list[str], options: RunnerOptions, command: list[
     """Runs the entry, and again after each reload."""
     if options.watched:
         importlib.import_module("spark_fast.worker.transaction")  # some 20 ms, that the first edit would wait for
-    host = Host([entry.first_path, os.getcwd(), *options.reload_dirs])
+    host = Host([entry.first_path, os.getcwd(), *options.reload_dirs], watched=options.watched)
     host.project.install()
     if options.safe_path is None and not sys.flags.safe_path:
         sys.path[0] = entry.first_path
@@ -225,6 +226,10 @@ def _run(entry: _Entry, args: list[str], options: RunnerOptions, command: list[s
             configure(journal=options.journal)
         if options.stop_deadline is not None:
             configure(stop_deadline=options.stop_deadline)
+        if options.on_error is not None:
+            configure(on_error=options.on_error)
+        if options.error_timeout is not None:
+            configure(error_timeout=options.error_timeout)
         session.attach(fresh_name=options.name is None)
     except RunNameTakenError as error:
         report.say(f"{error}; stop it, or choose another name")
@@ -237,17 +242,13 @@ def _run(entry: _Entry, args: list[str], options: RunnerOptions, command: list[s
     signals.install([signal.SIGINT, signal.SIGTERM], copies=options.supervisor is not None or session.several())
     try:
         _host(entry, args, options, command)
-    except SparkStopError as stop:
-        report.say(str(stop))
-        return _ended(WorkerState.STOPPED, 0)
     except (JournalError, _UnrunnableError) as error:
         report.say(str(error))
         return _ended(WorkerState.FAILED, 1)
     except SystemExit as leaving:
         return _left(leaving)
     except BaseException as error:
-        _show(error)
-        return _ended(WorkerState.FAILED, INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1)
+        return _stopped(error) if is_stop(error) else _failed(error)
     session.outcome = session.state_after(None)
     return 0
 
@@ -264,9 +265,27 @@ def _ended(state: WorkerState, status: int) -> int:
     return status
 
 
+def _stopped(error: BaseException) -> int:
+    """The script let a stop through."""
+    saved = hooks.run_on_stop()
+    behind = error_behind(error)
+    if behind is not None:
+        return _failed(behind)
+    report.say(str(first_stop(error)))
+    return _ended(WorkerState.STOPPED, 0) if saved else _ended(WorkerState.FAILED, 1)
+
+
+def _failed(error: BaseException) -> int:
+    """The script has ended with an exception that nothing caught."""
+    record(error)
+    _show(error)
+    return _ended(WorkerState.FAILED, INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1)
+
+
 def _left(leaving: SystemExit) -> int:
     if leaving.code is None or leaving.code == 0:
         return _ended(session.state_after(None), 0)
+    record(leaving)
     if isinstance(leaving.code, int):
         return _ended(WorkerState.FAILED, leaving.code & 0xFF)
     print(leaving.code, file=sys.stderr)

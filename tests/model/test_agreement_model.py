@@ -3,6 +3,8 @@
 import pytest
 from agreement import Protocol, ViolationError, search, states_without_end
 
+pytestmark = pytest.mark.model
+
 PAUSE_RESUME = ("pause", "resume")
 SET_SET = ("set", "set")
 

@@ -3,6 +3,8 @@
 import pytest
 from verify import ALL, Found, Search, _read, run_all, verdict
 
+pytestmark = pytest.mark.model
+
 QUICK = [search for search in ALL if search.quick]
 
 

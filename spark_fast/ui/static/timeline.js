@@ -55,6 +55,8 @@ function events(lines, requests) {
       const event = byId.get(line.failed);
       const reason = line.reason.split("\n")[0];
       Object.assign(event, { state: "failed", note: event.title.startsWith("reload") ? `taken back: ${reason}` : reason });
+    } else if (line.error !== undefined) {
+      found.push({ key: `error ${line.time}`, time: line.time, step: line.step, title: "error", sender: "", state: "failed", note: line.error });
     } else if (line.end !== undefined) {
       found.push({ key: `end ${line.time}`, time: line.time, step: line.step, title: line.end, sender: "", state: "end", note: "" });
     }
