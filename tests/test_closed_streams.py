@@ -14,6 +14,8 @@ import pytest
 from spark_fast import client, journal
 from tests.support import DEADLINE, kill, until
 
+pytestmark = pytest.mark.process
+
 CLOSED = ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"]
 
 TRAINING = """

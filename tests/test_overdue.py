@@ -5,9 +5,13 @@ import re
 import time
 from pathlib import Path
 
+import pytest
+
 from spark_fast import _core, client
 from tests.support import GATED, Child, until
 from tests.test_cli import cli
+
+pytestmark = pytest.mark.process
 
 BUSY = """
 import time
