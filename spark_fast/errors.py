@@ -265,7 +265,7 @@ class SparkRequestError(SparkError):
 
     def __str__(self) -> str:
         did = {"failed": "failed", "refused": "was refused"}.get(self.state, f"is {self.state}")
-        text = f"the {self.kind} of run {self.run} {did}: {self.reason or 'no reason is known'}"
+        text = f"the {self.kind} of run {self.run} {did}{f': {self.reason}' if self.reason else ''}"
         return f"{text}\n{self.traceback}" if self.traceback else text
 
 

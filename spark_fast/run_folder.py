@@ -17,6 +17,7 @@ from pathlib import Path
 
 from spark_fast import _core, names
 from spark_fast.descriptors import open_file
+from spark_fast.durations import Duration, seconds_of
 from spark_fast.errors import (
     FolderRefusedError,
     JobEndingError,
@@ -517,15 +518,21 @@ def _remove_supervisors(home: int) -> None:
 # --- what is left ---
 
 
-def remove_ended(*, timeout: float = 10.0) -> list[str]:
-    """Removes the folders of runs of which no process lives; returns their ids. Folders that can't be trusted stay."""
+def remove_ended(*, timeout: Duration = 10.0) -> list[str]:
+    """Remove the folders of runs of which no process lives; return their ids. Folders that can't be trusted stay.
+
+    timeout: seconds, or text such as "90s", to wait at most for another process that makes or removes runs.
+
+    Raises SegmentError when the time is up, FolderRefusedError if the folder of runs can't be trusted.
+    """
+    limit = seconds_of(timeout, "timeout")
     try:
         home = open_home()
     except FileNotFoundError:
         return []
     removed = []
     try:
-        with _home_locked(home, timeout):
+        with _home_locked(home, limit):
             for run in run_names(home):
                 try:
                     fd = open_run(home, run)
