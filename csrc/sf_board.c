@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "sf_guard.h"
+#include "sf_open.h"
 #include "sf_point.h"
 #include "sf_read.h"
 #include "sf_segment.h"
@@ -108,7 +109,7 @@ sf_board_create(const char *path)
     memset(sf_board.own, 0, sizeof sf_board.own);
     sf_board.base = NULL;
     sf_board.size = sf_board.mapped = 0;
-    sf_board.fd = open(making, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0600);
+    sf_board.fd = sf_open(making, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW, 0600);
     if (sf_board.fd < 0) {
         rc = -errno;
         goto done;

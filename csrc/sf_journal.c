@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "sf_clock.h"
+#include "sf_open.h"
 
 static const char *const kinds[SF_KIND_END] = {
     [SF_PAUSE] = "pause",     [SF_RESUME] = "resume", [SF_STOP] = "stop", [SF_RELOAD] = "reload",
@@ -117,7 +118,7 @@ sf_journal_append(struct sf_journal *journal, const struct sf_entry *entry, uint
     if (journal->path == NULL || journal->broken)
         return;
     if (journal->fd < 0) {
-        journal->fd = open(journal->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
+        journal->fd = sf_open(journal->path, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW, 0600);
         if (journal->fd < 0) {
             give_up(journal, errno);
             return;

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "sf_clock.h"
+#include "sf_open.h"
 
 #ifndef F_OFD_SETLK
 #error "spark_fast needs open file description locks (F_OFD_SETLK): Linux 3.15 or macOS 10.15"
@@ -102,7 +103,7 @@ sf_lock_open(const char *path)
     int fd, rc;
 
     pthread_mutex_lock(&fork_mutex);
-    fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    fd = sf_open(path, O_RDWR | O_NOFOLLOW, 0);
     rc = fd < 0 ? -errno : sf_fork_close(fd);
     if (rc < 0 && fd >= 0)
         close(fd);

@@ -12,6 +12,7 @@
 #include "sf_guard.h"
 #include "sf_lock.h"
 #include "sf_log.h"
+#include "sf_open.h"
 #include "sf_point.h"
 #include "sf_read.h"
 #include "sf_wait.h"
@@ -111,7 +112,7 @@ sf_segment_create(struct sf_segment *segment, const char *path, uint32_t slot_co
 
     if (unlink(making) != 0 && errno != ENOENT)
         return -errno;
-    segment->fd = open(making, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0600);
+    segment->fd = sf_open(making, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW, 0600);
     if (segment->fd < 0)
         return -errno;
     SF_POINT("create:opened");
@@ -156,7 +157,7 @@ sf_segment_open(struct sf_segment *segment, const char *path)
     if (strlen(path) >= sizeof segment->path)
         return -ENAMETOOLONG;
     strcpy(segment->path, path);
-    segment->fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    segment->fd = sf_open(path, O_RDWR | O_NOFOLLOW, 0);
     if (segment->fd < 0)
         return -errno;
     rc = sf_read_view(segment->fd, &view);

@@ -265,7 +265,7 @@ class SparkRequestError(SparkError):
 
     def __str__(self) -> str:
         did = {"failed": "failed", "refused": "was refused"}.get(self.state, f"is {self.state}")
-        text = f"the {self.kind} of run {self.run} {did}: {self.reason or 'no reason is known'}"
+        text = f"the {self.kind} of run {self.run} {did}{f': {self.reason}' if self.reason else ''}"
         return f"{text}\n{self.traceback}" if self.traceback else text
 
 
@@ -478,8 +478,9 @@ def from_code(code: int, call: str, path: str | None) -> Exception:
 def layout_error(path: str) -> LayoutError:
     """Names both layout versions and the file."""
     from spark_fast import __version__, _core
+    from spark_fast.descriptors import open_file
 
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    fd = open_file(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         theirs = _core.read_layout_version(fd)
     finally:

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from spark_fast import __version__
+from spark_fast.descriptors import open_file
 from spark_fast.errors import JournalError
 
 __all__ = ["POINTER", "Journal", "append", "default_path", "find", "first_line", "folder", "lead", "of_folder", "read"]
@@ -134,7 +135,7 @@ def lead(path: Path) -> bytes:
     Raises JournalError if what is there is no journal, OSError.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = open_file(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     except FileNotFoundError:
         return b""
     with open(fd, "rb") as file:
@@ -154,7 +155,7 @@ def append(path: str, line: Mapping[str, Any]) -> None:
 
     Raises OSError.
     """
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+    fd = open_file(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
     try:
         text = _encode(line)
         size = os.fstat(fd).st_size
@@ -172,7 +173,7 @@ def _encode(line: Mapping[str, Any]) -> bytes:
 def read(path: Path) -> Journal:
     """Reads a journal. Raises JournalError, which names the line, if it is none, or damaged before its last line."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = open_file(path, os.O_RDONLY | os.O_NONBLOCK)
         with open(fd, "rb") as file:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):

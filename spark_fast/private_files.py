@@ -10,11 +10,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from spark_fast import _core
+from spark_fast.descriptors import open_file
 from spark_fast.errors import FolderRefusedError, StoreError
 
 __all__ = ["append_line", "locked", "opened", "read_whole", "write_whole"]
 
-_OPEN = os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN = os.O_NOFOLLOW
 
 
 @contextmanager
@@ -44,7 +45,7 @@ def opened(folder: Path, *names: str, create: bool = False) -> Iterator[int]:
 def _open_folder(path: str | Path, dir_fd: int | None, shown: Path) -> int:
     expected = "expected a folder of yours with mode 0700, and no link"
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _OPEN, dir_fd=dir_fd)
+        fd = open_file(path, os.O_RDONLY | os.O_DIRECTORY | _OPEN, dir_fd=dir_fd)
     except FileNotFoundError:
         raise
     except OSError as error:  # a link is ELOOP or ENOTDIR
@@ -65,7 +66,7 @@ def write_whole(folder: int, name: str, content: bytes, *, replace: bool = True)
     Returns whether it was written. Raises OSError.
     """
     making = f".{name}.{os.getpid()}.{os.urandom(4).hex()}"
-    fd = os.open(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _OPEN, 0o600, dir_fd=folder)
+    fd = open_file(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _OPEN, 0o600, dir_fd=folder)
     try:
         with open(fd, "wb", buffering=0) as file:
             while content:
@@ -87,7 +88,7 @@ def write_whole(folder: int, name: str, content: bytes, *, replace: bool = True)
 
 def append_line(folder: int, name: str, line: bytes) -> None:
     """Adds a line by one write; on a full disk all of it or nothing. Callers take turns. Raises OSError."""
-    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _OPEN, 0o600, dir_fd=folder)
+    fd = open_file(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _OPEN, 0o600, dir_fd=folder)
     try:
         size = os.fstat(fd).st_size
         if os.write(fd, line) < len(line):
@@ -102,7 +103,7 @@ def read_whole(folder: int, name: str, limit: int, shown: Path) -> bytes:
     path = str(shown / name)
     try:
         # A pipe under this name must not make the reader wait for a writer.
-        fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | _OPEN, dir_fd=folder)
+        fd = open_file(name, os.O_RDONLY | os.O_NONBLOCK | _OPEN, dir_fd=folder)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -124,7 +125,7 @@ def read_whole(folder: int, name: str, limit: int, shown: Path) -> bytes:
 @contextmanager
 def locked(folder: int, name: str, timeout: float, shown: Path) -> Iterator[None]:
     """Turns at what stands in a folder. The kernel ends the turn of a process that dies."""
-    fd = os.open(name, os.O_RDWR | os.O_CREAT | _OPEN, 0o600, dir_fd=folder)
+    fd = open_file(name, os.O_RDWR | os.O_CREAT | _OPEN, 0o600, dir_fd=folder)
     try:
         if not _core.lock_file(fd, timeout):
             raise StoreError(str(shown / name), f"another process has kept it locked for {timeout:g} s")

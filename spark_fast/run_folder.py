@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from spark_fast import _core, names
+from spark_fast.descriptors import open_file
+from spark_fast.durations import Duration, seconds_of
 from spark_fast.errors import (
     FolderRefusedError,
     JobEndingError,
@@ -93,7 +95,7 @@ def open_home(*, create: bool = False) -> int:
         with suppress(FileExistsError):
             os.mkdir(path, 0o700)
     before = _check_folder(path, shown=path)
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = open_file(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     after = os.fstat(fd)
     if (before.st_dev, before.st_ino) != (after.st_dev, after.st_ino):
         os.close(fd)
@@ -104,7 +106,7 @@ def open_home(*, create: bool = False) -> int:
 @contextmanager
 def _home_locked(home: int, timeout: float) -> Iterator[None]:
     """Turns at making and removing run folders. The kernel ends the turn of a process that dies."""
-    fd = os.open(HOME_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=home)
+    fd = open_file(HOME_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=home)
     try:
         if not _core.lock_file(fd, timeout):
             raise SegmentError("another process has kept it locked", str(home_path() / HOME_LOCK))
@@ -163,7 +165,7 @@ def elsewhere(about: About) -> bool:
 
 def _write_about(run: int, about: About) -> None:
     making = ABOUT + ".new"
-    fd = os.open(making, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=run)
+    fd = open_file(making, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600, dir_fd=run)
     with open(fd, "w", encoding="utf-8") as file:
         json.dump(asdict(about), file)
     os.rename(making, ABOUT, src_dir_fd=run, dst_dir_fd=run)
@@ -172,7 +174,7 @@ def _write_about(run: int, about: About) -> None:
 def read_about(run: int) -> About | None:
     """What a run's folder says of it; None if it says nothing that makes sense."""
     try:
-        fd = os.open(ABOUT, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=run)
+        fd = open_file(ABOUT, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=run)
     except OSError as error:
         if is_short(error):
             raise
@@ -207,7 +209,7 @@ def open_run(home: int, run: str) -> int:
     """A descriptor of a run's folder. FileNotFoundError, or FolderRefusedError if it can't be trusted."""
     shown = home_path() / run
     before = _check_folder(run, dir_fd=home, shown=shown)
-    fd = os.open(run, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=home)
+    fd = open_file(run, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=home)
     after = os.fstat(fd)
     if (before.st_dev, before.st_ino) != (after.st_dev, after.st_ino):
         os.close(fd)
@@ -217,7 +219,7 @@ def open_run(home: int, run: str) -> int:
 
 def open_control(run: int) -> int:
     """A descriptor of a run's control file, to read. FileNotFoundError if it has none."""
-    return os.open(CONTROL, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=run)
+    return open_file(CONTROL, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=run)
 
 
 def _alive(run: int) -> bool:
@@ -251,7 +253,7 @@ def _empty(run: int) -> None:
         try:
             os.unlink(name, dir_fd=run)
         except IsADirectoryError:
-            inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=run)
+            inner = open_file(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=run)
             try:
                 _empty(inner)
             finally:
@@ -419,7 +421,7 @@ def is_worker(pid: int, folder: Path) -> bool:
     A worker in a container goes by another number there, and its own names another process here.
     """
     try:
-        fd = os.open(folder / CONTROL, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = open_file(folder / CONTROL, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:
         return False
     try:
@@ -475,8 +477,8 @@ def hold_supervisor(run: str) -> int | None:
     try:
         # In the home's turn, so that remove_ended() does not remove the file between its opening and its locking.
         with suppress(SegmentError), _home_locked(home, 0.0):
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            fd = os.open(SUPERVISOR + run, flags, 0o600, dir_fd=home)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+            fd = open_file(SUPERVISOR + run, flags, 0o600, dir_fd=home)
             if _core.lock_file(fd, 0.0):
                 return fd
             os.close(fd)
@@ -496,7 +498,7 @@ def has_supervisor(run: str) -> bool:
 
 def _locked(name: str, home: int) -> bool:
     try:
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=home)
+        fd = open_file(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=home)
     except OSError as error:
         if is_short(error):
             raise
@@ -516,15 +518,21 @@ def _remove_supervisors(home: int) -> None:
 # --- what is left ---
 
 
-def remove_ended(*, timeout: float = 10.0) -> list[str]:
-    """Removes the folders of runs of which no process lives; returns their ids. Folders that can't be trusted stay."""
+def remove_ended(*, timeout: Duration = 10.0) -> list[str]:
+    """Remove the folders of runs of which no process lives; return their ids. Folders that can't be trusted stay.
+
+    timeout: seconds, or text such as "90s", to wait at most for another process that makes or removes runs.
+
+    Raises SegmentError when the time is up, FolderRefusedError if the folder of runs can't be trusted.
+    """
+    limit = seconds_of(timeout, "timeout")
     try:
         home = open_home()
     except FileNotFoundError:
         return []
     removed = []
     try:
-        with _home_locked(home, timeout):
+        with _home_locked(home, limit):
             for run in run_names(home):
                 try:
                     fd = open_run(home, run)

@@ -149,8 +149,8 @@ class Rank:
         since: when it came to this status, in seconds since the epoch; of a rank that is `lost`, when somebody first
             saw it. 0 where nobody knows.
         behind: steps that it is behind the furthest of the living ranks.
-        overdue: seconds since the oldest request was asked for that it has not come to, and others have; 0 if there is
-            none of over a second. It hangs, or its step takes long.
+        overdue: seconds since the oldest request was asked for that it has not come to, though others have, or though
+            it is the only rank; 0 if there is none of over a second. It hangs, or its step takes long.
         stride: steps that each of its checkpoints counts.
     """
 

@@ -10,7 +10,7 @@ import pytest
 from spark_fast.cli import extras
 from tests.test_cli import cli
 
-pytestmark = pytest.mark.process
+pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).parent.parent
 
@@ -35,6 +35,7 @@ def test_the_command_names_what_is_missing_and_works_in_any_folder(
     assert said.endswith(f": '/a folder/python' -m pip install {packages}\n")
 
 
+@pytest.mark.process
 def test_no_help_and_no_message_names_an_extra_of_a_package_that_no_index_has() -> None:
     for command in ("run", "ui", "demo"):
         done = cli(command, "--help")

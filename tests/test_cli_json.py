@@ -41,6 +41,7 @@ def strict(text: str) -> Any:
     return json.loads(text, parse_constant=refuse)
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("indent", [None, 2])
 def test_numbers_that_json_lacks_are_null_at_every_depth(indent: int | None) -> None:
     value = {"a": math.nan, "b": [math.inf, (1, -math.inf)], "c": {"d": {"e": math.nan}}, "f": 0.5, "g": "NaN"}
@@ -48,6 +49,7 @@ def test_numbers_that_json_lacks_are_null_at_every_depth(indent: int | None) -> 
     assert strict(to_json(value, indent=indent)) == expected
 
 
+@pytest.mark.unit
 def test_what_json_can_not_express_is_an_error() -> None:
     with pytest.raises(TypeError):
         to_json({"a": object()})

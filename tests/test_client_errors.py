@@ -250,6 +250,8 @@ def test_durations_are_seconds_or_text(training: Child) -> None:
     run.resume(timeout="0.5m")
     assert run.call("double", 4, spark_timeout="30s") == 8
     run.set("lr", 0.25, timeout="30s")
+    assert next(run.watch(interval="1ms")).name == "lr"
+    assert client.remove_ended(timeout="30s") == []
     with pytest.raises(SparkTimeoutError, match=r"is not stopped after 0\.02 s"):
         run.wait("stopped", "20ms")
     with pytest.raises(SparkTimeoutError):

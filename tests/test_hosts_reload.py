@@ -165,7 +165,7 @@ def test_what_changed_on_the_disk_of_one_host_comes_to_the_others(tmp_path: Path
         folder = job.hosts[0].folder
         (folder / "more.py").write_text("TIMES = 3\n")
         (folder / "helper.py").write_text("import more\n\ndef scale(lr):\n    return more.TIMES * lr\n")
-        request = run.reload(timeout=30)
+        request = outcome(run.reload, timeout=30)
         assert request.fate.state == "failed" and "No module named 'more'" in request.fate.reason, request.fate
 
         (job.hosts[1].folder / "more.py").write_text("TIMES = 1\n")  # what is on its way counts, and not what is there

@@ -15,7 +15,7 @@ import torch
 
 from spark_fast import client
 from spark_fast.client.look import status_of_ranks
-from tests.support import ALL, Child, in_turn, until
+from tests.support import ALL, Child, in_turn, outcome, until
 from tests.torchrun import HEAD, START, Ranks, Torchrun, joined, step_of
 
 pytestmark = pytest.mark.ranks
@@ -225,7 +225,7 @@ def test_new_code_that_fails_on_one_rank_is_taken_back_on_all(tmp_path: Path) ->
         broken = job.code.replace('"points": int(counted[1])', '"points": 0')
         fault = "    if rank == 1:\n        raise ValueError('not on this rank')\n\n"
         broken = broken.replace("    def set_lr(", f"{fault}    def set_lr(")
-        request = run.reload(broken, timeout=TIMEOUT)
+        request = outcome(run.reload, broken, timeout=TIMEOUT)
         assert request.fate.state == "failed"
         assert "not on this rank" in (request.fate.reason or "") + job.err
         assert run.version == 1

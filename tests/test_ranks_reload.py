@@ -22,7 +22,7 @@ VOTE_POINTS = ["vote:given", "vote:counted", "turn:folded", "turn:applied", "don
 
 def _reload(run: client.Run, where: str, code: str, source: str = LOOP, *, wait: bool = True) -> Request:
     assert where in source
-    return run.reload(source.replace(where, code), wait=wait, timeout=30 if wait else None)
+    return outcome(run.reload, source.replace(where, code), wait=wait, timeout=30 if wait else None)
 
 
 def _over(job: Ranks, run: client.Run, *ranks: int) -> None:
@@ -185,7 +185,7 @@ Store.source = source
         run = job.run()
         hang = "import os, time\nif os.environ['RANK'] == '1': os.path.exists('late') or time.sleep(3)\n"
         work.write_text(hang if when == "executes" else "# changed")
-        request = run.reload(timeout=30)
+        request = outcome(run.reload, timeout=30)
         assert request.fate.state == "failed", request.fate
         assert "another rank can't execute it" in job.err(0) or when == "prepares"
         assert run.set("lr", 3.0, timeout=10).fate.state == "applied"

@@ -30,12 +30,12 @@ class FakeRun:
     status: SparkStatus = SparkStatus.RUNNING
 
     def reload(self, *, wait: bool) -> SimpleNamespace:
-        assert wait
+        assert not wait
         self.asked.append(time.time())
         fate = self.fates.pop(0) if len(self.fates) > 1 else self.fates[0]
         if isinstance(fate, Exception):
             raise fate
-        return SimpleNamespace(fate=fate)
+        return SimpleNamespace(wait=lambda: fate)
 
     def loads(self, *paths: Path) -> None:
         """Notes that it has loaded these."""

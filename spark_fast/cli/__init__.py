@@ -8,6 +8,9 @@ def main() -> None:
     # Loaded when run: whoever only imports the package pays nothing for it.
     import sys
 
+    from spark_fast.cli import streams
+
+    streams.open_closed_streams()
     from spark_fast.cli import exits, misplaced, quick
     from spark_fast.cli.supervisor import supervise
 

@@ -234,9 +234,10 @@ def _judge_end(run: Run, *, as_json: bool) -> None:
 
 
 def because(run: Run, trouble: str) -> str:
-    """Which ranks it lies with, where there are several."""
+    """Which ranks it lies with, where there are several; of one that is overdue, for how long."""
     if not ranks.several(run):
-        return ""
+        late = ranks.lateness(run) if trouble == "overdue" else ""
+        return f" ({late})" if late else ""
     words = ranks.concerns(run.ranks, run.steps_per_second, time.time(), only=[trouble])
     return f" ({'; '.join(words)})" if words else ""
 

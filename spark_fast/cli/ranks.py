@@ -7,7 +7,7 @@ from spark_fast.cli.words import clock, duration
 from spark_fast.client import Rank, Run
 from spark_fast.status import ranges, trouble_of
 
-__total_ = ["Group", "concerns", "grouped", "present", "several", "troubles", "wanted"]
+__all__ = ["Group", "concerns", "grouped", "lateness", "present", "several", "troubles", "wanted"]
 
 _EACH = 16
 """Ranks that are listed one by one, whatever they do; of more, those that are alike share a line."""
@@ -65,6 +65,16 @@ def concerns(
         for some in [[rank] for rank in those] if len(those) <= _LINES else [those]:
             found.append(say(some, now))
     return found
+
+
+def lateness(run: Run) -> str:
+    """Why the only rank of a run has not come to what was asked of it a second ago or more; empty if it has."""
+    overdue = max((rank.overdue for rank in run.ranks if rank.status.live), default=0.0)
+    if not overdue:
+        return ""
+    if any(request.fate.running for request in run.requests):
+        return f"what was asked {duration(overdue)} ago waits for the end of a function that is being called"
+    return f"no checkpoint for {duration(overdue)}: it hangs, or its step takes long"
 
 
 def _lost(ranks: Sequence[Rank], now: float) -> str:

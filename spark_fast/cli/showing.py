@@ -222,6 +222,8 @@ def details(run: Run, width: int, *, last: int = 10, each: bool = False) -> Grou
         lines.append(Text(f"  {_why(error, status, several)}", "red"))
     if several:
         lines += [Text(f"  {words}", "red") for words in ranking.concerns(ranks, per_second, now)]
+    elif late := ranking.lateness(run):
+        lines.append(Text(f"  {late}", "red"))
     if (raised := run.swallowed_stop) is not None:
         words = f"  its loop swallowed the stop that was raised at step {raised}, and goes on"
         lines.append(Text(words, "red"))

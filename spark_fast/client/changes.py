@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from spark_fast.code_versions import SOURCE_MAX, About, Store, Version, digest_of, this_python
+from spark_fast.descriptors import open_file
 from spark_fast.errors import CodeRefusedError, StoreError
 from spark_fast.project_files import is_project_file, relative
 from spark_fast.sources import Fault, check, encode, imports_of
@@ -182,7 +183,7 @@ def _read(path: str) -> tuple[bytes | None, str, bool]:
     """The content, None if it is gone; its digest; and whether the file holds still."""
     try:
         # A pipe of this name must not make us wait for its writer.
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = open_file(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             return None, "", False

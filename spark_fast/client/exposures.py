@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from spark_fast import _core, exposed, mailbox, run_folder
 from spark_fast.client.share import RATE, Share
+from spark_fast.descriptors import open_file
 from spark_fast.errors import FolderRefusedError, SegmentError, SparkCallError, SparkTimeoutError, StoreError
 from spark_fast.exposed import Exposures, Function, Limits, UnfitError, check_arguments, fit, unknown
 from spark_fast.request import Fate, FateState, Kind, sender_name
@@ -135,9 +136,9 @@ class Board:
         ended = os.fstat(self._run._control).st_nlink == 0  # another run may have its name by now
         if known is not None and (ended or os.fstat(known.fd).st_nlink > 0):
             return known
-        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_NOFOLLOW
         try:
-            found = _File(os.open(self._run.folder / exposed.BOARD, flags))
+            found = _File(open_file(self._run.folder / exposed.BOARD, flags))
         except FileNotFoundError:
             if known is None:
                 raise

@@ -445,13 +445,13 @@ class Run:
         """
         return self._board().history(name)
 
-    def watch(self, *, interval: float = 0.05) -> "Iterator[Change]":
+    def watch(self, *, interval: Duration = 0.05) -> "Iterator[Change]":
         """Yields the exposed values, and then each that changes, until the run has ended. Of assignments that follow
-        each other within `interval` seconds the last is seen. As values.
+        each other within `interval`, seconds or text such as "100ms", the last is seen. As values.
         """
         from spark_fast.client import exposures
 
-        return exposures.watch(self, interval)
+        return exposures.watch(self, seconds_of(interval, "interval"))
 
     def board_version(self) -> int:
         """A number that grows with each assignment, and whenever something is exposed; 0 where nothing is. 5 µs."""

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from spark_fast import private_files
+from spark_fast.descriptors import open_file
 from spark_fast.errors import FolderRefusedError, StoreError
 from spark_fast.mailbox import MAIL_MAX
 
@@ -116,7 +117,7 @@ def touch_watched(folder: Path) -> bool:
     """Says that somebody looks at the whole job, for the next three seconds. Whether nobody did before."""
     with opened(folder, create=True) as fd:
         before = watched(fd)
-        file = os.open(WATCHED, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=fd)
+        file = open_file(WATCHED, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=fd)
         os.utime(file)
         os.close(file)
     return not before
@@ -135,7 +136,7 @@ def ring(folder: Path) -> bool:
     """Wakes the relay. Whether there is one that hears it."""
     try:
         with opened(folder) as fd:
-            bell = os.open(BELL, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+            bell = open_file(BELL, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=fd)
     except (OSError, FolderRefusedError):  # none, or ENXIO: nobody has it open to read
         return False
     try:

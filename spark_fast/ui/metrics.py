@@ -90,7 +90,7 @@ def _lines_of_jobs(several: list[dict[str, Any]]) -> Iterator[str]:
         "world_size": ("Ranks that the job has, on all hosts.", lambda each: each["world_size"]),
         "alive": ("Ranks that live.", lambda each: each["present"]["live"]),
         "overdue": (
-            "Ranks that have not come to a request which others have.",
+            "Ranks that have not come to a request, though others have or there are no others.",
             lambda each: sum(rank["overdue"] > 0 for rank in each["ranks"]),
         ),
         "step_min": (

@@ -128,7 +128,7 @@ class Rank(BaseModel):
     behind: Annotated[int, Field(description="Steps that it is behind the furthest of those that live.")]
     overdue: Annotated[
         float,
-        Field(description="Whole seconds since the oldest request that it has not come to, and others have; or 0."),
+        Field(description="Whole seconds since the oldest request that only this rank has not come to; or 0."),
     ]
     trouble: Annotated[
         Literal["", "lost", "failed", "overdue", "behind"], Field(description="What is wrong with it, if so.")

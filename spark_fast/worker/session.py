@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import spark_fast
 from spark_fast import __version__, _core, names, run_folder
 from spark_fast._core import NEVER, beginning, worker
+from spark_fast.descriptors import open_file
 from spark_fast.errors import (
     JobEndingError,
     RunNameTakenError,
@@ -269,7 +270,7 @@ def _started_by_its_rank(control: str) -> bool:
     if _place is None:
         return False
     try:
-        fd = os.open(control, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = open_file(control, os.O_RDONLY | os.O_NOFOLLOW)
         try:
             pid: int = _core.read_slot(fd, _place.local_rank)["pid"]
         finally:
@@ -328,7 +329,7 @@ def _hold_folder() -> None:
 
     if _folder is not None:
         with suppress(OSError):
-            _held = os.open(_folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            _held = open_file(_folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             fcntl.flock(_held, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
@@ -337,7 +338,7 @@ def _clear_seat(found: run_folder.Claim, slot: int) -> None:
     has left. OSError with EADDRINUSE if that lives. Nobody else comes meanwhile: the caller has the turn."""
     from spark_fast.exposed import BOARD
 
-    fd = os.open(found.control, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = open_file(found.control, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         if _core.read_slot(fd, slot)["alive"]:
             raise OSError(errno.EADDRINUSE, "the process that had this rank lives", str(found.control))
