@@ -477,6 +477,10 @@ cdef class Worker:
         """From here on nothing controls this process."""
         sf_worker_quiet()
 
+    def begin_anew(self) -> None:
+        """In a forked child of a worker: its next checkpoint is the first of a process that is no worker yet."""
+        sf_worker_begin_anew()
+
     def stop_alone(self) -> None:
         """Checkpoints take the slow path from here on, also where nothing controls this process."""
         sf_worker_stop_alone()

@@ -1,7 +1,7 @@
 """Starting a run's worker afresh."""
 
 from spark_fast import run_folder
-from spark_fast.client.run import Request, Run, attach
+from spark_fast.client.run import Request, Run, attach, find
 from spark_fast.errors import AmbiguousRunError, NoSuchRunError, ResetError, SparkError, SparkTimeoutError
 from spark_fast.request import RESET, FateState, Kind
 from spark_fast.status import monotonic
@@ -28,7 +28,7 @@ def reset_worker(run: str | None = None, *, grace: float = 30.0, timeout: float 
     launcher can start afresh, or if it is stopping already; SparkTimeoutError
     when the time is up (the reset stands); what attach() raises.
     """
-    old = attach(run)
+    old = attach() if run is None else find(run)
     end = None if timeout is None else monotonic() + timeout
     request = ask_reset(old, grace=grace, timeout=timeout)
     fresh: Run | None = None
@@ -37,7 +37,7 @@ def reset_worker(run: str | None = None, *, grace: float = 30.0, timeout: float 
     def there() -> bool:
         nonlocal fresh, alone_since
         try:
-            found = attach(old.id)
+            found = find(old.id)
         except (OSError, SparkError):  # it is being replaced
             found = old
         if found._is_same_worker(old):

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from spark_fast.exposed import Function
     from spark_fast.mailbox import Reply
 
-__all__ = ["Rank", "Request", "Run", "attach", "request_hot_reload", "runs"]
+__all__ = ["Rank", "Request", "Run", "attach", "find", "request_hot_reload", "runs"]
 
 _LOOK = 0.1
 """Seconds after which a waiter looks whether the worker still lives. What a worker publishes wakes it at once."""
@@ -208,6 +208,9 @@ class Run:
     def folder(self) -> Path:
         """The run folder."""
         return self._folder
+
+    def _is_idle(self) -> bool:
+        return self._about.world_size == 1 and self.status in (SparkStatus.IDLE, SparkStatus.PAUSING) and self.step == 0
 
     def _is_same_worker(self, other: "Run") -> bool:
         return (self._about.pid, self._about.started) == (other._about.pid, other._about.started)
@@ -856,15 +859,41 @@ def runs(*, ended: bool = True) -> list[Run]:
 def attach(run: str | None = None) -> Run:
     """The run of this id; without one, the only live run.
 
+    A run that passes no checkpoints, since its worker has forked the process that trains, stands for the run of that
+    process.
+
     Raises NoSuchRunError, which lists the live runs; AmbiguousRunError if none was named and several are live;
     LayoutError, SegmentError or FolderRefusedError if there is one that can't be used.
     """
     if run is None:
         live = runs(ended=False)
-        if len(live) == 1:
-            return live[0]
+        training = [each for each in live if not _trained_by(each, live)]
+        if len(training) == 1:
+            return training[0]
         error = AmbiguousRunError if live else NoSuchRunError
-        raise error(None, [each.id for each in live])
+        raise error(None, [each.id for each in training])
+    found = find(run)
+    if not found._is_idle():
+        return found
+    children = _trained_by(found, runs(ended=False))
+    if len(children) > 1:
+        raise AmbiguousRunError(None, [each.id for each in children])
+    return children[0] if children else found
+
+
+def _trained_by(parent: Run, live: Sequence[Run]) -> list[Run]:
+    """The runs of the processes that the worker of an idle run has forked."""
+    if not parent._is_idle():
+        return []
+    return [
+        each
+        for each in live
+        if (each._about.forked_from, each._about.parent) == (parent.id, parent._about.pid) and each is not parent
+    ]
+
+
+def find(run: str) -> Run:
+    """The run of this id, and never another in its place; as attach()."""
     if not names.valid(run):
         raise NoSuchRunError(run, [each.id for each in runs(ended=False)])
     try:

@@ -55,6 +55,7 @@ def arrive(step: int, counted: bool, done: int | None) -> "Hold | None":
     if not session.begun():
         session.attach()  # not holding the turns, which it takes after another lock
         step = worker.step()
+    session.passed = True
     with session.turns:
         if counted and delivering.inside():
             step = delivering.pass_inner()
