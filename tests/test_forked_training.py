@@ -207,6 +207,22 @@ def test_a_signal_to_the_supervisor_stops_the_training_in_a_forked_child(tmp_pat
         assert client.attach("test-2").status == "stopped"
 
 
+@pytest.mark.parametrize("by", ["name", "signal"])
+def test_a_stop_of_the_parent_stops_one_training_after_the_other(tmp_path: Path, by: str) -> None:
+    code = TRAINS + FORKS["multiprocessing"] * 3
+    with Script(tmp_path, code) as child:
+        until(lambda: "step" in child.out, child.err)
+        if by == "name":
+            client.attach("test").stop(timeout=10)
+        else:
+            os.kill(child.pid, signal.SIGTERM)
+        assert child.ended() == 0, child.err
+        assert child.out.count("saved\n") == 3
+        first, _, rest = child.out.partition("saved\n")
+        assert first.count("step") > 0
+        assert "step" not in rest
+
+
 def test_two_trainings_of_one_parent_are_told_apart(tmp_path: Path) -> None:
     code = TRAINS + FORKS["multiprocessing"].replace("process.join()", FORKS["multiprocessing"])
     with Script(tmp_path, code) as child:

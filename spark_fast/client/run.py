@@ -171,6 +171,8 @@ class Run:
         self._sample: tuple[float, int] | None = None
         self._speed: float | None = None
         self._exposed: Board | None = None
+        self._idle_parent: Run | None = None
+        """The run that this one was attached to by the name of, and that is to stop with it."""
 
     def __reduce__(self) -> tuple[object, ...]:
         # A copy, or one in another process, has a descriptor of its own.
@@ -210,7 +212,7 @@ class Run:
         return self._folder
 
     def _is_idle(self) -> bool:
-        return self._about.world_size == 1 and self.status in (SparkStatus.IDLE, SparkStatus.PAUSING) and self.step == 0
+        return self._about.world_size == 1 and self.step == 0 and self.status.live
 
     def _is_same_worker(self, other: "Run") -> bool:
         return (self._about.pid, self._about.started) == (other._about.pid, other._about.started)
@@ -665,6 +667,9 @@ class Run:
         ranks: "int | Literal['all']" = "all",
     ) -> Request:
         end = None if timeout is None else monotonic() + timeout
+        if kind is Kind.STOP and self._idle_parent is not None:
+            # First, so that what the parent forks next heeds it.
+            self._idle_parent._ask(Kind.STOP, False, timeout, duration=duration)
         if ident is None:
             ident = run_folder.new_id()
         sender = sender_name()
@@ -878,7 +883,10 @@ def attach(run: str | None = None) -> Run:
     children = _trained_by(found, runs(ended=False))
     if len(children) > 1:
         raise AmbiguousRunError(None, [each.id for each in children])
-    return children[0] if children else found
+    if not children:
+        return found
+    children[0]._idle_parent = found
+    return children[0]
 
 
 def _trained_by(parent: Run, live: Sequence[Run]) -> list[Run]:

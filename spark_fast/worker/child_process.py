@@ -2,8 +2,8 @@
 
 Such a process runs no exit handlers where it was forked (Python 3.11, 3.12), and none of them learns what it raised:
 `BaseProcess._bootstrap()` prints the exception and returns an exit code. So what that calls last is wrapped, in this
-process alone: `traceback.print_exc()`, with the exception in hand, and `util._flush_std_streams()`. Should a later Python
-call neither, the exit handlers that it runs are left.
+process alone: `traceback.print_exc()`, with the exception in hand, and `util._flush_std_streams()`. Where a later
+Python calls neither, its exit handlers do.
 """
 
 import sys

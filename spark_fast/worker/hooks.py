@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from spark_fast.errors import SparkInterrupt
+from spark_fast.errors import SparkInterrupt, is_stop
 from spark_fast.worker import report
 
 __all__ = ["on_pause", "on_resume", "restore", "run", "snapshot"]
@@ -58,5 +58,7 @@ def run(*, resume: bool) -> None:
         except (KeyboardInterrupt, SystemExit, SparkInterrupt):
             raise
         except BaseException as error:  # also a task's being cancelled, in the hook's own event loop
+            if is_stop(error):
+                raise
             name = getattr(fn, "__qualname__", type(fn).__qualname__)
             report.warn_of(f"the {'on_resume' if resume else 'on_pause'} hook {name} raised", error)

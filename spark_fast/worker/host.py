@@ -26,6 +26,7 @@ from spark_fast.errors import (
     SparkError,
     SparkInterrupt,
     SparkReloadError,
+    is_reload,
     is_stop,
 )
 from spark_fast.project_files import is_under
@@ -285,7 +286,7 @@ class Host:
                     return result
             except BaseException as error:
                 if self._leaving is not None and not self.ending and not isinstance(error, KeyboardInterrupt):
-                    if error is not (self._leaving.asked and self._leaving.asked.error):
+                    if not is_reload(error):
                         report.warn_of("leaving the loop for a reload raised", error)
                 elif not self._take_back(error):
                     stranded = self._strand(error)

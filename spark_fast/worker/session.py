@@ -70,11 +70,13 @@ class _Parent:
         run: its run.
         pid: its process.
         trains: whether it had passed a checkpoint.
+        control: its control file.
     """
 
     run: str
     pid: int
     trains: bool
+    control: Path
 
 
 # Whoever changes or reads the worker's place in the log holds it. Reentrant: a signal handler may run at any
@@ -239,12 +241,31 @@ def _attach(fresh_name: bool) -> str | None:
         return None
     _life = _Life.ATTACHED
     _pid = os.getpid()
+    if _parent is not None:
+        _heed_stop_of(_parent)
     _watch_the_end()
     _meet_hosts()
     _take_signals(chosen)
     if not chosen.quiet and (_place is None or _place.rank == 0):
         return _hint(_run)
     return None
+
+
+def _heed_stop_of(parent: _Parent) -> None:
+    """A stop that the idle parent was asked for is one of all that it forks: of one training after the other, say."""
+    try:
+        fd = os.open(parent.control, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            seq = _core.read_view(fd)["stop_seq"]
+            stop = _core.read_entry(fd, seq) if seq else None
+        finally:
+            os.close(fd)
+        if stop is not None:
+            # Due at the checkpoint that makes this run, if it is one: before anything is done.
+            ident, step = run_folder.new_id(), worker.step()
+            worker.append(Kind.STOP, ident, duration=stop["duration"], sender=stop["sender"], target=step)
+    except (SparkError, OSError) as error:
+        report.warn(f"whether run {parent.run} was asked to stop can't be told: {error}")
 
 
 def _take_signals(chosen: options.Options) -> None:
@@ -753,10 +774,10 @@ def forget_after_fork() -> None:
         host.forget_after_fork()
     host = _replay = None
     turns = threading.RLock()  # another thread of the parent may have held it, making the run say
-    if _life is _Life.ATTACHED and _run is not None:
+    if _life is _Life.ATTACHED and _run is not None and _folder is not None:
         # No worker yet, and one of its own at its first checkpoint, if it is the one that trains.
         _life = _Life.NEW
-        _parent = _Parent(_run, _pid, passed)
+        _parent = _Parent(_run, _pid, passed, _folder / run_folder.CONTROL)
         _run = _folder = _place = outcome = None
         passed = _stop_raised = _on_trial = _delivering = False
         if _held >= 0:
