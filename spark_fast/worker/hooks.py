@@ -1,17 +1,20 @@
 """Functions that run around a pause."""
 
+import threading
 from collections.abc import Callable
 from typing import TypeVar
 
 from spark_fast.errors import SparkInterrupt, is_stop
 from spark_fast.worker import report
 
-__all__ = ["on_pause", "on_resume", "restore", "run", "snapshot"]
+__all__ = ["inside", "on_pause", "on_resume", "restore", "run", "snapshot"]
 
 Hook = TypeVar("Hook", bound=Callable[[], object])
 
 _on_pause: list[Callable[[], object]] = []
 _on_resume: list[Callable[[], object]] = []
+_running: set[int] = set()
+"""The threads that run hooks."""
 
 
 def on_pause(fn: Hook) -> Hook:
@@ -50,8 +53,21 @@ def restore(hooks: tuple[list[Callable[[], object]], list[Callable[[], object]]]
     _on_pause[:], _on_resume[:] = hooks
 
 
+def inside() -> bool:
+    """Whether this thread runs a hook."""
+    return threading.get_ident() in _running
+
+
 def run(*, resume: bool) -> None:
     """Calls the hooks of one kind."""
+    _running.add(threading.get_ident())
+    try:
+        _run(resume=resume)
+    finally:
+        _running.discard(threading.get_ident())
+
+
+def _run(*, resume: bool) -> None:
     for fn in list(reversed(_on_resume) if resume else _on_pause):
         try:
             fn()
