@@ -346,7 +346,7 @@ cdef class Worker:
         Costs some tens of nanoseconds: one store of the step and one atomic load with the GIL released. The first
         call makes the run (about a millisecond) and never fails: without a run the loop goes on uncontrolled, after
         one warning. Any thread may call it. In a forked child of a worker that passes checkpoints itself it does
-        nothing, after one warning; of one that has passed none, the child is a run of its own.
+        nothing, and says so in a line; of one that has passed none, the child is a run of its own.
         """
         cdef uint64_t step
         cdef int hit

@@ -134,7 +134,7 @@ except* spark.SparkStopError:
 
 
 @pytest.mark.parametrize("runner", [True, False], ids=["run", "python"])
-def test_a_group_of_nothing_but_stops_counts_as_one_whoever_made_it(tmp_path: Path, runner: bool) -> None:
+def test_a_group_of_nothing_but_stops_of_any_library_counts_as_one(tmp_path: Path, runner: bool) -> None:
     code = f"""{HEAD}
 try:
     asyncio.run(train())

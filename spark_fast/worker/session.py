@@ -223,7 +223,7 @@ def _attach(fresh_name: bool) -> str | None:
         worker.quiet()
         exposing.connect(None)
         if _parent is not None and not child_process.is_daemon():
-            report.warn(
+            report.say(
                 f"nothing controls this process: it was forked from the worker of run {_parent.run}, which passes "
                 "checkpoints itself. Start it with multiprocessing's 'spawn', and it is a run of its own"
             )

@@ -48,7 +48,7 @@ class StopRule:
         self._swallowing: WeakSet[threading.Thread] = WeakSet()
 
     def applies(self, *, called: bool) -> bool:
-        """Whether this checkpoint of this thread is to raise the stop. Whoever raises it then calls raised().
+        """Whether this checkpoint of this thread is to raise the stop. The caller raises it, and calls raised().
 
         called: whether a hook passes it, or a function that was called from outside: the loop has the stop ahead of it.
 
