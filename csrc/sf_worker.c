@@ -436,6 +436,15 @@ sf_worker_quiet(void)
     }
 }
 
+void
+sf_worker_begin_anew(void)
+{
+    if (worker.slot != NULL)
+        return;
+    atomic_store(&attach_page.step, 0);
+    atomic_store(&sf_worker_slot, &attach_page);
+}
+
 /* --- yielding --- */
 
 #define NEVER_LEFT (INT64_MAX / 2)

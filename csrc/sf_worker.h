@@ -150,6 +150,10 @@ int sf_worker_join(const char *path, uint32_t slot, uint64_t cookie, int64_t tim
  * threads may be looking at it, and lets go of the record lock. */
 void sf_worker_quiet(void);
 
+/* In a forked child of a worker: its next checkpoint is the first of a process that is no worker yet. No change in a
+ * worker. */
+void sf_worker_begin_anew(void);
+
 /* The loop has swallowed the stop that was raised, and goes on: the worker runs. No change if it is not stopping. */
 void sf_worker_stop_swallowed(void);
 

@@ -164,6 +164,7 @@ cdef extern from "sf_worker.h" nogil:
     unsigned sf_worker_vote(uint64_t seq, int phase, int yes)
     unsigned sf_worker_agreed(uint64_t seq, int phase, int give_up)
     void sf_worker_quiet()
+    void sf_worker_begin_anew()
     void sf_worker_stop_alone()
     void sf_worker_stop_swallowed()
     bint sf_worker_attached()

@@ -346,7 +346,8 @@ cdef class Worker:
 
         Costs some tens of nanoseconds: one store of the step and one atomic load with the GIL released. The first
         call makes the run (about a millisecond) and never fails: without a run the loop goes on uncontrolled, after
-        one warning. Any thread may call it. In a forked child of a worker it does nothing.
+        one warning. Any thread may call it. In a forked child of a worker that passes checkpoints itself it does
+        nothing, and says so in a line; of one that has passed none, the child is a run of its own.
         """
         cdef uint64_t step
         cdef int hit
@@ -477,6 +478,10 @@ cdef class Worker:
     def quiet(self) -> None:
         """From here on nothing controls this process."""
         sf_worker_quiet()
+
+    def begin_anew(self) -> None:
+        """In a forked child of a worker: its next checkpoint is the first of a process that is no worker yet."""
+        sf_worker_begin_anew()
 
     def stop_alone(self) -> None:
         """Checkpoints take the slow path from here on, also where nothing controls this process."""

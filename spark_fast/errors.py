@@ -31,6 +31,7 @@ __all__ = [
     "SparkTimeoutError",
     "StoreError",
     "first_stop",
+    "is_reload",
     "is_stop",
 ]
 
@@ -100,9 +101,18 @@ class SparkStopGroupError(BaseExceptionGroup[BaseException], SparkStopError):
 
 def is_stop(error: BaseException | None) -> bool:
     """Whether an exception is a stop: SparkStopError, or a group of nothing else, in which groups may be nested."""
+    return _consists_of(error, SparkStopError)
+
+
+def is_reload(error: BaseException | None) -> bool:
+    """The same of SparkReloadError."""
+    return _consists_of(error, SparkReloadError)
+
+
+def _consists_of(error: BaseException | None, kind: type[SparkInterrupt]) -> bool:
     if isinstance(error, BaseExceptionGroup):
-        return all(isinstance(each, SparkStopError) for each in _leaves(error))
-    return isinstance(error, SparkStopError)
+        return all(isinstance(each, kind) for each in _leaves(error))
+    return isinstance(error, kind)
 
 
 def first_stop(error: BaseException) -> SparkStopError:

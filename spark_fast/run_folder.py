@@ -132,6 +132,8 @@ class About:
         job: what all ranks of a job on one host have in common; "" for a run of one process.
         world_size: how many ranks the job has.
         generation: how often the launcher had started the job again by then.
+        forked_from, parent: the run, and the process, of the worker that this one was forked from; "" and 0 of any
+            other.
     """
 
     id: str
@@ -147,6 +149,8 @@ class About:
     job: str = ""
     world_size: int = 1
     generation: int = 0
+    forked_from: str = ""
+    parent: int = 0
 
 
 def boot_id() -> str:
@@ -184,7 +188,7 @@ def read_about(run: int) -> About | None:
     try:
         found = json.loads(raw)
         # Of a run of another version, what it does not say is left empty: better shown than hidden.
-        empty = {"command": [], "pid": 0, "started": 0.0, "world_size": 1, "generation": 0}
+        empty = {"command": [], "pid": 0, "started": 0.0, "world_size": 1, "generation": 0, "parent": 0}
         known = {field.name: found.get(field.name, empty.get(field.name, "")) for field in fields(About)}
         return About(
             id=str(known["id"]),
@@ -200,6 +204,8 @@ def read_about(run: int) -> About | None:
             job=str(known["job"]),
             world_size=int(known["world_size"]),
             generation=int(known["generation"]),
+            forked_from=str(known["forked_from"]),
+            parent=int(known["parent"]),
         )
     except (ValueError, TypeError, AttributeError, RecursionError):
         return None
@@ -296,6 +302,7 @@ def claim(
     everywhere: str = "",
     world_size: int = 1,
     generation: int = 0,
+    forked_from: tuple[str, int] = ("", 0),
     timeout: float = 2.0,
 ) -> Iterator[Claim]:
     """A folder for a new run, or that of the job's run. Until the block ends nobody else makes or removes runs.
@@ -306,6 +313,7 @@ def claim(
     everywhere: the job, the same on all hosts, so that they come to one id there too.
     generation: how often the launcher has started the job again. Ranks of two generations share no run: their steps
         would stand for different items.
+    forked_from: the run and the process of the worker that this process was forked from, if it was.
     timeout: seconds to wait for others that make or remove runs.
 
     Raises OSError, FolderRefusedError, SegmentError; RunNameTakenError if a living run has the id, JobEndingError if
@@ -352,6 +360,8 @@ def claim(
                 job=job,
                 world_size=world_size,
                 generation=generation,
+                forked_from=forked_from[0],
+                parent=forked_from[1],
             )
             fd = open_run(home, run)
             try:

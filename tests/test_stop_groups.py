@@ -7,6 +7,7 @@ import pytest
 
 from spark_fast import client
 from spark_fast.errors import SparkStopError, SparkStopGroupError, first_stop, is_stop
+from tests.reloading import Edited
 from tests.support import Child
 from tests.test_runner import Script
 
@@ -135,7 +136,7 @@ except* spark.SparkStopError:
 
 
 @pytest.mark.parametrize("runner", [True, False], ids=["run", "python"])
-def test_a_group_of_nothing_but_stops_counts_as_one_whoever_made_it(tmp_path: Path, runner: bool) -> None:
+def test_a_group_of_nothing_but_stops_of_any_library_counts_as_one(tmp_path: Path, runner: bool) -> None:
     code = f"""{HEAD}
 try:
     asyncio.run(train())
@@ -147,6 +148,31 @@ except spark.SparkStopError as stop:
         assert client.attach("test").status == "stopped"
         assert "Traceback" not in child.err
         assert child.err.splitlines()[-1].startswith("spark_fast: stopped at step")
+
+
+def test_a_reload_leaves_a_task_group_without_a_warning(tmp_path: Path) -> None:
+    code = """
+    import asyncio, json
+    import spark_fast as spark
+    def word():
+        return "old"
+    async def train():
+        for number in spark.track(range(10**6), key="number"):
+            print(json.dumps([number, word()]), flush=True)
+            await asyncio.sleep(0.002)
+    async def main():
+        async with asyncio.TaskGroup() as group:
+            group.create_task(train())
+    asyncio.run(main())
+    """
+    with Edited(tmp_path, code) as training:
+        training.says(5)
+        training.edit('"old"', '"new"')
+        training.reloaded()
+        said = training.says(5, after=len(training.said))
+        assert [line[1] for line in said] == ["new"] * len(said)
+        assert [line[0] for line in training.said] == list(range(len(training.said)))
+        assert "warning" not in training.err
 
 
 def stop(step: int = 7) -> SparkStopError:

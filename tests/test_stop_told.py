@@ -167,7 +167,7 @@ def test_all_ranks_on_this_host_are_ended(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("waits", [True, False])
-def test_the_supervisor_ends_it_also_if_nobody_waits(tmp_path: Path, waits: bool) -> None:
+def test_the_supervisor_ends_it_whether_the_command_waits_or_not(tmp_path: Path, waits: bool) -> None:
     with Script(tmp_path, HANGS) as child:
         until(lambda: child.out, child.err)
         until(lambda: _has_supervisor("test"))
@@ -187,7 +187,7 @@ def _has_supervisor(run: str) -> bool:
     return run_folder.has_supervisor(run)
 
 
-def test_without_a_supervisor_a_grace_needs_somebody_who_waits(tmp_path: Path) -> None:
+def test_without_a_supervisor_a_grace_needs_a_command_that_waits(tmp_path: Path) -> None:
     with Child(tmp_path, HANGS) as child:
         run = child.run()
         stop = cli("stop", "test", "--grace", "1s", "--no-wait")

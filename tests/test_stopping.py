@@ -282,6 +282,55 @@ def test_a_loop_around_code_that_swallows_the_stop_is_left_as_well(tmp_path: Pat
     assert outcome(tmp_path, code) == "2 1 3"
 
 
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["plain", "asyncio"])
+def test_a_stop_that_comes_in_a_called_function_or_a_hook_reaches_the_loop(tmp_path: Path, asynchronous: bool) -> None:
+    code = """
+    import json
+    controller = spark.create_controller()
+    what, swallows = sys.argv[1], sys.argv[2] == "swallows"
+    def checks():
+        stop()
+        try:
+            spark.checkpoint()
+        except BaseException:
+            if not swallows:
+                raise
+            validate()
+    spark.expose(checks=spark.function(checks))
+    if what == "hook":
+        spark.on_resume(checks)
+    raised = 0
+    async def step():
+        if sys.argv[3] == "True":
+            await spark.checkpoint_async()
+        else:
+            spark.checkpoint()
+    async def loop():
+        global raised
+        for _ in range(100000):
+            try:
+                await step()
+            except spark.SparkStopError:
+                raised += 1
+                if raised == 3:
+                    print(validate())
+                    break
+    spark.checkpoint()
+    if what == "hook":
+        controller.pause()
+        threading.Timer(0.1, controller.resume).start()
+    else:
+        from spark_fast.client import attach
+        attach("test").request_call("checks", wait=False)
+    asyncio.run(loop())
+    """
+    for what in ("function", "hook"):
+        for swallows in ("swallows", "lets it through"):
+            folder = tmp_path / what / swallows
+            folder.parent.mkdir(exist_ok=True)
+            assert outcome(folder, code, what, swallows, str(asynchronous)) == "3", (what, swallows)
+
+
 def test_each_fold_of_a_validation_saves_before_the_next_one_is_left(tmp_path: Path) -> None:
     code = """
     def fold(number):

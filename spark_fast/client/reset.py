@@ -3,7 +3,7 @@
 import math
 
 from spark_fast import run_folder
-from spark_fast.client.run import Request, Run, attach
+from spark_fast.client.run import Request, Run, attach, find
 from spark_fast.durations import Duration, seconds_of
 from spark_fast.errors import AmbiguousRunError, NoSuchRunError, ResetError, SparkError, SparkTimeoutError
 from spark_fast.request import RESET, FateState, Kind
@@ -33,7 +33,7 @@ def reset_worker(run: str | None = None, *, grace: Duration = 30.0, timeout: Dur
     """
     limit = seconds_of(timeout, "timeout")
     end = None if limit is None else monotonic() + limit
-    old = attach(run)
+    old = attach() if run is None else attach(run, exact=True)
     request = ask_reset(old, grace=grace, timeout=limit)
     fresh: Run | None = None
     alone_since: float | None = None
@@ -41,7 +41,7 @@ def reset_worker(run: str | None = None, *, grace: Duration = 30.0, timeout: Dur
     def there() -> bool:
         nonlocal fresh, alone_since
         try:
-            found = attach(old.id, exact=True)
+            found = find(old.id)
         except (OSError, SparkError):  # it is being replaced
             found = old
         if found._is_same_worker(old):

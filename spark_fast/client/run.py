@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from spark_fast.mailbox import Reply
     from spark_fast.runfiles.run_error import RunError
 
-__all__ = ["Rank", "Request", "Run", "attach", "request_hot_reload", "runs"]
+__all__ = ["Rank", "Request", "Run", "attach", "find", "request_hot_reload", "runs"]
 
 _LOOK = 0.1
 """Seconds after which a waiter looks whether the worker still lives. What a worker publishes wakes it at once."""
@@ -207,10 +207,12 @@ class Run:
         self._sample: tuple[float, int] | None = None
         self._speed: float | None = None
         self._exposed: Board | None = None
+        self._idle_parent: Run | None = None
+        """The run that this one was attached to by the name of, and that is to stop with it."""
 
     def __reduce__(self) -> tuple[object, ...]:
         # A copy, or one in another process, has a descriptor of its own.
-        return _attach_exactly, (self.id,)
+        return find, (self.id,)
 
     def __del__(self) -> None:
         control = getattr(self, "_control", -1)
@@ -244,6 +246,9 @@ class Run:
     def folder(self) -> Path:
         """The run folder."""
         return self._folder
+
+    def _is_idle(self) -> bool:
+        return self._about.world_size == 1 and self.step == 0 and self.status.live
 
     def _is_same_worker(self, other: "Run") -> bool:
         return (self._about.pid, self._about.started) == (other._about.pid, other._about.started)
@@ -771,6 +776,9 @@ class Run:
         ranks: "int | Literal['all']" = "all",
     ) -> Request:
         end = None if timeout is None else monotonic() + timeout
+        if kind is Kind.STOP and self._idle_parent is not None:
+            # First, so that what the parent forks next heeds it.
+            self._idle_parent._ask(Kind.STOP, False, timeout, duration=duration)
         if ident is None:
             ident = run_folder.new_id()
         sender = sender_name()
@@ -966,41 +974,75 @@ def attach(run: str | None = None, *, exact: bool = False) -> Run:
     """Return the run of this id; without one, the only live run.
 
     The beginning of an id is enough where it is the beginning of one live run's only, or, if no live run's id begins
-    so, of one ended run's. A run that is called exactly so is preferred.
+    so, of one ended run's. A run that is called exactly so is preferred. A run that passes no checkpoints, since its
+    worker has forked the process that trains, stands for the run of that process.
 
     Args:
         run: the id, or its beginning.
-        exact: whether the id has to be the whole one, as a program wants that waits for a run of its own.
+        exact: whether it has to be the run of exactly this id, as a program wants that waits for a run of its own.
 
     Raises NoSuchRunError, which lists the live runs; AmbiguousRunError if several runs could be meant; LayoutError,
     SegmentError or FolderRefusedError if there is one that can't be used.
     """
     if run is None:
         live = runs(ended=False)
-        if len(live) == 1:
-            return live[0]
+        training = [each for each in live if not _trained_by(each, live)]
+        if len(training) == 1:
+            return training[0]
         error = AmbiguousRunError if live else NoSuchRunError
-        raise error(None, [each.id for each in live])
+        raise error(None, [each.id for each in training])
+    if exact:
+        return find(run)
+    found = _named(run)
+    if not found._is_idle():
+        return found
+    children = _trained_by(found, runs(ended=False))
+    if len(children) > 1:
+        raise AmbiguousRunError(None, [each.id for each in children])
+    if not children:
+        return found
+    children[0]._idle_parent = found
+    return children[0]
+
+
+def _named(run: str) -> Run:
+    """The run of this id, or the one whose id alone begins so."""
     if names.valid(run):
-        with suppress(FileNotFoundError):
-            return _attach_exactly(run)
+        with suppress(NoSuchRunError):
+            return find(run)
     known = runs()
     live = [each for each in known if each.status.live]
     meant = [each for each in live if each.id.startswith(run)] or [each for each in known if each.id.startswith(run)]
-    if not run or exact or not meant:
+    if not run or not meant:
         raise NoSuchRunError(run, [each.id for each in live])
     if len(meant) > 1:
         raise AmbiguousRunError(run, [each.id for each in meant])
     return meant[0]
 
 
-def _attach_exactly(run: str) -> Run:
-    """The run of this id. FileNotFoundError if there is none; else what attach() raises."""
-    home = run_folder.open_home()
+def _trained_by(parent: Run, live: Sequence[Run]) -> list[Run]:
+    """The runs of the processes that the worker of an idle run has forked."""
+    if not parent._is_idle():
+        return []
+    return [
+        each
+        for each in live
+        if (each._about.forked_from, each._about.parent) == (parent.id, parent._about.pid) and each is not parent
+    ]
+
+
+def find(run: str) -> Run:
+    """The run of this id, and never another in its place; as attach()."""
     try:
-        return _open(home, run)
-    finally:
-        os.close(home)
+        if not names.valid(run):
+            raise FileNotFoundError(run)
+        home = run_folder.open_home()
+        try:
+            return _open(home, run)
+        finally:
+            os.close(home)
+    except FileNotFoundError:
+        raise NoSuchRunError(run, [each.id for each in runs(ended=False)]) from None
 
 
 def request_hot_reload(code: str | bytes | None = None, run: str | None = None) -> Request:

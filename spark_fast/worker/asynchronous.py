@@ -3,7 +3,7 @@
 from collections.abc import Awaitable
 
 from spark_fast._core import AsyncCheckpoint, worker
-from spark_fast.worker.slow_path import arrive
+from spark_fast.worker.slow_path import arrive, note_stop
 
 __all__ = ["checkpoint_async"]
 
@@ -22,6 +22,14 @@ async def _trip() -> None:
 
 
 async def _slow(step: int) -> None:
+    try:
+        await _park(step)
+    except BaseException as error:
+        note_stop(error)
+        raise
+
+
+async def _park(step: int) -> None:
     import asyncio
 
     hold = arrive(step, True, None)

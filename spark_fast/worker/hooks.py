@@ -1,18 +1,21 @@
 """Functions that run around a pause, and when a stop ends the run."""
 
+import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from spark_fast.errors import SparkInterrupt
+from spark_fast.errors import SparkInterrupt, is_stop
 from spark_fast.worker import report
 
-__all__ = ["on_pause", "on_resume", "on_stop", "restore", "run", "run_on_stop", "snapshot"]
+__all__ = ["inside", "on_pause", "on_resume", "on_stop", "restore", "run", "run_on_stop", "snapshot"]
 
 Hook = TypeVar("Hook", bound=Callable[[], object])
 Snapshot = dict[str, list[Callable[[], object]]]
 
 _hooks: Snapshot = {"on_pause": [], "on_resume": [], "on_stop": []}
 _stop_functions_ran = False
+_running: set[int] = set()
+"""The threads that run hooks."""
 
 
 def on_pause(fn: Hook) -> Hook:
@@ -63,15 +66,29 @@ def restore(hooks: Snapshot) -> None:
         functions[:] = hooks.get(kind, [])
 
 
+def inside() -> bool:
+    """Whether this thread runs a hook."""
+    return threading.get_ident() in _running
+
+
 def run(*, resume: bool) -> None:
     """Calls the functions that run before or after a pause."""
-    kind = "on_resume" if resume else "on_pause"
-    for fn in list(reversed(_hooks[kind]) if resume else _hooks[kind]):
+    _running.add(threading.get_ident())
+    try:
+        _run("on_resume" if resume else "on_pause")
+    finally:
+        _running.discard(threading.get_ident())
+
+
+def _run(kind: str) -> None:
+    for fn in list(reversed(_hooks[kind]) if kind == "on_resume" else _hooks[kind]):
         try:
             fn()
         except (KeyboardInterrupt, SystemExit, SparkInterrupt):
             raise
         except BaseException as error:  # also a task's being cancelled, in the hook's own event loop
+            if is_stop(error):
+                raise
             report.warn_of(f"the {kind} hook {_name(fn)} raised", error)
 
 

@@ -25,6 +25,7 @@ from spark_fast.errors import (
     SparkError,
     SparkReloadError,
     first_stop,
+    is_reload,
     is_stop,
 )
 from spark_fast.project_files import is_under
@@ -328,7 +329,7 @@ class Host:
                     return result
             except BaseException as error:
                 if self._leaving is not None and not self.ending and not isinstance(error, KeyboardInterrupt):
-                    if error is not (self._leaving.asked and self._leaving.asked.error):
+                    if not is_reload(error):
                         report.warn_of("leaving the loop for a reload raised", error)
                 elif not self._take_back(error) and not self._hold(error):
                     with suppress(SparkReloadError):  # another rank can't run it; here nothing runs any more

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,7 @@ from spark_fast import __version__, _core, names, run_folder
 from spark_fast._core import NEVER, beginning, worker
 from spark_fast.descriptors import open_file
 from spark_fast.errors import (
+    FolderRefusedError,
     JobEndingError,
     RunNameTakenError,
     SegmentError,
@@ -27,9 +29,9 @@ from spark_fast.errors import (
     is_stop,
 )
 from spark_fast.launchers import ancestors
-from spark_fast.request import format_id
+from spark_fast.request import Kind, format_id
 from spark_fast.status import WorkerState
-from spark_fast.worker import launchers, options, report
+from spark_fast.worker import child_process, launchers, options, report
 from spark_fast.worker.stopping import StopRule
 
 if TYPE_CHECKING:
@@ -62,6 +64,23 @@ class _Life(Enum):
     OFF = 2
 
 
+@dataclass(frozen=True)
+class _Parent:
+    """The worker that a process was forked from.
+
+    Attributes:
+        run: its run.
+        pid: its process.
+        trains: whether it had passed a checkpoint.
+        control: its control file.
+    """
+
+    run: str
+    pid: int
+    trains: bool
+    control: Path
+
+
 # Whoever changes or reads the worker's place in the log holds it. Reentrant: a signal handler may run at any
 # bytecode of the slow path and come here again.
 turns = threading.RLock()
@@ -90,6 +109,12 @@ _OLD_JOB = 30.0
 """Seconds to wait for the processes of a job that stops, when it is started again."""
 
 _life = _Life.NEW
+_parent: _Parent | None = None
+"""The worker that this process was forked from, if it was."""
+_pid = 0
+"""This process, once it is a worker."""
+passed = False
+"""Whether a checkpoint was passed."""
 _place: launchers.Place | None = None
 _run: str | None = None
 _folder: Path | None = None
@@ -115,8 +140,13 @@ outcome: WorkerState | None = None
 
 
 def begun() -> bool:
-    """Whether the first checkpoint was passed."""
+    """Whether this process has become the worker of a run, or was found to be none."""
     return _life is not _Life.NEW
+
+
+def forked() -> bool:
+    """Whether this process was forked from a worker, and has passed no checkpoint yet."""
+    return _life is _Life.NEW and _parent is not None
 
 
 def run_id() -> str | None:
@@ -180,7 +210,7 @@ def attach(*, fresh_name: bool = True) -> bool:
 
 def _attach(fresh_name: bool) -> str | None:
     """Does so; what is to be said then."""
-    global _life, _run
+    global _life, _run, _pid
     try:
         spark_fast._load()
         from spark_fast.worker import exposing
@@ -190,13 +220,19 @@ def _attach(fresh_name: bool) -> str | None:
         report.warn(f"this run can't be controlled from outside: {error!r}. The training goes on without.")
         return None
     chosen = options.current()
-    if not chosen.enabled:
+    serves = _parent is not None and (_parent.trains or child_process.is_daemon())
+    if not chosen.enabled or serves:
         _life = _Life.OFF
         worker.quiet()
         exposing.connect(None)
+        if _parent is not None and not child_process.is_daemon():
+            report.say(
+                f"nothing controls this process: it was forked from the worker of run {_parent.run}, which passes "
+                "checkpoints itself. Start it with multiprocessing's 'spawn', and it is a run of its own"
+            )
         return None
     try:
-        _run = _make_run(chosen.run, fresh_name=fresh_name)
+        _run = _make_run(chosen.run if _parent is None else chosen.run or _parent.run, fresh_name=fresh_name)
     except RunNameTakenError:
         raise
     except Exception as error:  # a full disk, a folder of somebody else, a limit on locks: all are the same here
@@ -207,12 +243,32 @@ def _attach(fresh_name: bool) -> str | None:
         _take_signals(chosen)
         return None
     _life = _Life.ATTACHED
+    _pid = os.getpid()
+    if _parent is not None:
+        _heed_stop_of(_parent)
     _watch_the_end()
     _meet_hosts()
     _take_signals(chosen)
     if not chosen.quiet and (_place is None or _place.rank == 0):
         return _hint(_run)
     return None
+
+
+def _heed_stop_of(parent: _Parent) -> None:
+    """A stop that the idle parent was asked for is one of all that it forks: of one training after the other, say."""
+    try:
+        fd = os.open(parent.control, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            seq = _core.read_view(fd)["stop_seq"]
+            stop = _core.read_entry(fd, seq) if seq else None
+        finally:
+            os.close(fd)
+        if stop is not None:
+            # Due at the checkpoint that makes this run, if it is one: before anything is done.
+            ident, step = run_folder.new_id(), worker.step()
+            worker.append(Kind.STOP, ident, duration=stop["duration"], sender=stop["sender"], target=step)
+    except (SparkError, OSError) as error:
+        report.warn(f"whether run {parent.run} was asked to stop can't be told: {error}")
 
 
 def _take_signals(chosen: options.Options) -> None:
@@ -228,7 +284,8 @@ def _take_signals(chosen: options.Options) -> None:
 def _make_run(wanted: str | None, *, fresh_name: bool) -> str:
     """Makes the run, or joins that of the job: its id."""
     global _place
-    _place = launchers.place(options.current())
+    # A process that was forked from a rank can't be that rank, whose process lives.
+    _place = launchers.place(options.current()) if _parent is None else None
     began = time.monotonic()
     number = 1
     while True:
@@ -255,7 +312,7 @@ def _make_run(wanted: str | None, *, fresh_name: bool) -> str:
             else:
                 time.sleep(_AGAIN)
         else:
-            if number > 1 and _place is None:
+            if number > 1 and _place is None and _parent is None:
                 report.warn(f"a living run is called {wanted!r}; this one is called {run!r}")
             return run
 
@@ -285,7 +342,8 @@ def _take_part(name: str | None) -> str:
 
     global _folder
     if _place is None:
-        claim = run_folder.claim(name, _command(), __version__, timeout=_ALONE)
+        parent = (_parent.run, _parent.pid) if _parent is not None else ("", 0)
+        claim = run_folder.claim(name, _command(), __version__, timeout=_ALONE, forked_from=parent)
     else:
         claim = run_folder.claim(
             name,
@@ -405,6 +463,11 @@ def _command() -> list[str]:
 def _hint(run: str) -> str:
     home = os.environ.get("SPARK_FAST_HOME")
     where = f"SPARK_FAST_HOME={home} " if home else ""
+    if _parent is not None:
+        return (
+            f"this process was forked from the worker of run {_parent.run}, and is run {run}; control it with: "
+            f"{where}spark-fast pause {run}   (as long as {_parent.run} is idle, its name stands for this run too)"
+        )
     return f"this is run {run}; control it with: {where}spark-fast pause {run}   (also resume, stop, status, top)"
 
 
@@ -503,6 +566,29 @@ def stops_alone() -> tuple[str, str] | None:
     return _alone
 
 
+def stop_forked(sender: str, deadline: float) -> None:
+    """Asks the runs to stop whose processes were forked from this one: what trains may be one of them.
+
+    deadline: seconds that they have to end; 0 for as long as they take. Raises OSError, SparkError.
+    """
+    home = run_folder.open_home()
+    try:
+        for name in run_folder.run_names(home):
+            try:
+                folder = run_folder.open_run(home, name)
+            except (FileNotFoundError, FolderRefusedError):  # it was removed meanwhile, or is none
+                continue
+            try:
+                about = run_folder.read_about(folder)
+            finally:
+                os.close(folder)
+            if about is not None and (about.forked_from, about.parent) == (_run, os.getpid()):
+                segment = _core.Segment(run_folder.home_path() / name / run_folder.CONTROL)
+                segment.append(Kind.STOP, run_folder.new_id(), duration=deadline, sender=sender)
+    finally:
+        os.close(home)
+
+
 def stop_raised() -> None:
     """A checkpoint is about to raise SparkStopError."""
     global _stop_raised
@@ -550,7 +636,7 @@ def replay_due(step: int) -> None:
     """Appends the requests of the journal whose step has come. Called with `turns`, before the turn."""
     if _replay is None:
         return
-    from spark_fast.request import Kind, format_id, is_restart, version_mail
+    from spark_fast.request import is_restart, version_mail
     from spark_fast.worker import delivering as delivery
 
     within = delivery.running_call()
@@ -603,8 +689,6 @@ def _room() -> int:
 
 def delivered(ident: int) -> None:
     """A request with mail was delivered."""
-    from spark_fast.request import format_id
-
     if _replay is not None and (line := _replayed.pop(format_id(ident), None)) is not None:
         _replay.over(line)
 
@@ -679,13 +763,29 @@ def _on_uncaught(kind: type[BaseException], error: BaseException, trace: Traceba
 def _watch_the_end() -> None:
     global _previous_hook
     atexit.register(_at_exit)
-    _previous_hook = sys.excepthook
-    sys.excepthook = _on_uncaught
+    if sys.excepthook is not _on_uncaught:  # else it was forked from a worker
+        _previous_hook = sys.excepthook
+        sys.excepthook = _on_uncaught
+    if child_process.is_child():
+        child_process.watch(_on_raised, _on_ended)
+
+
+def _on_raised(error: BaseException) -> None:
+    global outcome
+    outcome = state_after(error)
+
+
+def _on_ended(exit_code: int) -> None:
+    if outcome is not None:
+        end(outcome)
+    else:
+        end(state_after(None) if exit_code == 0 else WorkerState.FAILED)
 
 
 def forget_after_fork() -> None:
-    """In a forked child: no worker, and nothing that it does shows in its parent's run."""
-    global _life, _attaching, turns, host, stop_rule, _replay, _alone, _stop_elsewhere
+    """In a forked child: not the worker that its parent is, and nothing that it does shows in its parent's run."""
+    global _life, _attaching, turns, host, stop_rule, outcome, passed, _replay, _alone, _stop_elsewhere
+    global _parent, _run, _folder, _place, _held, _stop_raised, _on_trial, _delivering
     _attaching = False
     stop_rule = StopRule()
     _alone = _stop_elsewhere = None
@@ -693,7 +793,18 @@ def forget_after_fork() -> None:
         host.forget_after_fork()
     host = _replay = None
     turns = threading.RLock()  # another thread of the parent may have held it, making the run say
-    if _life is not _Life.NEW:  # else it may still become a worker of its own
+    if _life is _Life.ATTACHED and _run is not None and _folder is not None:
+        # No worker yet, and one of its own at its first checkpoint, if it is the one that trains.
+        _life = _Life.NEW
+        _parent = _Parent(_run, _pid, passed, _folder / run_folder.CONTROL)
+        _run = _folder = _place = outcome = None
+        passed = _stop_raised = _on_trial = _delivering = False
+        if _held >= 0:
+            os.close(_held)
+            _held = -1
+        worker.begin_anew()
+        _watch()
+    elif _life is not _Life.NEW:  # else it may still become a worker of its own
         # The C hook has done this already, unless the child was made without the C library's fork().
         _life = _Life.OFF
         worker.quiet()

@@ -102,7 +102,8 @@ def _sender(name: str) -> str:
 def _ask(who: str) -> str | None:
     """Asks for the stop; None, or why that can't be done."""
     try:
-        if not session.attach():
+        # A process that was forked from a worker becomes one by a checkpoint: it may be none that trains.
+        if session.forked() or not session.attach():
             return "nothing controls this process"
         deadline = options.current().stop_deadline or 0.0
         if session.elsewhere():
@@ -111,6 +112,8 @@ def _ask(who: str) -> str | None:
                 session.expect_stop(ident, who, min(_ELSEWHERE, deadline / 2) if deadline else _ELSEWHERE)
             return why
         verdict, _seq, _target = worker.append(Kind.STOP, run_folder.new_id(), sender=who, duration=deadline)
+        if not session.passed:
+            session.stop_forked(who, deadline)
     except Exception as error:  # of the store of several hosts, too
         return str(error)
     return None if verdict in (Verdict.APPENDED, Verdict.NOTHING_TO_DO) else "no rank of the run is left"

@@ -6,11 +6,11 @@ from typing import Any
 
 from spark_fast import _core, run_folder
 from spark_fast._core import TARGET_VOID, worker
-from spark_fast.errors import SegmentError, SparkStopError
+from spark_fast.errors import SegmentError, SparkStopError, is_stop
 from spark_fast.request import Kind, format_id, sender_name
 from spark_fast.worker import delivering, hooks, places, report, session
 
-__all__ = ["Hold", "arrive", "checkpoint", "take_turn"]
+__all__ = ["Hold", "arrive", "checkpoint", "note_stop", "take_turn"]
 
 _GO, _HOLD, _RAISE_STOP, _RAISE_RELOAD, _DELIVER, _AWAIT = range(6)
 
@@ -39,15 +39,27 @@ def checkpoint(step: int, counted: bool, done: int | None) -> None:
     done: of the loop that passes it, GIVEN if it has handed out a new item since it began, and ROUND if the body of its
         last item has come round; None if it is no loop's.
     """
-    hold = arrive(step, counted, done)
-    if hold is None:
-        return
     try:
-        hold.begin()
-        while hold.goes_on() and not hold.wait():
-            pass
-    finally:
-        hold.end()
+        hold = arrive(step, counted, done)
+        if hold is None:
+            return
+        try:
+            hold.begin()
+            while hold.goes_on() and not hold.wait():
+                pass
+        finally:
+            hold.end()
+    except BaseException as error:
+        note_stop(error)
+        raise
+
+
+def note_stop(error: BaseException) -> None:
+    """An exception leaves a checkpoint: if it is a stop, this is a place that has raised it."""
+    if is_stop(error):
+        with session.turns:
+            session.stop_raised()
+            session.stop_rule.raised(called=delivering.inside() or hooks.inside())
 
 
 def arrive(step: int, counted: bool, done: int | None) -> "Hold | None":
@@ -57,6 +69,7 @@ def arrive(step: int, counted: bool, done: int | None) -> "Hold | None":
         step = worker.step()
     if places.waiting():
         places.forget_unwound()
+    session.passed = True
     with session.turns:
         if counted and delivering.inside():
             step = delivering.pass_inner()
@@ -90,9 +103,8 @@ def take_turn(step: int, counted: bool) -> "Hold | None":
 def _stop(request_id: str, step: int, sender: str) -> None:
     """Raises the stop that is in force, where the rule of stopping.py has it raised."""
     with session.turns:
-        applies = session.stop_rule.applies()
+        applies = session.stop_rule.applies(called=delivering.inside() or hooks.inside())
     if applies:
-        session.stop_raised()
         raise SparkStopError(request_id, step, sender)
 
 

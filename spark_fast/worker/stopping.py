@@ -13,7 +13,6 @@ tells them apart is the place, the lines of the frames that lead to a checkpoint
 
 import sys
 import threading
-from collections.abc import Iterator
 from contextvars import ContextVar
 from types import CodeType, FrameType
 from weakref import WeakSet
@@ -48,35 +47,41 @@ class StopRule:
         self._raised_in: WeakSet[threading.Thread] = WeakSet()
         self._swallowing: WeakSet[threading.Thread] = WeakSet()
 
-    def applies(self) -> bool:
-        """Whether this checkpoint of this thread is to raise the stop, which the caller then does.
+    def applies(self, *, called: bool) -> bool:
+        """Whether this checkpoint of this thread is to raise the stop. The caller raises it, and calls raised().
+
+        called: whether a hook passes it, or a function that was called from outside: the loop has the stop ahead of it.
 
         Costs about a tenth of a microsecond for each frame on the stack.
         """
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None and frame.f_globals.get("__name__") in _PASSED_OVER:
-            frame = frame.f_back
+        frames = _frames_of_the_user()
         thread = threading.current_thread()
-        if frame is None or str(frame.f_globals.get("__name__")).startswith(_HERE):
+        if not frames:
             self._note(thread)
-            return True  # no code of the user's has a part in it: a worker that is paused after an error, say
-        frames = list(_walk(frame))
-        place = tuple((id(each.f_code), each.f_lineno) for each in frames)
+            return True  # a worker that is paused after an error, say
         received = self._received(thread)
-        if place in self._places:
+        if _place(frames) in self._places:
             if received:
                 self._swallowing.add(thread)
                 worker.stop_swallowed()
-        elif is_handled(sys.exception()):
-            self._note(thread)
+            return True
+        if is_handled(sys.exception()):
+            if not called:
+                self._note(thread)
             return False
-        elif thread not in self._swallowing and (received or self._is_new(thread)):
-            return False
-        self._places.add(place)
+        return thread in self._swallowing or not (received or self._is_new(thread))
+
+    def raised(self, *, called: bool) -> None:
+        """A checkpoint of this thread raises the stop, or lets one through that a hook or a function has raised.
+
+        called: as of applies().
+        """
+        frames = _frames_of_the_user()
+        self._places.add(_place(frames))
         self._codes.update(each.f_code for each in frames)
-        self._note(thread)
+        if not called:
+            self._note(threading.current_thread())
         _tell_task_groups()
-        return True
 
     def _received(self, thread: threading.Thread) -> bool:
         """Whether this thread, or the task that it runs, was raised the stop."""
@@ -114,11 +119,27 @@ def is_handled(error: BaseException | None) -> bool:
     return False
 
 
-def _walk(frame: FrameType | None) -> Iterator[FrameType]:
-    while frame is not None:
-        if str(frame.f_globals.get("__name__")).partition(".")[0] not in _EVENT_LOOPS:
-            yield frame
+def _frames_of_the_user() -> list[FrameType]:
+    """The frames that lead to this checkpoint, the innermost first. None where a module of ours passes it by itself."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and _module(frame) in _PASSED_OVER:
         frame = frame.f_back
+    if frame is None or _module(frame).startswith(_HERE):
+        return []
+    found = []
+    while frame is not None:
+        if _module(frame).partition(".")[0] not in _EVENT_LOOPS:
+            found.append(frame)
+        frame = frame.f_back
+    return found
+
+
+def _module(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__"))
+
+
+def _place(frames: list[FrameType]) -> Place:
+    return tuple((id(frame.f_code), frame.f_lineno) for frame in frames)
 
 
 def _runs_task() -> bool:

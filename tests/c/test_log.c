@@ -497,6 +497,22 @@ TEST(a_resume_of_what_runs_is_nothing_to_do)
     END;
 }
 
+TEST(a_loop_that_swallows_the_stop_is_seen_to_run)
+{
+    BEGIN;
+    checkpoint();
+    sf_worker_stop_swallowed();
+    CHECK_EQ(slot_of(path).state, SF_STATE_RUNNING);
+    ask(&segment, SF_STOP, 0);
+    CHECK_EQ(checkpoint().action, SF_RAISE_STOP);
+    CHECK_EQ(slot_of(path).state, SF_STATE_STOPPING);
+    sf_worker_stop_swallowed();
+    CHECK_EQ(slot_of(path).state, SF_STATE_RUNNING);
+    CHECK_EQ(checkpoint().action, SF_RAISE_STOP);
+    CHECK_EQ(sf_worker_end(SF_STATE_STOPPED), 0);
+    CHECK_EQ(slot_of(path).state, SF_STATE_STOPPED);
+}
+
 TEST(a_stop_is_a_level)
 {
     BEGIN;
