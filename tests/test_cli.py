@@ -240,7 +240,7 @@ def test_status_shows_the_last_requests_and_their_fates(start: Start, loop: str)
     assert f"applied at step {step}" in shown
     found = json.loads(cli("status", "--json").stdout)
     assert [request["kind"] for request in found["requests"]] == ["pause"]
-    assert found["requests"][0]["fate"] == {"state": "applied", "step": step, "by": None, "reason": ""}
+    assert found["requests"][0]["fate"] == {"state": "applied", "step": step, "by": None, "reason": "", "warnings": []}
 
 
 def test_top_prints_once_where_there_is_no_terminal(start: Start, loop: str) -> None:
@@ -326,7 +326,7 @@ def test_a_request_as_json_has_its_id_and_its_fate(start: Start, loop: str) -> N
     assert {"id", "kind", "run", "fate"} <= set(found)
     assert (found["kind"], found["run"]) == ("pause", "one")
     assert found["id"] == run.requests[-1].id
-    assert found["fate"] == {"state": "applied", "step": run.step, "by": None, "reason": ""}
+    assert found["fate"] == {"state": "applied", "step": run.step, "by": None, "reason": "", "warnings": []}
 
 
 def test_a_request_that_is_not_waited_for_returns_at_once(start: Start, loop: str) -> None:
