@@ -61,6 +61,7 @@ enum sf_kind {
  *   RUNNING      parked at a checkpoint, hooks are done  PARKED
  *   PARKED       a resume or an advance is applied       RUNNING
  *   RUNNING      a stop is applied (also from PARKED)    STOPPING
+ *   STOPPING     the loop swallows the stop, goes on      RUNNING
  *   RUNNING      a reload is applied (also from PARKED)  RELOADING
  *   RELOADING    a checkpoint passed                     RUNNING
  *   any          the interpreter ends: after a stop      STOPPED

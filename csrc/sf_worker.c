@@ -1031,6 +1031,16 @@ sf_worker_wait(int64_t timeout_ns)
 }
 
 void
+sf_worker_stop_swallowed(void)
+{
+    if (worker.slot == NULL || get_state() != SF_STATE_STOPPING)
+        return;
+    set_mark(sf_worker_step());
+    set_state(SF_STATE_RUNNING);
+    sf_announce(&worker.segment);
+}
+
+void
 sf_worker_stop_alone(void)
 {
     atomic_fetch_or(&quiet_page.word, SF_WORD_STOPPED);

@@ -150,6 +150,9 @@ int sf_worker_join(const char *path, uint32_t slot, uint64_t cookie, int64_t tim
  * threads may be looking at it, and lets go of the record lock. */
 void sf_worker_quiet(void);
 
+/* The loop has swallowed the stop that was raised, and goes on: the worker runs. No change if it is not stopping. */
+void sf_worker_stop_swallowed(void);
+
 /* Where nothing controls this process, its checkpoints take the slow path from here on: it is to stop by itself. */
 void sf_worker_stop_alone(void);
 

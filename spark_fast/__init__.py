@@ -9,6 +9,8 @@
 `spark-fast --help` shows how to control it from a shell, `spark_fast.client` from Python.
 """
 
+import os
+
 from spark_fast import _core
 
 # Here and not in a module of its own, as the check of the core is: to find a file takes longer than to run it.
@@ -22,6 +24,21 @@ if (__version__, _LAYOUT) != (_core.BUILD_VERSION, _core.LAYOUT_VERSION):
         f"the Python files beside it are of version {__version__} (layout {_LAYOUT}): install spark-fast again, "
         "or in a source tree build it again with 'make build'"
     )
+
+
+def _pin_path(variable: str) -> None:
+    """Make the path in a variable of the environment absolute: it means the same after a chdir, and in children."""
+    path = os.environ.get(variable)
+    if path and not path.startswith("/") and path.lower() not in ("0", "off", "false", "no"):
+        try:
+            os.environ[variable] = os.path.abspath(path)
+        except FileNotFoundError:  # the working directory is gone, and the path means nothing
+            return
+
+
+# As early as can be: the script may leave the folder that it was started in.
+_pin_path("SPARK_FAST_HOME")
+_pin_path("SPARK_FAST_JOURNAL")
 
 checkpoint = _core.worker.checkpoint
 pending = _core.worker.pending
@@ -45,6 +62,7 @@ if TYPE_CHECKING:
         has_persisted,
         on_pause,
         on_resume,
+        on_stop,
         persist,
         run,
         track,
@@ -72,6 +90,7 @@ __all__ = [
     "has_persisted",
     "on_pause",
     "on_resume",
+    "on_stop",
     "pending",
     "persist",
     "run",

@@ -165,6 +165,7 @@ cdef extern from "sf_worker.h" nogil:
     unsigned sf_worker_agreed(uint64_t seq, int phase, int give_up)
     void sf_worker_quiet()
     void sf_worker_stop_alone()
+    void sf_worker_stop_swallowed()
     bint sf_worker_attached()
     sf_segment *sf_worker_segment()
     uint64_t sf_worker_step()

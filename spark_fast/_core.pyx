@@ -7,7 +7,8 @@ import os
 from _thread import RLock
 
 cimport cython
-from cpython.exc cimport PyErr_CheckSignals
+from cpython.exc cimport PyErr_CheckSignals, PyErr_Fetch, PyErr_NormalizeException, PyErr_Restore
+from cpython.object cimport PyObject, PyTypeObject, destructor
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.errno cimport EAGAIN, EFAULT, ENOENT, ENOSPC
 from libc.signal cimport SIGKILL
@@ -335,7 +336,10 @@ cdef class Worker:
         """Lets the run be controlled here: the only place where a request takes effect.
 
         Idle it returns at once. Asked to pause, it parks until the run is resumed; asked to stop, it raises
-        SparkStopError, at this and at every later call; asked to reload, it raises SparkReloadError.
+        SparkStopError; asked to reload, it raises SparkReloadError. A stop is raised once in each thread and each
+        asyncio task, and then lets checkpoints elsewhere pass, as those of a validation before saving; in code that
+        swallows it and comes back to the same place it is raised again, and from then on everywhere but in the
+        `except` and `finally` blocks that handle it.
 
         collective: True counts a step and applies requests. False is for code that not every rank of a job runs:
             it can park, but it never stops or reloads, and it does not count.
@@ -477,6 +481,10 @@ cdef class Worker:
     def stop_alone(self) -> None:
         """Checkpoints take the slow path from here on, also where nothing controls this process."""
         sf_worker_stop_alone()
+
+    def stop_swallowed(self) -> None:
+        """Publishes that the loop has swallowed the stop that was raised, and goes on."""
+        sf_worker_stop_swallowed()
 
     def fileno(self) -> int:
         """The descriptor of the control file, -1 if not attached."""
@@ -650,6 +658,11 @@ cdef class Track:
         """Items that were handed out."""
         return self.handed
 
+    @property
+    def index(self) -> int:
+        """The number of the item that was handed out last, from 0; -1 before the first."""
+        return <int64_t>self.handed - 1
+
     cdef void leave(self) noexcept:
         sf_level_leave(self.level)
         self.level = -1
@@ -694,6 +707,7 @@ cdef class Place:
     cdef readonly bint held
     cdef readonly bint again
     cdef readonly uint64_t handed
+    cdef readonly dict kept
     cdef object current
     cdef sf_since since
 
@@ -701,6 +715,7 @@ cdef class Place:
         self.key = key
         self.ended = {}
         self.passed = {}
+        self.kept = {}
         self.since.began_ns = 0
 
     def go_on(self) -> None:
@@ -740,6 +755,8 @@ cdef class KeyedTrack:
     cdef uint64_t handed
     cdef int level
     cdef bint given  # a new item, since the loop began or goes on
+    cdef dict last_kept
+    cdef object raised  # what is being raised while the loop's frame lets go of it
 
     def __cinit__(self, iterable, total, key: str, places):
         self.iterable = iterable
@@ -747,6 +764,7 @@ cdef class KeyedTrack:
         self.key = key
         self.enter, self.advance, self.left = places.enter, places.advance, places.leave
         self.level = -1
+        self.last_kept = {}
 
     @cython.critical_section
     def __iter__(self):
@@ -790,9 +808,21 @@ cdef class KeyedTrack:
         return length_of(self.total)
 
     @property
+    def kept(self) -> dict:
+        """A dictionary that lives as long as the loop's place: empty when the loop begins, kept through a reload, and
+        still here when the loop has ended. For sums over the loop's items."""
+        return self.last_kept if self.place is None else self.place.kept
+
+    @property
     def done(self) -> int:
         """Items that were handed out, those before a reload too."""
         return self.handed if self.place is None else self.place.handed
+
+    @property
+    def index(self) -> int:
+        """The number of the item that was handed out last, from 0; it counts on through a reload. -1 before the
+        first."""
+        return <int64_t>(self.handed if self.place is None else self.place.handed) - 1
 
     cdef int leave(self, object error) except -1:
         cdef Place place = self.place
@@ -802,12 +832,36 @@ cdef class KeyedTrack:
             return 0
         self.place = None
         self.handed = place.handed
+        self.last_kept = place.kept
         if place.owner == id(self):
-            self.left(place, error)
+            self.left(place, error, self.raised)
         return 0
 
     def __del__(self):
         self.leave(None)
+
+
+# A `for` loop lets go of its iterator when it is left by a `break`, and also while an exception unwinds its frame. Only
+# the finalizer's caller can tell the two apart: Cython puts the exception aside before __del__ runs.
+cdef destructor finalize_track
+
+
+cdef void finalize_keyed_track(PyObject *track) noexcept:
+    cdef PyObject *kind = NULL
+    cdef PyObject *value = NULL
+    cdef PyObject *trace = NULL
+    PyErr_Fetch(&kind, &value, &trace)
+    if kind is not NULL:
+        PyErr_NormalizeException(&kind, &value, &trace)
+        (<KeyedTrack>track).raised = <object>value
+    finalize_track(track)
+    (<KeyedTrack>track).raised = None
+    PyErr_Restore(kind, value, trace)
+
+
+cdef PyTypeObject *keyed_track_type = <PyTypeObject *>KeyedTrack
+finalize_track = keyed_track_type.tp_finalize
+keyed_track_type.tp_finalize = finalize_keyed_track
 
 
 cdef object nothing = iter(())

@@ -2,8 +2,12 @@
 
 import math
 import re
+from typing import overload
 
-__all__ = ["DURATIONS", "parse_duration"]
+__all__ = ["DURATIONS", "Duration", "parse_duration", "seconds_of"]
+
+Duration = float | str
+"""Seconds, or text as people type it: see DURATIONS."""
 
 DURATIONS = "a number of seconds, or one with units: 90, 90s, 10m, 1h30m, 500ms"
 
@@ -26,4 +30,39 @@ def parse_duration(text: str) -> float:
         raise ValueError(f"{text!r} is no duration: give {DURATIONS}")
     if seconds > _LONGEST:
         raise ValueError(f"{text!r} is longer than ten years")
+    return seconds
+
+
+@overload
+def seconds_of(duration: Duration, what: str) -> float: ...
+
+
+@overload
+def seconds_of(duration: None, what: str) -> None: ...
+
+
+@overload
+def seconds_of(duration: Duration | None, what: str) -> float | None: ...
+
+
+def seconds_of(duration: Duration | None, what: str) -> float | None:
+    """Return a duration in seconds; None, which means no limit, stays None.
+
+    what: the name of the argument, for the error.
+
+    Raises ValueError if it is no duration, TypeError if it is neither a number nor text.
+    """
+    if duration is None:
+        return None
+    if isinstance(duration, str):
+        try:
+            return parse_duration(duration)
+        except ValueError as error:
+            raise ValueError(f"{what}: {error}") from None
+    try:
+        seconds = math.nan if isinstance(duration, bool) else float(duration)
+    except (TypeError, ValueError):
+        raise TypeError(f"{what}: {duration!r} is no duration: give {DURATIONS}") from None
+    if math.isnan(seconds):
+        raise ValueError(f"{what}: {duration!r} is no duration: give {DURATIONS}")
     return seconds

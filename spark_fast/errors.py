@@ -2,6 +2,8 @@
 
 import os
 import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
 
 __all__ = [
     "AmbiguousRunError",
@@ -21,10 +23,15 @@ __all__ = [
     "SparkError",
     "SparkInterrupt",
     "SparkReloadError",
+    "SparkReloadWarning",
+    "SparkRequestError",
     "SparkSetError",
     "SparkStopError",
+    "SparkStopGroupError",
     "SparkTimeoutError",
     "StoreError",
+    "first_stop",
+    "is_stop",
 ]
 
 
@@ -55,10 +62,68 @@ class SparkInterrupt(BaseException):
 class SparkStopError(SparkInterrupt):
     """The run is to stop. Save what is worth keeping and let it through.
 
-    A stop is a level: once asked, every later checkpoint raises it too, until the process ends.
+    A stop is raised once in each thread and each asyncio task, and then lets checkpoints elsewhere pass, as those of a
+    validation before saving; in code that swallows it and comes back to the same place it is raised again, and from
+    then on everywhere but in the `except` and `finally` blocks that handle it.
+
+    A task group of asyncio or anyio in which tasks raise nothing else raises a `SparkStopGroupError`, which is a
+    SparkStopError too. Any other, trio's say, raises a BaseExceptionGroup: catch it with `except* SparkStopError`.
     """
 
     verb = "stopped"
+
+
+class SparkStopGroupError(BaseExceptionGroup[BaseException], SparkStopError):
+    """The SparkStopErrors of the tasks of a task group, which raised nothing else.
+
+    Both `except SparkStopError` and `except* SparkStopError` catch it.
+
+    Attributes:
+        request_id, step, sender: those of the first.
+    """
+
+    def __new__(cls, message: str, errors: Sequence[BaseException]) -> Self:
+        return super().__new__(cls, message, errors)
+
+    def __init__(self, message: str, errors: Sequence[BaseException]) -> None:
+        BaseException.__init__(self, message, errors)
+        first = first_stop(self)
+        self.request_id, self.step, self.sender = first.request_id, first.step, first.sender
+
+    def derive(self, errors: Sequence[BaseException]) -> BaseExceptionGroup[Any]:  # type: ignore[override]
+        """A part of it, for `split()` and `except*`."""
+        return type(self)(self.message, errors)
+
+    def __str__(self) -> str:
+        return SparkStopError.__str__(self)
+
+
+def is_stop(error: BaseException | None) -> bool:
+    """Whether an exception is a stop: SparkStopError, or a group of nothing else, in which groups may be nested."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(isinstance(each, SparkStopError) for each in _leaves(error))
+    return isinstance(error, SparkStopError)
+
+
+def first_stop(error: BaseException) -> SparkStopError:
+    """The first of the stops of which an exception consists, for which is_stop() is true."""
+    found = next(_leaves(error)) if isinstance(error, BaseExceptionGroup) else error
+    assert isinstance(found, SparkStopError)
+    return found
+
+
+def error_behind(error: BaseException) -> BaseException | None:
+    """The exception after which the run was paused that this stop ends, for which is_stop() is true; None if there is
+    none."""
+    return first_stop(error).__cause__
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 class SparkReloadError(SparkInterrupt):
@@ -93,10 +158,16 @@ class NoSuchRunError(SparkError, LookupError):
 
 
 class AmbiguousRunError(NoSuchRunError):
-    """No run was named, and several are live."""
+    """Several runs could be meant: none was named and several are live, or the ids of several begin as the name does.
+
+    Attributes:
+        run: the beginning of the ids; None if none was named.
+        candidates: ids of the runs that could be meant.
+    """
 
     def __str__(self) -> str:
-        return f"{len(self.candidates)} runs are live, name one of them: {', '.join(self.candidates)}"
+        which = "are live" if self.run is None else f"begin with {self.run!r}"
+        return f"{len(self.candidates)} runs {which}, name one of them: {', '.join(self.candidates)}"
 
 
 class JobEndingError(SparkError):
@@ -124,23 +195,6 @@ class RunNameTakenError(SparkError):
 
     def __str__(self) -> str:
         return f"a living run is called {self.run!r}"
-
-
-class ResetError(SparkError):
-    """A run gets no fresh worker.
-
-    Attributes:
-        run: the id.
-        reason: why.
-    """
-
-    def __init__(self, run: str, reason: str) -> None:
-        super().__init__(run, reason)
-        self.run = run
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"run {self.run!r} can't be reset: {self.reason}"
 
 
 class FolderRefusedError(SparkError):
@@ -180,23 +234,65 @@ class SparkTimeoutError(SparkError, TimeoutError):
         return self.message
 
 
-class SparkCallError(SparkError):
-    """An exposed function was called, and did not return what can be sent.
+class SparkRequestError(SparkError):
+    """A request was made of a run, or was to be made, and did not take effect.
+
+    The base of `SparkSetError`, `SparkCallError` and `ResetError`. Pickling drops `request`: its run may be gone where
+    the error is read.
 
     Attributes:
-        function: its name.
-        state: what became of the call: `failed`, `refused`, `void`, `lost` or `superseded`.
-        reason: why, in one line: of a function that raised, the exception.
-        traceback: of the function, as Python prints it; empty where there is none.
-        output: what it had printed.
+        kind: `pause`, `resume`, `stop`, `advance`, `reload`, `set`, `call` or `reset`.
+        run: the id of the run.
+        state: the request's final state: `refused`, `failed`, `void` or `lost`.
+        reason: why, in one line.
+        traceback: of the code that raised, as Python prints it; empty where there is none.
+        request: the `Request`; None if none was made.
     """
 
-    def __init__(self, function: str, state: str, reason: str, traceback: str = "", output: str = "") -> None:
-        super().__init__(function, state, reason, traceback, output)
-        self.function = function
+    def __init__(
+        self, kind: str, run: str, state: str, reason: str, traceback: str = "", *, request: object = None
+    ) -> None:
+        super().__init__(kind, run, state, reason, traceback)
+        self.kind = kind
+        self.run = run
         self.state = state
         self.reason = reason
         self.traceback = traceback
+        self.request = request
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), self.args
+
+    def __str__(self) -> str:
+        did = {"failed": "failed", "refused": "was refused"}.get(self.state, f"is {self.state}")
+        text = f"the {self.kind} of run {self.run} {did}: {self.reason or 'no reason is known'}"
+        return f"{text}\n{self.traceback}" if self.traceback else text
+
+
+class SparkCallError(SparkRequestError):
+    """An exposed function was called, and returned nothing that can be sent.
+
+    Attributes:
+        function: its name.
+        state: as in SparkRequestError; also `superseded`, since such a call has no result.
+        reason: why, in one line: of a function that raised, the exception.
+        output: what it had printed.
+    """
+
+    def __init__(
+        self,
+        function: str,
+        run: str,
+        state: str,
+        reason: str,
+        traceback: str = "",
+        output: str = "",
+        *,
+        request: object = None,
+    ) -> None:
+        super().__init__("call", run, state, reason, traceback, request=request)
+        self.args = (function, run, state, reason, traceback, output)
+        self.function = function
         self.output = output
 
     def __str__(self) -> str:
@@ -206,25 +302,45 @@ class SparkCallError(SparkError):
         return f"{text}\n{self.traceback}" if self.traceback else text
 
 
-class SparkSetError(SparkError, ValueError):
+class SparkSetError(SparkRequestError, ValueError):
     """An exposed value was not set.
 
     Attributes:
         name: of the value.
-        state: what became of the request, as in SparkCallError.
-        reason: why, in one line.
         traceback: of its setter, as Python prints it; empty where there is none.
     """
 
-    def __init__(self, name: str, state: str, reason: str, traceback: str = "") -> None:
-        super().__init__(name, state, reason, traceback)
+    def __init__(
+        self, name: str, run: str, state: str, reason: str, traceback: str = "", *, request: object = None
+    ) -> None:
+        super().__init__("set", run, state, reason, traceback, request=request)
+        self.args = (name, run, state, reason, traceback)
         self.name = name
-        self.state = state
-        self.reason = reason
-        self.traceback = traceback
 
     def __str__(self) -> str:
+        if self.state not in ("refused", "failed"):
+            return super().__str__()
         return f"{self.reason}\n{self.traceback}" if self.traceback else self.reason
+
+
+class ResetError(SparkRequestError):
+    """A run gets no fresh worker.
+
+    Attributes:
+        run: the id.
+        reason: why.
+    """
+
+    def __init__(self, run: str, reason: str) -> None:
+        super().__init__("reset", run, "refused", reason)
+        self.args = (run, reason)
+
+    def __str__(self) -> str:
+        return f"run {self.run!r} can't be reset: {self.reason}"
+
+
+class SparkReloadWarning(UserWarning):
+    """A run refused new code, and goes on with the old. `Run.reload(check=True)` raises SparkRequestError instead."""
 
 
 class ReloadRefusedError(SparkError):

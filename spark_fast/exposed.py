@@ -206,8 +206,12 @@ def _of_type(name: str, kind: str, value: object) -> object:
 
 def unknown(name: str, what: str, there: Sequence[str]) -> str:
     """The reason why a name is refused."""
+    from difflib import get_close_matches  # here, because only a mistake has to pay for it
+
     listed = f"there are: {', '.join(sorted(there))}" if there else f"this run exposes no {what}"
-    return f"no exposed {what} is called {name!r}; {listed}"
+    meant = get_close_matches(name, there, n=1)
+    question = f" (did you mean {meant[0]!r}?)" if meant else ""
+    return f"no exposed {what} is called {name!r}{question}; {listed}"
 
 
 def check_arguments(name: str, function: Function, args: Sequence[object], kwargs: Mapping[str, object]) -> None:

@@ -11,6 +11,7 @@
     {"failed": id, "reason": …}                      the reload was taken back; the value that was to be set stays as it
                                                      was; the function raised
     {"modules": {path: sha256}}                      modules of the project that had been imported by then
+    {"error": "ValueError: …", "traceback": …, "step": 841, "time": …}    the worker was paused after this error
     {"end": "stopped", "step": 900, "time": …}
 
 The worker's core writes the lines of requests (csrc/sf_journal.c), each before anybody is told that it was applied, so

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from spark_fast.mailbox import Reply
 
 __all__ = [
+    "GRACE",
     "RESET",
     "Fate",
     "FateState",
@@ -23,6 +24,7 @@ __all__ = [
     "failure_of",
     "fate_of",
     "format_id",
+    "is_restart",
     "sender_name",
     "version_mail",
     "version_of",
@@ -44,6 +46,9 @@ class Kind(IntEnum):
 RESET = "reset"
 """The mail of a stop after which the supervisor starts a fresh worker; its duration is the time that the old one has
 to end."""
+
+GRACE = "grace"
+"""The mail of a stop whose duration is the time that the worker has to end, before its supervisor ends it."""
 
 
 class Verdict(IntEnum):
@@ -120,15 +125,23 @@ def format_id(ident: int) -> str:
     return f"{ident:016x}"
 
 
-def version_mail(number: int) -> str:
-    """What a reload carries in the log: the version that it brings."""
-    return f"version-{number}"
+_RESTART = " restart"
+
+
+def version_mail(number: int, *, restart: bool = False) -> str:
+    """What a reload carries in the log: the version that it brings. restart: whether to start the training over."""
+    return f"version-{number}{_RESTART if restart else ''}"
 
 
 def version_of(mail: str) -> int | None:
     """The number of the version that a reload brings; None if it says none."""
-    found = re.fullmatch(r"version-([1-9][0-9]{0,8})", mail)
+    found = re.fullmatch(rf"version-([1-9][0-9]{{0,8}})(?:{_RESTART})?", mail)
     return int(found[1]) if found else None
+
+
+def is_restart(mail: str) -> bool:
+    """Whether a reload is to start the training over."""
+    return version_of(mail) is not None and mail.endswith(_RESTART)
 
 
 _named: tuple[int, str] = (0, "")

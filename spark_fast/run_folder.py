@@ -29,6 +29,7 @@ __all__ = [
     "About",
     "Claim",
     "claim",
+    "has_open",
     "has_supervisor",
     "hold_supervisor",
     "home_path",
@@ -56,7 +57,9 @@ def is_short(error: Exception) -> bool:
 def home_path() -> Path:
     """The user's folder of runs; it may not exist yet."""
     chosen = os.environ.get("SPARK_FAST_HOME")
-    return Path(chosen).absolute() if chosen else Path("/tmp") / f"spark-fast-{os.geteuid()}"
+    if chosen and not os.path.isabs(chosen):  # it was set after the package was imported
+        chosen = os.environ["SPARK_FAST_HOME"] = os.path.abspath(chosen)
+    return Path(chosen) if chosen else Path("/tmp") / f"spark-fast-{os.geteuid()}"
 
 
 def _describe(status: os.stat_result) -> str:
@@ -415,14 +418,28 @@ def is_worker(pid: int, folder: Path) -> bool:
 
     A worker in a container goes by another number there, and its own names another process here.
     """
-    control = str(folder / CONTROL)
+    try:
+        fd = os.open(folder / CONTROL, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return has_open(pid, fd)
+    finally:
+        os.close(fd)
+
+
+def has_open(pid: int, control: int) -> bool:
+    """Whether the process of this number, here, has the control file open of which this is a descriptor."""
+    ours = os.fstat(control)
     try:
         descriptors = os.listdir(f"/proc/{pid}/fd")
     except OSError:
         return False
     for name in descriptors:
+        path = f"/proc/{pid}/fd/{name}"
         try:
-            if os.readlink(f"/proc/{pid}/fd/{name}") == control:
+            # The name first: a look at a file of a server that hangs would hang too.
+            if os.path.basename(os.readlink(path)).startswith(CONTROL) and os.path.samestat(os.stat(path), ours):
                 return True
         except OSError:
             continue

@@ -7,7 +7,7 @@ from typing import Any
 
 from spark_fast import client
 from spark_fast.client import Request
-from tests.support import DEADLINE, Child, until
+from tests.support import DEADLINE, Child, outcome, until
 
 
 class Edited(Child):
@@ -57,8 +57,8 @@ class Edited(Child):
         (self.project / name).write_text(source.replace(old, new))
 
     def reload(self, *, timeout: float = DEADLINE, **options: Any) -> Request:
-        """Asks for a reload of what changed on disk, and waits for its fate."""
-        return client.attach("test").reload(timeout=timeout, **options)
+        """Asks for a reload of what changed on disk, and waits for its fate, whatever it is."""
+        return outcome(client.attach("test").reload, timeout=timeout, **options)
 
     def reloaded(self, **options: Any) -> Request:
         """The same for one that is to succeed."""

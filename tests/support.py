@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -143,6 +144,17 @@ class Child:
         """Asserts that the loop passes checkpoints."""
         step = run.step
         until(lambda: run.step >= step + more, f"more steps than {step}: {self.err}")
+
+
+def outcome(ask: Callable[..., client.Request], *args: Any, **options: Any) -> client.Request:
+    """The request that `ask` makes and waits for, whatever its fate: also where `ask` raises or warns because of it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", client.SparkReloadWarning)
+            return ask(*args, **options)
+    except client.SparkRequestError as error:
+        assert isinstance(error.request, client.Request)
+        return error.request
 
 
 ALL = bool(os.environ.get("SPARK_FAST_TEST_ALL"))

@@ -12,7 +12,7 @@ import pytest
 
 import spark_fast
 from spark_fast import _core, client
-from tests.support import GATED, LOOP, Child, until
+from tests.support import GATED, LOOP, Child, outcome, until
 
 pytestmark = pytest.mark.process
 
@@ -31,7 +31,7 @@ def test_a_killed_worker_is_lost_at_the_next_look_and_its_name_is_free_again(tmp
         child.ended()
         assert run.status == "lost"
         assert client.attach("test").status == "lost"
-        assert run.resume(timeout=5).fate.state == "refused"
+        assert outcome(run.resume, timeout=5).fate.state == "refused"
     assert client.remove_ended() == ["test"]
     assert client.runs() == []
     with Child(tmp_path) as child:
@@ -129,7 +129,7 @@ def _suspended_sender(folder: Path, what: str = "pause", point: str = "decide:si
     from tests.support import until
     until(lambda: [run for run in client.runs() if run.step > 0])
     _core.arm_point({point!r}, signal.SIGSTOP)
-    print(client.attach('test').{what}().fate.state)
+    print(client.attach('test').{what}(wait=False).wait().state)
     """
     return Child(folder, code, name=None, PYTHONPATH=os.getcwd())
 
@@ -344,7 +344,7 @@ def test_a_controller_survives_a_control_file_that_is_cut_under_it(tmp_path: Pat
         run.pause(timeout=10)
         os.truncate(run.folder / "control", 0)
         assert run.status == "lost"
-        assert run.resume(timeout=5).fate.state == "refused"
+        assert outcome(run.resume, timeout=5).fate.state == "refused"
         with pytest.raises(client.SegmentError, match="control"):
             client.attach("test")
 

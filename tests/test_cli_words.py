@@ -2,7 +2,7 @@
 
 import pytest
 
-from spark_fast.cli.words import duration, latency, one_line, printable, speed
+from spark_fast.cli.words import duration, exact_duration, latency, one_line, printable, speed
 from spark_fast.durations import parse_duration
 
 pytestmark = pytest.mark.unit
@@ -60,3 +60,25 @@ def test_a_speed_is_shown_by_its_first_figures() -> None:
 def test_no_text_of_a_run_steers_the_terminal() -> None:
     assert printable("a\x1b[2Jb\udc80é") == "a\\x1b[2Jb\\udc80é"
     assert one_line("two\nlines\r") == "two lines\\r"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0005, "0.5ms"),
+        (0.5, "500ms"),
+        (0.9999, "999.9ms"),
+        (1, "1s"),
+        (1.5, "1.5s"),
+        (59.9999, "1m00s"),
+        (60.25, "1m00.25s"),
+        (303, "5m03s"),
+        (3600, "1h00m"),
+        (7530, "2h05m30s"),
+        (86400, "1d00h"),
+        (90061.001, "1d01h01m01.001s"),
+    ],
+)
+def test_an_exact_duration_leaves_nothing_out_and_can_be_typed(seconds: float, text: str) -> None:
+    assert exact_duration(seconds) == text
+    assert parse_duration(text) == pytest.approx(seconds, rel=1e-5)

@@ -12,7 +12,7 @@ from spark_fast.client import SparkCallError, share
 from spark_fast.request import Kind
 from spark_fast.worker.replaying import Replay
 from tests.reloading import Edited
-from tests.support import Child, until
+from tests.support import Child, outcome, until
 from tests.test_exposing import send
 from tests.test_reload_supervised import Supervised
 
@@ -81,7 +81,7 @@ def test_what_standard_output_does_not_take_is_no_output(training: Child) -> Non
 
 def test_an_exit_in_a_setter_ends_no_training(training: Child) -> None:
     run = training.run()
-    fate = run.set("ending", 2, timeout=30).fate
+    fate = outcome(run.set, "ending", 2, timeout=30).fate
     assert (fate.state, fate.reason.splitlines()[0]) == ("failed", "SystemExit: 3")
     assert run.values["ending"].value == 1
     training.steps_on(run)
@@ -383,10 +383,10 @@ def test_an_interrupt_at_any_moment_leaves_a_fate_and_a_run_that_goes_on(tmp_pat
         run.call("before", spark_timeout=30)
         assert run.set("lr", 2, timeout=30).fate.state == "applied"
         assert (run.values["lr"].value, run.values["caught"].value) == (2, 1)
-        assert run.request_call("answering", timeout=30).fate.state == "failed"
-        fate = run.request_call("within", timeout=30).fate
+        assert outcome(run.request_call, "answering", timeout=30).fate.state == "failed"
+        fate = outcome(run.request_call, "within", timeout=30).fate
         assert (fate.state, fate.reason) == ("failed", "it was left before it had ended")
-        assert run.set("bad", 2, timeout=30).fate.state == "failed"
+        assert outcome(run.set, "bad", 2, timeout=30).fate.state == "failed"
         until(lambda: run.values["caught"].value == 4)
         assert run.values["bad"].value == 1
         step = run.step
@@ -512,7 +512,7 @@ def test_limits_of_other_libraries_and_values_that_are_not_known_yet_are_taken(t
         )
         assert run.set("best", 0.5, timeout=30).fate.state == "applied"
         assert run.set("shape", [3, 4], timeout=30).fate.state == "applied"
-        assert run.set("lr", 2).fate.state == "refused"
+        assert outcome(run.set, "lr", 2).fate.state == "refused"
 
 
 def test_a_script_that_is_used_has_its_values_when_it_is_handed_out(tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_without_its_libraries_the_demo_says_what_to_install(tmp_path: Path, mon
     story, _ = demo.communicate(timeout=DEADLINE)
     assert demo.returncode == 1
     assert story.count("\n") == 1
-    assert "pip install 'spark-fast[demo]'" in story
+    assert "the demo needs scikit-learn" in story and "-m pip install 'scikit-learn>=1.3'" in story
     assert not client.runs()
 
 

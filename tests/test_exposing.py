@@ -20,7 +20,7 @@ from spark_fast.client import FateState, SparkCallError, SparkTimeoutError, expo
 from spark_fast.errors import SegmentError
 from spark_fast.request import Kind
 from tests.reloading import Edited
-from tests.support import DEADLINE, Child, until
+from tests.support import DEADLINE, Child, outcome, until
 from tests.test_reload_supervised import Supervised
 
 pytestmark = pytest.mark.process
@@ -171,7 +171,7 @@ def test_a_value_that_does_not_fit_is_refused_and_the_worker_hears_nothing_of_it
 ) -> None:
     run = training.run()
     before = len(run.requests)
-    fate = run.set(name, value).fate
+    fate = outcome(run.set, name, value).fate
     assert fate.state == "refused"
     assert why in fate.reason
     assert fate.step is None
@@ -204,7 +204,7 @@ def send(run: client.Run, kind: Kind, content: dict[str, Any], mail: str | None 
 
 def test_a_setter_that_raises_leaves_the_value_and_its_sender_gets_the_traceback(training: Child) -> None:
     run = training.run()
-    request = run.set("lr", 0.5)
+    request = outcome(run.set, "lr", 0.5)
     assert request.fate.state == "failed"
     first, *rest = request.fate.reason.splitlines()
     assert first == "ArithmeticError: not half"
@@ -260,7 +260,7 @@ def test_what_the_script_assigns_may_be_of_another_type_and_the_limits_follow(tm
             "huge": (-5, "integer"),
         }
         assert run.set("loss", 0.25).fate.state == "applied"
-        assert run.set("flag", True).fate.state == "refused"
+        assert outcome(run.set, "flag", True).fate.state == "refused"
         assert {0.0, 0.5, 0.25} == set(run.history("loss").last)
 
 
@@ -319,7 +319,7 @@ def test_a_run_that_exposes_nothing_says_so(tmp_path: Path) -> None:
         assert run.functions == {}
         assert run.board_version() == 0
         run.touch()
-        assert "this run exposes no value" in run.set("lr", 1).fate.reason
+        assert "this run exposes no value" in outcome(run.set, "lr", 1).fate.reason
         with pytest.raises(SparkCallError, match="this run exposes no function"):
             run.call("evaluate")
 
@@ -330,7 +330,7 @@ def test_an_ended_run_keeps_its_values_and_takes_none(training: Child) -> None:
     run.stop()
     run.wait("stopped", 30)
     assert run.values["epochs"].value == 5
-    assert "the run has ended" in run.set("epochs", 6).fate.reason
+    assert "the run has ended" in outcome(run.set, "epochs", 6).fate.reason
     with pytest.raises(SparkCallError, match="the run has ended"):
         run.call("evaluate")
 
@@ -406,7 +406,7 @@ def test_arguments_that_do_not_fit_are_refused(
     training: Child, args: tuple[Any, ...], kwargs: dict[str, Any], why: str
 ) -> None:
     run = training.run()
-    request = run.request_call("evaluate", args, kwargs)
+    request = outcome(run.request_call, "evaluate", args, kwargs)
     assert request.fate.state == "refused"
     assert why in request.fate.reason
     assert run.requests == []
@@ -418,7 +418,7 @@ def test_arguments_that_do_not_fit_are_refused(
 def test_what_was_not_exposed_can_not_be_called(training: Child) -> None:
     run = training.run()
     for name in ("set_lr", "state", "lr", "__import__", "os.system", "evaluate.__call__"):
-        assert run.request_call(name, ["x"]).fate.state == "refused"
+        assert outcome(run.request_call, name, ["x"]).fate.state == "refused"
         request = send(run, Kind.CALL, {"name": name, "args": ["x"], "kwargs": {}})
         assert request.wait(30).state == "refused"
     training.steps_on(run)
@@ -846,7 +846,7 @@ def test_what_was_set_and_called_stands_in_the_journal_and_is_replayed(tmp_path:
         run.call("double", times=1)
         run.set("lr", 5)
         run.resume()
-        run.set("twice", 5)
+        outcome(run.set, "twice", 5)
         expected = training.over()
     found = journal.read(path)
     assert [line["kind"] for line in found.requests] == ["set", "call", "pause", "call", "set", "resume", "set"]
@@ -1199,7 +1199,7 @@ def test_the_command_line_gets_sets_and_calls(training: Child) -> None:
     assert json.loads(cli("call", "evaluate", "--json").stdout)["result"]["split"] == "train"
     assert cli("call", "evaluate", "{").returncode == 2
     assert cli("call").returncode == 2
-    assert cli("get", "nothing").returncode == 3
+    assert cli("get", "nothing").returncode == 1
     table = cli("get", "test", "loss", "--history").stdout.splitlines()
     assert table[0] == "name\tstep\ttime\tlast\tlow\thigh\tmean"
     assert table[1].startswith("loss\t")
@@ -1235,7 +1235,7 @@ def test_a_function_that_has_not_ended_is_said_to_run(training: Child) -> None:
 
 def test_what_failed_is_said_so_in_the_journal(training: Child) -> None:
     run = training.run()
-    assert run.set("lr", 0.5).fate.state == "failed"
+    assert outcome(run.set, "lr", 0.5).fate.state == "failed"
     with pytest.raises(SparkCallError):
         run.call("fail")
     assert run.set("lr", 0.25).fate.state == "applied"

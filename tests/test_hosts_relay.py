@@ -19,7 +19,7 @@ from spark_fast.hosts.protocol import Relay, Steps, Times
 from spark_fast.hosts.words import Member
 from spark_fast.request import FateState, Kind
 from tests.hosts_real import Host, Server, job, parked_together, store
-from tests.support import ALL, until
+from tests.support import ALL, outcome, until
 
 pytestmark = pytest.mark.hosts
 
@@ -170,7 +170,7 @@ def test_where_no_store_is_known_a_request_is_refused_at_once(
     host = Host(tmp_path / "host", 0, 2, "", MASTER_ADDR="")
     try:
         until(lambda: (host.run / "hosts" / "place.json").exists(), "it has a place")
-        fate = at_home(host).pause(timeout=30).fate
+        fate = outcome(at_home(host).pause, timeout=30).fate
         assert fate.state is FateState.REFUSED and "SPARK_FAST_STORE" in fate.reason
         assert host.relay() is None
     finally:

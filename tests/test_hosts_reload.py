@@ -14,7 +14,7 @@ from spark_fast import _core, client
 from spark_fast.client import Request
 from tests.hosts_real import Server, store
 from tests.ranks import LOCKSTEP, LOOP, Ranks
-from tests.support import ALL, until
+from tests.support import ALL, outcome, until
 
 pytestmark = pytest.mark.hosts
 
@@ -109,7 +109,7 @@ def running(
 
 def reload(run: client.Run, where: str, code: str, source: str = LOOP) -> Request:
     assert where in source
-    return run.reload(source.replace(where, code), timeout=30)
+    return outcome(run.reload, source.replace(where, code), timeout=30)
 
 
 @pytest.mark.parametrize(

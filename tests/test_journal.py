@@ -210,12 +210,12 @@ def test_a_line_that_finds_no_room_leaves_nothing_of_itself(tmp_path: Path) -> N
 def test_the_command_shows_it_of_live_ended_and_removed_runs_and_of_files(tmp_path: Path) -> None:
     with Child(tmp_path) as child:
         run = child.run()
-        run.pause(resume_after=3600, timeout=10)
+        run.pause(resume_after=3600.25, timeout=10)
         run.advance(3, timeout=10)
         shown = cli("journal")
         assert shown.returncode == 0, shown.stderr
         assert shown.stdout.splitlines()[0].startswith("run test: ")
-        assert "pause for 1h00m" in shown.stdout
+        assert "pause for 1h00m00.25s " in shown.stdout
         assert "advance 3" in shown.stdout
         found = json.loads(cli("journal", "--json").stdout)
         assert [line.get("kind") for line in found] == [None, "pause", "advance"]

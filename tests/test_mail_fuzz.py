@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from spark_fast import client, journal, mailbox
 from spark_fast.client import FolderRefusedError, SegmentError, StoreError
 from spark_fast.request import Kind
-from tests.support import Child, until
+from tests.support import Child, outcome, until
 
 pytestmark = pytest.mark.process
 
@@ -151,7 +151,7 @@ def test_mail_of_any_depth_is_taken_or_refused(tmp_path: Path) -> None:
         nested_list: list[Any] = []
         for _ in range(200):
             nested_list = [nested_list]
-        assert "nested more than 100 deep" in post.run.set("card", nested_list).fate.reason
+        assert "nested more than 100 deep" in outcome(post.run.set, "card", nested_list).fate.reason
 
 
 def unix_socket(path: Path) -> None:
@@ -221,7 +221,7 @@ def test_a_reply_that_can_not_be_written_is_a_failure_and_no_success(tmp_path: P
     with Child(tmp_path, TRAINING) as child:
         run = child.run()
         (run.folder / "replies").write_text("a file")
-        request = run.request_call("count", timeout=30)
+        request = outcome(run.request_call, "count", timeout=30)
         assert request.fate.state == "failed"
         assert request.result is None
         assert run.set("lr", 0.25, timeout=30).fate.state == "applied"
@@ -239,7 +239,7 @@ def reads(*, steps: bool = True) -> None:
         lambda: run.functions,
         lambda: run.history("loss"),
         lambda: run.history("name"),
-        lambda: run.set("nothing at all", 1).fate,
+        lambda: outcome(run.set, "nothing at all", 1),
         run.board_version,
         run.touch,
     ):
@@ -337,7 +337,7 @@ def test_a_board_that_makes_no_sense_is_said_and_nothing_else(tmp_path: Path) ->
 @pytest.mark.parametrize("digits", [400, 5000])
 def test_a_number_of_many_digits_is_refused(tmp_path: Path, digits: int) -> None:
     with Child(tmp_path, TRAINING) as child:
-        fate = child.run().set("lr", -(10**digits)).fate
+        fate = outcome(child.run().set, "lr", -(10**digits)).fate
         assert fate.state == "refused"
         assert "finite number" in fate.reason
 
@@ -367,7 +367,7 @@ def test_a_disk_that_is_full_costs_the_display_and_the_answers_and_not_the_train
         run = child.run()
         run.call("fill", spark_timeout=30)
         assert run.call("small", spark_timeout=30) == 1
-        assert run.request_call("big", timeout=30).fate.state == "failed"
+        assert outcome(run.request_call, "big", timeout=30).fate.state == "failed"
         assert run.set("lr", 0.25, timeout=30).fate.state == "applied"
         assert run.values["lr"].value == 0.25
         assert run.set("note", "y" * 5000, timeout=30).fate.state == "applied"

@@ -400,7 +400,7 @@ def suspended_sender(folder: Path) -> Child:
     from spark_fast import _core, client
     run = client.attach("job")
     _core.arm_point("decide:signalled", signal.SIGSTOP)
-    print(run.pause().fate.state)
+    print(run.pause(wait=False).wait().state)
     """
     return Child(folder, code, name=None)
 

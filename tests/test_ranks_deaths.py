@@ -48,7 +48,7 @@ def _suspended_sender(folder: Path, name: str) -> Child:
     from spark_fast import _core, client
     run = client.attach({name!r})
     _core.arm_point("decide:signalled", signal.SIGSTOP)
-    print(run.pause(timeout=20).fate.state)
+    print(run.pause(wait=False).wait(20).state)
     """
     return Child(folder, code, name=None)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.ranks import Ranks, standing
+from tests.support import outcome
 
 pytestmark = pytest.mark.ranks
 
@@ -29,7 +30,7 @@ else:
 def test_a_reload_that_one_rank_can_not_follow_is_refused_in_all(tmp_path: Path) -> None:
     with Ranks(tmp_path, 2, SCRIPT) as job:
         run = job.run()
-        fate = run.reload(SCRIPT + "# changed\n", timeout=30).fate
+        fate = outcome(run.reload, SCRIPT + "# changed\n", timeout=30).fate
         assert fate.state == "refused"
         assert fate.reason.startswith("rank 1: nobody runs the loop again")
         assert run.pause(timeout=10).fate.state == "applied"

@@ -11,7 +11,7 @@ import pytest
 from spark_fast import client
 from spark_fast.client import Request
 from tests.ranks import LOCKSTEP, LOOP, Ranks, by_number, standing
-from tests.support import until
+from tests.support import outcome, until
 
 pytestmark = pytest.mark.ranks
 
@@ -205,7 +205,7 @@ def test_a_module_that_one_rank_can_not_execute_is_put_back_in_all(tmp_path: Pat
         run = job.run()
         for number in range(1, 5):
             work.write_text(f"import os\nnumber = {-number}\nif os.environ['RANK'] == '{number % 3}': 1/0\n")
-            assert run.reload(timeout=30).fate.state == "failed"
+            assert outcome(run.reload, timeout=30).fate.state == "failed"
             work.write_text(f"number = {number}\n")
             assert run.reload(timeout=30).fate.state == "applied"
             run.advance(2, timeout=10)
@@ -265,14 +265,14 @@ def test_each_step_stands_for_the_same_item_in_all_ranks_whatever_is_reloaded(
                 found = _reload(run, "#TOP", f"1/{divisor}  # {number}").fate
                 assert found.state == "failed", (log, found, job.errs)
             elif what == "pause":
-                found = run.pause(timeout=20).fate
+                found = outcome(run.pause, timeout=20).fate
                 assert standing(run) == {found.step}, (log, found, job.errs)
                 run.resume(timeout=20)
             elif what == "set":
-                found = run.set("lr", float(number), timeout=20).fate
+                found = outcome(run.set, "lr", float(number), timeout=20).fate
                 assert found.state == "applied", (log, found, job.errs)
             elif what == "advance":
-                found = run.advance(2, timeout=20).fate
+                found = outcome(run.advance, 2, timeout=20).fate
                 assert standing(run) == {found.step}, (log, found, job.errs)
                 bad = _reload(run, "#BODY", f"1/(rank - {rank})  # {number}", wait=False)
                 run.resume(timeout=20)

@@ -14,7 +14,7 @@ from spark_fast import client
 from spark_fast.client import Request
 from tests.job import Job
 from tests.ranks import LOCKSTEP, LOOP, Ranks, by_number, standing
-from tests.support import ALL, until
+from tests.support import ALL, outcome, until
 
 pytestmark = pytest.mark.ranks
 
@@ -57,7 +57,7 @@ class Asker:
         return request.fate
 
     def resume(self) -> Any:
-        return self.run.resume(timeout=20).fate
+        return outcome(self.run.resume, timeout=20).fate
 
     def advance(self) -> Any:
         steps = self.random.randrange(1, 4)
@@ -69,7 +69,7 @@ class Asker:
         return request.fate
 
     def set(self) -> Any:
-        return self.run.set("lr", self.random.random(), timeout=20).fate
+        return outcome(self.run.set, "lr", self.random.random(), timeout=20).fate
 
     def call(self) -> Any:
         ranks = self.random.choice(["all", *range(self.ranks)])
@@ -82,7 +82,7 @@ class Asker:
         return request.fate
 
     def timed(self) -> Any:
-        fate = self.run.pause(timeout=20, resume_after=0.02).fate
+        fate = outcome(self.run.pause, timeout=20, resume_after=0.02).fate
         if self.alone:
             # Superseded where one rank has parked and its time was over before another came to it.
             assert fate.state in ("applied", "superseded")

@@ -10,7 +10,7 @@ import pytest
 
 from spark_fast import client
 from tests.reloading import Edited
-from tests.support import ALL, Child, until
+from tests.support import ALL, Child, outcome, until
 
 pytestmark = [pytest.mark.process, pytest.mark.tier("fast")]
 
@@ -646,7 +646,7 @@ for number in spark.track(range(200), key="number"):
         assert "only once" in fate.reason
         run = training.run()
         assert run.wait("paused", timeout=30) == "paused"
-        assert "this process is paused, with all that it has persisted" in training.err
+        assert "is paused after an error, with everything in memory" in training.err
         training.edit('if hasattr(sys, "once"):', "if False:")
         training.reloaded()
         run.resume(timeout=30)
@@ -665,8 +665,8 @@ def test_a_stranded_run_can_be_stopped(tmp_path: Path) -> None:
         assert training.reload().fate.state == "failed"
         training.run().wait("paused", timeout=30)
         training.run().stop(timeout=30)
-        assert training.ended() == 0
-        assert client.attach("test").status == "stopped"
+        assert training.ended() == 1  # as its error would have ended it
+        assert client.attach("test").status == "failed"
 
 
 # --- how the loop is left ---
@@ -858,7 +858,7 @@ def test_a_stop_behind_a_reload_stops_the_new_code(tmp_path: Path) -> None:
 def test_under_plain_python_a_reload_is_refused_and_the_loop_goes_on(tmp_path: Path) -> None:
     with Child(tmp_path) as child:
         run = child.run()
-        fate = run.reload(timeout=30).fate
+        fate = outcome(run.reload, timeout=30).fate
         assert fate.state == "refused"
         assert "spark-fast run" in fate.reason
         assert run.requests == []
@@ -922,7 +922,7 @@ def test_a_script_that_comes_to_its_function_no_more_is_taken_back_or_runs_once(
     with Child(tmp_path, FUNCTION) as child:
         run = child.run()
         child.script.write_text(FUNCTION.replace("spark.run(main, 0, end=200)", "7"))
-        fate = run.reload(timeout=30).fate
+        fate = outcome(run.reload, timeout=30).fate
         assert fate.state == "failed"
         assert "does not come to spark.run() any more" in fate.reason
         # A plain call: its loop goes on, and comes round.
@@ -974,7 +974,7 @@ def test_after_its_function_a_script_can_be_reloaded_no_more(tmp_path: Path) -> 
     with Child(tmp_path, code) as child:
         until(lambda: "ends" in child.out, child.err)
         run = child.run()
-        fate = run.reload(code.replace("old", "new"), timeout=30).fate
+        fate = outcome(run.reload, code.replace("old", "new"), timeout=30).fate
         assert fate.state == "refused"
         child.steps_on(run)
 

@@ -22,7 +22,7 @@ from spark_fast import _core, client, mailbox
 from spark_fast.code_versions import Store
 from spark_fast.errors import CodeRefusedError
 from spark_fast.request import Fate, FateState, Kind, version_mail, version_of
-from tests.support import DEADLINE, GATED, LOOP, Child, until
+from tests.support import DEADLINE, GATED, LOOP, Child, outcome, until
 
 pytestmark = pytest.mark.process
 
@@ -108,7 +108,12 @@ def cli(*words: str, stdin: str | None = None) -> "subprocess.CompletedProcess[s
 def test_a_plain_worker_refuses_a_reload_and_hears_nothing_of_it(tmp_path: Path) -> None:
     with Child(tmp_path) as child:
         run = child.run()
-        for request in (run.reload(), run.reload("x = 1\n"), run.reload(to=1), client.request_hot_reload(run="test")):
+        for request in (
+            outcome(run.reload),
+            outcome(run.reload, "x = 1\n"),
+            outcome(run.reload, to=1),
+            outcome(client.request_hot_reload, run="test"),
+        ):
             assert request.fate.state == "refused"
             assert "run test was not started with `spark-fast run` or spark.run()" in request.fate.reason
         assert (run.requests, run.versions, run.version) == ([], [], None)
@@ -143,14 +148,14 @@ def test_a_reload_of_code_that_has_not_changed_has_nothing_to_do(runner: Runner)
 
 def test_code_that_does_not_compile_never_reaches_the_worker(runner: Runner) -> None:
     run = runner.run()
-    fate = run.reload("rate = (\n", timeout=10).fate
+    fate = outcome(run.reload, "rate = (\n", timeout=10).fate
     assert fate.state == "refused"
     assert fate.reason.startswith("train.py, line 1: SyntaxError: '(' was never closed\n")
     assert f'File "{runner.train}", line 1' in fate.reason
     assert "\n" not in str(fate) and str(fate) == "refused (train.py, line 1: SyntaxError: '(' was never closed)"
     runner.write("")
-    assert run.reload(timeout=10).fate.state == "refused"
-    assert run.reload(to=9, timeout=10).fate.reason == "can't go back to version 9: there is no version 9"
+    assert outcome(run.reload, timeout=10).fate.state == "refused"
+    assert outcome(run.reload, to=9, timeout=10).fate.reason == "can't go back to version 9: there is no version 9"
     assert (run.requests, len(run.versions)) == ([], 1)
     runner.steps_on(run)
 
@@ -198,11 +203,11 @@ def test_a_run_that_ended_or_stops_refuses_a_reload_and_keeps_no_version_of_it(t
         store.record("__main__", str(child.script), child.script.read_bytes(), 0)
         store.make_first()
         run.stop(timeout=10)
-        fate = run.reload("rate = 2\n", timeout=10).fate
+        fate = outcome(run.reload, "rate = 2\n", timeout=10).fate
         assert (fate.state, fate.reason) == ("refused", "the run is stopping")
         assert len(run.versions) == 1
     until(lambda: not run.status.live)
-    fate = run.reload("rate = 2\n").fate
+    fate = outcome(run.reload, "rate = 2\n").fate
     assert (fate.state, fate.reason) == ("refused", "the run has ended: it is lost")
     assert len(run.versions) == 1
 
@@ -225,7 +230,7 @@ def test_a_run_that_is_only_starting_says_so(tmp_path: Path) -> None:
     with Child(tmp_path) as child:
         run = child.run()
         Store(run.folder).create(str(child.script), [str(tmp_path)], [])
-        assert "only starting" in run.reload().fate.reason
+        assert "only starting" in outcome(run.reload).fate.reason
 
 
 def test_a_store_that_is_damaged_is_an_error_that_names_the_file(runner: Runner) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from spark_fast import client
-from tests.support import GATED, LOOP, Child, until
+from tests.support import GATED, LOOP, Child, outcome, until
 
 pytestmark = [pytest.mark.process, pytest.mark.tier("fast")]
 
@@ -197,7 +197,7 @@ def test_a_second_stop_shares_the_fate_of_the_first(tmp_path: Path) -> None:
         assert run.status == "stopping"
         second = run.stop(timeout=10)
         assert (second.id, second.fate) == (first.id, first.fate)
-        refused = run.pause(timeout=10)
+        refused = outcome(run.pause, timeout=10)
         assert refused.fate.state == "refused"
         assert "stopping" in refused.fate.reason
 
@@ -205,7 +205,7 @@ def test_a_second_stop_shares_the_fate_of_the_first(tmp_path: Path) -> None:
 def test_a_resume_of_a_running_loop_does_nothing_and_says_so(tmp_path: Path) -> None:
     with Child(tmp_path) as child:
         run = child.run()
-        fate = run.resume(timeout=10).fate
+        fate = outcome(run.resume, timeout=10).fate
         assert fate.state == "applied"
         assert "not paused" in fate.reason
         assert run.requests == []
@@ -274,7 +274,7 @@ def test_a_pause_of_a_run_that_ends_before_it_is_lost(tmp_path: Path) -> None:
         assert fate.state == "lost"
         assert "finished" in fate.reason
         assert run.status == "finished"
-        assert run.stop().fate.state == "refused"
+        assert outcome(run.stop).fate.state == "refused"
 
 
 def test_many_controllers_at_once_lose_no_request(tmp_path: Path) -> None:

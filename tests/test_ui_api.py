@@ -98,7 +98,7 @@ def test_one_run_is_given_in_full(server: Served, exposing: Child) -> None:
         },
         {"name": "batches", "kind": "keyword", "required": False, "default": 1, "annotation": "int"},
     ]
-    assert (found["requests"], found["version"], found["reloadable"], found["error"]) == ([], None, False, None)
+    assert (found["requests"], found["version"], found["reloadable"], found["board_error"]) == ([], None, False, None)
 
 
 @pytest.mark.parametrize(
@@ -143,13 +143,13 @@ def test_a_damaged_board_is_said_and_the_rest_is_shown(server: Served, exposing:
     with served() as fresh:
         found = fresh.get("/api/runs/test")
         assert (found["values"], found["functions"], found["status"]) == ([], [], "paused")
-        assert "damaged" in found["error"]
+        assert "damaged" in found["board_error"]
         assert "damaged" in _error(fresh.api.put("/api/runs/test/values/lr", json={"value": 0.5}), 503)
         assert 'spark_fast_steps_total{run="test"}' in fresh.api.get("/metrics").text
         with fresh.stream("test") as stream:
-            assert "damaged" in stream.until(lambda name, data: name == "run")["error"]
+            assert "damaged" in stream.until(lambda name, data: name == "run")["board_error"]
             description.write_text(whole)
-            told = stream.until(lambda name, data: name == "run" and data.get("error", "") is None)
+            told = stream.until(lambda name, data: name == "run" and data.get("board_error", "") is None)
             assert told["values"]
 
 

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from spark_fast import client
 from tests.reloading import Edited
 from tests.served import Served, errors, launch, opened
-from tests.support import GATED, LOOP, Child, until
+from tests.support import GATED, LOOP, Child, outcome, until
 
 pytestmark = pytest.mark.browser
 
@@ -339,19 +339,21 @@ def test_an_edit_in_the_making_outlives_what_others_push(browser: Browser, serve
 
 def test_the_journal_lists_what_was_asked_and_what_came_of_it(browser: Browser, served: Served, edited: Edited) -> None:
     run = edited.run()
-    done = run.pause(timeout=30)
+    done = run.pause(timeout=30, resume_after="1h0.5s")
     run.advance(3, timeout=30)
     run.resume(timeout=30)
-    refused = run.reload("def broken(:", timeout=30)
+    refused = outcome(run.reload, "def broken(:", timeout=30)
     assert refused.fate.state == "refused"
     page = opened(browser, served, "test")
     events = part(page, "journal").locator(".event")
-    expect(events.locator(".event-title")).to_have_text(["resume", "advance 3", "pause"])
+    expect(events.locator(".event-title")).to_have_text(["resume", "advance 3", "pause for 1h00m00.5s"])
     expect(events.last).to_contain_text(f"step {done.fate.step:,}")
     expect(events.last).to_contain_text(done.sender)
     run.stop(timeout=30)
     edited.ended()
-    expect(events.locator(".event-title")).to_have_text(["stopped", "stop", "resume", "advance 3", "pause"])
+    expect(events.locator(".event-title")).to_have_text(
+        ["stopped", "stop", "resume", "advance 3", "pause for 1h00m00.5s"]
+    )
 
 
 # --- values, functions, plots ---
@@ -807,3 +809,42 @@ def test_every_input_and_button_has_a_name(browser: Browser, served: Served, edi
     row(page).get_by_role("link").click()
     expect(part(page, "code").locator("textarea")).not_to_be_empty()
     assert page.evaluate(nameless) == []
+
+
+# --- a run that failed, or is paused after an error ---
+
+
+LATE_ERROR = """
+import time
+import spark_fast as spark
+model = spark.persist("model", dict)
+for epoch in spark.track(range(100), key="epoch"):
+    for batch in spark.track(range(5), key="batch"):
+        time.sleep(0.01)
+    print(best_of(epoch))
+"""
+
+
+def test_the_page_says_why_a_run_is_paused_after_an_error(browser: Browser, served: Served, tmp_path: Path) -> None:
+    with Edited(tmp_path, LATE_ERROR, SPARK_FAST_ON_ERROR="park") as training:
+        run = training.run()
+        until(lambda: run.error is not None and run.status == "paused", training.err)
+        expect(opened(browser, served).locator(".runs .note")).to_have_text("NameError: name 'best_of' is not defined")
+        page = opened(browser, served, "test")
+        expect(page.locator(".run-error .error-words")).to_contain_text("Paused after an error")
+        expect(page.locator(".run-error .error-words")).to_contain_text("NameError: name 'best_of' is not defined")
+        expect(page.locator(".run-error .trace")).to_contain_text("line 7, in <module>")
+        expect(page.locator(".run-error .trace")).to_be_visible()
+        expect(page.locator(".journal-part")).to_contain_text("NameError: name 'best_of' is not defined")
+        training.edit("best_of(epoch)", "epoch")
+        training.reloaded()
+        expect(page.locator(".run-error")).to_be_hidden()
+
+
+def test_the_page_says_why_a_run_failed(browser: Browser, served: Served, tmp_path: Path) -> None:
+    with Edited(tmp_path, LATE_ERROR) as training:
+        assert training.ended() == 1
+        page = opened(browser, served, "test")
+        expect(page.locator(".run-error .error-words")).to_have_text(
+            re.compile("^Failed at step [0-9]+: NameError: name 'best_of' is not defined.$")
+        )

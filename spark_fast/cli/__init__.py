@@ -8,12 +8,13 @@ def main() -> None:
     # Loaded when run: whoever only imports the package pays nothing for it.
     import sys
 
-    from spark_fast.cli import exits, quick
+    from spark_fast.cli import exits, misplaced, quick
     from spark_fast.cli.supervisor import supervise
 
     order = quick.read(sys.argv[1:])
     if order is not None:
         with exits.told():
+            misplaced.say_misplaced(order)
             sys.exit(supervise(order))
 
     from spark_fast.cli import app

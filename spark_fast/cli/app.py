@@ -1,8 +1,8 @@
 """The commands and their options. What they do stands in the modules beside this one."""
 
-import json
 import time
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,6 +11,7 @@ import typer
 from spark_fast.cli import exits
 from spark_fast.durations import DURATIONS, parse_duration
 from spark_fast.errors import SparkError
+from spark_fast.json_text import to_json
 
 if TYPE_CHECKING:
     from spark_fast.cli.asking import Patience
@@ -93,6 +94,13 @@ def _options(
 # --- start ---
 
 
+class OnError(StrEnum):
+    """What --on-error takes."""
+
+    PARK = "park"
+    EXIT = "exit"
+
+
 @app.command(
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
     options_metavar="[OPTIONS] [-m]",
@@ -126,12 +134,26 @@ def run(
             help="How long who signals waits before it kills, as 30s: status shows what is left.",
         ),
     ] = None,
+    on_error: Annotated[
+        OnError | None,
+        typer.Option(
+            "--on-error",
+            help="Whether an exception of the script pauses it, with its memory kept, or ends it. Default: park after "
+            "a reload, or with --watch, else exit.",
+            show_default=False,
+        ),
+    ] = None,
+    error_timeout: Annotated[
+        str | None,
+        typer.Option("--error-timeout", metavar="DURATION", help="Stop a script that is paused so after this time."),
+    ] = None,
     ui: Annotated[bool, typer.Option("--ui", help="Serve the web page, too, and print its address.")] = False,
 ) -> None:
     """Run a script or a module under control.
 
     The first Ctrl-C or SIGTERM asks it to stop at its next checkpoint, the second interrupts it at once.
     """
+    from spark_fast.cli.misplaced import say_misplaced
     from spark_fast.cli.supervisor import order, supervise
 
     what = order(
@@ -145,7 +167,10 @@ def run(
         replay=replay,
         page=ui,
         stop_deadline=_seconds(stop_deadline, "--stop-deadline", positive=True),
+        on_error=None if on_error is None else on_error.value,
+        error_timeout=_seconds(error_timeout, "--error-timeout", positive=True),
     )
+    say_misplaced(what)
     raise typer.Exit(supervise(what))
 
 
@@ -163,7 +188,7 @@ def ps(
     found = client.runs()
     shown = found if everything else [run for run in found if _recent(run)]
     if as_json:
-        print(json.dumps([run.as_dict() for run in shown], indent=2))
+        print(to_json([run.as_dict() for run in shown], indent=2))
         return
     if not shown:
         hidden = f"; 'spark-fast ps --all' lists {len(found)} that ended over a day ago" if found else ""
@@ -197,7 +222,7 @@ def status(
         from spark_fast.cli.asking import request_dict
 
         requests = [request_dict(found, request) for request in found.requests]
-        print(json.dumps(found.as_dict() | {"requests": requests}, indent=2))
+        print(to_json(found.as_dict() | {"requests": requests}, indent=2))
         return
     from spark_fast.cli import showing
 
@@ -238,7 +263,7 @@ def ui(
 ) -> None:
     """Serve a web page that shows the runs and steers them, for you alone. Prints its address.
 
-    Needs pip install 'spark-fast[ui]'.
+    Needs FastAPI, uvicorn and Plotly; where they are missing, it prints the command that installs them.
     """
     from spark_fast.cli import web
 
@@ -249,7 +274,12 @@ def ui(
 
 
 def _ask(
-    run: str | None, make: "Callable[[Run, Patience], Request]", wait: bool, timeout: float | None, as_json: bool
+    run: str | None,
+    make: "Callable[[Run, Patience], Request]",
+    wait: bool,
+    timeout: float | None,
+    as_json: bool,
+    grace: float | None = None,
 ) -> None:
     from spark_fast import client
     from spark_fast.cli.asking import Patience, ask
@@ -257,7 +287,7 @@ def _ask(
 
     patience = Patience(wait, timeout, monotonic())
     found = client.attach(run)
-    ask(found, lambda: make(found, patience), patience, as_json=as_json)
+    ask(found, lambda: make(found, patience), patience, as_json=as_json, grace=grace)
 
 
 @app.command()
@@ -299,17 +329,40 @@ def resume(run: RunId = None, wait: Wait = True, timeout: Timeout = None, as_jso
 
 
 @app.command()
-def stop(run: RunId = None, wait: Wait = True, timeout: Timeout = None, as_json: AsJson = False) -> None:
+def stop(
+    run: RunId = None,
+    grace: Annotated[
+        str | None,
+        typer.Option(
+            "--grace",
+            metavar="DURATION",
+            help="What lives after this gets SIGTERM, and 2s later SIGKILL, on this host.",
+        ),
+    ] = None,
+    wait: Wait = True,
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+) -> None:
     """Stop a run: its next checkpoint raises SparkStopError, it saves what it wants to, and its process ends.
 
     Waits for the end of the process.
     """
+    seconds = _seconds(grace, "--grace")
+
+    def make(found: "Run", patience: "Patience") -> "Request":
+        if seconds is None:
+            return found.stop(wait=False, timeout=patience.left())
+        from spark_fast.client import ending
+
+        return ending.ask_stop(found, seconds, stays=wait, timeout=patience.left())
+
     _ask(
         run,
-        lambda found, patience: found.stop(wait=False, timeout=patience.left()),
+        make,
         wait,
         _seconds(timeout, "--timeout"),
         as_json,
+        grace=seconds,
     )
 
 
@@ -435,6 +488,9 @@ def reload(
         str | None,
         typer.Option("--code", metavar="FILE|-", help="Take the script's new source from this file, or from stdin."),
     ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Start the training over: forget what is persisted, and where loops are.")
+    ] = False,
     wait: Wait = True,
     timeout: Timeout = None,
     as_json: AsJson = False,
@@ -450,7 +506,7 @@ def reload(
     source = None if code is None else read_source(code)
     _ask(
         run,
-        lambda found, patience: found.reload(source, to=to, wait=False, timeout=patience.left()),
+        lambda found, patience: found.reload(source, to=to, restart=restart, wait=False, timeout=patience.left()),
         wait,
         _seconds(timeout, "--timeout"),
         as_json,
@@ -524,7 +580,7 @@ def gc(as_json: AsJson = False) -> None:
 
     removed = client.remove_ended()
     if as_json:
-        print(json.dumps(removed, indent=2))
+        print(to_json(removed, indent=2))
     elif removed:
         print(f"removed {len(removed)} ended run{'' if len(removed) == 1 else 's'}: {', '.join(removed)}")
     else:

@@ -1,6 +1,5 @@
 """Makes a request of a run, waits for what becomes of it, and says it."""
 
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from spark_fast.cli import ranks
 from spark_fast.cli.exits import Exit, leave, say
 from spark_fast.cli.words import latency
 from spark_fast.client import FateState, Request, Run, SparkStatus, SparkTimeoutError
+from spark_fast.json_text import to_json
 from spark_fast.status import ENDED, monotonic
 
 __all__ = ["Patience", "ask", "because", "request_dict"]
@@ -61,11 +61,20 @@ def request_dict(run: Run, request: Request) -> dict[str, Any]:
     }
 
 
-def ask(run: Run, make: Callable[[], Request], patience: Patience, *, as_json: bool, what: str = "") -> None:
+def ask(
+    run: Run,
+    make: Callable[[], Request],
+    patience: Patience,
+    *,
+    as_json: bool,
+    what: str = "",
+    grace: float | None = None,
+) -> None:
     """Makes the request, waits as long as there is patience, and says what became of it.
 
     make: sends it, without waiting.
     what: of a value that is set: its name and what it is set to.
+    grace: of a stop: seconds that the processes have to end by themselves; None for as long as they take.
 
     Raises typer.Exit with a status of `Exit`, unless all is well.
     """
@@ -73,24 +82,74 @@ def ask(run: Run, make: Callable[[], Request], patience: Patience, *, as_json: b
     request = make()
     try:
         if patience.wait:
-            _wait(run, request.kind, lambda timeout: request.wait(timeout), patience)
+            _wait_for_fate(run, request, patience, grace)
         took = monotonic() - began
         if patience.wait and not as_json and request.fate.state is FateState.APPLIED:
             print(_done(run, request, took, what), flush=True)
             for warning in request.fate.warnings:
                 say(f"warning: {warning}")
-        if patience.wait and request.kind == "stop" and request.fate.state is FateState.APPLIED:
-            _wait(run, "the end of its process", lambda timeout: run.wait(ENDED, timeout), patience)
-    except SparkTimeoutError:
-        raise leave(Exit.TIMED_OUT, _late(run, request, patience)) from None
+        if (
+            patience.wait
+            and request.kind == "stop"
+            and (
+                request.fate.state is FateState.APPLIED or (grace is not None and request.fate.state is FateState.ASKED)
+            )
+        ):
+            _wait_for_end(run, patience, began, grace)
+    except SparkTimeoutError as error:
+        why = _late(run, request, patience) if patience.left() == 0.0 else str(error)
+        raise leave(Exit.TIMED_OUT, why) from None
     except KeyboardInterrupt:
         raise leave(
             Exit.INTERRUPTED, f"no longer waiting; the {request.kind} of run {run.id} stands: {request.fate}"
         ) from None
     finally:
         if as_json:
-            print(json.dumps(request_dict(run, request), indent=2), flush=True)
+            print(to_json(request_dict(run, request), indent=2), flush=True)
     _judge(run, request, as_json=as_json, waited=patience.wait)
+
+
+def _wait_for_fate(run: Run, request: Request, patience: Patience, grace: float | None) -> None:
+    if grace is None:
+        _wait(run, request.kind, request.wait, patience)
+        return
+    try:  # a run that hangs does not come to it, and is ended all the same
+        _wait(run, request.kind, request.wait, Patience(True, min(grace, _or_forever(patience.left())), monotonic()))
+    except SparkTimeoutError:
+        if patience.left() == 0.0:
+            raise
+
+
+def _wait_for_end(run: Run, patience: Patience, began: float, grace: float | None) -> None:
+    if grace is not None:
+        from spark_fast.client.ending import end_after
+
+        for name in end_after(run, max(0.0, began + grace - monotonic()), timeout=patience.left()):
+            say(f"run {run.id} did not end in {grace:g} s: it got {name}")
+        return
+    told = False
+
+    def wait(timeout: float | None) -> None:
+        nonlocal told
+        end = None if timeout is None else monotonic() + timeout
+        run._until(lambda: run.status in ENDED or run.swallowed_stop is not None, timeout)
+        if run.swallowed_stop is not None and not told:
+            told = True
+            say(f"{_went_on(run)}; waiting for the end of its process (Ctrl-C leaves it to come)")
+        run.wait(ENDED, None if end is None else max(0.0, end - monotonic()))
+
+    _wait(run, "the end of its process", wait, patience)
+
+
+def _went_on(run: Run) -> str:
+    return (
+        f"run {run.id} raised SparkStopError at step {run.swallowed_stop}, and the loop went on: it is at step "
+        f"{run.step}"
+    )
+
+
+def _or_forever(seconds: float | None) -> float:
+    return float("inf") if seconds is None else seconds
 
 
 def _wait(run: Run, what: str, wait: Callable[[float | None], object], patience: Patience) -> None:
@@ -108,8 +167,10 @@ def _wait(run: Run, what: str, wait: Callable[[float | None], object], patience:
 
 def _late(run: Run, request: Request, patience: Patience) -> str:
     now = f"after {patience.timeout:g} s run {run.id} is {run.status} at step {run.step}{because(run, 'overdue')}"
-    if request.fate.state is FateState.APPLIED:
-        return f"{now}: it left its loop, and its process has not ended yet"
+    if request.fate.state is FateState.APPLIED and request.kind == "stop":
+        if run.swallowed_stop is not None:
+            return f"after {patience.timeout:g} s: {_went_on(run)}; 'spark-fast stop {run.id} --grace 10s' ends it"
+        return f"{now}: it raised SparkStopError at step {request.fate.step}, and its process has not ended yet"
     if request.fate.running:
         return f"{now}; the function has begun and not ended: {request.fate.reason}"
     undo = f"; 'spark-fast resume {run.id}' calls it off" if request.kind in ("pause", "advance") else ""
@@ -127,7 +188,7 @@ def _done(run: Run, request: Request, took: float, what: str) -> str:
     words = {
         "pause": "is paused",
         "resume": "goes on",
-        "stop": "left its loop",
+        "stop": "raised SparkStopError",
         "advance": "has advanced and is paused",
         "call": "has called it",
     }.get(request.kind, f"has applied the {request.kind}")

@@ -2,22 +2,11 @@
 
 import subprocess
 import sys
-from importlib.util import find_spec
 from typing import IO
 
-from spark_fast.cli.exits import say
-
-__all__ = ["Page", "missing"]
+__all__ = ["Page"]
 
 _PATIENCE = 5.0
-
-
-def missing() -> bool:
-    """Whether what the page needs is not installed; says so then."""
-    lacking = [name for name in ("fastapi", "uvicorn", "plotly") if find_spec(name) is None]
-    if lacking:
-        say(f"the page needs {' and '.join(lacking)}: pip install 'spark-fast[ui]'")
-    return bool(lacking)
 
 
 class Page:

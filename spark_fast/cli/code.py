@@ -1,6 +1,5 @@
 """The versions of a run's code: their table, their differences; and new code from a file."""
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from spark_fast.cli.words import clock, printable
 from spark_fast.client import Run
 from spark_fast.client.diffs import diff as diff_of
 from spark_fast.code_versions import SOURCE_MAX, Store, Version
+from spark_fast.json_text import to_json
 from spark_fast.project_files import relative
 
 __all__ = ["read_source", "versions"]
@@ -48,7 +48,7 @@ def versions(run: Run, *, diff: bool, only: int | None, as_json: bool) -> None:
         raise leave(Exit.REFUSED, f"run {run.id} has no version {only}")
     if as_json:
         current = store.current_number()
-        print(json.dumps([_as_dict(store, old, new, current, diff=diff) for old, new in pairs], indent=2))
+        print(to_json([_as_dict(store, old, new, current, diff=diff) for old, new in pairs], indent=2))
     elif not found:
         print(f"run {run.id} has no versions of its code: it was not started with 'spark-fast run' or spark.run()")
     elif diff:

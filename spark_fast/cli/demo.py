@@ -24,7 +24,7 @@ from rich.text import Text
 
 import spark_fast
 from spark_fast import client
-from spark_fast.cli import beside, exits, showing
+from spark_fast.cli import beside, exits, extras, showing
 from spark_fast.cli.exits import Exit
 from spark_fast.cli.words import duration, latency
 from spark_fast.client import Fate, FateState, NoSuchRunError, Run, SparkError, SparkStatus
@@ -119,7 +119,7 @@ class _Training:
                 self.process.wait()
         # A worker whose supervisor was killed is still there.
         with suppress(SparkError, ProcessLookupError):
-            run = client.attach(self.name)
+            run = client.attach(self.name, exact=True)
             if run.status.live:
                 os.kill(run.ranks[0].pid, signal.SIGKILL)
         self._reader.join(3)
@@ -182,7 +182,7 @@ class _Training:
         end = time.monotonic() + _PATIENCE
         while True:
             try:
-                return client.attach(self.name)
+                return client.attach(self.name, exact=True)
             except NoSuchRunError as error:
                 _check(time.monotonic() < end, f"the training appears as a run: {error}")
             status = self.process.poll()
@@ -221,13 +221,6 @@ def _saved_accuracy(script: ModuleType, model: Path) -> float:
         weights = dict(file)
     _, _, x_test, y_test = script.load_data()
     return float(script.accuracy(weights, x_test, y_test))
-
-
-def _missing() -> bool:
-    if all(importlib.util.find_spec(name) for name in ("numpy", "sklearn")):
-        return False
-    exits.say("the demo needs NumPy and scikit-learn: pip install 'spark-fast[demo]'")
-    return True
 
 
 # --- the story ---
@@ -284,7 +277,7 @@ def _new_name() -> str:
 
 def tell() -> Exit:
     """Runs the demo and prints what happens. `Exit.DONE` only if all of it happened as promised."""
-    if _missing():
+    if extras.missing("demo", "the demo"):
         return Exit.REFUSED
     story = _Story()
     training: _Training | None = None
@@ -416,7 +409,7 @@ def _call(story: _Story, run: Run, now: _Report | None) -> None:
 def _set(story: _Story, run: Run) -> None:
     """Sets a value: one that does not fit, and one that does."""
     before = run.values["lr"].value
-    fate = run.set("lr", 7, timeout=_PATIENCE).fate
+    fate = run.set("lr", 7, wait=False).wait(_PATIENCE)
     _check(fate.state is FateState.REFUSED, f"a value beyond its limits is refused; this one is {fate}")
     _check(run.values["lr"].value == before, f"a refused value stays {before}: {run.values['lr']}")
     story.line("refused", f"lr=7: {fate.reason}", "bold yellow")
@@ -467,7 +460,7 @@ def _reload(story: _Story, run: Run, training: _Training, old: str, new: str) ->
     number = training.edit(old, new)
     story.line("edit", f"{_SCRIPT}, line {number}: {new}")
     asked = time.monotonic()
-    fate = run.reload(timeout=_PATIENCE).fate
+    fate = run.reload(wait=False).wait(_PATIENCE)
     return before, time.monotonic() - asked, fate
 
 
@@ -525,7 +518,7 @@ def hold(*, page: bool = False) -> Exit:
 
     page: whether to serve the web page, too.
     """
-    if _missing() or (page and beside.missing()):
+    if extras.missing("demo", "the demo") or (page and extras.missing("ui", "the page")):
         return Exit.REFUSED
     story = _Story()
     try:

@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Container, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from spark_fast import client, journal, names
 from spark_fast.cli import showing
 from spark_fast.cli.exits import Exit, leave, say
 from spark_fast.cli.showing import Cell, Column
-from spark_fast.cli.words import command_line, duration, printable
+from spark_fast.cli.words import command_line, exact_duration, printable
 from spark_fast.errors import NoSuchRunError
 from spark_fast.journal import Journal
+from spark_fast.json_text import to_json
 from spark_fast.request import RESET
 
 __all__ = ["show"]
@@ -37,7 +39,7 @@ def show(which: str | None, *, as_json: bool) -> None:
         raise leave(Exit.DONE, "nothing was written down: nothing was asked of the run, or it keeps no journal")
     found = journal.read(path)
     if as_json:
-        print(json.dumps([found.header, *found.lines], indent=2))
+        print(to_json([found.header, *found.lines], indent=2))
     else:
         _print(found)
     if found.torn:
@@ -47,13 +49,12 @@ def show(which: str | None, *, as_json: bool) -> None:
 def _locate(which: str | None) -> Path | None:
     if which is not None and (os.sep in which or which.endswith(".jsonl") or not names.valid(which)):
         return Path(which)
-    try:
-        return journal.of_folder(client.attach(which).folder)
-    except NoSuchRunError:
-        # A run that is gone may have left one.
-        if which is None or (path := journal.find(which)) is None:
-            raise
-        return path
+    if which is None:
+        return journal.of_folder(client.attach(None).folder)
+    with suppress(NoSuchRunError):
+        return journal.of_folder(client.attach(which, exact=True).folder)
+    # A run that is gone may have left one. Its whole name means more than the beginning of another run's.
+    return journal.find(which) or journal.of_folder(client.attach(which).folder)
 
 
 def _print(found: Journal) -> None:
@@ -85,6 +86,14 @@ def _row(line: Mapping[str, Any], reloads: Container[str]) -> list[Cell] | None:
             ("", ""),
             (printable(line["failed"]), "dim"),
         ]
+    if "error" in line:
+        return [
+            (_clock(line["time"]), "dim"),
+            (str(line["step"]), ""),
+            (f"error: {printable(line['error'])}", "red"),
+            ("", ""),
+            ("", ""),
+        ]
     if "files" in line:
         files = ", ".join(sorted(os.path.basename(path) for path in line["files"])) or "nothing that changed"
         return [("", ""), ("", ""), (f"  {printable(files)}", "dim"), ("", ""), ("", "")]
@@ -112,7 +121,7 @@ def _request(line: Mapping[str, Any]) -> str:
     elif line["kind"] == "reload" and line["mail"]:
         words.append(printable(line["mail"]).removeprefix("version-"))
     if line["duration"] and line["kind"] == "pause":
-        words.append(f"for {duration(line['duration'])}")
+        words.append(f"for {exact_duration(line['duration'])}")
     return " ".join(words)
 
 

@@ -9,7 +9,7 @@ from spark_fast.cli.supervisor import Order, order
 
 __all__ = ["read"]
 
-_WITH_VALUE = ("--name", "--reload-dir", "--journal", "--replay")
+_WITH_VALUE = ("--name", "--reload-dir", "--journal", "--replay", "--on-error")
 
 
 def read(words: list[str]) -> Order | None:
@@ -33,6 +33,8 @@ def read(words: list[str]) -> Order | None:
             return None
     if not rest:
         return None
+    if any(value not in ("park", "exit") for value in values["--on-error"]):
+        return None
     last = {option: found[-1] if found else None for option, found in values.items()}
     return order(
         rest[0],
@@ -44,4 +46,5 @@ def read(words: list[str]) -> Order | None:
         journal=last["--journal"],
         replay=last["--replay"],
         page="--ui" in flags,
+        on_error=last["--on-error"],
     )

@@ -1,10 +1,9 @@
 """`spark-fast reset`: has a run's process replaced, and says what came of it."""
 
-import json
-
 from spark_fast import client
 from spark_fast.cli.exits import Exit, leave
 from spark_fast.cli.words import latency
+from spark_fast.json_text import to_json
 from spark_fast.status import SparkStatus, monotonic
 
 __all__ = ["reset"]
@@ -20,7 +19,7 @@ def reset(run: str | None, *, grace: float, timeout: float | None, as_json: bool
     took = monotonic() - began
     status = fresh.status
     if as_json:
-        print(json.dumps(fresh.as_dict(), indent=2))
+        print(to_json(fresh.as_dict(), indent=2))
     if status in (SparkStatus.FAILED, SparkStatus.LOST):
         raise leave(Exit.REFUSED, f"run {fresh.id} was reset, and its fresh worker is {status}: see its own output")
     if not as_json:

@@ -16,6 +16,7 @@ from spark_fast.cli import ranks as ranking
 from spark_fast.cli.words import clock, command_line, duration, printable, speed
 from spark_fast.client import Fate, FateState, Progress, Rank, Run, SparkStatus
 from spark_fast.client.look import status_of_ranks, step_of_ranks
+from spark_fast.runfiles.run_error import RunError
 
 __all__ = ["Column", "Lines", "console", "details", "layout", "run_table"]
 
@@ -149,9 +150,10 @@ def _run_cells(run: Run, now: float) -> list[tuple[str, str]]:
     progress = run.progress
     rest = "" if status.live else "dim"
     left = progress.seconds_left if progress is not None else None
+    error = run.error
     return [
         (run.id, "bold" if status.live else "dim"),
-        (str(status), STYLES[status]),
+        (str(status) if error is None else f"{status} ({printable(error.type)})", STYLES[status]),
         _present(ranks, ranking.wanted(ranks, run.local_world_size, run.world_size), rest),
         (str(step_of_ranks(ranks)), rest),
         (speed(run.steps_per_second), rest),
@@ -194,11 +196,14 @@ def details(run: Run, width: int, *, last: int = 10, each: bool = False) -> Grou
     progress = run.progress
     resumes = run.resumes
     facts: list[tuple[str, str]] = []
+    error = run.error
     if resumes is not None and status is SparkStatus.PAUSED:
         facts.append(("goes on", f"by itself in {duration(resumes - now)}, at {clock(resumes, now)}"))
     if (by := run.stop_by) is not None and status.live:
         left = f"{duration(by - now)} left" if by > now else "which is over"
         facts.append(("stops by", f"{clock(by, now)}, {left}"))
+    if status.live and (raised := run.stop_step) is not None:
+        facts.append(("stop", f"SparkStopError was raised at step {raised}"))
     if (per_second := run.steps_per_second) is not None:
         facts.append(("speed", f"{speed(per_second)} steps/s"))
     if progress is not None:
@@ -213,14 +218,24 @@ def details(run: Run, width: int, *, last: int = 10, each: bool = False) -> Grou
     lines: list[RenderableType] = [
         Text.assemble((run.id, "bold"), " is ", (str(status), STYLES[status]), f" at step {step_of_ranks(ranks)}")
     ]
+    if error is not None:
+        lines.append(Text(f"  {_why(error, status, several)}", "red"))
     if several:
         lines += [Text(f"  {words}", "red") for words in ranking.concerns(ranks, per_second, now)]
+    if (raised := run.swallowed_stop) is not None:
+        words = f"  its loop swallowed the stop that was raised at step {raised}, and goes on"
+        lines.append(Text(words, "red"))
     page = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
     for name, fact in facts:
         page.add_row(Text(f"  {name}", "dim"), Text(fact))
     lines.append(page)
     if several:
         lines += [Text(), _rank_table(ranking.grouped(ranks, per_second, now, each=each), width)]
+    if error is not None:
+        text = [printable(line.expandtabs()) for line in error.traceback.rstrip().split("\n")]
+        lines += [Text(), *(Text(line, "dim") for line in text)]
+        if status is SparkStatus.PAUSED:
+            lines += [Text(), *(Text(line) for line in _remedies(run.id))]
     requests = run.requests
     if requests:
         kinds = {request.id: request.kind for request in requests}
@@ -241,6 +256,23 @@ def details(run: Run, width: int, *, last: int = 10, each: bool = False) -> Grou
         if len(requests) > last:
             lines.append(Text(f"and {len(requests) - last} before these: --json lists them", "dim"))
     return Group(*lines)
+
+
+def _why(error: RunError, status: SparkStatus, several: bool) -> str:
+    """The exception of a run that failed, or is paused after it, on one line."""
+    where = f" (rank {error.rank})" if several else ""
+    after = "" if status is SparkStatus.FAILED else "after an error: "
+    return f"{after}{printable(error.message)}{where}"
+
+
+def _remedies(run: str) -> Sequence[str]:
+    """What can be done with a run that is paused after an error."""
+    return (
+        f"  spark-fast reload {run}    once the code is mended; --to N goes back to version N",
+        f"  spark-fast call {run} NAME  calls an exposed function, to save the model",
+        f"  spark-fast resume {run}    runs the code once more, from where its loops with a key are",
+        f"  spark-fast stop {run}      runs the on_stop functions, then ends as the error would have",
+    )
 
 
 _RANK_COLUMNS = (

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from spark_fast import _core, launchers, names, run_folder
-from spark_fast.cli import beside, exits, watching
+from spark_fast.cli import beside, exits, extras, watching
 from spark_fast.errors import SegmentError, SparkError
-from spark_fast.request import RESET
+from spark_fast.request import GRACE, RESET
 
 __all__ = ["Order", "order", "supervise"]
 
@@ -46,7 +46,7 @@ _BIRTH = 0.01
 _SOON = 0.001
 """Seconds that a timer runs at the least: none at all would be no timer."""
 _LAST_WORDS = 2.0
-"""Seconds between the SIGTERM and the SIGKILL for a worker that did not end in time for its reset."""
+"""Seconds between the SIGTERM and the SIGKILL for a worker that did not end in the time that it was given."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Order:
         reload_dirs, journal, replay: see RunnerOptions.
         watch: whether to reload what changes on disk; in a job of several ranks the supervisor of rank 0 sees to it.
         page: whether to serve the web page, too; likewise.
-        stop_deadline: see configure().
+        stop_deadline, on_error, error_timeout: see configure().
     """
 
     target: str
@@ -74,6 +74,8 @@ class Order:
     watch: bool = False
     page: bool = False
     stop_deadline: float | None = None
+    on_error: str | None = None
+    error_timeout: float | None = None
 
 
 def order(
@@ -88,6 +90,8 @@ def order(
     replay: str | None,
     page: bool = False,
     stop_deadline: float | None = None,
+    on_error: str | None = None,
+    error_timeout: float | None = None,
 ) -> Order:
     """The order that a command line gives. Its paths are those of the working directory as it is now."""
     return Order(
@@ -101,6 +105,8 @@ def order(
         replay=os.path.abspath(replay) if replay is not None else None,
         page=page,
         stop_deadline=stop_deadline,
+        on_error=on_error,
+        error_timeout=error_timeout,
     )
 
 
@@ -110,9 +116,9 @@ def supervise(order: Order) -> int:
 
     To be called once, from the main thread, with nothing to follow it in the process.
     """
-    if order.watch and watching.missing():
+    if order.watch and extras.missing("watch", "--watch"):
         return exits.Exit.REFUSED
-    if order.page and beside.missing():
+    if order.page and extras.missing("ui", "the page"):
         return exits.Exit.REFUSED
     first = not (order.watch or order.page) or launchers.leads()
     page = beside.Page(sys.stderr) if order.page and first else None
@@ -166,7 +172,7 @@ class _Supervisor:
             if self._watcher is not None and worker.run is not None:
                 from spark_fast import client  # now that the worker is on its way, and only where it is needed
 
-                self._watcher.start(functools.partial(client.attach, worker.run))
+                self._watcher.start(functools.partial(client.attach, worker.run, exact=True))
                 self._watcher = None
             worker.hurry()
         worker.listen()
@@ -183,8 +189,8 @@ class _Supervisor:
             worker.process.send_signal(number)
 
     def _is_reset(self, worker: "_Worker") -> bool:
-        entry = worker.reset_entry()
-        if entry is None:
+        entry = worker.stop_entry()
+        if entry is None or entry["mail"] != RESET:
             return False
         when, number = self._ended_by
         if when > entry["asked"]:
@@ -201,10 +207,12 @@ class _Supervisor:
         if rank is not None:
             whose += f" (rank {rank})"
         where = f" at step {step}" if step is not None else ""
-        hint = "; if nobody did that, the system was short of memory: its log says so (dmesg)"
-        exits.say(
-            f"the worker{whose} was killed by {_name_of(number)}{where}{hint if number == signal.SIGKILL else ''}"
-        )
+        hint = ""
+        if worker.ended_by is not None:
+            hint = ", since it had not ended in time"
+        elif number == signal.SIGKILL:
+            hint = "; if nobody did that, the system was short of memory: its log says so (dmesg)"
+        exits.say(f"the worker{whose} was killed by {_name_of(number)}{where}{hint}")
         return _end_by(number)
 
 
@@ -215,7 +223,8 @@ class _Worker:
         self.run: str | None = None
         self._control = -1
         self._kill_at: float | None = None
-        self._warned = False
+        self.ended_by: signal.Signals | None = None
+        """The last signal by which its time was ended."""
         self._news, theirs = os.pipe()
         os.set_blocking(self._news, False)
         os.set_inheritable(theirs, True)
@@ -225,6 +234,8 @@ class _Worker:
             "journal": order.journal,
             "replay": order.replay,
             "stop_deadline": order.stop_deadline,
+            "on_error": order.on_error,
+            "error_timeout": order.error_timeout,
             "supervisor": os.getpid(),
             "safe_path": sys.flags.safe_path,
             "watched": order.watch,
@@ -301,21 +312,20 @@ class _Worker:
             return None, int(slots[0]["step"])
         return next(((slot["rank"], slot["step"]) for slot in slots if slot["pid"] == self.process.pid), (None, None))
 
-    def reset_entry(self) -> dict[str, Any] | None:
-        """The request for a reset, if there is one. Of a sender that died while sending it, the view tells nothing."""
+    def stop_entry(self) -> dict[str, Any] | None:
+        """The stop that was asked for. Of a sender that died while sending it, the view tells nothing."""
         if self._control < 0:
             return None
         try:
             seq = _core.read_view(self._control)["stop_seq"]
-            entry = _core.read_entry(self._control, seq) if seq else None
+            return _core.read_entry(self._control, seq) if seq else None
         except SegmentError:
             return None
-        return entry if entry is not None and entry["mail"] == RESET else None
 
     def hurry(self) -> None:
-        """Ends it when it has not ended in time for its reset."""
-        entry = self.reset_entry()
-        if entry is None:
+        """Ends it when it has not ended in the time that a reset, or a stop with a grace, has given it."""
+        entry = self.stop_entry()
+        if entry is None or entry["mail"] not in (GRACE, RESET):
             return
         now = time.monotonic()
         if self._kill_at is None:
@@ -323,8 +333,11 @@ class _Worker:
             self._kill_at = now + min(entry["duration"], max(0.0, entry["asked"] + entry["duration"] - time.time()))
         if now < self._kill_at:
             return
-        self.process.send_signal(signal.SIGKILL if self._warned else signal.SIGTERM)
-        self._warned = True
+        number = signal.SIGKILL if self.ended_by is not None else signal.SIGTERM
+        self.process.send_signal(number)
+        self.ended_by = number
+        if number == signal.SIGTERM:
+            exits.say(f"run {self.run} did not end in the {entry['duration']:g} s that it was given: it gets SIGTERM")
         self._kill_at = now + _LAST_WORDS
 
 

@@ -12,9 +12,10 @@ from spark_fast.cli.asking import Patience
 from spark_fast.cli.exits import Exit, leave, say
 from spark_fast.cli.showing import Cell, Column
 from spark_fast.cli.words import printable
-from spark_fast.client import FateState, NoSuchRunError, Request, Run, SparkTimeoutError, Value
+from spark_fast.client import AmbiguousRunError, FateState, NoSuchRunError, Request, Run, SparkTimeoutError, Value
 from spark_fast.client.exposures import unfit
 from spark_fast.exposed import unknown
+from spark_fast.json_text import to_json
 
 __all__ = ["call", "get", "set_values", "watch"]
 
@@ -22,16 +23,32 @@ _COLUMNS = (Column("NAME"), Column("VALUE"), Column("LIMITS", drop=1), Column("S
 
 
 def _attach(run: str | None) -> tuple[Run, str | None]:
-    """The run of this id; if there is none, the only live one, and the word, which was meant for something else."""
+    """The run that the first word of a command names, and no word; or the only live run and the word, which names one
+    of its values then."""
     if run is None:
         return client.attach(None), None
     try:
-        return client.attach(run), None
+        return client.attach(run, exact=True), None
     except NoSuchRunError:
         live = client.runs(ended=False)
+    if len(live) == 1 and run in live[0].values:
+        return live[0], run
+    try:
+        return client.attach(run), None  # the beginning of an id
+    except AmbiguousRunError:
+        raise
+    except NoSuchRunError:
         if len(live) != 1:
             raise
         return live[0], run
+
+
+def _refuse_unknown(run: Run, wanted: Sequence[str]) -> None:
+    """Raises typer.Exit if the run has no value of one of these names."""
+    values = run.values
+    missing = [name for name in wanted if name not in values]
+    if missing:
+        raise leave(Exit.REFUSED, f"run {run.id}: {unknown(missing[0], 'value', list(values))}")
 
 
 # --- get ---
@@ -41,18 +58,13 @@ def get(run: str | None, names: Sequence[str], *, history: bool, as_json: bool) 
     """Prints the values of a run, or those that are named."""
     found, word = _attach(run)
     wanted = [word, *names] if word is not None else list(names)
+    _refuse_unknown(found, wanted)
     values = found.values
-    missing = [name for name in wanted if name not in values]
-    if missing and word is not None and not names and word not in values:
-        raise NoSuchRunError(word, [found.id])
-    if missing:
-        raise leave(Exit.REFUSED, unknown(missing[0], "value", list(values)))
     if history:
         _print_history(found, wanted, as_json=as_json)
     elif as_json:
-        print(
-            json.dumps({name: _dict(value) for name, value in values.items() if not wanted or name in wanted}, indent=2)
-        )
+        shown = {name: _dict(value) for name, value in values.items() if not wanted or name in wanted}
+        print(to_json(shown, indent=2))
     elif wanted:
         for name in wanted:
             print(_plain(values[name].value) if len(wanted) == 1 else f"{printable(name)}={_plain(values[name].value)}")
@@ -114,7 +126,7 @@ def _print_history(run: Run, names: Sequence[str], *, as_json: bool) -> None:
         raise leave(Exit.USAGE, "say of which values: spark-fast get RUN NAME --history")
     found = {name: run.history(name) for name in names}
     if as_json:
-        print(json.dumps({name: vars(history) for name, history in found.items()}))
+        print(to_json({name: vars(history) for name, history in found.items()}))
         return
     print("name\tstep\ttime\tlast\tlow\thigh\tmean")
     for name, history in found.items():
@@ -170,12 +182,24 @@ def call(
     except (ValueError, RecursionError) as error:
         raise leave(Exit.USAGE, f"the arguments are no JSON: {error}") from None
     args, kwargs = (given, {}) if isinstance(given, list) else ([], given)
-    found = client.attach(rest[0] if rest else None)
+    found = _attach_for_call(rest[0] if rest else None, name)
     request = found.request_call(name, args, kwargs, wait=False, timeout=patience.left(), ranks=ranks)
     if as_json or not patience.wait:
         asking.ask(found, lambda: request, patience, as_json=as_json)
         return
     _print_result(found, request, patience)
+
+
+def _attach_for_call(run: str | None, word: str) -> Run:
+    """The run that is named. Raises typer.Exit where that is a function, and the word after it an argument."""
+    try:
+        return client.attach(run)
+    except NoSuchRunError as error:
+        live = client.runs(ended=False)
+        if isinstance(error, AmbiguousRunError) or len(live) != 1 or run not in live[0].functions:
+            raise
+    usage = """an object, '{"split": "test"}', or an array, '["test"]'"""
+    raise leave(Exit.USAGE, f"the arguments of {printable(run or '')} are {usage}, not {printable(word)}")
 
 
 def _print_result(run: Run, request: Request, patience: Patience) -> None:
@@ -188,7 +212,7 @@ def _print_result(run: Run, request: Request, patience: Patience) -> None:
     for line in request.output.splitlines():
         print(printable(line.expandtabs()), file=sys.stderr)
     if fate.state is FateState.APPLIED:
-        print(json.dumps(request.result, ensure_ascii=False))
+        print(to_json(request.result, ascii_only=False))
         return
     reason, _, more = fate.reason.partition("\n")
     status = Exit.LOST if fate.state is FateState.LOST else Exit.REFUSED
@@ -201,15 +225,14 @@ def _print_result(run: Run, request: Request, patience: Patience) -> None:
 def watch(run: str | None, names: Sequence[str], *, as_json: bool) -> None:
     """Prints the values of a run, and each that changes, until the run ends or somebody presses Ctrl-C."""
     found, word = _attach(run)
-    wanted = {word, *names} if word is not None else set(names)
-    if word is not None and word not in found.values:
-        raise NoSuchRunError(word, [found.id])
+    wanted = [word, *names] if word is not None else list(names)
+    _refuse_unknown(found, wanted)
     try:
         for change in found.watch(interval=0.1):
             if wanted and change.name not in wanted:
                 continue
             if as_json:
-                print(json.dumps(vars(change)), flush=True)
+                print(to_json(vars(change)), flush=True)
             else:
                 clock = time.strftime("%H:%M:%S", time.localtime(change.time)) if change.time else "--:--:--"
                 print(f"{clock}  step {change.step}  {printable(change.name)} = {_plain(change.value)}", flush=True)

@@ -1,6 +1,5 @@
 """`spark-fast run --watch`: reloads the run whenever a file of its code is saved, in a thread of the supervisor."""
 
-import importlib.util
 import json
 import os
 import sys
@@ -14,7 +13,7 @@ from spark_fast.cli import exits
 from spark_fast.cli.words import latency, printable
 from spark_fast.errors import SparkError
 
-__all__ = ["Watcher", "missing"]
+__all__ = ["Watcher"]
 
 _STEP = 4
 """Milliseconds between the watcher's looks at what the system told it. A save is seen at the first look after it, and
@@ -26,14 +25,6 @@ _LOOK = 500
 file system."""
 _CLOCK = 0.01
 """Seconds by which the time of a file may be behind that of the clock."""
-
-
-def missing() -> bool:
-    """Whether the library that watches is not installed; says so then."""
-    if importlib.util.find_spec("watchfiles") is not None:
-        return False
-    exits.say("--watch needs watchfiles: pip install 'spark-fast[watch]'")
-    return True
 
 
 class Watcher:
@@ -131,7 +122,7 @@ class Watcher:
         names = ", ".join(sorted(os.path.basename(path) for path in paths))
         try:
             run = self._attach()
-            fate = run.reload(wait=True).fate
+            fate = run.reload(wait=False).wait()
         except (SparkError, OSError) as error:
             exits.say(f"{names}: the reload could not be asked for: {error}")
             return

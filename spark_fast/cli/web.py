@@ -12,7 +12,7 @@ from pathlib import Path
 
 import typer
 
-from spark_fast.cli import beside as process
+from spark_fast.cli import extras
 from spark_fast.cli.exits import Exit, leave, say
 
 __all__ = ["ui"]
@@ -32,7 +32,7 @@ def ui(
 
     Raises typer.Exit with a status of `Exit` if it can't be served, OSError if it can't listen there.
     """
-    if process.missing():
+    if extras.missing("ui", "the page"):
         raise typer.Exit(int(Exit.REFUSED))
     from spark_fast.ui.serving import Options, is_loopback, serve
 

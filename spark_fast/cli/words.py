@@ -4,7 +4,7 @@ import shlex
 import time
 from collections.abc import Iterable
 
-__all__ = ["clock", "command_line", "duration", "latency", "one_line", "printable", "speed"]
+__all__ = ["clock", "command_line", "duration", "exact_duration", "latency", "one_line", "printable", "speed"]
 
 
 def duration(seconds: float) -> str:
@@ -14,6 +14,24 @@ def duration(seconds: float) -> str:
         if whole >= size:
             return f"{whole // size}{unit}{whole % size // below:02}{small}"
     return f"{whole}s"
+
+
+def exact_duration(seconds: float) -> str:
+    """All of a duration, to the millisecond, as people type it: `500ms`, `1.5s`, `1h00m`, `2h05m30s`."""
+    if seconds < 1:
+        return f"{seconds * 1e3:.4g}ms"
+    left = round(seconds * 1e3)
+    words: list[str] = []
+    for size, unit in ((86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")):
+        number, left = divmod(left, size)
+        if unit == "s" and left:
+            fraction = f"{left:03}".rstrip("0")
+            unit, left = f".{fraction}s", 0
+        if words or number or size == 1000:
+            words.append(f"{number:02}{unit}" if words else f"{number}{unit}")
+        if len(words) > 1 and not left:
+            break
+    return "".join(words)
 
 
 def clock(when: float, now: float) -> str:

@@ -19,7 +19,18 @@ from spark_fast.status import monotonic, ranges
 if TYPE_CHECKING:
     from spark_fast.client.run import Request, Run
 
-__all__ = ["Board", "Change", "History", "Value", "call", "request_call", "set_value", "unfit", "watch"]
+__all__ = [
+    "Board",
+    "Change",
+    "History",
+    "Value",
+    "call",
+    "pairs_of",
+    "request_call",
+    "set_values",
+    "unfit",
+    "watch",
+]
 
 _TOUCH = 1.0
 """Seconds between two signs that somebody watches."""
@@ -260,12 +271,47 @@ def unfit(run: "Run", name: str, value: object) -> str:
     return ""
 
 
-def set_value(run: "Run", name: str, value: object, *, wait: bool, timeout: float | None) -> "Request":
-    """See Run.set()."""
-    reason = unfit(run, name, value)
-    if reason:
-        return _refused(run, Kind.SET, reason)
-    return _send(run, Kind.SET, {"name": name, "value": value}, wait=wait, timeout=timeout)
+def pairs_of(args: Sequence[Any], values: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    """Return what Run.set() is to set, by name, and whether it was given as a single value.
+
+    Raises TypeError if the arguments are none of the forms that Run.set() takes.
+    """
+    if len(args) == 2 and isinstance(args[0], str):
+        positional, single = {args[0]: args[1]}, not values
+    elif len(args) == 1 and isinstance(args[0], Mapping):
+        positional, single = dict(args[0]), False
+    elif not args and values:
+        positional, single = {}, len(values) == 1
+    else:
+        raise TypeError("say what to set: set('lr', 0.1), set(lr=0.1) or set({'lr': 0.1})")
+    if twice := sorted(positional.keys() & values.keys()):
+        raise TypeError(f"{twice[0]} is given twice")
+    return {**positional, **values}, single
+
+
+def set_values(run: "Run", pairs: Mapping[str, Any], *, wait: bool, timeout: float | None) -> "dict[str, Request]":
+    """See Run.set(). Returns the request of each value."""
+    end = None if timeout is None else monotonic() + timeout
+    faults = {name: reason for name, value in pairs.items() if (reason := unfit(run, name, value))}
+    if faults:
+        none = f"not asked for, because another value does not fit: {next(iter(faults.values()))}"
+        refused = {name: _refused(run, Kind.SET, faults.get(name, none), name) for name in pairs}
+        if wait:
+            refused[next(iter(faults))].raise_for_fate()
+        return refused
+    requests = {
+        name: _send(run, Kind.SET, {"name": name, "value": value}, timeout=_left(end)) for name, value in pairs.items()
+    }
+    if wait:
+        for request in requests.values():
+            request.wait(_left(end))
+        for request in requests.values():
+            request.raise_for_fate()
+    return requests
+
+
+def _left(end: float | None) -> float | None:
+    return None if end is None else max(0.0, end - monotonic())
 
 
 def request_call(
@@ -288,9 +334,13 @@ def request_call(
             ranks = functions[name].ranks
         _check_rank(run, ranks)
     except UnfitError as error:
-        return _refused(run, Kind.CALL, str(error))
+        return _refused(run, Kind.CALL, str(error), name)
+    end = None if timeout is None else monotonic() + timeout
     content = {"name": name, "args": list(args), "kwargs": dict(kwargs)}
-    return _send(run, Kind.CALL, content, wait=wait, timeout=timeout, ranks=ranks)
+    request = _send(run, Kind.CALL, content, timeout=timeout, ranks=ranks)
+    if wait:
+        request.wait(_left(end))
+    return request
 
 
 def _check_rank(run: "Run", ranks: "int | Literal['all']") -> None:
@@ -313,20 +363,20 @@ def call(
 ) -> Any:
     """See Run.call()."""
     request = request_call(run, name, args, kwargs, wait=True, timeout=timeout, ranks=ranks)
-    fate = request.fate
+    fate = request.raise_for_fate().fate
     if fate.state is not FateState.APPLIED:
-        reason, _, trace = fate.reason.partition("\n")
-        raise SparkCallError(name, str(fate.state), reason, trace, request.output)
+        by = f"request {fate.by}" if fate.by is not None else "a later request"
+        raise SparkCallError(name, run.id, str(fate.state), f"{by} took its place", request=request)
     return request.result
 
 
-def _refused(run: "Run", kind: Kind, reason: str) -> "Request":
+def _refused(run: "Run", kind: Kind, reason: str, name: str) -> "Request":
     from spark_fast.client.run import Request
 
     if not run.status.live:
         reason = f"the run has ended: it is {run.status}"
     fate = Fate(FateState.REFUSED, reason=reason)
-    return Request(run, kind, run_folder.new_id(), 0, sender_name(), time.time(), fate)
+    return Request(run, kind, run_folder.new_id(), 0, sender_name(), time.time(), fate, name=name)
 
 
 def _send(
@@ -334,25 +384,26 @@ def _send(
     kind: Kind,
     content: dict[str, Any],
     *,
-    wait: bool,
     timeout: float | None,
     ranks: "int | Literal['all']" = "all",
 ) -> "Request":
+    """Send a request that carries mail, without waiting for its fate."""
+    name: str = content["name"]
     end = None if timeout is None else monotonic() + timeout
     ident = run_folder.new_id()
     _take_turn(run, end)
     try:
         mail = mailbox.send_mail(run.folder, ident, content)
     except ValueError as error:
-        return _refused(run, kind, f"it can't be sent: {error}")
+        return _refused(run, kind, f"it can't be sent: {error}", name)
     except FileNotFoundError:
-        return _refused(run, kind, f"the run has ended: it is {run.status}")
+        return _refused(run, kind, f"the run has ended: it is {run.status}", name)
     except OSError as error:  # a full disk, say
         raise StoreError(str(error.filename or run.folder), f"mail can't be left: {error.strerror}") from None
     sent = False
     try:
-        left = None if end is None else max(0.0, end - monotonic())
-        request = run._ask(kind, False, left, mail=mail, ident=ident, ranks=ranks)
+        request = run._ask(kind, False, _left(end), mail=mail, ident=ident, ranks=ranks)
+        request.name = name
         sent = request.fate.state is not FateState.REFUSED or request.fate.step is not None
     finally:
         if not sent and mail == mailbox.mail_name(ident):
@@ -360,8 +411,6 @@ def _send(
     if not mailbox.stands_in_log(mail):
         with suppress(SegmentError):  # then it is not known what was asked
             mailbox.discard_stale_mail(run.folder, lambda: {entry["mail"] for entry in run._entries()})
-    if wait:
-        request.wait(None if end is None else max(0.0, end - monotonic()))
     return request
 
 

@@ -18,6 +18,8 @@ from spark_fast.status import (
 __all__ = ["Look", "status_of_ranks", "step_of_ranks"]
 
 
+_APPLIED = 1
+"""SF_OUTCOME_APPLIED of csrc/sf_layout.h."""
 _WITHIN = 1.0
 """Seconds in which nobody wonders that a rank has not come to a request yet."""
 
@@ -102,6 +104,24 @@ class Look:
         seq = self.view["stop_seq"]
         entry = _core.read_entry(self._control, seq) if seq else None
         return entry["asked"] + entry["duration"] if entry is not None and entry["duration"] else None
+
+    def swallowed_stop(self) -> int | None:
+        """The step at which the stop was raised that a living rank has swallowed, going on with its loop. None if none
+        is known to."""
+        seq = self.view["stop_seq"]
+        for slot in self.slots:
+            if seq and slot["alive"] and slot["state"] == WorkerState.RUNNING and slot["applied"] >= seq:
+                return self.stop_step()
+        return None
+
+    def stop_step(self) -> int | None:
+        """The step at which the stop was raised; None before that."""
+        seq = self.view["stop_seq"]
+        if not seq or not any(slot["applied"] >= seq for slot in self.slots):
+            return None
+        entry = _core.read_entry(self._control, seq)
+        # Of several ranks each applies it at the step that was decided, and the last one publishes the outcome.
+        return None if entry is None else int(entry["value"] if entry["outcome"] == _APPLIED else entry["target"])
 
     def ended(self) -> float | None:
         """When the last rank ended; None while one lives, or where none said so."""

@@ -8,7 +8,7 @@ from spark_fast.code_versions import Store
 from spark_fast.errors import CodeRefusedError
 from spark_fast.hosts import code
 from spark_fast.hosts.peers import read_peers
-from spark_fast.request import Fate, FateState, Kind, failure_of, version_of
+from spark_fast.request import Fate, FateState, Kind, failure_of, is_restart, version_of
 from spark_fast.status import Rank, SparkStatus
 
 __all__ = ["ELSEWHERE", "ask", "fate", "peers", "wait"]
@@ -43,7 +43,7 @@ def ask(
     if (version := version_of(mail)) is not None:
         store = Store(folder)
         try:
-            letter = code.packed(store, store.version(version))
+            letter = code.packed(store, store.version(version)) | {"restart": is_restart(mail)}
         except CodeRefusedError as error:
             return Fate(FateState.REFUSED, reason=error.reason)
     elif mail == mailbox.mail_name(ident):

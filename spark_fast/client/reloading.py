@@ -1,20 +1,23 @@
 """Asks a run to go on with new code."""
 
 import time
+import warnings
 from contextlib import suppress
 
 from spark_fast import run_folder
 from spark_fast.client import changes
 from spark_fast.client.run import Request, Run
 from spark_fast.code_versions import Store, Version
-from spark_fast.errors import CodeRefusedError, LogFullError, StoreError
+from spark_fast.errors import CodeRefusedError, LogFullError, SparkReloadWarning, StoreError
 from spark_fast.request import Fate, FateState, Kind, sender_name, version_mail
 from spark_fast.status import monotonic
 
-__all__ = ["current", "reload", "versions"]
+__all__ = ["current", "judge", "reload", "versions"]
 
 
-def reload(run: Run, code: str | bytes | None, *, to: int | None, wait: bool, timeout: float | None) -> Request:
+def reload(
+    run: Run, code: str | bytes | None, *, to: int | None, restart: bool, wait: bool, timeout: float | None
+) -> Request:
     """See Run.reload()."""
     if code is not None and to is not None:
         raise ValueError("new code and a version to go back to exclude each other")
@@ -48,6 +51,9 @@ def reload(run: Run, code: str | bytes | None, *, to: int | None, wait: bool, ti
         return answer(FateState.REFUSED, f"the run has ended: it is {run.status}")
     except OSError as error:  # a full disk, say
         raise StoreError(str(error.filename or run.folder), f"the version can't be kept: {error.strerror}") from None
+    is_new = version is not None
+    if version is None and restart:
+        version = store.current()
     if version is None:
         return answer(FateState.APPLIED, "nothing to do: the code has not changed", run.step)
 
@@ -55,16 +61,28 @@ def reload(run: Run, code: str | bytes | None, *, to: int | None, wait: bool, ti
         return None if end is None else max(0.0, end - monotonic())
 
     try:
-        request = run._ask(Kind.RELOAD, False, left(), mail=version_mail(version.number))
+        request = run._ask(Kind.RELOAD, False, left(), mail=version_mail(version.number, restart=restart))
     except LogFullError:
-        store.discard(version)
+        if is_new:
+            store.discard(version)
         raise
     if wait:
         request.wait(left())
     fate = request.fate
-    if fate.state is FateState.REFUSED and fate.step is None:
+    if is_new and fate.state is FateState.REFUSED and fate.step is None:
         with suppress(FileNotFoundError):  # with its run
             store.discard(version)
+    return request
+
+
+def judge(request: Request, *, check: bool) -> Request:
+    """Return the request if the new code runs, raise the error if it does not: see Run.reload()."""
+    fate = request.fate
+    if check or fate.state is not FateState.REFUSED or fate.step is None:
+        return request.raise_for_fate()
+    reason = fate.reason.split("\n")[0]
+    # Of the line that called Run.reload().
+    warnings.warn(f"the run refused the new code: {reason}; the old code goes on", SparkReloadWarning, stacklevel=3)
     return request
 
 

@@ -1,7 +1,10 @@
 """Starting a run's worker afresh."""
 
+import math
+
 from spark_fast import run_folder
 from spark_fast.client.run import Request, Run, attach
+from spark_fast.durations import Duration, seconds_of
 from spark_fast.errors import AmbiguousRunError, NoSuchRunError, ResetError, SparkError, SparkTimeoutError
 from spark_fast.request import RESET, FateState, Kind
 from spark_fast.status import monotonic
@@ -12,32 +15,33 @@ _PATIENCE = 1.0
 """Seconds in which a supervisor takes its lock once its worker is there, and in which one that ends lets go of it."""
 
 
-def reset_worker(run: str | None = None, *, grace: float = 30.0, timeout: float | None = None) -> Run:
+def reset_worker(run: str | None = None, *, grace: Duration = 30.0, timeout: Duration | None = None) -> Run:
     """Ends the process of a run and starts a fresh one in its place: the same command, the same run id, nothing kept.
 
     The loop is asked to stop, as by `Run.stop()`. A process that is still there after `grace` seconds is ended with
     SIGTERM and, two seconds later, SIGKILL: so one that hangs can be reset too.
 
     Args:
-        run: the run id; None for the only live run.
-        grace: seconds.
-        timeout: seconds to wait for the fresh worker at most; None for as long as it takes.
+        run: the run id, or the beginning of one, as attach() takes it; None for the only live run.
+        grace: seconds, or text such as "90s".
+        timeout: seconds, or text, to wait for the fresh worker at most; None for as long as it takes.
 
     Returns the run of the fresh worker, when it has passed its first checkpoint, or has ended. Raises ResetError if the
     run was not started by `spark-fast run`, if its supervisor is gone, if it has several ranks, which only their
     launcher can start afresh, or if it is stopping already; SparkTimeoutError
     when the time is up (the reset stands); what attach() raises.
     """
+    limit = seconds_of(timeout, "timeout")
+    end = None if limit is None else monotonic() + limit
     old = attach(run)
-    end = None if timeout is None else monotonic() + timeout
-    request = ask_reset(old, grace=grace, timeout=timeout)
+    request = ask_reset(old, grace=grace, timeout=limit)
     fresh: Run | None = None
     alone_since: float | None = None
 
     def there() -> bool:
         nonlocal fresh, alone_since
         try:
-            found = attach(old.id)
+            found = attach(old.id, exact=True)
         except (OSError, SparkError):  # it is being replaced
             found = old
         if found._is_same_worker(old):
@@ -53,7 +57,7 @@ def reset_worker(run: str | None = None, *, grace: float = 30.0, timeout: float 
 
     if not old._until(there, None if end is None else max(0.0, end - monotonic())):
         raise SparkTimeoutError(
-            f"run {old.id} has no fresh worker that passes checkpoints after {timeout or 0:.2g} s: it is "
+            f"run {old.id} has no fresh worker that passes checkpoints after {limit or 0:.2g} s: it is "
             f"{(fresh or old).status}. The reset stands.",
             request,
         )
@@ -61,11 +65,14 @@ def reset_worker(run: str | None = None, *, grace: float = 30.0, timeout: float 
     return fresh
 
 
-def ask_reset(run: Run, *, grace: float = 30.0, timeout: float | None = None) -> Request:
+def ask_reset(run: Run, *, grace: Duration = 30.0, timeout: float | None = None) -> Request:
     """Asks for what reset_worker() does, and waits for none of it. Returns the stop that the reset begins with.
 
     Raises ResetError as reset_worker() does.
     """
+    seconds = seconds_of(grace, "grace")
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"grace is a duration of 0 or more: {grace!r}")
     if not run.status.live:
         raise ResetError(run.id, f"it has ended: it is {run.status}")
     if run.world_size > 1 or run.local_world_size > 1:
@@ -73,7 +80,7 @@ def ask_reset(run: Run, *, grace: float = 30.0, timeout: float | None = None) ->
         raise ResetError(run.id, f"{reason}; 'spark-fast stop {run.id}' stops all of them")
     if not run._until(lambda: run_folder.has_supervisor(run.id), _PATIENCE):
         raise ResetError(run.id, "no supervisor is there to start a fresh process; 'spark-fast run' is one")
-    request = run._ask(Kind.STOP, False, timeout, duration=grace, mail=RESET)
+    request = run._ask(Kind.STOP, False, timeout, duration=seconds, mail=RESET)
     if (fate := request.fate).state is FateState.REFUSED:
         raise ResetError(run.id, fate.reason)
     return request
@@ -86,7 +93,7 @@ def is_worker_initialized(run: str | None = None) -> bool:
     named and several are live, and what attach() raises for one that can't be used.
     """
     try:
-        found = attach(run)
+        found = attach(run, exact=True)
     except AmbiguousRunError:
         raise
     except NoSuchRunError:

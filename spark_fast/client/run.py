@@ -1,22 +1,28 @@
 """A run as its controllers see it."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from spark_fast import _core, names, run_folder
 from spark_fast._core import Segment
 from spark_fast.client.look import Look, status_of_ranks, step_of_ranks
+from spark_fast.durations import Duration, seconds_of
 from spark_fast.errors import (
     AmbiguousRunError,
     LayoutError,
     LogFullError,
     NoSuchRunError,
     SegmentError,
+    SparkCallError,
     SparkError,
+    SparkRequestError,
+    SparkSetError,
     SparkTimeoutError,
 )
 from spark_fast.request import (
@@ -46,6 +52,7 @@ if TYPE_CHECKING:
     from spark_fast.code_versions import Version
     from spark_fast.exposed import Function
     from spark_fast.mailbox import Reply
+    from spark_fast.runfiles.run_error import RunError
 
 __all__ = ["Rank", "Request", "Run", "attach", "request_hot_reload", "runs"]
 
@@ -53,6 +60,8 @@ _LOOK = 0.1
 """Seconds after which a waiter looks whether the worker still lives. What a worker publishes wakes it at once."""
 _TURN = 5.0
 """Seconds to wait for other senders, each of which takes some 20 µs."""
+
+_WITH_ERROR = (SparkStatus.PAUSED, SparkStatus.PAUSING, SparkStatus.STOPPING, SparkStatus.FAILED)
 
 _KINDS = {int(kind): kind for kind in Kind}
 
@@ -67,6 +76,7 @@ class Request:
         asked: when, in seconds since the epoch.
         version: of a reload: the number of the code version that it brings; else None.
         ranks: which rank was asked, or `all`.
+        name: of a value that this process set or a function that it called; empty for all else.
     """
 
     def __init__(
@@ -81,6 +91,7 @@ class Request:
         *,
         mail: str = "",
         ranks: "int | Literal['all']" = "all",
+        name: str = "",
     ) -> None:
         self._run = run
         self._ident = ident
@@ -92,6 +103,7 @@ class Request:
         self.asked = asked
         self.version = version_of(mail) if kind is Kind.RELOAD else None
         self.ranks = ranks
+        self.name = name
         self._replies: Mapping[int | None, Reply] | None = None
 
     @property
@@ -131,11 +143,14 @@ class Request:
                 self._replies = dict(read_replies(self._run.folder, self._ident).items())
         return self._replies or {}
 
-    def wait(self, timeout: float | None = None) -> Fate:
-        """Waits until the fate is final and returns it.
+    def wait(self, timeout: Duration | None = None) -> Fate:
+        """Wait until the fate is final and return it, whatever it is; `raise_for_fate()` tells a bad one by an error.
 
-        Raises SparkTimeoutError after `timeout` seconds; the request stands.
+        timeout: seconds, or text such as "90s", to wait at most; None for as long as it takes.
+
+        Raises SparkTimeoutError when the time is up; the request stands.
         """
+        timeout = seconds_of(timeout, "timeout")
         if self._seq < 0:
             from spark_fast.client import meeting
 
@@ -150,6 +165,27 @@ class Request:
                 self,
             )
         return self.fate
+
+    def raise_for_fate(self) -> "Request":
+        """Return the request, unless it did not take effect: its fate is `refused`, `failed`, `void` or `lost`.
+
+        One that has no final fate yet, or that a later request superseded, is returned.
+
+        Raises SparkSetError for a value, SparkCallError for a call, SparkRequestError, their base, for all else.
+        """
+        fate = self.fate
+        if fate.state not in (FateState.REFUSED, FateState.FAILED, FateState.VOID, FateState.LOST):
+            return self
+        raise self._error(fate)
+
+    def _error(self, fate: Fate) -> SparkRequestError:
+        reason, _, trace = fate.reason.partition("\n")
+        run, state = self._run.id, str(fate.state)
+        if self.kind == "set":
+            return SparkSetError(self.name, run, state, reason, trace, request=self)
+        if self.kind == "call":
+            return SparkCallError(self.name, run, state, reason, trace, self.output, request=self)
+        return SparkRequestError(self.kind, run, state, reason, trace, request=self)
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.id} of {self._run.id}: {self.fate}>"
@@ -174,7 +210,7 @@ class Run:
 
     def __reduce__(self) -> tuple[object, ...]:
         # A copy, or one in another process, has a descriptor of its own.
-        return attach, (self.id,)
+        return _attach_exactly, (self.id,)
 
     def __del__(self) -> None:
         control = getattr(self, "_control", -1)
@@ -298,6 +334,19 @@ class Run:
         return None if look is None else look.progress(monotonic())
 
     @property
+    def error(self) -> "RunError | None":
+        """The exception that ended the run, or after which it is paused; None if there is none. Of several ranks, the
+        one that failed first. Reads a file."""
+        return self._error_of(self.status)
+
+    def _error_of(self, status: SparkStatus) -> "RunError | None":
+        if status not in _WITH_ERROR:
+            return None  # that code runs again, and no other status tells of an error
+        from spark_fast.runfiles import run_error
+
+        return next(iter(run_error.read(self._folder)), None)
+
+    @property
     def resumes(self) -> float | None:
         """When a timed pause ends by itself, in seconds since the epoch; None if it is in none."""
         look = self._look()
@@ -309,6 +358,20 @@ class Run:
         if it is not stopping, or nobody said."""
         look = self._look()
         return None if look is None else look.stop_by()
+
+    @property
+    def stop_step(self) -> int | None:
+        """The step at which SparkStopError was raised; None if it was not. The code that handles it may pass
+        checkpoints too, so `step` may be higher."""
+        look = self._look()
+        return None if look is None else look.stop_step()
+
+    @property
+    def swallowed_stop(self) -> int | None:
+        """`stop_step`, of a run that is known to have swallowed the stop: its loop came back to where it was raised.
+        Else None."""
+        look = self._look()
+        return None if look is None else look.swallowed_stop()
 
     @property
     def world_size(self) -> int:
@@ -415,9 +478,12 @@ class Run:
         ranks = self._ranks_of(look)
         progress = None if look is None else look.progress(now)
         speed = self._speed_of(look, now)
+        status = status_of_ranks(ranks)
+        error = self._error_of(status)
         return {
             "id": self.id,
-            "status": str(status_of_ranks(ranks)),
+            "status": str(status),
+            "error": None if error is None else asdict(error),
             "step": step_of_ranks(ranks),
             "steps_per_second": speed,
             "progress": None
@@ -460,61 +526,90 @@ class Run:
         self,
         *,
         wait: bool = True,
-        timeout: float | None = None,
+        timeout: Duration | None = None,
         at_step: int | None = None,
-        resume_after: float | None = None,
+        resume_after: Duration | None = None,
     ) -> Request:
-        """Asks the run to park at its next checkpoint.
+        """Ask the run to park at its next checkpoint.
 
         Args:
-            wait: whether to wait until it is parked (or the request has another fate).
-            timeout: seconds to wait at most; None for as long as it takes.
+            wait: whether to wait until it is parked, or the request has another fate.
+            timeout: seconds, or text such as "90s" or "1h30m", to wait at most; None for as long as it takes.
             at_step: the step to park at, instead of the next; the next all the same if it has passed. The pause is
                 superseded by any later pause or resume.
-            resume_after: seconds after which it goes on by itself.
+            resume_after: seconds, or text, after which it goes on by itself.
 
-        Returns the request; its `fate` says what became of it. Raises SparkTimeoutError when the time is up (the pause
-        stands), SegmentError when the control file can't be used.
+        Returns the request: its `fate` is `applied`, or `superseded` by a later request. Without `wait` it may be any.
+        Raises SparkRequestError, with the reason, if it waits and the request is refused, void or lost, because the run
+        has ended, say; SparkTimeoutError when the time is up (the pause stands); SegmentError when the control file
+        can't be used.
         """
         if at_step is not None and at_step < 1:
             raise ValueError(f"a step to park at is 1 or more: {at_step}")
-        if resume_after is not None and resume_after <= 0:
-            raise ValueError(f"resume_after is a number of seconds, more than 0: {resume_after}")
-        return self._ask(Kind.PAUSE, wait, timeout, arg=at_step or 0, duration=resume_after or 0.0)
+        duration = seconds_of(resume_after, "resume_after") or 0.0
+        if resume_after is not None and not 0 < duration < math.inf:
+            raise ValueError(f"resume_after is a duration of more than 0: {resume_after!r}")
+        return self._make(Kind.PAUSE, wait, timeout, arg=at_step or 0, duration=duration)
 
-    def resume(self, *, wait: bool = True, timeout: float | None = None) -> Request:
-        """Asks a paused run to go on, and calls off a pause that was set for later. Nothing happens otherwise.
-
-        As pause().
-        """
-        return self._ask(Kind.RESUME, wait, timeout)
-
-    def stop(self, *, wait: bool = True, timeout: float | None = None) -> Request:
-        """Asks the run to stop: its next checkpoint raises SparkStopError. With `wait`, waits until it was raised;
-        `run.wait("stopped")` waits for the end of the process.
+    def resume(self, *, wait: bool = True, timeout: Duration | None = None) -> Request:
+        """Ask a paused run to go on, and call off a pause that was set for later. Nothing happens otherwise.
 
         As pause().
         """
-        return self._ask(Kind.STOP, wait, timeout)
+        return self._make(Kind.RESUME, wait, timeout)
 
-    def advance(self, steps: int, *, wait: bool = True, timeout: float | None = None) -> Request:
-        """Asks the run to run `steps` more steps and then to park. With `wait`, waits until it is parked again.
+    def stop(self, *, wait: bool = True, timeout: Duration | None = None, grace: Duration | None = None) -> Request:
+        """Ask the run to stop: its next checkpoint raises SparkStopError.
+
+        Args:
+            wait: whether to wait until it was raised. What the code then makes of it is another matter:
+                `run.wait("stopped")` waits for the end of the process, `run.swallowed_stop` tells of a loop that went
+                on.
+            timeout: seconds to wait at most; None for as long as it takes.
+            grace: seconds that the processes have to end. What lives then gets SIGTERM and, two seconds later, SIGKILL,
+                on this host. With `wait`, waits for their end. Without, a supervisor does it, so `spark-fast run` is to
+                have started the run.
+
+        As pause(). With `grace`, raises SparkTimeoutError too if the run lives on, and SparkError if `wait` is False
+        and no supervisor is there.
+        """
+        if grace is None:
+            return self._make(Kind.STOP, wait, timeout)
+        from spark_fast.client import ending
+
+        seconds, limit = seconds_of(grace, "grace"), seconds_of(timeout, "timeout")
+        request = ending.ask_stop(self, seconds, stays=wait, timeout=limit)
+        if wait:
+            request.raise_for_fate()
+            ending.end_after(self, seconds, timeout=limit)
+        return request
+
+    def advance(self, steps: int, *, wait: bool = True, timeout: Duration | None = None) -> Request:
+        """Ask the run to run `steps` more steps and then to park. With `wait`, wait until it is parked again.
 
         As pause().
         """
         if steps < 1:
             raise ValueError(f"a number of steps to advance is 1 or more: {steps}")
-        return self._ask(Kind.ADVANCE, wait, timeout, arg=steps)
+        return self._make(Kind.ADVANCE, wait, timeout, arg=steps)
+
+    def _make(
+        self, kind: Kind, wait: bool, timeout: Duration | None, *, arg: int = 0, duration: float = 0.0
+    ) -> Request:
+        request = self._ask(kind, wait, seconds_of(timeout, "timeout"), arg=arg, duration=duration)
+        return request.raise_for_fate() if wait else request
 
     def reload(
         self,
         code: str | bytes | None = None,
         *,
         to: int | None = None,
+        restart: bool = False,
         wait: bool = True,
-        timeout: float | None = None,
+        timeout: Duration | None = None,
+        check: bool = False,
     ) -> Request:
-        """Asks the run to leave its loop at its next checkpoint and to go on from there with new code.
+        """Ask the run to leave its loop at its next checkpoint and to go on from there with new code.
 
         Without arguments the code is what changed on disk: of the files that the run has loaded, and of those that they
         import now. What has not changed since it was last taken is not looked at, so code that was pushed stays.
@@ -523,55 +618,89 @@ class Run:
             code: the complete new source of the entry file. No file is written, and none is read but those that the
                 code imports and the run does not know.
             to: the number of a version to go back to, or forth.
-            wait: whether to wait until the new code runs (or the request has another fate).
-            timeout: seconds to wait at most; None for as long as it takes.
+            restart: whether to start the training over with the code: what is persisted and the places of loops are
+                forgotten. Without, a script is refused that would start over, since it keeps nothing.
+            wait: whether to wait until the new code runs, or the request has another fate.
+            timeout: seconds, or text such as "90s", to wait at most; None for as long as it takes.
+            check: whether to raise SparkRequestError also where the run refuses the code.
 
-        Returns the request. Its `fate` is `applied` when the new code runs; `refused`, with the reason, if the code
-        does not compile or the run can't be reloaded: then the worker has not heard of it; `failed`, with the
-        traceback, if the new code raised an exception and the old code goes on. Raises SparkTimeoutError when the time
-        is up (the reload stands), SegmentError or StoreError when the run's files can't be used.
+        Returns the request. Its `fate` is `applied` when the new code runs. It is `refused`, with the reason, if the
+        run refuses the code because what it has in memory could not go on with it: nothing has changed then, and
+        without `check` a SparkReloadWarning says so. Raises SparkRequestError, if it waits, for every other reload that
+        did not happen: the code does not compile or the run can't be reloaded (`refused`, the worker has not heard of
+        it); the new code raised an exception and the old code goes on (`failed`, with the traceback); the run ended
+        (`lost`). Raises SparkTimeoutError when the time is up (the reload stands), SegmentError or StoreError when the
+        run's files can't be used.
         """
         from spark_fast.client import reloading
 
-        return reloading.reload(self, code, to=to, wait=wait, timeout=timeout)
+        request = reloading.reload(
+            self, code, to=to, restart=restart, wait=wait, timeout=seconds_of(timeout, "timeout")
+        )
+        return reloading.judge(request, check=check) if wait else request
 
-    def set(self, name: str, value: Any, *, wait: bool = True, timeout: float | None = None) -> Request:
-        """Sets an exposed value at the run's next checkpoint; where it is parked, at once.
+    @overload
+    def set(self, name: str, value: Any, /, *, wait: bool = True, timeout: Duration | None = None) -> Request: ...
 
-        As pause(). The fate is `refused`, with the reason, if the value does not fit its limits: then the worker has
-        not heard of it; `failed`, with the traceback, if the value's on_set raised, and the value stays what it was. A
-        process that sets and calls more than twenty times a second, 64 times at once, waits for its turn;
+    @overload
+    def set(
+        self, values: Mapping[str, Any], /, *, wait: bool = True, timeout: Duration | None = None
+    ) -> dict[str, Request]: ...
+
+    @overload
+    def set(self, *, wait: bool = True, timeout: Duration | None = None, **values: Any) -> Any: ...
+
+    def set(self, *args: Any, wait: bool = True, timeout: Duration | None = None, **values: Any) -> Any:
+        """Set exposed values at the run's next checkpoint; where it is parked, at once.
+
+            run.set("lr", 3e-4)                     # any name
+            run.set(lr=3e-4)
+            run.set(lr=3e-4, epochs=20)             # several
+            run.set({"lr": 3e-4, "drop out": 0.1})
+
+        None is set if one of several does not fit. They are set one after the other, so they may take effect at
+        different steps.
+
+        wait, timeout: as pause(). Values that are called `wait` or `timeout` go in one of the other forms.
+
+        Returns the request; of several values and of a dict, a dict of requests by name. Raises SparkSetError, if it
+        waits, for the first value that does not fit its limits (`refused`, the worker has not heard of it), or whose
+        on_set raised (`failed`, with the traceback: the value stays what it was); else what pause() raises.
+        A process that sets and calls more than twenty times a second, 64 times at once, waits for its turn;
         SparkTimeoutError if that comes too late, and nothing was asked then.
         """
         from spark_fast.client import exposures
 
-        return exposures.set_value(self, name, value, wait=wait, timeout=timeout)
+        pairs, single = exposures.pairs_of(args, values)
+        requests = exposures.set_values(self, pairs, wait=wait, timeout=seconds_of(timeout, "timeout"))
+        return next(iter(requests.values())) if single else requests
 
     def call(
         self,
         function: str,
         /,
         *args: Any,
-        spark_timeout: float | None = None,
+        spark_timeout: Duration | None = None,
         spark_ranks: "int | Literal['all'] | None" = None,
         **kwargs: Any,
     ) -> Any:
-        """Calls an exposed function at the run's next checkpoint, also while it is parked, and returns what it returns.
+        """Call an exposed function at the run's next checkpoint, also while it is parked, and return what it returns.
 
         Args:
             function: its name.
             args, kwargs: JSON.
-            spark_timeout: seconds to wait at most; None for as long as it takes.
+            spark_timeout: seconds, or text such as "90s", to wait at most; None for as long as it takes.
             spark_ranks: the rank that calls it; "all" for all of them at the same step, as a function needs that uses
                 collectives: then what they return comes as a dict by rank. None for what the script says of the
                 function (see spark_fast.function()), which is rank 0 where it says nothing.
 
         Raises SparkCallError, with the traceback and what was printed, if it raised, could not be called with these
-        arguments, or the run ended before; SparkTimeoutError when the time is up (the call stands).
+        arguments, a later request superseded it, or the run ended before; SparkTimeoutError when the time is up (the
+        call stands).
         """
         from spark_fast.client import exposures
 
-        return exposures.call(self, function, args, kwargs, spark_timeout, spark_ranks)
+        return exposures.call(self, function, args, kwargs, seconds_of(spark_timeout, "spark_timeout"), spark_ranks)
 
     def request_call(
         self,
@@ -580,20 +709,30 @@ class Run:
         kwargs: Mapping[str, Any] | None = None,
         *,
         wait: bool = True,
-        timeout: float | None = None,
+        timeout: Duration | None = None,
         ranks: "int | Literal['all'] | None" = None,
     ) -> Request:
-        """As call(), with a request for an answer: its `fate`, `result` and `output`. Raises what pause() raises."""
+        """Call a function as call() does, and return the request: its `fate`, `result` and `output`.
+
+        wait, timeout: as pause().
+
+        Raises SparkCallError, if it waits, as call() does, except for a call that was superseded.
+        """
         from spark_fast.client import exposures
 
-        return exposures.request_call(self, function, args, kwargs or {}, wait=wait, timeout=timeout, ranks=ranks)
+        limit = seconds_of(timeout, "timeout")
+        request = exposures.request_call(self, function, args, kwargs or {}, wait=wait, timeout=limit, ranks=ranks)
+        return request.raise_for_fate() if wait else request
 
-    def wait(self, status: str | Iterable[str], timeout: float | None = None) -> SparkStatus:
-        """Waits until the run has this status, or one of these, and returns it.
+    def wait(self, status: str | Iterable[str], timeout: Duration | None = None) -> SparkStatus:
+        """Wait until the run has this status, or one of these, and return it.
 
-        Raises SparkTimeoutError after `timeout` seconds, SparkError if the run ended otherwise, so that it will never
+        timeout: seconds, or text such as "90s", to wait at most; None for as long as it takes.
+
+        Raises SparkTimeoutError when the time is up, SparkError if the run ended otherwise, so that it will never
         have it.
         """
+        limit = seconds_of(timeout, "timeout")
         wanted = {SparkStatus(status)} if isinstance(status, str) else {SparkStatus(each) for each in status}
         found = self.status
 
@@ -603,8 +742,10 @@ class Run:
             return found in wanted or found in ENDED
 
         names_wanted = " or ".join(sorted(wanted))
-        if not self._until(there, timeout):
-            raise SparkTimeoutError(f"run {self.id} is not {names_wanted} after {timeout:g} s: it is {found}")
+        if not self._until(there, limit):
+            went_on = self.swallowed_stop
+            why = "" if went_on is None else f", and its loop swallowed the stop that was raised at step {went_on}"
+            raise SparkTimeoutError(f"run {self.id} is not {names_wanted} after {limit:g} s: it is {found}{why}")
         if found not in wanted:
             raise SparkError(f"run {self.id} will not be {names_wanted}: it is {found}")
         return found
@@ -821,11 +962,18 @@ def runs(*, ended: bool = True) -> list[Run]:
     return sorted(found, key=lambda run: run.started)
 
 
-def attach(run: str | None = None) -> Run:
-    """The run of this id; without one, the only live run.
+def attach(run: str | None = None, *, exact: bool = False) -> Run:
+    """Return the run of this id; without one, the only live run.
 
-    Raises NoSuchRunError, which lists the live runs; AmbiguousRunError if none was named and several are live;
-    LayoutError, SegmentError or FolderRefusedError if there is one that can't be used.
+    The beginning of an id is enough where it is the beginning of one live run's only, or, if no live run's id begins
+    so, of one ended run's. A run that is called exactly so is preferred.
+
+    Args:
+        run: the id, or its beginning.
+        exact: whether the id has to be the whole one, as a program wants that waits for a run of its own.
+
+    Raises NoSuchRunError, which lists the live runs; AmbiguousRunError if several runs could be meant; LayoutError,
+    SegmentError or FolderRefusedError if there is one that can't be used.
     """
     if run is None:
         live = runs(ended=False)
@@ -833,24 +981,34 @@ def attach(run: str | None = None) -> Run:
             return live[0]
         error = AmbiguousRunError if live else NoSuchRunError
         raise error(None, [each.id for each in live])
-    if not names.valid(run):
-        raise NoSuchRunError(run, [each.id for each in runs(ended=False)])
-    try:
-        home = run_folder.open_home()
-    except FileNotFoundError:
-        raise NoSuchRunError(run, []) from None
+    if names.valid(run):
+        with suppress(FileNotFoundError):
+            return _attach_exactly(run)
+    known = runs()
+    live = [each for each in known if each.status.live]
+    meant = [each for each in live if each.id.startswith(run)] or [each for each in known if each.id.startswith(run)]
+    if not run or exact or not meant:
+        raise NoSuchRunError(run, [each.id for each in live])
+    if len(meant) > 1:
+        raise AmbiguousRunError(run, [each.id for each in meant])
+    return meant[0]
+
+
+def _attach_exactly(run: str) -> Run:
+    """The run of this id. FileNotFoundError if there is none; else what attach() raises."""
+    home = run_folder.open_home()
     try:
         return _open(home, run)
-    except FileNotFoundError:
-        raise NoSuchRunError(run, [each.id for each in runs(ended=False)]) from None
     finally:
         os.close(home)
 
 
 def request_hot_reload(code: str | bytes | None = None, run: str | None = None) -> Request:
-    """Asks a run to go on with new code, and waits until it does, or can't: `attach(run).reload(code)`.
+    """Ask a run to go on with new code, and wait until it does: `attach(run).reload(code, check=True)`.
 
     code: the complete new source of the entry file; None for what changed on disk.
-    run: its id; None for the only live one.
+    run: its id, or the beginning of one, as attach() takes it; None for the only live one.
+
+    Raises SparkRequestError, with the reason, if the run does not go on with the new code, and what attach() raises.
     """
-    return attach(run).reload(code)
+    return attach(run).reload(code, check=True)

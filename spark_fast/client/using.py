@@ -9,8 +9,8 @@ from typing import Any
 
 from spark_fast import names
 from spark_fast.client.run import Run, attach, runs
-from spark_fast.errors import NoSuchRunError, SparkError, SparkSetError, SparkTimeoutError
-from spark_fast.request import FateState
+from spark_fast.durations import Duration, seconds_of
+from spark_fast.errors import NoSuchRunError, SparkError, SparkTimeoutError
 from spark_fast.status import monotonic
 
 __all__ = ["Used", "use"]
@@ -66,10 +66,7 @@ class Used:
         run = self.controller
         if name not in run.values:
             raise AttributeError(f"run {run.id} exposes no value {name!r}")
-        fate = run.set(name, value).fate
-        if fate.state is not FateState.APPLIED:
-            reason, _, trace = fate.reason.partition("\n")
-            raise SparkSetError(name, str(fate.state), reason, trace)
+        run.set(name, value)
 
     def __getitem__(self, name: str) -> Any:
         try:
@@ -96,7 +93,7 @@ def use(
     *,
     name: str | None = None,
     options: Sequence[str] = (),
-    timeout: float | None = 60.0,
+    timeout: Duration | None = 60.0,
 ) -> Used:
     """A run whose exposed values are attributes and whose exposed functions are methods.
 
@@ -106,17 +103,18 @@ def use(
         s.controller.pause()
 
     Args:
-        target: the id of a live run; or a script, a path that ends in `.py` or has a slash in it, which is started
-            under `spark-fast run` and lives on when this process ends.
+        target: the id of a live run, or its beginning; or a script, a path that ends in `.py` or has a slash in it,
+            which is started under `spark-fast run` and lives on when this process ends.
         arguments: of the script.
         name: the run id of the script; drawn if None.
         options: of `spark-fast run`, `--watch` say.
-        timeout: seconds to wait until the script exposes something or passes its first checkpoint; None for as long as
-            it takes.
+        timeout: seconds, or text such as "90s", to wait until the script exposes something or passes its first
+            checkpoint; None for as long as it takes.
 
     Raises NoSuchRunError if no live run has this id, FileNotFoundError if there is no such script, SparkError if it
     ended before it came to anything, SparkTimeoutError when the time is up (the script goes on).
     """
+    limit = seconds_of(timeout, "timeout")
     if not target.endswith(".py") and "/" not in target:
         run = attach(target)
         if not run.status.live:
@@ -124,7 +122,7 @@ def use(
         return Used(run)
     if not Path(target).exists():
         raise FileNotFoundError(target)
-    return _start(target, arguments, name, options, timeout)
+    return _start(target, arguments, name, options, limit)
 
 
 def _start(
@@ -153,6 +151,6 @@ def _start(
 
 def _found(name: str) -> Run | None:
     try:
-        return attach(name)
+        return attach(name, exact=True)
     except (SparkError, OSError):  # it is being made
         return None

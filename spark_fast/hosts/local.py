@@ -183,7 +183,8 @@ class RunFolder:
             place = files.read_place(self._folder)
             if place is not None and place.first == entry.home:
                 return entry.mail  # the version was made here
-            return version_mail(unpacked(Store(self._folder), entry.letter, entry.sender).number)
+            number = unpacked(Store(self._folder), entry.letter, entry.sender).number
+            return version_mail(number, restart=entry.letter.get("restart") is True)
         mailbox.write_mail(self._folder, int(entry.id, 16), entry.letter)
         return mailbox.mail_name(int(entry.id, 16))
 

@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import Any, ParamSpec, TypeVar
 
 from spark_fast import names
-from spark_fast.errors import SparkStopError
+from spark_fast.errors import first_stop, is_stop
 from spark_fast.project_files import is_under
 from spark_fast.worker import options, report, running, session
 
@@ -102,10 +102,10 @@ def run(fn: Callable[Args, Result], *args: Args.args, **kwargs: Args.kwargs) -> 
     failed: BaseException | None = None
     try:
         return running.run_hosted(_roots(), None, fn, args, kwargs)
-    except SparkStopError as stop:
-        report.say(str(stop))
-        return None
     except BaseException as error:
+        if is_stop(error):
+            report.say(str(first_stop(error)))
+            return None
         failed = error
         raise
     finally:

@@ -14,13 +14,14 @@ from spark_fast.client.reset import ask_reset
 from spark_fast.code_versions import Store, Version
 from spark_fast.errors import ResetError
 from spark_fast.exposed import unknown
+from spark_fast.json_text import to_json
 from spark_fast.project_files import relative
 from spark_fast.sources import decode
 from spark_fast.status import monotonic
 from spark_fast.ui import models
 from spark_fast.ui.detail import Parts
 from spark_fast.ui.state import Client, Server, State
-from spark_fast.ui.views import history_view, to_json
+from spark_fast.ui.views import history_view
 
 __all__ = ["ERRORS", "router"]
 
@@ -180,7 +181,7 @@ async def advance(server: Server, run: str, body: models.Advance) -> Response:
 async def reload(server: Server, run: str, body: models.Reload | None = None) -> Response:
     """Asks a run to go on with new code. Code that does not compile is refused."""
     said = body or models.Reload()
-    return await _ask(server, run, lambda found: found.reload(said.code, to=said.to, wait=False))
+    return await _ask(server, run, lambda found: found.reload(said.code, to=said.to, restart=said.restart, wait=False))
 
 
 @router.post("/runs/{run}/reset", status_code=202, response_model=models.Asked, responses=_ASKING)

@@ -8,11 +8,12 @@ from typing import Any
 from spark_fast.client import Run
 from spark_fast.code_versions import Store
 from spark_fast.errors import FolderRefusedError, SegmentError, SparkError, StoreError
+from spark_fast.json_text import to_json
 from spark_fast.status import monotonic
 from spark_fast.ui.feed import Feed
 from spark_fast.ui.sent import Sent, is_there, open_run
 from spark_fast.ui.threads import Threads
-from spark_fast.ui.views import function_view, present_view, shortened, to_json, value_view
+from spark_fast.ui.views import function_view, present_view, shortened, value_view
 
 __all__ = ["Lookout", "Lookouts", "Parts"]
 
@@ -84,7 +85,7 @@ class Parts:
         except (SparkError, OSError) as damage:
             error = str(damage)
             self._keys.pop("board", None)  # it may be readable at the next look, with no other version
-        self._parts |= {"values": values, "functions": functions, "error": error}
+        self._parts |= {"values": values, "functions": functions, "board_error": error}
 
     def _changed(self, part: str, key: object) -> bool:
         before = self._keys.get(part)

@@ -67,6 +67,7 @@ class Reload(_Body):
 
     code: Annotated[str | None, Field(description="The complete new source of the entry file.")] = None
     to: Annotated[Number | None, Field(description="The version to go back to, or forth.")] = None
+    restart: Annotated[bool, Field(description="Whether to start the training over, with nothing kept.")] = False
 
 
 class Reset(_Body):
@@ -151,11 +152,23 @@ class Present(BaseModel):
     troubles: list[Trouble]
 
 
+class RunError(BaseModel):
+    """The exception that ended a run, or after which it is paused; of several ranks, the first."""
+
+    type: str
+    message: Annotated[str, Field(description="Its last line, as Python prints it.")]
+    traceback: str
+    step: int
+    rank: int
+    time: float
+
+
 class Summary(BaseModel):
     """A run. In the stream's list of runs it lacks `ranks`."""
 
     id: str
     status: str
+    error: RunError | None
     step: int
     steps_per_second: float | None
     progress: Progress | None
@@ -276,7 +289,7 @@ class Detail(Summary):
     requests: list[Request]
     version: int | None
     reloadable: bool
-    error: Annotated[str | None, Field(description="Why the values and functions can't be read.")]
+    board_error: Annotated[str | None, Field(description="Why the values and functions can't be read.")]
 
 
 class History(BaseModel):

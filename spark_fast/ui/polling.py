@@ -16,11 +16,12 @@ from spark_fast import run_folder
 from spark_fast.client.look import Look
 from spark_fast.client.run import Run, _open
 from spark_fast.errors import FolderRefusedError, SparkError
+from spark_fast.json_text import to_json
 from spark_fast.status import SparkStatus, monotonic
 from spark_fast.ui.feed import Feed
 from spark_fast.ui.memory import resident
 from spark_fast.ui.threads import Threads
-from spark_fast.ui.views import listed_view, present_view, to_json
+from spark_fast.ui.views import listed_view, present_view
 
 __all__ = ["RANKS_MAX", "Poller"]
 

@@ -1,11 +1,10 @@
 """Runs, requests and what else the client has, as the API says them in JSON."""
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spark_fast.client import Function, History, Request, SparkStatus, Value
+from spark_fast.json_text import to_json
 
 __all__ = [
     "function_view",
@@ -14,7 +13,6 @@ __all__ = [
     "present_view",
     "request_view",
     "shortened",
-    "to_json",
     "value_view",
 ]
 
@@ -24,24 +22,6 @@ _TROUBLED = 3
 
 _RESULT_MAX = 16 << 10
 """Characters of a result and what was printed that stand in a list of requests."""
-
-
-def to_json(value: object) -> str:
-    """Compact JSON; NaN and infinities, for which it has no word, are null."""
-    try:
-        return json.dumps(value, separators=(",", ":"), allow_nan=False)
-    except ValueError:
-        return json.dumps(_finite(value), separators=(",", ":"), allow_nan=False)
-
-
-def _finite(value: object) -> object:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value
 
 
 def present_view(ranks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

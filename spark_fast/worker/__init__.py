@@ -6,7 +6,7 @@ from spark_fast.status import SparkStatus
 from spark_fast.worker.asynchronous import checkpoint_async
 from spark_fast.worker.controller import SparkController, controller, create_controller
 from spark_fast.worker.exposing import expose, function, value
-from spark_fast.worker.hooks import on_pause, on_resume
+from spark_fast.worker.hooks import on_pause, on_resume, on_stop
 from spark_fast.worker.options import configure
 from spark_fast.worker.persisting import clear_all_persisted, clear_persisted, has_persisted, persist
 from spark_fast.worker.running import run
@@ -30,6 +30,7 @@ __all__ = [
     "has_persisted",
     "on_pause",
     "on_resume",
+    "on_stop",
     "pending",
     "persist",
     "run",

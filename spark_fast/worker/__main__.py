@@ -38,6 +38,8 @@ def main() -> int:
         watched=told.get("watched", False),
         announce=told.get("announce"),
         stop_deadline=told.get("stop_deadline"),
+        on_error=told.get("on_error"),
+        error_timeout=told.get("error_timeout"),
     )
     start = runner.run_module if module else runner.run_script
     return start(words[0], words[1:], options=options)

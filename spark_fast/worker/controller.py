@@ -43,7 +43,7 @@ class SparkController:
         return self._ask(Kind.RESUME)
 
     def stop(self) -> Fate:
-        """Asks the run to stop: its next checkpoint, and every later one, raises SparkStopError."""
+        """Asks the run to stop: its next checkpoint raises SparkStopError, by the rule that `checkpoint()` states."""
         return self._ask(Kind.STOP)
 
     def checkpoint(self) -> None:

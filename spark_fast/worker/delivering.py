@@ -19,7 +19,7 @@ from typing import Any, TextIO
 
 from spark_fast import mailbox
 from spark_fast._core import worker
-from spark_fast.errors import FolderRefusedError, SparkInterrupt, StoreError
+from spark_fast.errors import FolderRefusedError, SparkInterrupt, StoreError, is_stop
 from spark_fast.exposed import UnfitError, check_arguments, unknown
 from spark_fast.mailbox import Reply
 from spark_fast.request import Kind, format_id
@@ -234,7 +234,7 @@ def _plain(found: Any) -> Any:
 def _comes_through(error: BaseException) -> bool:
     """Whether it ends or leaves the loop, and the function was only what ran just then: a stop, a reload, an interrupt,
     and the end of the process, if a signal handler asked for it."""
-    if isinstance(error, (KeyboardInterrupt, SparkInterrupt)):
+    if isinstance(error, (KeyboardInterrupt, SparkInterrupt)) or is_stop(error):
         return True
     if not isinstance(error, SystemExit):
         return False

@@ -7,37 +7,39 @@ What happens at a reload, in order:
 3. The modules that changed, and those that imported them, are executed (see transaction.py), then the entry.
 4. The new code is on trial until its loop has come round once. If it raises before that, everything is put back and the
    old code runs from the same place. What came of the request is published then: before, nobody could tell.
+5. If code fails and there is none to run in its place, the worker parks with everything in memory: see error_park.py.
 """
 
 import os
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from spark_fast import mailbox
-from spark_fast._core import GIVEN, ROUND, worker
+from spark_fast._core import GIVEN, ROUND, Place, worker
 from spark_fast.code_versions import Store
 from spark_fast.errors import (
     CodeRefusedError,
     SparkError,
-    SparkInterrupt,
     SparkReloadError,
+    first_stop,
+    is_stop,
 )
 from spark_fast.project_files import is_under
-from spark_fast.request import format_id, version_of
-from spark_fast.worker import journaling, loaders, options, places, report, session, voting
+from spark_fast.request import format_id, is_restart, version_of
+from spark_fast.worker import journaling, loaders, options, persisting, places, report, session, voting
+from spark_fast.worker.error_park import ErrorPark
 from spark_fast.worker.project import ENTRY, Module, Project
+from spark_fast.worker.reload_answers import answer, elsewhere_error, publish_applied, reason_of, speaks_against
 from spark_fast.worker.spawning import Spawning
 from spark_fast.worker.voting import ElsewhereError
 
 if TYPE_CHECKING:
     from spark_fast.worker.transaction import Transaction
 
-__all__ = ["Host", "answer"]
+__all__ = ["Host"]
 
 
 class _Asked:
@@ -51,27 +53,37 @@ class _Asked:
 
 
 class _Trial:
-    """Code that has not proved itself yet. asked: None for old code that was put back."""
+    """Code that has not proved itself yet.
+
+    asked: None for old code that was put back.
+
+    Attributes:
+        aside: the places of loops that code which starts over does not go on from.
+    """
 
     def __init__(self, transaction: "Transaction", asked: _Asked | None) -> None:
         self.transaction = transaction
         self.asked = asked
         self.executed = False
+        self.aside: list[Place] = []
 
 
 class Host:
     """The host of this process; there is one at most.
 
     roots: the folders that hold the project's code.
+    watched: whether somebody is about to save new code.
 
     Attributes:
         thread: the thread that it runs the code in.
         ending: True once the process is to end whatever the code on trial does.
+        executes_entry: whether a reload executes the script, and with it what it makes at its top level, once more.
     """
 
-    def __init__(self, roots: Sequence[str]) -> None:
+    def __init__(self, roots: Sequence[str], *, watched: bool = False) -> None:
         self.thread = threading.get_ident()
         self.ending = False
+        self.executes_entry = True
         self._roots = list(dict.fromkeys(os.path.abspath(root) for root in roots))
         self._spawning = Spawning()
         self._project = Project(self._roots, self._on_loaded, self._on_spawn)
@@ -82,6 +94,8 @@ class Host:
         self._looks = 0
         self._began = 0
         self._rounds = 0
+        self._park = ErrorPark(watched=watched)
+        self._undo_error: Exception | None = None
 
     # --- the code that runs ---
 
@@ -125,6 +139,7 @@ class Host:
 
     def close(self) -> None:
         """From here on nobody runs the code again."""
+        self._park.disarm()
         self._project.remove()
         self._spawning.close()
         store, self._store = self._store, None
@@ -201,7 +216,7 @@ class Host:
         except Exception as error:  # whatever it is, the loop has not been left, and goes on
             voting.vote(entry["seq"], voting.READY, False)
             known = isinstance(error, (SparkError, OSError, SyntaxError))
-            answer(entry, step, "refused", _reason(error), "" if known else report.as_printed(error))
+            answer(entry, step, "refused", reason_of(error), "" if known else report.as_printed(error))
             return None
         if not voting.agree(entry["seq"], voting.READY):
             worker.tell(entry["seq"], step, failed=True)  # whoever refused has said why
@@ -219,25 +234,54 @@ class Host:
         if number is None:
             raise CodeRefusedError(f"the request names no version of the code: {entry['mail']!r}")
         version = self._store.version(number)
+        restart = is_restart(entry["mail"])
         running = {module.path: module.digest for module in list(self._project.modules.values())}
         sources = {
             path: self._store.source(digest) for path, digest in version.files.items() if running.get(path) != digest
         }
-        transaction = self._transaction(sources, version.number)
+        transaction = self._transaction(sources, version.number, restart=restart)
         transaction.check()
+        if not restart:
+            self._look_for_losses(transaction)
         return transaction
 
-    def _transaction(self, sources: Mapping[str, bytes], number: int) -> "Transaction":
+    def _transaction(self, sources: Mapping[str, bytes], number: int, *, restart: bool = False) -> "Transaction":
         from spark_fast.worker.transaction import Transaction  # 50 ms, for those who reload
 
-        return Transaction(self._project, sources, number=number, before=self._number)
+        return Transaction(self._project, sources, number=number, before=self._number, restart=restart)
+
+    def _look_for_losses(self, transaction: "Transaction") -> None:
+        """Warns of what the reload begins anew. Raises CodeRefusedError if that is the whole training."""
+        kept = persisting.snapshot()
+        goes_on = bool(kept) or self._park.has_places or bool(places.living(self.thread))
+        if not goes_on and self.executes_entry and worker.step() > options.current().stride:
+            raise CodeRefusedError(
+                "none of the loops that are running has a key, and nothing is persisted: the new code would start the "
+                'training over. Give a loop a key, spark.track(…, key="batch"), and keep the model with '
+                "spark.persist(); or start over on purpose with --restart"
+            )
+        from spark_fast.worker import restarts  # it loads ast
+
+        modules = list(self._project.modules.values())
+        paths = [module.path for module in modules]
+        if self._park.error is None:
+            positions = restarts.of_stack(sys._getframe(), paths)
+        else:
+            positions = restarts.of_traceback(self._park.error.__traceback__, paths)
+        transaction.warnings += restarts.losses(
+            positions,
+            {module.path: module.source for module in modules},
+            kept.values(),
+            {module.name.split(".")[0] for module in modules},
+            self._roots,
+        )
 
     def tell(self) -> None:
         """Publishes that the new code runs: it has come to a point at which it would wait."""
         for trial in self._trials:
             if trial.asked is not None and not trial.asked.told:
                 trial.asked.told = True
-                _publish(trial.asked.entry, trial.asked.step, trial.transaction.warnings)
+                publish_applied(trial.asked.entry, trial.asked.step, trial.transaction.warnings)
 
     def _prove(self) -> None:
         """The new code runs, and stays, where it does so in all ranks. Raises SparkReloadError if it does not."""
@@ -255,6 +299,8 @@ class Host:
                 trial.transaction.commit()
             except Exception as error:  # the new code runs: a fault in what only tidies up is not to end it
                 report.warn_of("the end of a reload raised", error)
+        self._park.over()
+        self._park.arm(reloaded=any(trial.asked is not None for trial in self._trials))
         self._trials.clear()
         places.settle()
         loaders.settle()
@@ -270,31 +316,75 @@ class Host:
         again: executes what is to be executed anew of the entry, and runs it.
         """
         transaction: Transaction | None = None
-        stranded = False
         while True:
             try:
-                if stranded:
-                    session.park("a reload that failed")
-                    result = None
-                else:
-                    result = first() if transaction is None else again(transaction)
+                result = first() if transaction is None else again(transaction)
                 # What left the loop may have been swallowed by the code around it.
-                if self._leaving is None and not stranded:
+                if self._leaving is None:
                     self._end_trials()
                     return result
             except BaseException as error:
                 if self._leaving is not None and not self.ending and not isinstance(error, KeyboardInterrupt):
                     if error is not (self._leaving.asked and self._leaving.asked.error):
                         report.warn_of("leaving the loop for a reload raised", error)
-                elif not self._take_back(error):
-                    stranded = self._strand(error)
-                    if stranded:
-                        continue
+                elif not self._take_back(error) and not self._hold(error):
                     with suppress(SparkReloadError):  # another rank can't run it; here nothing runs any more
                         self._end_trials()
                     raise
-            stranded = False
             transaction = self._next()
+
+    def _hold(self, error: BaseException) -> bool:
+        """Code has failed, and there is none to run in its place. Keeps the worker alive to park, unless the error is
+        one that ends the process; whether it does."""
+        if self.ending or not self._park.takes(error, on_trial=bool(self._trials)):
+            return False
+        while self._trials:
+            self._undo(self._trials.pop())
+        self._begin_hold(error)
+        return True
+
+    def _begin_hold(self, error: BaseException) -> None:
+        self._leaving = None
+        loaders.settle()
+        with session.turns:
+            session.on_trial(False)
+        self._park.begin(error)
+
+    def _wait(self) -> None:
+        """Parks after an error until code is to run again: new code, or the same if the run was resumed.
+
+        Raises SparkStopError, from the error, if it is stopped instead.
+        """
+        while True:
+            try:
+                self._park.wait()
+            except SparkReloadError:
+                if self._leaving is None:
+                    raise
+            except BaseException as error:
+                if not is_stop(error):
+                    raise
+                raise first_stop(error) from self._park.error
+            if self._leaving is not None or self._can_go_on():
+                self._park.end()
+                return
+            report.warn(
+                "the run was resumed, but none of its loops has a key and nothing is persisted: its code would start "
+                "the training over, so it stays paused. Stop it, or mend the code and reload it with --restart"
+            )
+
+    def _can_go_on(self) -> bool:
+        """Whether code that runs again finds anything of what was there."""
+        return self._park.has_places or bool(persisting.snapshot())
+
+    def _undo(self, trial: _Trial) -> None:
+        """Puts back what the trial's code took the place of."""
+        try:
+            trial.transaction.undo()
+        except Exception as error:
+            report.warn_of("not all of the new code could be taken back: old and new code are mixed", error)
+            self._undo_error = error
+        places.bring_back(trial.aside)
 
     def _end_trials(self) -> None:
         if self._trials:
@@ -303,52 +393,59 @@ class Host:
     def _next(self) -> "Transaction":
         """The frames are gone. What is to run now: the new code, or the old once more if that can't be executed."""
         while True:
-            places.abandon(self.thread)
-            self._looks = self._rounds = 0
-            left = self._leaving
-            if left is not None and left.asked is not None:
-                # They hold the old frames, whose generators may wait for threads as they go: not with the turns.
-                left.asked.error.__traceback__ = left.asked.error.__context__ = None
-            with session.turns:
-                trial, self._leaving = self._leaving, None
-                if trial is not None and trial.asked is not None and session.together():
-                    # The new code comes to the step at which the old one was left: nothing was done in it, and what
-                    # the log says of it, that they park there say, holds for all ranks alike.
-                    worker.set_back(trial.asked.step - options.current().stride)
-                if trial is None:  # the last one was taken back
-                    trial = _Trial(self._transaction({}, self._number), None)
-                self._trials.append(trial)
-                self._began = worker.step()
-                session.on_trial(True)
+            if self._park.error is not None and self._leaving is None:
+                self._wait()
             try:
-                if trial.asked is not None:
-                    ident = format_id(trial.asked.entry["id"])
-                    journaling.code(ident, trial.transaction.number, trial.transaction.sources)
-                with self._spawning.settling():
-                    trial.transaction.execute()
-                if trial.asked is not None and not voting.agree(trial.asked.entry["seq"], voting.EXECUTED):
-                    raise ElsewhereError("another rank can't execute it")
-                trial.executed = True
+                return self._execute_next()
             except BaseException as error:
-                if not self._take_back(error):
+                if not self._take_back(error) and not self._hold(error):
                     raise
-                del error
-                continue
-            self._set_current(trial.transaction.number)
-            loaders.defer(self.thread)
-            return trial.transaction
+
+    def _execute_next(self) -> "Transaction":
+        """Executes the modules of the version that was asked for; of the one that runs, where none was."""
+        places.abandon(self.thread)
+        self._looks = self._rounds = 0
+        left = self._leaving
+        if left is not None and left.asked is not None:
+            # They hold the old frames, whose generators may wait for threads as they go: not with the turns.
+            left.asked.error.__traceback__ = left.asked.error.__context__ = None
+        with session.turns:
+            trial, self._leaving = self._leaving, None
+            if trial is not None and trial.asked is not None and session.together():
+                # The new code comes to the step at which the old one was left: nothing was done in it, and what
+                # the log says of it, that they park there say, holds for all ranks alike.
+                worker.set_back(trial.asked.step - options.current().stride)
+            if trial is None:  # the last one was taken back, or the run was resumed after an error
+                trial = _Trial(self._transaction({}, self._number), None)
+            self._trials.append(trial)
+            self._began = worker.step()
+            session.on_trial(True)
+        if trial.transaction.restart:
+            trial.aside = places.set_aside(self.thread)
+            places.unwind(self.thread)
+        if trial.asked is not None:
+            ident = format_id(trial.asked.entry["id"])
+            journaling.code(ident, trial.transaction.number, trial.transaction.sources)
+        with self._spawning.settling():
+            trial.transaction.execute()
+        if trial.asked is not None and not voting.agree(trial.asked.entry["seq"], voting.EXECUTED):
+            raise ElsewhereError("another rank can't execute it")
+        trial.executed = True
+        self._set_current(trial.transaction.number)
+        loaders.defer(self.thread)
+        return trial.transaction
 
     def _take_back(self, error: BaseException) -> bool:
         """The code has failed. If it was on trial, what ran before it is put back; whether it was."""
-        if self.ending or not _speaks_against(error):
+        if self.ending or not speaks_against(error):
             return False
         if not any(trial.asked is not None for trial in self._trials):
             return False
-        elsewhere = _elsewhere(error)
+        elsewhere = elsewhere_error(error)
         text = report.as_printed(error) if elsewhere is None else str(elsewhere)
         while True:
             trial = self._trials.pop()
-            trial.transaction.undo()
+            self._undo(trial)
             if trial.asked is not None:
                 break
         voting.vote(trial.asked.entry["seq"], voting.PROVED if trial.executed else voting.EXECUTED, False)
@@ -358,32 +455,24 @@ class Host:
         loaders.settle()
         transaction = trial.transaction
         self._set_current(transaction.before)
-        back = f"version {transaction.number} of the code failed; version {transaction.before} runs on"
+        if self._park.error is not None:
+            after = "the run stays paused after its error"
+        elif self._undo_error is not None:
+            after = "it could not be taken back whole, so the run is paused"
+        else:
+            after = f"version {transaction.before} runs on"
+        back = f"version {transaction.number} of the code failed; {after}"
         report.warn(f"{back}:\n{text.rstrip()}")
         with session.turns:
-            journaling.failed(format_id(trial.asked.entry["id"]), _reason(error))
+            journaling.failed(format_id(trial.asked.entry["id"]), reason_of(error))
             if elsewhere is not None:
                 worker.tell(trial.asked.entry["seq"], trial.asked.step, failed=True)  # whose fault it is has said why
             elif not trial.asked.told:
                 answer(trial.asked.entry, trial.asked.step, "failed", back, text)
-        return True
-
-    def _strand(self, error: BaseException) -> bool:
-        """The old code can't be run again either: it was never made to be run twice, say. Nobody's edit is to cost what
-        the process has in memory, so it parks, until it is given code that runs, or is stopped. Whether it did."""
-        if not self._trials or not _speaks_against(error):
-            return False
-        while self._trials:
-            self._trials.pop().transaction.undo()
-        loaders.settle()
-        places.abandon(self.thread)
-        with session.turns:
-            session.on_trial(False)
-        report.warn(
-            "the code that ran before can't be run again either, so this process is paused, with all that it has "
-            "persisted: mend the code and reload it, or stop the run. Resumed, it tries once more.\n"
-            + report.as_printed(error)
-        )
+        undo_error, self._undo_error = self._undo_error, None
+        again = self._park.error if undo_error is None else undo_error
+        if again is not None:
+            self._begin_hold(again)
         return True
 
     def _set_current(self, number: int) -> None:
@@ -395,52 +484,3 @@ class Host:
                 self._store.set_current(number)
             except (OSError, SparkError) as error:
                 report.warn(f"which version of the code runs can't be written down: {error}")
-
-
-def _speaks_against(error: BaseException) -> bool:
-    """Whether the code failed, and was not just ended."""
-    quits = isinstance(error, SystemExit) and error.code in (None, 0)
-    interrupted = isinstance(error, (SparkInterrupt, KeyboardInterrupt))
-    return _elsewhere(error) is not None or not (quits or interrupted)
-
-
-def _elsewhere(error: BaseException) -> ElsewhereError | None:
-    """The fault of another rank that this error stands for, if it does."""
-    found = error if isinstance(error, ElsewhereError) else error.__cause__
-    return found if isinstance(found, ElsewhereError) else None
-
-
-def answer(entry: dict[str, Any], step: int, state: str, reason: str, trace: str = "") -> None:
-    """Tells the sender of a reload why it came to nothing. The fate is published whatever happens to the words."""
-    if state == "refused":
-        report.warn(f"a reload was refused: {reason}")
-    folder = session.folder()
-    if folder is not None:
-        try:
-            mailbox.write_reply(folder, entry["id"], mailbox.Reply(state, reason, trace), session.rank())
-        except (OSError, SparkError) as error:
-            report.warn(f"the sender of a reload can't be told why it came to nothing: {error}")
-    worker.tell(entry["seq"], step, failed=True)
-
-
-def _publish(entry: dict[str, Any], step: int, warnings: Sequence[str]) -> None:
-    """Tells the sender of a reload that the new code runs, and what stays as the old code made it."""
-    folder = session.folder()
-    for warning in warnings:
-        report.warn(f"after a reload: {warning}")
-    if warnings and folder is not None:
-        reply = mailbox.Reply("done", step=step, warnings=tuple(dict.fromkeys(warnings)))
-        try:
-            mailbox.write_reply(folder, entry["id"], reply, session.rank())
-        except (OSError, SparkError) as error:
-            report.warn(f"the sender of a reload can't be told of its warnings: {error}")
-    worker.tell(entry["seq"], step, failed=False)
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, SyntaxError):
-        return "".join(traceback.format_exception_only(error)).strip()
-    try:
-        return str(error)
-    except Exception:  # of the user's own class
-        return type(error).__name__

@@ -14,10 +14,12 @@ from spark_fast.worker import report, session
 if TYPE_CHECKING:
     from spark_fast.worker.project import Project
 
-__all__ = ["code", "end", "failed", "follow", "forget_after_fork", "keep", "payload", "returned"]
+__all__ = ["code", "end", "failed", "follow", "forget_after_fork", "keep", "payload", "returned", "stopped_by_error"]
 
 _path: str | None = None
 _noted = 0
+_error: dict[str, Any] | None = None
+"""An error that is to be written down once the journal has begun, with the pause that follows it."""
 
 
 def keep(folder: Path, run: str, command: list[str], chosen: str | None, entry: tuple[str, bytes] | None) -> None:
@@ -53,6 +55,7 @@ def follow(project: "Project | None") -> None:
     if error:
         report.warn(f"the journal {_path} can't be written any more: {os.strerror(error)}")
         _path = None
+    _write_error()
     if project is not None and len(project.modules) > _noted and worker.journal_begun():
         fresh = list(project.modules.values())[_noted:]
         _noted = len(project.modules)
@@ -79,6 +82,20 @@ def returned(ident: str) -> None:
 def failed(ident: str, reason: str) -> None:
     """Writes down that a reload was taken back, or that a value was not set or a function not called, or raised."""
     _append({"failed": ident, "reason": reason})
+
+
+def stopped_by_error(message: str, text: str) -> None:
+    """Writes down that the worker was paused after an error of the script."""
+    global _error
+    _error = {"error": message, "traceback": text, "step": worker.step(), "time": time.time()}
+    _write_error()
+
+
+def _write_error() -> None:
+    global _error
+    if _error is not None and worker.journal_begun():
+        line, _error = _error, None
+        _append(line)
 
 
 def end(state: str) -> None:

@@ -6,11 +6,11 @@ import signal
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from spark_fast import names
 from spark_fast._core import worker
-from spark_fast.durations import parse_duration
+from spark_fast.durations import Duration, parse_duration, seconds_of
 from spark_fast.worker import report
 
 __all__ = ["Options", "configure", "current"]
@@ -35,6 +35,8 @@ class Options:
     stop_signals: tuple[str, ...] = ()
     stop_deadline: float | None = None
     stride: int = 1
+    on_error: str | None = None
+    error_timeout: float | None = None
 
 
 class _Unset(Enum):
@@ -55,13 +57,15 @@ _LONGEST = 1e9
 """Seconds: thirty years."""
 
 
-def _interval(value: float, name: str) -> float:
+def _interval(value: Duration, name: str) -> float:
+    value = seconds_of(value, name)
     if not 0 <= value <= _LONGEST:
         raise ValueError(f"{name} is a number of seconds, from 0 to {_LONGEST:.0e}: {value!r}")
     return float(value)
 
 
-def _deadline(value: float, name: str) -> float:
+def _deadline(value: Duration, name: str) -> float:
+    value = seconds_of(value, name)
     if not 0 < value <= _LONGEST:
         raise ValueError(f"{name} is a number of seconds, more than 0 and at most {_LONGEST:.0e}: {value!r}")
     return float(value)
@@ -104,9 +108,21 @@ def _signals(value: Iterable[str], name: str) -> tuple[str, ...]:
     return found
 
 
+def _on_error(value: str, name: str) -> str:
+    if value not in ("park", "exit"):
+        raise ValueError(f"{name} is 'park' or 'exit': {value!r}")
+    return value
+
+
+def _journal(value: str | os.PathLike[str] | None, name: str) -> str | None:
+    """A path is that of the working directory as it is now."""
+    path = None if value is None else os.fspath(value)
+    return path if not path or path.lower() in names.OFF else os.path.abspath(path)
+
+
 _EARLY: dict[str, Check] = {
     "run": _or_none(_run),
-    "journal": lambda value, name: value,
+    "journal": _journal,
     "enabled": lambda value, name: bool(value),
     "ranks": lambda value, name: bool(value),
     "rank": _or_none(_rank),
@@ -124,6 +140,8 @@ _CHECKS = _EARLY | {
     "yield_interval": _or_none(_interval),
     "async_yield_interval": _interval,
     "quiet": lambda value, name: bool(value),
+    "on_error": _or_none(_on_error),
+    "error_timeout": _or_none(_deadline),
 }
 
 
@@ -146,6 +164,8 @@ _PARSED: dict[str, Callable[[str], object]] = {
     "stop_signals": lambda text: [name.strip().upper() for name in text.split(",")],
     "stop_deadline": parse_duration,
     "stride": int,
+    "on_error": str.lower,
+    "error_timeout": parse_duration,
 }
 """What the environment gives in variables of the options' names."""
 
@@ -156,7 +176,7 @@ def _from_environment() -> Options:
         enabled=os.environ.get("SPARK_FAST", "1").lower() not in names.OFF,
         quiet=os.environ.get("SPARK_FAST_QUIET", "").lower() not in ("", *names.OFF),
         ranks=os.environ.get("SPARK_FAST_RANKS", "1").lower() not in names.OFF,
-        journal=os.environ.get("SPARK_FAST_JOURNAL") or None,
+        journal=_journal(os.environ.get("SPARK_FAST_JOURNAL") or None, "SPARK_FAST_JOURNAL"),
     )
     run = os.environ.get("SPARK_FAST_RUN")
     if run and not names.valid(run):
@@ -189,8 +209,8 @@ def current() -> Options:
 
 def configure(
     *,
-    yield_interval: float | None | _Unset = _UNSET,
-    async_yield_interval: float | _Unset = _UNSET,
+    yield_interval: Duration | None | _Unset = _UNSET,
+    async_yield_interval: Duration | _Unset = _UNSET,
     run: str | None | _Unset = _UNSET,
     journal: str | None | _Unset = _UNSET,
     enabled: bool | _Unset = _UNSET,
@@ -202,18 +222,20 @@ def configure(
     local_world_size: int | None | _Unset = _UNSET,
     job: str | None | _Unset = _UNSET,
     stop_signals: Iterable[str] | _Unset = _UNSET,
-    stop_deadline: float | None | _Unset = _UNSET,
+    stop_deadline: Duration | None | _Unset = _UNSET,
     stride: int | _Unset = _UNSET,
+    on_error: Literal["park", "exit"] | None | _Unset = _UNSET,
+    error_timeout: Duration | None | _Unset = _UNSET,
 ) -> None:
     """Sets options of this process's worker; what is not named stays as it is.
 
     Args:
-        yield_interval: seconds between two yields of the GIL by `checkpoint()`, at the least. 0, the default: every
-            call yields, so that the process's other threads run at every batch. None: never; the interpreter still
-            switches threads by itself, every 5 ms. Worth setting where a step takes microseconds and a second thread
-            is busy. Also `SPARK_FAST_YIELD_INTERVAL`, as `0.001`, `1ms` or `never`.
-        async_yield_interval: seconds between two trips of `checkpoint_async()` through the event loop, at the least;
-            0 for every call. Default 0.01. Also `SPARK_FAST_ASYNC_YIELD_INTERVAL`.
+        yield_interval: seconds, or text such as "1ms", between two yields of the GIL by `checkpoint()`, at the least.
+            0, the default: every call yields, so that the process's other threads run at every batch. None: never; the
+            interpreter still switches threads by itself, every 5 ms. Worth setting where a step takes microseconds and
+            a second thread is busy. Also `SPARK_FAST_YIELD_INTERVAL`, as `0.001`, `1ms` or `never`.
+        async_yield_interval: seconds, or text, between two trips of `checkpoint_async()` through the event loop, at the
+            least; 0 for every call. Default 0.01. Also `SPARK_FAST_ASYNC_YIELD_INTERVAL`.
         run: the run id; None for one that is drawn. Also `SPARK_FAST_RUN`.
         journal: the file to which the journal is written; None for one in the user's state folder; "off" for none. Also
             `SPARK_FAST_JOURNAL`.
@@ -229,15 +251,22 @@ def configure(
             launcher says, or else the process that started them all. Also `SPARK_FAST_JOB`.
         stop_signals: names of signals that ask the run, all its ranks, to stop, as `("SIGTERM", "SIGUSR1")`. Default
             none. Also `SPARK_FAST_STOP_SIGNALS=SIGTERM,SIGUSR1`.
-        stop_deadline: seconds that the run has to end after such a signal, before whoever sent it kills it; None if
-            that is not known. Also `SPARK_FAST_STOP_DEADLINE`, with units as in `90`, `90s` or `5m`.
+        stop_deadline: seconds, or text such as "90s", that the run has to end after such a signal, before its sender
+            kills it; None if that is not known. Also `SPARK_FAST_STOP_DEADLINE`, with units as in `90`, `90s` or `5m`.
         stride: how many steps each checkpoint counts, 1 if nobody says: 10 in a loop that passes one in ten batches, so
             that its steps are batches all the same. The same in all ranks. Also `SPARK_FAST_STRIDE`.
+        on_error: what happens when an exception would end the script, under `spark-fast run` or `spark.run()`. "park":
+            the worker is paused with everything in memory, until its code is mended, it is resumed or stopped. "exit":
+            the exception ends the process. None, the default: "park" once a reload was applied or with `--watch`, else
+            "exit". Also `SPARK_FAST_ON_ERROR`.
+        error_timeout: seconds, or text such as "10m", after which a worker that is paused after an error is stopped;
+            None for no limit, and in a job of several ranks for five minutes, since the others may be waiting in a
+            collective. Also `SPARK_FAST_ERROR_TIMEOUT`, with units.
 
     Raises:
         ValueError: a value makes no sense.
-        RuntimeError: it comes too late, the run has begun. Only `yield_interval`, `async_yield_interval` and `quiet`
-            may change after the first checkpoint.
+        RuntimeError: it comes too late, the run has begun. Only `yield_interval`, `async_yield_interval`, `quiet`,
+            `on_error` and `error_timeout` may change after the first checkpoint.
 
     Any thread may call it.
     """

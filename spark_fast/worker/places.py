@@ -4,16 +4,36 @@ A place belongs to a loop from its beginning to its end, however it ends: the la
 reload leaves it standing: the loop of the new code that has the same key goes on with the same iterator, and an item
 whose body had not come round is handed out once more. Loops stand in each other: a loop that had ended within the item
 that its outer loop hands out once more is passed over there, and begins afresh with the outer loop's next item.
+
+An exception that unwinds a loop may be one that would end the script, after which the process is parked and its code
+mended. While it travels, it can't be told from one that a handler catches. So the places of the loops that it unwound
+wait, marked with the exception, until this thread does something else than to handle it.
 """
 
+import itertools
 import os
+import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from spark_fast._core import Place
 from spark_fast.errors import SparkInterrupt
 
-__all__ = ["abandon", "advance", "enter", "kept", "leave", "settle", "unwind"]
+__all__ = [
+    "abandon",
+    "advance",
+    "bring_back",
+    "enter",
+    "forget_unwound",
+    "keep_after_errors",
+    "kept",
+    "leave",
+    "living",
+    "set_aside",
+    "settle",
+    "unwind",
+    "waiting",
+]
 
 _places: dict[str, Place] = {}
 _lock = threading.RLock()
@@ -23,6 +43,18 @@ _loops: dict[int, list[Place]] = {}
 _unwinding: int | None = None
 """The thread whose loops are being left for a reload, or run new code that has not proved itself yet."""
 
+_unwound: dict[str, int] = {}
+"""The keys of loops that an exception has unwound, with the number that the exception is marked with."""
+_on_unwound: Callable[[bool], object] | None = None
+"""Is told whether there are such loops; None while exceptions simply end loops."""
+_script: int | None = None
+"""The thread whose loops wait so: no other thread's exception parks the process."""
+_numbers = itertools.count(1)
+_MARK = "_spark_fast_unwound"
+_UNMARKED = 0
+_CHAIN_MAX = 1000
+"""Exceptions of one chain that are looked at."""
+
 
 def enter(key: str, iterable: Iterable[object], owner: int) -> Place:
     """The place of the loop `owner` that begins now, or goes on.
@@ -30,8 +62,13 @@ def enter(key: str, iterable: Iterable[object], owner: int) -> Place:
     Raises RuntimeError if another living loop has this key.
     """
     thread = threading.get_ident()
+    if waiting():
+        forget_unwound()
     with _lock:
+        gone_place: object = None
         place = _places.get(key)
+        if place is not None and _unwound.pop(key, None) is not None:
+            gone_place, place = _drop(place), None  # a handler of that exception begins the loop anew
         # After an unwinding somebody may still hold the object of a loop that is gone: a traceback, say.
         gone = _unwinding == thread and place is not None and not place.claimed
         if place is not None and place.owner is not None and not gone:
@@ -54,6 +91,7 @@ def enter(key: str, iterable: Iterable[object], owner: int) -> Place:
         if parent is not None:
             parent.inner = True
         loops.append(place)
+    del gone_place
     try:
         if place.iterator is None:
             place.iterator = iter(iterable)
@@ -66,6 +104,8 @@ def enter(key: str, iterable: Iterable[object], owner: int) -> Place:
 def advance(place: Place) -> None:
     """The loop goes on to its next item: what is known of the loops within the last one is over."""
     gone: list[object] = []
+    if waiting():
+        forget_unwound()
     with _lock:
         place.inner = False
         place.ended.clear()
@@ -80,8 +120,12 @@ def advance(place: Place) -> None:
                 place.inner = True
 
 
-def leave(place: Place, error: BaseException | None) -> None:
-    """The loop was left. error: what its iterator raised; None if it was left otherwise."""
+def leave(place: Place, error: BaseException | None, raised: BaseException | None = None) -> None:
+    """The loop was left.
+
+    error: what its iterator raised; None if it was left otherwise.
+    raised: the exception that unwinds the loop's frame; None if it was left by `break`, say.
+    """
     gone: object = None
     with _lock:
         loops = _loops.get(place.thread or 0, [])
@@ -102,8 +146,125 @@ def leave(place: Place, error: BaseException | None) -> None:
         elif isinstance(error, SparkInterrupt) and unwinding:
             # It came through a generator, which can't be gone on with. What stands in it keeps its own place.
             gone, place.owner, place.iterator = place.iterator, None, None
+        elif _on_unwound is not None and _may_go_on(place, error or raised):
+            place.owner = None
+            place.over = False
+            _unwound[place.key] = _mark(error or raised)
+            _on_unwound(True)
         else:
             gone = _drop(place)
+    del gone
+
+
+def _may_go_on(place: Place, error: BaseException | None) -> bool:
+    """Whether the loop may be gone on with after this exception, if that ends the script."""
+    if error is None or place.thread != _script:
+        return False
+    if isinstance(error, (StopIteration, SparkInterrupt, KeyboardInterrupt, SystemExit)):
+        return False
+    # A generator that its own exception has ended would hand out nothing more.
+    return getattr(place.iterator, "gi_frame", place) is not None
+
+
+def _mark(error: BaseException | None) -> int:
+    """The number that the exception has, or gets. What closes a generator is no part of the exception's chain."""
+    if isinstance(error, GeneratorExit):
+        return _UNMARKED
+    number: int = getattr(error, _MARK, _UNMARKED)
+    if number == _UNMARKED:
+        number = next(_numbers)
+        try:
+            setattr(error, _MARK, number)
+        except (AttributeError, TypeError):  # of a class that takes no attributes
+            return _UNMARKED
+    return number
+
+
+def _marks(error: BaseException | None) -> set[int]:
+    """The numbers of an exception, of those that it was raised from or during, and of the members of groups."""
+    found: set[int] = set()
+    seen: set[int] = set()
+    left = [error]
+    while left and len(seen) < _CHAIN_MAX:
+        each = left.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        found.add(getattr(each, _MARK, _UNMARKED))
+        left += [each.__context__, each.__cause__]
+        if isinstance(each, BaseExceptionGroup):
+            left += each.exceptions
+    return found
+
+
+def forget_unwound() -> None:
+    """Forgets the loops that were unwound by an exception that this thread no longer handles."""
+    handled = sys.exception()
+    marks = _marks(handled)
+    gone: list[object] = []
+    with _lock:
+        for key, number in list(_unwound.items()):
+            place = _places.get(key)
+            if handled is None or number not in {*marks, _UNMARKED}:
+                del _unwound[key]
+                if place is not None:
+                    gone.append(_drop(place))
+        if not _unwound and _on_unwound is not None:
+            _on_unwound(False)
+    del gone
+
+
+def waiting() -> bool:
+    """Whether loops of this thread wait for what an exception comes to."""
+    return bool(_unwound) and threading.get_ident() == _script
+
+
+def keep_after_errors(on_unwound: Callable[[bool], object] | None, thread: int) -> None:
+    """Has the places of the thread's loops wait that an exception unwinds; None: from here on it ends them.
+
+    on_unwound: called with whether any wait: then this thread's next checkpoint is to call forget_unwound(). Called
+        within a finalizer, holding a lock: it must be quick and take no other.
+    """
+    global _on_unwound, _script
+    _on_unwound, _script = on_unwound, thread
+
+
+def set_aside(thread: int, error: BaseException | None = None) -> list[Place]:
+    """Takes places out of the way of code that has loops of its own, until bring_back().
+
+    error: the exception that has ended the script: of the loops that exceptions have unwound, only its own count.
+    """
+    global _unwinding
+    marks = _marks(error) | {_UNMARKED}
+    gone: list[object] = []
+    with _lock:
+        if _unwinding == thread:
+            _unwinding = None
+        aside = [
+            place
+            for key, place in list(_places.items())
+            if (place.thread == thread or place.owner is None) and _unwound.get(key, _UNMARKED) in marks
+        ]
+        gone += [_drop(_places[key]) for key, number in _unwound.items() if key in _places and number not in marks]
+        for place in aside:
+            _places.pop(place.key, None)
+        _unwound.clear()
+        if _on_unwound is not None:
+            _on_unwound(False)
+        _loops.pop(thread, None)
+    del gone
+    return aside
+
+
+def bring_back(aside: Iterable[Place]) -> None:
+    """Puts places back that set_aside() took: the script is about to run again."""
+    gone: list[object] = []
+    with _lock:
+        for place in aside:
+            if place.key in _places:
+                gone.append(_drop(_places[place.key]))
+            place.owner = None
+            _places[place.key] = place
     del gone
 
 
@@ -150,11 +311,18 @@ def kept() -> list[str]:
         return sorted(_places)
 
 
+def living(thread: int) -> list[str]:
+    """The keys of the loops that this thread is in, and of those that wait to go on, for messages."""
+    with _lock:
+        return sorted(key for key, place in _places.items() if place.thread == thread or place.owner is None)
+
+
 def _forget_after_fork() -> None:
     # Another thread of the parent may have held the lock; and no reload ever comes to a child.
-    global _lock, _unwinding
+    global _lock, _unwinding, _on_unwound
     _lock = threading.RLock()
-    _unwinding = None
+    _unwinding = _on_unwound = None
+    _unwound.clear()
 
 
 os.register_at_fork(after_in_child=_forget_after_fork)

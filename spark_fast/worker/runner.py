@@ -1,21 +1,24 @@
 """Runs a script or a module as the worker of a run: what `spark-fast run` does."""
 
+import contextlib
 import importlib.util
 import io
 import os
 import runpy
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Protocol
 
-from spark_fast.errors import JournalError, ReplayRefusedError, RunNameTakenError, SparkStopError
+from spark_fast.errors import JournalError, ReplayRefusedError, RunNameTakenError, error_behind, first_stop, is_stop
 from spark_fast.journal import read
 from spark_fast.status import WorkerState
-from spark_fast.worker import host, report, session, signals
+from spark_fast.worker import hooks, host, report, session, signals
+from spark_fast.worker.error_park import record
 from spark_fast.worker.host import Host
 from spark_fast.worker.options import configure
 from spark_fast.worker.replaying import Replay
@@ -29,6 +32,8 @@ __all__ = ["run_module", "run_script"]
 USAGE = 2
 INTERRUPTED = 128 + signal.SIGINT
 PLAIN = RunnerOptions()
+_RUNPY = frozenset({runpy.__file__, "<frozen runpy>"})
+"""What frames of runpy are said to be of."""
 
 
 def run_script(path: str, args: list[str], *, options: RunnerOptions = PLAIN) -> int:
@@ -99,7 +104,8 @@ class _Folder:
         return None
 
     def start(self) -> None:
-        runpy.run_path(self.argv0, run_name="__main__")
+        with _unrunnable():
+            runpy.run_path(self.argv0, run_name="__main__")
 
 
 class _Module:
@@ -111,9 +117,12 @@ class _Module:
         self._source = b""
 
     def find(self) -> tuple[str, bytes] | None:
-        spec = importlib.util.find_spec(self._name)
-        if spec is not None and spec.submodule_search_locations is not None:
-            spec = importlib.util.find_spec(f"{self._name}.__main__")
+        try:
+            spec = importlib.util.find_spec(self._name)
+            if spec is not None and spec.submodule_search_locations is not None:
+                spec = importlib.util.find_spec(f"{self._name}.__main__")
+        except (ImportError, AttributeError, TypeError, ValueError):
+            return None  # runpy fails likewise, and says why
         if spec is None or not isinstance(spec.loader, SourceFileLoader):
             return None
         self._spec = spec
@@ -123,7 +132,8 @@ class _Module:
 
     def start(self) -> None:
         if self._spec is None:  # runpy knows what is wrong, or how to run it
-            runpy.run_module(self._name, run_name="__main__", alter_sys=True)
+            with _unrunnable():
+                runpy.run_module(self._name, run_name="__main__", alter_sys=True)
             return
         path = os.path.abspath(self.argv0)
         code = compile(self._source, path, "exec", dont_inherit=True)
@@ -135,6 +145,24 @@ class _Module:
             __loader__=self._spec.loader,
         )
         exec(code, sys.modules["__main__"].__dict__)
+
+
+class _UnrunnableError(Exception):
+    """There is nothing to run. The message is the one that python prints."""
+
+
+@contextmanager
+def _unrunnable() -> Iterator[None]:
+    """Tells runpy's own ImportError, that there is no such module, from one of the code that it runs."""
+    try:
+        yield
+    except ImportError as error:
+        last = error.__traceback__
+        while last is not None and last.tb_next is not None:
+            last = last.tb_next
+        if last is None or last.tb_frame.f_code.co_filename not in _RUNPY:
+            raise
+        raise _UnrunnableError(str(error)) from None
 
 
 def _begin_main(**names: object) -> None:
@@ -149,7 +177,7 @@ def _host(entry: _Entry, args: list[str], options: RunnerOptions, command: list[
     """Runs the entry, and again after each reload."""
     if options.watched:
         importlib.import_module("spark_fast.worker.transaction")  # some 20 ms, that the first edit would wait for
-    host = Host([entry.first_path, os.getcwd(), *options.reload_dirs])
+    host = Host([entry.first_path, os.getcwd(), *options.reload_dirs], watched=options.watched)
     host.project.install()
     if options.safe_path is None and not sys.flags.safe_path:
         sys.path[0] = entry.first_path
@@ -198,6 +226,10 @@ def _run(entry: _Entry, args: list[str], options: RunnerOptions, command: list[s
             configure(journal=options.journal)
         if options.stop_deadline is not None:
             configure(stop_deadline=options.stop_deadline)
+        if options.on_error is not None:
+            configure(on_error=options.on_error)
+        if options.error_timeout is not None:
+            configure(error_timeout=options.error_timeout)
         session.attach(fresh_name=options.name is None)
     except RunNameTakenError as error:
         report.say(f"{error}; stop it, or choose another name")
@@ -210,17 +242,13 @@ def _run(entry: _Entry, args: list[str], options: RunnerOptions, command: list[s
     signals.install([signal.SIGINT, signal.SIGTERM], copies=options.supervisor is not None or session.several())
     try:
         _host(entry, args, options, command)
-    except SparkStopError as stop:
-        report.say(str(stop))
-        return _ended(WorkerState.STOPPED, 0)
-    except JournalError as error:
+    except (JournalError, _UnrunnableError) as error:
         report.say(str(error))
         return _ended(WorkerState.FAILED, 1)
     except SystemExit as leaving:
         return _left(leaving)
     except BaseException as error:
-        _show(error)
-        return _ended(WorkerState.FAILED, INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1)
+        return _stopped(error) if is_stop(error) else _failed(error)
     session.outcome = session.state_after(None)
     return 0
 
@@ -237,9 +265,27 @@ def _ended(state: WorkerState, status: int) -> int:
     return status
 
 
+def _stopped(error: BaseException) -> int:
+    """The script let a stop through."""
+    saved = hooks.run_on_stop()
+    behind = error_behind(error)
+    if behind is not None:
+        return _failed(behind)
+    report.say(str(first_stop(error)))
+    return _ended(WorkerState.STOPPED, 0) if saved else _ended(WorkerState.FAILED, 1)
+
+
+def _failed(error: BaseException) -> int:
+    """The script has ended with an exception that nothing caught."""
+    record(error)
+    _show(error)
+    return _ended(WorkerState.FAILED, INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1)
+
+
 def _left(leaving: SystemExit) -> int:
     if leaving.code is None or leaving.code == 0:
         return _ended(session.state_after(None), 0)
+    record(leaving)
     if isinstance(leaving.code, int):
         return _ended(WorkerState.FAILED, leaving.code & 0xFF)
     print(leaving.code, file=sys.stderr)
@@ -248,7 +294,7 @@ def _left(leaving: SystemExit) -> int:
 
 def _show(error: BaseException) -> None:
     """The traceback as the script's author knows it: without the frames of this file."""
-    ours = {__file__, host.__file__, runpy.__file__, "<frozen runpy>"}
+    ours = {__file__, host.__file__, contextlib.__file__, *_RUNPY}
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename in ours:
         trace = trace.tb_next

@@ -1,6 +1,7 @@
 """How the runner is to run its script."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 __all__ = ["RunnerOptions"]
 
@@ -21,7 +22,7 @@ class RunnerOptions:
         watched: whether somebody is about to save new code: what a reload needs is loaded before the script begins.
         announce: a descriptor to which the run id is written, as one line, as soon as there is a run; it is closed
             then. None for nobody to be told.
-        stop_deadline: see configure().
+        stop_deadline, on_error, error_timeout: see configure().
     """
 
     name: str | None = None
@@ -33,3 +34,5 @@ class RunnerOptions:
     watched: bool = False
     announce: int | None = None
     stop_deadline: float | None = None
+    on_error: Literal["park", "exit"] | None = None
+    error_timeout: float | None = None

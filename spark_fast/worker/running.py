@@ -69,6 +69,7 @@ def run_hosted(
     from spark_fast.worker.host import Host
 
     host = Host(roots)
+    host.executes_entry = script is not None and not args and not kwargs
     host.project.install()
     host.project.adopt_loaded(script)
     host.open(script, None)

@@ -16,11 +16,20 @@ from typing import TYPE_CHECKING, Any
 import spark_fast
 from spark_fast import __version__, _core, names, run_folder
 from spark_fast._core import NEVER, beginning, worker
-from spark_fast.errors import JobEndingError, RunNameTakenError, SegmentError, SparkError, SparkStopError
+from spark_fast.errors import (
+    JobEndingError,
+    RunNameTakenError,
+    SegmentError,
+    SparkError,
+    error_behind,
+    first_stop,
+    is_stop,
+)
 from spark_fast.launchers import ancestors
 from spark_fast.request import format_id
 from spark_fast.status import WorkerState
 from spark_fast.worker import launchers, options, report
+from spark_fast.worker.stopping import StopRule
 
 if TYPE_CHECKING:
     from spark_fast.worker.host import Host
@@ -84,8 +93,11 @@ _place: launchers.Place | None = None
 _run: str | None = None
 _folder: Path | None = None
 _stop_raised = False
+stop_rule = StopRule()
+"""Says which checkpoints raise the stop that is in force."""
 _on_trial = False
 _delivering = False
+_loops_unwound = False
 
 host: "Host | None" = None
 """Who runs the loop again after a reload; None where nobody does."""
@@ -422,9 +434,17 @@ def delivering(whether: bool) -> None:
         _watch()
 
 
+def loops_unwound(whether: bool) -> None:
+    """Whether an exception has unwound loops that may still go on: the next checkpoint settles it. Takes no lock: it is
+    called by finalizers."""
+    global _loops_unwound
+    _loops_unwound = whether
+    _watch()
+
+
 def _watch() -> None:
     due = _replay.next_step if _replay is not None else None
-    looks = _on_trial or _delivering or _alone is not None or _stop_elsewhere is not None
+    looks = _on_trial or _delivering or _loops_unwound or _alone is not None or _stop_elsewhere is not None
     worker.watch(0 if looks else NEVER if due is None else due)
 
 
@@ -446,8 +466,8 @@ def _is_in_the_log(ident: int) -> bool:
 
 
 def stop_alone(sender: str) -> None:
-    """This process's next checkpoint, and each later one, raises SparkStopError: the log could not be told, or the
-    other hosts. Async-safe as Python's signal handlers need it: takes no lock."""
+    """This process's next checkpoint raises SparkStopError by itself: the log could not be told, or the other hosts.
+    Async-safe as Python's signal handlers need it: takes no lock."""
     global _alone
     _alone = format_id(run_folder.new_id()), sender
     worker.stop_alone()
@@ -480,14 +500,6 @@ def stops_alone() -> tuple[str, str] | None:
                 report.warn(f"the job can't be stopped together ({why}): this process stops alone")
                 stop_alone(sender)
     return _alone
-
-
-def park(why: str) -> None:
-    """Parks this thread, as a pause does. Raises what a checkpoint raises."""
-    from spark_fast.request import Kind
-
-    worker.append(Kind.PAUSE, run_folder.new_id(), sender=why)
-    worker.checkpoint()
 
 
 def stop_raised() -> None:
@@ -537,7 +549,7 @@ def replay_due(step: int) -> None:
     """Appends the requests of the journal whose step has come. Called with `turns`, before the turn."""
     if _replay is None:
         return
-    from spark_fast.request import Kind, format_id, version_mail
+    from spark_fast.request import Kind, format_id, is_restart, version_mail
     from spark_fast.worker import delivering as delivery
 
     within = delivery.running_call()
@@ -548,7 +560,7 @@ def replay_due(step: int) -> None:
         if line["kind"] == "reload":
             if host is None or (version := host.add_version(_replay.code_of(line), line["sender"])) is None:
                 continue
-            mail = version_mail(version)
+            mail = version_mail(version, restart=is_restart(line["mail"]))
         ident = run_folder.new_id()
         try:
             if line["kind"] in ("set", "call"):
@@ -619,7 +631,7 @@ def end(state: WorkerState) -> None:
 
 def state_after(error: BaseException | None) -> WorkerState:
     """What an uncaught exception, or None, makes of the run."""
-    if error is not None and not isinstance(error, SparkStopError):
+    if error is not None and (not is_stop(error) or error_behind(error) is not None):
         return WorkerState.FAILED
     return WorkerState.STOPPED if _stop_raised else WorkerState.FINISHED
 
@@ -632,8 +644,13 @@ def _at_exit() -> None:
     interactive = hasattr(sys, "ps1") or sys.flags.interactive
     error = None if interactive else getattr(sys, "last_value", None)
     run = folder()
-    end(state_after(error))
-    if isinstance(error, SparkStopError) and run is not None and several():
+    state = state_after(error)
+    if state is WorkerState.FAILED and error is not None and run is not None:
+        from spark_fast.worker.error_park import record
+
+        record(error_behind(error) or error if is_stop(error) else error)
+    end(state)
+    if is_stop(error) and run is not None and several():
         from spark_fast.worker import leaving
 
         leaving.wait_for_others(run, options.current().stop_deadline)
@@ -643,10 +660,19 @@ _previous_hook: Callable[[type[BaseException], BaseException, TracebackType | No
 
 
 def _on_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    if isinstance(error, SparkStopError):
-        report.say(str(error))
-    else:
+    if not is_stop(error):
         _previous_hook(kind, error, trace)
+        return
+    global outcome
+    from spark_fast.worker import hooks
+
+    if not hooks.run_on_stop():
+        outcome = WorkerState.FAILED
+    behind = error_behind(error)
+    if behind is not None:
+        _previous_hook(type(behind), behind, behind.__traceback__)
+    else:
+        report.say(str(first_stop(error)))
 
 
 def _watch_the_end() -> None:
@@ -658,8 +684,9 @@ def _watch_the_end() -> None:
 
 def forget_after_fork() -> None:
     """In a forked child: no worker, and nothing that it does shows in its parent's run."""
-    global _life, _attaching, turns, host, _replay, _alone, _stop_elsewhere
+    global _life, _attaching, turns, host, stop_rule, _replay, _alone, _stop_elsewhere
     _attaching = False
+    stop_rule = StopRule()
     _alone = _stop_elsewhere = None
     if host is not None:
         host.forget_after_fork()

@@ -8,7 +8,7 @@ from spark_fast import _core, run_folder
 from spark_fast._core import TARGET_VOID, worker
 from spark_fast.errors import SegmentError, SparkStopError
 from spark_fast.request import Kind, format_id, sender_name
-from spark_fast.worker import delivering, hooks, report, session
+from spark_fast.worker import delivering, hooks, places, report, session
 
 __all__ = ["Hold", "arrive", "checkpoint", "take_turn"]
 
@@ -55,6 +55,8 @@ def arrive(step: int, counted: bool, done: int | None) -> "Hold | None":
     if not session.begun():
         session.attach()  # not holding the turns, which it takes after another lock
         step = worker.step()
+    if places.waiting():
+        places.forget_unwound()
     with session.turns:
         if counted and delivering.inside():
             step = delivering.pass_inner()
@@ -81,9 +83,17 @@ def take_turn(step: int, counted: bool) -> "Hold | None":
     if action == _HOLD and not delivering.stands_over(seq):
         return Hold(step, counted, seq, park_for)
     if action == _RAISE_STOP and entry is not None:
-        session.stop_raised()
-        raise SparkStopError(format_id(entry["id"]), step, entry["sender"])
+        _stop(format_id(entry["id"]), step, entry["sender"])
     return None
+
+
+def _stop(request_id: str, step: int, sender: str) -> None:
+    """Raises the stop that is in force, where the rule of stopping.py has it raised."""
+    with session.turns:
+        applies = session.stop_rule.applies()
+    if applies:
+        session.stop_raised()
+        raise SparkStopError(request_id, step, sender)
 
 
 def _act(step: int, counted: bool) -> tuple[int, int, int, float, dict[str, Any] | None]:
@@ -93,8 +103,8 @@ def _act(step: int, counted: bool) -> tuple[int, int, int, float, dict[str, Any]
         if alone is not None:
             if not counted:
                 return step, _GO, 0, 0.0, None  # on to one that counts
-            session.stop_raised()
-            raise SparkStopError(alone[0], step, alone[1])
+            _stop(alone[0], step, alone[1])
+            return step, _GO, 0, 0.0, None
         if counted:
             left = delivering.left_over()
             if left is not None:
@@ -191,7 +201,7 @@ def _is_in_the_way() -> bool:
 
 def _refuse_reload(entry: dict[str, Any], step: int, hosted: bool) -> None:
     from spark_fast.worker import voting
-    from spark_fast.worker.host import answer
+    from spark_fast.worker.reload_answers import answer
 
     voting.vote(entry["seq"], voting.READY, False)
     reason = (

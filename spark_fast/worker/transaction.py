@@ -79,6 +79,7 @@ class Transaction:
 
     sources: those that differ from what runs, and those that nothing runs of yet, by path.
     number, before: of the version that it leads to, and of the one that runs.
+    restart: whether the code starts over: what is persisted is forgotten.
 
     Attributes:
         warnings: what will stay as the old code made it, one sentence each, for the reload's fate. Complete when the
@@ -88,16 +89,19 @@ class Transaction:
     Transactions may follow each other before the first is committed; they are then undone from the last on.
     """
 
-    def __init__(self, project: Project, sources: Mapping[str, bytes], *, number: int, before: int) -> None:
+    def __init__(
+        self, project: Project, sources: Mapping[str, bytes], *, number: int, before: int, restart: bool = False
+    ) -> None:
         self.number = number
         self.before = before
         self.warnings: list[str] = []
+        self.restart = restart
         self._project = project
         self._sources = dict(sources)
         loaded = {module.path: module.name for module in list(project.modules.values())}
         self._changed = [loaded[path] for path in sources if path in loaded]
         self._affected: list[str] = []
-        self._patch = Patch()
+        self._patch = Patch(keeps_unchanged=True, warnings=self.warnings)
         self._before_sources: dict[str, Module] = {}
         self._before_snapshot: dict[str, bytes] = {}
         self._before_values: dict[str, object] = {}
@@ -141,6 +145,8 @@ class Transaction:
         self._before_exposed = exposing.snapshot()
         self._names = set(sys.modules)
         self._executed = True
+        if self.restart:
+            persisting.clear_all_persisted()
         for name in self._affected:
             module = sys.modules[name]
             self._modules[name] = module
@@ -218,7 +224,7 @@ class Transaction:
         self._spaces.clear()
         self._modules.clear()
         self._before_values.clear()
-        self._before_hooks = [], []
+        self._before_hooks = {}
         self._before_exposed = ()
         self._before_sources.clear()
         self._before_snapshot.clear()

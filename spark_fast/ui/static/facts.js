@@ -21,7 +21,10 @@ export class Status {
     let warns = false;
     const silent = silence(run);
     const wrong = isLive(run) ? brief(run) : "";
-    if (wrong) {
+    if (run.error) {
+      note = run.error.message;
+      warns = true;
+    } else if (wrong) {
       note = wrong;
       warns = true;
     } else if (run.status === "paused" && run.resumes) note = `goes on at ${clock(run.resumes)}`;

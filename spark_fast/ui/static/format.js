@@ -23,6 +23,32 @@ export function duration(seconds) {
   return `${whole}s`;
 }
 
+/** All of a duration, to the millisecond, as people type it: 500ms, 1.5s, 1h00m, 2h05m30s. */
+export function exactDuration(seconds) {
+  if (seconds < 1) return `${Number((seconds * 1000).toPrecision(4))}ms`;
+  let left = Math.round(seconds * 1000);
+  const words = [];
+  for (const [size, unit] of [
+    [86400000, "d"],
+    [3600000, "h"],
+    [60000, "m"],
+    [1000, "s"],
+  ]) {
+    const number = Math.floor(left / size);
+    left %= size;
+    let fraction = "";
+    if (unit === "s" && left) {
+      fraction = `.${String(left).padStart(3, "0").replace(/0+$/, "")}`;
+      left = 0;
+    }
+    if (words.length || number || unit === "s") {
+      words.push(`${words.length ? String(number).padStart(2, "0") : number}${fraction}${unit}`);
+    }
+    if (words.length > 1 && !left) break;
+  }
+  return words.join("");
+}
+
 /** Three figures or so of a number per second. */
 export function speed(perSecond) {
   if (perSecond === null || perSecond === undefined) return "–";

@@ -31,6 +31,9 @@ export class RunView {
     this.command = el("code", { class: "command" });
     this.folder = el("span", { class: "folder" });
     this.controls = new Controls({ full: true });
+    this.errorWords = el("p", { class: "error-words" });
+    this.trace = el("pre", { class: "trace" });
+    this.error = el("section", { class: "run-error", hidden: true, "aria-label": "Error" }, this.errorWords, this.trace);
     this.values = new Values(id);
     this.functions = new Functions(id);
     this.plots = new Plots(id);
@@ -67,6 +70,7 @@ export class RunView {
         ),
         this.controls.node,
         el("div", { class: "run-command" }, this.command, this.folder),
+        this.error,
       ),
       el(
         "nav",
@@ -134,7 +138,19 @@ export class RunView {
     attribute(this.command, "title", run.command.join(" "));
     text(this.folder, run.folder);
     this.controls.update(run);
+    this.#error(run);
     this.node.classList.toggle("over", !isLive(run));
+  }
+
+  #error(run) {
+    const { error } = run;
+    show(this.error, Boolean(error));
+    if (!error) return;
+    const where = several(run) ? ` on rank ${error.rank}` : "";
+    const live = isLive(run);
+    const next = live ? " Everything is in memory: mend the code and reload it, call a function that saves, resume it to run the code once more, or stop it." : "";
+    text(this.errorWords, `${live ? "Paused after an error" : "Failed"} at step ${count(error.step)}${where}: ${error.message}.${next}`);
+    text(this.trace, error.traceback.trimEnd());
   }
 
   #left(run) {

@@ -2,7 +2,7 @@
 
 import { call, of } from "./api.js";
 import { attribute, Children, el, show, text } from "./dom.js";
-import { base, clock, count, duration } from "./format.js";
+import { base, clock, count, exactDuration } from "./format.js";
 import { words } from "./requests.js";
 
 const FIRST = 30;
@@ -15,7 +15,7 @@ function asked(line) {
     case "advance":
       return `advance ${count(line.arg)}`;
     case "pause":
-      return ["pause", line.arg ? `at step ${count(line.arg)}` : "", line.duration ? `for ${duration(line.duration)}` : ""].filter(Boolean).join(" ");
+      return ["pause", line.arg ? `at step ${count(line.arg)}` : "", line.duration ? `for ${exactDuration(line.duration)}` : ""].filter(Boolean).join(" ");
     case "stop":
       return line.mail === "reset" ? "stop for a reset" : "stop";
     case "reload":
@@ -55,6 +55,8 @@ function events(lines, requests) {
       const event = byId.get(line.failed);
       const reason = line.reason.split("\n")[0];
       Object.assign(event, { state: "failed", note: event.title.startsWith("reload") ? `taken back: ${reason}` : reason });
+    } else if (line.error !== undefined) {
+      found.push({ key: `error ${line.time}`, time: line.time, step: line.step, title: "error", sender: "", state: "failed", note: line.error });
     } else if (line.end !== undefined) {
       found.push({ key: `end ${line.time}`, time: line.time, step: line.step, title: line.end, sender: "", state: "end", note: "" });
     }

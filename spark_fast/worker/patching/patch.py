@@ -9,9 +9,13 @@ from typing import Any
 
 from spark_fast.errors import ReloadRefusedError
 from spark_fast.worker.patching.classes import find_class, layout_difference, update_class
+from spark_fast.worker.patching.dependencies import Dependencies
 from spark_fast.worker.patching.functions import FunctionPatcher
+from spark_fast.worker.patching.keeping import Keeper
+from spark_fast.worker.patching.kinds import is_pydantic, made_once
 from spark_fast.worker.patching.referrers import can_replace, replace_classes, swap_living_code, tells_others
-from spark_fast.worker.patching.source import ADOPT, INNERMOST, Source, add_decorators, parsed
+from spark_fast.worker.patching.rewriting import Stage, add_decorators
+from spark_fast.worker.patching.source import ADOPT, Source, is_ours, parsed
 from spark_fast.worker.patching.undo import EMPTY, UndoLog, replace_items
 
 __all__ = ["Patch"]
@@ -30,14 +34,21 @@ class Patch:
     From one thread; other threads may run the code that is changed. A thread that calls a function in the very moment
     may run its old code with new defaults, and a transaction is no single moment for them.
 
+    keeps_unchanged: whether definitions that the edit left alone stay as they are. For sources that hold the whole of a
+        module, which is executed from its first line.
+    warnings: takes a sentence for each definition that stays old though it should not.
+
     Attributes:
         code_changed: some function's code differs, and not only its place in the file.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_unchanged: bool = False, warnings: list[str] | None = None) -> None:
         self._log = UndoLog()
         self._functions = FunctionPatcher(self._log)
         self._modules: dict[int, _Module] = {}
+        self._keepers: dict[int, Keeper] = {}
+        self._dependencies = Dependencies(self._keepers) if keeps_unchanged else None
+        self._warnings = warnings if warnings is not None else []
 
     @property
     def code_changed(self) -> bool:
@@ -48,7 +59,7 @@ class Patch:
 
         Raises SyntaxError if the old source is none, and then nothing is changed.
         """
-        begun = _Module(module, parsed(old_source), new_source, self._functions)
+        begun = _Module(module, parsed(old_source), new_source, self._functions, self._warnings)
         self._modules[id(module)] = begun
         self._log.add(begun.put_back)
         begun.namespace.pop("__annotations__", None)  # else the new module adds to the old one's
@@ -60,12 +71,17 @@ class Patch:
         new_source = Source(begun.new_text, tree)
         if begun.new_text != begun.old_source.text:
             begun.new_source = new_source
+        if self._dependencies is not None:
+            keeper = Keeper(begun, new_source, self._dependencies, self._functions, self._warnings)
+            begun.keeper = self._keepers[id(begun.namespace)] = keeper
+            keeper.rewrite()
         add_decorators(begun.old_source, new_source)
         return tree
 
     def end_module(self, module: ModuleType) -> None:
         """The module's new code has been executed."""
         begun = self._modules[id(module)]
+        begun.settle_repeated()
         begun.ended = True
         begun.namespace.pop(ADOPT, None)
         begun.replace_discarded()
@@ -94,6 +110,7 @@ class Patch:
         for begun in self._modules.values():
             if not begun.ended:
                 begun.namespace[ADOPT] = _as_it_is
+                begun.settle_repeated()
             begun.replace_discarded()
         lambdas = [(begun.namespace, begun.changed_lambdas()) for begun in self._modules.values()]
         swap_living_code(list(self._functions.codes.values()), lambdas)
@@ -106,13 +123,16 @@ class Patch:
         self._log.clear()
         self._functions.forget()
         self._modules.clear()
+        self._keepers.clear()
         parsed.cache_clear()
 
 
 class _Module:
     """A module whose new code is being executed."""
 
-    def __init__(self, module: ModuleType, old_source: Source, new_text: str, functions: FunctionPatcher) -> None:
+    def __init__(
+        self, module: ModuleType, old_source: Source, new_text: str, functions: FunctionPatcher, warnings: list[str]
+    ) -> None:
         self.namespace = vars(module)
         self.old_namespace = dict(self.namespace)
         self.old_source = old_source
@@ -120,9 +140,11 @@ class _Module:
         self.new_source = old_source  # until transform() has the tree
         self.ended = False
         self.discards_subclasses = False
+        self.keeper: Keeper | None = None
         self._functions = functions
+        self._warnings = warnings
         self._discarded: list[tuple[type, type]] = []
-        self._file = getattr(module, "__file__", None) or module.__name__
+        self.file = getattr(module, "__file__", None) or module.__name__
         annotations = self.old_namespace.get("__annotations__")
         self._annotations = dict(annotations) if isinstance(annotations, dict) else None
 
@@ -141,20 +163,43 @@ class _Module:
         if not self.new_source.has_docstring and self.old_source.has_docstring:
             self.namespace["__doc__"] = None
 
+    def settle_repeated(self) -> None:
+        """Functions that the source makes more than once keep their identity: the last one counts."""
+        old, new = self.old_source, self.new_source
+        for name in old.repeated.keys() | new.repeated.keys():
+            sources = [each.repeated.get(name) or each.definitions.get(name) for each in (old, new)]
+            if "." in name or not all(sources):
+                continue
+            had, has = (nodes[-1] for nodes in sources if nodes)
+            words = [[ast.unparse(each) for each in node.decorator_list if not is_ours(each)] for node in (had, has)]
+            value, made = self.old_namespace.get(name, EMPTY), self.namespace.get(name, EMPTY)
+            # With other decorators it may be another function: one that is registered for another type, say.
+            if words[0] == words[1] and isinstance(value, FunctionType) and isinstance(made, FunctionType):
+                self.namespace[name] = self._functions.settle(value, made, self.namespace, name)
+
     def changed_lambdas(self) -> dict[CodeType, CodeType]:
         """Old and new code of the lambdas outside functions, if there are as many as before."""
         if self.new_source is self.old_source:
             return {}
-        olds, news = self.old_source.lambdas(self._file), self.new_source.lambdas(self._file)
+        olds, news = self.old_source.lambdas(self.file), self.new_source.lambdas(self.file)
         if len(olds) != len(news):
             return {}  # no telling which is which
         return {old: new for old, new in zip(olds, news, strict=True) if old != new and can_replace(old, new)}
 
-    def adopt(self, qualname: str, stage: int) -> Decorator:
-        """What a definition's decorators are, the innermost and the outermost."""
-        if stage != INNERMOST:
+    def adopt(self, qualname: str, stage: int) -> Any:
+        """What the module asks for when it executes a definition."""
+        if stage == Stage.INNERMOST:
+            return lambda made: self._adopt_raw(qualname, made)
+        if stage == Stage.OUTERMOST:
             return lambda made: self._settle(qualname, made)
-        return lambda made: self._adopt_raw(qualname, made)
+        assert self.keeper is not None
+        if stage == Stage.EXECUTES:
+            return self.keeper.executes(qualname)
+        if stage == Stage.STANDS:
+            return self.old_value(qualname)
+        if stage == Stage.METHODS:
+            return lambda made: self.keeper.take_methods(qualname, made)
+        return lambda made: self._settle_call(qualname, made)
 
     def replace_discarded(self) -> None:
         """Classes that were discarded don't stay where hooks have put them."""
@@ -174,22 +219,50 @@ class _Module:
             return made
         if not isinstance(made, type):
             return made
-        old_class = self._old_class(qualname, made.__module__)
+        old_class = self.old_class(qualname, made.__module__)
         if old_class is None or old_class is made:
             return made
+        if self.keeper is not None:
+            self.keeper.note_remade(qualname, old_class)
         # dataclass(slots=True) and its like are still to make the class that matters.
         if layout_difference(old_class, made) is not None and self.new_source.is_decorated(qualname):
             return made
-        return self._update(qualname, old_class, made)
+        updated = self._update(qualname, old_class, made)
+        if self.keeper is not None and not self.new_source.is_decorated(qualname):
+            self.keeper.settle_class(qualname)
+        return updated
 
     def _settle(self, qualname: str, made: Any) -> Any:
         """What the decorators have made of it."""
-        old = self._old_value(qualname)
+        old = self.old_value(qualname)
+        old_class = old if isinstance(old, type) and isinstance(made, type) and old is not made else None
+        if old_class is not None and self._is_ours(old_class, made, qualname):
+            made = self._update(qualname, old_class, made)
+        if self.keeper is not None and self.new_source.is_class(qualname):
+            self.keeper.settle_class(qualname)
         if isinstance(made, type):
-            if isinstance(old, type) and old is not made and self._is_ours(old, made, qualname):
-                return self._update(qualname, old, made)
             return made
         return self._functions.settle(old, made, self.namespace, qualname)
+
+    def _settle_call(self, name: str, made: Any) -> Any:
+        """What is to stand for the class that a call of the top level has made."""
+        old = self.old_namespace.get(name, EMPTY)
+        if not isinstance(old, type) or old is made:
+            return made
+        if isinstance(made, type) and self._is_ours(old, made, name):
+            reason = made_once(old)
+            if reason is not None:
+                raise self.refusal(name, f"it changed, and {reason}")
+            return self._update(name, old, made)
+        if old.__module__ == self.namespace.get("__name__"):
+            self._warnings.append(
+                f"`{name}` ({self.place(name)}) is another class now, as a call made it: objects of the old one stay so"
+            )
+        return made
+
+    def place(self, qualname: str) -> str:
+        """The file and the line at which the new source makes the definition."""
+        return f"{Path(self.file).name}:{self.new_source.line(qualname)}"
 
     def _is_ours(self, old: type, made: type, qualname: str) -> bool:
         """Whether the statement, with its decorators, made the old class: the name may have been bound to any."""
@@ -197,26 +270,49 @@ class _Module:
         return same_names or find_class(old, self.namespace, made.__module__, qualname) is not None
 
     def _update(self, qualname: str, old: type, made: type) -> type:
-        def refuse(reason: str) -> ReloadRefusedError:
-            line = self.new_source.line(qualname)
-            return ReloadRefusedError(f"{Path(self._file).name}:{line}: class {qualname}", reason)
-
         told = tells_others(made)
-        update_class(old, made, self.old_source.names_in_class(qualname), self._functions, refuse)
+
+        def update(old: type, made: type) -> None:
+            removed = self.old_source.names_in_class(qualname)
+            update_class(old, made, removed, self._functions, lambda reason: self.refusal(qualname, reason))
+
+        if is_pydantic(old) and is_pydantic(made):
+            self._update_model(qualname, old, made, update)
+        else:
+            update(old, made)
         if told:
             self._discarded.append((made, old))
         self.discards_subclasses |= made.__bases__ != (object,)
         return old
 
-    def _old_value(self, qualname: str) -> object:
+    def _update_model(self, qualname: str, old: type, made: type, update: Callable[[type, type], None]) -> None:
+        from spark_fast.worker.patching.pydantic_models import update_model  # for those who use pydantic
+
+        try:
+            lacking = update_model(old, made, update, self._functions.log)
+        except ReloadRefusedError:
+            raise
+        except Exception as error:
+            raise self.refusal(qualname, f"pydantic can't change it in place: {error}") from error
+        if lacking:
+            self._warnings.append(
+                f"`{qualname}` ({self.place(qualname)}): objects that were made before have no `{'`, `'.join(lacking)}`"
+            )
+
+    def refusal(self, qualname: str, reason: str) -> ReloadRefusedError:
+        """The error for an edit of this definition that can't be made."""
+        what = f"class {qualname}" if qualname in self.new_source.definitions else qualname
+        return ReloadRefusedError(f"{self.place(qualname)}: {what}", reason)
+
+    def old_value(self, qualname: str) -> object:
         outer, _, name = qualname.rpartition(".")
         if not outer:
             return self.old_namespace.get(name, EMPTY)
-        owner = self._old_class(outer, None)
+        owner = self.old_class(outer, None)
         return vars(owner).get(name, EMPTY) if owner is not None else EMPTY
 
-    def _old_class(self, qualname: str, module: str | None) -> type | None:
-        value = self._old_value(qualname)
+    def old_class(self, qualname: str, module: str | None) -> type | None:
+        value = self.old_value(qualname)
         if value is EMPTY:
             return None
         home = self.namespace.get("__name__", "") if module is None else module

@@ -1,0 +1,102 @@
+"""The exception that ended a run, or after which it is paused.
+
+    <run folder>/errors/<slot>.json      one for each rank of this host that has such an exception
+
+The rank writes the file before it parks or ends, and removes it when its code runs again.
+"""
+
+import json
+import os
+import re
+import traceback
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from spark_fast import private_files
+from spark_fast.errors import FolderRefusedError, StoreError
+
+__all__ = ["RunError", "clear", "describe", "read", "write"]
+
+_ERRORS = "errors"
+_TEXT_MAX = 64 << 10
+"""Characters that are kept of a traceback, half of them from each end."""
+_FILE_MAX = 1 << 20
+
+
+@dataclass(frozen=True)
+class RunError:
+    """An exception that ended a run, or after which it is paused.
+
+    Attributes:
+        type: the name of its class.
+        message: its last line as Python prints it, as in `NameError: name 'loss' is not defined`.
+        traceback: all that Python prints of it.
+        step: the checkpoints that the rank had passed.
+        rank: the number of the rank in its job.
+        time: when, in seconds since the epoch.
+    """
+
+    type: str
+    message: str
+    traceback: str
+    step: int
+    rank: int
+    time: float
+
+
+def describe(error: BaseException, printed: str, *, step: int, rank: int, time: float) -> RunError:
+    """The record of an exception. printed: its traceback."""
+    try:
+        lines = "".join(traceback.format_exception_only(error)).strip().splitlines()
+    except Exception:  # the exception's own __str__ raised
+        lines = []
+    message = lines[-1] if lines else type(error).__name__
+    if len(printed) > _TEXT_MAX:
+        half = _TEXT_MAX // 2
+        printed = f"{printed[:half]}\n… {len(printed) - 2 * half} characters are left out …\n{printed[-half:]}"
+    return RunError(type(error).__name__, message[:_TEXT_MAX], printed, step, rank, time)
+
+
+def write(folder: Path, slot: int, error: RunError) -> None:
+    """Keeps the error of one rank. Raises OSError, FolderRefusedError."""
+    raw = json.dumps(asdict(error)).encode()
+    with private_files.opened(folder, _ERRORS, create=True) as errors:
+        private_files.write_whole(errors, f"{slot}.json", raw)
+
+
+def clear(folder: Path, slot: int) -> None:
+    """Removes the error of one rank, if there is one. Raises OSError, FolderRefusedError."""
+    with suppress(FileNotFoundError), private_files.opened(folder, _ERRORS) as errors:
+        os.unlink(f"{slot}.json", dir_fd=errors)
+
+
+def read(folder: Path) -> list[RunError]:
+    """The errors of this host's ranks, the oldest first. A file that can't be used is left out."""
+    try:
+        return sorted(_each(folder), key=lambda error: (error.time, error.rank))
+    except (OSError, FolderRefusedError):
+        return []
+
+
+def _each(folder: Path) -> Iterator[RunError]:
+    with private_files.opened(folder, _ERRORS) as errors:
+        for name in os.listdir(errors):
+            if re.fullmatch(r"[0-9]{1,9}\.json", name):
+                with suppress(FileNotFoundError, StoreError, ValueError, TypeError, RecursionError):
+                    yield _checked(json.loads(private_files.read_whole(errors, name, _FILE_MAX, folder / _ERRORS)))
+
+
+def _checked(found: object) -> RunError:
+    """Raises TypeError if it is not the content of such a file."""
+    if not isinstance(found, dict):
+        raise TypeError("not an object")
+    error = RunError(**found)
+    texts = (error.type, error.message, error.traceback)
+    numbers = (error.step, error.rank)
+    if not all(isinstance(text, str) for text in texts) or not all(type(number) is int for number in numbers):
+        raise TypeError("a field of another type")
+    if not isinstance(error.time, (int, float)):
+        raise TypeError("a time that is no number")
+    return error

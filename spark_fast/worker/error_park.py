@@ -1,0 +1,170 @@
+"""Keeps a worker alive after an exception that would have ended its script.
+
+The script's frames are gone by then. The process still holds what took days to make: the modules with their globals,
+what is persisted, the iterators of the loops that have a key. So the worker parks, as for a pause. From there its code
+can be mended and reloaded, its exposed functions called, or it is resumed, which runs the code again from where its
+loops were. A stop runs the functions of `on_stop()` and then ends the process as the exception would have.
+"""
+
+import sys
+import threading
+import time
+import traceback
+
+from spark_fast import run_folder
+from spark_fast._core import Place, worker
+from spark_fast.errors import SparkError, SparkInterrupt, is_stop
+from spark_fast.request import Kind, Verdict
+from spark_fast.runfiles import run_error
+from spark_fast.status import monotonic
+from spark_fast.worker import journaling, options, places, report, session
+
+__all__ = ["ErrorPark", "record"]
+
+_JOB_TIMEOUT = 300.0
+"""Seconds that a rank of a job is paused after an error: the others may be in a collective, whose time limit is ten
+minutes where nobody has changed it."""
+
+_SENDER_MAX = 60
+"""Characters of a request's sender that the log has room for, where each is one byte."""
+
+
+class ErrorPark:
+    """Whether the worker is paused after an error, and what happens then. One for each thread that runs code again.
+
+    watched: whether somebody is about to save new code.
+
+    Attributes:
+        error: the exception after which the worker is paused, or whose mended code is on trial; None if there is none.
+    """
+
+    def __init__(self, *, watched: bool) -> None:
+        self.error: BaseException | None = None
+        self._thread = threading.get_ident()
+        self._aside: list[Place] = []
+        self._message = ""
+        self._pause: int | None = None
+        self._after_reload = watched
+        self.arm()
+
+    def arm(self, *, reloaded: bool = False) -> None:
+        """Has loops keep their places from here on when an exception unwinds them, if one may park the worker.
+
+        reloaded: a reload was applied.
+        """
+        self._after_reload |= reloaded
+        if self._is_chosen():
+            places.keep_after_errors(session.loops_unwound, self._thread)
+
+    def disarm(self) -> None:
+        """From here on an exception ends loops and script."""
+        places.keep_after_errors(None, self._thread)
+
+    def _is_chosen(self) -> bool:
+        chosen = options.current().on_error
+        if chosen is not None:
+            return chosen == "park"
+        # An interactive interpreter shows the error and keeps everything in memory itself.
+        return self._after_reload and not hasattr(sys, "ps1")
+
+    def takes(self, error: BaseException, *, on_trial: bool) -> bool:
+        """Whether this exception is to park the worker.
+
+        on_trial: whether it ended code that had not proved itself, and the code before it can't go on either.
+        """
+        if isinstance(error, (SparkInterrupt, KeyboardInterrupt)) or is_stop(error) or not worker.attached():
+            return False
+        if on_trial:
+            return not (isinstance(error, SystemExit) and error.code in (None, 0))
+        # Hosts agree on a pause by messages, and each has its own ranks that may not have failed.
+        return self._is_chosen() and not isinstance(error, SystemExit) and not session.elsewhere()
+
+    def begin(self, error: BaseException) -> None:
+        """Keeps the error, publishes it, and says what can be done."""
+        self._aside = places.set_aside(self._thread, error)
+        if error is self.error:
+            return  # mended code has failed on trial: the worker is paused after the same error as before
+        self.error = error
+        kept = record(error)
+        self._message = kept.message
+        journaling.stopped_by_error(kept.message, kept.traceback)
+        run = session.run_id()
+        report.warn(
+            f"run {run} is paused after an error, with everything in memory: {kept.message}\n"
+            f"{kept.traceback.rstrip()}\n"
+            f"  spark-fast reload {run}    when the code is mended (with --watch: save it); --to N for version N\n"
+            f"  spark-fast call {run} NAME calls an exposed function, to save the model\n"
+            f"  spark-fast resume {run}    runs the code once more, from where its loops with a key are\n"
+            f"  spark-fast stop {run}      runs the on_stop functions, then ends as the error would have"
+        )
+
+    def wait(self) -> None:
+        """Parks until the code is to be tried again.
+
+        Raises SparkReloadError for new code, SparkStopError for a stop and when the time is over, and the error itself
+        if the run can no longer be controlled.
+        """
+        seconds = options.current().error_timeout
+        if seconds is None and session.together():
+            seconds = _JOB_TIMEOUT
+        ends = None if seconds is None else monotonic() + seconds
+        try:
+            sender = f"an error: {self._message}"[:_SENDER_MAX]
+            verdict, seq, _target = worker.append(
+                Kind.PAUSE, run_folder.new_id(), sender=sender, duration=seconds or 0.0
+            )
+            self._pause = seq if verdict == Verdict.APPENDED else None
+            worker.checkpoint()
+            if ends is not None and monotonic() >= ends:
+                worker.append(Kind.STOP, run_folder.new_id(), sender=f"the time limit of {seconds:g} s after an error")
+                worker.checkpoint()
+        except (SparkError, OSError) as error:
+            report.warn(f"the run can't be paused any longer after its error: {error}")
+        if self.error is not None and not worker.attached():
+            raise self.error
+
+    def end(self) -> None:
+        """The code is about to be tried again: puts the places of its loops back, and ends the pause."""
+        if self._pause is not None:
+            # A reload leaves a pause in force. This one was no person's, and what it waited for has come.
+            try:
+                sender = "the end of an error's pause"
+                worker.append(Kind.RESUME, run_folder.new_id(), sender=sender, only_if_park_seq=self._pause)
+            except (SparkError, OSError) as error:
+                report.warn(f"the pause after an error could not be ended: {error}; 'spark-fast resume' ends it")
+        places.bring_back(self._aside)
+        self._aside = []
+        places.unwind(self._thread)
+        if self.error is not None:
+            traceback.clear_frames(self.error.__traceback__)  # they hold what the failed step had made
+
+    def over(self) -> None:
+        """The code that was tried has proved itself."""
+        if self.error is None:
+            return
+        self.error = None
+        folder = session.folder()
+        if folder is not None:
+            try:
+                run_error.clear(folder, session.slot())
+            except (OSError, SparkError) as error:
+                report.warn(f"the file that describes an earlier error can't be removed: {error}")
+
+    @property
+    def has_places(self) -> bool:
+        """Whether a loop with a key can go on where it was."""
+        return bool(self._aside)
+
+
+def record(error: BaseException) -> run_error.RunError:
+    """Keeps an exception that ends or parks this worker in the run's folder, for `status` and the web page."""
+    found = run_error.describe(
+        error, report.as_printed(error), step=worker.step(), rank=session.rank() or 0, time=time.time()
+    )
+    folder = session.folder()
+    if folder is not None:
+        try:
+            run_error.write(folder, session.slot(), found)
+        except (OSError, SparkError) as problem:
+            report.warn(f"why the run failed can't be written down: {problem}")
+    return found

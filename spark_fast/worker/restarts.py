@@ -1,0 +1,315 @@
+"""What a reload would begin anew without a word, found in the source of the code that is running.
+
+A reload leaves the script's frames and runs it again. Loops with a key go on, and what is persisted stays. A loop
+without a key begins at its first item, and a name that the code sets before a loop is set again. A reload that is
+applied does not show that by itself, so it is looked for here: in the frames that are left, by their source.
+"""
+
+import ast
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from types import FrameType, FunctionType, ModuleType, TracebackType
+from typing import Any
+
+from spark_fast._core import KeyedTrack, Track
+from spark_fast.project_files import relative
+from spark_fast.sources import decode
+
+__all__ = ["Position", "losses", "of_stack", "of_traceback"]
+
+_LOOPS = (ast.For, ast.AsyncFor, ast.While)
+_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
+_CO_GENERATOR = 0x20 | 0x200  # of inspect, which takes long to import
+
+_IMMUTABLE = (int, float, complex, str, bytes, bool, type(None), tuple, frozenset, range)
+_CODE = (ModuleType, FunctionType, type)
+_STATEFUL_PACKAGES = frozenset({"builtins", "collections", "random", "numpy", "torch", "jax", "flax", "optax", "keras"})
+"""Packages whose objects hold what was learned, drawn or counted, where the loop works with them."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a frame stands.
+
+    Attributes:
+        path: the file of its code.
+        name: of its function; `<module>` for a module.
+        line: the line that it runs.
+        generator: whether it is a generator's, whose caller is handed what it yields.
+        names: its variables.
+    """
+
+    path: str
+    name: str
+    line: int
+    generator: bool
+    names: Callable[[str], Any]
+
+
+def of_stack(frame: FrameType | None, paths: Iterable[str]) -> list[Position]:
+    """The frames of these files that called this one, outermost first."""
+    wanted = frozenset(paths)
+    found = []
+    while frame is not None:
+        if frame.f_code.co_filename in wanted:
+            found.append(_position(frame, frame.f_lineno))
+        frame = frame.f_back
+    return found[::-1]
+
+
+def of_traceback(trace: TracebackType | None, paths: Iterable[str]) -> list[Position]:
+    """The frames of these files that an exception has left, outermost first."""
+    wanted = frozenset(paths)
+    found = []
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename in wanted:
+            found.append(_position(trace.tb_frame, trace.tb_lineno))
+        trace = trace.tb_next
+    return found
+
+
+def _position(frame: FrameType, line: int) -> Position:
+    values = {**frame.f_globals, **frame.f_locals}
+    code = frame.f_code
+    return Position(code.co_filename, code.co_name, line, bool(code.co_flags & _CO_GENERATOR), values.get)
+
+
+def losses(
+    positions: Sequence[Position],
+    sources: Mapping[str, bytes],
+    kept: Iterable[object],
+    packages: Iterable[str] = (),
+    roots: Sequence[str] = (),
+) -> list[str]:
+    """What begins anew when the frames are left and their code runs again: one sentence each, with file and line.
+
+    positions: the frames, outermost first.
+    sources: what they run, by path.
+    kept: the objects that outlive a reload.
+    packages: the names of the project's modules, up to their first dot.
+    roots: the folders below which paths are shown in short.
+    """
+    trees: dict[str, ast.Module | None] = {}
+    kept_ids = {id(each) for each in kept}
+    project = {*packages, "__main__"}
+    found: list[str] = []
+    for position, inner in pairwise([*positions, None]):
+        assert position is not None
+        if position.path not in trees:
+            trees[position.path] = _parsed(sources.get(position.path))
+        tree = trees[position.path]
+        if tree is None:
+            continue
+        shown = relative(position.path, roots)
+        from_generator = inner is not None and inner.generator
+        body, loops = _enclosing(tree, position)
+        for loop in loops:
+            if isinstance(loop, ast.While):
+                continue
+            if words := _loop_loss(loop, position, from_generator=from_generator):
+                found.append(f"{shown}:{loop.lineno}: {words}")
+        for name, line, words in _name_losses(body, loops, position, kept_ids, project):
+            found.append(f"{shown}:{line}: {words.format(name=name)}")
+    return list(dict.fromkeys(found))
+
+
+def _parsed(source: bytes | None) -> ast.Module | None:
+    try:
+        return None if source is None else ast.parse(decode(source))
+    except (SyntaxError, ValueError):  # of another Python: it runs all the same
+        return None
+
+
+def _enclosing(tree: ast.Module, position: Position) -> tuple[list[ast.stmt], list[ast.stmt]]:
+    """The body of the function that stands at this line, and the loops around the line, outermost first."""
+    scope: ast.AST = tree
+    if position.name != "<module>":
+        for node in ast.walk(tree):
+            named = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == position.name
+            if named and _covers(node, position.line):
+                scope = node
+    body: list[ast.stmt] = getattr(scope, "body", [])
+    return body, list(_loops_around(body, position.line))
+
+
+def _covers(node: ast.AST, line: int) -> bool:
+    return getattr(node, "lineno", 0) <= line <= (getattr(node, "end_lineno", 0) or 0)
+
+
+def _loops_around(body: Sequence[ast.stmt], line: int) -> Iterator[ast.stmt]:
+    for statement in body:
+        if not _covers(statement, line) or isinstance(statement, _SCOPES):
+            continue
+        if isinstance(statement, _LOOPS) and not any(_covers(each, line) for each in statement.orelse):
+            yield statement
+        for block in _blocks(statement):
+            yield from _loops_around(block, line)
+
+
+def _blocks(statement: ast.AST) -> Iterator[list[ast.stmt]]:
+    for name in ("body", "orelse", "finalbody"):
+        block = getattr(statement, name, None)
+        if isinstance(block, list):
+            yield block
+    for each in (*getattr(statement, "handlers", ()), *getattr(statement, "cases", ())):
+        yield each.body
+
+
+# --- loops ---
+
+
+def _loop_loss(loop: ast.stmt, position: Position, *, from_generator: bool) -> str | None:
+    """What of a `for` loop begins anew; None if it goes on."""
+    assert isinstance(loop, (ast.For, ast.AsyncFor))
+    source = loop.iter
+    if _is_keyed(source, position):
+        return None
+    if isinstance(source, ast.Call):
+        inner = [each for each in source.args if _is_keyed(each, position)]
+        name = source.func.attr if isinstance(source.func, ast.Attribute) else getattr(source.func, "id", "")
+        if inner and name == "enumerate":
+            return (
+                "enumerate() around a loop with a key counts from its start again; take the loop's own count, "
+                "loop = spark.track(…, key=…) and loop.index"
+            )
+        if inner and (name != "zip" or len(inner) == len(source.args)):
+            return None
+        if inner:
+            return "zip() begins what stands beside the loop with a key anew; put track(…, key=…) around the zip()"
+    if from_generator and loop.lineno <= position.line <= (loop.iter.end_lineno or loop.lineno):
+        return None  # the loop within the generator has a key, or is named itself
+    return "this loop has no key, so it begins at its first item again; track(…, key=…) goes on where it was"
+
+
+def _is_keyed(source: ast.expr, position: Position) -> bool:
+    if isinstance(source, ast.Name):
+        return isinstance(position.names(source.id), KeyedTrack)
+    if not isinstance(source, ast.Call):
+        return False
+    name = source.func.attr if isinstance(source.func, ast.Attribute) else getattr(source.func, "id", "")
+    return name == "track" and any(
+        word.arg == "key" and not (isinstance(word.value, ast.Constant) and word.value.value is None)
+        for word in source.keywords
+    )
+
+
+# --- names ---
+
+_COUNTS = (
+    "`{name}` is set again when the code runs again, though the loop counts on with it; keep it in spark.persist() or "
+    "in the loop's own `kept`"
+)
+_MADE = "`{name}` is made anew when the code runs again; spark.persist() keeps it"
+
+
+def _name_losses(
+    body: Sequence[ast.stmt], loops: Sequence[ast.stmt], position: Position, kept: set[int], project: set[str]
+) -> Iterator[tuple[str, int, str]]:
+    """The names that are set before one of the loops and changed in it: name, line and what is lost."""
+    seen: set[str] = set()
+    for loop in loops:
+        for name, statement in _bound_before(body, loop).items():
+            if name in seen or _is_kept_value(statement):
+                continue
+            value = position.names(name)
+            if id(value) in kept or isinstance(value, (*_CODE, Track, KeyedTrack)):
+                continue
+            changes = _changes(loop, name)
+            if changes.counts and not _set_in(loop, name):
+                seen.add(name)
+                yield name, statement.lineno, _COUNTS
+            elif changes.works_on and _holds_state(value, project):
+                seen.add(name)
+                yield name, statement.lineno, _MADE
+
+
+def _bound_before(body: Sequence[ast.stmt], loop: ast.stmt) -> dict[str, ast.stmt]:
+    """The names that statements before the loop set, with the last that does, in the blocks around it."""
+    found: dict[str, ast.stmt] = {}
+    for statement in body:
+        if statement is loop:
+            return found
+        if _covers(statement, loop.lineno) and not isinstance(statement, _SCOPES):
+            if isinstance(statement, _LOOPS):
+                for name in _targets(statement):
+                    found.pop(name, None)  # what a loop sets for each item is no loss
+            for block in _blocks(statement):
+                if any(_covers(each, loop.lineno) for each in block):
+                    return found | _bound_before(block, loop)
+            return found
+        if isinstance(statement, (ast.Assign, ast.AnnAssign)) and statement.value is not None:
+            found |= dict.fromkeys(_targets(statement), statement)
+    return found
+
+
+def _targets(statement: ast.stmt) -> Iterator[str]:
+    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+    for target in targets:
+        for node in ast.walk(target) if target is not None else ():
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                yield node.id
+
+
+def _is_kept_value(statement: ast.stmt) -> bool:
+    """Whether the statement takes what outlives a reload: the value of persist() or expose()."""
+    value = getattr(statement, "value", None)
+    if not isinstance(value, ast.Call):
+        return False
+    name = value.func.attr if isinstance(value.func, ast.Attribute) else getattr(value.func, "id", "")
+    return name in ("persist", "expose", "track", "create_controller")
+
+
+@dataclass
+class _Changes:
+    counts: bool = False
+    """It gets a new value that depends on the old."""
+    works_on: bool = False
+    """It is called, or something of it is, or one of its items or attributes is set."""
+
+
+def _changes(loop: ast.stmt, name: str) -> _Changes:
+    found = _Changes()
+    for node in ast.walk(loop):
+        if isinstance(node, ast.AugAssign):
+            if isinstance(node.target, ast.Name) and node.target.id == name:
+                found.counts = True
+            found.works_on |= _root(node.target) == name and not isinstance(node.target, ast.Name)
+        elif isinstance(node, ast.Assign):
+            sets = any(isinstance(each, ast.Name) and each.id == name for each in node.targets)
+            found.counts |= sets and _uses(node.value, name)
+            found.works_on |= any(not isinstance(each, ast.Name) and _root(each) == name for each in node.targets)
+        elif isinstance(node, ast.Call):
+            found.works_on |= _root(node.func) == name
+            if isinstance(node.func, ast.Name) and node.func.id == "next":
+                found.works_on |= any(_root(each) == name for each in node.args[:1])
+    return found
+
+
+def _set_in(loop: ast.stmt, name: str) -> bool:
+    """Whether the loop's body sets it afresh before it counts with it: then each item begins with it anew."""
+    for statement in getattr(loop, "body", ()):
+        if isinstance(statement, ast.Assign) and name in _targets(statement) and not _uses(statement.value, name):
+            return True
+        if _changes(statement, name).counts:
+            return False
+    return False
+
+
+def _uses(value: ast.AST, name: str) -> bool:
+    return any(isinstance(node, ast.Name) and node.id == name for node in ast.walk(value))
+
+
+def _root(node: ast.AST) -> str | None:
+    """The name at the beginning of an expression like `name.a[0].b`."""
+    while isinstance(node, (ast.Attribute, ast.Subscript)):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else None
+
+
+def _holds_state(value: object, project: set[str]) -> bool:
+    """Whether an object that a loop works with is likely to hold what was learned, drawn or counted."""
+    if isinstance(value, (*_IMMUTABLE, *_CODE)) or value is None:
+        return False
+    package = str(getattr(type(value), "__module__", "")).split(".")[0]
+    return package in _STATEFUL_PACKAGES or package in project

@@ -1,0 +1,364 @@
+"""A reload never starts a training over in silence: what begins anew is refused or said, with file and line."""
+
+import collections
+import json
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import spark_fast as spark
+from spark_fast import client
+from spark_fast.worker.restarts import Position, losses
+from tests.reloading import Edited
+from tests.support import until
+
+
+class Net:
+    """A class of the project."""
+
+
+def found(source: str, kept: tuple[object, ...] = (), function: str = "<module>", **names: Any) -> list[str]:
+    """What is lost of a script that stands at its line `HERE`; the sentences up to the first `;`."""
+    source = textwrap.dedent(source).lstrip("\n")
+    line = next(number for number, text in enumerate(source.splitlines(), 1) if "HERE" in text)
+    position = Position("/project/train.py", function, line, False, names.get)
+    told = losses([position], {"/project/train.py": source.encode()}, kept, ["tests"], ["/project"])
+    return [each.partition(";")[0] for each in told]
+
+
+NO_KEY = "this loop has no key, so it begins at its first item again"
+
+
+# --- loops ---
+
+
+def test_a_loop_without_a_key_around_one_with_a_key_is_named() -> None:
+    source = """
+        for epoch in range(100):
+            for batch in spark.track(loader, key="batch"):
+                step(batch)  # HERE
+        """
+    assert found(source) == [f"train.py:1: {NO_KEY}"]
+
+
+def test_loops_with_a_key_are_not_named() -> None:
+    source = """
+        for epoch in spark.track(range(100), key="epoch"):
+            loop = spark.track(loader, key="batch")
+            for batch in loop:
+                step(batch)  # HERE
+        """
+    assert found(source, loop=spark.track(range(3), key="batch")) == []
+
+
+def test_track_without_a_key_is_a_loop_without_a_key() -> None:
+    source = """
+        for epoch in spark.track(range(100), key="epoch"):
+            for batch in spark.track(loader, key=None):
+                step(batch)  # HERE
+        """
+    assert found(source) == [f"train.py:2: {NO_KEY}"]
+
+
+def test_enumerate_around_a_loop_with_a_key_is_named() -> None:
+    source = """
+        for number, batch in enumerate(spark.track(loader, key="batch")):
+            step(batch)  # HERE
+        """
+    assert found(source) == ["train.py:1: enumerate() around a loop with a key counts from its start again"]
+
+
+def test_enumerate_within_the_key_goes_on() -> None:
+    source = """
+        for number, batch in spark.track(enumerate(loader), key="batch"):
+            step(batch)  # HERE
+        """
+    assert found(source) == []
+
+
+def test_a_progress_bar_around_a_loop_with_a_key_goes_on() -> None:
+    assert found("for batch in tqdm(spark.track(loader, key='batch'), desc='x'):\n    step(batch)  # HERE\n") == []
+
+
+def test_what_stands_beside_a_loop_with_a_key_in_a_zip_is_named() -> None:
+    source = "for batch, seed in zip(spark.track(loader, key='batch'), seeds):\n    step(batch)  # HERE\n"
+    assert found(source) == ["train.py:1: zip() begins what stands beside the loop with a key anew"]
+
+
+def test_a_loop_that_is_not_running_is_not_named() -> None:
+    source = """
+        for warm in range(10):
+            warm_up(warm)
+        for batch in spark.track(loader, key="batch"):
+            step(batch)  # HERE
+        else:
+            for rest in range(3):
+                finish(rest)
+        """
+    assert found(source) == []
+
+
+def test_a_generator_with_a_key_keeps_the_loop_over_it() -> None:
+    source = textwrap.dedent(
+        """
+        def batches():
+            for batch in spark.track(loader, key="batch"):
+                yield batch
+        def main():
+            for batch in batches():
+                step(batch)
+        """
+    )
+    positions = [
+        Position("/project/train.py", "main", 6, False, {}.get),
+        Position("/project/train.py", "batches", 3, True, {}.get),
+    ]
+    assert losses(positions, {"/project/train.py": source.encode()}, (), (), ["/project"]) == []
+
+
+def test_every_frame_on_the_stack_is_looked_at() -> None:
+    source = textwrap.dedent(
+        """
+        def fit():
+            n = 0
+            for batch in spark.track(loader, key="batch"):
+                n += 1
+        for fold in range(5):
+            fit()
+        """
+    )
+    positions = [
+        Position("/project/train.py", "<module>", 7, False, {}.get),
+        Position("/project/train.py", "fit", 4, False, {"n": 3}.get),
+    ]
+    told = losses(positions, {"/project/train.py": source.encode()}, (), (), ["/project"])
+    assert [each.split(": ")[0] for each in told] == ["train.py:6", "train.py:3"]
+    assert "`n` is set again" in told[1]
+
+
+# --- names that the code sets before a loop ---
+
+
+def counted(name: str, line: int) -> str:
+    return f"train.py:{line}: `{name}` is set again when the code runs again, though the loop counts on with it"
+
+
+def made(name: str, line: int) -> str:
+    return f"train.py:{line}: `{name}` is made anew when the code runs again"
+
+
+def test_a_count_before_a_loop_is_named() -> None:
+    source = """
+        n = 0
+        best = float("inf")
+        for batch in spark.track(loader, key="batch"):
+            n += 1  # HERE
+            best = min(best, n)
+        """
+    assert found(source, n=3, best=0.5) == [counted("n", 1), counted("best", 2)]
+
+
+def test_a_sum_of_an_epoch_is_named_while_its_inner_loop_runs() -> None:
+    source = """
+        for epoch in spark.track(range(100), key="epoch"):
+            total = 0.0
+            for batch in spark.track(loader, key="batch"):
+                total += step(batch)  # HERE
+        """
+    assert found(source, total=1.5) == [counted("total", 2)]
+
+
+def test_what_each_item_sets_afresh_is_not_named() -> None:
+    source = """
+        loss = None
+        for batch in spark.track(loader, key="batch"):
+            loss = step(batch)  # HERE
+            loss = loss * 2
+        """
+    assert found(source, loss=2.0) == []
+
+
+def test_objects_that_the_loop_works_with_are_named_if_they_hold_state() -> None:
+    source = """
+        model = Net()
+        losses = []
+        limit = 10
+        config = dict(lr=1)
+        for batch in spark.track(loader, key="batch"):
+            losses.append(model(batch))  # HERE
+            print(limit, config)
+        """
+    assert found(source, model=Net(), losses=[1], limit=10, config={"lr": 1}) == [made("model", 1), made("losses", 2)]
+
+
+def test_persisted_objects_are_not_named() -> None:
+    model, memory = Net(), collections.deque([1])
+    source = """
+        model = spark.persist("model", Net)
+        memory = make_memory()
+        state = spark.expose(lr=1e-3)
+        for batch in spark.track(loader, key="batch"):
+            memory.append(model(batch))  # HERE
+            state.lr *= 0.5
+        """
+    assert found(source, (memory,), model=model, memory=memory, state=object()) == []
+
+
+def test_an_iterator_that_the_loop_takes_items_from_is_named() -> None:
+    source = """
+        items = iter(loader)
+        while True:
+            batch = next(items)  # HERE
+        """
+    assert found(source, items=iter([1, 2])) == [made("items", 1)]
+
+
+def test_functions_modules_and_classes_are_not_named() -> None:
+    source = """
+        loss_of = json.dumps
+        kind = dict
+        for batch in spark.track(loader, key="batch"):
+            loss_of(kind(batch))  # HERE
+        """
+    assert found(source, loss_of=json.dumps, kind=dict) == []
+
+
+# --- a real reload ---
+
+BARE = """
+import json, time
+import spark_fast as spark
+w = 0
+for epoch in spark.track(range(50)):
+    for number in spark.track(range(30)):
+        w += 1
+        print(json.dumps(["old", epoch, number, w]), flush=True)
+        time.sleep(0.002)
+"""
+
+
+def refused(training: Edited) -> str:
+    fate = training.reload().fate
+    assert fate.state == "refused", fate
+    return fate.reason
+
+
+def test_a_script_that_keeps_nothing_is_not_reloaded(tmp_path: Path) -> None:
+    with Edited(tmp_path, BARE) as training:
+        count = len(training.says(40))
+        training.edit('"old"', '"new"')
+        reason = refused(training)
+        assert 'key="batch"' in reason
+        assert "spark.persist()" in reason
+        assert "--restart" in reason
+        for line in training.says(20, count):
+            assert line[0] == "old"
+            assert line[3] == line[1] * 30 + line[2] + 1  # nothing began anew
+
+
+def test_a_bare_checkpoint_loop_is_not_reloaded(tmp_path: Path) -> None:
+    code = "import json\nimport spark_fast as spark\nn = 0\nwhile True:\n    spark.checkpoint()\n    n += 1\n"
+    with Edited(tmp_path, code + "    print(json.dumps(n), flush=True)\n") as training:
+        training.says(5)
+        training.edit("n += 1", "n += 2")
+        assert "--restart" in refused(training)
+
+
+def test_a_script_starts_over_where_that_is_what_is_asked_for(tmp_path: Path) -> None:
+    with Edited(tmp_path, BARE) as training:
+        training.says(40)
+        training.edit('"old"', '"new"')
+        training.reloaded(restart=True)
+        until(lambda: ["new", 0, 0, 1] in training.said, training.err)
+
+
+KEYED = """
+import json, time
+import spark_fast as spark
+values = spark.persist("values", list)
+for number in spark.track(range(10**6), key="number"):
+    values.append(number)
+    print(json.dumps(["old", number, len(values)]), flush=True)
+    time.sleep(0.002)
+"""
+
+
+def test_a_restart_forgets_what_is_persisted_and_where_the_loops_are(tmp_path: Path) -> None:
+    with Edited(tmp_path, KEYED) as training:
+        training.says(10)
+        training.edit('"old"', '"new"')
+        training.reloaded(restart=True)
+        until(lambda: ["new", 0, 1] in training.said, training.err)
+
+
+def test_a_restart_needs_no_edit(tmp_path: Path) -> None:
+    with Edited(tmp_path, KEYED) as training:
+        training.says(10)
+        training.reloaded(restart=True)
+        until(lambda: training.said.count(["old", 0, 1]) == 2, training.err)
+
+
+def test_a_restart_that_fails_is_taken_back_with_what_it_forgot(tmp_path: Path) -> None:
+    with Edited(tmp_path, KEYED) as training:
+        training.says(10)
+        training.edit("values.append", "1 / 0; values.append")
+        count = len(training.said)
+        assert training.reload(restart=True).fate.state == "failed"
+        said = training.says(20, count)
+        assert [line[2] for line in training.said] == [line[1] + 1 for line in training.said]
+        assert said[-1][1] >= 20
+
+
+def test_the_answer_names_what_begins_anew(tmp_path: Path) -> None:
+    code = """
+        import json, time
+        import spark_fast as spark
+        n = 0
+        values = spark.persist("values", list)
+        for epoch in range(1000):
+            for number in spark.track(range(30), key="number"):
+                n += 1
+                print(json.dumps(["old", epoch, number, n]), flush=True)
+                time.sleep(0.002)
+        """
+    with Edited(tmp_path, code) as training:
+        training.says(5)
+        training.edit('"old"', '"new"')
+        request = training.reloaded()
+        told = [each.partition(";")[0] for each in request.fate.warnings]
+        assert told == [f"train.py:5: {NO_KEY}", counted("n", 3)]
+        until(lambda: "train.py:5" in training.err, training.err)
+        assert client.attach("test").requests[-1].fate.warnings == request.fate.warnings
+
+
+def test_the_index_and_the_sums_of_a_loop_go_on(tmp_path: Path) -> None:
+    code = """
+        import json, time
+        import spark_fast as spark
+        loop = spark.track((item for item in range(200)), key="item")
+        for item in loop:
+            loop.kept["sum"] = loop.kept.get("sum", 0) + item
+            print(json.dumps(["old", item, loop.index, loop.kept["sum"]]), flush=True)
+            time.sleep(0.002)
+        print(json.dumps(["end", loop.index, loop.kept["sum"], loop.done]), flush=True)
+        """
+    with Edited(tmp_path, code) as training:
+        training.says(10)
+        training.edit('"old"', '"new"')
+        request = training.reloaded()
+        assert request.fate.warnings == ()
+        said = training.over()
+        assert said[-1] == ["end", 199, sum(range(200)), 200]
+        assert [line[2] for line in said[:-1]] == list(range(200))
+
+
+@pytest.mark.parametrize("key", [None, "item"])
+def test_the_index_of_a_loop_counts_its_items(monkeypatch: pytest.MonkeyPatch, key: str | None) -> None:
+    monkeypatch.setenv("SPARK_FAST", "0")
+    loop = spark.track("abc", key=key)
+    assert loop.index == -1
+    assert [(loop.index, item) for item in loop] == [(0, "a"), (1, "b"), (2, "c")]
+    assert loop.index == 2
+    assert [loop.index for _ in loop] == [0, 1, 2]
