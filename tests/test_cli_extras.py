@@ -10,6 +10,8 @@ import pytest
 from spark_fast.cli import extras
 from tests.test_cli import cli
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parent.parent
 
 

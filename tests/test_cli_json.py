@@ -13,6 +13,8 @@ from spark_fast.json_text import to_json
 from tests.support import Child, until
 from tests.test_cli import cli
 
+pytestmark = pytest.mark.process
+
 NOT_FINITE = """
 import time
 import spark_fast as spark

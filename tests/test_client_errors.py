@@ -24,6 +24,8 @@ from spark_fast.client import (
 from tests.reloading import Edited
 from tests.support import GATED, Child
 
+pytestmark = pytest.mark.process
+
 EXPOSED = """
 import time
 import spark_fast as spark

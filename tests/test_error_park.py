@@ -12,6 +12,8 @@ from spark_fast.worker import places
 from tests.reloading import Edited
 from tests.support import Child, until
 
+pytestmark = [pytest.mark.process, pytest.mark.tier("fast")]
+
 LATE = """
 import json, time
 import spark_fast as spark

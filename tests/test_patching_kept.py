@@ -8,6 +8,8 @@ import pytest
 
 from tests.test_patching import Edited, loaded_modules, refused, snapshot  # noqa: F401
 
+pytestmark = pytest.mark.unit
+
 CALLS = """
     import dataclasses, enum, typing
     from collections import namedtuple

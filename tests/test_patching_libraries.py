@@ -1,4 +1,4 @@
-"""New code in place of old where libraries make the classes: pydantic, SQLAlchemy, ctypes, msgspec, attrs and others."""
+"""New code in place of old where libraries make the classes: pydantic, SQLAlchemy, ctypes, msgspec, attrs and more."""
 
 import pickle
 
@@ -6,6 +6,8 @@ import pytest
 
 from spark_fast.errors import ReloadRefusedError
 from tests.test_patching import Edited, loaded_modules, refused  # noqa: F401
+
+pytestmark = [pytest.mark.unit, pytest.mark.tier("test")]  # needs the libraries
 
 MODELS = """
     from __future__ import annotations

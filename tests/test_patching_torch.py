@@ -1,8 +1,11 @@
 """New code in place of old in modules and autograd functions of PyTorch."""
 
+import pytest
 import torch
 
 from tests.test_patching import Edited, loaded_modules  # noqa: F401
+
+pytestmark = [pytest.mark.unit, pytest.mark.tier("test")]  # needs PyTorch
 
 
 def test_torch_modules_keep_hooks_buffers_and_autograd_functions() -> None:

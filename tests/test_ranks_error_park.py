@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+import pytest
+
 from spark_fast import client
 from tests.ranks import LOCKSTEP, Ranks, by_number, standing
 from tests.support import until
+
+pytestmark = pytest.mark.ranks
 
 LATER = "count.append(0)\n        if len(count) > 8 and rank in FAILING: raise KeyError('late')"
 

@@ -11,6 +11,8 @@ import pytest
 from spark_fast import client, journal
 from tests.support import Child, until
 
+pytestmark = pytest.mark.process
+
 MOVES = """
 import os, subprocess, sys, time
 from pathlib import Path

@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.reloading import Edited
+
+pytestmark = pytest.mark.process
 
 LOOP = """
 for i in spark.track(range(10**6), key="i"):

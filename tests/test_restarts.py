@@ -14,6 +14,8 @@ from spark_fast.worker.restarts import Position, losses
 from tests.reloading import Edited
 from tests.support import until
 
+pytestmark = [pytest.mark.process, pytest.mark.tier("fast")]
+
 
 class Net:
     """A class of the project."""

@@ -12,6 +12,8 @@ from spark_fast.client import AmbiguousRunError, NoSuchRunError
 from tests.support import LOOP, Child
 from tests.test_cli import cli
 
+pytestmark = pytest.mark.process
+
 EXPOSED = """
 import time
 import spark_fast as spark

@@ -9,6 +9,8 @@ import pytest
 from spark_fast import client
 from tests.support import DEADLINE
 
+pytestmark = pytest.mark.process
+
 FILES = {
     "empty/__init__.py": "",
     "lacks/__init__.py": "import nothing_there\n",

@@ -10,6 +10,8 @@ from spark_fast.errors import SparkStopError, SparkStopGroupError, first_stop, i
 from tests.support import Child
 from tests.test_runner import Script
 
+pytestmark = pytest.mark.process
+
 HEAD = """
 import asyncio
 import spark_fast as spark

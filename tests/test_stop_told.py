@@ -16,6 +16,8 @@ from tests.job import Job
 from tests.support import Child, until
 from tests.test_supervisor import Script
 
+pytestmark = pytest.mark.process
+
 SWALLOWS = """
 import time
 import spark_fast as spark

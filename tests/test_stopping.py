@@ -7,6 +7,8 @@ import pytest
 from tests.job import Job
 from tests.support import Child
 
+pytestmark = [pytest.mark.process, pytest.mark.tier("fast")]
+
 HEAD = """
 import asyncio, os, sys, threading
 from concurrent.futures import ThreadPoolExecutor
