@@ -82,6 +82,8 @@ class Child:
         self.script.write_text(textwrap.dedent(code))
         self.stdout_path = folder / f"child{number}.out"
         self.stderr_path = folder / f"child{number}.err"
+        self._may_end = folder / f"child{number}.may-end"
+        env = {"TEST_MAY_END": str(self._may_end), **env}
         if name is not None:
             env = {"SPARK_FAST_RUN": name, **env}
         self.command = [sys.executable, *([str(self.script)] if "-m" not in args else []), *args]
@@ -127,7 +129,11 @@ class Child:
         Path(f"{self.script}.go").touch()
 
     def ended(self, deadline: float = DEADLINE) -> int:
-        """Waits for its end; the exit status."""
+        """Waits for its end; the exit status.
+
+        A script that must not end before can look for the file that TEST_MAY_END names, which is there from now on.
+        """
+        self._may_end.touch()
         return self.process.wait(deadline)
 
     def cpu_time(self) -> float:

@@ -488,6 +488,7 @@ def test_limits_that_nobody_could_read_are_refused_at_once(tmp_path: Path, line:
         assert error in child.err
 
 
+@pytest.mark.tier("test")  # needs NumPy
 def test_limits_of_other_libraries_and_values_that_are_not_known_yet_are_taken(tmp_path: Path) -> None:
     code = """
     import math, time

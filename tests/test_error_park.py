@@ -14,7 +14,7 @@ from spark_fast.worker import places
 from tests.reloading import Edited
 from tests.support import Child, until
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.tier("fast")]
 
 LATE = """
 import json, time

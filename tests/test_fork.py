@@ -99,7 +99,7 @@ def test_a_child_forked_in_another_thread_while_requests_fly_holds_no_lock(tmp_p
             run.pause(timeout=10)
         os.kill(child.pid, signal.SIGKILL)
         child.ended()
-        until(lambda: run.status == "lost", deadline=2)
+        until(lambda: run.status == "lost")
 
 
 def test_a_child_of_a_process_that_is_no_worker_yet_can_become_one(tmp_path: Path) -> None:

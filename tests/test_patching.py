@@ -1360,7 +1360,6 @@ class Generated(A):
     def name(self): return super().one()
 @functools.lru_cache
 def cached(): return 1
-@pytest.mark.tier("test")
 @dataclass(slots=True)
 class Slotted:
     x: int
@@ -1369,6 +1368,7 @@ handlers = [lambda: 1]
 )
 
 
+@pytest.mark.tier("test")
 @pytest.mark.timeout(300)
 def test_a_thousand_reloads_leave_as_many_objects_as_ten() -> None:
     edited = Edited(MANY)

@@ -7,7 +7,7 @@ import pytest
 from spark_fast.errors import ReloadRefusedError
 from tests.test_patching import Edited, loaded_modules, refused  # noqa: F401
 
-pytestmark = [pytest.mark.unit, pytest.mark.tier("test")]
+pytestmark = [pytest.mark.unit, pytest.mark.tier("test")]  # needs the libraries
 
 MODELS = """
     from __future__ import annotations

@@ -5,7 +5,7 @@ import torch
 
 from tests.test_patching import Edited, loaded_modules  # noqa: F401
 
-pytestmark = [pytest.mark.unit, pytest.mark.tier("test")]
+pytestmark = [pytest.mark.unit, pytest.mark.tier("test")]  # needs PyTorch
 
 
 def test_torch_modules_keep_hooks_buffers_and_autograd_functions() -> None:

@@ -469,11 +469,17 @@ ATTACH_POINTS = [
 
 @pytest.mark.parametrize(("point", "victim"), in_turn(ATTACH_POINTS, [0, 1]))
 def test_a_rank_killed_while_it_joins_leaves_the_others_one_run(tmp_path: Path, point: str, victim: int) -> None:
-    code = f"if RANK == {victim}:\n    _core.arm_point({point!r})\n{LOOP}"
+    passed = tmp_path / "passed"
+    note = f"if RANK == {victim}:\n    open({str(passed)!r}, 'w').close()\n"
+    loop = LOOP.replace("if RANK == victim", f"{note}if RANK == victim", 1)
+    code = f"if RANK == {victim}:\n    _core.arm_point({point!r})\n{loop}"
     with Ranks(tmp_path, 3, code) as job:
         killed = job.children[victim].process
-        # Who comes second to a run makes nothing, and passes by some of the points.
-        run = until(lambda: joined(3, "job") or (killed.poll() is not None and joined(2, "job")), "a run")
+        # The second to come to a run passes by some of the points. It is safe once it has passed a checkpoint.
+        run = until(
+            lambda: joined(3, "job") if passed.exists() else joined(2, "job") if killed.poll() is not None else None,
+            "a run",
+        )
         assert killed.poll() in (None, -signal.SIGKILL), job.err
         ranks = 3 if killed.poll() is None else 2
         before = parked_at(run)

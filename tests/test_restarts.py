@@ -14,7 +14,7 @@ from spark_fast.worker.restarts import Position, losses
 from tests.reloading import Edited
 from tests.support import until
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.tier("fast")]
 
 
 class Net:

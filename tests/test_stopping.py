@@ -7,7 +7,7 @@ import pytest
 from tests.job import Job
 from tests.support import Child
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.tier("fast")]
 
 HEAD = """
 import asyncio, os, sys, threading

@@ -15,7 +15,7 @@ from spark_fast.cli import watching
 from spark_fast.client import Fate, FateState, SparkStatus
 from tests.support import until
 
-pytestmark = pytest.mark.unit
+pytestmark = [pytest.mark.unit, pytest.mark.tier("test")]  # needs watchfiles
 
 APPLIED = Fate(FateState.APPLIED, step=7)
 

@@ -73,7 +73,7 @@ TEST(a_board_reads_back_what_was_put_there)
     CHECK(value == 0.25);
     CHECK_EQ(cells[0].kind, SF_FLOAT);
     CHECK_EQ(cells[0].step, 7);
-    CHECK(llabs(cells[0].time_ns - sf_realtime_ns()) < SF_SECOND);
+    CHECK(llabs(cells[0].time_ns - sf_realtime_ns()) < 60 * SF_SECOND);
     CHECK_EQ(cells[1].kind, SF_TEXT);
     CHECK_EQ(cells[1].text_size, 8);
     CHECK_EQ(sf_board_read_text(fd, 1, &cells[1], text), 0);

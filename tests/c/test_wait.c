@@ -159,7 +159,7 @@ TEST(a_wait_ends_by_the_value_the_time_or_a_signal)
             int64_t began = sf_monotonic_ns();
             CHECK_EQ(all[o]->wait(&word, 5, timeout), -ETIMEDOUT);
             int64_t took = sf_monotonic_ns() - began;
-            CHECK(took >= timeout && took < timeout + 5 * SF_SECOND);
+            CHECK(took >= timeout && took < timeout + 60 * SF_SECOND);
         }
         CHECK_EQ(all[o]->wait(&word, 5, -1), -ETIMEDOUT);
         all[o]->wake(&word); /* nobody there */
