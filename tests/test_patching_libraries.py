@@ -303,7 +303,7 @@ def test_sqlalchemy_models_stay_and_their_methods_follow() -> None:
     edited.replace(
         "return len(self.posts)", "return -len(self.posts)", "return self.name\n", "return self.name * 2\n",
         'def meow(self): return "old"', 'def meow(self): return "new"', 'value + "!"', 'value + "?"',
-        "self.since + 1", "self.since + 2", "self.name.upper()", "self.name.title()", 'return "old"', 'return "newer"',
+        "self.since + 1", "self.since + 2", "self.name.upper()", "self.name.title()", 'return "old"', 'return "newer"', "def now(): return 3", "def now(): return 4",
     )  # fmt: skip
     assert [getattr(m, name) for name in names] == kinds and edited.warnings == []
     assert (user.count(), dog.bark(), cat.meow(), user.later, user.shout()) == (-1, "rexrex", "new", 5, "Ann!")

@@ -6,7 +6,16 @@ from collections.abc import Iterable, Sequence
 
 from spark_fast.worker.patching.source import Source, bound_by
 
-__all__ = ["Comparison", "calls_of", "changed_methods", "first_difference", "is_method", "kept_names", "unfit_method"]
+__all__ = [
+    "Comparison",
+    "altered_later",
+    "calls_of",
+    "changed_methods",
+    "first_difference",
+    "is_method",
+    "kept_names",
+    "unfit_method",
+]
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _DEFINITIONS = (*_FUNCTIONS, ast.ClassDef)
@@ -67,6 +76,25 @@ def calls_of(source: Source) -> dict[str, ast.Assign | ast.AnnAssign]:
     return found
 
 
+def altered_later(source: Source) -> dict[str, set[str]]:
+    """The classes that statements of the top level assign attributes of, or hand to a call, and those attributes."""
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for statement in source.tree.body:
+        targets: list[ast.expr] = []
+        if isinstance(statement, ast.Assign):
+            targets = statement.targets
+        elif isinstance(statement, (ast.AugAssign, ast.AnnAssign)):
+            targets = [statement.target]
+        elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+            for argument in statement.value.args:
+                if isinstance(argument, ast.Name):
+                    found[argument.id].update(())
+        for target in targets:
+            if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name):
+                found[target.value.id].add(target.attr)
+    return dict(found)
+
+
 def first_difference(old: Source, had: ast.ClassDef, new: Source, has: ast.ClassDef) -> ast.AST | None:
     """The first part of the new class statement, apart from its methods and its docstring, that differs from the old
     one's. The statement itself if a part is missing.
@@ -113,8 +141,9 @@ def unfit_method(old: Source, had: ast.ClassDef, new: Source, has: ast.ClassDef,
     plain: whether methods with decorators of libraries are unfit, too.
     """
     olds, news = _methods(had), _methods(has)
-    fields = set(bound_by(_fields(has)))
-    for name in sorted(changed_methods(old, had, new, has) - {"__doc__"}):
+    changed = changed_methods(old, had, new, has) - {"__doc__"}
+    others = set(bound_by(has.body)) - changed
+    for name in sorted(changed):
         before, after = olds.get(name, []), news.get(name, [])
         at = after[0] if after else has
         if name.startswith("__") and name.endswith("__") and not (before and after):
@@ -127,7 +156,7 @@ def unfit_method(old: Source, had: ast.ClassDef, new: Source, has: ast.ClassDef,
             return at
         if (plain or not (before and after)) and not all(_is_plain(word) for word in every):
             return at
-        if any(used & fields for used in map(_names_outside_body, after)):
+        if any(used & others for used in map(_names_outside_body, after)):
             return at
     return None
 
@@ -180,7 +209,23 @@ def _names_outside_body(node: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str
 
 
 def _same(had: ast.AST, has: ast.AST) -> bool:
-    return type(had) is type(has) and ast.dump(had) == ast.dump(has)
+    """Whether both nodes are equal, wherever they stand. Ends at the first difference."""
+    waiting: list[tuple[object, object]] = [(had, has)]
+    while waiting:
+        one, other = waiting.pop()
+        if one is other:
+            continue
+        if type(one) is not type(other):
+            return False
+        if isinstance(one, ast.AST):
+            waiting += [(getattr(one, name, None), getattr(other, name, None)) for name in one._fields]
+        elif isinstance(one, list) and isinstance(other, list):
+            if len(one) != len(other):
+                return False
+            waiting += zip(one, other, strict=True)
+        elif repr(one) != repr(other):  # unlike ==, tells 0.0 from -0.0
+            return False
+    return True
 
 
 def _same_nodes(old: Source, had: Sequence[ast.stmt], new: Source, has: Sequence[ast.stmt]) -> bool:

@@ -9,6 +9,7 @@ from spark_fast.errors import ReloadRefusedError
 from spark_fast.worker.patching.classes import update_methods
 from spark_fast.worker.patching.comparison import (
     Comparison,
+    altered_later,
     calls_of,
     changed_methods,
     kept_names,
@@ -19,7 +20,7 @@ from spark_fast.worker.patching.dependencies import Dependencies
 from spark_fast.worker.patching.functions import FunctionPatcher
 from spark_fast.worker.patching.kinds import installed_metaclass, is_definition, is_pydantic, made_once
 from spark_fast.worker.patching.referrers import tells_others
-from spark_fast.worker.patching.registries import Registries
+from spark_fast.worker.patching.registries import Registries, discard
 from spark_fast.worker.patching.relocation import Relocation
 from spark_fast.worker.patching.rewriting import choose_calls, choose_definitions, choose_statements
 from spark_fast.worker.patching.source import Source, mangled
@@ -77,6 +78,8 @@ class Keeper:
         self._methods: dict[str, set[str]] = {}
         self._registries = Registries(functions.log)
         self._calls = calls_of(module.old_source)
+        self._altered = altered_later(new_source)
+        self._lines = {name: new_source.first_line(node) for name, node in new_source.classes()}
         self._mappings: dict[str, tuple[str, ast.stmt]] = {}
         self._kept_names: dict[str, dict[str, list[ast.stmt]]] = {}
         self._values: dict[str, dict[str, object]] = {}
@@ -129,7 +132,7 @@ class Keeper:
         """Whether the statement is to be executed. Raises ReloadRefusedError if it would have to be and can't."""
         if qualname in self._mappings:
             name, statement = self._mappings[qualname]
-            change = self._dependencies.first_change(self, statement)
+            change = self._dependencies.first_change(self, statement, runs_functions=False)
             return change is not None and not self._stays_all_the_same(name, made_once(self.namespace[name]), change)
         if qualname in self._calls and qualname not in self.old_source.definitions:
             return self._executes_call(qualname)
@@ -149,7 +152,7 @@ class Keeper:
             return True
         self._keep(qualname)
         if self._new_source.line(qualname) != node.lineno or qualname in self._methods:
-            self._relocation.move(living, self._functions)
+            self._move(qualname, living)
         return False
 
     def _is_told_to_decorators(self, node: ast.ClassDef) -> bool:
@@ -170,7 +173,9 @@ class Keeper:
             return True
         if node.decorator_list and len(self.comparison.bindings(qualname)) > 1:
             return True  # its name means something else by the end of the module
-        change = self._dependencies.first_change(self, node)
+        if fixed is None and not is_pydantic(living) and qualname in self._altered:
+            return True  # else what alters the class below it would do so twice
+        change = self._dependencies.first_change(self, node, runs_functions=fixed is None)
         if change is not None and not self._stays_all_the_same(qualname, fixed, change):
             return True
         if qualname in self.comparison.methods_changed and qualname not in self._methods:
@@ -180,11 +185,41 @@ class Keeper:
             return True
         return False
 
+    def drop_removed_classes(self) -> None:
+        """The new source lacks some classes: the dicts, lists and sets of classes that stay lose them."""
+        gone = [
+            living
+            for qualname, _ in self.old_source.classes()
+            if "." not in qualname and qualname not in self._new_source.bound_names
+            if (living := self._module.old_class(qualname, None)) is not None
+        ]
+        for name in self.kept if gone else ():
+            cls = self._module.old_class(name, None)
+            for value in list(vars(cls).values()) if cls is not None else ():
+                discard(value, gone, self._functions.log)
+
+    def stands(self, qualname: str) -> object:
+        """What is to stand for a definition that was not executed."""
+        # By the end of the old module the name may have come to mean something else.
+        if len(self.comparison.bindings(qualname)) > 1 and qualname in self.old_source.definitions:
+            return self._module.old_class(qualname, None)
+        return self._module.old_value(qualname)
+
+    def _move(self, qualname: str, living: type) -> None:
+        """Makes the line numbers of a class that was not executed those of the new source."""
+        self._relocation.move(living, self._functions)
+        if "__firstlineno__" not in vars(living):
+            return
+        for name in (name for name in self.kept if name == qualname or name.startswith(f"{qualname}.")):
+            cls = self._module.old_class(name, None)
+            if cls is not None and name in self._lines:
+                self._functions.log.set_attribute(cls, "__firstlineno__", self._lines[name])
+
     def _executes_call(self, name: str) -> bool:
         fixed = made_once(self.old_namespace[name])
         if name in self.comparison.changed_names:
             raise self._module.refusal(name, f"it changed, and {fixed}")
-        change = self._dependencies.first_change(self, self._calls[name])
+        change = self._dependencies.first_change(self, self._calls[name], runs_functions=fixed is None)
         return change is not None and not self._stays_all_the_same(name, fixed, change)
 
     def _stays_all_the_same(self, qualname: str, fixed: str | None, change: str) -> bool:
@@ -208,7 +243,7 @@ class Keeper:
         living = self._module.old_class(qualname, None)
         assert living is not None
         update_methods(living, holder, {mangled(qualname, name) for name in self._methods[qualname]}, self._functions)
-        return self._module.old_value(qualname)
+        return self.stands(qualname)
 
     def note_remade(self, qualname: str, living: type) -> None:
         """The class statement was executed again. What its attributes are before they are updated is remembered."""
@@ -225,10 +260,14 @@ class Keeper:
             name: vars(living)[name]
             for plain, statements in names.items()
             if (name := mangled(qualname, plain)) in vars(living)
-            and not any(
-                self._dependencies.first_change(self, each, instances_live_on=True) is not None for each in statements
-            )
+            and plain not in self._altered.get(qualname, ())
+            and not any(self._gives_another_value(each) for each in statements)
         }
+
+    def _gives_another_value(self, statement: ast.stmt) -> bool:
+        runs = any(isinstance(part, ast.Call) for part in ast.walk(statement))
+        change = self._dependencies.first_change(self, statement, instances_live_on=True, runs_functions=runs)
+        return change is not None
 
     def settle_class(self, qualname: str) -> None:
         """The class is complete. Puts back the attributes whose lines did not change, as they may have been set."""
