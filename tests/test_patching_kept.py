@@ -503,3 +503,62 @@ def test_removed_classes_leave_the_registries_that_stay() -> None:
     edited.replace("class Two(Base): pass\n", "")
     assert edited.module.Base is base and base.named == {"One": one, "Three": three}
     assert base.every == [one, three] and base.kinds == {one, three}
+
+
+def test_attributes_that_read_others_of_the_class_follow_them() -> None:
+    edited = Edited("""
+        SIZE = {"x": 1}
+        class Model:
+            size = SIZE["x"]
+            shape = (size, 2)
+            other = 3
+            total = sum(shape)
+    """)
+    model = edited.module.Model
+    model.other = 5
+    edited.replace('"x": 1', '"x": 4')
+    assert (model.size, model.shape, model.total, model.other) == (4, (4, 2), 6, 5)
+
+
+def test_what_reads_a_class_under_a_condition_follows_the_condition() -> None:
+    edited = Edited("""
+        from collections import namedtuple
+        FAST = 1
+        if FAST > 4:
+            class Speed:
+                value = 5
+        else:
+            class Speed:
+                value = 6
+        Row = namedtuple("Row", "x", defaults=(Speed.value,))
+        class Reader:
+            value = Speed.value
+        class Heir(Speed):
+            double = Speed.value * 2
+    """)
+    m = edited.module
+    for old, new, value in (("FAST = 1", "FAST = 7", 5), ("FAST > 4", "FAST > 8", 6)):
+        edited.replace(old, new)
+        assert (m.Speed.value, m.Row().x, m.Reader.value, m.Heir.double) == (value, value, value, value * 2)
+
+
+def test_what_the_module_and_its_decorators_set_on_classes_is_undone() -> None:
+    edited = Edited("""
+        import math
+        def marked(cls):
+            cls.mark = MARK
+            return cls
+        MARK = 1
+        class Plain:
+            def step(self): return 1
+        Plain.mark = MARK
+        def patch(cls): cls.step = lambda self: MARK
+        patch(Plain)
+        @marked
+        class Marked: pass
+    """)
+    m = edited.module
+    before = snapshot(m)
+    with pytest.raises(ZeroDivisionError):
+        edited.replace("MARK = 1", "MARK = 2", "class Marked: pass", "class Marked: pass\n1 / 0")
+    assert snapshot(m) == before and (m.Plain.mark, m.Marked.mark, m.Plain().step()) == (1, 1, 1)

@@ -1,4 +1,4 @@
-"""New code in place of old where libraries make the classes: pydantic, SQLAlchemy, ctypes, msgspec, attrs and others."""
+"""New code in place of old where libraries make the classes: pydantic, SQLAlchemy, ctypes, msgspec, attrs, others."""
 
 import pickle
 
@@ -107,18 +107,26 @@ def test_pydantic_models_are_put_back_by_undo() -> None:
 
 def test_pydantic_models_that_inherit_follow_the_fields_of_their_bases() -> None:
     edited = Edited("""
+        from typing import ClassVar
         from pydantic import BaseModel, model_validator
         class Base(BaseModel):
+            model_config = {"validate_default": True}
             a: int = 1
             @model_validator(mode="after")
             def check(self): return self
         class Child(Base):
+            count: ClassVar[int] = 0
             b: int = 2
         class Grandchild(Child):
             model_config = {"extra": "forbid"}
     """)
     m = edited.module
     kinds = m.Base, m.Child, m.Grandchild
+    m.Child.count = 4
+    edited.replace('model_config = {"validate_default": True}', 'model_config = {"frozen": True}')
+    assert (m.Child.count, m.Child().b, m.Grandchild.model_config) == (4, 2, {"frozen": True, "extra": "forbid"})
+    with pytest.raises(ValueError, match="frozen"):
+        m.Grandchild().b = 3
     edited.replace("a: int = 1", "a: float = 1.5")
     assert (m.Base, m.Child, m.Grandchild) == kinds
     assert (m.Base().a, m.Child().a, m.Grandchild(a=2.5).a, m.Grandchild().b) == (1.5, 1.5, 2.5, 2)
@@ -303,7 +311,8 @@ def test_sqlalchemy_models_stay_and_their_methods_follow() -> None:
     edited.replace(
         "return len(self.posts)", "return -len(self.posts)", "return self.name\n", "return self.name * 2\n",
         'def meow(self): return "old"', 'def meow(self): return "new"', 'value + "!"', 'value + "?"',
-        "self.since + 1", "self.since + 2", "self.name.upper()", "self.name.title()", 'return "old"', 'return "newer"', "def now(): return 3", "def now(): return 4",
+        "self.since + 1", "self.since + 2", "self.name.upper()", "self.name.title()", 'return "old"', 'return "newer"',
+        "def now(): return 3", "def now(): return 4",
     )  # fmt: skip
     assert [getattr(m, name) for name in names] == kinds and edited.warnings == []
     assert (user.count(), dog.bark(), cat.meow(), user.later, user.shout()) == (-1, "rexrex", "new", 5, "Ann!")

@@ -2,18 +2,18 @@
 
 import ast
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 from spark_fast.worker.patching.source import Source, bound_by
 
 __all__ = [
+    "Body",
     "Comparison",
     "altered_later",
     "calls_of",
     "changed_methods",
     "first_difference",
     "is_method",
-    "kept_names",
     "unfit_method",
 ]
 
@@ -52,15 +52,14 @@ class Comparison:
         self.changed_names = {
             name
             for name in self._had.keys() | has.keys()
-            if name not in self.unchanged and not _same_nodes(old, self._had.get(name, []), new, has.get(name, []))
+            # Of a definition in branches another one may be taken now.
+            if (name not in self.unchanged or len(old.definitions[name]) > 1)
+            and not _same_nodes(old, self._had.get(name, []), new, has.get(name, []))
         }
 
     def bindings(self, name: str) -> list[ast.stmt]:
         """The statements of the old source's top level that bind the name."""
         return self._had.get(name, [])
-
-    def call_is_unchanged(self, name: str) -> bool:
-        return name not in self.changed_names
 
 
 def calls_of(source: Source) -> dict[str, ast.Assign | ast.AnnAssign]:
@@ -161,34 +160,37 @@ def unfit_method(old: Source, had: ast.ClassDef, new: Source, has: ast.ClassDef,
     return None
 
 
-def kept_names(old: Source, had: ast.ClassDef, new: Source, has: ast.ClassDef) -> dict[str, list[ast.stmt]]:
-    """The names that assignments in the class's body bind, each with its statements in the old source.
+class Body:
+    """The names that a class's body binds, in its old source.
 
-    Only those of which neither a statement nor another name of the body that it mentions changed.
+    Attributes:
+        changed: those that the new source binds in other words.
+        values: those that assignments bind, with their statements, whose words are the same.
     """
-    olds, news = _by_name(had.body), _by_name(has.body)
-    changed = {
-        name for name in olds.keys() | news.keys() if not _same_nodes(old, olds.get(name, []), new, news.get(name, []))
-    }
-    while True:
-        more = {
+
+    def __init__(self, old: Source, had: ast.ClassDef, new: Source, has: ast.ClassDef) -> None:
+        self._statements, news = _by_name(had.body), _by_name(has.body)
+        self.changed = {
             name
-            for name in olds.keys() - changed
-            if any(
-                isinstance(part, ast.Name) and part.id in changed
-                for statement in olds[name]
-                if not is_method(statement)
-                for part in ast.walk(statement)
-            )
+            for name in self._statements.keys() | news.keys()
+            if not _same_nodes(old, self._statements.get(name, []), new, news.get(name, []))
         }
-        if not more:
-            break
-        changed |= more
-    return {
-        name: statements
-        for name, statements in olds.items()
-        if name not in changed and not any(isinstance(each, _DEFINITIONS) for each in statements)
-    }
+        self.values = {
+            name: statements
+            for name, statements in self._statements.items()
+            if name not in self.changed and not any(isinstance(each, _DEFINITIONS) for each in statements)
+        }
+
+    def reached_from(self, changed: Set[str]) -> set[str]:
+        """These names, and all others of the body that mention them, and so on."""
+        reached = set(changed)
+        while more := {
+            name
+            for name, statements in self._statements.items()
+            if name not in reached and any(_names_outside_functions(each) & reached for each in statements)
+        }:
+            reached |= more
+        return reached
 
 
 def _methods(node: ast.ClassDef) -> dict[str, list[ast.FunctionDef | ast.AsyncFunctionDef]]:
@@ -201,6 +203,13 @@ def _methods(node: ast.ClassDef) -> dict[str, list[ast.FunctionDef | ast.AsyncFu
 
 def _is_plain(decorator: str) -> bool:
     return decorator.rpartition(".")[2] in _PLAIN
+
+
+def _names_outside_functions(node: ast.stmt) -> set[str]:
+    """The names that are looked up when the statement is executed."""
+    if isinstance(node, _FUNCTIONS):
+        return _names_outside_body(node)
+    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
 
 
 def _names_outside_body(node: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:

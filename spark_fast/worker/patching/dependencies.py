@@ -16,6 +16,7 @@ __all__ = ["Dependencies", "same_value"]
 
 Dotted = tuple[str, ...]
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+_SIMPLE = (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Import, ast.ImportFrom, ast.Expr)
 _HOOKS = ("__init_subclass__", "__class_getitem__")
 
 
@@ -117,7 +118,7 @@ class Dependencies:
             if not same_value(module.old_namespace.get(name, EMPTY), value):
                 return True
             for statement in module.comparison.bindings(name):
-                if isinstance(statement, (*_FUNCTIONS, ast.ClassDef)):
+                if not isinstance(statement, _SIMPLE):  # of those, the value counts
                     waiting += [(module, each) for each in self._mentioned_in(statement)]
             waiting += self._definitions_in(value)
         return False

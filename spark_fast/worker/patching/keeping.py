@@ -8,11 +8,11 @@ from typing import Any, Protocol
 from spark_fast.errors import ReloadRefusedError
 from spark_fast.worker.patching.classes import update_methods
 from spark_fast.worker.patching.comparison import (
+    Body,
     Comparison,
     altered_later,
     calls_of,
     changed_methods,
-    kept_names,
     same_node,
     unfit_method,
 )
@@ -81,7 +81,8 @@ class Keeper:
         self._altered = altered_later(new_source)
         self._lines = {name: new_source.first_line(node) for name, node in new_source.classes()}
         self._mappings: dict[str, tuple[str, ast.stmt]] = {}
-        self._kept_names: dict[str, dict[str, list[ast.stmt]]] = {}
+        self._undecorated: dict[type, dict[str, Any]] = {}
+        self._bodies: dict[str, Body] = {}
         self._values: dict[str, dict[str, object]] = {}
 
     def rewrite(self) -> None:
@@ -99,7 +100,7 @@ class Keeper:
             if qualname in self.comparison.methods_changed:
                 methods = self._methods_to_take(living, qualname, had, node)
             if qualname not in self.comparison.unchanged:
-                self._kept_names[qualname] = kept_names(old, had, new, node)
+                self._bodies[qualname] = Body(old, had, new, node)
             if methods is not None:
                 self._methods[qualname] = methods
             chosen[node] = qualname, methods
@@ -115,6 +116,12 @@ class Keeper:
                 key = f"the mapping of {name}"
                 mappings[mapping] = key
                 self._mappings[key] = name, olds[name]
+        for name, attributes in self._altered.items():
+            cls = self.old_namespace.get(name)
+            if isinstance(cls, type):
+                methods = {each for each, value in list(vars(cls).items()) if _belongs_to_class(value)}
+                for each in attributes or methods - {"__dict__", "__weakref__"}:
+                    self._functions.log.keep_attribute(cls, each)
         choose_statements(new.tree, mappings)
         choose_definitions(new.tree, chosen)
         choose_calls(new.tree, calls)
@@ -249,20 +256,34 @@ class Keeper:
         """The class statement was executed again. What its attributes are before they are updated is remembered."""
         if qualname not in self.kept:
             self.remade.add(qualname)
-        if qualname in self._values or issubclass(living, Enum):
-            return
+        if qualname in self._values or issubclass(living, Enum) or len(self.old_source.definitions[qualname]) > 1:
+            return  # of branches, another one may have been taken
         if qualname in self.comparison.unchanged:
             node = self.old_source.class_node(qualname)
-            names = kept_names(self.old_source, node, self.old_source, node)
+            body = Body(self.old_source, node, self.old_source, node)
+        elif qualname in self._bodies:
+            body = self._bodies[qualname]
         else:
-            names = self._kept_names.get(qualname, {})
+            return
+        changed = body.changed | {
+            name for name, statements in body.values.items() if any(map(self._gives_another_value, statements))
+        }
+        names = body.values.keys() - body.reached_from(changed) - self._altered.get(qualname, set())
         self._values[qualname] = {
             name: vars(living)[name]
-            for plain, statements in names.items()
-            if (name := mangled(qualname, plain)) in vars(living)
-            and plain not in self._altered.get(qualname, ())
-            and not any(self._gives_another_value(each) for each in statements)
+            for name in (mangled(qualname, each) for each in names if not _is_for_the_metaclass(each))
+            if name in vars(living)
         }
+
+    def note_decorated(self, cls: type) -> None:
+        """The decorators of the class are about to be called with it, and to change it."""
+        self._undecorated[cls] = dict(vars(cls))
+
+    def settle_decorated(self, cls: type) -> None:
+        """They have been called. What they changed can be undone from here on."""
+        had = self._undecorated.pop(cls, None)
+        if had is not None:
+            self._functions.log.add_changes(cls, had)
 
     def _gives_another_value(self, statement: ast.stmt) -> bool:
         runs = any(isinstance(part, ast.Call) for part in ast.walk(statement))
@@ -274,6 +295,7 @@ class Keeper:
         cls = self._module.old_class(qualname, None)
         if cls is None:
             return
+        self.settle_decorated(cls)
         self._registries.come_back(cls)
         for name, value in self._values.pop(qualname, {}).items():
             now = vars(cls).get(name, EMPTY)
@@ -295,6 +317,11 @@ def _mappings(source: Source) -> dict[str, ast.stmt]:
         ):
             found[call.args[0].id] = statement
     return found
+
+
+def _is_for_the_metaclass(name: str) -> bool:
+    """Whether whatever makes the class reads the attribute, and may put another value there: what it inherits, say."""
+    return (name.startswith("__") and name.endswith("__")) or name == "model_config"
 
 
 def _belongs_to_class(value: object) -> bool:

@@ -234,7 +234,9 @@ class _Module:
         if layout_difference(old_class, made) is not None and self.new_source.is_decorated(qualname):
             return made
         updated = self._update(qualname, old_class, made)
-        if self.keeper is not None and not self.new_source.is_decorated(qualname):
+        if self.keeper is not None and self.new_source.is_decorated(qualname):
+            self.keeper.note_decorated(updated)
+        elif self.keeper is not None:
             self.keeper.settle_class(qualname)
         return updated
 
