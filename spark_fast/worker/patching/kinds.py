@@ -9,6 +9,9 @@ from typing import NewType, ParamSpec, TypeVar
 __all__ = ["installed_metaclass", "is_definition", "is_pydantic", "is_sqlalchemy", "made_once"]
 
 _TYPE_PARAMETERS = (NewType, TypeVar, ParamSpec, typing.TypeVarTuple, getattr(typing, "TypeAliasType", TypeVar))
+_PLAIN_METACLASSES = {"builtins.type", "builtins.object", "torch._C._TensorMeta"}
+"""Metaclasses written in C that keep nothing of a class."""
+
 _SQLALCHEMY_VALUES = {"MetaData", "Table", "registry", "Sequence"}
 
 
@@ -18,7 +21,7 @@ def made_once(value: object) -> str | None:
         return "SQLAlchemy maps it once and for all"
     if isinstance(value, type):
         for meta in _metaclasses(value):
-            if meta is not type and meta is not object and _is_written_in_c(meta):
+            if f"{meta.__module__}.{meta.__qualname__}" not in _PLAIN_METACLASSES and _is_written_in_c(meta):
                 library = meta.__module__.partition(".")[0].lstrip("_")
                 return f"{library} fixes the layout of its instances when it makes the class"
     return None
