@@ -1,5 +1,6 @@
 """New code in place of old where libraries make the classes: pydantic, SQLAlchemy, ctypes, msgspec, attrs, others."""
 
+import copy
 import pickle
 
 import pytest
@@ -438,3 +439,44 @@ def test_classes_of_other_libraries_with_a_registry_stay_and_are_changed_with_a_
         f"`Item` ({m.__name__}.py:4) changed in place: what `marshmallow.SchemaMeta` keeps elsewhere of its old "
         "fields stays"
     ]
+
+
+def test_pydantic_models_may_refer_to_models_that_come_later() -> None:
+    edited = Edited("""
+        from typing import Annotated, Literal, Union
+        from pydantic import BaseModel, Field, RootModel
+        class Run(BaseModel):
+            name: str = "x"
+        class Cat(BaseModel):
+            kind: Literal["cat"] = "cat"
+        class Pet(RootModel[Annotated[Union[Cat, "Dog"], Field(discriminator="kind")]]):
+            pass
+        class Dog(BaseModel):
+            kind: Literal["dog"] = "dog"
+            owner: "Run | None" = None
+        Pet.model_rebuild()
+    """)
+    m = edited.module
+    kinds = m.Run, m.Cat, m.Pet, m.Dog
+    edited.replace(
+        'name: str = "x"', 'name: str = "x"\n    pets: "list[Pet]" = []\n    new: "New | None" = None',
+        "Pet.model_rebuild()\n", "class New(BaseModel):\n    size: int = 3\n",
+    )  # fmt: skip
+    made = m.Run.model_validate(
+        {"pets": [{"kind": "dog", "owner": {"new": {}}}, {"kind": "cat"}], "new": {"size": "4"}}
+    )
+    assert (m.Run, m.Cat, m.Pet, m.Dog) == kinds and type(made.new) is m.New
+    assert [type(pet) for pet in made.pets] == [m.Pet, m.Pet] and [type(pet.root) for pet in made.pets] == [
+        m.Dog,
+        m.Cat,
+    ]
+    assert type(made.pets[0].root.owner) is m.Run and made.pets[0].root.owner.new.size == 3
+    edited.replace(
+        "size: int = 3",
+        "size: int = 5",
+        'kind: Literal["cat"] = "cat"',
+        'kind: Literal["cat"] = "cat"\n    fur: int = 1',
+    )
+    made = m.Run.model_validate({"pets": [{"kind": "dog", "owner": {"new": {}}}, {"kind": "cat"}]})
+    assert made.pets[0].root.owner.new.size == 5 and made.pets[1].root.fur == 1
+    assert pickle.loads(pickle.dumps(made)) == made and copy.deepcopy(made) == made

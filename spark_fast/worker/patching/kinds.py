@@ -51,7 +51,7 @@ def is_definition(value: object) -> bool:
 
 
 def installed_metaclass(cls: type) -> str | None:
-    """The metaclass of a library, other than pydantic, that did something as it made the class; None if there is none."""
+    """The metaclass of a library other than pydantic that did something when it made the class; None without one."""
     for meta in _metaclasses(cls):
         if _is_plain(meta) or not {"__new__", "__init__"} & vars(meta).keys():
             continue
