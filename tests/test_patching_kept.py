@@ -400,3 +400,167 @@ def test_a_notebooks_cell_makes_its_classes_anew() -> None:
     edited.run(patch, edited.source)
     patch.commit()
     assert edited.module.A is a and a.rate == 1
+
+
+def test_classes_that_the_module_alters_below_them_are_altered_once() -> None:
+    edited = Edited("""
+        import functools
+        def counted(function):
+            @functools.wraps(function)
+            def wrapper(*args): return function(*args) + 1
+            return wrapper
+        def patch(cls): cls.jump = counted(cls.jump)
+        class Walker:
+            count = 0
+            starts = 0
+            def step(self): return 10
+            def jump(self): return 20
+        Walker.step = counted(Walker.step)
+        Walker.count += 1
+        patch(Walker)
+        class Net:
+            def run(self): return 30
+        Raw = Net
+        Net = functools.partial(Net)
+        TAG = "old"
+    """)
+    m = edited.module
+    walker, raw = m.Walker(), m.Raw
+    m.Walker.starts = 4
+    for old, new in (('"old"', '"new"'), ("return 10", "return 11")):
+        edited.replace(old, new)
+        assert m.Raw is raw and m.Net.func is raw and m.Net().run() == 30
+        assert (m.Walker.count, m.Walker.starts, walker.jump()) == (1, 4, 21)
+    assert walker.step() == 12
+
+
+def test_a_dependency_is_followed_through_many_functions() -> None:
+    chain = "".join(f"def step{number}(): return step{number + 1}()\n" for number in range(3000))
+    source = f"{chain}def step3000(): return 1\nclass Model:\n    value = step0() if False else 0\n    rate = 1\n"
+    edited = Edited(source + "TAG = 1\n")
+    model = edited.module.Model
+    model.rate = 5
+    edited.replace("TAG = 1", "TAG = 2")
+    assert edited.module.Model is model and model.rate == 5
+
+
+def test_attributes_that_hold_functions_keep_what_was_added_to_them() -> None:
+    edited = Edited("""
+        def on_start(): return "old"
+        class Bus:
+            handlers = {"start": on_start}
+            results = [each() for each in (on_start,)]
+            def emit(self): return [each() for each in self.handlers.values()]
+    """)
+    bus = edited.module.Bus
+    bus.handlers["stop"] = lambda: "stopped"
+    edited.replace('"old"', '"new"')
+    assert bus().emit() == ["new", "stopped"] and bus.results == ["new"]
+
+
+def test_the_source_of_a_kept_class_that_moved_is_found() -> None:
+    edited = Edited("""
+        class First: pass
+        class Model:
+            rate = 1
+            class Part:
+                size = 2
+    """)
+    m = edited.module
+    edited.replace("class First: pass", "# moved\n# twice\nclass First: pass")
+    assert inspect.getsource(m.Model).startswith("class Model:\n    rate = 1\n")
+    assert inspect.getsource(m.Model.Part) == "    class Part:\n        size = 2\n"
+
+
+def test_the_annotation_of_a_call_that_is_not_made_again_stays() -> None:
+    edited = Edited("""
+        import typing
+        UserId: typing.Any = typing.NewType("UserId", int)
+        TAG = 1
+    """)
+    edited.replace("TAG = 1", "TAG = 2")
+    assert inspect.get_annotations(edited.module) == {"UserId": edited.module.typing.Any}
+
+
+def test_removed_classes_leave_the_registries_that_stay() -> None:
+    edited = Edited("""
+        class Base:
+            named = {}
+            every = []
+            kinds = set()
+            def __init_subclass__(cls):
+                Base.named[cls.__name__] = cls
+                Base.every.append(cls)
+                Base.kinds.add(cls)
+        class One(Base): pass
+        class Two(Base): pass
+        class Three(Base): pass
+    """)
+    base, kinds = edited.module.Base, dict(edited.module.Base.named)
+    one, two, three = kinds.values()
+    with pytest.raises(ZeroDivisionError):
+        edited.replace("class Two(Base): pass\nclass Three(Base): pass", "\n\n1 / 0")
+    assert list(base.named.items()) == list(kinds.items()) and base.every == [one, two, three]
+    assert base.kinds == {one, two, three}
+    edited.replace("class Two(Base): pass\n", "")
+    assert edited.module.Base is base and base.named == {"One": one, "Three": three}
+    assert base.every == [one, three] and base.kinds == {one, three}
+
+
+def test_attributes_that_read_others_of_the_class_follow_them() -> None:
+    edited = Edited("""
+        SIZE = {"x": 1}
+        class Model:
+            size = SIZE["x"]
+            shape = (size, 2)
+            other = 3
+            total = sum(shape)
+    """)
+    model = edited.module.Model
+    model.other = 5
+    edited.replace('"x": 1', '"x": 4')
+    assert (model.size, model.shape, model.total, model.other) == (4, (4, 2), 6, 5)
+
+
+def test_what_reads_a_class_under_a_condition_follows_the_condition() -> None:
+    edited = Edited("""
+        from collections import namedtuple
+        FAST = 1
+        if FAST > 4:
+            class Speed:
+                value = 5
+        else:
+            class Speed:
+                value = 6
+        Row = namedtuple("Row", "x", defaults=(Speed.value,))
+        class Reader:
+            value = Speed.value
+        class Heir(Speed):
+            double = Speed.value * 2
+    """)
+    m = edited.module
+    for old, new, value in (("FAST = 1", "FAST = 7", 5), ("FAST > 4", "FAST > 8", 6)):
+        edited.replace(old, new)
+        assert (m.Speed.value, m.Row().x, m.Reader.value, m.Heir.double) == (value, value, value, value * 2)
+
+
+def test_what_the_module_and_its_decorators_set_on_classes_is_undone() -> None:
+    edited = Edited("""
+        import math
+        def marked(cls):
+            cls.mark = MARK
+            return cls
+        MARK = 1
+        class Plain:
+            def step(self): return 1
+        Plain.mark = MARK
+        def patch(cls): cls.step = lambda self: MARK
+        patch(Plain)
+        @marked
+        class Marked: pass
+    """)
+    m = edited.module
+    before = snapshot(m)
+    with pytest.raises(ZeroDivisionError):
+        edited.replace("MARK = 1", "MARK = 2", "class Marked: pass", "class Marked: pass\n1 / 0")
+    assert snapshot(m) == before and (m.Plain.mark, m.Marked.mark, m.Plain().step()) == (1, 1, 1)

@@ -44,3 +44,19 @@ def test_torch_modules_keep_hooks_buffers_and_autograd_functions() -> None:
     assert torch.equal(net.layer.bias.grad, torch.full((2,), -10.0))
     edited.replace("SCALE = 2.0", "SCALE = 1.0", "def forward(self, x)", "def forward(self, x, y=0)")
     assert torch.allclose(net(x), plain * -3) and edited.warnings == [] and m.Net.calls == 4
+
+
+def test_tensors_of_a_class_of_their_own_follow_it() -> None:
+    edited = Edited("""
+        import torch
+        class Points(torch.Tensor):
+            unit = "m"
+            def norm_text(self): return f"{float(self.norm()):.0f}{self.unit}"
+        class Weight(torch.nn.Parameter):
+            decay = 1
+    """)
+    m = edited.module
+    points, weight = torch.tensor([3.0, 4.0]).as_subclass(m.Points), m.Weight(torch.zeros(1))
+    edited.replace('unit = "m"', 'unit = "km"', "decay = 1", "decay = 2")
+    assert points.norm_text() == "5km" and weight.decay == 2 and type(points * 2) is m.Points
+    assert type(weight) is m.Weight and edited.warnings == []

@@ -2,11 +2,20 @@
 
 import ast
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 from spark_fast.worker.patching.source import Source, bound_by
 
-__all__ = ["Comparison", "calls_of", "changed_methods", "first_difference", "is_method", "kept_names", "unfit_method"]
+__all__ = [
+    "Body",
+    "Comparison",
+    "altered_later",
+    "calls_of",
+    "changed_methods",
+    "first_difference",
+    "is_method",
+    "unfit_method",
+]
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _DEFINITIONS = (*_FUNCTIONS, ast.ClassDef)
@@ -43,15 +52,14 @@ class Comparison:
         self.changed_names = {
             name
             for name in self._had.keys() | has.keys()
-            if name not in self.unchanged and not _same_nodes(old, self._had.get(name, []), new, has.get(name, []))
+            # Of a definition in branches another one may be taken now.
+            if (name not in self.unchanged or len(old.definitions[name]) > 1)
+            and not _same_nodes(old, self._had.get(name, []), new, has.get(name, []))
         }
 
     def bindings(self, name: str) -> list[ast.stmt]:
         """The statements of the old source's top level that bind the name."""
         return self._had.get(name, [])
-
-    def call_is_unchanged(self, name: str) -> bool:
-        return name not in self.changed_names
 
 
 def calls_of(source: Source) -> dict[str, ast.Assign | ast.AnnAssign]:
@@ -65,6 +73,25 @@ def calls_of(source: Source) -> dict[str, ast.Assign | ast.AnnAssign]:
         if len(targets) == 1 and isinstance(targets[0], ast.Name) and isinstance(statement.value, ast.Call):
             found[name] = statement
     return found
+
+
+def altered_later(source: Source) -> dict[str, set[str]]:
+    """The classes that statements of the top level assign attributes of, or hand to a call, and those attributes."""
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for statement in source.tree.body:
+        targets: list[ast.expr] = []
+        if isinstance(statement, ast.Assign):
+            targets = statement.targets
+        elif isinstance(statement, (ast.AugAssign, ast.AnnAssign)):
+            targets = [statement.target]
+        elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+            for argument in statement.value.args:
+                if isinstance(argument, ast.Name):
+                    found[argument.id].update(())
+        for target in targets:
+            if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name):
+                found[target.value.id].add(target.attr)
+    return dict(found)
 
 
 def first_difference(old: Source, had: ast.ClassDef, new: Source, has: ast.ClassDef) -> ast.AST | None:
@@ -113,8 +140,9 @@ def unfit_method(old: Source, had: ast.ClassDef, new: Source, has: ast.ClassDef,
     plain: whether methods with decorators of libraries are unfit, too.
     """
     olds, news = _methods(had), _methods(has)
-    fields = set(bound_by(_fields(has)))
-    for name in sorted(changed_methods(old, had, new, has) - {"__doc__"}):
+    changed = changed_methods(old, had, new, has) - {"__doc__"}
+    others = set(bound_by(has.body)) - changed
+    for name in sorted(changed):
         before, after = olds.get(name, []), news.get(name, [])
         at = after[0] if after else has
         if name.startswith("__") and name.endswith("__") and not (before and after):
@@ -127,39 +155,42 @@ def unfit_method(old: Source, had: ast.ClassDef, new: Source, has: ast.ClassDef,
             return at
         if (plain or not (before and after)) and not all(_is_plain(word) for word in every):
             return at
-        if any(used & fields for used in map(_names_outside_body, after)):
+        if any(used & others for used in map(_names_outside_body, after)):
             return at
     return None
 
 
-def kept_names(old: Source, had: ast.ClassDef, new: Source, has: ast.ClassDef) -> dict[str, list[ast.stmt]]:
-    """The names that assignments in the class's body bind, each with its statements in the old source.
+class Body:
+    """The names that a class's body binds, in its old source.
 
-    Only those of which neither a statement nor another name of the body that it mentions changed.
+    Attributes:
+        changed: those that the new source binds in other words.
+        values: those that assignments bind, with their statements, whose words are the same.
     """
-    olds, news = _by_name(had.body), _by_name(has.body)
-    changed = {
-        name for name in olds.keys() | news.keys() if not _same_nodes(old, olds.get(name, []), new, news.get(name, []))
-    }
-    while True:
-        more = {
+
+    def __init__(self, old: Source, had: ast.ClassDef, new: Source, has: ast.ClassDef) -> None:
+        self._statements, news = _by_name(had.body), _by_name(has.body)
+        self.changed = {
             name
-            for name in olds.keys() - changed
-            if any(
-                isinstance(part, ast.Name) and part.id in changed
-                for statement in olds[name]
-                if not is_method(statement)
-                for part in ast.walk(statement)
-            )
+            for name in self._statements.keys() | news.keys()
+            if not _same_nodes(old, self._statements.get(name, []), new, news.get(name, []))
         }
-        if not more:
-            break
-        changed |= more
-    return {
-        name: statements
-        for name, statements in olds.items()
-        if name not in changed and not any(isinstance(each, _DEFINITIONS) for each in statements)
-    }
+        self.values = {
+            name: statements
+            for name, statements in self._statements.items()
+            if name not in self.changed and not any(isinstance(each, _DEFINITIONS) for each in statements)
+        }
+
+    def reached_from(self, changed: Set[str]) -> set[str]:
+        """These names, and all others of the body that mention them, and so on."""
+        reached = set(changed)
+        while more := {
+            name
+            for name, statements in self._statements.items()
+            if name not in reached and any(_names_outside_functions(each) & reached for each in statements)
+        }:
+            reached |= more
+        return reached
 
 
 def _methods(node: ast.ClassDef) -> dict[str, list[ast.FunctionDef | ast.AsyncFunctionDef]]:
@@ -174,13 +205,36 @@ def _is_plain(decorator: str) -> bool:
     return decorator.rpartition(".")[2] in _PLAIN
 
 
+def _names_outside_functions(node: ast.stmt) -> set[str]:
+    """The names that are looked up when the statement is executed."""
+    if isinstance(node, _FUNCTIONS):
+        return _names_outside_body(node)
+    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+
+
 def _names_outside_body(node: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
     outside: list[ast.AST] = [*node.decorator_list, node.args, *([node.returns] if node.returns else [])]
     return {part.id for each in outside for part in ast.walk(each) if isinstance(part, ast.Name)}
 
 
 def _same(had: ast.AST, has: ast.AST) -> bool:
-    return type(had) is type(has) and ast.dump(had) == ast.dump(has)
+    """Whether both nodes are equal, wherever they stand. Ends at the first difference."""
+    waiting: list[tuple[object, object]] = [(had, has)]
+    while waiting:
+        one, other = waiting.pop()
+        if one is other:
+            continue
+        if type(one) is not type(other):
+            return False
+        if isinstance(one, ast.AST):
+            waiting += [(getattr(one, name, None), getattr(other, name, None)) for name in one._fields]
+        elif isinstance(one, list) and isinstance(other, list):
+            if len(one) != len(other):
+                return False
+            waiting += zip(one, other, strict=True)
+        elif repr(one) != repr(other):  # unlike ==, tells 0.0 from -0.0
+            return False
+    return True
 
 
 def _same_nodes(old: Source, had: Sequence[ast.stmt], new: Source, has: Sequence[ast.stmt]) -> bool:

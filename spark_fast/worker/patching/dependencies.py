@@ -16,6 +16,7 @@ __all__ = ["Dependencies", "same_value"]
 
 Dotted = tuple[str, ...]
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+_SIMPLE = (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Import, ast.ImportFrom, ast.Expr)
 _HOOKS = ("__init_subclass__", "__class_getitem__")
 
 
@@ -53,27 +54,32 @@ class Dependencies:
         self._modules = modules
         self._mentioned: dict[ast.AST, set[Dotted]] = {}
 
-    def first_change(self, module: Reloaded, node: ast.AST, *, instances_live_on: bool = False) -> str | None:
+    def first_change(
+        self, module: Reloaded, node: ast.AST, *, instances_live_on: bool = False, runs_functions: bool = True
+    ) -> str | None:
         """The first name that the statement looks up and that means something else now; None if there is none.
 
         node: the statement as it stands in the old source.
         instances_live_on: an instance that the statement made of a class that is still there counts as the same,
             though the class's methods changed.
+        runs_functions: whether a function that the statement names without calling it may run meanwhile.
 
         Follows functions of the transaction's modules through their bodies, since the statement may run them.
         """
         needs = _needs(node)
-        seen: set[tuple[int, str]] = set()
         for dotted in sorted(needs.bases):
-            if self._base_changed(module, dotted, seen):
+            if self._base_changed(module, dotted):
                 return ".".join(dotted)
         for dotted in sorted(needs.others - needs.called):
-            if not self._is_kept_class(module, dotted) and self._changed(module, dotted, seen):
+            stays = self._is_kept_class(module, dotted) or (
+                not runs_functions and self._is_same_function(module, dotted)
+            )
+            if not stays and self._any_changed([(module, dotted)]):
                 return ".".join(dotted)
         for dotted in sorted(needs.called):
             if instances_live_on and self._is_same_class(module, dotted):
                 continue
-            if self._changed(module, dotted, seen):
+            if self._any_changed([(module, dotted)]):
                 return ".".join(dotted)
         return None
 
@@ -88,53 +94,57 @@ class Dependencies:
         home = self._home(value)
         return home is not None and home is not module and _outermost(value) in home.comparison.changed_names
 
-    def _changed(self, module: Reloaded, dotted: Dotted, seen: set[tuple[int, str]]) -> bool:
-        name, *rest = dotted
-        value = module.namespace.get(name, EMPTY)
-        if rest and isinstance(value, ModuleType):
-            inner = self._modules.get(id(vars(value)))
-            if inner is not None:
-                return self._changed(inner, tuple(rest), seen)
-            if value is not module.old_namespace.get(name, EMPTY):
+    def _any_changed(self, waiting: list[tuple[Reloaded, Dotted]]) -> bool:
+        """Whether one of the names means something else, or the definition of one leads to a name that does."""
+        seen: set[tuple[int, str]] = set()
+        while waiting:
+            module, dotted = waiting.pop()
+            name, *rest = dotted
+            value = module.namespace.get(name, EMPTY)
+            if rest and isinstance(value, ModuleType):
+                inner = self._modules.get(id(vars(value)))
+                if inner is not None:
+                    waiting.append((inner, tuple(rest)))
+                    continue
+                if value is not module.old_namespace.get(name, EMPTY):
+                    return True
+                waiting += self._definitions_in(_resolve(vars(value), tuple(rest)))
+                continue
+            if (id(module), name) in seen:
+                continue
+            seen.add((id(module), name))
+            if name in module.comparison.changed_names:
                 return True
-            return self._value_changed(_resolve(vars(value), tuple(rest)), seen)
-        return self._name_changed(module, name, seen)
-
-    def _name_changed(self, module: Reloaded, name: str, seen: set[tuple[int, str]]) -> bool:
-        key = (id(module), name)
-        if key in seen:
-            return False
-        seen.add(key)
-        if name in module.comparison.changed_names:
-            return True
-        value = module.namespace.get(name, EMPTY)
-        if not same_value(module.old_namespace.get(name, EMPTY), value):
-            return True
-        for statement in module.comparison.bindings(name):
-            if isinstance(statement, (*_FUNCTIONS, ast.ClassDef)) and self._body_changed(module, statement, seen):
+            if not same_value(module.old_namespace.get(name, EMPTY), value):
                 return True
-        return self._value_changed(value, seen)
+            for statement in module.comparison.bindings(name):
+                if not isinstance(statement, _SIMPLE):  # of those, the value counts
+                    waiting += [(module, each) for each in self._mentioned_in(statement)]
+            waiting += self._definitions_in(value)
+        return False
 
-    def _body_changed(self, module: Reloaded, node: ast.AST, seen: set[tuple[int, str]]) -> bool:
+    def _mentioned_in(self, node: ast.AST) -> set[Dotted]:
         names = self._mentioned.get(node)
         if names is None:
             names = self._mentioned[node] = {dotted for dotted, _ in _names(node, deep=True)}
-        return any(self._changed(module, dotted, seen) for dotted in sorted(names))
+        return names
 
-    def _value_changed(self, value: object, seen: set[tuple[int, str]]) -> bool:
+    def _definitions_in(self, value: object) -> list[tuple[Reloaded, Dotted]]:
+        """The names of the definitions in the transaction's modules that the value is, or that it holds."""
+        found: list[tuple[Reloaded, Dotted]] = []
         for part in parts(value):
             thing = part if isinstance(part, (type, FunctionType)) else type(part)
             home = self._home(thing)
-            if home is not None and self._name_changed(home, _outermost(thing), seen):
-                return True
-        return False
+            if home is not None:
+                found.append((home, (_outermost(thing),)))
+        return found
 
-    def _base_changed(self, module: Reloaded, dotted: Dotted, seen: set[tuple[int, str]]) -> bool:
+    def _base_changed(self, module: Reloaded, dotted: Dotted) -> bool:
         """A base class may have other methods now: only what it runs when a subclass is made counts."""
         base = _resolve(module.namespace, dotted)
         if not isinstance(base, type):
-            return self._changed(module, dotted, seen)
-        if base is not _resolve(module.old_namespace, dotted) or self._value_changed(type(base), seen):
+            return self._any_changed([(module, dotted)])
+        if base is not _resolve(module.old_namespace, dotted) or self._any_changed(self._definitions_in(type(base))):
             return True
         for cls in base.__mro__:
             home = self._home(cls)
@@ -151,9 +161,13 @@ class Dependencies:
             ]
             if hooks and qualname in home.comparison.methods_changed:
                 return True  # it may be this very method
-            if any(self._body_changed(home, hook, seen) for hook in hooks):
+            if self._any_changed([(home, each) for hook in hooks for each in self._mentioned_in(hook)]):
                 return True
         return False
+
+    def _is_same_function(self, module: Reloaded, dotted: Dotted) -> bool:
+        value = _resolve(module.namespace, dotted)
+        return isinstance(value, FunctionType) and value is _resolve(module.old_namespace, dotted)
 
     def _is_kept_class(self, module: Reloaded, dotted: Dotted) -> bool:
         """Whether the name means the class that it meant, whose fields are what they were."""

@@ -8,10 +8,11 @@ from typing import Any, Protocol
 from spark_fast.errors import ReloadRefusedError
 from spark_fast.worker.patching.classes import update_methods
 from spark_fast.worker.patching.comparison import (
+    Body,
     Comparison,
+    altered_later,
     calls_of,
     changed_methods,
-    kept_names,
     same_node,
     unfit_method,
 )
@@ -19,7 +20,7 @@ from spark_fast.worker.patching.dependencies import Dependencies
 from spark_fast.worker.patching.functions import FunctionPatcher
 from spark_fast.worker.patching.kinds import installed_metaclass, is_definition, is_pydantic, made_once
 from spark_fast.worker.patching.referrers import tells_others
-from spark_fast.worker.patching.registries import Registries
+from spark_fast.worker.patching.registries import Registries, discard
 from spark_fast.worker.patching.relocation import Relocation
 from spark_fast.worker.patching.rewriting import choose_calls, choose_definitions, choose_statements
 from spark_fast.worker.patching.source import Source, mangled
@@ -77,8 +78,11 @@ class Keeper:
         self._methods: dict[str, set[str]] = {}
         self._registries = Registries(functions.log)
         self._calls = calls_of(module.old_source)
+        self._altered = altered_later(new_source)
+        self._lines = {name: new_source.first_line(node) for name, node in new_source.classes()}
         self._mappings: dict[str, tuple[str, ast.stmt]] = {}
-        self._kept_names: dict[str, dict[str, list[ast.stmt]]] = {}
+        self._undecorated: dict[type, dict[str, Any]] = {}
+        self._bodies: dict[str, Body] = {}
         self._values: dict[str, dict[str, object]] = {}
 
     def rewrite(self) -> None:
@@ -96,7 +100,7 @@ class Keeper:
             if qualname in self.comparison.methods_changed:
                 methods = self._methods_to_take(living, qualname, had, node)
             if qualname not in self.comparison.unchanged:
-                self._kept_names[qualname] = kept_names(old, had, new, node)
+                self._bodies[qualname] = Body(old, had, new, node)
             if methods is not None:
                 self._methods[qualname] = methods
             chosen[node] = qualname, methods
@@ -112,6 +116,12 @@ class Keeper:
                 key = f"the mapping of {name}"
                 mappings[mapping] = key
                 self._mappings[key] = name, olds[name]
+        for name, attributes in self._altered.items():
+            cls = self.old_namespace.get(name)
+            if isinstance(cls, type):
+                methods = {each for each, value in list(vars(cls).items()) if _belongs_to_class(value)}
+                for each in attributes or methods - {"__dict__", "__weakref__"}:
+                    self._functions.log.keep_attribute(cls, each)
         choose_statements(new.tree, mappings)
         choose_definitions(new.tree, chosen)
         choose_calls(new.tree, calls)
@@ -129,7 +139,7 @@ class Keeper:
         """Whether the statement is to be executed. Raises ReloadRefusedError if it would have to be and can't."""
         if qualname in self._mappings:
             name, statement = self._mappings[qualname]
-            change = self._dependencies.first_change(self, statement)
+            change = self._dependencies.first_change(self, statement, runs_functions=False)
             return change is not None and not self._stays_all_the_same(name, made_once(self.namespace[name]), change)
         if qualname in self._calls and qualname not in self.old_source.definitions:
             return self._executes_call(qualname)
@@ -149,7 +159,7 @@ class Keeper:
             return True
         self._keep(qualname)
         if self._new_source.line(qualname) != node.lineno or qualname in self._methods:
-            self._relocation.move(living, self._functions)
+            self._move(qualname, living)
         return False
 
     def _is_told_to_decorators(self, node: ast.ClassDef) -> bool:
@@ -170,7 +180,9 @@ class Keeper:
             return True
         if node.decorator_list and len(self.comparison.bindings(qualname)) > 1:
             return True  # its name means something else by the end of the module
-        change = self._dependencies.first_change(self, node)
+        if fixed is None and not is_pydantic(living) and qualname in self._altered:
+            return True  # else what alters the class below it would do so twice
+        change = self._dependencies.first_change(self, node, runs_functions=fixed is None)
         if change is not None and not self._stays_all_the_same(qualname, fixed, change):
             return True
         if qualname in self.comparison.methods_changed and qualname not in self._methods:
@@ -180,11 +192,41 @@ class Keeper:
             return True
         return False
 
+    def drop_removed_classes(self) -> None:
+        """The new source lacks some classes: the dicts, lists and sets of classes that stay lose them."""
+        gone = [
+            living
+            for qualname, _ in self.old_source.classes()
+            if "." not in qualname and qualname not in self._new_source.bound_names
+            if (living := self._module.old_class(qualname, None)) is not None
+        ]
+        for name in self.kept if gone else ():
+            cls = self._module.old_class(name, None)
+            for value in list(vars(cls).values()) if cls is not None else ():
+                discard(value, gone, self._functions.log)
+
+    def stands(self, qualname: str) -> object:
+        """What is to stand for a definition that was not executed."""
+        # By the end of the old module the name may have come to mean something else.
+        if len(self.comparison.bindings(qualname)) > 1 and qualname in self.old_source.definitions:
+            return self._module.old_class(qualname, None)
+        return self._module.old_value(qualname)
+
+    def _move(self, qualname: str, living: type) -> None:
+        """Makes the line numbers of a class that was not executed those of the new source."""
+        self._relocation.move(living, self._functions)
+        if "__firstlineno__" not in vars(living):
+            return
+        for name in (name for name in self.kept if name == qualname or name.startswith(f"{qualname}.")):
+            cls = self._module.old_class(name, None)
+            if cls is not None and name in self._lines:
+                self._functions.log.set_attribute(cls, "__firstlineno__", self._lines[name])
+
     def _executes_call(self, name: str) -> bool:
         fixed = made_once(self.old_namespace[name])
         if name in self.comparison.changed_names:
             raise self._module.refusal(name, f"it changed, and {fixed}")
-        change = self._dependencies.first_change(self, self._calls[name])
+        change = self._dependencies.first_change(self, self._calls[name], runs_functions=fixed is None)
         return change is not None and not self._stays_all_the_same(name, fixed, change)
 
     def _stays_all_the_same(self, qualname: str, fixed: str | None, change: str) -> bool:
@@ -208,33 +250,52 @@ class Keeper:
         living = self._module.old_class(qualname, None)
         assert living is not None
         update_methods(living, holder, {mangled(qualname, name) for name in self._methods[qualname]}, self._functions)
-        return self._module.old_value(qualname)
+        return self.stands(qualname)
 
     def note_remade(self, qualname: str, living: type) -> None:
         """The class statement was executed again. What its attributes are before they are updated is remembered."""
         if qualname not in self.kept:
             self.remade.add(qualname)
-        if qualname in self._values or issubclass(living, Enum):
-            return
+        if qualname in self._values or issubclass(living, Enum) or len(self.old_source.definitions[qualname]) > 1:
+            return  # of branches, another one may have been taken
         if qualname in self.comparison.unchanged:
             node = self.old_source.class_node(qualname)
-            names = kept_names(self.old_source, node, self.old_source, node)
+            body = Body(self.old_source, node, self.old_source, node)
+        elif qualname in self._bodies:
+            body = self._bodies[qualname]
         else:
-            names = self._kept_names.get(qualname, {})
+            return
+        changed = body.changed | {
+            name for name, statements in body.values.items() if any(map(self._gives_another_value, statements))
+        }
+        names = body.values.keys() - body.reached_from(changed) - self._altered.get(qualname, set())
         self._values[qualname] = {
             name: vars(living)[name]
-            for plain, statements in names.items()
-            if (name := mangled(qualname, plain)) in vars(living)
-            and not any(
-                self._dependencies.first_change(self, each, instances_live_on=True) is not None for each in statements
-            )
+            for name in (mangled(qualname, each) for each in names if not _is_for_the_metaclass(each))
+            if name in vars(living)
         }
+
+    def note_decorated(self, cls: type) -> None:
+        """The decorators of the class are about to be called with it, and to change it."""
+        self._undecorated[cls] = dict(vars(cls))
+
+    def settle_decorated(self, cls: type) -> None:
+        """They have been called. What they changed can be undone from here on."""
+        had = self._undecorated.pop(cls, None)
+        if had is not None:
+            self._functions.log.add_changes(cls, had)
+
+    def _gives_another_value(self, statement: ast.stmt) -> bool:
+        runs = any(isinstance(part, ast.Call) for part in ast.walk(statement))
+        change = self._dependencies.first_change(self, statement, instances_live_on=True, runs_functions=runs)
+        return change is not None
 
     def settle_class(self, qualname: str) -> None:
         """The class is complete. Puts back the attributes whose lines did not change, as they may have been set."""
         cls = self._module.old_class(qualname, None)
         if cls is None:
             return
+        self.settle_decorated(cls)
         self._registries.come_back(cls)
         for name, value in self._values.pop(qualname, {}).items():
             now = vars(cls).get(name, EMPTY)
@@ -256,6 +317,11 @@ def _mappings(source: Source) -> dict[str, ast.stmt]:
         ):
             found[call.args[0].id] = statement
     return found
+
+
+def _is_for_the_metaclass(name: str) -> bool:
+    """Whether whatever makes the class reads the attribute, and may put another value there: what it inherits, say."""
+    return (name.startswith("__") and name.endswith("__")) or name == "model_config"
 
 
 def _belongs_to_class(value: object) -> bool:

@@ -9,6 +9,9 @@ from typing import NewType, ParamSpec, TypeVar
 __all__ = ["installed_metaclass", "is_definition", "is_pydantic", "is_sqlalchemy", "made_once"]
 
 _TYPE_PARAMETERS = (NewType, TypeVar, ParamSpec, typing.TypeVarTuple, getattr(typing, "TypeAliasType", TypeVar))
+_PLAIN_METACLASSES = {"builtins.type", "builtins.object", "torch._C._TensorMeta"}
+"""Metaclasses written in C that keep nothing of a class."""
+
 _SQLALCHEMY_VALUES = {"MetaData", "Table", "registry", "Sequence"}
 
 
@@ -18,7 +21,7 @@ def made_once(value: object) -> str | None:
         return "SQLAlchemy maps it once and for all"
     if isinstance(value, type):
         for meta in _metaclasses(value):
-            if meta is not type and meta is not object and _is_written_in_c(meta):
+            if not _is_plain(meta) and _is_written_in_c(meta):
                 library = meta.__module__.partition(".")[0].lstrip("_")
                 return f"{library} fixes the layout of its instances when it makes the class"
     return None
@@ -48,8 +51,10 @@ def is_definition(value: object) -> bool:
 
 
 def installed_metaclass(cls: type) -> str | None:
-    """The metaclass of a library, other than pydantic, that made the class; None if there is none."""
+    """The metaclass of a library other than pydantic that did something when it made the class; None without one."""
     for meta in _metaclasses(cls):
+        if _is_plain(meta) or not {"__new__", "__init__"} & vars(meta).keys():
+            continue
         file = str(getattr(sys.modules.get(meta.__module__), "__file__", None))
         if {"site-packages", "dist-packages"} & set(Path(file).parts) and not is_pydantic(cls):
             return f"`{meta.__module__.partition('.')[0]}.{meta.__qualname__}`"
@@ -60,6 +65,10 @@ def _has_declarative_base(cls: type) -> bool:
     orm = sys.modules.get("sqlalchemy.orm")
     base = getattr(orm, "DeclarativeBase", None)
     return isinstance(base, type) and issubclass(cls, base)
+
+
+def _is_plain(meta: type) -> bool:
+    return f"{meta.__module__}.{meta.__qualname__}" in _PLAIN_METACLASSES
 
 
 def _metaclasses(cls: type) -> list[type]:

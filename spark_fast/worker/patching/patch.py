@@ -81,7 +81,7 @@ class Patch:
     def end_module(self, module: ModuleType) -> None:
         """The module's new code has been executed."""
         begun = self._modules[id(module)]
-        begun.settle_repeated()
+        begun.settle_names()
         begun.ended = True
         begun.namespace.pop(ADOPT, None)
         begun.replace_discarded()
@@ -110,7 +110,7 @@ class Patch:
         for begun in self._modules.values():
             if not begun.ended:
                 begun.namespace[ADOPT] = _as_it_is
-                begun.settle_repeated()
+                begun.settle_names()
             begun.replace_discarded()
         lambdas = [(begun.namespace, begun.changed_lambdas()) for begun in self._modules.values()]
         swap_living_code(list(self._functions.codes.values()), lambdas)
@@ -163,7 +163,13 @@ class _Module:
         if not self.new_source.has_docstring and self.old_source.has_docstring:
             self.namespace["__doc__"] = None
 
-    def settle_repeated(self) -> None:
+    def settle_names(self) -> None:
+        """All definitions have been executed."""
+        self._settle_repeated()
+        if self.keeper is not None:
+            self.keeper.drop_removed_classes()
+
+    def _settle_repeated(self) -> None:
         """Functions that the source makes more than once keep their identity: the last one counts."""
         old, new = self.old_source, self.new_source
         for name in old.repeated.keys() | new.repeated.keys():
@@ -196,7 +202,7 @@ class _Module:
         if stage == Stage.EXECUTES:
             return self.keeper.executes(qualname)
         if stage == Stage.STANDS:
-            return self.old_value(qualname)
+            return self.keeper.stands(qualname)
         if stage == Stage.METHODS:
             return lambda made: self.keeper.take_methods(qualname, made)
         return lambda made: self._settle_call(qualname, made)
@@ -228,7 +234,9 @@ class _Module:
         if layout_difference(old_class, made) is not None and self.new_source.is_decorated(qualname):
             return made
         updated = self._update(qualname, old_class, made)
-        if self.keeper is not None and not self.new_source.is_decorated(qualname):
+        if self.keeper is not None and self.new_source.is_decorated(qualname):
+            self.keeper.note_decorated(updated)
+        elif self.keeper is not None:
             self.keeper.settle_class(qualname)
         return updated
 

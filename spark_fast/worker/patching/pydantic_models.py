@@ -9,6 +9,7 @@ import operator
 import sys
 import types
 import typing
+import weakref
 from collections.abc import Callable, Iterator
 from types import FunctionType, MethodType
 from typing import Annotated, Any
@@ -16,6 +17,9 @@ from typing import Annotated, Any
 from spark_fast.worker.patching.undo import UndoLog
 
 __all__ = ["update_model"]
+
+_discarded: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Models whose old class took their fields over, and those made of them. They stay among the subclasses for a while."""
 
 _COMPILED = (
     "__pydantic_complete__",
@@ -35,12 +39,14 @@ def update_model(old: Any, new: Any, update: Callable[[Any, Any], None], log: Un
     the model.
     """
     had = set(old.__pydantic_fields__)
+    _discarded.add(new)
     lacking = [name for name in new.__pydantic_fields__ if name not in had]
     pairs = [(old, new)]
     for cls in _subclasses(old):
         generic = _generic(cls)
         if generic.get("origin") is old:
             pairs.append((cls, new[generic["args"]]))
+            _discarded.add(pairs[-1][1])
     for living, made in pairs:
         log.keep_class(living)
         for name in _COMPILED:
@@ -56,7 +62,9 @@ def update_model(old: Any, new: Any, update: Callable[[Any, Any], None], log: Un
             _take_fields(living, made, log)
         _bind_decorators(living, made)
     stale = [cls for cls, _ in pairs] + [
-        cls for cls in _subclasses(sys.modules["pydantic"].BaseModel) if cls is not new and _mentions(cls, old, set())
+        cls
+        for cls in _subclasses(sys.modules["pydantic"].BaseModel)
+        if cls not in _discarded and _mentions(cls, old, set())
     ]
     stale = list(dict.fromkeys(stale))
     for cls in stale:

@@ -5,7 +5,7 @@ from typing import Any
 
 from spark_fast.worker.patching.undo import UndoLog
 
-__all__ = ["Registries"]
+__all__ = ["Registries", "discard"]
 
 
 class Registries:
@@ -37,6 +37,24 @@ class Registries:
 
     def forget(self) -> None:
         self._left.clear()
+
+
+def discard(holder: object, classes: list[type], log: UndoLog) -> None:
+    """Takes the classes out of a dict, a list or a set."""
+    if type(holder) is dict:
+        keys = [key for key, value in list(holder.items()) if any(value is cls for cls in classes)]
+        if keys:
+            log.keep_items(holder)
+        for key in keys:
+            del holder[key]
+    elif type(holder) is list and any(value is cls for value in holder for cls in classes):
+        had = list(holder)
+        log.add(lambda: holder.__setitem__(slice(None), had))
+        holder[:] = [value for value in had if not any(value is cls for cls in classes)]
+    elif type(holder) is set and not holder.isdisjoint(classes):
+        found = holder.intersection(classes)
+        log.add(lambda: holder.update(found))
+        holder -= found
 
 
 def _is_registry(holder: dict[Any, Any]) -> bool:

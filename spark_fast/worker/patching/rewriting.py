@@ -68,7 +68,12 @@ def choose_calls(tree: ast.Module, calls: Mapping[ast.stmt, tuple[str, bool]]) -
             taker = _asked(name, Stage.CALLED, value)
             statement.value = ast.copy_location(ast.Call(func=taker, args=[value], keywords=[]), value)
             if asks:
-                tree.body[index] = _choice(name, statement, _stands(name, name, statement))
+                instead = _stands(name, name, statement)
+                if isinstance(statement, ast.AnnAssign):
+                    annotated = ast.AnnAssign(statement.target, statement.annotation, instead.value, statement.simple)
+                    tree.body[index] = _choice(name, statement, ast.copy_location(annotated, statement))
+                else:
+                    tree.body[index] = _choice(name, statement, instead)
 
 
 def choose_statements(tree: ast.Module, chosen: Mapping[ast.stmt, str]) -> None:
@@ -123,7 +128,7 @@ def _choice(qualname: str, statement: ast.stmt, instead: ast.stmt) -> ast.If:
     return ast.copy_location(ast.If(test=test, body=[statement], orelse=[instead]), at)
 
 
-def _stands(qualname: str, name: str, at: ast.stmt) -> ast.stmt:
+def _stands(qualname: str, name: str, at: ast.stmt) -> ast.Assign:
     target = ast.copy_location(ast.Name(id=name, ctx=ast.Store()), at)
     return ast.copy_location(ast.Assign(targets=[target], value=_asked(qualname, Stage.STANDS, at)), at)
 

@@ -67,10 +67,14 @@ class Source:
 
     def segment(self, node: ast.stmt) -> list[str]:
         """The lines on which the statement and its decorators stand."""
-        first = node.lineno
+        return self._lines[self.first_line(node) - 1 : node.end_lineno]
+
+    @staticmethod
+    def first_line(node: ast.stmt) -> int:
+        """The line of the statement or of its first decorator."""
         if isinstance(node, _DEFINITIONS) and node.decorator_list:
-            first = node.decorator_list[0].lineno
-        return self._lines[first - 1 : node.end_lineno]
+            return node.decorator_list[0].lineno
+        return node.lineno
 
     @cached_property
     def _lines(self) -> list[str]:

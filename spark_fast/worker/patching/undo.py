@@ -1,5 +1,6 @@
 """Changes that can be undone: each is written down before it is made."""
 
+import functools
 from collections.abc import Callable
 from types import CellType, FunctionType, WrapperDescriptorType
 from typing import Any
@@ -55,6 +56,19 @@ class UndoLog:
         had = vars(cls).get(name, EMPTY)
         self.add(lambda: _put_attribute(cls, name, had))
         _put_attribute(cls, name, value)
+
+    def add_changes(self, cls: type, had: dict[str, Any]) -> None:
+        """Writes down what others have changed in a class that had these attributes."""
+        now = dict(vars(cls))
+        for name in now.keys() | had.keys():
+            before = had.get(name, EMPTY)
+            if now.get(name, EMPTY) is not before:
+                self.add(functools.partial(_put_attribute, cls, name, before))
+
+    def keep_attribute(self, cls: type, name: str) -> None:
+        """Writes down an attribute of a class that others are about to change."""
+        had = vars(cls).get(name, EMPTY)
+        self.add(lambda: _put_attribute(cls, name, had))
 
     def keep_class(self, cls: type) -> None:
         """Writes down all attributes of a class that others are about to change."""
