@@ -298,14 +298,14 @@ def test_a_training_that_is_forked_from_a_loop_is_said_to_be_uncontrolled(tmp_pa
         assert [(run.id, run.status, run.step) for run in client.runs()] == [("test", "finished", 3)]
 
 
-def test_a_signal_makes_no_run_of_a_helper_that_was_forked(tmp_path: Path) -> None:
+def test_neither_a_signal_nor_a_request_makes_a_run_of_a_helper_that_was_forked(tmp_path: Path) -> None:
     code = """
 import os, signal, time
 import spark_fast as spark
 pid = os.fork()
 if pid == 0:
     signal.raise_signal(signal.SIGTERM)
-    print("told", flush=True)
+    print(spark.create_controller().pause(), flush=True)
     os._exit(0)
 os.waitpid(pid, 0)
 for _ in spark.track(range(3)):
@@ -313,5 +313,5 @@ for _ in spark.track(range(3)):
 """
     with Script(tmp_path, code) as child:
         assert child.ended() == 0, child.err
-        assert child.out == "told\n"
+        assert child.out == "refused (nothing controls this process)\n"
         assert [run.id for run in client.runs()] == ["test"]
