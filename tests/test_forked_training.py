@@ -10,6 +10,8 @@ from spark_fast import client
 from tests.support import Child, until
 from tests.test_supervisor import Script
 
+pytestmark = pytest.mark.process
+
 METHODS = ("fork", "spawn", "forkserver")
 
 # --- how they end ---
