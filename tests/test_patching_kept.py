@@ -264,6 +264,7 @@ def test_methods_of_kept_classes_have_the_new_lines() -> None:
     m = edited.module
     model, fail, source = m.Model(), m.Model.fail, inspect.getsource(m.Model.fail.__wrapped__)
     edited.replace("import functools", "import functools\n\n# moved\n")
+    edited.replace("    @property", "    # moved, too\n    @property")
     assert m.Model.fail is fail and inspect.getsource(m.Model.fail.__wrapped__) == source
     for call, words in (
         (model.fail, "raise ValueError"),

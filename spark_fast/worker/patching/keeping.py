@@ -103,6 +103,8 @@ class Keeper:
                 self._bodies[qualname] = Body(old, had, new, node)
             if methods is not None:
                 self._methods[qualname] = methods
+            if tells_others(living) or self._is_told_to_decorators(had):
+                self._registries.members.append(living)
             chosen[node] = qualname, methods
         calls: dict[ast.stmt, tuple[str, bool]] = {}
         for name, statement in calls_of(new).items():
@@ -149,8 +151,7 @@ class Keeper:
         node = self.old_source.class_node(qualname)
         fixed = made_once(living)
         if self._must_be_executed(qualname, living, node, fixed):
-            if tells_others(living) or self._is_told_to_decorators(node):
-                self._registries.leave(living)
+            self._registries.leave(living)
             if library := installed_metaclass(living):
                 place = self._module.place(qualname)
                 self._warnings.append(
@@ -158,7 +159,8 @@ class Keeper:
                 )
             return True
         self._keep(qualname)
-        if self._new_source.line(qualname) != node.lineno or qualname in self._methods:
+        now = self._new_source.class_node(qualname)
+        if now.lineno != node.lineno or self._new_source.segment(now) != self.old_source.segment(node):
             self._move(qualname, living)
         return False
 
