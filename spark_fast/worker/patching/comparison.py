@@ -96,7 +96,7 @@ def altered_later(source: Source) -> dict[str, set[str]]:
 
 
 def wrapped_attributes(source: Source) -> list[tuple[str, str]]:
-    """Statements `a.b.c = …(a.b.c)…` of the top level: what they assign an attribute of, as it is written, and its name."""
+    """What statements `a.b.c = …(a.b.c)…` of the top level assign an attribute of (`a.b`), and its name (`c`)."""
     found: list[tuple[str, str]] = []
     for statement in source.tree.body:
         target = statement.targets[0] if isinstance(statement, ast.Assign) else None
