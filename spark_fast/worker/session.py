@@ -542,36 +542,6 @@ def stops_alone() -> tuple[str, str] | None:
     return _alone
 
 
-<<<<<<< HEAD
-def stop_forked(sender: str, deadline: float) -> None:
-    """Asks the runs to stop whose processes were forked from this one: what trains may be one of them.
-
-    deadline: seconds that they have to end; 0 for as long as they take. Raises OSError, SparkError.
-    """
-    home = run_folder.open_home()
-    try:
-        for name in run_folder.run_names(home):
-            try:
-                folder = run_folder.open_run(home, name)
-            except (FileNotFoundError, FolderRefusedError):  # it was removed meanwhile, or is none
-                continue
-            try:
-                about = run_folder.read_about(folder)
-            finally:
-                os.close(folder)
-            if about is not None and (about.forked_from, about.parent) == (_run, os.getpid()):
-                segment = _core.Segment(run_folder.home_path() / name / run_folder.CONTROL)
-                segment.append(Kind.STOP, run_folder.new_id(), duration=deadline, sender=sender)
-    finally:
-        os.close(home)
-=======
-def park(why: str) -> None:
-    """Parks this thread, as a pause does. Raises what a checkpoint raises."""
-    worker.append(Kind.PAUSE, run_folder.new_id(), sender=why)
-    worker.checkpoint()
->>>>>>> w-stop
-
-
 def stop_raised() -> None:
     """A checkpoint is about to raise SparkStopError."""
     global _stop_raised
