@@ -262,23 +262,20 @@ class Host:
                 "spark.persist(); or start over on purpose with --restart"
             )
         from spark_fast.worker import restarts  # it loads ast
-        from spark_fast.worker.transaction import without_gc
 
         modules = list(self._project.modules.values())
         paths = [module.path for module in modules]
-        # With the turns, in which no garbage of the user's may go: its finalizers may wait for other threads.
-        with without_gc():
-            if self._park.error is None:
-                positions = restarts.of_stack(sys._getframe(), paths)
-            else:
-                positions = restarts.of_traceback(self._park.error.__traceback__, paths)
-            transaction.warnings += restarts.losses(
-                positions,
-                {module.path: module.source for module in modules},
-                kept.values(),
-                {module.name.split(".")[0] for module in modules},
-                self._roots,
-            )
+        if self._park.error is None:
+            positions = restarts.of_stack(sys._getframe(), paths)
+        else:
+            positions = restarts.of_traceback(self._park.error.__traceback__, paths)
+        transaction.warnings += restarts.losses(
+            positions,
+            {module.path: module.source for module in modules},
+            kept.values(),
+            {module.name.split(".")[0] for module in modules},
+            self._roots,
+        )
 
     def tell(self) -> None:
         """Publishes that the new code runs: it has come to a point at which it would wait."""

@@ -1,5 +1,6 @@
 """What a checkpoint does when something is asked: apply, park, raise."""
 
+import gc
 import threading
 import time
 from typing import Any
@@ -108,9 +109,32 @@ def _stop(request_id: str, step: int, sender: str) -> None:
         raise SparkStopError(request_id, step, sender)
 
 
+class _Collector:
+    """The garbage collector, which can be switched off until the block ends.
+
+    It runs finalizers of the user's, which may wait for threads that pass checkpoints. So it must not run in a thread
+    that has the turns, and a reload makes enough objects to have it run.
+    """
+
+    __slots__ = ("_is_off",)
+
+    def __enter__(self) -> "_Collector":
+        self._is_off = False
+        return self
+
+    def switch_off(self) -> None:
+        if gc.isenabled():
+            gc.disable()
+            self._is_off = True
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_off:
+            gc.enable()
+
+
 def _act(step: int, counted: bool) -> tuple[int, int, int, float, dict[str, Any] | None]:
     """One turn, in which reloads are met or refused: the step, and what the core wants done beyond that."""
-    with session.turns:
+    with _Collector() as collector, session.turns:
         alone = session.stops_alone()
         if alone is not None:
             if not counted:
@@ -135,6 +159,7 @@ def _act(step: int, counted: bool) -> tuple[int, int, int, float, dict[str, Any]
                 inner=delivering.inner(),
             )
             if action == _RAISE_RELOAD and entry is not None:
+                collector.switch_off()
                 if mine and host is not None:
                     leaving = host.meet(entry, step)
                     if leaving is not None:
@@ -147,6 +172,7 @@ def _act(step: int, counted: bool) -> tuple[int, int, int, float, dict[str, Any]
             else:
                 break
         if mine and host is not None and action in (_HOLD, _RAISE_STOP):
+            collector.switch_off()
             host.tell()
         if action == _HOLD and refused:
             Hold.stands(seq)
