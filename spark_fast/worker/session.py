@@ -257,7 +257,7 @@ def _attach(fresh_name: bool) -> str | None:
 def _heed_stop_of(parent: _Parent) -> None:
     """A stop that the idle parent was asked for is one of all that it forks: of one training after the other, say."""
     try:
-        fd = os.open(parent.control, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = open_file(parent.control, os.O_RDONLY | os.O_NOFOLLOW)
         try:
             seq = _core.read_view(fd)["stop_seq"]
             stop = _core.read_entry(fd, seq) if seq else None
