@@ -10,6 +10,8 @@ from spark_fast import client
 from tests.support import Child, until
 from tests.test_supervisor import Script
 
+pytestmark = pytest.mark.process
+
 METHODS = ("fork", "spawn", "forkserver")
 
 # --- how they end ---
@@ -187,8 +189,8 @@ def test_a_training_in_a_forked_child_is_a_run_of_its_own_that_answers_to_its_pa
         run.set("lr", 0.5)
         run.resume(timeout=10)
         until(lambda: "step 0.5" in child.out)
-        refused = run.reload("import spark_fast", timeout=10).fate
-        assert refused.state == "refused", refused
+        with pytest.raises(client.SparkRequestError, match="was refused"):
+            run.reload("import spark_fast", timeout=10)
         client.attach("test").stop(timeout=10)
         assert child.ended() == 0, child.err
         assert child.out.endswith("saved\n")
@@ -298,14 +300,14 @@ def test_a_training_that_is_forked_from_a_loop_is_said_to_be_uncontrolled(tmp_pa
         assert [(run.id, run.status, run.step) for run in client.runs()] == [("test", "finished", 3)]
 
 
-def test_a_signal_makes_no_run_of_a_helper_that_was_forked(tmp_path: Path) -> None:
+def test_neither_a_signal_nor_a_request_makes_a_run_of_a_helper_that_was_forked(tmp_path: Path) -> None:
     code = """
 import os, signal, time
 import spark_fast as spark
 pid = os.fork()
 if pid == 0:
     signal.raise_signal(signal.SIGTERM)
-    print("told", flush=True)
+    print(spark.create_controller().pause(), flush=True)
     os._exit(0)
 os.waitpid(pid, 0)
 for _ in spark.track(range(3)):
@@ -313,5 +315,5 @@ for _ in spark.track(range(3)):
 """
     with Script(tmp_path, code) as child:
         assert child.ended() == 0, child.err
-        assert child.out == "told\n"
+        assert child.out == "refused (nothing controls this process)\n"
         assert [run.id for run in client.runs()] == ["test"]

@@ -14,6 +14,8 @@ from spark_fast.worker.patching import Patch
 from tests.support import ALL
 from tests.test_patching import Edited, loaded_modules, snapshot  # noqa: F401
 
+pytestmark = pytest.mark.unit
+
 IMPORTS = "import dataclasses, enum\nfrom collections import namedtuple\nimport pydantic\n"
 
 # N stands for the number of the statement, and V for a random value. Other words stand for what was defined before:

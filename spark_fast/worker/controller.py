@@ -51,7 +51,8 @@ class SparkController:
         worker.checkpoint()
 
     def _ask(self, kind: Kind) -> Fate:
-        if not session.attach():
+        # A process that was forked from a worker becomes one by a checkpoint: it may be none that trains.
+        if session.forked() or not session.attach():
             return Fate(FateState.REFUSED, reason="nothing controls this process")
         try:
             if session.elsewhere():

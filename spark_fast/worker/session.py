@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +18,6 @@ from spark_fast import __version__, _core, names, run_folder
 from spark_fast._core import NEVER, beginning, worker
 from spark_fast.descriptors import open_file
 from spark_fast.errors import (
-    FolderRefusedError,
     JobEndingError,
     RunNameTakenError,
     SegmentError,
@@ -32,6 +30,7 @@ from spark_fast.launchers import ancestors
 from spark_fast.request import Kind, format_id
 from spark_fast.status import WorkerState
 from spark_fast.worker import child_process, launchers, options, report
+from spark_fast.worker.forking import Parent
 from spark_fast.worker.stopping import StopRule
 
 if TYPE_CHECKING:
@@ -64,23 +63,6 @@ class _Life(Enum):
     OFF = 2
 
 
-@dataclass(frozen=True)
-class _Parent:
-    """The worker that a process was forked from.
-
-    Attributes:
-        run: its run.
-        pid: its process.
-        trains: whether it had passed a checkpoint.
-        control: its control file.
-    """
-
-    run: str
-    pid: int
-    trains: bool
-    control: Path
-
-
 # Whoever changes or reads the worker's place in the log holds it. Reentrant: a signal handler may run at any
 # bytecode of the slow path and come here again.
 turns = threading.RLock()
@@ -109,7 +91,7 @@ _OLD_JOB = 30.0
 """Seconds to wait for the processes of a job that stops, when it is started again."""
 
 _life = _Life.NEW
-_parent: _Parent | None = None
+_parent: Parent | None = None
 """The worker that this process was forked from, if it was."""
 _pid = 0
 """This process, once it is a worker."""
@@ -254,15 +236,9 @@ def _attach(fresh_name: bool) -> str | None:
     return None
 
 
-def _heed_stop_of(parent: _Parent) -> None:
-    """A stop that the idle parent was asked for is one of all that it forks: of one training after the other, say."""
+def _heed_stop_of(parent: Parent) -> None:
     try:
-        fd = open_file(parent.control, os.O_RDONLY | os.O_NOFOLLOW)
-        try:
-            seq = _core.read_view(fd)["stop_seq"]
-            stop = _core.read_entry(fd, seq) if seq else None
-        finally:
-            os.close(fd)
+        stop = parent.stop()
         if stop is not None:
             # Due at the checkpoint that makes this run, if it is one: before anything is done.
             ident, step = run_folder.new_id(), worker.step()
@@ -566,29 +542,6 @@ def stops_alone() -> tuple[str, str] | None:
     return _alone
 
 
-def stop_forked(sender: str, deadline: float) -> None:
-    """Asks the runs to stop whose processes were forked from this one: what trains may be one of them.
-
-    deadline: seconds that they have to end; 0 for as long as they take. Raises OSError, SparkError.
-    """
-    home = run_folder.open_home()
-    try:
-        for name in run_folder.run_names(home):
-            try:
-                folder = run_folder.open_run(home, name)
-            except (FileNotFoundError, FolderRefusedError):  # it was removed meanwhile, or is none
-                continue
-            try:
-                about = run_folder.read_about(folder)
-            finally:
-                os.close(folder)
-            if about is not None and (about.forked_from, about.parent) == (_run, os.getpid()):
-                segment = _core.Segment(run_folder.home_path() / name / run_folder.CONTROL)
-                segment.append(Kind.STOP, run_folder.new_id(), duration=deadline, sender=sender)
-    finally:
-        os.close(home)
-
-
 def stop_raised() -> None:
     """A checkpoint is about to raise SparkStopError."""
     global _stop_raised
@@ -796,7 +749,7 @@ def forget_after_fork() -> None:
     if _life is _Life.ATTACHED and _run is not None and _folder is not None:
         # No worker yet, and one of its own at its first checkpoint, if it is the one that trains.
         _life = _Life.NEW
-        _parent = _Parent(_run, _pid, passed, _folder / run_folder.CONTROL)
+        _parent = Parent(_run, _pid, passed, _folder / run_folder.CONTROL)
         _run = _folder = _place = outcome = None
         passed = _stop_raised = _on_trial = _delivering = False
         if _held >= 0:

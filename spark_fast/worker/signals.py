@@ -14,7 +14,7 @@ from types import FrameType
 from spark_fast import run_folder
 from spark_fast._core import next_signal_ends, worker
 from spark_fast.request import Kind, Verdict, sender_name
-from spark_fast.worker import options, report, session
+from spark_fast.worker import forking, options, report, session
 
 __all__ = ["COPIES", "install"]
 
@@ -113,7 +113,7 @@ def _ask(who: str) -> str | None:
             return why
         verdict, _seq, _target = worker.append(Kind.STOP, run_folder.new_id(), sender=who, duration=deadline)
         if not session.passed:
-            session.stop_forked(who, deadline)
+            forking.stop_children(session.run_id(), who, deadline)
     except Exception as error:  # of the store of several hosts, too
         return str(error)
     return None if verdict in (Verdict.APPENDED, Verdict.NOTHING_TO_DO) else "no rank of the run is left"

@@ -40,7 +40,7 @@ class StopRule:
 
     def __init__(self) -> None:
         self._places: set[Place] = set()
-        self._codes: set[CodeType] = set()
+        self._codes: dict[int, CodeType] = {}
         """Of these places: as long as they live, no other code object has one's id."""
         self._threads_before: WeakSet[threading.Thread] | None = None
         """The threads that were there when the stop was first raised. None before that."""
@@ -78,7 +78,7 @@ class StopRule:
         """
         frames = _frames_of_the_user()
         self._places.add(_place(frames))
-        self._codes.update(each.f_code for each in frames)
+        self._codes.update((id(each.f_code), each.f_code) for each in frames)
         if not called:
             self._note(threading.current_thread())
         _tell_task_groups()

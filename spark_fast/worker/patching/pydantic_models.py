@@ -6,12 +6,13 @@ and pydantic compiles its schema again, and those of the models that have it for
 
 import functools
 import operator
+import re
 import sys
 import types
 import typing
 import weakref
-from collections.abc import Callable, Iterator
-from types import FunctionType, MethodType
+from collections.abc import Callable, Iterator, Mapping
+from types import FunctionType, MappingProxyType, MethodType
 from typing import Annotated, Any
 
 from spark_fast.worker.patching.undo import UndoLog
@@ -68,9 +69,11 @@ def update_model(old: Any, new: Any, update: Callable[[Any, Any], None], log: Un
     ]
     stale = list(dict.fromkeys(stale))
     for cls in stale:
+        # Pydantic makes the schemas and validators of other models of those of a complete one.
         log.keep_class(cls)
+        type.__setattr__(cls, "__pydantic_complete__", False)
         if "__pydantic_core_schema__" in vars(cls):
-            type.__delattr__(cls, "__pydantic_core_schema__")  # else the others' schemas are made of it
+            type.__delattr__(cls, "__pydantic_core_schema__")
     for cls in stale:
         cls.model_rebuild(force=True, raise_errors=False, _parent_namespace_depth=0)
     return lacking
@@ -114,16 +117,24 @@ def _with_class(kind: Any, new: type, old: type) -> Any:
     return kind.copy_with(replaced)
 
 
-def _mentions(kind: Any, wanted: type, seen: set[int]) -> bool:
-    """Whether the fields of a model, or an annotation, lead to the class."""
-    if id(kind) in seen:
+def _mentions(kind: Any, wanted: type, seen: set[int], names: Mapping[str, Any] = MappingProxyType({})) -> bool:
+    """Whether the fields of a model, or an annotation, lead to the class.
+
+    names: of the module that the annotation stands in, for the texts in it.
+    """
+    if isinstance(kind, (str, typing.ForwardRef)):
+        words = re.findall(r"[^\W\d]\w*", kind if isinstance(kind, str) else kind.__forward_arg__)
+        inner = [names[word] for word in words if isinstance(names.get(word), type)]
+    elif id(kind) in seen:
         return False
-    seen.add(id(kind))
-    inner = list(typing.get_args(kind))
-    fields = getattr(kind, "__pydantic_fields__", None) if isinstance(kind, type) else None
-    if isinstance(fields, dict):
-        inner += [field.annotation for field in fields.values()]
-    return any(each is wanted or _mentions(each, wanted, seen) for each in inner)
+    else:
+        seen.add(id(kind))
+        inner = list(typing.get_args(kind))
+        fields = getattr(kind, "__pydantic_fields__", None) if isinstance(kind, type) else None
+        if isinstance(fields, dict):
+            names = vars(sys.modules.get(kind.__module__, typing))
+            inner += [field.annotation for field in fields.values()]
+    return any(each is wanted or _mentions(each, wanted, seen, names) for each in inner)
 
 
 def _generic(cls: Any) -> dict[str, Any]:

@@ -12,17 +12,25 @@ class Registries:
     """Takes a class out of the dicts that register classes, until it is made anew.
 
     A dict is a registry if all its values can be called, and no namespace.
+
+    Attributes:
+        members: the classes that may stand in registries. Complete before the first of them leaves.
     """
 
     def __init__(self, log: UndoLog) -> None:
+        self.members: list[type] = []
         self._log = log
+        self._found: list[dict[Any, Any]] | None = None
         self._left: dict[type, list[tuple[dict[Any, Any], Any]]] = {}
 
     def leave(self, cls: type) -> None:
-        """To be called before a class statement is executed again. Looks once at all objects."""
-        for holder in gc.get_referrers(cls):
-            if not isinstance(holder, dict) or not _is_registry(holder):
-                continue
+        """To be called before a class statement is executed again. The first member's call looks at all objects."""
+        if not any(cls is member for member in self.members):
+            return
+        if self._found is None:
+            holders = gc.get_referrers(*self.members)
+            self._found = [holder for holder in holders if isinstance(holder, dict) and _is_registry(holder)]
+        for holder in self._found:
             keys = [key for key, value in list(holder.items()) if value is cls]
             if keys:
                 self._log.keep_items(holder)
@@ -34,9 +42,6 @@ class Registries:
         """To be called when it has been made. Where it was not registered anew, it is as before."""
         for holder, key in self._left.pop(cls, ()):
             holder.setdefault(key, cls)
-
-    def forget(self) -> None:
-        self._left.clear()
 
 
 def discard(holder: object, classes: list[type], log: UndoLog) -> None:
