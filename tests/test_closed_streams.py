@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -155,3 +156,12 @@ os.write(out, json.dumps([min(found) > 2, flags, content, left]).encode())
 """
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, check=True)
     assert json.loads(done.stdout) == [True, [False] * 3, "whole", []]
+
+
+@pytest.mark.unit
+def test_each_file_is_opened_by_the_one_function_of_its_language() -> None:
+    root = Path(__file__).parent.parent
+    python = {path for path in (root / "spark_fast").rglob("*.py") if re.search(r"\bos\.open\(", path.read_text())}
+    assert {path.name for path in python} == {"descriptors.py", "streams.py"}
+    core = {path for path in (root / "csrc").glob("*.c") if re.search(r"[^\w](open|openat|creat)\(", path.read_text())}
+    assert {path.name for path in core} == {"sf_open.c"}

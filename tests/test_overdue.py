@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from spark_fast import _core, client
+from spark_fast.cli import ranks
 from tests.support import GATED, Child, until
 from tests.test_cli import cli
 
@@ -94,3 +95,18 @@ def test_a_request_whose_sender_died_before_the_rank_heard_of_it_is_not_waited_f
         until(lambda: time.time() > asked + 1.5)
         assert run.ranks[0].overdue == 0
         assert _core.read_view(run._control)["tail"] == 1
+
+
+def test_a_first_step_that_takes_long_is_said_although_nothing_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Child(tmp_path, GATED) as child:
+        run = child.run()
+        assert ranks.lateness(run) == ""
+        monkeypatch.setattr(ranks, "_LONG_STEP", 1.0)
+        until(lambda: re.fullmatch(LATE, ranks.lateness(run)), "the first step is long")
+        child.go()
+        child.steps_on(run)
+        assert (run.in_first_step, ranks.lateness(run)) == (0, "")
+        run.pause()
+        assert (run.in_first_step, ranks.lateness(run)) == (0, "")

@@ -11,6 +11,8 @@ __all__ = ["Group", "concerns", "grouped", "lateness", "present", "several", "tr
 
 _EACH = 16
 """Ranks that are listed one by one, whatever they do; of more, those that are alike share a line."""
+_LONG_STEP = 10.0
+"""Seconds after which a step counts as long that no request waits for the end of."""
 _LINES = 4
 """Ranks of which the same is wrong, and of which each gets a line."""
 
@@ -68,13 +70,17 @@ def concerns(
 
 
 def lateness(run: Run) -> str:
-    """Why the only rank of a run has not come to what was asked of it a second ago or more; empty if it has."""
+    """How long the only rank of a run has passed no checkpoint, as far as that is known and worth saying; else empty.
+
+    It is known where the rank has not come to a request, and in the first step since it began or was resumed.
+    """
     overdue = max((rank.overdue for rank in run.ranks if rank.status.live), default=0.0)
-    if not overdue:
+    in_step = run.in_first_step
+    if not overdue and in_step < _LONG_STEP:
         return ""
     if any(request.fate.running for request in run.requests):
         return f"what was asked {duration(overdue)} ago waits for the end of a function that is being called"
-    return f"no checkpoint for {duration(overdue)}: it hangs, or its step takes long"
+    return f"no checkpoint for {duration(max(overdue, in_step))}: it hangs, or its step takes long"
 
 
 def _lost(ranks: Sequence[Rank], now: float) -> str:

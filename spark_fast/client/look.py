@@ -92,6 +92,18 @@ class Look:
         since: float = time.time() - entry["asked"]
         return since if since >= _WITHIN else 0.0
 
+    def in_first_step(self, now: float) -> float:
+        """Seconds that an only rank has spent in the first step since it began to run; 0 if it is in none.
+
+        Of a later step nothing is known: its beginning is not written down, since that would cost each step a clock.
+        """
+        slot = self.slots[0]
+        if self.view["world_size"] > 1 or len(self.slots) > 1 or not slot["alive"]:
+            return 0.0
+        if slot["state"] != WorkerState.RUNNING or not slot["mark"] or slot["step"] != slot["mark_step"]:
+            return 0.0
+        return max(0.0, now - float(slot["mark"]))
+
     def unseen_deaths(self) -> list[int]:
         """The slots of processes that have died, of which nobody has noted when."""
         return [

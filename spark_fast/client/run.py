@@ -333,6 +333,13 @@ class Run:
         return speed if speed is not None else mean
 
     @property
+    def in_first_step(self) -> float:
+        """Seconds that it has spent in the first step since it began or was resumed; 0 if it is in a later one, or has
+        several ranks."""
+        look = self._look()
+        return 0.0 if look is None else look.in_first_step(monotonic())
+
+    @property
     def progress(self) -> Progress | None:
         """How far its `track()` loops are; None if it has none."""
         look = self._look()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from spark_fast import _core, run_folder
+from spark_fast.descriptors import open_file
 from spark_fast.errors import FolderRefusedError
 from spark_fast.request import Kind
 
@@ -31,7 +32,7 @@ class Parent:
     def stop(self) -> dict[str, Any] | None:
         """The stop that its run was asked for, None if it was not: one of all that it forks, of one training after the
         other, say. Raises OSError, SegmentError."""
-        fd = os.open(self.control, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = open_file(self.control, os.O_RDONLY | os.O_NOFOLLOW)
         try:
             seq = _core.read_view(fd)["stop_seq"]
             return _core.read_entry(fd, seq) if seq else None
