@@ -12,8 +12,8 @@ CORE := $(wildcard csrc/*.c csrc/*.h spark_fast/*.pyx spark_fast/*.pxd) setup.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build demo test-fast test test-python test-more test-all test-beyond test-c test-others system verify bench lint types wheel \
-    screenshots clean
+.PHONY: help build demo test-fast test test-python test-more test-all test-beyond test-c test-others system verify \
+    bench lint types wheel screenshots clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## /  make \1\t/' | expand -t 22
