@@ -12,8 +12,8 @@ CORE := $(wildcard csrc/*.c csrc/*.h spark_fast/*.pyx spark_fast/*.pxd) setup.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build demo test-fast test test-python test-all test-beyond test-c test-others system verify bench lint types wheel \
-    screenshots clean
+.PHONY: help build demo test-fast test test-python test-more test-all test-beyond test-c test-others system verify \
+    bench lint types wheel screenshots clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## /  make \1\t/' | expand -t 22
@@ -62,7 +62,9 @@ test-fast: $(VENV)/made-fast  ## the quick tests, for after each change: below a
 
 test: test-c test-python  ## all tests that need python3 and a C compiler: below 8 minutes on two cores
 
-test-python: test-fast $(VENV)/made-test
+test-python: test-fast test-more
+
+test-more: $(VENV)/made-test
 	$(PYTEST) --tier test
 
 test-all: system test test-beyond  ## all tests: with Ray, a browser, networks and SPIN, for which it installs packages
