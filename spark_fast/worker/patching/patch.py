@@ -10,8 +10,15 @@ from typing import Any
 from spark_fast.errors import ReloadRefusedError
 from spark_fast.worker.patching.classes import find_class, layout_difference, update_class
 from spark_fast.worker.patching.functions import FunctionPatcher
-from spark_fast.worker.patching.referrers import can_replace, replace_classes, swap_living_code, tells_others
-from spark_fast.worker.patching.source import ADOPT, INNERMOST, Source, add_decorators, parsed
+from spark_fast.worker.patching.references import Discarded, replace_references
+from spark_fast.worker.patching.referrers import (
+    can_replace,
+    escaped_functions,
+    nested_pairs,
+    swap_living_code,
+    tells_others,
+)
+from spark_fast.worker.patching.source import ADOPT, INNERMOST, SETTLE, Source, add_decorators, add_settling, parsed
 from spark_fast.worker.patching.undo import EMPTY, UndoLog, replace_items
 
 __all__ = ["Patch"]
@@ -32,9 +39,11 @@ class Patch:
 
     Attributes:
         code_changed: some function's code differs, and not only its place in the file.
+        warnings: what stays as the old code made it, one sentence each.
     """
 
     def __init__(self) -> None:
+        self.warnings: list[str] = []
         self._log = UndoLog()
         self._functions = FunctionPatcher(self._log)
         self._modules: dict[int, _Module] = {}
@@ -48,7 +57,7 @@ class Patch:
 
         Raises SyntaxError if the old source is none, and then nothing is changed.
         """
-        begun = _Module(module, parsed(old_source), new_source, self._functions)
+        begun = _Module(module, parsed(old_source), new_source, self._functions, self.warnings)
         self._modules[id(module)] = begun
         self._log.add(begun.put_back)
         begun.namespace.pop("__annotations__", None)  # else the new module adds to the old one's
@@ -61,6 +70,7 @@ class Patch:
         if begun.new_text != begun.old_source.text:
             begun.new_source = new_source
         add_decorators(begun.old_source, new_source)
+        add_settling(tree)
         return tree
 
     def end_module(self, module: ModuleType) -> None:
@@ -112,7 +122,9 @@ class Patch:
 class _Module:
     """A module whose new code is being executed."""
 
-    def __init__(self, module: ModuleType, old_source: Source, new_text: str, functions: FunctionPatcher) -> None:
+    def __init__(
+        self, module: ModuleType, old_source: Source, new_text: str, functions: FunctionPatcher, warnings: list[str]
+    ) -> None:
         self.namespace = vars(module)
         self.old_namespace = dict(self.namespace)
         self.old_source = old_source
@@ -121,7 +133,8 @@ class _Module:
         self.ended = False
         self.discards_subclasses = False
         self._functions = functions
-        self._discarded: list[tuple[type, type]] = []
+        self._warnings = warnings
+        self._discarded = Discarded()
         self._file = getattr(module, "__file__", None) or module.__name__
         annotations = self.old_namespace.get("__annotations__")
         self._annotations = dict(annotations) if isinstance(annotations, dict) else None
@@ -142,25 +155,31 @@ class _Module:
             self.namespace["__doc__"] = None
 
     def changed_lambdas(self) -> dict[CodeType, CodeType]:
-        """Old and new code of the lambdas outside functions, if there are as many as before."""
+        """Old and new code of the lambdas outside functions, and of what is within them, if there are as many as
+        before."""
         if self.new_source is self.old_source:
             return {}
         olds, news = self.old_source.lambdas(self._file), self.new_source.lambdas(self._file)
         if len(olds) != len(news):
             return {}  # no telling which is which
-        return {old: new for old, new in zip(olds, news, strict=True) if old != new and can_replace(old, new)}
+        changed = [(old, new) for old, new in zip(olds, news, strict=True) if old != new]
+        inner = [pair for old, new in changed for pair in nested_pairs(old, new)]
+        return {old: new for old, new in [*changed, *inner] if can_replace(old, new)}
 
     def adopt(self, qualname: str, stage: int) -> Decorator:
-        """What a definition's decorators are, the innermost and the outermost."""
+        """What a definition's decorators are, the innermost and the outermost; and what follows definitions."""
+        if stage == SETTLE:
+            self.replace_discarded()
+            return _same
         if stage != INNERMOST:
             return lambda made: self._settle(qualname, made)
         return lambda made: self._adopt_raw(qualname, made)
 
     def replace_discarded(self) -> None:
-        """Classes that were discarded don't stay where hooks have put them."""
+        """Classes and functions that were discarded don't stay where hooks and decorators have put them."""
         if self._discarded:
-            discarded, self._discarded = self._discarded, []
-            replace_classes(discarded)
+            discarded, self._discarded = self._discarded, Discarded()
+            self._warnings += replace_references(discarded, self._functions.held())
 
     def _adopt_raw(self, qualname: str, made: Any) -> Any:
         """What the statement itself has made."""
@@ -203,8 +222,12 @@ class _Module:
 
         told = tells_others(made)
         update_class(old, made, self.old_source.names_in_class(qualname), self._functions, refuse)
+        label = f"{Path(self._file).name}:{self.new_source.line(qualname)}: {qualname}"
         if told:
-            self._discarded.append((made, old))
+            self._discarded.add(made, old, f"{label}")
+        if told or self.new_source.has_decorated_methods(qualname):
+            for new, stays in escaped_functions(made, self._functions.adopted(qualname)):
+                self._discarded.add(new, stays, f"{label}.{new.__name__}")
         self.discards_subclasses |= made.__bases__ != (object,)
         return old
 

@@ -7,17 +7,28 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property, lru_cache
 from types import CodeType
 
-__all__ = ["ADOPT", "INNERMOST", "OUTERMOST", "Definition", "Source", "add_decorators", "parsed"]
+__all__ = [
+    "ADOPT",
+    "INNERMOST",
+    "OUTERMOST",
+    "SETTLE",
+    "Definition",
+    "Source",
+    "add_decorators",
+    "add_settling",
+    "parsed",
+]
 
 ADOPT = "__spark_adopt__"
 """The name in a module's namespace by which its definitions find the patch. Ends in underscores, so that it is not
 mangled in the body of a class."""
 
-INNERMOST, OUTERMOST = 0, 1
+INNERMOST, OUTERMOST, SETTLE = 0, 1, 2
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _COMPREHENSIONS = (ast.ListComp, ast.DictComp, ast.SetComp, ast.GeneratorExp)
+_QUIET_DECORATORS = set("property staticmethod classmethod setter abstractmethod cached_property override".split())
 _LOOPS = (ast.For, ast.AsyncFor, ast.While)
 
 
@@ -55,6 +66,16 @@ class Source:
     def is_decorated(self, qualname: str) -> bool:
         return any(
             not _is_ours(decorator) for node in self.definitions.get(qualname, ()) for decorator in node.decorator_list
+        )
+
+    def has_decorated_methods(self, qualname: str) -> bool:
+        """Whether the class has methods with decorators that may put them away."""
+        return any(
+            ast.unparse(decorator).rpartition(".")[2] not in _QUIET_DECORATORS
+            for node in self.definitions.get(qualname, ())
+            for method in ast.iter_child_nodes(node)
+            if isinstance(method, (ast.FunctionDef, ast.AsyncFunctionDef))
+            for decorator in method.decorator_list
         )
 
     def line(self, qualname: str) -> int:
@@ -115,7 +136,22 @@ def add_decorators(old: Source, new: Source) -> None:
             node.decorator_list[:] = [*outer, *node.decorator_list, inner]
 
 
-def _decorator(qualname: str, stage: int, at: ast.expr | Definition) -> ast.expr:
+def add_settling(tree: ast.Module) -> None:
+    """Has the patch look, after each run of definitions at the top level, where their hooks have put things: before
+    the code below uses them."""
+    body: list[ast.stmt] = []
+    classes = False
+    for statement in tree.body:
+        if classes and not isinstance(statement, (*_DEFINITIONS, ast.Import, ast.ImportFrom)):
+            at = body[-1]
+            body.append(ast.copy_location(ast.Expr(_decorator("", SETTLE, at)), at))
+            classes = False
+        classes |= isinstance(statement, ast.ClassDef)
+        body.append(statement)
+    tree.body[:] = body
+
+
+def _decorator(qualname: str, stage: int, at: ast.expr | ast.stmt) -> ast.expr:
     call = ast.Call(
         func=ast.Name(id=ADOPT, ctx=ast.Load()),
         args=[ast.Constant(value=qualname), ast.Constant(value=stage)],
