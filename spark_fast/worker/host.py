@@ -237,6 +237,10 @@ class Host:
         for trial in self._trials:
             if trial.asked is not None and not trial.asked.told:
                 trial.asked.told = True
+                try:
+                    trial.transaction.finish_warnings()
+                except Exception as error:  # the new code runs, whatever can't be said of it
+                    report.warn_of("what a reload leaves as it was can't be told", error)
                 _publish(trial.asked.entry, trial.asked.step, trial.transaction.warnings)
 
     def _prove(self) -> None:

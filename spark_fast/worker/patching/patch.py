@@ -18,6 +18,7 @@ from spark_fast.worker.patching.referrers import (
     swap_living_code,
     tells_others,
 )
+from spark_fast.worker.patching.renames import removed_classes, rename_class, renamed_classes
 from spark_fast.worker.patching.source import ADOPT, INNERMOST, SETTLE, Source, add_decorators, add_settling, parsed
 from spark_fast.worker.patching.undo import EMPTY, UndoLog, replace_items
 
@@ -69,9 +70,18 @@ class Patch:
         new_source = Source(begun.new_text, tree)
         if begun.new_text != begun.old_source.text:
             begun.new_source = new_source
+            begun.follow_renames(self._log)
         add_decorators(begun.old_source, new_source)
         add_settling(tree)
         return tree
+
+    def renamed_classes(self) -> dict[str, str]:
+        """The classes that were given another name: the old names by the new ones."""
+        return {after: before for begun in self._modules.values() for after, before in begun.renamed.items()}
+
+    def removed_classes(self) -> list[tuple[str, type]]:
+        """The classes that the new sources do not define any more, and where they stood."""
+        return [found for begun in self._modules.values() for found in begun.removed_classes()]
 
     def end_module(self, module: ModuleType) -> None:
         """The module's new code has been executed."""
@@ -135,6 +145,7 @@ class _Module:
         self._functions = functions
         self._warnings = warnings
         self._discarded = Discarded()
+        self.renamed: dict[str, str] = {}
         self._file = getattr(module, "__file__", None) or module.__name__
         annotations = self.old_namespace.get("__annotations__")
         self._annotations = dict(annotations) if isinstance(annotations, dict) else None
@@ -144,6 +155,24 @@ class _Module:
         if self._annotations is not None:
             replace_items(self.old_namespace["__annotations__"], self._annotations)
         replace_items(self.namespace, self.old_namespace)
+
+    def follow_renames(self, log: UndoLog) -> None:
+        """Makes classes that were renamed, and nothing else, known by their new names."""
+        for after, before in renamed_classes(self.old_source, self.new_source).items():
+            cls = self._old_class(before, None)
+            if cls is not None and cls.__qualname__ == before:
+                rename_class(log, cls, before, after)
+                self.old_source = self.old_source.renamed(before, after)
+                self.renamed[after] = before
+
+    def removed_classes(self) -> list[tuple[str, type]]:
+        """The classes that the new source does not define, and where they stood."""
+        found = []
+        for qualname in removed_classes(self.old_source, self.new_source):
+            cls = self._old_class(qualname, None)
+            if cls is not None:
+                found.append((f"{Path(self._file).name}:{self.old_source.line(qualname)}: class {qualname}", cls))
+        return found
 
     def drop_removed_names(self) -> None:
         if self.new_source is self.old_source or self.new_source.imports_star:
@@ -234,7 +263,7 @@ class _Module:
     def _old_value(self, qualname: str) -> object:
         outer, _, name = qualname.rpartition(".")
         if not outer:
-            return self.old_namespace.get(name, EMPTY)
+            return self.old_namespace.get(self.renamed.get(name, name), EMPTY)
         owner = self._old_class(outer, None)
         return vars(owner).get(name, EMPTY) if owner is not None else EMPTY
 

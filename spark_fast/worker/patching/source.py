@@ -55,6 +55,15 @@ class Source:
             if isinstance(nodes[0], ast.ClassDef):
                 yield qualname, nodes[0]
 
+    def renamed(self, before: str, after: str) -> "Source":
+        """This source as if a class of its top level had had another name all along. What it binds stays."""
+        found = Source(self.text)
+        found.definitions = {
+            after + name.removeprefix(before) if name == before or name.startswith(f"{before}.") else name: nodes
+            for name, nodes in found.definitions.items()
+        }
+        return found
+
     def is_class(self, qualname: str) -> bool:
         nodes = self.definitions.get(qualname)
         return nodes is not None and all(isinstance(node, ast.ClassDef) for node in nodes)
