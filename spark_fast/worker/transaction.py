@@ -16,6 +16,7 @@ from spark_fast.errors import ReloadRefusedError
 from spark_fast.sources import decode
 from spark_fast.worker import compiled, exposing, hooks, persisting, report
 from spark_fast.worker.leftovers import factory_warnings, object_warnings
+from spark_fast.worker.libraries import Repetition, refuse_libraries
 from spark_fast.worker.patching import Patch, preflight
 from spark_fast.worker.patching.undo import replace_items
 from spark_fast.worker.project import ENTRY, Module, Project
@@ -113,6 +114,7 @@ class Transaction:
         self._spaces: dict[str, dict[str, object]] = {}
         self._listed: dict[str, ModuleType] = {}
         self._told = False
+        self._repetition: Repetition | None = None
 
     @property
     def sources(self) -> dict[str, bytes]:
@@ -132,8 +134,10 @@ class Transaction:
             source = self._sources[module.path]
             ast.parse(source, module.path)
             preflight(decode(module.source), decode(source), self._loaded(name))
-        if ENTRY in self._project.importers(self._changed):
-            self._loaded(ENTRY)
+        for name in self._project.importers(self._changed):
+            if name == ENTRY or name in sys.modules:
+                module = self._project.modules[name]
+                refuse_libraries(self._sources.get(module.path, module.source), module.path, self._loaded(name))
 
     @_without_gc()
     def execute(self) -> None:
@@ -148,6 +152,9 @@ class Transaction:
         self._before_exposed = exposing.snapshot()
         self._names = set(sys.modules)
         self._executed = True
+        old = [module.source for name, module in project.modules.items() if name in self._affected or name == ENTRY]
+        self._repetition = Repetition([*self._affected, ENTRY], old)
+        self._repetition.begin()
         for name in self._affected:
             module = self._loaded(name)
             self._modules[name] = module
@@ -210,6 +217,8 @@ class Transaction:
         self._told = True
         self.warnings += self._patch.warnings
         self._patch.warnings.clear()
+        if self._repetition is not None:
+            self.warnings += self._repetition.warnings
         values = persisting.snapshot()
         self.warnings += object_warnings(self._patch.removed_classes(), values)
         old, new = (
@@ -222,7 +231,7 @@ class Transaction:
 
     def _forget_compiled(self) -> None:
         # Asked only where it matters: it compiles both sources.
-        if "torch._dynamo" in sys.modules and any(
+        if compiled.is_in_use() and any(
             compiled.differs(self._before_sources[name].source, self._sources[self._before_sources[name].path], name)
             for name in self._changed
         ):
@@ -255,6 +264,8 @@ class Transaction:
 
     def commit(self) -> None:
         """The new code has proved itself: what would undo it is forgotten."""
+        if self._repetition is not None:
+            self._repetition.keep()
         self._patch.drop_removed_names()
         self._patch.commit()
         for warning in self._patch.warnings:  # too late for the fate
@@ -272,12 +283,15 @@ class Transaction:
         self._before_exposed = ()
         self._before_sources.clear()
         self._before_snapshot.clear()
+        self._patch.recompile()
 
     def undo(self) -> None:
         """Puts everything back as it was before execute()."""
         project = self._project
         if not self._executed:
             return
+        if self._repetition is not None:
+            self._repetition.undo()
         self._patch.undo()
         for name, space in self._spaces.items():
             replace_items(self._modules[name].__dict__, space)
@@ -299,7 +313,7 @@ class Transaction:
         persisting.restore(self._before_values)
         hooks.restore(self._before_hooks)
         exposing.restore(self._before_exposed)
-        if self._changed and "torch._dynamo" in sys.modules:
+        if self._changed and compiled.is_in_use():
             compiled.forget()
 
 

@@ -2,6 +2,8 @@
 
 import ast
 import gc
+import signal
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
@@ -45,6 +47,7 @@ class Patch:
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
+        self._compiled: list[weakref.ref[Any]] = []
         self._log = UndoLog()
         self._functions = FunctionPatcher(self._log)
         self._modules: dict[int, _Module] = {}
@@ -117,10 +120,23 @@ class Patch:
             begun.replace_discarded()
         lambdas = [(begun.namespace, begun.changed_lambdas()) for begun in self._modules.values()]
         swap_living_code(list(self._functions.codes.values()), lambdas)
+        self._compiled = [each for begun in self._modules.values() for each in begun.compiled]
         listed = any(begun.discards_subclasses for begun in self._modules.values())
         self._forget()
         if listed:
             gc.collect(1)  # the discarded classes are young, and stand in their bases' __subclasses__() until then
+
+    def recompile(self) -> None:
+        """Has numba compile anew what it compiled of the old code and something else than the module holds.
+
+        For after commit(), when everything else that held the old code has let go of it.
+        """
+        if self.code_changed and any(each() is not None for each in self._compiled):
+            gc.collect()
+            for each in self._compiled:
+                if (dispatcher := each()) is not None:
+                    dispatcher.recompile()
+        self._compiled.clear()
 
     def _forget(self) -> None:
         self._log.clear()
@@ -146,6 +162,7 @@ class _Module:
         self._warnings = warnings
         self._discarded = Discarded()
         self.renamed: dict[str, str] = {}
+        self.compiled: list[weakref.ref[Any]] = []
         self._file = getattr(module, "__file__", None) or module.__name__
         annotations = self.old_namespace.get("__annotations__")
         self._annotations = dict(annotations) if isinstance(annotations, dict) else None
@@ -199,6 +216,7 @@ class _Module:
         """What a definition's decorators are, the innermost and the outermost; and what follows definitions."""
         if stage == SETTLE:
             self.replace_discarded()
+            self._keep_originals()
             return _same
         if stage != INNERMOST:
             return lambda made: self._settle(qualname, made)
@@ -209,6 +227,25 @@ class _Module:
         if self._discarded:
             discarded, self._discarded = self._discarded, Discarded()
             self._warnings += replace_references(discarded, self._functions.held())
+
+    def _keep_originals(self) -> None:
+        """A name that holds what a function of the module has been put in the place of goes on holding that.
+
+        `original = library.f`, `def f(): original()`, `library.f = f`: executed once more, the first line finds the
+        function of the module, and that would call itself.
+        """
+        names = [
+            name
+            for name, value in self.namespace.items()
+            if isinstance(value, FunctionType)
+            and value.__globals__ is self.namespace
+            and value.__name__ != name
+            and _is_foreign(self.old_namespace.get(name), self.namespace)
+        ]
+        for name in names:
+            had, has = self.old_source.assignments.get(name), self.new_source.assignments.get(name)
+            if had is not None and had == has:
+                self.namespace[name] = self.old_namespace[name]
 
     def _adopt_raw(self, qualname: str, made: Any) -> Any:
         """What the statement itself has made."""
@@ -233,6 +270,8 @@ class _Module:
     def _settle(self, qualname: str, made: Any) -> Any:
         """What the decorators have made of it."""
         old = self._old_value(qualname)
+        if old is not made and hasattr(type(old), "recompile") and type(old).__module__.startswith("numba."):
+            self.compiled.append(weakref.ref(old))
         if isinstance(made, type):
             if isinstance(old, type) and old is not made and self._is_ours(old, made, qualname):
                 return self._update(qualname, old, made)
@@ -273,6 +312,13 @@ class _Module:
             return None
         home = self.namespace.get("__name__", "") if module is None else module
         return find_class(value, self.namespace, home, qualname)
+
+
+def _is_foreign(value: object, namespace: dict[str, Any]) -> bool:
+    """Whether a value is none that the module's own code makes new each time; signal handlers are numbers, too."""
+    if isinstance(value, FunctionType):
+        return value.__globals__ is not namespace
+    return callable(value) or isinstance(value, signal.Handlers) or value is None
 
 
 def _as_it_is(qualname: str, stage: int) -> Decorator:

@@ -114,6 +114,17 @@ class Source:
         """The names that the module's top level binds."""
         return set(_bound(self.tree.body))
 
+    @cached_property
+    def assignments(self) -> dict[str, str]:
+        """What the top level assigns to a name, where it does so once, as text that can be compared."""
+        found: dict[str, list[str]] = {}
+        for node in self.tree.body:
+            if isinstance(node, ast.Assign):
+                for target in node.targets:
+                    if isinstance(target, ast.Name):
+                        found.setdefault(target.id, []).append(ast.dump(node.value))
+        return {name: values[0] for name, values in found.items() if len(values) == 1}
+
     def names_in_class(self, qualname: str) -> set[str]:
         """The names that the body of the class binds, mangled as in its namespace."""
         prefix = "_" + qualname.rpartition(".")[2].lstrip("_")
@@ -149,13 +160,13 @@ def add_settling(tree: ast.Module) -> None:
     """Has the patch look, after each run of definitions at the top level, where their hooks have put things: before
     the code below uses them."""
     body: list[ast.stmt] = []
-    classes = False
+    defined = False
     for statement in tree.body:
-        if classes and not isinstance(statement, (*_DEFINITIONS, ast.Import, ast.ImportFrom)):
+        if defined and not isinstance(statement, (*_DEFINITIONS, ast.Import, ast.ImportFrom)):
             at = body[-1]
             body.append(ast.copy_location(ast.Expr(_decorator("", SETTLE, at)), at))
-            classes = False
-        classes |= isinstance(statement, ast.ClassDef)
+            defined = False
+        defined |= isinstance(statement, _DEFINITIONS)
         body.append(statement)
     tree.body[:] = body
 
