@@ -11,7 +11,7 @@ from typing import Any
 
 from spark_fast.errors import ReloadRefusedError
 from spark_fast.worker.patching.classes import find_class, layout_difference, update_class
-from spark_fast.worker.patching.functions import FunctionPatcher
+from spark_fast.worker.patching.functions import FunctionPatcher, parts
 from spark_fast.worker.patching.references import Discarded, replace_references
 from spark_fast.worker.patching.referrers import (
     can_replace,
@@ -22,7 +22,7 @@ from spark_fast.worker.patching.referrers import (
 )
 from spark_fast.worker.patching.renames import removed_classes, rename_class, renamed_classes
 from spark_fast.worker.patching.source import ADOPT, INNERMOST, SETTLE, Source, add_decorators, add_settling, parsed
-from spark_fast.worker.patching.undo import EMPTY, UndoLog, replace_items
+from spark_fast.worker.patching.undo import EMPTY, UndoLog, cell_contents, replace_items
 
 __all__ = ["Patch"]
 
@@ -45,7 +45,10 @@ class Patch:
         warnings: what stays as the old code made it, one sentence each.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, splits_classes: bool = False) -> None:
+        """splits_classes: whether a class that can't be changed in place becomes another class, with a warning, where
+        otherwise ReloadRefusedError is raised."""
+        self._splits_classes = splits_classes
         self.warnings: list[str] = []
         self._compiled: list[weakref.ref[Any]] = []
         self._log = UndoLog()
@@ -62,6 +65,7 @@ class Patch:
         Raises SyntaxError if the old source is none, and then nothing is changed.
         """
         begun = _Module(module, parsed(old_source), new_source, self._functions, self.warnings)
+        begun.splits_classes = self._splits_classes
         self._modules[id(module)] = begun
         self._log.add(begun.put_back)
         begun.namespace.pop("__annotations__", None)  # else the new module adds to the old one's
@@ -161,6 +165,7 @@ class _Module:
         self._functions = functions
         self._warnings = warnings
         self._discarded = Discarded()
+        self.splits_classes = False
         self.renamed: dict[str, str] = {}
         self.compiled: list[weakref.ref[Any]] = []
         self._file = getattr(module, "__file__", None) or module.__name__
@@ -289,7 +294,18 @@ class _Module:
             return ReloadRefusedError(f"{Path(self._file).name}:{line}: class {qualname}", reason)
 
         told = tells_others(made)
-        update_class(old, made, self.old_source.names_in_class(qualname), self._functions, refuse)
+        mark = self._functions.log.mark()
+        try:
+            update_class(old, made, self.old_source.names_in_class(qualname), self._functions, refuse)
+        except ReloadRefusedError as error:
+            if not self.splits_classes:
+                raise
+            self._functions.log.undo(mark)
+            _point_cells_back(made, old)
+            self._warnings.append(
+                f"class {qualname} is a new class, since {error.reason}: objects of the old class keep its methods"
+            )
+            return made
         label = f"{Path(self._file).name}:{self.new_source.line(qualname)}: {qualname}"
         if told:
             self._discarded.add(made, old, f"{label}")
@@ -312,6 +328,15 @@ class _Module:
             return None
         home = self.namespace.get("__name__", "") if module is None else module
         return find_class(value, self.namespace, home, qualname)
+
+
+def _point_cells_back(cls: type, other: type) -> None:
+    """Makes the functions of a class, with their zero-argument super(), find it, where they found the other one."""
+    for value in list(vars(cls).values()):
+        for part in parts(value):
+            for cell in (part.__closure__ or ()) if isinstance(part, FunctionType) else ():
+                if cell_contents(cell) is other:
+                    cell.cell_contents = cls
 
 
 def _is_foreign(value: object, namespace: dict[str, Any]) -> bool:
