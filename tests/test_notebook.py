@@ -157,7 +157,8 @@ CHANGED_LAYOUTS = {
 @pytest.mark.parametrize("kind", CHANGED_LAYOUTS)
 def test_a_class_that_changes_its_layout_is_a_new_class_and_the_session_is_told(tmp_path: Path, kind: str) -> None:
     old, new = CHANGED_LAYOUTS[kind]
-    word = "    def word(self): return super().__repr__() and {!r}\n"
+    bare = "dataclass" in old  # which breaks super() by itself
+    word = f"    def word(self): return {'' if bare else 'super().__repr__() and '}{{!r}}\n"
     make = "Net.A" if "Enum" in old else "Net()"
     begin = f"import json, pickle, spark_fast as spark\nnet = spark.persist('net', lambda: {make})"
     look = (
