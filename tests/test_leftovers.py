@@ -187,6 +187,16 @@ def test_the_fate_of_a_reload_tells_what_stays_old(tmp_path: Path) -> None:
         assert told[0] in training.err
 
 
+def test_objects_that_the_new_code_has_made_anew_are_not_told(tmp_path: Path) -> None:
+    code = TRAINING.replace('net = spark.persist("net", make)', "net = make()")
+    with Training(tmp_path, code) as training:
+        training.says(1)
+        training.edit("class Net:", "class Other:")
+        training.edit("Net()", "Other()")
+        training.edit("self.w", "self.weight")
+        assert training.reloaded().fate.warnings == ()
+
+
 REPLACED = {
     "an object": """
         import sys

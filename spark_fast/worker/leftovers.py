@@ -1,11 +1,12 @@
 """What the new code of a reload does not reach: objects of classes that are gone, values whose factories changed."""
 
 import ast
-import gc
-from collections.abc import Iterator, Mapping
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from spark_fast.worker.patching.referrers import referrers
+from spark_fast.worker.patching.referrers import REFERENCES_OF_A_CALL, referrers
 from spark_fast.worker.patching.source import Source, parsed
 
 __all__ = ["factory_warnings", "object_warnings"]
@@ -14,25 +15,35 @@ _MAKES_INSTANCES = {"__new__", "__init__", "__post_init__"}
 _DEEPEST = 3
 
 
-def object_warnings(classes: list[tuple[str, type]], persisted: Mapping[str, object]) -> list[str]:
-    """A warning for each class that has objects. Costs a pass over all objects, and a full collection if there are.
+def object_warnings(
+    classes: list[tuple[str, type]], persisted: Mapping[str, object], kept: Sequence[Mapping[str, object]] = ()
+) -> list[str]:
+    """A warning for each class that has objects. Costs a pass over all objects if there are classes. Runs no code of
+    the user's.
 
     classes: those that are gone from the source, and where they stood.
+    kept: what is only held for the case that the reload is undone.
     """
     sought = [cls for _, cls in classes]
-    if not sought or not any(type(thing) in sought for thing in referrers(sought)):
+    if not sought:
         return []
-    gc.collect()  # what only waits to be collected does not count
-    found = [type(thing) for thing in referrers(sought)]
+    objects = [thing for thing in referrers(sought) if type(thing) in sought]
+    held = Counter(id(thing) for mapping in kept for thing in mapping.values())
+    counts = list(map(sys.getrefcount, objects))
+    found = [
+        type(thing)
+        for thing, count in zip(objects, counts, strict=True)
+        if count > held[id(thing)] + REFERENCES_OF_A_CALL + 1
+    ]
     warnings = []
     for label, cls in classes:
         count = sum(kind is cls for kind in found)
         keys = [key for key, value in persisted.items() if type(value) is cls]
-        kept = f" ({', '.join(f'persisted as {key!r}' for key in keys)})" if keys else ""
+        named = f" ({', '.join(f'persisted as {key!r}' for key in keys)})" if keys else ""
         if count:
-            objects = "1 object of it keeps" if count == 1 else f"{count} objects of it keep"
+            those = "1 object of it keeps" if count == 1 else f"{count} objects of it keep"
             warnings.append(
-                f"{label} is gone from the new code; {objects} its old methods{kept}. To have such objects made anew, "
+                f"{label} is gone from the new code; {those} its old methods{named}. To have such objects made anew, "
                 "start the training over (reload --restart), or call spark.clear_persisted(key) before persist()"
             )
     return warnings

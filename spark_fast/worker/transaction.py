@@ -220,7 +220,11 @@ class Transaction:
         if self._repetition is not None:
             self.warnings += self._repetition.warnings
         values = persisting.snapshot()
-        self.warnings += object_warnings(self._patch.removed_classes(), values)
+        self.warnings += object_warnings(
+            self._patch.removed_classes(),
+            values,
+            [*self._spaces.values(), *self._patch.kept_for_undo(), self._before_values, values],
+        )
         old, new = (
             {name: decode(modules[name].source) for name in self._affected if name in modules}
             for modules in (self._before_sources, self._project.modules)
@@ -260,6 +264,8 @@ class Transaction:
             self._spaces[ENTRY] = dict(main.__dict__)
         code = self._compile(main, module.path, module.source, source)
         self._project.note(Module(ENTRY, module.path, source), from_disk=False)
+        if self._patch.removed_classes():
+            gc.collect()  # so that of the objects that are left only those count that live on
         return code
 
     def commit(self) -> None:

@@ -90,6 +90,10 @@ class Patch:
         """The classes that the new sources do not define any more, and where they stood."""
         return [found for begun in self._modules.values() for found in begun.removed_classes()]
 
+    def kept_for_undo(self) -> list[dict[str, Any]]:
+        """The namespaces as they were."""
+        return [begun.old_namespace for begun in self._modules.values()]
+
     def end_module(self, module: ModuleType) -> None:
         """The module's new code has been executed."""
         begun = self._modules[id(module)]

@@ -11,6 +11,7 @@ from spark_fast._core import frozen_referrers
 from spark_fast.worker.patching.functions import attributes_of, parts
 
 __all__ = [
+    "REFERENCES_OF_A_CALL",
     "can_replace",
     "contents",
     "escaped_functions",
@@ -57,7 +58,7 @@ def escaped_functions(
     return [
         pair
         for pair, references in zip(found, map(sys.getrefcount, functions), strict=True)
-        if references > held[id(pair[0])] + _REFERENCES_OF_A_CALL
+        if references > held[id(pair[0])] + REFERENCES_OF_A_CALL
     ]
 
 
@@ -71,7 +72,7 @@ def _held_by(part: object) -> Iterator[int]:
             yield from map(id, contents(cell))
 
 
-_REFERENCES_OF_A_CALL = next(map(sys.getrefcount, [object()])) - 1
+REFERENCES_OF_A_CALL = next(map(sys.getrefcount, [object()])) - 1
 """What the call itself adds to a count of references; versions of CPython differ in it."""
 
 
