@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import inspect
 import logging
 import multiprocessing
 import signal
@@ -298,6 +299,37 @@ def test_other_things_of_torch_can_be_done_once_more() -> None:
         """)
     script.again("x + 1", "x + 2")
     assert torch.ops.spark_edited.g(torch.zeros(1)).item() == 2
+
+
+def test_a_second_initialization_is_no_error_while_a_reload_executes_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+    import torch
+
+    calls: list[str] = []
+    monkeypatch.setattr(torch.distributed, "init_process_group", calls.append)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: bool(calls))
+    script = Script("""
+        import inspect, ray, torch
+        torch.distributed.init_process_group("gloo")
+        again = inspect.signature(inspect.unwrap(ray.init)).parameters["ignore_reinit_error"].default
+        """)
+    assert script.module.again is False
+    script.again("import", "import")
+    assert calls == ["gloo"]
+    assert script.module.again is True
+    assert inspect.signature(inspect.unwrap(ray.init)).parameters["ignore_reinit_error"].default is False
+    torch.distributed.init_process_group("again")
+    assert calls == ["gloo", "again"]
+
+
+def test_a_version_of_a_library_that_is_not_known_is_no_reason_to_fail(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "absl.flags._flagvalues", types.ModuleType("absl.flags._flagvalues"))
+    script = Script('word = "old"\n')
+    script.again("old", "new")
+    assert script.module.word == "new"
+    assert "absl.flags._flagvalues can't be told" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is:DeprecationWarning")

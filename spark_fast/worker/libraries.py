@@ -17,6 +17,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from spark_fast.errors import ReloadRefusedError
+from spark_fast.worker import report
 from spark_fast.worker.patching.undo import UndoLog, replace_items
 
 __all__ = ["Repetition", "refuse_libraries"]
@@ -50,12 +51,14 @@ class Repetition:
         """From here on what this thread registers is registered once more."""
         self._begun = True
         _begun.append(self)
-        for name, install in _INSTALL.items():
-            if name not in _installed and name in sys.modules:
-                _installed[name] = install(sys.modules[name])
-        for name, keep in _KEEP.items():
-            if name in sys.modules:
-                keep(sys.modules[name], self.log)
+        for name in [name for name in (*_INSTALL, *_KEEP) if name in sys.modules]:
+            try:
+                if name in _INSTALL and name not in _installed:
+                    _installed[name] = _INSTALL[name](sys.modules[name])
+                if name in _KEEP:
+                    _KEEP[name](sys.modules[name], self.log)
+            except Exception as error:  # another version of it: the code may do without
+                report.warn(f"{name} can't be told that code runs a second time: {type(error).__name__}: {error}")
 
     def keep(self) -> None:
         """The new code runs."""

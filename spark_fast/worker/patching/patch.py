@@ -221,12 +221,13 @@ class _Module:
         inner = [pair for old, new in changed for pair in nested_pairs(old, new)]
         return {old: new for old, new in [*changed, *inner] if can_replace(old, new)}
 
-    def adopt(self, qualname: str, stage: int) -> Decorator:
-        """What a definition's decorators are, the innermost and the outermost; and what follows definitions."""
+    def adopt(self, qualname: str, stage: int) -> Decorator | None:
+        """What a definition's decorators are, the innermost and the outermost; and what follows definitions, where a
+        notebook would show what is returned."""
         if stage == SETTLE:
             self.replace_discarded()
             self._keep_originals()
-            return _same
+            return None
         if stage != INNERMOST:
             return lambda made: self._settle(qualname, made)
         return lambda made: self._adopt_raw(qualname, made)
@@ -350,8 +351,8 @@ def _is_foreign(value: object, namespace: dict[str, Any]) -> bool:
     return callable(value) or isinstance(value, signal.Handlers) or value is None
 
 
-def _as_it_is(qualname: str, stage: int) -> Decorator:
-    return _same
+def _as_it_is(qualname: str, stage: int) -> Decorator | None:
+    return _same if stage != SETTLE else None
 
 
 def _same(made: Any) -> Any:

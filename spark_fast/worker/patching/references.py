@@ -129,7 +129,7 @@ class _Replacement:
         elif isinstance(holder, (list, deque)):
             self._in_sequence(holder)
         elif isinstance(holder, set):
-            for gone in [thing for thing in set.__iter__(holder) if id(thing) in self._stands]:
+            for gone in [thing for thing in list(set.__iter__(holder)) if id(thing) in self._stands]:
                 set.discard(holder, gone)
                 set.add(holder, self._stand(gone))
         elif isinstance(holder, functools.partial):
@@ -158,7 +158,7 @@ class _Replacement:
                     continue
 
     def _in_sequence(self, holder: "list[Any] | deque[Any]") -> None:
-        kept = [thing for thing in holder if id(thing) not in self._stands]
+        kept = [thing for thing in list(holder) if id(thing) not in self._stands]
         for index in range(len(holder) - 1, -1, -1):
             if id(holder[index]) not in self._stands:
                 continue
