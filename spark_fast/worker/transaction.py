@@ -101,7 +101,7 @@ class Transaction:
         loaded = {module.path: module.name for module in list(project.modules.values())}
         self._changed = [loaded[path] for path in sources if path in loaded]
         self._affected: list[str] = []
-        self._patch = Patch()
+        self._patch = Patch(keeps_unchanged=True, warnings=self.warnings)
         self._before_sources: dict[str, Module] = {}
         self._before_snapshot: dict[str, bytes] = {}
         self._before_values: dict[str, object] = {}
@@ -113,7 +113,7 @@ class Transaction:
         self._modules: dict[str, ModuleType] = {}
         self._spaces: dict[str, dict[str, object]] = {}
         self._listed: dict[str, ModuleType] = {}
-        self._told = False
+        self._told: int | None = None
         self._repetition: Repetition | None = None
 
     @property
@@ -212,11 +212,8 @@ class Transaction:
 
     def finish_warnings(self) -> None:
         """Completes `warnings`: the new code runs, and what the old one had is gone, but for what lives on."""
-        if self._told:
+        if self._told is not None:
             return
-        self._told = True
-        self.warnings += self._patch.warnings
-        self._patch.warnings.clear()
         if self._repetition is not None:
             self.warnings += self._repetition.warnings
         values = persisting.snapshot()
@@ -232,6 +229,7 @@ class Transaction:
         files = {name: os.path.basename(self._project.modules[name].path) for name in new}
         renamed = self._patch.renamed_classes()
         self.warnings += factory_warnings(old, new, self._before_values, values, renamed, files)
+        self._told = len(self.warnings)
 
     def _forget_compiled(self) -> None:
         # Asked only where it matters: it compiles both sources.
@@ -274,7 +272,7 @@ class Transaction:
             self._repetition.keep()
         self._patch.drop_removed_names()
         self._patch.commit()
-        for warning in self._patch.warnings:  # too late for the fate
+        for warning in self.warnings[self._told :]:  # too late for the fate
             report.warn(f"after a reload: {warning}")
         self._listed.clear()
         exposing.settle()

@@ -3,7 +3,7 @@
 import functools
 from abc import ABCMeta
 from collections import namedtuple
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from enum import EnumMeta
 from enum import property as enum_property
 from types import FunctionType, MemberDescriptorType, MethodType
@@ -13,7 +13,7 @@ from spark_fast.worker.patching.enums import adopt_members, name_composites
 from spark_fast.worker.patching.functions import FunctionPatcher, LruCache, are_of_one_def, parts
 from spark_fast.worker.patching.undo import EMPTY, UndoLog, cell_contents
 
-__all__ = ["bases_differ", "find_class", "layout_difference", "listed", "update_class"]
+__all__ = ["bases_differ", "find_class", "layout_difference", "listed", "update_class", "update_methods"]
 
 # What belongs to the class object itself; the abstract methods are renewed apart.
 _ITS_OWN = {"__dict__", "__weakref__", "_abc_impl", "__abstractmethods__"}
@@ -104,6 +104,22 @@ def update_class(
     if isinstance(old, EnumMeta):
         name_composites(log, old)
     _update_abstract_methods(log, old, new)
+
+
+def update_methods(old: type, holder: type, names: Set[str], functions: FunctionPatcher) -> None:
+    """Gives the old class the methods of these names, or its docstring, from a class that has nothing else.
+
+    The old class loses what the holder lacks of them.
+    """
+    _point_cells(old, holder)
+    for name in names:
+        have, value = vars(old).get(name, EMPTY), vars(holder).get(name, EMPTY)
+        if value is not EMPTY and name != "__doc__":
+            value = _attribute(have, value, old, holder, {}, functions)
+        elif any(isinstance(part, FunctionType) for part in parts(have)):
+            functions.code_changed = True
+        if value is not have:
+            functions.log.set_attribute(old, name, value)
 
 
 def _update_attributes(

@@ -97,6 +97,12 @@ class FunctionPatcher:
         for name in [name for name in vars(old) if name.startswith("__") and name not in attributes]:
             del vars(old)[name]
 
+    def relocate(self, function: FunctionType, code: CodeType) -> None:
+        """Gives the function code that differs in its place in the file alone."""
+        self.codes.setdefault(id(function.__code__), (function.__code__, code))
+        self.log.keep_function(function)
+        function.__code__ = code
+
     def forward(self, old: FunctionType, new: Callable[..., Any]) -> None:
         """Makes the old function call what stands in its place, where their closures don't match.
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from spark_fast.errors import ReloadRefusedError
 from spark_fast.worker.patching.classes import bases_differ, find_class, listed
+from spark_fast.worker.patching.comparison import calls_of, first_difference, same_node, unfit_method
+from spark_fast.worker.patching.kinds import made_once
 from spark_fast.worker.patching.source import Source, parsed
 
 __all__ = ["preflight"]
@@ -21,6 +23,8 @@ def preflight(old_source: str, new_source: str, module: ModuleType) -> None:
     Nothing is executed. Sees literal `__slots__`, dataclass(slots=True), and bases that are classes of the module's
     present namespace; what it does not see, the patch finds while the new code is executed, and that is undone.
     """
+    if old_source != new_source and _holds_made_once(vars(module), set()):
+        _check_made_once(parsed(old_source), parsed(new_source), module)
     if _have_same_headers(old_source, new_source):
         return
     old, new = parsed(old_source), parsed(new_source)
@@ -33,8 +37,44 @@ def preflight(old_source: str, new_source: str, module: ModuleType) -> None:
             continue
         reason = _slots_reason(olds[qualname], node, living) or _bases_reason(old, new, olds[qualname], node, module)
         if reason is not None:
-            file = Path(getattr(module, "__file__", None) or module.__name__).name
-            raise ReloadRefusedError(f"{file}:{node.lineno}: class {qualname}", reason)
+            raise _refusal(module, node, f"class {qualname}", reason)
+
+
+def _holds_made_once(names: Mapping[str, Any], seen: set[int]) -> bool:
+    """Whether a name means something that a library makes once. Spares most edits the parsing."""
+    for value in list(names.values()):
+        if made_once(value) is not None:
+            return True
+        if not isinstance(value, type) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        is_ours = value.__module__ == names.get("__name__", names.get("__module__"))
+        if is_ours and _holds_made_once(vars(value), seen):
+            return True
+    return False
+
+
+def _check_made_once(old: Source, new: Source, module: ModuleType) -> None:
+    """Refuses edits of what a library makes once: of more than the methods of a class, and of a call's arguments."""
+    olds = dict(old.classes())
+    for qualname, node in new.classes():
+        living = _living(vars(module), module.__name__, qualname) if qualname in olds else None
+        reason = made_once(living)
+        if reason is None or same_node(old, olds[qualname], new, node):
+            continue
+        at = first_difference(old, olds[qualname], new, node) or unfit_method(old, olds[qualname], new, node, False)
+        if at is not None:
+            raise _refusal(module, at, f"class {qualname}", f"it changed, and {reason}")
+    calls = calls_of(old)
+    for name, statement in calls_of(new).items():
+        reason = made_once(vars(module).get(name)) if name in calls else None
+        if reason is not None and not same_node(old, calls[name], new, statement):
+            raise _refusal(module, statement, name, f"it changed, and {reason}")
+
+
+def _refusal(module: ModuleType, at: ast.AST, what: str, reason: str) -> ReloadRefusedError:
+    file = Path(getattr(module, "__file__", None) or module.__name__).name
+    return ReloadRefusedError(f"{file}:{getattr(at, 'lineno', 1)}: {what}", reason)
 
 
 def _have_same_headers(old: str, new: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a module's source defines, and how its new source is made to hand its definitions to a patch."""
+"""What a module's source defines."""
 
 import ast
 import re
@@ -7,23 +7,11 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property, lru_cache
 from types import CodeType
 
-__all__ = [
-    "ADOPT",
-    "INNERMOST",
-    "OUTERMOST",
-    "SETTLE",
-    "Definition",
-    "Source",
-    "add_decorators",
-    "add_settling",
-    "parsed",
-]
+__all__ = ["ADOPT", "Definition", "Source", "bound_by", "is_ours", "mangled", "parsed"]
 
 ADOPT = "__spark_adopt__"
 """The name in a module's namespace by which its definitions find the patch. Ends in underscores, so that it is not
 mangled in the body of a class."""
-
-INNERMOST, OUTERMOST, SETTLE = 0, 1, 2
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -33,22 +21,31 @@ _LOOPS = (ast.For, ast.AsyncFor, ast.While)
 
 
 class Source:
-    """The definitions that a module makes once, outside functions, by their qualified names.
+    """The definitions that a module makes outside functions, by their qualified names.
 
-    Those that it makes more than once can't be told apart: overloads, `def _()` under singledispatch, loops. Branches
-    of which only one is taken count once.
+    Branches of which only one is taken count once. What `typing.overload` decorates does not count.
+
+    Attributes:
+        definitions: what the module makes once; of classes that it makes one after the other, the last.
+        repeated: what it makes more than once: one after the other, or in a loop.
     """
 
     def __init__(self, text: str, tree: ast.Module | None = None) -> None:
         """tree: what the text is parsed to, to save the time."""
         self.text = text
         self.tree = ast.parse(text) if tree is None else tree
-        nodes: list[tuple[str, Definition]] = []
+        nodes: list[tuple[str, Definition, bool]] = []
         times = _count(self.tree.body, "", False, nodes)
         self.definitions: dict[str, list[Definition]] = {}
-        for qualname, node in nodes:
-            if times[qualname] == 1:
-                self.definitions.setdefault(qualname, []).append(node)
+        self.repeated: dict[str, list[Definition]] = {}
+        for qualname, node, _ in nodes:
+            kind = self.definitions if times[qualname] == 1 else self.repeated
+            kind.setdefault(qualname, []).append(node)
+        looped = {qualname for qualname, _, in_loop in nodes if in_loop}
+        for qualname in self.repeated.keys() - looped:
+            last = self.repeated[qualname][-1]
+            if isinstance(last, ast.ClassDef):
+                self.definitions[qualname] = [last]
 
     def classes(self) -> Iterator[tuple[str, ast.ClassDef]]:
         for qualname, nodes in self.definitions.items():
@@ -72,9 +69,30 @@ class Source:
         nodes = self.definitions.get(qualname)
         return nodes is not None and not any(isinstance(node, ast.ClassDef) for node in nodes)
 
+    def class_node(self, qualname: str) -> ast.ClassDef:
+        """The first statement that makes the class."""
+        node = self.definitions[qualname][0]
+        assert isinstance(node, ast.ClassDef)
+        return node
+
+    def segment(self, node: ast.stmt) -> list[str]:
+        """The lines on which the statement and its decorators stand."""
+        return self._lines[self.first_line(node) - 1 : node.end_lineno]
+
+    @staticmethod
+    def first_line(node: ast.stmt) -> int:
+        """The line of the statement or of its first decorator."""
+        if isinstance(node, _DEFINITIONS) and node.decorator_list:
+            return node.decorator_list[0].lineno
+        return node.lineno
+
+    @cached_property
+    def _lines(self) -> list[str]:
+        return self.text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
     def is_decorated(self, qualname: str) -> bool:
         return any(
-            not _is_ours(decorator) for node in self.definitions.get(qualname, ()) for decorator in node.decorator_list
+            not is_ours(decorator) for node in self.definitions.get(qualname, ()) for decorator in node.decorator_list
         )
 
     def has_decorated_methods(self, qualname: str) -> bool:
@@ -88,7 +106,10 @@ class Source:
         )
 
     def line(self, qualname: str) -> int:
-        return self.definitions[qualname][0].lineno
+        """The line at which the definition, or the first statement that binds the name, begins."""
+        if qualname in self.definitions:
+            return self.definitions[qualname][0].lineno
+        return next((each.lineno for each in self.tree.body if qualname in bound_by([each])), 1)
 
     @property
     def has_docstring(self) -> bool:
@@ -112,7 +133,7 @@ class Source:
     @cached_property
     def bound_names(self) -> set[str]:
         """The names that the module's top level binds."""
-        return set(_bound(self.tree.body))
+        return set(bound_by(self.tree.body))
 
     @cached_property
     def assignments(self) -> dict[str, str]:
@@ -127,69 +148,26 @@ class Source:
 
     def names_in_class(self, qualname: str) -> set[str]:
         """The names that the body of the class binds, mangled as in its namespace."""
-        prefix = "_" + qualname.rpartition(".")[2].lstrip("_")
-        return {
-            f"{prefix}{name}" if name.startswith("__") and not name.endswith("__") else name
-            for node in self.definitions.get(qualname, ())
-            for name in _bound(node.body)
-        }
+        return {mangled(qualname, name) for node in self.definitions.get(qualname, ()) for name in bound_by(node.body)}
+
+
+def mangled(qualname: str, name: str) -> str:
+    """The name that this name has in the body of the class."""
+    if not name.startswith("__") or name.endswith("__"):
+        return name
+    return "_" + qualname.rpartition(".")[2].lstrip("_") + name
 
 
 parsed = lru_cache(maxsize=64)(Source)
 """The source of a text, for those who need it in one transaction, which forgets it."""
 
 
-def add_decorators(old: Source, new: Source) -> None:
-    """Gives each definition that both sources make once the decorators that hand it to the patch.
-
-    They stand on the lines that the definition or its first decorator has, so that all line numbers stay.
-    """
-    for qualname, nodes in new.definitions.items():
-        both_classes = new.is_class(qualname) and old.is_class(qualname)
-        if not both_classes and not (new.is_function(qualname) and old.is_function(qualname)):
-            continue
-        decorated = new.is_decorated(qualname) or old.is_decorated(qualname)
-        for node in nodes:
-            first = node.decorator_list[0] if node.decorator_list else node
-            inner = _decorator(qualname, INNERMOST, node)
-            outer = [_decorator(qualname, OUTERMOST, first)] if decorated else []
-            node.decorator_list[:] = [*outer, *node.decorator_list, inner]
-
-
-def add_settling(tree: ast.Module) -> None:
-    """Has the patch look, after each run of definitions at the top level, where their hooks have put things: before
-    the code below uses them."""
-    body: list[ast.stmt] = []
-    defined = False
-    for statement in tree.body:
-        if defined and not isinstance(statement, (*_DEFINITIONS, ast.Import, ast.ImportFrom)):
-            at = body[-1]
-            body.append(ast.copy_location(ast.Expr(_decorator("", SETTLE, at)), at))
-            defined = False
-        defined |= isinstance(statement, _DEFINITIONS)
-        body.append(statement)
-    tree.body[:] = body
-
-
-def _decorator(qualname: str, stage: int, at: ast.expr | ast.stmt) -> ast.expr:
-    call = ast.Call(
-        func=ast.Name(id=ADOPT, ctx=ast.Load()),
-        args=[ast.Constant(value=qualname), ast.Constant(value=stage)],
-        keywords=[],
-    )
-    for node in ast.walk(call):
-        if isinstance(node, ast.expr):
-            node.lineno = node.end_lineno = at.lineno
-            node.col_offset = node.end_col_offset = at.col_offset
-    return call
-
-
-def _is_ours(decorator: ast.expr) -> bool:
+def is_ours(decorator: ast.expr) -> bool:
     return isinstance(decorator, ast.Call) and isinstance(decorator.func, ast.Name) and decorator.func.id == ADOPT
 
 
 def _count(
-    statements: Iterable[ast.stmt], prefix: str, repeated: bool, nodes: list[tuple[str, Definition]]
+    statements: Iterable[ast.stmt], prefix: str, repeated: bool, nodes: list[tuple[str, Definition, bool]]
 ) -> Counter[str]:
     """How often each definition is made at the most."""
     times: Counter[str] = Counter()
@@ -198,9 +176,11 @@ def _count(
             is_class = isinstance(statement, ast.ClassDef)
             if prefix and not is_class:
                 continue  # methods: their class brings them
+            if any(ast.unparse(each).rpartition(".")[2] == "overload" for each in statement.decorator_list):
+                continue
             qualname = prefix + statement.name
             times[qualname] += 2 if repeated else 1
-            nodes.append((qualname, statement))
+            nodes.append((qualname, statement, repeated))
             if is_class:
                 times += _count(statement.body, f"{qualname}.", repeated, nodes)
         elif isinstance(statement, ast.If):
@@ -232,7 +212,7 @@ def _lambdas(node: ast.AST) -> Iterator[ast.Lambda]:
             yield from _lambdas(child)
 
 
-def _bound(nodes: Iterable[ast.AST], *, comprehended: bool = False) -> Iterator[str]:
+def bound_by(nodes: Iterable[ast.AST], *, comprehended: bool = False) -> Iterator[str]:
     """The names that are bound in the scope of these nodes. Comprehensions bind in it by := only."""
     for node in nodes:
         if isinstance(node, _DEFINITIONS):
@@ -254,4 +234,4 @@ def _bound(nodes: Iterable[ast.AST], *, comprehended: bool = False) -> Iterator[
             yield node.name
         elif isinstance(node, ast.MatchMapping) and node.rest is not None:
             yield node.rest
-        yield from _bound(ast.iter_child_nodes(node), comprehended=comprehended or isinstance(node, _COMPREHENSIONS))
+        yield from bound_by(ast.iter_child_nodes(node), comprehended=comprehended or isinstance(node, _COMPREHENSIONS))

@@ -1,7 +1,8 @@
 """Changes that can be undone: each is written down before it is made."""
 
+import functools
 from collections.abc import Callable
-from types import CellType, FunctionType
+from types import CellType, FunctionType, WrapperDescriptorType
 from typing import Any
 
 __all__ = ["EMPTY", "UndoLog", "cell_contents", "replace_items"]
@@ -61,6 +62,32 @@ class UndoLog:
         self.add(lambda: _put_attribute(cls, name, had))
         _put_attribute(cls, name, value)
 
+    def add_changes(self, cls: type, had: dict[str, Any]) -> None:
+        """Writes down what others have changed in a class that had these attributes."""
+        now = dict(vars(cls))
+        for name in now.keys() | had.keys():
+            before = had.get(name, EMPTY)
+            if now.get(name, EMPTY) is not before:
+                self.add(functools.partial(_put_attribute, cls, name, before))
+
+    def keep_attribute(self, cls: type, name: str) -> None:
+        """Writes down an attribute of a class that others are about to change."""
+        had = vars(cls).get(name, EMPTY)
+        self.add(lambda: _put_attribute(cls, name, had))
+
+    def keep_class(self, cls: type) -> None:
+        """Writes down all attributes of a class that others are about to change."""
+        had = dict(vars(cls))
+
+        def put_back() -> None:
+            for name in [name for name in vars(cls) if name not in had]:
+                _put_attribute(cls, name, EMPTY)
+            for name, value in had.items():
+                if vars(cls).get(name, EMPTY) is not value:
+                    _put_attribute(cls, name, value)
+
+        self.add(put_back)
+
     def set_bases(self, cls: type, bases: tuple[type, ...]) -> None:
         had = cls.__bases__
         _BASES_OF.__set__(cls, bases)
@@ -89,6 +116,18 @@ class UndoLog:
         else:
             mapping.update(items)
 
+    def keep_items(self, mapping: dict[Any, Any]) -> None:
+        """Writes down what a dict holds, and in which order."""
+        had = dict(mapping)
+
+        def put_back() -> None:
+            replace_items(mapping, had)
+            if list(mapping) != list(had):
+                for key in had:
+                    mapping[key] = mapping.pop(key)
+
+        self.add(put_back)
+
     def keep_function(self, function: FunctionType) -> None:
         """Writes down all of a function that may be changed."""
         fields = {name: getattr(function, name) for name in _FUNCTION_FIELDS if hasattr(function, name)}
@@ -116,9 +155,22 @@ def replace_items(mapping: dict[Any, Any], items: dict[Any, Any]) -> None:
 
 def _put_attribute(cls: type, name: str, value: object) -> None:
     if value is not EMPTY:
-        type.__setattr__(cls, name, value)
+        _setter(cls, "__setattr__")(cls, name, value)
     elif name in vars(cls):
-        type.__delattr__(cls, name)
+        _setter(cls, "__delattr__")(cls, name)
+
+
+def _setter(cls: type, name: str) -> Callable[..., None]:
+    """The first method of that name that is written in C.
+
+    A method that is written in Python may refuse the assignment. That of `type` refuses a class whose metaclass is
+    written in C and has its own.
+    """
+    for meta in type.mro(type(cls)):
+        found = vars(meta).get(name)
+        if isinstance(found, WrapperDescriptorType):
+            return found
+    raise AssertionError(f"type has no {name}")
 
 
 def _put_cell(cell: CellType, value: object) -> None:
