@@ -212,6 +212,52 @@ def test_code_below_a_class_finds_the_class_that_lives_in_a_registry() -> None:
     assert edited.module.make().word() == "new"
 
 
+def test_a_cache_with_weak_values_keeps_its_value_for_the_class_that_lives() -> None:
+    library = Edited("""
+        import weakref
+        class Value: pass
+        cache, named = weakref.WeakValueDictionary(), weakref.WeakValueDictionary()
+        values = []
+        class Base:
+            def __init_subclass__(cls):
+                values.append(Value())
+                cache[cls, 1] = values[-1]
+                named[cls.__name__] = cls
+        """)
+    edited = Edited(f"""
+        from {library.module.__name__} import Base
+        class Net(Base):
+            def word(self): return "old"
+        """)
+    value = library.module.values[0]
+    edited.replace("old", "new")
+    assert library.module.cache[edited.module.Net, 1] is value
+    assert len(library.module.cache) == 1
+    assert library.module.named["Net"] is edited.module.Net
+    library.module.values.clear()
+    del value
+    assert len(library.module.cache) == 0
+
+
+def test_a_property_that_something_has_put_away_has_the_method_of_the_class_that_lives() -> None:
+    library = Edited("""
+        properties = []
+        def on(function):
+            properties.append(property(function))
+            return function
+        """)
+    edited = Edited(f"""
+        from {library.module.__name__} import on
+        class Net:
+            @on
+            def word(self): return "old"
+        """)
+    word = edited.module.Net.word
+    edited.replace("old", "new")
+    assert [each.fget for each in library.module.properties] == [word, word]
+    assert library.module.properties[0].fget(None) == "new"
+
+
 def test_a_method_that_a_decorator_has_put_away_is_the_one_of_the_class_that_lives() -> None:
     library = Edited("""
         HANDLERS, NAMED = [], {}

@@ -3,6 +3,7 @@
 import ast
 import gc
 import signal
+import sys
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -284,7 +285,9 @@ class _Module:
         """Classes and functions that were discarded don't stay where hooks and decorators have put them."""
         if self._discarded:
             discarded, self._discarded = self._discarded, Discarded()
-            self._warnings += replace_references(discarded, self._functions.held())
+            models = sys.modules.get("spark_fast.worker.patching.pydantic_models")
+            ours = [*self._functions.held(), *(models.held() if models is not None else ())]
+            self._warnings += replace_references(discarded, ours)
 
     def _keep_originals(self) -> None:
         """A name that holds what a function of the module has been put in the place of goes on holding that.

@@ -20,7 +20,7 @@ from types import (
 )
 from typing import Any
 
-from spark_fast.worker.patching.functions import attributes_of
+from spark_fast.worker.patching.functions import LruCache, attributes_of
 from spark_fast.worker.patching.referrers import contents, referrers
 from spark_fast.worker.patching.undo import UndoLog
 
@@ -106,7 +106,7 @@ class _Replacement:
         elif isinstance(holder, dict) and "__module__" in holder and "__doc__" in holder:
             self._namespaces.append(holder)  # of a class, it seems, which caches what it finds in it
             return
-        elif type(holder) is dict and _is_of_python(holder):
+        elif (type(holder) is dict and _is_of_python(holder)) or isinstance(holder, LruCache):
             return
         elif isinstance(holder, CellType):
             holder.cell_contents = self._stand(holder.cell_contents)
@@ -177,8 +177,12 @@ class _Replacement:
                 kind.__setitem__(holder, key, self._stand(value))
         first = next((index for index, (key, _) in enumerate(items) if id(key) in self._stands), len(items))
         for key, _ in items[first:]:  # the order stays
-            value = kind.pop(holder, key)
-            kind.__setitem__(holder, self._stand(key), value)
+            value, stays = kind.pop(holder, key), self._stand(key)
+            if type(value) is weakref.KeyedRef and stays is not key:
+                if stays in holder or value() is None:
+                    continue  # of a cache, which has its value for the object that stays
+                value = weakref.KeyedRef(value(), value.__callback__, stays)
+            kind.__setitem__(holder, stays, value)
 
     def _in_function(self, holder: FunctionType) -> None:
         if id(holder.__defaults__) in self._stands:
@@ -312,6 +316,9 @@ _REMAKERS: dict[type, Callable[[Callable[[Any], Any], Any], Any]] = {
     BuiltinMethodType: lambda stand, holder: getattr(stand(holder.__self__), holder.__name__),
     GenericAlias: lambda stand, holder: GenericAlias(stand(holder.__origin__), tuple(map(stand, holder.__args__))),
     UnionType: _remade_union,
+    property: lambda stand, holder: property(
+        stand(holder.fget), stand(holder.fset), stand(holder.fdel), holder.__doc__
+    ),
     staticmethod: lambda stand, holder: staticmethod(stand(holder.__func__)),
     classmethod: lambda stand, holder: classmethod(stand(holder.__func__)),
 }
