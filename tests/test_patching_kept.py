@@ -563,3 +563,26 @@ def test_what_the_module_and_its_decorators_set_on_classes_is_undone() -> None:
     with pytest.raises(ZeroDivisionError):
         edited.replace("MARK = 1", "MARK = 2", "class Marked: pass", "class Marked: pass\n1 / 0")
     assert snapshot(m) == before and (m.Plain.mark, m.Marked.mark, m.Plain().step()) == (1, 1, 1)
+
+
+def test_methods_of_other_modules_are_wrapped_once() -> None:
+    helper = Edited("class Walker:\n    def step(self): return 10\n", "edited_walker")
+    user = Edited("""
+        import functools
+        import edited_walker
+        from edited_walker import Walker
+        def counted(function):
+            @functools.wraps(function)
+            def wrapper(*args): return function(*args) + 1
+            return wrapper
+        edited_walker.Walker.step = counted(edited_walker.Walker.step)
+        TAG = 1
+    """)
+    walker = helper.module.Walker()
+    user.replace("TAG = 1", "TAG = 2")
+    assert walker.step() == 11
+    user.replace("+ 1", "+ 2")
+    assert walker.step() == 12
+    with pytest.raises(ZeroDivisionError):
+        user.replace("+ 2", "+ 3", "TAG = 2", "1 / 0")
+    assert walker.step() == 12

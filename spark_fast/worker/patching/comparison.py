@@ -15,6 +15,7 @@ __all__ = [
     "first_difference",
     "is_method",
     "unfit_method",
+    "wrapped_attributes",
 ]
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -92,6 +93,19 @@ def altered_later(source: Source) -> dict[str, set[str]]:
             if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name):
                 found[target.value.id].add(target.attr)
     return dict(found)
+
+
+def wrapped_attributes(source: Source) -> list[tuple[str, str]]:
+    """What statements `a.b.c = …(a.b.c)…` of the top level assign an attribute of (`a.b`), and its name (`c`)."""
+    found: list[tuple[str, str]] = []
+    for statement in source.tree.body:
+        target = statement.targets[0] if isinstance(statement, ast.Assign) else None
+        if isinstance(statement, ast.Assign) and isinstance(target, ast.Attribute):
+            words = ast.unparse(target)
+            parts = (part for part in ast.walk(statement.value) if isinstance(part, ast.Attribute))
+            if any(ast.unparse(part) == words for part in parts):
+                found.append((ast.unparse(target.value), target.attr))
+    return found
 
 
 def first_difference(old: Source, had: ast.ClassDef, new: Source, has: ast.ClassDef) -> ast.AST | None:

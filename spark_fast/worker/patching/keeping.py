@@ -3,6 +3,7 @@
 import ast
 import sys
 from enum import Enum
+from types import FunctionType
 from typing import Any, Protocol
 
 from spark_fast.errors import ReloadRefusedError
@@ -15,9 +16,10 @@ from spark_fast.worker.patching.comparison import (
     changed_methods,
     same_node,
     unfit_method,
+    wrapped_attributes,
 )
 from spark_fast.worker.patching.dependencies import Dependencies
-from spark_fast.worker.patching.functions import FunctionPatcher
+from spark_fast.worker.patching.functions import FunctionPatcher, parts
 from spark_fast.worker.patching.kinds import installed_metaclass, is_definition, is_pydantic, made_once
 from spark_fast.worker.patching.referrers import tells_others
 from spark_fast.worker.patching.registries import Registries, discard
@@ -124,9 +126,25 @@ class Keeper:
                 methods = {each for each, value in list(vars(cls).items()) if _belongs_to_class(value)}
                 for each in attributes or methods - {"__dict__", "__weakref__"}:
                     self._functions.log.keep_attribute(cls, each)
+        self._unwrap()
         choose_statements(new.tree, mappings)
         choose_definitions(new.tree, chosen)
         choose_calls(new.tree, calls)
+
+    def _unwrap(self) -> None:
+        """Methods of classes of other modules that this one is about to wrap are as they were before it did so."""
+        for words, name in wrapped_attributes(self._new_source):
+            first, *rest = words.split(".")
+            cls = self.old_namespace.get(first)
+            for word in rest:
+                cls = getattr(cls, word, None)
+            if not isinstance(cls, type) or cls.__module__ == self.namespace.get("__name__"):
+                continue
+            for part in parts(vars(cls).get(name)):
+                is_method = isinstance(part, FunctionType) and part.__code__.co_qualname == f"{cls.__qualname__}.{name}"
+                if is_method and part is not vars(cls).get(name):
+                    self._functions.log.set_attribute(cls, name, part)
+                    break
 
     def _methods_to_take(self, living: type, qualname: str, had: ast.ClassDef, has: ast.ClassDef) -> set[str] | None:
         """The names of the methods that are all that is to be executed of the class; None if the whole statement is."""
