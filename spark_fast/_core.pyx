@@ -3,6 +3,7 @@
 
 """The C core as Python sees it: check the arguments, call C, raise. See csrc/ for how it works."""
 
+import gc
 import os
 from _thread import RLock
 
@@ -1174,3 +1175,44 @@ def touch_board(fd: int) -> None:
     cdef int rc = sf_board_touch(fd)
     if rc < 0:
         fail(rc, "write", None)
+
+
+# --- the garbage collector ---
+
+cdef extern from "Python.h":
+    int PyObject_GC_IsTracked(PyObject *thing)
+    void PyObject_GC_Track(void *thing)
+    void PyObject_GC_UnTrack(void *thing)
+
+
+def frozen_referrers(tuple sought not None) -> list:
+    """What `gc.get_referrers(*sought)` finds, and also what `gc.freeze()` hides from it.
+
+    What was frozen is frozen afterwards, and nothing else is: garbage that came later stays collectable. No other
+    thread runs in between. Costs two passes over all objects; the next young collection looks at all that is not
+    frozen. For a process that has frozen objects.
+    """
+    cdef list others, found = []
+    cdef bint enabled = gc.isenabled()
+    gc.disable()
+    try:
+        others = gc.get_objects()
+        others.append(others)
+        gc.unfreeze()
+        try:
+            found = gc.get_referrers(*sought)
+            others.append(found)
+        finally:
+            # gc.freeze() takes all that is tracked.
+            for thing in others:
+                if PyObject_GC_IsTracked(<PyObject *>thing):
+                    PyObject_GC_UnTrack(<PyObject *>thing)
+            gc.freeze()
+            for thing in others:
+                if not PyObject_GC_IsTracked(<PyObject *>thing):
+                    PyObject_GC_Track(<PyObject *>thing)
+            others.clear()
+    finally:
+        if enabled:
+            gc.enable()
+    return found

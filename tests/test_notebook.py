@@ -26,6 +26,11 @@ for cell in json.load(sys.stdin):
 
 def cells(folder: Path, *sources: str) -> list[Any]:
     """Runs the cells of a notebook in turn; the JSON lines that they print."""
+    return cells_and_errors(folder, *sources)[0]
+
+
+def cells_and_errors(folder: Path, *sources: str) -> tuple[list[Any], str]:
+    """The same, and what stands on standard error."""
     done = subprocess.run(
         [sys.executable, "-c", NOTEBOOK],
         input=json.dumps(sources),
@@ -37,7 +42,7 @@ def cells(folder: Path, *sources: str) -> list[Any]:
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("[")]
     assert lines, done.stdout + done.stderr
-    return [json.loads(line) for line in lines]
+    return [json.loads(line) for line in lines], done.stderr
 
 
 NET = """
@@ -134,3 +139,51 @@ print(spark.run(main), spark.run(main))
     )
     assert done.stdout == "[1, 2, 3] [1, 2, 3]\n", done.stderr
     assert "Traceback" not in done.stderr
+
+
+CHANGED_LAYOUTS = {
+    "slots": ("class Net:\n    __slots__ = ('a',)\n", "class Net:\n    __slots__ = ('a', 'b')\n"),
+    "slots that come": ("class Net:\n", "class Net:\n    __slots__ = ()\n"),
+    "a base": ("class Net:\n", "class Net(dict):\n"),
+    "a dataclass with slots": (
+        "from dataclasses import dataclass\n@dataclass(slots=True)\nclass Net:\n    a: int = 1\n",
+        "from dataclasses import dataclass\n@dataclass(slots=True)\nclass Net:\n    a: int = 1\n    b: int = 2\n",
+    ),
+    "an enum's values": (
+        "import enum\nclass Net(enum.IntEnum):\n    A = 1\n",
+        "import enum\nclass Net(enum.IntEnum):\n    A = 2\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGED_LAYOUTS)
+def test_a_class_that_changes_its_layout_is_a_new_class_and_the_session_is_told(tmp_path: Path, kind: str) -> None:
+    old, new = CHANGED_LAYOUTS[kind]
+    bare = "dataclass" in old  # which breaks super() by itself
+    word = f"    def word(self): return {'' if bare else 'super().__repr__() and '}{{!r}}\n"
+    make = "Net.A" if "Enum" in old else "Net()"
+    begin = f"import json, pickle, spark_fast as spark\nnet = spark.persist('net', lambda: {make})"
+    look = (
+        f"other = {make}\n"
+        "again = pickle.loads(pickle.dumps(other))\n"
+        "print(json.dumps([net.word(), other.word(), type(net) is Net, type(again) is Net]))"
+    )
+    found, told = cells_and_errors(
+        tmp_path,
+        old + word.format("old"),
+        begin,
+        look,
+        new + word.format("new") + "after = 1",
+        look,
+        new + word.format("newer"),
+        "print(json.dumps([after]))",
+        look,
+    )
+    assert found == [
+        ["old", "old", True, True],
+        ["old", "new", False, True],
+        [1],
+        ["old", "newer", False, True],
+    ]
+    assert told.count("class Net") == 1, told
+    assert "objects of the old class keep its methods" in told

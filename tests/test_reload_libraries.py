@@ -72,7 +72,8 @@ def look():
         assert training.says(2, len(training.said))[-1] == ["new", True, ["rate"]]
         training.edit("rate: float = 0.1", "rate: float = 0.1\n    decay: int = 3")
         fate = training.reloaded().fate
-        assert fate.warnings == ("`Part` (train.py:6): objects that were made before have no `decay`",)
+        assert fate.warnings[:1] == ("`Part` (train.py:6): objects that were made before have no `decay`",)
+        assert [warning.partition(":")[2].partition("(")[0] for warning in fate.warnings[1:]] == ["14: persist"]
         assert training.says(2, len(training.said))[-1] == ["new", True, ["decay", "rate"]]
         training.edit("decay: int = 3", "decay: int = 4")
         training.edit("return [", "raise ValueError\n    return [")

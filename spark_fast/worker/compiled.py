@@ -1,9 +1,11 @@
 """What others have made of the user's code and keep: it does not see that the code was replaced."""
 
 import sys
+from collections.abc import Callable
 from types import CodeType
+from typing import Any
 
-__all__ = ["differs", "forget"]
+__all__ = ["differs", "forget", "is_in_use"]
 
 
 def differs(old: bytes, new: bytes, path: str) -> bool:
@@ -29,10 +31,31 @@ def _same(one: object, other: object) -> bool:
     )
 
 
+def is_in_use() -> bool:
+    """Whether something is loaded that keeps what it has compiled."""
+    return not _COMPILERS.keys().isdisjoint(sys.modules)
+
+
 def forget() -> None:
-    """Makes torch.compile forget what it has compiled, if it is in use: functions that were compiled before, and those
-    that they call, are compiled anew, from the code that they have then, when they are next called."""
-    dynamo = sys.modules.get("torch._dynamo")
-    reset = getattr(dynamo, "reset", None)
-    if reset is not None:
-        reset()
+    """Makes torch.compile, torch.jit.script and jax.jit forget what they have compiled, if they are in use.
+
+    They know a function by its identity, which a reload keeps. Functions that were compiled before, and those that they
+    call, are compiled anew, from the code that they have then, when they are next called or scripted.
+    """
+    for name, forget_all in _COMPILERS.items():
+        if name in sys.modules:
+            forget_all(sys.modules[name])
+
+
+def _forget_scripts(state: Any) -> None:
+    for name in ("_jit_caching_layer", "_jit_function_overload_caching"):
+        known = getattr(state, name, None)
+        if known is not None:
+            known.clear()
+
+
+_COMPILERS: dict[str, Callable[[Any], object]] = {
+    "torch._dynamo": lambda dynamo: dynamo.reset(),
+    "torch.jit._state": _forget_scripts,
+    "jax": lambda jax: jax.clear_caches(),
+}

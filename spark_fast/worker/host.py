@@ -264,25 +264,21 @@ class Host:
         from spark_fast.worker import restarts  # it loads ast
 
         modules = list(self._project.modules.values())
-        paths = [module.path for module in modules]
-        if self._park.error is None:
-            positions = restarts.of_stack(sys._getframe(), paths)
-        else:
-            positions = restarts.of_traceback(self._park.error.__traceback__, paths)
-        transaction.warnings += restarts.losses(
-            positions,
-            {module.path: module.source for module in modules},
-            kept.values(),
-            {module.name.split(".")[0] for module in modules},
-            self._roots,
-        )
+        transaction.warnings += restarts.find(modules, kept.values(), self._roots, error=self._park.error)
 
     def tell(self) -> None:
         """Publishes that the new code runs: it has come to a point at which it would wait."""
         for trial in self._trials:
             if trial.asked is not None and not trial.asked.told:
                 trial.asked.told = True
+                self._finish_warnings(trial)
                 publish_applied(trial.asked.entry, trial.asked.step, trial.transaction.warnings)
+
+    def _finish_warnings(self, trial: _Trial) -> None:
+        try:
+            trial.transaction.finish_warnings()
+        except Exception as error:  # the new code runs, whatever can't be said of it
+            report.warn_of("what a reload leaves as it was can't be told", error)
 
     def _prove(self) -> None:
         """The new code runs, and stays, where it does so in all ranks. Raises SparkReloadError if it does not."""
@@ -293,6 +289,8 @@ class Host:
                 raise SparkReloadError(format_id(asked.entry["id"]), asked.step, asked.entry["sender"]) from (
                     ElsewhereError("another rank can't run it")
                 )
+        for trial in self._trials:
+            self._finish_warnings(trial)  # not with the turns: it looks through all objects
         with session.turns:
             self.tell()
         for trial in self._trials:

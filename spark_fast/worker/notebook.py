@@ -8,6 +8,8 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from spark_fast.worker import report
+
 __all__ = ["attend"]
 
 _attended: object = None
@@ -43,7 +45,7 @@ def _attend(shell: Any) -> None:
             self.finish()
             self._sources |= defined
             if before:
-                self._patch = Patch()
+                self._patch = Patch(splits_classes=True)
                 self._patch.begin_module(self._main, before, after)
                 self._patch.transform(node, self._main)
             return node
@@ -54,6 +56,8 @@ def _attend(shell: Any) -> None:
             if patch is not None:
                 patch.end_module(self._main)
                 patch.commit()
+                for warning in patch.warnings:
+                    report.warn(warning)
 
     cells = Cells()
     shell.ast_transformers.append(cells)

@@ -29,11 +29,14 @@ class Module:
         name: its name, `__main__` for the entry.
         path: its file.
         source: what was executed.
+        loaded: in whose namespace; None for the entry, and for what `sys.modules` has by that name. Another object may
+            have been put there in its place.
     """
 
-    __slots__ = ("_digest", "_imports", "name", "path", "source")
+    __slots__ = ("_digest", "_imports", "loaded", "name", "path", "source")
 
-    def __init__(self, name: str, path: str, source: bytes) -> None:
+    def __init__(self, name: str, path: str, source: bytes, loaded: ModuleType | None = None) -> None:
+        self.loaded = loaded
         self.name = name
         self.path = path
         self.source = source
@@ -67,12 +70,12 @@ class _Loader(SourceFileLoader):
         path = os.path.abspath(self.path)
         if (source := project.snapshot.get(path)) is not None:
             exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)
-            project.note(Module(name, path, source), from_disk=False)
+            project.note(Module(name, path, source, module), from_disk=False)
             return
         # Read before it is executed: what is noted is never newer than what runs.
         source = self.get_data(self.path)
         super().exec_module(module)
-        project.note(Module(name, path, source), from_disk=True)
+        project.note(Module(name, path, source, module), from_disk=True)
 
 
 class _SpawnLoader(SourceFileLoader):

@@ -6,6 +6,7 @@ applied does not show that by itself, so it is looked for here: in the frames th
 """
 
 import ast
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,8 +16,9 @@ from typing import Any
 from spark_fast._core import KeyedTrack, Track
 from spark_fast.project_files import relative
 from spark_fast.sources import decode
+from spark_fast.worker.project import Module
 
-__all__ = ["Position", "losses", "of_stack", "of_traceback"]
+__all__ = ["Position", "find", "losses", "of_stack", "of_traceback"]
 
 _LOOPS = (ast.For, ast.AsyncFor, ast.While)
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
@@ -45,6 +47,20 @@ class Position:
     line: int
     generator: bool
     names: Callable[[str], Any]
+
+
+def find(
+    modules: Sequence[Module], kept: Iterable[object], roots: Sequence[str], *, error: BaseException | None = None
+) -> list[str]:
+    """What begins anew when the code that calls this is left and runs again: see losses().
+
+    modules: those of the project, as they run.
+    error: the exception that has left the code, if one has.
+    """
+    paths = [module.path for module in modules]
+    positions = of_stack(sys._getframe(), paths) if error is None else of_traceback(error.__traceback__, paths)
+    sources = {module.path: module.source for module in modules}
+    return losses(positions, sources, kept, {module.name.split(".")[0] for module in modules}, roots)
 
 
 def of_stack(frame: FrameType | None, paths: Iterable[str]) -> list[Position]:

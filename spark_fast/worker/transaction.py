@@ -4,6 +4,7 @@ import ast
 import builtins
 import gc
 import linecache
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,8 +12,11 @@ from contextlib import contextmanager
 from types import CodeType, ModuleType
 from typing import Any
 
+from spark_fast.errors import ReloadRefusedError
 from spark_fast.sources import decode
-from spark_fast.worker import compiled, exposing, hooks, persisting
+from spark_fast.worker import compiled, exposing, hooks, persisting, report
+from spark_fast.worker.leftovers import factory_warnings, object_warnings
+from spark_fast.worker.libraries import Repetition, refuse_libraries
 from spark_fast.worker.patching import Patch, preflight
 from spark_fast.worker.patching.undo import replace_items
 from spark_fast.worker.project import ENTRY, Module, Project
@@ -83,7 +87,7 @@ class Transaction:
 
     Attributes:
         warnings: what will stay as the old code made it, one sentence each, for the reload's fate. Complete when the
-            entry has been executed.
+            loop of the new code has come round, by finish_warnings().
 
     Called from the thread that runs the entry, in this order: check(), execute(), and in the end commit() or undo().
     Transactions may follow each other before the first is committed; they are then undone from the last on.
@@ -112,6 +116,9 @@ class Transaction:
         self._executed = False
         self._modules: dict[str, ModuleType] = {}
         self._spaces: dict[str, dict[str, object]] = {}
+        self._listed: dict[str, ModuleType] = {}
+        self._told: int | None = None
+        self._repetition: Repetition | None = None
 
     @property
     def sources(self) -> dict[str, bytes]:
@@ -130,7 +137,11 @@ class Transaction:
             module = self._project.modules[name]
             source = self._sources[module.path]
             ast.parse(source, module.path)
-            preflight(decode(module.source), decode(source), sys.modules[name])
+            preflight(decode(module.source), decode(source), self._loaded(name))
+        for name in self._project.importers(self._changed):
+            if name == ENTRY or name in sys.modules:
+                module = self._project.modules[name]
+                refuse_libraries(self._sources.get(module.path, module.source), module.path, self._loaded(name))
 
     @without_gc()
     def execute(self) -> None:
@@ -147,9 +158,13 @@ class Transaction:
         self._executed = True
         if self.restart:
             persisting.clear_all_persisted()
+        old = [module.source for name, module in project.modules.items() if name in self._affected or name == ENTRY]
+        self._repetition = Repetition([*self._affected, ENTRY], old)
+        self._repetition.begin()
         for name in self._affected:
-            module = sys.modules[name]
+            module = self._loaded(name)
             self._modules[name] = module
+            self._listed[name] = sys.modules[name]
             self._spaces[name] = dict(module.__dict__)
         project.snapshot = {**project.snapshot, **self._sources}
         for path, source in self._sources.items():
@@ -177,11 +192,54 @@ class Transaction:
         except BaseException:
             self._waiting.add(name)  # its importer may go on without it, but the reload can't
             raise
-        self._project.note(Module(name, old.path, source), from_disk=False)
+        self._project.note(Module(name, old.path, source, old.loaded), from_disk=False)
+        _list_in_package(name, self._listed[name])
+
+    def _loaded(self, name: str) -> ModuleType:
+        """The module in whose namespace a source was executed, and is to be executed anew.
+
+        Not always what `sys.modules` has: a module may put an object there in its place.
+        """
+        listed = sys.modules.get(name)
+        known = self._project.modules[name]
+        file = os.path.basename(known.path)
+        if listed is None:
+            raise ReloadRefusedError(
+                file, f"the module {name} was removed from sys.modules, so that it can't be executed again in its place"
+            )
+        loaded = known.loaded or listed
+        if not isinstance(loaded, ModuleType):
+            raise ReloadRefusedError(
+                file,
+                f"sys.modules[{name!r}] is no module but an object of the type {type(loaded).__qualname__}, so that it "
+                "can't be executed again in its namespace",
+            )
+        return loaded
+
+    def finish_warnings(self) -> None:
+        """Completes `warnings`: the new code runs, and what the old one had is gone, but for what lives on."""
+        if self._told is not None:
+            return
+        if self._repetition is not None:
+            self.warnings += self._repetition.warnings
+        values = persisting.snapshot()
+        self.warnings += object_warnings(
+            self._patch.removed_classes(),
+            values,
+            [*self._spaces.values(), *self._patch.kept_for_undo(), self._before_values, values],
+        )
+        old, new = (
+            {name: decode(modules[name].source) for name in self._affected if name in modules}
+            for modules in (self._before_sources, self._project.modules)
+        )
+        files = {name: os.path.basename(self._project.modules[name].path) for name in new}
+        renamed = self._patch.renamed_classes()
+        self.warnings += factory_warnings(old, new, self._before_values, values, renamed, files)
+        self._told = len(self.warnings)
 
     def _forget_compiled(self) -> None:
         # Asked only where it matters: it compiles both sources.
-        if "torch._dynamo" in sys.modules and any(
+        if compiled.is_in_use() and any(
             compiled.differs(self._before_sources[name].source, self._sources[self._before_sources[name].path], name)
             for name in self._changed
         ):
@@ -206,16 +264,23 @@ class Transaction:
         main = sys.modules[ENTRY]
         exposing.expect_again([ENTRY])
         if ENTRY not in self._spaces:
-            self._modules[ENTRY] = main
+            self._modules[ENTRY] = self._listed[ENTRY] = main
             self._spaces[ENTRY] = dict(main.__dict__)
         code = self._compile(main, module.path, module.source, source)
         self._project.note(Module(ENTRY, module.path, source), from_disk=False)
+        if self._patch.removed_classes():
+            gc.collect()  # so that of the objects that are left only those count that live on
         return code
 
     def commit(self) -> None:
         """The new code has proved itself: what would undo it is forgotten."""
+        if self._repetition is not None:
+            self._repetition.keep()
         self._patch.drop_removed_names()
         self._patch.commit()
+        for warning in self.warnings[self._told :]:  # too late for the fate
+            report.warn(f"after a reload: {warning}")
+        self._listed.clear()
         exposing.settle()
         running = {module.path for module in list(self._project.modules.values())}
         self._project.snapshot = {
@@ -228,16 +293,22 @@ class Transaction:
         self._before_exposed = ()
         self._before_sources.clear()
         self._before_snapshot.clear()
+        self._patch.recompile()
 
     def undo(self) -> None:
         """Puts everything back as it was before execute()."""
         project = self._project
         if not self._executed:
             return
+        if self._repetition is not None:
+            self._repetition.undo()
         self._patch.undo()
         for name, space in self._spaces.items():
             replace_items(self._modules[name].__dict__, space)
-            sys.modules[name] = self._modules[name]
+            tried = sys.modules.get(name)
+            sys.modules[name] = self._listed[name]
+            if tried is not None:
+                _list_in_package(name, tried)
         for name in [name for name in list(sys.modules) if name not in self._names and name in project.modules]:
             gone_module = sys.modules.pop(name, None)
             package, _, last = name.rpartition(".")
@@ -252,8 +323,16 @@ class Transaction:
         persisting.restore(self._before_values)
         hooks.restore(self._before_hooks)
         exposing.restore(self._before_exposed)
-        if self._changed and "torch._dynamo" in sys.modules:
+        if self._changed and compiled.is_in_use():
             compiled.forget()
+
+
+def _list_in_package(name: str, before: ModuleType) -> None:
+    """Makes the attribute of a package what `sys.modules` has now, if it was what stood there before."""
+    package, _, last = name.rpartition(".")
+    parent, now = sys.modules.get(package), sys.modules.get(name)
+    if now is not before and getattr(parent, last, None) is before:
+        setattr(parent, last, now)
 
 
 def _show_in_tracebacks(path: str, source: bytes) -> None:

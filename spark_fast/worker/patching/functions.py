@@ -35,6 +35,18 @@ class FunctionPatcher:
         self._done.clear()
         self._cells.clear()
 
+    def held(self) -> list[object]:
+        """What this patcher itself uses to hold functions that were discarded."""
+        return [*self._done.values(), *self._cells.values()]
+
+    def adopted(self, cls: str) -> list[tuple[FunctionType, FunctionType]]:
+        """Functions of a class that were discarded, each with the one that stands for it."""
+        return [
+            pair
+            for pair in self._done.values()
+            if pair[0] is not pair[1] and pair[0].__qualname__.rpartition(".")[0] == cls
+        ]
+
     def adopt(self, old: FunctionType, new: FunctionType) -> FunctionType:
         """Makes the old function do what the new one does; the one of them that is to stand."""
         if old is new:

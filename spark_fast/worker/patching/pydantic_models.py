@@ -17,9 +17,16 @@ from typing import Annotated, Any
 
 from spark_fast.worker.patching.undo import UndoLog
 
-__all__ = ["update_model"]
+__all__ = ["held", "update_model"]
 
 _discarded: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def held() -> list[object]:
+    """What this module itself uses to hold classes that were discarded."""
+    return [vars(_discarded)["data"]]
+
+
 """Models whose old class took their fields over, and those made of them. They stay among the subclasses for a while."""
 
 _COMPILED = (

@@ -1,15 +1,28 @@
-"""What only the garbage collector knows: who holds a class that was discarded, or a closure's old code."""
+"""What only the garbage collector knows: who holds an object, and which functions run a closure's old code."""
 
 import gc
 import sys
-from collections import defaultdict
-from types import CellType, CodeType, FrameType, FunctionType
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from types import CodeType, FunctionType
 from typing import Any
 
-from spark_fast.worker.patching.functions import attributes_of
-from spark_fast.worker.patching.undo import UndoLog
+from spark_fast._core import frozen_referrers
+from spark_fast.worker.patching.functions import attributes_of, parts
 
-__all__ = ["can_replace", "replace_classes", "swap_living_code", "tells_others"]
+__all__ = [
+    "REFERENCES_OF_A_CALL",
+    "can_replace",
+    "contents",
+    "escaped_functions",
+    "nested_pairs",
+    "referrers",
+    "swap_living_code",
+    "tells_others",
+]
+
+_FROZEN_BY_PYTHON = 1000
+"""Some versions of CPython freeze a few hundred objects as they start. A gc.freeze() of the user's takes thousands."""
 
 _NEVER_KEPT = {"<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>"}
 
@@ -30,70 +43,49 @@ def _is_standard(cls: type) -> bool:
     return str(cls.__module__).partition(".")[0] in sys.stdlib_module_names
 
 
-def replace_classes(discarded: list[tuple[type, type]]) -> None:
-    """Puts the class that lives on where the one that was discarded is held: in dicts, lists, sets, instances, cells.
-
-    discarded: pairs of the class that was discarded and the one that lives on.
-
-    Right whether or not the rest is undone, so this is not.
-    """
-    log = UndoLog()
-    stands = {id(new): old for new, old in discarded}
-    news = [new for new, _ in discarded]
-    namespaces: list[dict[Any, Any]] = []
-    for holder in gc.get_referrers(*news):
-        if holder is news or isinstance(holder, (tuple, FrameType)):
-            continue
-        if isinstance(holder, dict) and "__module__" in holder and "__doc__" in holder:
-            namespaces.append(holder)  # of a class, it seems, which caches what it finds in it
-        elif isinstance(holder, dict):
-            _replace_in_dict(holder, stands)
-        elif type(holder) is list:
-            kept = [old for old in holder if id(old) not in stands]
-            for index in range(len(holder) - 1, -1, -1):
-                old = stands.get(id(holder[index]))
-                if old is not None and any(old is thing for thing in kept):
-                    del holder[index]  # it had been put there before
-                elif old is not None:
-                    holder[index] = old
-        elif type(holder) is set:
-            for new in [thing for thing in holder if id(thing) in stands]:
-                holder.discard(new)
-                holder.add(stands[id(new)])
-        elif isinstance(holder, CellType):
-            holder.cell_contents = stands.get(id(holder.cell_contents), holder.cell_contents)
-        elif isinstance(holder, type):
-            if any(id(base) in stands for base in holder.__bases__) and id(holder) not in stands:
-                log.set_bases(holder, tuple(stands.get(id(base), base) for base in holder.__bases__))
-            if id(type(holder)) in stands:
-                log.set_class(holder, stands[id(type(holder))])
-        else:
-            if id(type(holder)) in stands:
-                log.set_class(holder, stands[id(type(holder))])
-            _replace_in_dict(attributes_of(holder), stands)
-    if namespaces:
-        owners = [holder for holder in gc.get_referrers(*namespaces) if isinstance(holder, type)]
-        for namespace in namespaces:
-            if not any(_replace_in_class(log, owner, namespace, stands) for owner in owners):
-                _replace_in_dict(namespace, stands)
+def escaped_functions(
+    cls: type, pairs: Iterable[tuple[FunctionType, FunctionType]]
+) -> list[tuple[FunctionType, FunctionType]]:
+    """Those pairs of which something outside of this class holds the first function: a decorator has put it away."""
+    found = list(pairs)
+    functions = [function for function, _ in found]
+    held = Counter(id(function) for function in functions)
+    held.update(id(pair[0]) for pair in found)
+    for value in list(vars(cls).values()):
+        held[id(value)] += 1
+        for part in parts(value):
+            held.update(_held_by(part))
+    return [
+        pair
+        for pair, references in zip(found, map(sys.getrefcount, functions), strict=True)
+        if references > held[id(pair[0])] + REFERENCES_OF_A_CALL
+    ]
 
 
-def _replace_in_dict(holder: dict[Any, Any], stands: dict[int, type]) -> None:
-    for key in [key for key, value in list(holder.items()) if id(value) in stands]:
-        holder[key] = stands[id(holder[key])]
-    for key in [key for key in list(holder) if id(key) in stands]:
-        holder[stands[id(key)]] = holder.pop(key)
+def _held_by(part: object) -> Iterator[int]:
+    for thing in contents(part):
+        yield id(thing)
+        if type(thing) is dict and thing is attributes_of(part):
+            yield from map(id, thing.values())
+    if isinstance(part, FunctionType):
+        for cell in part.__closure__ or ():
+            yield from map(id, contents(cell))
 
 
-def _replace_in_class(log: UndoLog, owner: type, namespace: dict[Any, Any], stands: dict[int, type]) -> bool:
-    """Replaces in a class, if this is its namespace. It shows as a proxy only: by its contents it is known."""
-    if len(vars(owner)) != len(namespace) or any(
-        vars(owner).get(name) is not value for name, value in namespace.items()
-    ):
-        return False
-    for name in [name for name, value in list(namespace.items()) if id(value) in stands]:
-        log.set_attribute(owner, name, stands[id(namespace[name])])
-    return True
+REFERENCES_OF_A_CALL = next(map(sys.getrefcount, [object()])) - 1
+"""What the call itself adds to a count of references; versions of CPython differ in it."""
+
+
+def referrers(sought: Sequence[object]) -> list[Any]:
+    """What holds one of these objects, as far as the garbage collector knows it; also what gc.freeze() hides."""
+    if gc.get_freeze_count() > _FROZEN_BY_PYTHON:
+        return frozen_referrers(tuple(sought))
+    return gc.get_referrers(*sought)
+
+
+def contents(holder: object) -> list[Any]:
+    """What an object holds, as far as the garbage collector knows it."""
+    return gc.get_referents(holder)
 
 
 def swap_living_code(
@@ -107,14 +99,14 @@ def swap_living_code(
     news: dict[int, CodeType] = {}
     sought: list[object] = []
     for old, new in changed:
-        for inner_old, inner_new in _nested_pairs(old, new):
+        for inner_old, inner_new in nested_pairs(old, new):
             news[id(inner_old)] = inner_new
             sought.append(inner_old)
     by_value = [(namespace, pairs) for namespace, pairs in lambdas if pairs]
     sought += [namespace for namespace, _ in by_value]
     if not sought:
         return
-    for holder in gc.get_referrers(*sought):
+    for holder in referrers(sought):
         if not isinstance(holder, FunctionType):
             continue
         code = news.get(id(holder.__code__))
@@ -139,7 +131,7 @@ def can_replace(old: CodeType, new: CodeType) -> bool:
     return shapes[0] == shapes[1]
 
 
-def _nested_pairs(old: CodeType, new: CodeType) -> list[tuple[CodeType, CodeType]]:
+def nested_pairs(old: CodeType, new: CodeType) -> list[tuple[CodeType, CodeType]]:
     """Nested code of the same qualified name that can be replaced and is not the same."""
     found: list[tuple[CodeType, CodeType]] = []
     had, has = _by_name(old), _by_name(new)
@@ -151,7 +143,7 @@ def _nested_pairs(old: CodeType, new: CodeType) -> list[tuple[CodeType, CodeType
             if inner_old != inner_new:
                 if name.rpartition(".")[2] not in _NEVER_KEPT and can_replace(inner_old, inner_new):
                     found.append((inner_old, inner_new))
-                found += _nested_pairs(inner_old, inner_new)
+                found += nested_pairs(inner_old, inner_new)
     return found
 
 

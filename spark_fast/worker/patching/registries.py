@@ -1,8 +1,8 @@
 """Registries that refuse a second class of a name, when a class that stands in them is made anew."""
 
-import gc
 from typing import Any
 
+from spark_fast.worker.patching.referrers import referrers
 from spark_fast.worker.patching.undo import UndoLog
 
 __all__ = ["Registries", "discard"]
@@ -28,7 +28,7 @@ class Registries:
         if not any(cls is member for member in self.members):
             return
         if self._found is None:
-            holders = gc.get_referrers(*self.members)
+            holders = referrers(self.members)
             self._found = [holder for holder in holders if isinstance(holder, dict) and _is_registry(holder)]
         for holder in self._found:
             keys = [key for key, value in list(holder.items()) if value is cls]

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Set
 from enum import IntEnum
 
 from spark_fast.worker.patching.comparison import is_method
-from spark_fast.worker.patching.source import ADOPT, Source
+from spark_fast.worker.patching.source import ADOPT, Source, is_ours
 
 _HOLDERS = (ast.stmt, ast.mod, ast.ExceptHandler, ast.match_case)
 
-__all__ = ["Stage", "add_decorators", "choose_calls", "choose_definitions", "choose_statements"]
+__all__ = ["Stage", "add_decorators", "add_settling", "choose_calls", "choose_definitions", "choose_statements"]
 
 
 class Stage(IntEnum):
@@ -27,6 +27,8 @@ class Stage(IntEnum):
     """The decorator of a class that holds nothing but the methods of the definition."""
     CALLED = 5
     """What takes the result of the call that makes the definition."""
+    SETTLE = 6
+    """What is called after definitions, before the code below uses what their hooks have put somewhere."""
 
 
 def add_decorators(old: Source, new: Source) -> None:
@@ -44,6 +46,27 @@ def add_decorators(old: Source, new: Source) -> None:
             inner = _asked(qualname, Stage.INNERMOST, node)
             outer = [_asked(qualname, Stage.OUTERMOST, first)] if decorated else []
             node.decorator_list[:] = [*outer, *node.decorator_list, inner]
+
+
+def add_settling(tree: ast.Module) -> None:
+    """Has the patch look, after each run of definitions at the top level, where their hooks have put things."""
+    body: list[ast.stmt] = []
+    defined = False
+    for statement in tree.body:
+        defines = _defines(statement)
+        if defined and not defines and not isinstance(statement, (ast.Import, ast.ImportFrom)):
+            at = body[-1]
+            body.append(ast.copy_location(ast.Expr(_asked("", Stage.SETTLE, at)), at))
+            defined = False
+        defined |= defines
+        body.append(statement)
+    tree.body[:] = body
+
+
+def _defines(statement: ast.stmt) -> bool:
+    if isinstance(statement, ast.If) and is_ours(statement.test):
+        return _defines(statement.body[0])
+    return isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
 
 
 def choose_definitions(tree: ast.Module, chosen: Mapping[ast.stmt, tuple[str, Set[str] | None]]) -> None:

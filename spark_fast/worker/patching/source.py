@@ -16,6 +16,7 @@ mangled in the body of a class."""
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _COMPREHENSIONS = (ast.ListComp, ast.DictComp, ast.SetComp, ast.GeneratorExp)
+_QUIET_DECORATORS = set("property staticmethod classmethod setter abstractmethod cached_property override".split())
 _LOOPS = (ast.For, ast.AsyncFor, ast.While)
 
 
@@ -51,6 +52,15 @@ class Source:
             if isinstance(nodes[0], ast.ClassDef):
                 yield qualname, nodes[0]
 
+    def renamed(self, before: str, after: str) -> "Source":
+        """This source as if a class of its top level had had another name all along. What it binds stays."""
+        found = Source(self.text)
+        found.definitions = {
+            after + name.removeprefix(before) if name == before or name.startswith(f"{before}.") else name: nodes
+            for name, nodes in found.definitions.items()
+        }
+        return found
+
     def is_class(self, qualname: str) -> bool:
         nodes = self.definitions.get(qualname)
         return nodes is not None and all(isinstance(node, ast.ClassDef) for node in nodes)
@@ -85,6 +95,16 @@ class Source:
             not is_ours(decorator) for node in self.definitions.get(qualname, ()) for decorator in node.decorator_list
         )
 
+    def has_decorated_methods(self, qualname: str) -> bool:
+        """Whether the class has methods with decorators that may put them away."""
+        return any(
+            ast.unparse(decorator).rpartition(".")[2] not in _QUIET_DECORATORS
+            for node in self.definitions.get(qualname, ())
+            for method in ast.iter_child_nodes(node)
+            if isinstance(method, (ast.FunctionDef, ast.AsyncFunctionDef))
+            for decorator in method.decorator_list
+        )
+
     def line(self, qualname: str) -> int:
         """The line at which the definition, or the first statement that binds the name, begins."""
         if qualname in self.definitions:
@@ -114,6 +134,17 @@ class Source:
     def bound_names(self) -> set[str]:
         """The names that the module's top level binds."""
         return set(bound_by(self.tree.body))
+
+    @cached_property
+    def assignments(self) -> dict[str, str]:
+        """What the top level assigns to a name, where it does so once, as text that can be compared."""
+        found: dict[str, list[str]] = {}
+        for node in self.tree.body:
+            if isinstance(node, ast.Assign):
+                for target in node.targets:
+                    if isinstance(target, ast.Name):
+                        found.setdefault(target.id, []).append(ast.dump(node.value))
+        return {name: values[0] for name, values in found.items() if len(values) == 1}
 
     def names_in_class(self, qualname: str) -> set[str]:
         """The names that the body of the class binds, mangled as in its namespace."""

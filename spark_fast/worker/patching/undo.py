@@ -37,10 +37,15 @@ class UndoLog:
         """Writes down what undo() is to call."""
         self._steps.append(step)
 
-    def undo(self) -> None:
-        """Takes all back, the last first. Where a step fails the others are taken, and then its error is raised."""
+    def mark(self) -> int:
+        """Where it stands now, for undo()."""
+        return len(self._steps)
+
+    def undo(self, mark: int = 0) -> None:
+        """Takes all back that came after the mark, the last first. Where a step fails the others are taken, and then
+        its error is raised."""
         first: BaseException | None = None
-        while self._steps:
+        while len(self._steps) > mark:
             try:
                 self._steps.pop()()
             except BaseException as error:
