@@ -23,6 +23,8 @@ from tests.reloading import Edited as Training
 from tests.support import DEADLINE
 from tests.test_patching import Edited
 
+pytestmark = [pytest.mark.unit, pytest.mark.tier("test")]  # needs the libraries
+
 
 class Script(Edited):
     """A module that is executed again as by a reload: under a patch, and with libraries that expect it."""

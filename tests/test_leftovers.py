@@ -12,6 +12,8 @@ from tests.reloading import Edited as Training
 from tests.test_patching import Edited
 from tests.test_reload import SAY
 
+pytestmark = pytest.mark.process
+
 NET = """
 class Base: pass
 class Net:

@@ -7,6 +7,8 @@ import pytest
 from tests.random_edits import BROKEN, GOOD, Edits
 from tests.support import until
 
+pytestmark = pytest.mark.process
+
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("freeze", [False, True], ids=["", "frozen"])

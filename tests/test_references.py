@@ -13,6 +13,8 @@ from spark_fast._core import frozen_referrers
 from spark_fast.worker.patching import Patch
 from tests.test_patching import Edited
 
+pytestmark = pytest.mark.unit
+
 LIBRARY = """
 import collections, functools, threading, types, weakref
 from dataclasses import dataclass
