@@ -77,7 +77,7 @@ def test_a_copy_of_a_run_that_is_gone_is_not_another_run(tmp_path: Path) -> None
         child.run("exp-10")
         client.remove_ended()
         assert client.attach("exp-1").id == "exp-10"
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(NoSuchRunError):
             copy.copy(run)
 
 
