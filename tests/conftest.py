@@ -1,6 +1,7 @@
 """Each test has a kind, belongs to a tier, has a home of runs of its own, and ends the processes that it started."""
 
 import compileall
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -25,7 +26,9 @@ for number in (signal.SIGQUIT, signal.SIGHUP):
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Compiles the package: where Python writes no bytecode, each child would do it again."""
+    """Has children begin as they would anywhere, and compiles the package once for all of them."""
+    for name in ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"):
+        os.environ.pop(name, None)
     if not hasattr(config, "workerinput"):
         compileall.compile_dir(Path(spark_fast.__file__).parent, quiet=1)
 

@@ -20,6 +20,7 @@ def test_the_packages_are_those_of_the_project_file() -> None:
     assert {extra: list(packages.values()) for extra, packages in extras.EXTRAS.items()} == declared
 
 
+@pytest.mark.tier("test")  # needs the packages of all extras
 @pytest.mark.parametrize("extra", extras.EXTRAS)
 def test_the_command_names_what_is_missing_and_works_in_any_folder(
     extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

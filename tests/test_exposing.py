@@ -42,7 +42,7 @@ def evaluate(split: str = "train", *, batches: int = 3):
     "Evaluates the model."
     for _ in spark.track(range(batches)):
         pass
-    print("evaluated", split)
+    print("evaluated", split, flush=True)
     return {"split": split, "lr": groups[0]["lr"], "step": step}
 
 def fail(kind="ValueError"):

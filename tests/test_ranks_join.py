@@ -64,6 +64,8 @@ def test_a_rank_that_comes_late_counts_from_0_and_does_what_was_asked_meanwhile_
     with Ranks(tmp_path, 2, start=False) as job:
         job.start(1)
         run = job.run(ranks=1)
+        step = run.step
+        until(lambda: run.step > step + 3, "it has joined, and holds no lock")
         job.processes[1].send_signal(signal.SIGSTOP)
         job.start(0)
         until(lambda: len(run.ranks) == 2)

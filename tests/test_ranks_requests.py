@@ -343,7 +343,9 @@ def test_neither_memory_nor_descriptors_grow_with_requests(tmp_path: Path) -> No
                 run.call("note", number, spark_ranks="all", spark_timeout=10)
                 if number % 4 == 0:
                     run.set("lr", float(number), timeout=10)
-                    run.request_call("note", [number, "x" * 100], ranks="all", timeout=10)  # mail in a file
+                    # What it carries lies in a file, and is refused.
+                    refused = outcome(run.request_call, "note", [number, "x" * 100], ranks="all", timeout=10)
+                    assert refused.fate.state == "refused"
                     run.call("note", number, spark_ranks=1, spark_timeout=10)
                 run.resume(timeout=10)
 

@@ -96,5 +96,5 @@ def test_importing_it_in_a_folder_that_is_gone_works(tmp_path: Path) -> None:
 def test_a_command_in_another_folder_finds_the_run_by_the_line_that_it_prints(tmp_path: Path) -> None:
     with moving(tmp_path) as child:
         child.run()
-        assert f"SPARK_FAST_HOME={tmp_path / 'home'} spark-fast pause test" in child.err
+        until(lambda: f"SPARK_FAST_HOME={tmp_path / 'home'} spark-fast pause test" in child.err)
         assert client.attach("test").status.live
