@@ -121,6 +121,30 @@ def test_mended_code_goes_on_with_the_same_model_and_loses_no_item(tmp_path: Pat
         assert said[-1] == [39, "end", 1039]
 
 
+def test_an_inner_loop_that_had_ended_keeps_its_sums_and_its_count(tmp_path: Path) -> None:
+    code = """
+    import json
+    import spark_fast as spark
+
+    for epoch in spark.track(range(3), key="epoch"):
+        loop = spark.track(range(5), key="batch")
+        for batch in loop:
+            loop.kept["sum"] = loop.kept.get("sum", 0) + batch
+        again = spark.track(range(epoch), key="batch")
+        for batch in again:
+            again.kept["seen"] = batch
+        print(json.dumps([epoch, loop.kept["sum"], loop.done, loop.index, again.kept, again.done]), flush=True)
+        assert epoch != 1
+    """
+    with Edited(tmp_path, code, SPARK_FAST_ON_ERROR="park") as training:
+        parked(training)
+        training.edit("    assert epoch != 1\n", "")
+        training.reloaded()
+        said = training.over()
+        assert said[1] == said[2] == [1, 10, 5, 4, {"seen": 0}, 1]
+        assert said[3] == [2, 10, 5, 4, {"seen": 1}, 2]
+
+
 def test_an_older_version_goes_on(tmp_path: Path) -> None:
     with Edited(tmp_path, LATE) as training:
         break_late(training)
