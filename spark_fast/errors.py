@@ -152,15 +152,19 @@ class NoSuchRunError(SparkError, LookupError):
     Attributes:
         run: the id that was asked for, None if any would have done.
         candidates: ids of the live runs.
+        ended: ids of the runs that have ended last, the latest first, where none was named and none is live.
     """
 
-    def __init__(self, run: str | None, candidates: list[str]) -> None:
-        super().__init__(run, candidates)
+    def __init__(self, run: str | None, candidates: list[str], ended: Sequence[str] = ()) -> None:
+        super().__init__(run, candidates, ended)
         self.run = run
         self.candidates = candidates
+        self.ended = ended
 
     def __str__(self) -> str:
-        if not self.candidates:
+        if self.ended:
+            live = f"no run is live; to see one that has ended, name it: {', '.join(self.ended)}"
+        elif not self.candidates:
             live = "no run is live; a run begins with the first spark.checkpoint() of a script"
         else:
             live = "live: " + ", ".join(self.candidates)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -10,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from spark_fast import client, journal
+from spark_fast.request import sender_name
 from spark_fast.worker import places
 from tests.reloading import Edited
 from tests.support import Child, until
+from tests.test_cli import cli
 
 pytestmark = [pytest.mark.process, pytest.mark.tier("fast")]
 
@@ -229,6 +232,24 @@ def test_a_stop_runs_the_on_stop_functions_and_ends_as_the_error_would_have(tmp_
         assert run.status == "failed"
         assert run.error is not None and run.error.type == "NameError"
         assert training.err.rstrip().endswith("NameError: name 'unheard_of' is not defined")
+
+
+def test_the_command_line_names_the_error_and_the_commands_that_help(tmp_path: Path) -> None:
+    with Edited(tmp_path, LATE) as training:
+        break_late(training)
+        shown = cli("status", "test").stdout.splitlines()
+        remedies = [line for line in shown if line.startswith("  spark-fast ")]
+        assert [line.split()[1] for line in remedies] == ["reload", "call", "resume", "stop"]
+        assert all(line in training.err.splitlines() for line in remedies)
+        assert len({re.search(r"\S {2,}\S", line).end() for line in remedies}) == 1, "columns"  # type: ignore[union-attr]
+        done = cli("stop", "test")
+        assert done.returncode == 1
+        assert (
+            "run test has failed: NameError: name 'unheard_of' is not defined; 'spark-fast status test'" in done.stderr
+        )
+        assert cli("status", "test").stdout.startswith("test has failed at step ")
+        assert "version 1: start, " in (diff := cli("versions", "test", "--diff").stdout)
+        assert f"by {sender_name().rpartition(' ')[0]} {training.process.pid}\n" in diff
 
 
 def test_ctrl_c_runs_the_on_stop_functions(tmp_path: Path) -> None:
