@@ -52,7 +52,11 @@ def _complete_run(incomplete: str) -> list[str]:
 
 RunId = Annotated[
     str | None,
-    typer.Argument(metavar="RUN", help="The run's name, or its beginning; not needed when one run is live.", autocompletion=_complete_run),
+    typer.Argument(
+        metavar="RUN",
+        help="The run's name, or its beginning; not needed when one run is live.",
+        autocompletion=_complete_run,
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the run has done it, or only ask for it.")]
@@ -115,7 +119,9 @@ def run(
         typer.Option("--name", metavar="NAME", help="The run's name. Default: $SPARK_FAST_RUN, or a random one."),
     ] = None,
     module: Annotated[bool, typer.Option("-m", help="Run a module, as 'python -m' does.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Reload a file of the script's code whenever it is saved.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Reload a file of the script's code whenever it is saved.")
+    ] = False,
     reload_dir: Annotated[
         list[str] | None,
         typer.Option("--reload-dir", metavar="DIR", help="Code in it counts as the project's, too. Repeatable."),
@@ -145,7 +151,9 @@ def run(
     ] = None,
     error_timeout: Annotated[
         str | None,
-        typer.Option("--error-timeout", metavar="DURATION", help="Stop a script that an error has paused after this time."),
+        typer.Option(
+            "--error-timeout", metavar="DURATION", help="Stop a script that an error has paused after this time."
+        ),
     ] = None,
     ui: Annotated[bool, typer.Option("--ui", help="Serve the web page, too, and print its address.")] = False,
 ) -> None:
@@ -398,7 +406,9 @@ def advance(
 def get(
     run: RunId = None,
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME…", help="Only these values.")] = None,
-    history: Annotated[bool, typer.Option("--history", help="Print the values over the whole run, as a table with tabs.")] = False,
+    history: Annotated[
+        bool, typer.Option("--history", help="Print the values over the whole run, as a table with tabs.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the values that a run exposes, and the functions that can be called."""
@@ -486,7 +496,9 @@ def reload(
     ] = None,
     code: Annotated[
         str | None,
-        typer.Option("--code", metavar="FILE|-", help="Take the script's new source from this file; '-' is standard input."),
+        typer.Option(
+            "--code", metavar="FILE|-", help="Take the script's new source from this file; '-' is standard input."
+        ),
     ] = None,
     restart: Annotated[
         bool, typer.Option("--restart", help="Start the training over: forget what is persisted, and where loops are.")
