@@ -717,9 +717,11 @@ cdef class Place:
     cdef readonly dict kept
     cdef object current
     cdef sf_since since
+    cdef int level  # of the status's progress; a reload may leave the object of the loop before alive, in a variable
 
     def __cinit__(self, key: str):
         self.key = key
+        self.level = -1
         self.ended = {}
         self.passed = {}
         self.kept = {}
@@ -728,7 +730,22 @@ cdef class Place:
     def go_on(self) -> None:
         """The loop runs again: an item whose body was not done is handed out once more."""
         self.again = self.held
-        self.passed = dict(self.ended)
+        self.passed = {key: list(ended) for key, ended in self.ended.items()}
+
+    def pass_over(self, ended: "Place") -> None:
+        """The loop ended within the item that its outer loop hands out again: it has no items, and what it counted."""
+        self.iterator = nothing
+        self.handed = ended.handed
+        self.kept = ended.kept
+
+    cdef void show(self, object total) noexcept:
+        """Shows the loop's progress, instead of that of an object that had the place before."""
+        self.hide()
+        self.level = sf_level_enter(0 if total is None else total, &self.since)
+
+    cdef void hide(self) noexcept:
+        sf_level_leave(self.level)
+        self.level = -1
 
     cpdef void come_round(self) noexcept:
         """What was done with the item is done."""
@@ -772,7 +789,6 @@ cdef class KeyedTrack:
     cdef readonly str key
     cdef Place place
     cdef uint64_t handed
-    cdef int level
     cdef bint given  # a new item, since the loop began or goes on
     cdef dict last_kept
     cdef object raised  # what is being raised while the loop's frame lets go of it
@@ -782,7 +798,6 @@ cdef class KeyedTrack:
         self.total = total
         self.key = key
         self.enter, self.advance, self.left = places.enter, places.advance, places.leave
-        self.level = -1
         self.last_kept = {}
 
     @cython.critical_section
@@ -790,7 +805,7 @@ cdef class KeyedTrack:
         self.leave(None)
         self.place = self.enter(self.key, self.iterable, id(self))
         self.given = False
-        self.level = sf_level_enter(0 if self.total is None else self.total, &self.place.since)
+        self.place.show(self.total)
         return self
 
     @cython.critical_section
@@ -805,7 +820,7 @@ cdef class KeyedTrack:
             place.come_round()
             if place.inner:
                 self.advance(place)
-        sf_level_done(self.level, place.handed - place.held)
+        sf_level_done(place.level, place.handed - place.held)
         if pass_in_loop(&step):
             the_worker.take_slow_path(step, True, (GIVEN if self.given else 0) | (ROUND if came_round else 0))
         if place.again:
@@ -845,14 +860,15 @@ cdef class KeyedTrack:
 
     cdef int leave(self, object error) except -1:
         cdef Place place = self.place
-        sf_level_leave(self.level)
-        self.level = -1
         if place is None:
             return 0
         self.place = None
         self.handed = place.handed
         self.last_kept = place.kept
-        if place.owner == id(self):
+        if place.owner is None:  # it was passed over
+            place.hide()
+        elif place.owner == id(self):
+            place.hide()
             self.left(place, error, self.raised)
         return 0
 

@@ -63,12 +63,13 @@ class SparkInterrupt(BaseException):
 class SparkStopError(SparkInterrupt):
     """The run is to stop. Save what is worth keeping and let it through.
 
-    A stop is raised once in each thread and each asyncio task, and then lets checkpoints elsewhere pass, as those of a
-    validation before saving; in code that swallows it and comes back to the same place it is raised again, and from
-    then on everywhere but in the `except` and `finally` blocks that handle it.
+    Each thread and each asyncio task gets it once, at its next checkpoint; only code that comes back to that checkpoint
+    gets it again. So a validation loop before the save passes its checkpoints. Once code has come back, every checkpoint
+    of its thread raises, except within the `except` and `finally` blocks that handle the stop.
 
     A task group of asyncio or anyio in which tasks raise nothing else raises a `SparkStopGroupError`, which is a
-    SparkStopError too. Any other, trio's say, raises a BaseExceptionGroup: catch it with `except* SparkStopError`.
+    SparkStopError too. Any other group, such as trio's, raises a BaseExceptionGroup: catch it with
+    `except* SparkStopError`.
     """
 
     verb = "stopped"
@@ -152,15 +153,19 @@ class NoSuchRunError(SparkError, LookupError):
     Attributes:
         run: the id that was asked for, None if any would have done.
         candidates: ids of the live runs.
+        ended: ids of the runs that have ended last, the latest first, where none was named and none is live.
     """
 
-    def __init__(self, run: str | None, candidates: list[str]) -> None:
-        super().__init__(run, candidates)
+    def __init__(self, run: str | None, candidates: list[str], ended: Sequence[str] = ()) -> None:
+        super().__init__(run, candidates, ended)
         self.run = run
         self.candidates = candidates
+        self.ended = ended
 
     def __str__(self) -> str:
-        if not self.candidates:
+        if self.ended:
+            live = f"no run is live; to see one that has ended, name it: {', '.join(self.ended)}"
+        elif not self.candidates:
             live = "no run is live; a run begins with the first spark.checkpoint() of a script"
         else:
             live = "live: " + ", ".join(self.candidates)

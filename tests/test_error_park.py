@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -10,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from spark_fast import client, journal
+from spark_fast.request import sender_name
 from spark_fast.worker import places
 from tests.reloading import Edited
 from tests.support import Child, until
+from tests.test_cli import cli
 
 pytestmark = [pytest.mark.process, pytest.mark.tier("fast")]
 
@@ -121,6 +124,30 @@ def test_mended_code_goes_on_with_the_same_model_and_loses_no_item(tmp_path: Pat
         assert said[-1] == [39, "end", 1039]
 
 
+def test_an_inner_loop_that_had_ended_keeps_its_sums_and_its_count(tmp_path: Path) -> None:
+    code = """
+    import json
+    import spark_fast as spark
+
+    for epoch in spark.track(range(3), key="epoch"):
+        loop = spark.track(range(5), key="batch")
+        for batch in loop:
+            loop.kept["sum"] = loop.kept.get("sum", 0) + batch
+        again = spark.track(range(epoch), key="batch")
+        for batch in again:
+            again.kept["seen"] = batch
+        print(json.dumps([epoch, loop.kept["sum"], loop.done, loop.index, again.kept, again.done]), flush=True)
+        assert epoch != 1
+    """
+    with Edited(tmp_path, code, SPARK_FAST_ON_ERROR="park") as training:
+        parked(training)
+        training.edit("    assert epoch != 1\n", "")
+        training.reloaded()
+        said = training.over()
+        assert said[1] == said[2] == [1, 10, 5, 4, {"seen": 0}, 1]
+        assert said[3] == [2, 10, 5, 4, {"seen": 1}, 2]
+
+
 def test_an_older_version_goes_on(tmp_path: Path) -> None:
     with Edited(tmp_path, LATE) as training:
         break_late(training)
@@ -205,6 +232,24 @@ def test_a_stop_runs_the_on_stop_functions_and_ends_as_the_error_would_have(tmp_
         assert run.status == "failed"
         assert run.error is not None and run.error.type == "NameError"
         assert training.err.rstrip().endswith("NameError: name 'unheard_of' is not defined")
+
+
+def test_the_command_line_names_the_error_and_the_commands_that_help(tmp_path: Path) -> None:
+    with Edited(tmp_path, LATE) as training:
+        break_late(training)
+        shown = cli("status", "test").stdout.splitlines()
+        remedies = [line for line in shown if line.startswith("  spark-fast ")]
+        assert [line.split()[1] for line in remedies] == ["reload", "call", "resume", "stop"]
+        assert all(line in training.err.splitlines() for line in remedies)
+        assert len({re.search(r"\S {2,}\S", line).end() for line in remedies}) == 1, "columns"  # type: ignore[union-attr]
+        done = cli("stop", "test")
+        assert done.returncode == 1
+        assert (
+            "run test has failed: NameError: name 'unheard_of' is not defined; 'spark-fast status test'" in done.stderr
+        )
+        assert cli("status", "test").stdout.startswith("test has failed at step ")
+        assert "version 1: start, " in (diff := cli("versions", "test", "--diff").stdout)
+        assert f"by {sender_name().rpartition(' ')[0]} {training.process.pid}\n" in diff
 
 
 def test_ctrl_c_runs_the_on_stop_functions(tmp_path: Path) -> None:

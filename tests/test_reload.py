@@ -1,5 +1,6 @@
 """The code of a running training is replaced: what goes on, what is taken back, and that nothing is lost."""
 
+import itertools
 import json
 import signal
 import textwrap
@@ -261,6 +262,32 @@ def test_progress_and_time_left_go_on_where_they_were(tmp_path: Path) -> None:
         assert progress.loops[1][0] > 15
         assert progress.fraction is not None and progress.seconds_left is not None
         assert progress.seconds_left < 100 * 40 * 0.5
+
+
+def test_progress_shows_no_loop_of_the_code_before(tmp_path: Path) -> None:
+    code = """
+    import json, time
+    import spark_fast as spark
+
+    epochs = spark.track(range(100), key="epoch")
+    for epoch in epochs:
+        loop = spark.track(range(40), key="batch")
+        for batch in loop:
+            print(json.dumps("old"), flush=True)
+            time.sleep(0.002)
+    """
+    with Edited(tmp_path, code) as training:
+        training.says(60)
+        run = training.run()
+        for old, new in itertools.pairwise(["old", "first", "second"]):
+            training.edit(f'"{old}"', f'"{new}"')
+            training.reloaded()
+            until(lambda new=new: new in training.said)
+            run.pause(timeout=30)
+            progress = run.progress
+            assert progress is not None
+            assert [total for _, total in progress.loops] == [100, 40]
+            run.resume(timeout=30)
 
 
 def test_a_paused_training_takes_new_code_and_stays_paused(tmp_path: Path) -> None:

@@ -48,6 +48,22 @@ def ended(tmp_path: Path, name: str) -> None:
 # --- runs ---
 
 
+def test_the_runs_that_ended_last_are_named_where_none_is_live(tmp_path: Path) -> None:
+    done = cli("status")
+    assert done.returncode == 3
+    assert "no run is live; a run begins with the first spark.checkpoint() of a script" in done.stderr
+    for name in ("one", "two", "three", "four"):
+        ended(tmp_path, name)
+    for command in ("status", "journal", "stop"):
+        done = cli(command)
+        assert done.returncode == 3
+        assert "no run is live; to see one that has ended, name it: four, three, two" in done.stderr
+    with pytest.raises(NoSuchRunError) as caught:
+        client.attach()
+    assert caught.value.ended == ["four", "three", "two"]
+    assert copy.copy(caught.value).ended == caught.value.ended
+
+
 def test_the_beginning_of_a_name_is_enough_where_only_one_run_has_it(three: None) -> None:
     assert client.attach("o").id == "other"
     assert client.attach("exp-10").id == "exp-10"

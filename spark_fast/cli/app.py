@@ -52,10 +52,14 @@ def _complete_run(incomplete: str) -> list[str]:
 
 RunId = Annotated[
     str | None,
-    typer.Argument(metavar="RUN", help="The run; not needed when one is live.", autocompletion=_complete_run),
+    typer.Argument(
+        metavar="RUN",
+        help="The run's name, or its beginning; not needed when one run is live.",
+        autocompletion=_complete_run,
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it has happened.")]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the run has done it, or only ask for it.")]
 Timeout = Annotated[
     str | None,
     typer.Option("--timeout", metavar="DURATION", help="Wait no longer than this: 90, 90s, 10m, 1h30m, 500ms."),
@@ -112,10 +116,12 @@ def run(
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option("--name", metavar="NAME", help="The run id. Default: $SPARK_FAST_RUN, or one is drawn."),
+        typer.Option("--name", metavar="NAME", help="The run's name. Default: $SPARK_FAST_RUN, or a random one."),
     ] = None,
     module: Annotated[bool, typer.Option("-m", help="Run a module, as 'python -m' does.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Reload what changes on disk.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Reload a file of the script's code whenever it is saved.")
+    ] = False,
     reload_dir: Annotated[
         list[str] | None,
         typer.Option("--reload-dir", metavar="DIR", help="Code in it counts as the project's, too. Repeatable."),
@@ -131,7 +137,7 @@ def run(
         typer.Option(
             "--stop-deadline",
             metavar="DURATION",
-            help="How long who signals waits before it kills, as 30s: status shows what is left.",
+            help="The time between the batch system's signal and its kill, as 30s: status shows what is left.",
         ),
     ] = None,
     on_error: Annotated[
@@ -145,7 +151,9 @@ def run(
     ] = None,
     error_timeout: Annotated[
         str | None,
-        typer.Option("--error-timeout", metavar="DURATION", help="Stop a script that is paused so after this time."),
+        typer.Option(
+            "--error-timeout", metavar="DURATION", help="Stop a script that an error has paused after this time."
+        ),
     ] = None,
     ui: Annotated[bool, typer.Option("--ui", help="Serve the web page, too, and print its address.")] = False,
 ) -> None:
@@ -336,7 +344,7 @@ def stop(
         typer.Option(
             "--grace",
             metavar="DURATION",
-            help="What lives after this gets SIGTERM, and 2s later SIGKILL, on this host.",
+            help="Kill processes that live after this: SIGTERM, and 2s later SIGKILL. On this host only.",
         ),
     ] = None,
     wait: Wait = True,
@@ -398,7 +406,9 @@ def advance(
 def get(
     run: RunId = None,
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME…", help="Only these values.")] = None,
-    history: Annotated[bool, typer.Option("--history", help="What they have been, as a table with tabs.")] = False,
+    history: Annotated[
+        bool, typer.Option("--history", help="Print the values over the whole run, as a table with tabs.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the values that a run exposes, and the functions that can be called."""
@@ -486,7 +496,9 @@ def reload(
     ] = None,
     code: Annotated[
         str | None,
-        typer.Option("--code", metavar="FILE|-", help="Take the script's new source from this file, or from stdin."),
+        typer.Option(
+            "--code", metavar="FILE|-", help="Take the script's new source from this file; '-' is standard input."
+        ),
     ] = None,
     restart: Annotated[
         bool, typer.Option("--restart", help="Start the training over: forget what is persisted, and where loops are.")
@@ -554,7 +566,7 @@ def journal(
 def reset(
     run: RunId = None,
     grace: Annotated[
-        str, typer.Option("--grace", metavar="DURATION", help="A process that has not ended after this is killed.")
+        str, typer.Option("--grace", metavar="DURATION", help="Kill a process that has not ended after this time.")
     ] = "30s",
     timeout: Timeout = None,
     as_json: AsJson = False,

@@ -8,7 +8,7 @@ from typing import Any
 
 from spark_fast.cli import ranks
 from spark_fast.cli.exits import Exit, leave, say
-from spark_fast.cli.words import latency
+from spark_fast.cli.words import latency, printable
 from spark_fast.client import FateState, Request, Run, SparkStatus, SparkTimeoutError
 from spark_fast.json_text import to_json
 from spark_fast.status import ENDED, monotonic
@@ -226,8 +226,11 @@ def _judge_end(run: Run, *, as_json: bool) -> None:
         raise leave(Exit.LOST, f"run {run.id} is lost{why}")
     if status is SparkStatus.FAILED:
         whose = because(run, "failed")
+        error = run.error
+        why = f": {printable(error.message)}" if error is not None else ""
         raise leave(
-            Exit.REFUSED, f"run {run.id} failed while it was stopping{whose}: its own output shows the traceback"
+            Exit.REFUSED,
+            f"run {run.id} has failed{whose}{why}; 'spark-fast status {run.id}' shows the traceback",
         )
     if not as_json:
         print(f"run {run.id} is {status} at step {run.step}")

@@ -98,7 +98,9 @@ _LINES = {"---": "bold", "+++": "bold", "@@": "cyan", "+": "green", "-": "red"}
 
 
 def _changes(store: Store, old: Version | None, new: Version) -> list[list[Cell]]:
-    head = f"version {new.number}: {new.note}, {clock(new.made, time.time())}, by {new.sender}"
+    head = (
+        f"version {new.number}: {new.note}, {clock(new.made, time.time())}{f', by {new.sender}' if new.sender else ''}"
+    )
     lines: list[list[Cell]] = [[(printable(head), "yellow")]]
     # Not splitlines(): a form feed ends no line. Tabs are what a person wants to see.
     for line in diff_of(store, old, new).split("\n")[:-1] if old is not None else []:

@@ -16,7 +16,7 @@ from spark_fast.cli import ranks as ranking
 from spark_fast.cli.words import clock, command_line, duration, printable, speed
 from spark_fast.client import Fate, FateState, Progress, Rank, Run, SparkStatus
 from spark_fast.client.look import status_of_ranks, step_of_ranks
-from spark_fast.runfiles.run_error import RunError
+from spark_fast.runfiles.run_error import RunError, remedies
 
 __all__ = ["Column", "Lines", "console", "details", "layout", "run_table"]
 
@@ -216,7 +216,12 @@ def details(run: Run, width: int, *, last: int = 10, each: bool = False) -> Grou
     facts.append(("command", command_line(run.command)))
     facts.append(("folder", printable(str(run.folder))))
     lines: list[RenderableType] = [
-        Text.assemble((run.id, "bold"), " is ", (str(status), STYLES[status]), f" at step {step_of_ranks(ranks)}")
+        Text.assemble(
+            (run.id, "bold"),
+            " has " if status is SparkStatus.FAILED else " is ",
+            (str(status), STYLES[status]),
+            f" at step {step_of_ranks(ranks)}",
+        )
     ]
     if error is not None:
         lines.append(Text(f"  {_why(error, status, several)}", "red"))
@@ -237,7 +242,7 @@ def details(run: Run, width: int, *, last: int = 10, each: bool = False) -> Grou
         text = [printable(line.expandtabs()) for line in error.traceback.rstrip().split("\n")]
         lines += [Text(), *(Text(line, "dim") for line in text)]
         if status is SparkStatus.PAUSED:
-            lines += [Text(), *(Text(line) for line in _remedies(run.id))]
+            lines += [Text(), *(Text(line) for line in remedies(run.id))]
     requests = run.requests
     if requests:
         kinds = {request.id: request.kind for request in requests}
@@ -265,16 +270,6 @@ def _why(error: RunError, status: SparkStatus, several: bool) -> str:
     where = f" (rank {error.rank})" if several else ""
     after = "" if status is SparkStatus.FAILED else "after an error: "
     return f"{after}{printable(error.message)}{where}"
-
-
-def _remedies(run: str) -> Sequence[str]:
-    """What can be done with a run that is paused after an error."""
-    return (
-        f"  spark-fast reload {run}    once the code is mended; --to N goes back to version N",
-        f"  spark-fast call {run} NAME  calls an exposed function, to save the model",
-        f"  spark-fast resume {run}    runs the code once more, from where its loops with a key are",
-        f"  spark-fast stop {run}      runs the on_stop functions, then ends as the error would have",
-    )
 
 
 _RANK_COLUMNS = (

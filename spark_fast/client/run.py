@@ -61,6 +61,9 @@ _LOOK = 0.1
 _TURN = 5.0
 """Seconds to wait for other senders, each of which takes some 20 µs."""
 
+_ENDED_NAMED = 3
+"""How many of the runs that have ended an error names, where none is live."""
+
 _WITH_ERROR = (SparkStatus.PAUSED, SparkStatus.PAUSING, SparkStatus.STOPPING, SparkStatus.FAILED)
 
 _KINDS = {int(kind): kind for kind in Kind}
@@ -996,8 +999,10 @@ def attach(run: str | None = None, *, exact: bool = False) -> Run:
         training = [each for each in live if not _trained_by(each, live)]
         if len(training) == 1:
             return training[0]
-        error = AmbiguousRunError if live else NoSuchRunError
-        raise error(None, [each.id for each in training])
+        if live:
+            raise AmbiguousRunError(None, [each.id for each in training])
+        latest = sorted(runs(), key=lambda each: each.ended or each.started, reverse=True)
+        raise NoSuchRunError(None, [], [each.id for each in latest[:_ENDED_NAMED]])
     if exact:
         return find(run)
     found = _named(run)

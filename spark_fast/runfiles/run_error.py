@@ -17,12 +17,24 @@ from pathlib import Path
 from spark_fast import private_files
 from spark_fast.errors import FolderRefusedError, StoreError
 
-__all__ = ["RunError", "clear", "describe", "read", "write"]
+__all__ = ["RunError", "clear", "describe", "read", "remedies", "write"]
 
 _ERRORS = "errors"
 _TEXT_MAX = 64 << 10
 """Characters that are kept of a traceback, half of them from each end."""
 _FILE_MAX = 1 << 20
+
+
+def remedies(run: str) -> list[str]:
+    """Return the commands for a run that is paused after an error, each on a line with what it does."""
+    commands = {
+        f"spark-fast reload {run}": "runs the mended code (--watch: saving does); --to N goes back to version N",
+        f"spark-fast call {run} NAME": "calls an exposed function, to save the model",
+        f"spark-fast resume {run}": "runs the same code again, from where its loops with a key are",
+        f"spark-fast stop {run}": "runs the on_stop functions, then ends the process with the error",
+    }
+    width = max(map(len, commands))
+    return [f"  {command:{width}}  {effect}" for command, effect in commands.items()]
 
 
 @dataclass(frozen=True)

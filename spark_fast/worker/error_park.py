@@ -91,11 +91,7 @@ class ErrorPark:
         run = session.run_id()
         report.warn(
             f"run {run} is paused after an error, with everything in memory: {kept.message}\n"
-            f"{kept.traceback.rstrip()}\n"
-            f"  spark-fast reload {run}    when the code is mended (with --watch: save it); --to N for version N\n"
-            f"  spark-fast call {run} NAME calls an exposed function, to save the model\n"
-            f"  spark-fast resume {run}    runs the code once more, from where its loops with a key are\n"
-            f"  spark-fast stop {run}      runs the on_stop functions, then ends as the error would have"
+            f"{kept.traceback.rstrip()}\n" + "\n".join(run_error.remedies(run))
         )
 
     def wait(self) -> None:

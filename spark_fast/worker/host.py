@@ -29,7 +29,7 @@ from spark_fast.errors import (
     is_stop,
 )
 from spark_fast.project_files import is_under
-from spark_fast.request import format_id, is_restart, version_of
+from spark_fast.request import format_id, is_restart, sender_name, version_of
 from spark_fast.worker import journaling, loaders, options, persisting, places, report, session, voting
 from spark_fast.worker.error_park import ErrorPark
 from spark_fast.worker.project import ENTRY, Module, Project
@@ -122,7 +122,7 @@ class Host:
             store.create(entry, self._roots, inside)
             for module in list(self._project.modules.values()):
                 store.record(module.name, module.path, module.source, self._number)
-            store.make_first()
+            store.make_first(sender_name())
         except (OSError, SparkError) as error:
             report.warn(f"this run can't be reloaded: its code can't be kept: {error}")
             return

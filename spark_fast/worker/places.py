@@ -81,9 +81,8 @@ def enter(key: str, iterable: Iterable[object], owner: int) -> Place:
         loops = _loops.setdefault(thread, [])
         parent = loops[-1] if loops else None
         if place is None and parent is not None and parent.passed.get(key):
-            parent.passed[key] -= 1
             place = Place(key)  # not kept: it had ended within this item of the outer loop
-            place.iterator = iter(())
+            place.pass_over(parent.passed[key].pop(0))
             return place
         if place is None:
             place = _places[key] = Place(key)
@@ -139,7 +138,7 @@ def leave(place: Place, error: BaseException | None, raised: BaseException | Non
         parent = place.parent
         ended = isinstance(error, StopIteration)
         if ended and parent is not None and parent.owner is not None:
-            parent.ended[place.key] = parent.ended.get(place.key, 0) + 1
+            parent.ended.setdefault(place.key, []).append(place)
             gone = _drop(place)
         elif unwinding and (error is None or ended):
             # Kept: the loop may go on, or be gone through once more by the old code, if the new one fails.
