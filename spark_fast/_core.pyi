@@ -139,8 +139,9 @@ class Place:
     key: str
     iterator: Iterator[Any] | None
     parent: Place | None
-    ended: dict[str, int]
-    passed: dict[str, int]
+    frames: tuple[int, int] | None
+    ended: dict[str, list[tuple[int, dict[str, Any]]]]
+    passed: dict[str, list[tuple[int, dict[str, Any]]]]
     kept: dict[str, Any]
     owner: int | None
     thread: int | None
@@ -158,6 +159,7 @@ class Place:
     def go_on(self) -> None: ...
     def come_round(self) -> None: ...
     def item(self) -> object: ...
+    def pass_over(self, handed: int, kept: dict[str, Any]) -> None: ...
     def begin_anew(self) -> object: ...
     def forget(self) -> None: ...
 

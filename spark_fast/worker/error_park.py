@@ -54,11 +54,11 @@ class ErrorPark:
         """
         self._after_reload |= reloaded
         if self._is_chosen():
-            places.keep_after_errors(session.loops_unwound, self._thread)
+            places.keep_after_errors(session.loops_unwound)
 
     def disarm(self) -> None:
         """From here on an exception ends loops and script."""
-        places.keep_after_errors(None, self._thread)
+        places.keep_after_errors(None)
 
     def _is_chosen(self) -> bool:
         chosen = options.current().on_error
@@ -139,8 +139,8 @@ class ErrorPark:
         places.bring_back(self._aside)
         self._aside = []
         places.unwind(self._thread)
-        if self.error is not None:
-            traceback.clear_frames(self.error.__traceback__)  # they hold what the failed step had made
+        for each in places.chain(self.error):
+            traceback.clear_frames(each.__traceback__)  # they hold what the failed step had made
         return anew
 
     def over(self) -> None:
@@ -154,6 +154,11 @@ class ErrorPark:
                 run_error.clear(folder, session.slot())
             except (OSError, SparkError) as error:
                 report.warn(f"the file that describes an earlier error can't be removed: {error}")
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of the loops that can go on."""
+        return [place.key for place in self._aside]
 
     @property
     def has_places(self) -> bool:

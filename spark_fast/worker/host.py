@@ -30,7 +30,7 @@ from spark_fast.errors import (
 )
 from spark_fast.project_files import is_under
 from spark_fast.request import format_id, is_restart, version_of
-from spark_fast.worker import journaling, loaders, options, persisting, places, report, session, voting
+from spark_fast.worker import ended_loops, journaling, loaders, options, persisting, places, report, session, voting
 from spark_fast.worker.error_park import ErrorPark
 from spark_fast.worker.project import ENTRY, Module, Project
 from spark_fast.worker.reload_answers import answer, elsewhere_error, publish_applied, reason_of, speaks_against
@@ -60,6 +60,7 @@ class _Trial:
 
     Attributes:
         aside: the places of loops that code which starts over does not go on from.
+        ended: the loops that had ended before this code.
     """
 
     def __init__(self, transaction: "Transaction", asked: _Asked | None) -> None:
@@ -67,6 +68,7 @@ class _Trial:
         self.asked = asked
         self.executed = False
         self.aside: list[Place] = []
+        self.ended = ended_loops.snapshot()
 
 
 class Host:
@@ -265,6 +267,22 @@ class Host:
 
         modules = list(self._project.modules.values())
         transaction.warnings += restarts.find(modules, kept.values(), self._roots, error=self._park.error)
+        passed, anew = self._ended_loops()
+        transaction.warnings += [
+            f"the loop with the key {key!r} had ended, so it is passed over; give it another key to go through it again"
+            for key in passed
+        ]
+        if self._park.error is not None and not self._park.has_places:
+            transaction.warnings += [
+                f"the loop with the key {key!r} had ended, and begins at its first item again" for key in anew
+            ]
+
+    def _ended_loops(self) -> tuple[list[str], list[str]]:
+        """The keys of outermost loops that have ended: those that are passed over, and those that begin anew. The first
+        need something that is persisted: without it there is nothing that they have trained."""
+        sources = {module.path: module.source for module in list(self._project.modules.values())}
+        passed, anew = ended_loops.find(sources, places.kept() + self._park.keys)
+        return (passed, anew) if persisting.snapshot() else ([], [*passed, *anew])
 
     def tell(self) -> None:
         """Publishes that the new code runs: it has come to a point at which it would wait."""
@@ -315,6 +333,7 @@ class Host:
         again: executes what is to be executed anew of the entry, and runs it.
         """
         transaction: Transaction | None = None
+        ended_loops.begin()
         while True:
             try:
                 result = first() if transaction is None else again(transaction)
@@ -393,6 +412,7 @@ class Host:
             report.warn_of("not all of the new code could be taken back: old and new code are mixed", error)
             self._undo_error = error
         places.bring_back(trial.aside)
+        ended_loops.restore(trial.ended)
 
     def _end_trials(self) -> None:
         if self._trials:
@@ -431,6 +451,8 @@ class Host:
         if trial.transaction.restart:
             trial.aside = places.set_aside(self.thread)
             places.unwind(self.thread)
+            ended_loops.forget()
+        ended_loops.pass_over(self._ended_loops()[0])
         if trial.asked is not None:
             ident = format_id(trial.asked.entry["id"])
             journaling.code(ident, trial.transaction.number, trial.transaction.sources)
