@@ -260,3 +260,25 @@ def test_a_training_that_had_ended_and_kept_nothing_stays_paused(tmp_path: Path)
         training.edit("FAILS = True", "FAILS = False")
         assert training.reload().fate.state == "refused"
         assert training.said == ALL
+
+
+@pytest.mark.parametrize("function", [False, True])
+def test_what_a_loop_has_filled_that_is_passed_over_is_named(tmp_path: Path, function: bool) -> None:
+    script = """
+sums = []
+for batch in spark.track(range(5), key="epoch"):
+    sums.append(batch)
+    model["seen"] = batch
+if FAILS:
+    raise OSError("while saving")
+say(len(sums))
+"""
+    if function:
+        script = f"def main():\n{textwrap.indent(script, '    ')}\nmain()"
+    said, warnings = mended(tmp_path, script)
+    assert said == [[0]]
+    line = 16 if function else 15
+    assert warnings == [
+        f"train.py:{line}: `sums` is made anew when the code runs again; spark.persist() keeps it",
+        PASSED,
+    ]

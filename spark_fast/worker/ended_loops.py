@@ -9,14 +9,14 @@ does one in code whose source can't be read. Called with the lock of places.py.
 import ast
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any
 
 from spark_fast.sources import decode
 
-__all__ = ["begin", "begun", "ended", "find", "forget", "pass_over", "passes", "restore", "snapshot"]
+__all__ = ["begin", "begun", "ended", "find", "forget", "pass_over", "passes", "places", "restore", "snapshot"]
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _HOST = os.path.join(_HERE, "host.py")
@@ -28,7 +28,7 @@ _ENDED_MAX = 1000
 """Loops that are remembered: a script that makes up a key for each loop is to take no more memory all the time."""
 _LOOPS = (ast.For, ast.AsyncFor, ast.While)
 
-_Stack = tuple[tuple[str, int], ...]
+_Stack = tuple[tuple[str, str, int], ...]
 _Showed = tuple[int, dict[str, Any]]
 
 
@@ -36,7 +36,7 @@ _Showed = tuple[int, dict[str, Any]]
 class _Ended:
     """A loop that has ended.
 
-    stack: file and line of the frames that it began in, the innermost first.
+    stack: file, function and line of the frames that it began in, the innermost first.
     showed: its items and its `kept`.
     once: whether the script comes to it once; None if that has not been looked at.
     """
@@ -91,7 +91,7 @@ def begun(key: str) -> None:
         if path == _HOST:
             break
         if not path.startswith((_PACKAGE, _ASYNCIO)):
-            found.append((path, frame.f_lineno))
+            found.append((path, frame.f_code.co_name, frame.f_lineno))
         frame = frame.f_back
     _begun[key] = tuple(found)
 
@@ -122,6 +122,11 @@ def find(sources: Mapping[str, bytes], living: list[str]) -> tuple[list[str], li
     return [key for key in gone if _ended[key].once], [key for key in gone if not _ended[key].once]
 
 
+def places(keys: Iterable[str]) -> list[tuple[str, str, int]]:
+    """File, function and line of these loops."""
+    return [_ended[key].stack[0] for key in keys if _ended[key].stack]
+
+
 def pass_over(keys: list[str]) -> None:
     """The script is about to run again: passes over these loops, each once."""
     _begun.clear()
@@ -138,7 +143,7 @@ def passes(key: str) -> _Showed | None:
 
 
 def _is_met_once(stack: _Stack, sources: Mapping[str, bytes], trees: dict[str, ast.Module | None]) -> bool:
-    for number, (path, line) in enumerate(stack):
+    for number, (path, _, line) in enumerate(stack):
         if path not in trees:
             trees[path] = _parsed(path, sources)
         tree = trees[path]

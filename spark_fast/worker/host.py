@@ -256,8 +256,8 @@ class Host:
     def _look_for_losses(self, transaction: "Transaction") -> None:
         """Warns of what the reload begins anew. Raises CodeRefusedError if that is the whole training."""
         kept = persisting.snapshot()
-        goes_on = bool(kept) or self._park.has_places or bool(places.living(self.thread))
-        if not goes_on and self.executes_entry and worker.step() > options.current().stride:
+        in_loops = self._park.has_places or bool(places.living(self.thread))
+        if not in_loops and not kept and self.executes_entry and worker.step() > options.current().stride:
             raise CodeRefusedError(
                 "none of the loops that are running has a key, and nothing is persisted: the new code would start the "
                 'training over. Give a loop a key, spark.track(…, key="batch"), and keep the model with '
@@ -268,14 +268,9 @@ class Host:
         modules = list(self._project.modules.values())
         transaction.warnings += restarts.find(modules, kept.values(), self._roots, error=self._park.error)
         passed, anew = self._ended_loops()
-        transaction.warnings += [
-            f"the loop with the key {key!r} had ended, so it is passed over; give it another key to go through it again"
-            for key in passed
-        ]
-        if self._park.error is not None and not self._park.has_places:
-            transaction.warnings += [
-                f"the loop with the key {key!r} had ended, and begins at its first item again" for key in anew
-            ]
+        if in_loops or self._park.error is None:
+            anew = []
+        transaction.warnings += restarts.of_ended(passed, anew, modules, kept.values(), self._roots)
 
     def _ended_loops(self) -> tuple[list[str], list[str]]:
         """The keys of outermost loops that have ended: those that are passed over, and those that begin anew. The first
