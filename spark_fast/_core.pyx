@@ -707,6 +707,7 @@ cdef class Place:
     cdef public dict passed
     cdef public object owner
     cdef public object thread
+    cdef public object frames  # the thread and the task that its loop runs in
     cdef public bint inner
     cdef public bint claimed
     cdef public bint over
@@ -730,13 +731,7 @@ cdef class Place:
     def go_on(self) -> None:
         """The loop runs again: an item whose body was not done is handed out once more."""
         self.again = self.held
-        self.passed = {key: list(ended) for key, ended in self.ended.items()}
-
-    def pass_over(self, ended: "Place") -> None:
-        """The loop ended within the item that its outer loop hands out again: it has no items, and what it counted."""
-        self.iterator = nothing
-        self.handed = ended.handed
-        self.kept = ended.kept
+        self.passed = {key: list(found) for key, found in self.ended.items()}
 
     cdef void show(self, object total) noexcept:
         """Shows the loop's progress, instead of that of an object that had the place before."""
@@ -756,6 +751,12 @@ cdef class Place:
         """The item that was handed out last; None once its body has come round."""
         return self.current
 
+    def pass_over(self, uint64_t handed, kept: dict) -> None:
+        """The loop had ended: it hands out nothing more, and shows what it showed then."""
+        self.iterator = nothing
+        self.handed = handed
+        self.kept = kept
+
     def begin_anew(self) -> object:
         """The loop is to begin at its first item again, with a new iterator. Returns the iterator and the item that it
         had, which may run code of the user's as they go."""
@@ -770,7 +771,7 @@ cdef class Place:
 
     def forget(self) -> None:
         """The loop is over, or left for good."""
-        self.owner = self.thread = self.parent = None
+        self.owner = self.thread = self.frames = self.parent = None
         self.iterator = self.current = None
         self.held = self.again = False
         self.ended.clear()

@@ -467,9 +467,9 @@ def keeping(monkeypatch: pytest.MonkeyPatch) -> "list[bool]":
     """Has loops of this thread wait for what an exception comes to; what was said of that."""
     monkeypatch.setenv("SPARK_FAST", "0")
     said: list[bool] = []
-    places.keep_after_errors(said.append, threading.get_ident())
+    places.keep_after_errors(said.append)
     yield said  # type: ignore[misc]
-    places.keep_after_errors(None, threading.get_ident())
+    places.keep_after_errors(None)
 
 
 @pytest.mark.unit

@@ -54,11 +54,11 @@ class ErrorPark:
         """
         self._after_reload |= reloaded
         if self._is_chosen():
-            places.keep_after_errors(session.loops_unwound, self._thread)
+            places.keep_after_errors(session.loops_unwound)
 
     def disarm(self) -> None:
         """From here on an exception ends loops and script."""
-        places.keep_after_errors(None, self._thread)
+        places.keep_after_errors(None)
 
     def _is_chosen(self) -> bool:
         chosen = options.current().on_error
@@ -88,7 +88,7 @@ class ErrorPark:
         kept = record(error)
         self._message = kept.message
         journaling.stopped_by_error(kept.message, kept.traceback)
-        run = session.run_id()
+        run = session.run_id() or ""
         report.warn(
             f"run {run} is paused after an error, with everything in memory: {kept.message}\n"
             f"{kept.traceback.rstrip()}\n" + "\n".join(run_error.remedies(run))
@@ -135,8 +135,8 @@ class ErrorPark:
         places.bring_back(self._aside)
         self._aside = []
         places.unwind(self._thread)
-        if self.error is not None:
-            traceback.clear_frames(self.error.__traceback__)  # they hold what the failed step had made
+        for each in places.chain(self.error):
+            traceback.clear_frames(each.__traceback__)  # they hold what the failed step had made
         return anew
 
     def over(self) -> None:
@@ -150,6 +150,11 @@ class ErrorPark:
                 run_error.clear(folder, session.slot())
             except (OSError, SparkError) as error:
                 report.warn(f"the file that describes an earlier error can't be removed: {error}")
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of the loops that can go on."""
+        return [place.key for place in self._aside]
 
     @property
     def has_places(self) -> bool:

@@ -30,7 +30,7 @@ from spark_fast.errors import (
 )
 from spark_fast.project_files import is_under
 from spark_fast.request import format_id, is_restart, sender_name, version_of
-from spark_fast.worker import journaling, loaders, options, persisting, places, report, session, voting
+from spark_fast.worker import ended_loops, journaling, loaders, options, persisting, places, report, session, voting
 from spark_fast.worker.error_park import ErrorPark
 from spark_fast.worker.project import ENTRY, Module, Project
 from spark_fast.worker.reload_answers import answer, elsewhere_error, publish_applied, reason_of, speaks_against
@@ -60,6 +60,7 @@ class _Trial:
 
     Attributes:
         aside: the places of loops that code which starts over does not go on from.
+        ended: the loops that had ended before this code.
     """
 
     def __init__(self, transaction: "Transaction", asked: _Asked | None) -> None:
@@ -67,6 +68,7 @@ class _Trial:
         self.asked = asked
         self.executed = False
         self.aside: list[Place] = []
+        self.ended = ended_loops.snapshot()
 
 
 class Host:
@@ -254,8 +256,8 @@ class Host:
     def _look_for_losses(self, transaction: "Transaction") -> None:
         """Warns of what the reload begins anew. Raises CodeRefusedError if that is the whole training."""
         kept = persisting.snapshot()
-        goes_on = bool(kept) or self._park.has_places or bool(places.living(self.thread))
-        if not goes_on and self.executes_entry and worker.step() > options.current().stride:
+        in_loops = self._park.has_places or bool(places.living(self.thread))
+        if not in_loops and not kept and self.executes_entry and worker.step() > options.current().stride:
             raise CodeRefusedError(
                 "none of the loops that are running has a key, and nothing is persisted: the new code would start the "
                 'training over. Give a loop a key, spark.track(…, key="batch"), and keep the model with '
@@ -265,6 +267,17 @@ class Host:
 
         modules = list(self._project.modules.values())
         transaction.warnings += restarts.find(modules, kept.values(), self._roots, error=self._park.error)
+        passed, anew = self._ended_loops()
+        if in_loops or self._park.error is None:
+            anew = []
+        transaction.warnings += restarts.of_ended(passed, anew, modules, kept.values(), self._roots)
+
+    def _ended_loops(self) -> tuple[list[str], list[str]]:
+        """The keys of outermost loops that have ended: those that are passed over, and those that begin anew. The first
+        need something that is persisted: without it there is nothing that they have trained."""
+        sources = {module.path: module.source for module in list(self._project.modules.values())}
+        passed, anew = ended_loops.find(sources, places.kept() + self._park.keys)
+        return (passed, anew) if persisting.snapshot() else ([], [*passed, *anew])
 
     def tell(self) -> None:
         """Publishes that the new code runs: it has come to a point at which it would wait."""
@@ -315,6 +328,7 @@ class Host:
         again: executes what is to be executed anew of the entry, and runs it.
         """
         transaction: Transaction | None = None
+        ended_loops.begin()
         while True:
             try:
                 result = first() if transaction is None else again(transaction)
@@ -393,6 +407,7 @@ class Host:
             report.warn_of("not all of the new code could be taken back: old and new code are mixed", error)
             self._undo_error = error
         places.bring_back(trial.aside)
+        ended_loops.restore(trial.ended)
 
     def _end_trials(self) -> None:
         if self._trials:
@@ -431,6 +446,8 @@ class Host:
         if trial.transaction.restart:
             trial.aside = places.set_aside(self.thread)
             places.unwind(self.thread)
+            ended_loops.forget()
+        ended_loops.pass_over(self._ended_loops()[0])
         if trial.asked is not None:
             ident = format_id(trial.asked.entry["id"])
             journaling.code(ident, trial.transaction.number, trial.transaction.sources)

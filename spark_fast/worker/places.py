@@ -7,7 +7,9 @@ that its outer loop hands out once more is passed over there, and begins afresh 
 
 An exception that unwinds a loop may be one that would end the script, after which the process is parked and its code
 mended. While it travels, it can't be told from one that a handler catches. So the places of the loops that it unwound
-wait, marked with the exception, until this thread does something else than to handle it.
+wait, marked with the exception, until the code that it has left does something else than to handle it: this thread, or
+this task of an event loop. The exception may reach the script through a task group or a thread's future, while other
+tasks and threads pass checkpoints.
 """
 
 import gc
@@ -16,15 +18,20 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
 
 from spark_fast._core import Place
 from spark_fast.errors import SparkInterrupt
+from spark_fast.worker import ended_loops
 
 __all__ = [
     "abandon",
     "advance",
     "begin_anew",
     "bring_back",
+    "chain",
     "enter",
     "forget_unwound",
     "keep_after_errors",
@@ -39,18 +46,33 @@ __all__ = [
 
 _places: dict[str, Place] = {}
 _lock = threading.RLock()
-_loops: dict[int, list[Place]] = {}
-"""The living loops of each thread, outermost first."""
+_loops: dict[tuple[int, int], list[Place]] = {}
+"""The living loops of each thread and of each task of an event loop, outermost first: see _frames()."""
+_around: ContextVar[tuple[Place, ...]] = ContextVar("spark_fast_loops_around", default=())
+"""The loops that the code stands in: what a task inherits from the code that starts it."""
 
 _unwinding: int | None = None
 """The thread whose loops are being left for a reload, or run new code that has not proved itself yet."""
 
-_unwound: dict[str, int] = {}
-"""The keys of loops that an exception has unwound, with the number that the exception is marked with."""
+
+@dataclass(frozen=True, slots=True)
+class _Unwound:
+    """A loop that an exception has unwound.
+
+    number: what the exception is marked with.
+    frames: the thread and the task whose frames it has left.
+    cancelled: whether it was a task's CancelledError.
+    """
+
+    number: int
+    frames: tuple[int, int]
+    cancelled: bool
+
+
+_unwound: dict[str, _Unwound] = {}
+"""The loops that exceptions have unwound, by key."""
 _on_unwound: Callable[[bool], object] | None = None
 """Is told whether there are such loops; None while exceptions simply end loops."""
-_script: int | None = None
-"""The thread whose loops wait so: no other thread's exception parks the process."""
 _numbers = itertools.count(1)
 _MARK = "_spark_fast_unwound"
 _UNMARKED = 0
@@ -78,20 +100,27 @@ def enter(key: str, iterable: Iterable[object], owner: int) -> Place:
                 f"two loops that live at the same time have the key {key!r}: a place can be kept for one of them only. "
                 "Give each track() its own key"
             )
-        loops = _loops.setdefault(thread, [])
-        parent = loops[-1] if loops else None
-        if place is None and parent is not None and parent.passed.get(key):
-            place = Place(key)  # not kept: it had ended within this item of the outer loop
-            place.pass_over(parent.passed[key].pop(0))
+        frames = _frames()
+        loops = _loops.setdefault(frames, [])
+        parent = (
+            loops[-1] if loops else next((each for each in reversed(_around.get()) if each.owner is not None), None)
+        )
+        showed = _ended_before(key, parent) if place is None else None
+        if showed is not None:
+            place = Place(key)  # not kept
+            place.pass_over(*showed)
             return place
         if place is None:
             place = _places[key] = Place(key)
-        place.owner, place.thread, place.parent = owner, thread, parent
+        if parent is None:
+            ended_loops.begun(key)
+        place.owner, place.thread, place.frames, place.parent = owner, thread, frames, parent
         place.claimed = True
         place.go_on()
         if parent is not None:
             parent.inner = True
         loops.append(place)
+        _around.set((*(each for each in _around.get() if each.owner is not None and each is not place), place))
     del gone_place
     try:
         if place.iterator is None:
@@ -100,6 +129,15 @@ def enter(key: str, iterable: Iterable[object], owner: int) -> Place:
         leave(place, None)
         raise
     return place
+
+
+def _ended_before(key: str, parent: Place | None) -> tuple[int, dict[str, Any]] | None:
+    """What a loop showed that had ended within this item of the outer loop, or before this line of the script: its
+    items and `kept`. None if it had not."""
+    if parent is None:
+        return ended_loops.passes(key)
+    ends = parent.passed.get(key)
+    return ends.pop(0) if ends else None
 
 
 def advance(place: Place) -> None:
@@ -114,6 +152,8 @@ def advance(place: Place) -> None:
         for inner in [each for each in list(_places.values()) if each.parent is place]:
             if inner.owner is None:
                 gone.append(_drop(inner))
+            elif inner.frames != place.frames:
+                inner.parent = None  # a task that was started in this loop's body, and goes on beside the loop
             else:
                 # It runs beside this loop, in a zip() say: its item was this body's, too.
                 gone.append(inner.item())
@@ -129,16 +169,18 @@ def leave(place: Place, error: BaseException | None, raised: BaseException | Non
     """
     gone: object = None
     with _lock:
-        loops = _loops.get(place.thread or 0, [])
+        loops = _loops.get(place.frames or (0, 0), [])
         # By identity, and not only the last: generators can be left in any order.
         loops[:] = [each for each in loops if each is not place]
         if not loops:
-            _loops.pop(place.thread or 0, None)
+            _loops.pop(place.frames or (0, 0), None)
         unwinding = _unwinding is not None and _unwinding == place.thread
         parent = place.parent
         ended = isinstance(error, StopIteration)
+        if parent is None and (ended or (error is None and raised is None and not unwinding)):
+            ended_loops.ended(place.key, (place.handed, place.kept))
         if ended and parent is not None and parent.owner is not None:
-            parent.ended.setdefault(place.key, []).append(place)
+            parent.ended.setdefault(place.key, []).append((place.handed, place.kept))
             gone = _drop(place)
         elif unwinding and (error is None or ended):
             # Kept: the loop may go on, or be gone through once more by the old code, if the new one fails.
@@ -147,85 +189,114 @@ def leave(place: Place, error: BaseException | None, raised: BaseException | Non
         elif isinstance(error, SparkInterrupt) and unwinding:
             # It came through a generator, which can't be gone on with. What stands in it keeps its own place.
             gone, place.owner, place.iterator = place.iterator, None, None
-        elif _on_unwound is not None and _may_go_on(place, error or raised):
+        elif _on_unwound is not None and not ended and _may_go_on(error or raised):
             place.owner = None
             place.over = False
             place.raised = error is not None
-            _unwound[place.key] = _mark(error or raised)
+            left_by = error or raised
+            _unwound[place.key] = _Unwound(_mark(left_by), _frames(), _is_cancellation(left_by))
             _on_unwound(True)
         else:
             gone = _drop(place)
     del gone
 
 
-def _may_go_on(place: Place, error: BaseException | None) -> bool:
+def _may_go_on(error: BaseException | None) -> bool:
     """Whether the loop may be gone on with after this exception, if that ends the script."""
-    if error is None or place.thread != _script:
-        return False
-    return not isinstance(error, (StopIteration, SparkInterrupt, KeyboardInterrupt, SystemExit))
+    return error is not None and not isinstance(error, (SparkInterrupt, KeyboardInterrupt, SystemExit))
+
+
+def _is_cancellation(error: BaseException | None) -> bool:
+    asyncio = sys.modules.get("asyncio.exceptions")
+    return asyncio is not None and isinstance(error, asyncio.CancelledError)
+
+
+def _frames() -> tuple[int, int]:
+    """This thread, and the task that it runs; zero for none. Quick: called within finalizers."""
+    tasks = sys.modules.get("asyncio.tasks")
+    events = sys.modules.get("asyncio.events")
+    loop = events._get_running_loop() if tasks is not None and events is not None else None
+    task = tasks.current_task(loop) if tasks is not None and loop is not None else None
+    return threading.get_ident(), 0 if task is None else id(task)
 
 
 def _mark(error: BaseException | None) -> int:
     """The number that the exception has, or gets. What closes a generator is no part of the exception's chain."""
     if isinstance(error, GeneratorExit):
         return _UNMARKED
-    number: int = getattr(error, _MARK, _UNMARKED)
+    if error is None:
+        return _UNMARKED
+    number = _mark_of(error)
     if number == _UNMARKED:
         number = next(_numbers)
-        try:
-            setattr(error, _MARK, number)
-        except (AttributeError, TypeError):  # of a class that takes no attributes
-            return _UNMARKED
+        BaseException.__setattr__(error, _MARK, number)
+    return number
+
+
+def _mark_of(error: BaseException) -> int:
+    """The number of this exception alone. Its class may have attribute methods of its own, which are not called."""
+    try:
+        number: int = BaseException.__getattribute__(error, _MARK)
+    except AttributeError:
+        return _UNMARKED
     return number
 
 
 def _marks(error: BaseException | None) -> set[int]:
     """The numbers of an exception, of those that it was raised from or during, and of the members of groups."""
-    found: set[int] = set()
-    seen: set[int] = set()
+    return {_mark_of(each) for each in chain(error)}
+
+
+def chain(error: BaseException | None) -> list[BaseException]:
+    """An exception, those that it was raised from or during, and the members of groups."""
+    found: dict[int, BaseException] = {}
     left = [error]
-    while left and len(seen) < _CHAIN_MAX:
+    while left and len(found) < _CHAIN_MAX:
         each = left.pop()
-        if each is None or id(each) in seen:
+        if each is None or id(each) in found:
             continue
-        seen.add(id(each))
-        found.add(getattr(each, _MARK, _UNMARKED))
+        found[id(each)] = each
         left += [each.__context__, each.__cause__]
         if isinstance(each, BaseExceptionGroup):
             left += each.exceptions
-    return found
+    return list(found.values())
 
 
 def forget_unwound() -> None:
-    """Forgets the loops that were unwound by an exception that this thread no longer handles."""
+    """Forgets the loops that were unwound by an exception that the code which it has left no longer handles.
+
+    Called by that code, as by all other.
+    """
     handled = sys.exception()
     marks = _marks(handled)
+    frames = _frames()
     gone: list[object] = []
     with _lock:
-        for key, number in list(_unwound.items()):
+        for key, unwound in list(_unwound.items()):
             place = _places.get(key)
-            if handled is None or number not in {*marks, _UNMARKED}:
+            if unwound.frames == frames and (handled is None or unwound.number not in {*marks, _UNMARKED}):
                 del _unwound[key]
                 if place is not None:
                     gone.append(_drop(place))
-        if not _unwound and _on_unwound is not None:
+        # What a task or a thread has left that ended waits for the next loop with its key, or for the script's end.
+        if not any(unwound.frames == frames for unwound in _unwound.values()) and _on_unwound is not None:
             _on_unwound(False)
     del gone
 
 
 def waiting() -> bool:
-    """Whether loops of this thread wait for what an exception comes to."""
-    return bool(_unwound) and threading.get_ident() == _script
+    """Whether loops wait for what an exception comes to."""
+    return bool(_unwound)
 
 
-def keep_after_errors(on_unwound: Callable[[bool], object] | None, thread: int) -> None:
-    """Has the places of the thread's loops wait that an exception unwinds; None: from here on it ends them.
+def keep_after_errors(on_unwound: Callable[[bool], object] | None) -> None:
+    """Has the places of loops wait that an exception unwinds; None: from here on it ends them.
 
-    on_unwound: called with whether any wait: then this thread's next checkpoint is to call forget_unwound(). Called
-        within a finalizer, holding a lock: it must be quick and take no other.
+    on_unwound: called with whether any wait: then the next checkpoints are to call forget_unwound(). Called within a
+        finalizer, holding a lock: it must be quick and take no other.
     """
-    global _on_unwound, _script
-    _on_unwound, _script = on_unwound, thread
+    global _on_unwound
+    _on_unwound = on_unwound
 
 
 def set_aside(thread: int, error: BaseException | None = None) -> list[Place]:
@@ -239,18 +310,19 @@ def set_aside(thread: int, error: BaseException | None = None) -> list[Place]:
     with _lock:
         if _unwinding == thread:
             _unwinding = None
-        aside = [
-            place
-            for key, place in list(_places.items())
-            if (place.thread == thread or place.owner is None) and _unwound.get(key, _UNMARKED) in marks
-        ]
-        gone += [_drop(_places[key]) for key, number in _unwound.items() if key in _places and number not in marks]
+        first = min((each.number for each in _unwound.values() if each.number in marks - {_UNMARKED}), default=None)
+        for key, unwound in _unwound.items():
+            # A task group cancels the other tasks when one has failed.
+            after = unwound.cancelled and first is not None and unwound.number > first
+            if key in _places and unwound.number not in marks and not after:
+                gone.append(_drop(_places[key]))
+        aside = [place for place in _places.values() if place.thread == thread or place.owner is None]
         for place in aside:
             _places.pop(place.key, None)
         _unwound.clear()
         if _on_unwound is not None:
             _on_unwound(False)
-        _loops.pop(thread, None)
+        _forget_frames(thread)
     del gone
     return aside
 
@@ -326,7 +398,12 @@ def abandon(thread: int) -> None:
         for place in list(_places.values()):
             if place.thread == thread or place.owner is None:
                 place.claimed = False
-        _loops.pop(thread, None)
+        _forget_frames(thread)
+
+
+def _forget_frames(thread: int) -> None:
+    for frames in [each for each in _loops if each[0] == thread]:
+        del _loops[frames]
 
 
 def settle() -> None:

@@ -41,7 +41,14 @@ def warn_of(message: str, error: BaseException) -> None:
 def as_printed(error: BaseException) -> str:
     """As Python prints it, without the frames of this package."""
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    found = traceback.TracebackException.from_exception(error)
+    try:
+        found = traceback.TracebackException.from_exception(error)
+    except Exception as problem:  # the exception's class has attribute methods that raise
+        lines = "".join(traceback.format_tb(error.__traceback__))
+        return (
+            f"Traceback (most recent call last):\n{lines}{type(error).__qualname__}: "
+            f"<its description raised {type(problem).__name__}>\n"
+        )
     for each in (found, found.__cause__, found.__context__):
         if each is not None:
             kept = [

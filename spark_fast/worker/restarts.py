@@ -16,13 +16,16 @@ from typing import Any
 from spark_fast._core import KeyedTrack, Track
 from spark_fast.project_files import relative
 from spark_fast.sources import decode
-from spark_fast.worker.project import Module
+from spark_fast.worker import ended_loops
+from spark_fast.worker.project import ENTRY, Module
 
-__all__ = ["Position", "find", "losses", "of_stack", "of_traceback"]
+__all__ = ["Position", "find", "losses", "of_ended", "of_stack", "of_traceback"]
 
 _LOOPS = (ast.For, ast.AsyncFor, ast.While)
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
 _CO_GENERATOR = 0x20 | 0x200  # of inspect, which takes long to import
+
+_AGAIN = "give it another key to go through it again"
 
 _IMMUTABLE = (int, float, complex, str, bytes, bool, type(None), tuple, frozenset, range)
 _CODE = (ModuleType, FunctionType, type)
@@ -61,6 +64,32 @@ def find(
     positions = of_stack(sys._getframe(), paths) if error is None else of_traceback(error.__traceback__, paths)
     sources = {module.path: module.source for module in modules}
     return losses(positions, sources, kept, {module.name.split(".")[0] for module in modules}, roots)
+
+
+def of_ended(
+    passed: Iterable[str], anew: Iterable[str], modules: Sequence[Module], kept: Iterable[object], roots: Sequence[str]
+) -> list[str]:
+    """What there is to say of outermost loops that have ended.
+
+    passed: the keys of those that are passed over: what they worked with may be made anew all the same.
+    anew: of those that begin at their first items again.
+    """
+    paths = {module.path: sys.modules.get("__main__" if module.name == ENTRY else module.name) for module in modules}
+    positions = []
+    for path, name, line in ended_loops.places(passed):
+        # A function's variables are gone. What they were is not known, so it may have been anything.
+        values = vars(paths[path]).get if name == "<module>" and paths.get(path) is not None else _unknown
+        positions.append(Position(path, name, line, False, values))
+    sources = {module.path: module.source for module in modules}
+    return [
+        *losses(positions, sources, kept, {module.name.split(".")[0] for module in modules}, roots),
+        *(f"the loop with the key {key!r} had ended, so it is passed over; {_AGAIN}" for key in passed),
+        *(f"the loop with the key {key!r} had ended, and begins at its first item again" for key in anew),
+    ]
+
+
+def _unknown(_: str) -> object:
+    return object()
 
 
 def of_stack(frame: FrameType | None, paths: Iterable[str]) -> list[Position]:
