@@ -64,8 +64,8 @@ class SparkStopError(SparkInterrupt):
     """The run is to stop. Save what is worth keeping and let it through.
 
     Each thread and each asyncio task gets it once, at its next checkpoint; only code that comes back to that checkpoint
-    gets it again. So a validation loop before the save passes its checkpoints. Once code has come back, every checkpoint
-    of its thread raises, except within the `except` and `finally` blocks that handle the stop.
+    gets it again. So a validation loop before the save passes its checkpoints. Once code has come back, every
+    checkpoint of its thread raises, except within the `except` and `finally` blocks that handle the stop.
 
     A task group of asyncio or anyio in which tasks raise nothing else raises a `SparkStopGroupError`, which is a
     SparkStopError too. Any other group, such as trio's, raises a BaseExceptionGroup: catch it with
