@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from spark_fast import client, journal
+from spark_fast.errors import SparkRequestError
 from spark_fast.request import sender_name
 from spark_fast.worker import places
 from tests.reloading import Edited
@@ -159,7 +160,7 @@ def test_a_resume_runs_the_same_code_again_from_its_places(tmp_path: Path) -> No
     code = LATE.replace("return epoch", 'return open(f"{__file__}.{epoch}").read() if epoch == 3 else epoch')
     with Edited(tmp_path, code, SPARK_FAST_ON_ERROR="park") as training:
         run = parked(training)
-        assert run.error is not None and run.error.type == "FileNotFoundError"
+        assert run.error is not None and run.error.type == "FileNotFoundError" and run.error.can_resume
         run.resume(wait=False)
         until(lambda: len([each for each in run.requests if each.kind == "pause"]) == 2, training.err)
         (training.project / "train.py.3").write_text("there")
@@ -384,8 +385,14 @@ def test_a_run_that_has_nothing_to_go_on_with_is_not_resumed_into_a_new_training
         """
     with Edited(tmp_path, code, SPARK_FAST_ON_ERROR="park") as training:
         run = parked(training)
-        run.resume(wait=False)
-        until(lambda: "would start the training over" in training.err)
+        assert run.error is not None and not run.error.can_resume
+        for ask in (run.resume, lambda: run.advance(3)):
+            with pytest.raises(SparkRequestError, match=r"was refused: it is paused after an error, none of its loops"):
+                ask()
+        assert run.resume(wait=False).fate.state == "refused"
+        done = cli("resume", "test")
+        assert done.returncode == 1
+        assert "its code would start the training over. Stop it, or mend the code" in done.stderr
         parked(training)
         assert training.said == [0, 1, 2, 3, 4, 5]
         run.stop(timeout=30)

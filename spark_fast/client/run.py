@@ -66,6 +66,9 @@ _ENDED_NAMED = 3
 
 _WITH_ERROR = (SparkStatus.PAUSED, SparkStatus.PAUSING, SparkStatus.STOPPING, SparkStatus.FAILED)
 
+_ERRORS = "errors"
+"""runfiles.run_error.FOLDER, which takes a millisecond to import: a resume is not to wait for that."""
+
 _KINDS = {int(kind): kind for kind in Kind}
 
 
@@ -611,8 +614,25 @@ class Run:
     def _make(
         self, kind: Kind, wait: bool, timeout: Duration | None, *, arg: int = 0, duration: float = 0.0
     ) -> Request:
-        request = self._ask(kind, wait, seconds_of(timeout, "timeout"), arg=arg, duration=duration)
+        limit = seconds_of(timeout, "timeout")
+        if kind in (Kind.RESUME, Kind.ADVANCE) and self._would_start_over():
+            reason = (
+                "it is paused after an error, none of its loops has a key and nothing is persisted: its code would "
+                "start the training over. Stop it, or mend the code and reload it with --restart"
+            )
+            fate = Fate(FateState.REFUSED, reason=reason)
+            request = Request(self, kind, run_folder.new_id(), 0, sender_name(), time.time(), fate)
+        else:
+            request = self._ask(kind, wait, limit, arg=arg, duration=duration)
         return request.raise_for_fate() if wait else request
+
+    def _would_start_over(self) -> bool:
+        """Whether the run is paused after an error and has nothing to go on with."""
+        if not (self._folder / _ERRORS).exists() or self.status is not SparkStatus.PAUSED:
+            return False
+        from spark_fast.runfiles import run_error
+
+        return not all(error.can_resume for error in run_error.read(self._folder))
 
     def reload(
         self,

@@ -17,9 +17,10 @@ from pathlib import Path
 from spark_fast import private_files
 from spark_fast.errors import FolderRefusedError, StoreError
 
-__all__ = ["RunError", "clear", "describe", "read", "remedies", "write"]
+__all__ = ["FOLDER", "RunError", "clear", "describe", "read", "remedies", "write"]
 
-_ERRORS = "errors"
+FOLDER = "errors"
+"""The folder of these files, in the run folder."""
 _TEXT_MAX = 64 << 10
 """Characters that are kept of a traceback, half of them from each end."""
 _FILE_MAX = 1 << 20
@@ -48,6 +49,7 @@ class RunError:
         step: the checkpoints that the rank had passed.
         rank: the number of the rank in its job.
         time: when, in seconds since the epoch.
+        can_resume: whether the run is paused and its code can run again without starting the training over.
     """
 
     type: str
@@ -56,9 +58,10 @@ class RunError:
     step: int
     rank: int
     time: float
+    can_resume: bool = False
 
 
-def describe(error: BaseException, printed: str, *, step: int, rank: int, time: float) -> RunError:
+def describe(error: BaseException, printed: str, *, step: int, rank: int, time: float, can_resume: bool) -> RunError:
     """The record of an exception. printed: its traceback."""
     try:
         lines = "".join(traceback.format_exception_only(error)).strip().splitlines()
@@ -68,19 +71,19 @@ def describe(error: BaseException, printed: str, *, step: int, rank: int, time: 
     if len(printed) > _TEXT_MAX:
         half = _TEXT_MAX // 2
         printed = f"{printed[:half]}\n… {len(printed) - 2 * half} characters are left out …\n{printed[-half:]}"
-    return RunError(type(error).__name__, message[:_TEXT_MAX], printed, step, rank, time)
+    return RunError(type(error).__name__, message[:_TEXT_MAX], printed, step, rank, time, can_resume)
 
 
 def write(folder: Path, slot: int, error: RunError) -> None:
     """Keeps the error of one rank. Raises OSError, FolderRefusedError."""
     raw = json.dumps(asdict(error)).encode()
-    with private_files.opened(folder, _ERRORS, create=True) as errors:
+    with private_files.opened(folder, FOLDER, create=True) as errors:
         private_files.write_whole(errors, f"{slot}.json", raw)
 
 
 def clear(folder: Path, slot: int) -> None:
     """Removes the error of one rank, if there is one. Raises OSError, FolderRefusedError."""
-    with suppress(FileNotFoundError), private_files.opened(folder, _ERRORS) as errors:
+    with suppress(FileNotFoundError), private_files.opened(folder, FOLDER) as errors:
         os.unlink(f"{slot}.json", dir_fd=errors)
 
 
@@ -93,11 +96,11 @@ def read(folder: Path) -> list[RunError]:
 
 
 def _each(folder: Path) -> Iterator[RunError]:
-    with private_files.opened(folder, _ERRORS) as errors:
+    with private_files.opened(folder, FOLDER) as errors:
         for name in os.listdir(errors):
             if re.fullmatch(r"[0-9]{1,9}\.json", name):
                 with suppress(FileNotFoundError, StoreError, ValueError, TypeError, RecursionError):
-                    yield _checked(json.loads(private_files.read_whole(errors, name, _FILE_MAX, folder / _ERRORS)))
+                    yield _checked(json.loads(private_files.read_whole(errors, name, _FILE_MAX, folder / FOLDER)))
 
 
 def _checked(found: object) -> RunError:
@@ -109,6 +112,8 @@ def _checked(found: object) -> RunError:
     numbers = (error.step, error.rank)
     if not all(isinstance(text, str) for text in texts) or not all(type(number) is int for number in numbers):
         raise TypeError("a field of another type")
+    if type(error.can_resume) is not bool:
+        raise TypeError("can_resume is no boolean")
     if not isinstance(error.time, (int, float)):
         raise TypeError("a time that is no number")
     return error

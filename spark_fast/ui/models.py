@@ -161,6 +161,9 @@ class RunError(BaseModel):
     step: int
     rank: int
     time: float
+    can_resume: Annotated[
+        bool, Field(description="Whether it is paused and its code can run again without starting the training over.")
+    ]
 
 
 class Summary(BaseModel):

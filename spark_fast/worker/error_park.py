@@ -17,7 +17,7 @@ from spark_fast.errors import SparkError, SparkInterrupt, is_stop
 from spark_fast.request import Kind, Verdict
 from spark_fast.runfiles import run_error
 from spark_fast.status import monotonic
-from spark_fast.worker import journaling, options, places, report, session
+from spark_fast.worker import journaling, options, persisting, places, report, session
 
 __all__ = ["ErrorPark", "record"]
 
@@ -85,7 +85,7 @@ class ErrorPark:
         if error is self.error:
             return  # mended code has failed on trial: the worker is paused after the same error as before
         self.error = error
-        kept = record(error)
+        kept = record(error, can_resume=self.has_places or bool(persisting.snapshot()))
         self._message = kept.message
         journaling.stopped_by_error(kept.message, kept.traceback)
         run = session.run_id() or ""
@@ -162,10 +162,15 @@ class ErrorPark:
         return bool(self._aside)
 
 
-def record(error: BaseException) -> run_error.RunError:
+def record(error: BaseException, *, can_resume: bool = False) -> run_error.RunError:
     """Keeps an exception that ends or parks this worker in the run's folder, for `status` and the web page."""
     found = run_error.describe(
-        error, report.as_printed(error), step=worker.step(), rank=session.rank() or 0, time=time.time()
+        error,
+        report.as_printed(error),
+        step=worker.step(),
+        rank=session.rank() or 0,
+        time=time.time(),
+        can_resume=can_resume,
     )
     folder = session.folder()
     if folder is not None:
