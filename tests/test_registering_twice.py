@@ -160,6 +160,7 @@ for number in spark.track(range(10**6), key="number"):
 """
 
 
+@pytest.mark.process
 def test_a_function_is_registered_with_atexit_once_and_a_lambda_is_told(tmp_path: Path) -> None:
     with Training(tmp_path, ATEXIT) as training:
         training.says(1)
