@@ -61,7 +61,7 @@ _LOOK = 0.1
 _TURN = 5.0
 """Seconds to wait for other senders, each of which takes some 20 µs."""
 
-_WITH_ERROR = (SparkStatus.PAUSED, SparkStatus.PAUSING, SparkStatus.STOPPING, SparkStatus.FAILED)
+_WITH_ERROR = (SparkStatus.PAUSED, SparkStatus.PAUSING, SparkStatus.STOPPING, SparkStatus.FAILED, SparkStatus.LOST)
 
 _KINDS = {int(kind): kind for kind in Kind}
 
