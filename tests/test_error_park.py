@@ -399,15 +399,39 @@ def test_a_run_that_has_nothing_to_go_on_with_is_not_resumed_into_a_new_training
         training.over(1)
 
 
-def test_a_run_whose_control_is_lost_ends_with_its_error(tmp_path: Path) -> None:
-    with Edited(tmp_path, LATE, SPARK_FAST_ON_ERROR="park") as training:
+def test_a_run_whose_control_is_lost_saves_and_ends_with_its_error(tmp_path: Path) -> None:
+    with Edited(
+        tmp_path, LATE.replace("spark.expose(save=save)", "spark.on_stop(save)"), SPARK_FAST_ON_ERROR="park"
+    ) as training:
         training.says(7)
         training.edit("return epoch", LATER)
         training.reloaded()
         run = parked(training)
         (run.folder / "control").unlink()
-        training.over(1)
+        assert training.over(1)[-1][0] == "saved"
         assert training.err.rstrip().endswith("NameError: name 'unheard_of' is not defined")
+
+
+def test_a_run_that_is_killed_while_it_is_paused_still_says_why(tmp_path: Path) -> None:
+    with Edited(tmp_path, LATE) as training:
+        run = break_late(training)
+        training.process.kill()
+        training.process.wait()
+        assert run.status == "lost"
+        assert run.error is not None and run.error.type == "NameError"
+
+
+def test_a_replay_pauses_after_the_error_and_mends_it(tmp_path: Path) -> None:
+    place = tmp_path / "journal.jsonl"
+    code = LATE.replace("return epoch", "return unheard_of if epoch == 2 else epoch")
+    with Edited(tmp_path, code, SPARK_FAST_JOURNAL=str(place), SPARK_FAST_ON_ERROR="park") as training:
+        parked(training)
+        training.edit("return unheard_of if epoch == 2 else epoch", "return epoch")
+        training.reloaded()
+        said = training.over()
+    (tmp_path / "again").mkdir()
+    with Edited(tmp_path / "again", code, SPARK_FAST_RUNNER=json.dumps({"replay": str(place)})) as again:
+        assert again.over() == said
 
 
 # --- where neither new nor old code can go on ---

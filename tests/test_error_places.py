@@ -282,3 +282,25 @@ say(len(sums))
         f"train.py:{line}: `sums` is made anew when the code runs again; spark.persist() keeps it",
         PASSED,
     ]
+
+
+def test_an_exception_with_attribute_methods_that_a_reload_causes_ends_nothing(tmp_path: Path) -> None:
+    script = """
+    class Odd(Exception):
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
+    try:
+        for epoch in spark.track(range(10**9), key="epoch"):
+            say(epoch)
+            if not FAILS:
+                break
+    finally:
+        if FAILS:
+            raise Odd
+    """
+    with Edited(tmp_path, BEGIN + textwrap.dedent(script)) as training:
+        training.says(1)
+        training.edit("FAILS = True", "FAILS = False")
+        training.reloaded()
+        training.over()

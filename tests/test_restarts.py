@@ -26,7 +26,8 @@ def found(source: str, kept: tuple[object, ...] = (), function: str = "<module>"
     source = textwrap.dedent(source).lstrip("\n")
     line = next(number for number, text in enumerate(source.splitlines(), 1) if "HERE" in text)
     position = Position("/project/train.py", function, line, False, names.get)
-    told = losses([position], {"/project/train.py": source.encode()}, kept, ["tests"], ["/project"])
+    sources = {"/project/train.py": source.encode()}
+    told = losses([position], sources, kept, ["tests"], ["/project"], "/project/train.py")
     return [each.partition(";")[0] for each in told]
 
 
@@ -231,6 +232,124 @@ def test_an_iterator_that_the_loop_takes_items_from_is_named() -> None:
             batch = next(items)  # HERE
         """
     assert found(source, items=iter([1, 2])) == [made("items", 1)]
+
+
+@pytest.mark.unit
+def test_a_number_that_is_equal_to_a_persisted_one_is_named() -> None:
+    source = """
+        n = 0
+        for batch in spark.track(loader, key="batch"):
+            n += 1  # HERE
+        """
+    assert found(source, kept=(1, {"seed": 1}), n=1) == [counted("n", 1)]
+
+
+@pytest.mark.unit
+def test_what_a_with_statement_makes_is_named() -> None:
+    source = """
+        with opened() as (rows, name):
+            for batch in spark.track(loader, key="batch"):
+                rows.append(batch)  # HERE
+        """
+    assert found(source, rows=[], name="") == [made("rows", 1)]
+
+
+@pytest.mark.unit
+def test_the_arguments_of_a_function_are_named_unless_they_are_persisted() -> None:
+    source = """
+        def train(model, optim, losses):
+            for batch in spark.track(loader, key="batch"):
+                losses.append(model(batch))  # HERE
+                optim.step()
+        """
+    model, optim = Net(), Net()
+    assert found(source, function="train", kept=({"optim": optim},), model=model, optim=optim, losses=[]) == [
+        made("model", 1),
+        made("losses", 1),
+    ]
+
+
+@pytest.mark.unit
+def test_the_object_whose_method_counts_in_it_is_named_unless_it_is_persisted() -> None:
+    source = """
+        class Trainer:
+            def fit(self):
+                for batch in spark.track(loader, key="batch"):
+                    self.step += 1  # HERE
+        """
+    trainer = Net()
+    assert found(source, function="fit", self=trainer) == [made("self", 2)]
+    assert found(source, function="fit", kept=(trainer,), self=trainer) == []
+
+
+@pytest.mark.unit
+def test_what_the_script_sets_at_its_top_level_is_named_in_its_functions() -> None:
+    source = """
+        model = Net()
+        other = spark.persist("other", Net)
+        step, batch = 0, None
+
+        def train():
+            global step
+            for batch in spark.track(loader, key="batch"):
+                step += 1  # HERE
+                model(other(batch))
+        """
+    model, other = Net(), Net()
+    names = {"model": model, "other": other, "step": 3, "batch": model}
+    assert found(source, function="train", kept=(other,), **names) == [made("model", 1), counted("step", 3)]
+
+
+@pytest.mark.unit
+def test_an_object_is_named_once_however_many_frames_have_it() -> None:
+    source = """
+        def fit(net):
+            for batch in spark.track(loader, key="batch"):
+                net(batch)
+
+        model = Net()
+        for epoch in spark.track(range(9), key="epoch"):
+            model.train()
+            fit(model)
+        """
+    model = Net()
+    positions = [
+        Position("/project/train.py", "<module>", 8, False, {"model": model}.get),
+        Position("/project/train.py", "fit", 3, False, {"net": model}.get),
+    ]
+    source = textwrap.dedent(source).lstrip("\n")
+    told = losses(positions, {"/project/train.py": source.encode()}, (), ["tests"], ["/project"], "/project/train.py")
+    assert [each.partition(";")[0] for each in told] == [made("model", 5)]
+
+
+@pytest.mark.unit
+def test_settings_that_the_loop_reads_are_not_named() -> None:
+    source = """
+        config = load()
+        for batch in spark.track(loader, key="batch"):
+            step(config.get("lr"), *config.items())  # HERE
+        """
+    assert found(source, config={"lr": 1}) == []
+
+
+@pytest.mark.unit
+def test_a_loop_over_a_generator_of_the_project_that_has_a_key_is_not_named() -> None:
+    source = """
+        def batches():
+            for batch in spark.track(loader, key="batch"):
+                yield batch
+
+        def plain():
+            yield 1
+
+        for batch in batches():
+            for other in plain():
+                spark.checkpoint()  # HERE
+        """
+    names: dict[str, Any] = {}
+    code = textwrap.dedent(source).lstrip("\n").partition("for batch in batches")[0]
+    exec(compile(code, "/project/train.py", "exec"), names)
+    assert found(source, batches=names["batches"], plain=names["plain"]) == [f"train.py:9: {NO_KEY}"]
 
 
 @pytest.mark.unit

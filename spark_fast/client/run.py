@@ -64,7 +64,7 @@ _TURN = 5.0
 _ENDED_NAMED = 3
 """How many of the runs that have ended an error names, where none is live."""
 
-_WITH_ERROR = (SparkStatus.PAUSED, SparkStatus.PAUSING, SparkStatus.STOPPING, SparkStatus.FAILED)
+_WITH_ERROR = (SparkStatus.PAUSED, SparkStatus.PAUSING, SparkStatus.STOPPING, SparkStatus.FAILED, SparkStatus.LOST)
 
 _ERRORS = "errors"
 """runfiles.run_error.FOLDER, which takes a millisecond to import: a resume is not to wait for that."""

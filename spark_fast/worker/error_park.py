@@ -97,8 +97,8 @@ class ErrorPark:
     def wait(self) -> None:
         """Parks until the code is to be tried again.
 
-        Raises SparkReloadError for new code, SparkStopError for a stop and when the time is over, and the error itself
-        if the run can no longer be controlled.
+        Raises SparkReloadError for new code, and SparkStopError for a stop, when the time is over, and if the run can
+        no longer be controlled.
         """
         seconds = options.current().error_timeout
         if seconds is None and session.together():
@@ -117,6 +117,8 @@ class ErrorPark:
         except (SparkError, OSError) as error:
             report.warn(f"the run can't be paused any longer after its error: {error}")
         if self.error is not None and not worker.attached():
+            session.stop_alone("the loss of the run's control")  # so that code that saves runs
+            worker.checkpoint()
             raise self.error
 
     def end(self, *, new_code: bool) -> list[str]:

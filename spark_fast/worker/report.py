@@ -35,7 +35,7 @@ def warn(message: str) -> None:
 
 def warn_of(message: str, error: BaseException) -> None:
     """A warning with the traceback of an error in the user's own code."""
-    warn(f"{message}\n{''.join(traceback.format_exception(error)).rstrip()}")
+    warn(f"{message}\n{as_printed(error).rstrip()}")
 
 
 def as_printed(error: BaseException) -> str:

@@ -23,6 +23,7 @@ __all__ = ["Position", "find", "losses", "of_ended", "of_stack", "of_traceback"]
 
 _LOOPS = (ast.For, ast.AsyncFor, ast.While)
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
+_Scope = ast.Module | ast.FunctionDef | ast.AsyncFunctionDef
 _CO_GENERATOR = 0x20 | 0x200  # of inspect, which takes long to import
 
 _AGAIN = "give it another key to go through it again"
@@ -63,7 +64,12 @@ def find(
     paths = [module.path for module in modules]
     positions = of_stack(sys._getframe(), paths) if error is None else of_traceback(error.__traceback__, paths)
     sources = {module.path: module.source for module in modules}
-    return losses(positions, sources, kept, {module.name.split(".")[0] for module in modules}, roots)
+    project = {module.name.split(".")[0] for module in modules}
+    return losses(positions, sources, kept, project, roots, _entry(modules))
+
+
+def _entry(modules: Iterable[Module]) -> str | None:
+    return next((module.path for module in modules if module.name == ENTRY), None)
 
 
 def of_ended(
@@ -126,6 +132,7 @@ def losses(
     kept: Iterable[object],
     packages: Iterable[str] = (),
     roots: Sequence[str] = (),
+    entry: str | None = None,
 ) -> list[str]:
     """What begins anew when the frames are left and their code runs again: one sentence each, with file and line.
 
@@ -134,9 +141,10 @@ def losses(
     kept: the objects that outlive a reload.
     packages: the names of the project's modules, up to their first dot.
     roots: the folders below which paths are shown in short.
+    entry: the file that is executed again whatever has changed.
     """
     trees: dict[str, ast.Module | None] = {}
-    kept_ids = {id(each) for each in kept}
+    kept_ids = set(_with_parts(kept))
     project = {*packages, "__main__"}
     found: list[str] = []
     for position, inner in pairwise([*positions, None]):
@@ -148,15 +156,28 @@ def losses(
             continue
         shown = relative(position.path, roots)
         from_generator = inner is not None and inner.generator
-        body, loops = _enclosing(tree, position)
+        scope = _enclosing(tree, position)
+        loops = list(_loops_around(scope.body, position.line))
         for loop in loops:
-            if isinstance(loop, ast.While):
+            if isinstance(loop, ast.While) or _is_of_keyed_generator(loop, position, sources):
                 continue
             if words := _loop_loss(loop, position, from_generator=from_generator):
                 found.append(f"{shown}:{loop.lineno}: {words}")
-        for name, line, words in _name_losses(body, loops, position, kept_ids, project):
+        outside = _set_outside(scope, tree if position.path == entry else None)
+        for name, line, words in _name_losses(scope.body, outside, loops, position, kept_ids, project):
             found.append(f"{shown}:{line}: {words.format(name=name)}")
     return list(dict.fromkeys(found))
+
+
+def _with_parts(kept: Iterable[object]) -> Iterator[int]:
+    """The ids of objects, and of what is in them: their attributes, and the items of lists and dictionaries.
+
+    Without numbers and the like: equal ones may be one object, wherever they stand.
+    """
+    for each in kept:
+        parts = vars(each) if hasattr(each, "__dict__") else each
+        within = parts.values() if isinstance(parts, dict) else parts if isinstance(parts, (list, tuple)) else ()
+        yield from (id(part) for part in (each, *within) if not isinstance(part, _IMMUTABLE))
 
 
 def _parsed(source: bytes | None) -> ast.Module | None:
@@ -166,16 +187,15 @@ def _parsed(source: bytes | None) -> ast.Module | None:
         return None
 
 
-def _enclosing(tree: ast.Module, position: Position) -> tuple[list[ast.stmt], list[ast.stmt]]:
-    """The body of the function that stands at this line, and the loops around the line, outermost first."""
-    scope: ast.AST = tree
+def _enclosing(tree: ast.Module, position: Position) -> _Scope:
+    """The function, or the module, that stands at this line."""
+    scope: _Scope = tree
     if position.name != "<module>":
         for node in ast.walk(tree):
             named = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == position.name
             if named and _covers(node, position.line):
-                scope = node
-    body: list[ast.stmt] = getattr(scope, "body", [])
-    return body, list(_loops_around(body, position.line))
+                scope = node  # type: ignore[assignment]
+    return scope
 
 
 def _covers(node: ast.AST, line: int) -> bool:
@@ -227,6 +247,26 @@ def _loop_loss(loop: ast.stmt, position: Position, *, from_generator: bool) -> s
     return "this loop has no key, so it begins at its first item again; track(…, key=…) goes on where it was"
 
 
+def _is_of_keyed_generator(loop: ast.stmt, position: Position, sources: Mapping[str, bytes]) -> bool:
+    """Whether it is a loop over a generator of the project's that has a loop with a key, and goes on with that."""
+    source = getattr(loop, "iter", None)
+    if not isinstance(source, ast.Call):
+        return False
+    function: Any = None
+    if isinstance(source.func, ast.Name):
+        function = position.names(source.func.id)
+    elif isinstance(source.func, ast.Attribute) and isinstance(source.func.value, ast.Name):
+        function = getattr(type(position.names(source.func.value.id)), source.func.attr, None)
+    code = getattr(function, "__code__", None)
+    if code is None or not code.co_flags & _CO_GENERATOR:
+        return False
+    tree = _parsed(sources.get(code.co_filename))
+    if tree is None:
+        return False
+    scope = _enclosing(tree, Position(code.co_filename, code.co_name, code.co_firstlineno, True, position.names))
+    return any(isinstance(node, ast.Call) and _is_keyed(node, position) for node in ast.walk(scope))
+
+
 def _is_keyed(source: ast.expr, position: Position) -> bool:
     if isinstance(source, ast.Name):
         return isinstance(position.names(source.id), KeyedTrack)
@@ -246,15 +286,23 @@ _COUNTS = (
     "in the loop's own `kept`"
 )
 _MADE = "`{name}` is made anew when the code runs again; spark.persist() keeps it"
+_READS = frozenset({"get", "items", "keys", "values", "copy", "count", "index"})
+"""Methods of lists and dictionaries that leave them as they are."""
 
 
 def _name_losses(
-    body: Sequence[ast.stmt], loops: Sequence[ast.stmt], position: Position, kept: set[int], project: set[str]
+    body: Sequence[ast.stmt],
+    outside: dict[str, ast.stmt],
+    loops: Sequence[ast.stmt],
+    position: Position,
+    kept: set[int],
+    project: set[str],
 ) -> Iterator[tuple[str, int, str]]:
-    """The names that are set before one of the loops and changed in it: name, line and what is lost."""
+    """The names that are set before one of the loops and changed in it: name, line and what is lost. An object that is
+    told of is added to `kept`: the frames within may have it by another name."""
     seen: set[str] = set()
     for loop in loops:
-        for name, statement in _bound_before(body, loop).items():
+        for name, statement in (outside | _bound_before(body, loop)).items():
             if name in seen or _is_kept_value(statement):
                 continue
             value = position.names(name)
@@ -266,7 +314,37 @@ def _name_losses(
                 yield name, statement.lineno, _COUNTS
             elif changes.works_on and _holds_state(value, project):
                 seen.add(name)
+                kept.add(id(value))
                 yield name, statement.lineno, _MADE
+
+
+def _set_outside(scope: _Scope, script: ast.Module | None) -> dict[str, ast.stmt]:
+    """The names of a function that are set outside of it: its arguments, and what the script sets at its top level.
+
+    script: None if the function stands in a module that is not executed again.
+    """
+    found: dict[str, ast.stmt] = {}
+    if isinstance(scope, ast.Module):
+        return found
+    if script is not None:
+        inside = {node.id for node in ast.walk(scope) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+        declared = {name for node in ast.walk(scope) if isinstance(node, ast.Global) for name in node.names}
+        for statement in _statements(script.body):
+            if isinstance(statement, (ast.Assign, ast.AnnAssign)) and statement.value is not None:
+                found |= {name: statement for name in _targets(statement) if name not in inside - declared}
+    arguments = scope.args
+    for each in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs):
+        found[each.arg] = scope
+    return found
+
+
+def _statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements of a block, and of the blocks within."""
+    for statement in body:
+        yield statement
+        if not isinstance(statement, _SCOPES):
+            for block in _blocks(statement):
+                yield from _statements(block)
 
 
 def _bound_before(body: Sequence[ast.stmt], loop: ast.stmt) -> dict[str, ast.stmt]:
@@ -276,6 +354,8 @@ def _bound_before(body: Sequence[ast.stmt], loop: ast.stmt) -> dict[str, ast.stm
         if statement is loop:
             return found
         if _covers(statement, loop.lineno) and not isinstance(statement, _SCOPES):
+            if isinstance(statement, (ast.With, ast.AsyncWith)):
+                found |= dict.fromkeys(_names([each.optional_vars for each in statement.items]), statement)
             if isinstance(statement, _LOOPS):
                 for name in _targets(statement):
                     found.pop(name, None)  # what a loop sets for each item is no loss
@@ -289,7 +369,10 @@ def _bound_before(body: Sequence[ast.stmt], loop: ast.stmt) -> dict[str, ast.stm
 
 
 def _targets(statement: ast.stmt) -> Iterator[str]:
-    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+    return _names(statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)])
+
+
+def _names(targets: Iterable[ast.expr | None]) -> Iterator[str]:
     for target in targets:
         for node in ast.walk(target) if target is not None else ():
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -325,7 +408,8 @@ def _changes(loop: ast.stmt, name: str) -> _Changes:
             found.counts |= sets and _uses(node.value, name)
             found.works_on |= any(not isinstance(each, ast.Name) and _root(each) == name for each in node.targets)
         elif isinstance(node, ast.Call):
-            found.works_on |= _root(node.func) == name
+            reads = isinstance(node.func, ast.Attribute) and node.func.attr in _READS
+            found.works_on |= _root(node.func) == name and not reads
             if isinstance(node.func, ast.Name) and node.func.id == "next":
                 found.works_on |= any(_root(each) == name for each in node.args[:1])
     return found
@@ -356,5 +440,15 @@ def _holds_state(value: object, project: set[str]) -> bool:
     """Whether an object that a loop works with is likely to hold what was learned, drawn or counted."""
     if isinstance(value, (*_IMMUTABLE, *_CODE)) or value is None:
         return False
+    if _has_no_tensors(value):
+        return False
     package = str(getattr(type(value), "__module__", "")).split(".")[0]
     return package in _STATEFUL_PACKAGES or package in project
+
+
+def _has_no_tensors(value: object) -> bool:
+    """Whether it is a PyTorch module that learns nothing, such as a loss function."""
+    modules = sys.modules.get("torch.nn.modules.module")
+    if modules is None or not isinstance(value, modules.Module):
+        return False
+    return not any(True for _ in value.parameters()) and not any(True for _ in value.buffers())

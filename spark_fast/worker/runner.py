@@ -177,7 +177,10 @@ def _host(entry: _Entry, args: list[str], options: RunnerOptions, command: list[
     """Runs the entry, and again after each reload."""
     if options.watched:
         importlib.import_module("spark_fast.worker.transaction")  # some 20 ms, that the first edit would wait for
-    host = Host([entry.first_path, os.getcwd(), *options.reload_dirs], watched=options.watched)
+    journal = None if options.replay is None else read(Path(options.replay))
+    # What mended an error is in the journal, too.
+    errors = journal is not None and any("error" in line for line in journal.lines)
+    host = Host([entry.first_path, os.getcwd(), *options.reload_dirs], watched=options.watched or errors)
     host.project.install()
     if options.safe_path is None and not sys.flags.safe_path:
         sys.path[0] = entry.first_path
@@ -193,13 +196,13 @@ def _host(entry: _Entry, args: list[str], options: RunnerOptions, command: list[
     host.open(path, source)
     session.host = host
     session.keep_journal(command, found)
-    if options.replay is not None:
+    if options.replay is not None and journal is not None:
         if session.several() or session.elsewhere():
             reason = (
                 "this process is one of several ranks, and the journal is of one; SPARK_FAST_RANKS=off makes it a run"
             )
             raise ReplayRefusedError(options.replay, f"{reason} of its own")
-        replay = Replay(read(Path(options.replay)))
+        replay = Replay(journal)
         replay.check(path, source, command)
         session.replay(replay)
     folder = os.getcwd()
