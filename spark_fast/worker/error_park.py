@@ -91,7 +91,7 @@ class ErrorPark:
         run = session.run_id()
         report.warn(
             f"run {run} is paused after an error, with everything in memory: {kept.message}\n"
-            f"{kept.traceback.rstrip()}\n" + "\n".join(run_error.remedies(run))
+            f"{kept.traceback.rstrip()}\n" + "\n".join(run_error.remedies(run or "RUN"))
         )
 
     def wait(self) -> None:
