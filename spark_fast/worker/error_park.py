@@ -152,6 +152,11 @@ class ErrorPark:
                 report.warn(f"the file that describes an earlier error can't be removed: {error}")
 
     @property
+    def keys(self) -> list[str]:
+        """The keys of the loops that can go on where they were."""
+        return [place.key for place in self._aside]
+
+    @property
     def has_places(self) -> bool:
         """Whether a loop with a key can go on where it was."""
         return bool(self._aside)

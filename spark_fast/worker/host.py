@@ -265,6 +265,10 @@ class Host:
 
         modules = list(self._project.modules.values())
         transaction.warnings += restarts.find(modules, kept.values(), self._roots, error=self._park.error)
+        keys = [*places.living(self.thread), *self._park.keys]
+        sources = {module.path: module.source for module in modules}
+        after = {**sources, **transaction.sources}
+        transaction.warnings += restarts.lost_keys(keys, sources.values(), after.values())
 
     def tell(self) -> None:
         """Publishes that the new code runs: it has come to a point at which it would wait."""
