@@ -471,6 +471,30 @@ def test_the_answer_names_what_begins_anew(tmp_path: Path) -> None:
         assert client.attach("test").requests[-1].fate.warnings == request.fate.warnings
 
 
+@pytest.mark.parametrize("parked", [False, True])
+def test_the_answer_names_the_key_of_a_loop_that_the_edit_removes_or_renames(tmp_path: Path, parked: bool) -> None:
+    code = """
+        import json, time
+        import spark_fast as spark
+        model = spark.persist("model", dict)
+        for epoch in spark.track(range(100), key="epoch"):
+            for item in spark.track(range(100), key=f"item"):
+                print(json.dumps(item), flush=True)
+                time.sleep(0.002)
+                if item == 20: failing
+        """
+    env = {"SPARK_FAST_ON_ERROR": "park"}
+    with Edited(tmp_path, code if parked else code.replace("if item == 20: failing", ""), **env) as training:
+        training.says(10)
+        if parked:
+            until(lambda: training.run().error is not None)
+        training.edit("failing" if parked else "json.dumps(item)", "None" if parked else "json.dumps([item])")
+        assert not any("has the key" in each for each in training.reloaded().fate.warnings)
+        training.edit('key="epoch"', 'key="epochs"')
+        told = [each for each in training.reloaded().fate.warnings if "has the key" in each]
+        assert [each.partition(",")[0] for each in told] == ["no loop of the new code has the key 'epoch'"]
+
+
 def test_the_index_and_the_sums_of_a_loop_go_on(tmp_path: Path) -> None:
     code = """
         import json, time

@@ -129,6 +129,7 @@ def test_a_process_that_hangs_is_ended_when_its_grace_is_over(
         assert child.ended() == -number
         assert stop.returncode == 5
         assert f"run test did not end in 0.3 s: it got {number.name}" in stop.stderr
+        assert "run test: it had not ended 0.3 s after the stop, so it was killed" in stop.stderr
 
 
 def test_a_grace_ends_a_run_that_was_asked_to_stop_before(tmp_path: Path) -> None:

@@ -106,7 +106,8 @@ def ask(
     finally:
         if as_json:
             print(to_json(request_dict(run, request), indent=2), flush=True)
-    _judge(run, request, as_json=as_json, waited=patience.wait)
+    over = grace if grace is not None and monotonic() - began >= grace else None
+    _judge(run, request, as_json=as_json, waited=patience.wait, grace=over)
 
 
 def _wait_for_fate(run: Run, request: Request, patience: Patience, grace: float | None) -> None:
@@ -135,7 +136,7 @@ def _wait_for_end(run: Run, patience: Patience, began: float, grace: float | Non
         run._until(lambda: run.status in ENDED or run.swallowed_stop is not None, timeout)
         if run.swallowed_stop is not None and not told:
             told = True
-            say(f"{_went_on(run)}; waiting for the end of its process (Ctrl-C leaves it to come)")
+            say(f"{_went_on(run)}; waiting for the end of its process (Ctrl-C ends the waiting only)")
         run.wait(ENDED, None if end is None else max(0.0, end - monotonic()))
 
     _wait(run, "the end of its process", wait, patience)
@@ -160,7 +161,7 @@ def _wait(run: Run, what: str, wait: Callable[[float | None], object], patience:
             return
         except SparkTimeoutError:
             now = f"run {run.id} is {run.status} at step {run.step}{because(run, 'overdue')}"
-            say(f"{now}; waiting for {what} (Ctrl-C leaves it to come)")
+            say(f"{now}; waiting for {what} (Ctrl-C ends the waiting only)")
             left = patience.left()
     wait(left)
 
@@ -195,13 +196,20 @@ def _done(run: Run, request: Request, took: float, what: str) -> str:
     return f"run {run.id} {words} at step {fate.step} (after {latency(took)})"
 
 
-def _judge(run: Run, request: Request, *, as_json: bool, waited: bool) -> None:
+def _judge(run: Run, request: Request, *, as_json: bool, waited: bool, grace: float | None) -> None:
+    """Print how the request ended, or exit with its status.
+
+    grace: of a stop whose grace is over: how long it was, in seconds.
+    """
     fate = request.fate
     what = f"{request.kind} of run {run.id}"
     if fate.state is FateState.ASKED:
         if not as_json:
-            print(f"{what} is asked for; 'spark-fast status {run.id}' shows what becomes of it")
+            print(f"{what} is asked for; 'spark-fast status {run.id}' shows whether it was done")
         return
+    if grace is not None and run.status is SparkStatus.LOST:
+        why = f"it had not ended {grace:g} s after the stop, so it was killed; what it had not saved is lost"
+        raise leave(Exit.LOST, f"run {run.id}: {why}")
     if fate.state is FateState.APPLIED:
         if not waited:
             if not as_json:

@@ -88,7 +88,7 @@ class ErrorPark:
         kept = record(error, can_resume=self.has_places or bool(persisting.snapshot()))
         self._message = kept.message
         journaling.stopped_by_error(kept.message, kept.traceback)
-        run = session.run_id() or ""
+        run = session.run_id() or "RUN"
         report.warn(
             f"run {run} is paused after an error, with everything in memory: {kept.message}\n"
             f"{kept.traceback.rstrip()}\n" + "\n".join(run_error.remedies(run))
@@ -155,7 +155,7 @@ class ErrorPark:
 
     @property
     def keys(self) -> list[str]:
-        """The keys of the loops that can go on."""
+        """The keys of the loops that can go on where they were."""
         return [place.key for place in self._aside]
 
     @property

@@ -271,6 +271,10 @@ class Host:
         if in_loops or self._park.error is None:
             anew = []
         transaction.warnings += restarts.of_ended(passed, anew, modules, kept.values(), self._roots)
+        keys = [*places.living(self.thread), *self._park.keys]
+        sources = {module.path: module.source for module in modules}
+        after = {**sources, **transaction.sources}
+        transaction.warnings += restarts.lost_keys(keys, sources.values(), after.values())
 
     def _ended_loops(self) -> tuple[list[str], list[str]]:
         """The keys of outermost loops that have ended: those that are passed over, and those that begin anew. The first

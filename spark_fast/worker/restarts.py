@@ -19,7 +19,7 @@ from spark_fast.sources import decode
 from spark_fast.worker import ended_loops
 from spark_fast.worker.project import ENTRY, Module
 
-__all__ = ["Position", "find", "losses", "of_ended", "of_stack", "of_traceback"]
+__all__ = ["Position", "find", "losses", "lost_keys", "of_ended", "of_stack", "of_traceback"]
 
 _LOOPS = (ast.For, ast.AsyncFor, ast.While)
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
@@ -96,6 +96,35 @@ def of_ended(
 
 def _unknown(_: str) -> object:
     return object()
+
+
+def lost_keys(keys: Iterable[str], before: Iterable[bytes], after: Iterable[bytes]) -> list[str]:
+    """Return a warning for each key of a running loop that the new code no longer has.
+
+    keys: those of the loops that are to go on.
+    before, after: the project's sources as they run, and with the edit. A key that the source before does not have is
+        computed by the code, so the source after says nothing of it.
+    """
+    left = set(keys)
+    for source in after:
+        left -= _texts_of(source, left)
+    gone: set[str] = set()
+    for source in before:
+        gone |= _texts_of(source, left)
+    return [
+        f"no loop of the new code has the key {key!r}, so that loop does not go on; under another key a loop begins at "
+        "its first item"
+        for key in sorted(gone)
+    ]
+
+
+def _texts_of(source: bytes, wanted: set[str]) -> set[str]:
+    """Which of the texts stand in the source as whole strings. Parses only a source that may have one: that is slow."""
+    text = decode(source)
+    if not any(each in text for each in wanted):
+        return set()
+    found = (node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant))
+    return {each for each in found if isinstance(each, str)} & wanted
 
 
 def of_stack(frame: FrameType | None, paths: Iterable[str]) -> list[Position]:
