@@ -37,6 +37,21 @@ beginning = RLock()
 ever for a module that nobody in it is importing."""
 os.register_at_fork(before=beginning.acquire, after_in_parent=beginning.release, after_in_child=beginning.release)
 
+cdef bint forked = False
+
+
+def is_forked() -> bool:
+    """Whether this process is a forked child: locks that other threads of its parent held stay held in it."""
+    return forked
+
+
+def _note_fork():
+    global forked
+    forked = True
+
+
+os.register_at_fork(after_in_child=_note_fork)
+
 cdef int loads = 0
 
 

@@ -709,6 +709,38 @@ def test_a_child_that_is_forked_while_another_thread_imports_for_its_checkpoint_
         assert child.ended() == 0, child.err
 
 
+def test_a_child_that_is_forked_while_another_thread_writes_to_standard_error_passes_its_checkpoint(
+    tmp_path: Path,
+) -> None:
+    code = """
+    import io, os, sys, threading
+    import spark_fast as spark
+    writing, forked = threading.Event(), threading.Event()
+
+    class Slow(io.RawIOBase):
+        def writable(self):
+            return True
+        def write(self, content):
+            writing.set()
+            forked.wait()
+            return len(content)
+
+    sys.stderr = io.TextIOWrapper(io.BufferedWriter(Slow()), line_buffering=True)
+    thread = threading.Thread(target=print, args=("a line",), kwargs={"file": sys.stderr})
+    thread.start()
+    writing.wait()
+    pid = os.fork()
+    if pid == 0:
+        spark.checkpoint()
+        os._exit(0)
+    forked.set()
+    thread.join()
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    """
+    with Child(tmp_path, code) as child:
+        assert child.ended() == 0, child.err
+
+
 # --- descriptors ---
 
 

@@ -5,6 +5,7 @@ import sys
 import traceback
 from contextlib import suppress
 
+from spark_fast._core import is_forked
 from spark_fast.project_files import is_under
 
 __all__ = ["as_printed", "say", "say_at_once", "warn", "warn_of"]
@@ -14,6 +15,9 @@ _LIBRARY = os.path.dirname(os.path.abspath(os.__file__))
 
 def say(message: str) -> None:
     """One line. A standard error that is closed or full is no reason to end a training."""
+    if is_forked():  # another thread of the parent may have had the lock of sys.stderr, and nobody frees it here
+        say_at_once(message)
+        return
     try:
         print(f"spark_fast: {message}", file=sys.stderr, flush=True)
     except (OSError, ValueError, AttributeError):
