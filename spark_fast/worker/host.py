@@ -30,7 +30,18 @@ from spark_fast.errors import (
 )
 from spark_fast.project_files import is_under
 from spark_fast.request import format_id, is_restart, sender_name, version_of
-from spark_fast.worker import ended_loops, journaling, loaders, options, persisting, places, report, session, voting
+from spark_fast.worker import (
+    ended_loops,
+    journaling,
+    loaders,
+    options,
+    persisting,
+    places,
+    report,
+    session,
+    starting_over,
+    voting,
+)
 from spark_fast.worker.error_park import ErrorPark
 from spark_fast.worker.project import ENTRY, Module, Project
 from spark_fast.worker.reload_answers import answer, elsewhere_error, publish_applied, reason_of, speaks_against
@@ -245,43 +256,15 @@ class Host:
         transaction = self._transaction(sources, version.number, restart=restart)
         transaction.check()
         if not restart:
-            self._look_for_losses(transaction)
+            starting_over.look(
+                transaction, self._project, self._park, self._roots, thread=self.thread, anew=self.executes_entry
+            )
         return transaction
 
     def _transaction(self, sources: Mapping[str, bytes], number: int, *, restart: bool = False) -> "Transaction":
         from spark_fast.worker.transaction import Transaction  # 50 ms, for those who reload
 
         return Transaction(self._project, sources, number=number, before=self._number, restart=restart)
-
-    def _look_for_losses(self, transaction: "Transaction") -> None:
-        """Warns of what the reload begins anew. Raises CodeRefusedError if that is the whole training."""
-        kept = persisting.snapshot()
-        in_loops = self._park.has_places or bool(places.living(self.thread))
-        if not in_loops and not kept and self.executes_entry and worker.step() > options.current().stride:
-            raise CodeRefusedError(
-                "none of the loops that are running has a key, and nothing is persisted: the new code would start the "
-                'training over. Give a loop a key, spark.track(…, key="batch"), and keep the model with '
-                "spark.persist(); or start over on purpose with --restart"
-            )
-        from spark_fast.worker import restarts  # it loads ast
-
-        modules = list(self._project.modules.values())
-        transaction.warnings += restarts.find(modules, kept.values(), self._roots, error=self._park.error)
-        passed, anew = self._ended_loops()
-        if in_loops or self._park.error is None:
-            anew = []
-        transaction.warnings += restarts.of_ended(passed, anew, modules, kept.values(), self._roots)
-        keys = [*places.living(self.thread), *self._park.keys]
-        sources = {module.path: module.source for module in modules}
-        after = {**sources, **transaction.sources}
-        transaction.warnings += restarts.lost_keys(keys, sources.values(), after.values())
-
-    def _ended_loops(self) -> tuple[list[str], list[str]]:
-        """The keys of outermost loops that have ended: those that are passed over, and those that begin anew. The first
-        need something that is persisted: without it there is nothing that they have trained."""
-        sources = {module.path: module.source for module in list(self._project.modules.values())}
-        passed, anew = ended_loops.find(sources, places.kept() + self._park.keys)
-        return (passed, anew) if persisting.snapshot() else ([], [*passed, *anew])
 
     def tell(self) -> None:
         """Publishes that the new code runs: it has come to a point at which it would wait."""
@@ -451,7 +434,7 @@ class Host:
             trial.aside = places.set_aside(self.thread)
             places.unwind(self.thread)
             ended_loops.forget()
-        ended_loops.pass_over(self._ended_loops()[0])
+        ended_loops.pass_over(starting_over.ended(self._project, self._park)[0])
         if trial.asked is not None:
             ident = format_id(trial.asked.entry["id"])
             journaling.code(ident, trial.transaction.number, trial.transaction.sources)
