@@ -198,7 +198,9 @@ class _Finder:
         known = self._code.modules.get(name)
         if known is not None and (loader := self._loader(name, *known)) is not None:
             return spec_from_file_location(name, loader.path, loader=loader)
-        for finder in sys.meta_path:
+        finders = list(sys.meta_path)
+        # Not those before it: another that asks all others would ask this one again, and so on.
+        for finder in finders[finders.index(self) + 1 :] if self in finders else finders:
             find = getattr(finder, "find_spec", None)
             if isinstance(finder, _Finder) or find is None:
                 continue

@@ -6,12 +6,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from spark_fast.hosts.asking import store_address
 from spark_fast.hosts.store import SCHEMES, Store, StoreGoneError, open_store, parse_address
 from tests.hosts_real import Server, store
+from tests.support import until
 
 pytestmark = pytest.mark.hosts
 
@@ -93,11 +95,18 @@ def test_waiting_is_not_ended_by_those_who_look_for_the_same(server: Server) -> 
         assert found == [b"here"]
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether each thread of a process is stopped: a signal does not stop them at once."""
+    stats = [(each / "stat").read_text() for each in Path(f"/proc/{pid}/task").iterdir()]
+    return all(stat.rpartition(") ")[2].startswith("T") for stat in stats)
+
+
 def test_a_store_that_does_not_answer_is_gone_in_time() -> None:
     with store() as server:
         table = open_store(server.address, 1.0)
         table.set("a", b"1")
         os.kill(server.process.pid, signal.SIGSTOP)
+        until(lambda: is_stopped(server.process.pid), "the server to be stopped")
         with pytest.raises(StoreGoneError, match="has not answered"):
             table.get("a")
         with pytest.raises(StoreGoneError):

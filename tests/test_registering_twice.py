@@ -265,6 +265,7 @@ def test_other_things_of_torch_can_be_done_once_more() -> None:
     assert torch.ops.spark_edited.g(torch.zeros(1)).item() == 2
 
 
+@pytest.mark.tier("all")
 def test_a_second_initialization_is_no_error_while_a_reload_executes_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
     import torch

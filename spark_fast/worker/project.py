@@ -132,10 +132,12 @@ class Project:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """What the other finders find, with a loader of the project's own if it is the project's."""
-        for finder in sys.meta_path:
+        """What the finders behind this one find, with a loader of the project's own if it is the project's."""
+        finders = list(sys.meta_path)
+        # Not those before it: another that asks all others would ask this one again, and so on.
+        for finder in finders[finders.index(self) + 1 :] if self in finders else finders:
             find = getattr(finder, "find_spec", None)
-            if finder is self or find is None:
+            if find is None:
                 continue
             spec: ModuleSpec | None = find(name, path, target)
             if spec is None:
