@@ -17,7 +17,7 @@ import itertools
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -248,18 +248,23 @@ def _marks(error: BaseException | None) -> set[int]:
 
 
 def chain(error: BaseException | None) -> list[BaseException]:
-    """An exception, those that it was raised from or during, and the members of groups."""
-    found: dict[int, BaseException] = {}
+    """An exception, those that it was raised from or during, and the members of groups, up to a thousand of them."""
+    return list(itertools.islice(whole_chain(error), _CHAIN_MAX))
+
+
+def whole_chain(error: BaseException | None) -> Iterator[BaseException]:
+    """As chain(), one after the other, and all of them."""
+    seen: set[int] = set()
     left = [error]
-    while left and len(found) < _CHAIN_MAX:
+    while left:
         each = left.pop()
-        if each is None or id(each) in found:
+        if each is None or id(each) in seen:
             continue
-        found[id(each)] = each
+        seen.add(id(each))
+        yield each
         left += [each.__context__, each.__cause__]
         if isinstance(each, BaseExceptionGroup):
             left += each.exceptions
-    return list(found.values())
 
 
 def forget_unwound() -> None:

@@ -19,6 +19,7 @@ from weakref import WeakSet
 
 from spark_fast._core import worker
 from spark_fast.errors import SparkStopGroupError, is_stop
+from spark_fast.worker.places import whole_chain
 
 __all__ = ["StopRule"]
 
@@ -104,19 +105,7 @@ class StopRule:
 
 def is_handled(error: BaseException | None) -> bool:
     """Whether code that handles this error handles a stop: the error itself, or one that came before it."""
-    seen: set[int] = set()
-    left = [error]
-    while left:
-        each = left.pop()
-        if each is None or id(each) in seen:
-            continue
-        seen.add(id(each))
-        if is_stop(each):
-            return True
-        left += [each.__context__, each.__cause__]
-        if isinstance(each, BaseExceptionGroup):
-            left += each.exceptions
-    return False
+    return any(is_stop(each) for each in whole_chain(error))
 
 
 def _frames_of_the_user() -> list[FrameType]:
