@@ -151,8 +151,9 @@ class Rank:
         since: when it came to this status, in seconds since the epoch; of a rank that is `lost`, when somebody first
             saw it; of one that is `unheard`, when its host was last heard. 0 where nobody knows.
         behind: steps that it is behind the furthest of the living ranks.
-        overdue: seconds since the oldest request was asked for that it has not come to, though others have, or though
-            it is the only rank; 0 if there is none of over a second. It hangs, or its step takes long.
+        overdue: seconds for which it has not come to a request, though others have, or though it is the only rank:
+            since the oldest was asked for, or since it joined, if that was later. 0 if it is no more than a second. It
+            hangs, or its step takes long.
         stride: steps that each of its checkpoints counts.
     """
 

@@ -298,6 +298,26 @@ def test_a_rank_that_joins_late_comes_to_stand_where_the_others_do(tmp_path: Pat
         obeyed(run, 3)
 
 
+def test_a_rank_that_is_started_again_late_acts_at_the_same_step_and_is_late_only_from_then_on(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    elastic = {"TORCHELASTIC_RUN_ID": "7", "GROUP_RANK": "0", "TORCHELASTIC_RESTART_COUNT": "1"}
+    with Ranks(tmp_path, 3, LOOP, late=1, **elastic) as job:
+        run = job.run()
+        until(lambda: run.step > 1)
+        asked = run.pause(timeout=TIMEOUT).asked
+        step = step_of(run)
+        until(lambda: time.time() > asked + 1.0, "the pause is old enough to be called late for")
+        job.env["GATE"] = str(gate)
+        job.start()
+        late = until(lambda: found[2] if len(found := run.ranks) == 3 and found[2].overdue else None, "it is in its step")
+        assert late.overdue <= time.time() - late.since < time.time() - asked
+        gate.touch()
+        until(lambda: {str(rank.status) for rank in run.ranks} == {"paused"}, "it parks, too")
+        assert step_of(run) == step
+        applied(run.resume(timeout=TIMEOUT))
+        obeyed(run, 3)
+
+
 def test_a_rank_that_stands_still_holds_up_a_pause_and_comes_to_stand_where_the_others_do(tmp_path: Path) -> None:
     with Ranks(tmp_path, 3, LOOP) as job:
         run = job.run()

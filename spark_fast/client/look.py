@@ -83,11 +83,12 @@ class Look:
         return any(slot["alive"] and slot["applied"] < applied for slot in self.slots)
 
     def _overdue(self, slot: dict[str, Any]) -> float:
-        """Seconds since the oldest request was asked for that this rank has not come to."""
+        """Seconds for which this rank has not come to the oldest request that it could have come to."""
         entry = _core.read_entry(self._control, slot["applied"] + 1)
         if entry is None or entry["target"] in (_core.TARGET_NONE, _core.TARGET_VOID):
             return 0.0  # its sender may have died before the rank could hear of it
-        since: float = time.time() - entry["asked"]
+        # One that has joined since, or was started again, could not come to it before.
+        since: float = time.time() - max(entry["asked"], slot["state_since"])
         return since if since >= _WITHIN else 0.0
 
     def in_first_step(self, now: float) -> float:
