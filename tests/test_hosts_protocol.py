@@ -1,5 +1,6 @@
 """The agreement between hosts: the relays' own code, on simulated links, ranks and stores. See hosts_sim."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -174,6 +175,26 @@ def test_a_request_that_all_have_done_is_told_at_once_however_long_their_step_to
         fate, told = job.hosts[0].fates[ident]
         assert fate.state == "applied"
         assert told - did < 0.05, "simulated seconds: the store may end with the job"
+
+
+def test_a_relay_that_is_to_hurry_tells_and_reads_before_it_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[int] = []
+    monkeypatch.setattr(SimHost, "watched", lambda host: host.index == 0)
+    monkeypatch.setattr(SimHost, "show", lambda host, peers, missing: shown.append(len(peers)))
+    job = SimJob(16, 2, 1, times=Times(beat=1000.0, watched=1000.0))
+    job.run(1.0)
+    host = job.hosts[0]
+    assert host.relay is not None
+
+    def told() -> int:
+        return int(json.loads(job.store.values["state/0"])["count"])
+
+    for tell in (False, True):
+        reads, before = len(shown), told()
+        host.relay.hurry(tell=tell)
+        host.stirred = True
+        job.run(0.1)
+        assert (len(shown), told()) == (reads + 1, before + tell)
 
 
 @pytest.mark.parametrize(("kind", "state", "after"), [(Kind.STOP, "applied", 0.5), (Kind.PAUSE, "lost", 15.0)])

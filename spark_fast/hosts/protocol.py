@@ -259,9 +259,14 @@ class Relay:
         self._told.clear()
         self._beat_due = 0.0
 
-    def hurry(self) -> None:
-        """Has the next turn tell what this host's ranks do, and read what the others tell, whenever that was due."""
-        self._beat_due = self._watch_due = 0.0
+    def hurry(self, *, tell: bool) -> None:
+        """Has the next turn read what the others tell, if somebody looks, whenever that was due.
+
+        tell: whether it is also to tell what this host's ranks do.
+        """
+        self._watch_due = 0.0
+        if tell:
+            self._beat_due = 0.0
 
     def leave(self) -> Steps[None]:
         """No rank lives any more: tells the others."""

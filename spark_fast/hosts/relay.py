@@ -38,6 +38,8 @@ _ASSUME = 10.0
 """Seconds after which the ranks that have not come yet are taken for those that follow the first."""
 _LOOK = 1.0
 """Seconds between two looks whether a rank lives."""
+_LOOK_ENDING = 0.2
+"""Seconds between two looks, where somebody wants to know, at what the other hosts tell once no rank lives here."""
 _LISTEN = 20.0
 """Seconds after which a wait for the next request begins anew: each takes the store some 20 µs."""
 _AGAIN = 0.5
@@ -139,7 +141,7 @@ class _Process:
 
     def run(self) -> None:
         """Until no rank lives. Raises what RunFolder raises when the folder is gone."""
-        due, rung, alive = 0.0, True, False
+        due, rung, alive, look_at = 0.0, True, False, 0.0
         while True:
             self._local.segment.check()
             now = time.monotonic()
@@ -148,10 +150,11 @@ class _Process:
             elif now - self._alive_at > self._linger():
                 self._end()
                 return
-            elif alive:  # the store may end with the ranks: their last word is to be in it before
-                alive, rung = False, True
+            elif self._gone_since is None and now >= look_at and now - self._alive_at <= _LINGER:
+                # The store may end with the job, so the last words are to be in it, and read, before it does.
                 if self._relay is not None:
-                    self._relay.hurry()
+                    self._relay.hurry(tell=alive)
+                alive, rung, look_at = False, True, now + _LOOK_ENDING
             rung = self._read_place() or rung
             if rung or now >= due:
                 try:
@@ -160,7 +163,7 @@ class _Process:
                 except StoreGoneError as error:
                     delay = self._lose(error)
                 due = time.monotonic() + delay
-            rung = self._wait(min(max(due - time.monotonic(), 0.0), _LOOK))
+            rung = self._wait(min(max(due - time.monotonic(), 0.0), _LOOK if alive else _LOOK_ENDING))
 
     def _linger(self) -> float:
         """Seconds without a living rank after which this process ends."""
