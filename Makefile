@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 CC ?= cc
-# Test files that are run side by side: their processes wait most of the time.
-JOBS ?= 2
+# Tests that are run side by side, three for each processor: their processes wait most of the time.
+JOBS ?= $(shell expr 3 '*' $$(nproc 2>/dev/null || echo 2))
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 CORE := $(wildcard csrc/*.c csrc/*.h spark_fast/*.pyx spark_fast/*.pxd) setup.py pyproject.toml
@@ -55,7 +55,7 @@ demo: $(VENV)/made-demo  ## a training that another process pauses, advances, re
 	$(BIN)/spark-fast demo
 
 # tests/tiers.py says which tests are in which tier.
-PYTEST = $(BIN)/python -m pytest tests --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+PYTEST = $(BIN)/python -m pytest tests --numprocesses $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 test-fast: $(VENV)/made-fast  ## the quick tests, for after each change: one to two minutes
 	$(PYTEST) --tier fast
