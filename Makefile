@@ -26,7 +26,8 @@ $(VENV)/made: $(CORE)
 	touch $@
 
 $(VENV)/made-demo: $(VENV)/made
-	$(PIP) --no-build-isolation --editable '.[demo]'
+	$(BIN)/python -m tests.extra demo > $(VENV)/demo.txt
+	$(PIP) --requirement $(VENV)/demo.txt
 	touch $@
 
 $(VENV)/made-fast: $(VENV)/made tests/requirements-fast.txt
