@@ -210,8 +210,11 @@ class _Supervisor:
         hint = ""
         if worker.ended_by is not None:
             hint = ", since it had not ended in time"
+        elif number == signal.SIGKILL and worker.stop_entry() is not None:
+            # A sender can give a grace to a stop that the log has already: the log does not say so.
+            hint = ", after it was asked to stop: 'stop --grace' kills a process that has not ended in time"
         elif number == signal.SIGKILL:
-            hint = "; if nobody did that, the system was short of memory: its log says so (dmesg)"
+            hint = "; if no person or program sent it, the system was short of memory: see its log (dmesg)"
         exits.say(f"the worker{whose} was killed by {_name_of(number)}{where}{hint}")
         return _end_by(number)
 
