@@ -44,8 +44,9 @@ _OUTPUT_MAX = 64 << 10
 
 _begun: list[int] = []
 """The deliveries that have begun and not ended, by the sequence numbers of their requests, the outermost first: a
-function that passes checkpoints may be set a value there. All are of one thread. What was handed out by the core and
-has not begun, since a signal handler has raised an exception in between, is delivered at the next checkpoint."""
+function that passes checkpoints may be set a value there. All that run code of the script's are of one thread: another
+thread sets only values that have no on_set. What was handed out by the core and has not begun, since a signal handler
+has raised an exception in between, is delivered at the next checkpoint."""
 _inner = 0
 """Checkpoints that were passed in the outermost delivery, which are no steps of the loop. All take the slow path."""
 _running: list[str] = []
@@ -55,6 +56,7 @@ _shared: deque[int] = deque()
 _BEGUN = Reply("begun")
 _LEFT = Reply("failed", "it was left before it had ended")
 _SET = Reply("done")
+_BESIDE = "code that was asked for before is still running in another thread"
 
 
 def busy() -> bool:
@@ -176,6 +178,8 @@ def _set(values: Mapping[str, Any]) -> Reply:
     for name in values:
         if not exposing.is_value(name):
             return Reply("refused", unknown(name, "value", exposing.listed("value")) + none)
+        if exposing.runs_code(name) and not mine():
+            return Reply("refused", f"its on_set would have to wait, because {_BESIDE}{none}")
     # Without code of the script's nothing is printed, and most of what this costs is saved.
     output = _Output(sys.stdout) if any(map(exposing.runs_code, values)) else None
     try:
@@ -207,6 +211,8 @@ def _call(name: str, ident: str, content: dict[str, Any]) -> Reply:
         return Reply("refused", str(error))
     if _running:
         return Reply("refused", f"{_running[0]}() is still running, and one function runs at a time")
+    if not mine():
+        return Reply("refused", f"it would have to wait, because {_BESIDE}")
     output = _Output(sys.stdout)
     _running.extend((name, ident))
     try:
