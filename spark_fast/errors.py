@@ -318,10 +318,10 @@ class SparkCallError(SparkRequestError):
 
 
 class SparkSetError(SparkRequestError, ValueError):
-    """An exposed value was not set.
+    """An exposed value was not set, nor any other that was to be set with it.
 
     Attributes:
-        name: of the value.
+        name: of the value; of several that the worker did not set, all names.
         traceback: of its setter, as Python prints it; empty where there is none.
     """
 

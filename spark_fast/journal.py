@@ -3,7 +3,8 @@
     {"journal": 1, "run": …, "command": […], "directory": …, "started": …, "version": …, "python": …, "entry": …}
     {"rank": 0, "step": 120, "time": …, "kind": "pause", "id": …, "sender": …, "arg": 0, "duration": 0.0, "mail": ""}
     {…, "kind": "pause", …, "inner": 31}             the same at the 31st checkpoint of a function that was called there
-    {"payload": {"name": …, "value": …}, "id": …}    what a set brought; of a call: name, args and kwargs
+    {"payload": {"name": …, "value": …}, "id": …}    what a set brought; of several values: {"values": {name: value}};
+                                                     of a call: name, args and kwargs
                                                      (of a set that is short, its own line has this as "mail": the
                                                      reader adds the line)
     {"returned": id}                                 the call is over: what stands between was applied while it ran
@@ -254,7 +255,9 @@ def _fits(line: Mapping[str, Any]) -> bool:
         )
     if "payload" in line:
         payload = line["payload"]
-        return isinstance(line.get("id"), str) and isinstance(payload, dict) and isinstance(payload.get("name"), str)
+        if not isinstance(line.get("id"), str) or not isinstance(payload, dict):
+            return False
+        return isinstance(payload.get("name"), str) or isinstance(payload.get("values"), dict)
     if "files" in line:
         return _is_count(line.get("code")) and isinstance(line.get("id"), str) and _are_texts(line["files"])
     if "failed" in line:

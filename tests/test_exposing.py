@@ -1179,7 +1179,7 @@ def test_the_command_line_gets_sets_and_calls(training: Child) -> None:
     assert "evaluate(split: str = 'train', *, batches: int = 3)   Evaluates the model." in shown.stdout
     done = cli("set", "test", "lr=0.25", "name=a=b", "debug=True", 'card={"a": 1}')
     assert done.returncode == 0, done.stderr
-    assert "run test has lr = 0.25 since step" in done.stdout
+    assert 'run test has lr = 0.25, name = a=b, debug = true, card = {"a": 1} since step' in done.stdout
     assert {name: run.values[name].value for name in ("lr", "name", "debug", "card")} == {
         "lr": 0.25,
         "name": "a=b",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from spark_fast import _core, names, run_folder
 from spark_fast._core import Segment
+from spark_fast.client.deadline import Deadline
 from spark_fast.client.look import Look, status_of_ranks, step_of_ranks
 from spark_fast.durations import Duration, seconds_of
 from spark_fast.errors import (
@@ -82,7 +83,8 @@ class Request:
         asked: when, in seconds since the epoch.
         version: of a reload: the number of the code version that it brings; else None.
         ranks: which rank was asked, or `all`.
-        name: of a value that this process set or a function that it called; empty for all else.
+        name: of a value that this process set or a function that it called, of several values all names; empty for all
+            else.
     """
 
     def __init__(
@@ -156,17 +158,22 @@ class Request:
 
         Raises SparkTimeoutError when the time is up; the request stands.
         """
-        timeout = seconds_of(timeout, "timeout")
+        return self._wait(Deadline(seconds_of(timeout, "timeout")))
+
+    def _wait(self, deadline: Deadline) -> Fate:
+        """wait(), as a part of a longer wait."""
         if self._seq < 0:
             from spark_fast.client import meeting
 
-            meeting.wait(self._run.folder, self._ident, timeout)
-            timeout = 0.0
-        if not self._run._until(lambda: self.fate.final, timeout):
+            meeting.wait(self._run.folder, self._ident, deadline.left())
+            is_final = self.fate.final
+        else:
+            is_final = self._run._until(lambda: self.fate.final, deadline.left())
+        if not is_final:
             fate = self.fate
             ends, now = ("ended", fate.reason) if fate.running else ("taken effect", f"the run is {self._run.status}")
             raise SparkTimeoutError(
-                f"{self.kind} of run {self._run.id} has not {ends} in {timeout or 0:.2g} s: {now}, at step "
+                f"{self.kind} of run {self._run.id} has not {ends} in {deadline.seconds or 0:g} s: {now}, at step "
                 f"{self._run.step}. The request stands.",
                 self,
             )
@@ -693,14 +700,14 @@ class Run:
             run.set(lr=3e-4, epochs=20)             # several
             run.set({"lr": 3e-4, "drop out": 0.1})
 
-        None is set if one of several does not fit. They are set one after the other, so they may take effect at
-        different steps.
+        Several values are one request: all are set at the same step, or none is, if one does not fit or its on_set
+        raises.
 
         wait, timeout: as pause(). Values that are called `wait` or `timeout` go in one of the other forms.
 
-        Returns the request; of several values and of a dict, a dict of requests by name. Raises SparkSetError, if it
-        waits, for the first value that does not fit its limits (`refused`, the worker has not heard of it), or whose
-        on_set raised (`failed`, with the traceback: the value stays what it was); else what pause() raises.
+        Returns the request; of several values and of a dict, a dict with that one request under each name. Raises
+        SparkSetError, if it waits, for the first value that does not fit its limits (`refused`), or whose on_set raised
+        (`failed`, with the traceback); its text names the value. Else raises what pause() raises.
         A process that sets and calls more than twenty times a second, 64 times at once, waits for its turn;
         SparkTimeoutError if that comes too late, and nothing was asked then.
         """
@@ -797,7 +804,7 @@ class Run:
         self,
         kind: Kind,
         wait: bool,
-        timeout: float | None,
+        timeout: Deadline | float | None,
         *,
         arg: int = 0,
         duration: float = 0.0,
@@ -805,20 +812,21 @@ class Run:
         ident: int | None = None,
         ranks: "int | Literal['all']" = "all",
     ) -> Request:
-        end = None if timeout is None else monotonic() + timeout
+        deadline = timeout if isinstance(timeout, Deadline) else Deadline(timeout)
         if kind is Kind.STOP and self._idle_parent is not None:
             # First, so that what the parent forks next heeds it.
-            self._idle_parent._ask(Kind.STOP, False, timeout, duration=duration)
+            self._idle_parent._ask(Kind.STOP, False, deadline, duration=duration)
         if ident is None:
             ident = run_folder.new_id()
         sender = sender_name()
         if self._is_elsewhere():
             request = self._ask_hosts(kind, ident, sender, arg=arg, duration=duration, mail=mail, ranks=ranks)
             if wait:
-                request.wait(None if end is None else max(0.0, end - monotonic()))
+                request._wait(deadline)
             return request
         try:
-            patience = _TURN if timeout is None else min(_TURN, timeout)
+            left = deadline.left()
+            patience = _TURN if left is None else min(_TURN, left)
             verdict, seq, _target = (self._segment or self._open_segment()).append(
                 kind,
                 ident,
@@ -855,7 +863,7 @@ class Run:
             fate = Fate(FateState.APPLIED, step=self.step, reason="nothing to do: it was not paused")
         request = Request(self, kind, ident, seq, sender, asked, fate, mail=mail, ranks=ranks)
         if wait:
-            request.wait(None if end is None else max(0.0, end - monotonic()))
+            request._wait(deadline)
         return request
 
     def _is_elsewhere(self) -> bool:
