@@ -113,9 +113,11 @@ def report(result: Audit) -> str:
     lines = [f"vulnerable: {line}" for line in result.found] + result.accepted
     if result.unknown and result.audited:
         lines.append(f"not audited, since the advisory service does not know them: {', '.join(result.unknown)}")
-    lines.append(f"audited {result.audited} packages, found {len(result.found)} vulnerabilities")
+    if result.audited:
+        lines.append(f"audited {result.audited} packages, found {len(result.found)} vulnerabilities")
     if result.unreachable:
-        lines.append(f"could not reach the advisory service, so the audit is not complete: {result.unreachable}")
+        left = "the audit is not complete" if result.audited else "nothing was audited"
+        lines.append(f"could not reach the advisory service, so {left}: {result.unreachable}")
     return "\n".join(lines)
 
 

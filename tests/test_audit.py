@@ -81,9 +81,7 @@ def test_an_accepted_vulnerability_passes_and_is_printed_with_the_reason(
         "ERROR:pip_audit._cli:Could not connect to the service's feed\n",
     ],
 )
-def test_an_unreachable_service_passes_and_is_said(
-    lock: str, stderr: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unreachable_service_passes_and_is_said(lock: str, stderr: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert audit.main([lock], fails(stderr)) == 0
     assert "could not reach the advisory service" in capsys.readouterr().out
 

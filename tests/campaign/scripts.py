@@ -1,4 +1,4 @@
-"""The trainings that the campaign runs. Each writes down, at each step, which item it has and what was set and called."""
+"""The trainings that the campaign runs. Each writes down at each step its item, and what was set and called."""
 
 __all__ = ["DDP", "LOOP", "THREADS"]
 
