@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["code", "end", "failed", "follow", "forget_after_fork", "keep", "payload", "returned", "stopped_by_error"]
 
 _path: str | None = None
+_refused = False
+"""Whether it was said that no journal is kept: the runner asks for one again, once it knows the script."""
 _noted = 0
 _error: dict[str, Any] | None = None
 """An error that is to be written down once the journal has begun, with the pause that follows it."""
@@ -30,7 +32,9 @@ def keep(folder: Path, run: str, command: list[str], chosen: str | None, entry: 
     chosen: the file; None for one in the user's folder.
     entry: the path and the source of the script, if it can be run again.
     """
-    global _path
+    global _path, _refused
+    if _refused:
+        return
     if worker.journal_begun():
         return  # something was asked before the script was found: a second header would part it from the rest
     started = time.time()
@@ -48,6 +52,7 @@ def keep(folder: Path, run: str, command: list[str], chosen: str | None, entry: 
             private_files.write_whole(descriptor, journal.POINTER, os.fsencode(path))
         _path = str(path)
     except (OSError, SparkError, RuntimeError) as error:  # RuntimeError: a user without a home
+        _refused = True
         report.warn(f"no journal is kept: {error}")
 
 
@@ -109,8 +114,9 @@ def end(state: str) -> None:
 
 def forget_after_fork() -> None:
     """In a forked child: the journal is its parent's."""
-    global _path
+    global _path, _refused
     _path = None
+    _refused = False
 
 
 def _append(line: Mapping[str, Any]) -> None:
