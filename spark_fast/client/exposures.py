@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from spark_fast import _core, exposed, mailbox, run_folder
 from spark_fast.client.deadline import Deadline
 from spark_fast.client.share import RATE, Share
-from spark_fast.descriptors import open_file
+from spark_fast.descriptors import open_own
 from spark_fast.errors import FolderRefusedError, SegmentError, SparkCallError, SparkTimeoutError, StoreError
 from spark_fast.exposed import Exposures, Function, Limits, UnfitError, check_arguments, fit, unknown
 from spark_fast.request import Fate, FateState, Kind, sender_name
@@ -137,15 +137,15 @@ class Board:
         ended = os.fstat(self._run._control).st_nlink == 0  # another run may have its name by now
         if known is not None and (ended or os.fstat(known.fd).st_nlink > 0):
             return known
-        flags = os.O_RDWR | os.O_NOFOLLOW
+        path = self._run.folder / exposed.BOARD
         try:
-            found = _File(open_file(self._run.folder / exposed.BOARD, flags))
+            found = _File(open_own(path, os.O_RDWR))
         except FileNotFoundError:
             if known is None:
                 raise
             return known
-        if os.fstat(found.fd).st_uid != os.geteuid():
-            raise StoreError(str(self._run.folder / exposed.BOARD), "it is no file of yours")
+        except FolderRefusedError as error:
+            raise StoreError(str(path), f"it is no file of yours: {error.found}") from None
         self._file = found  # the one before it is of a process that is gone, and has come again
         return found
 

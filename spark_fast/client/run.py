@@ -13,6 +13,7 @@ from spark_fast import _core, names, run_folder
 from spark_fast._core import Segment
 from spark_fast.client.deadline import Deadline
 from spark_fast.client.look import Look, status_of_ranks, step_of_ranks
+from spark_fast.descriptors import is_short
 from spark_fast.durations import Duration, seconds_of
 from spark_fast.errors import (
     AmbiguousRunError,
@@ -26,6 +27,7 @@ from spark_fast.errors import (
     SparkSetError,
     SparkTimeoutError,
 )
+from spark_fast.homes import Home, opened_homes
 from spark_fast.request import (
     RESET,
     UNDECIDED,
@@ -952,14 +954,15 @@ class Run:
                 self._segment = None
 
 
-def _open(home: int, run: str) -> Run:
-    """FileNotFoundError if it is none, FolderRefusedError, LayoutError, SegmentError."""
+def open_in(home: Home, run: str) -> Run:
+    """The run of this name in a folder of runs. FileNotFoundError if it is none, FolderRefusedError, LayoutError,
+    SegmentError, or another OSError if that can't be told."""
     folder = run_folder.open_run(home, run)
+    path = home.path / run
     try:
-        control = run_folder.open_control(folder)
+        control = run_folder.open_control(folder, path)
         try:
             about = run_folder.read_about(folder)
-            path = run_folder.home_path() / run
             if os.fstat(control).st_nlink == 0:
                 raise FileNotFoundError(f"run {run} is being removed or replaced")
             if about is None:
@@ -988,24 +991,19 @@ def runs(*, ended: bool = True) -> list[Run]:
     Folders that can't be read are left out; `attach()` with their name says why. Costs some 0.1 ms a run. Raises
     FolderRefusedError if the folder of runs can't be trusted.
     """
-    try:
-        home = run_folder.open_home()
-    except FileNotFoundError:
-        return []
-    found = []
-    try:
-        for name in run_folder.run_names(home):
-            try:
-                run = _open(home, name)
-            except (OSError, SparkError) as error:
-                if run_folder.is_short(error):
-                    raise  # those that come after it can't be read either, and may be the living ones
-                continue
-            if ended or run.status.live:
-                found.append(run)
-    finally:
-        os.close(home)
-    return sorted(found, key=lambda run: run.started)
+    found: dict[str, Run] = {}
+    with opened_homes() as homes:
+        for home in homes:
+            for name in run_folder.run_names(home):
+                try:
+                    run = open_in(home, name)
+                except (OSError, SparkError) as error:
+                    if is_short(error):
+                        raise  # those that come after it can't be read either, and may be the living ones
+                    continue
+                if (ended or run.status.live) and (name not in found or found[name].started < run.started):
+                    found[name] = run
+    return sorted(found.values(), key=lambda run: run.started)
 
 
 def attach(run: str | None = None, *, exact: bool = False) -> Run:
@@ -1073,16 +1071,25 @@ def _trained_by(parent: Run, live: Sequence[Run]) -> list[Run]:
 
 def find(run: str) -> Run:
     """The run of this id, and never another in its place; as attach()."""
-    try:
-        if not names.valid(run):
-            raise FileNotFoundError(run)
-        home = run_folder.open_home()
-        try:
-            return _open(home, run)
-        finally:
-            os.close(home)
-    except FileNotFoundError:
-        raise NoSuchRunError(run, [each.id for each in runs(ended=False)]) from None
+    found = find_or_none(run)
+    if found is None:
+        raise NoSuchRunError(run, [each.id for each in runs(ended=False)])
+    return found
+
+
+def find_or_none(run: str) -> Run | None:
+    """As find(); None if there is no such run."""
+    found: Run | None = None
+    if not names.valid(run):
+        return None
+    with opened_homes() as homes:
+        for home in homes:
+            with suppress(FileNotFoundError):
+                other = open_in(home, run)
+                # Two of one name: one has ended, and then the folder that it is in could not be used for a while.
+                if found is None or found.started < other.started:
+                    found = other
+    return found
 
 
 def request_hot_reload(code: str | bytes | None = None, run: str | None = None) -> Request:
