@@ -254,6 +254,8 @@ def test_new_code_that_fails_on_one_rank_is_taken_back_on_all(tmp_path: Path) ->
         ("lost paused", "paused"),
         ("finished running", "running"),
         ("finished lost", "lost"),
+        ("running unheard", "running"),
+        ("stopped unheard", "stopped"),
         ("stopped failed", "failed"),
     ],
 )

@@ -223,7 +223,7 @@ def _judge(run: Run, request: Request, *, as_json: bool, waited: bool, grace: fl
         return
     if fate.state is FateState.LOST:
         raise leave(Exit.LOST, f"{what} is lost: {fate.reason}; 'spark-fast status {run.id}' shows what is left")
-    if fate.state is FateState.REFUSED and run.status is SparkStatus.LOST:
+    if fate.state is FateState.REFUSED and run.status is SparkStatus.LOST and not run._may_live_elsewhere():
         raise leave(Exit.LOST, f"{what} was refused: {fate.reason}; 'spark-fast gc' removes what it left")
     if fate.state is FateState.SUPERSEDED:
         raise leave(Exit.REFUSED, f"{what} was superseded by {_other(run, fate.by)}; run {run.id} is {run.status}")

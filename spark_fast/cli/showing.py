@@ -37,6 +37,7 @@ STYLES = {
     SparkStatus.FINISHED: "dim",
     SparkStatus.FAILED: "red",
     SparkStatus.LOST: "bold red",
+    SparkStatus.UNHEARD: "yellow",
 }
 
 

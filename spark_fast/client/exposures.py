@@ -16,7 +16,7 @@ from spark_fast.descriptors import open_own
 from spark_fast.errors import FolderRefusedError, SegmentError, SparkCallError, SparkTimeoutError, StoreError
 from spark_fast.exposed import Exposures, Function, Limits, UnfitError, check_arguments, fit, unknown
 from spark_fast.request import Fate, FateState, Kind, sender_name
-from spark_fast.status import monotonic, ranges
+from spark_fast.status import SparkStatus, monotonic, ranges
 
 if TYPE_CHECKING:
     from spark_fast.client.run import Request, Run
@@ -343,7 +343,8 @@ def _check_rank(run: "Run", ranks: "int | Literal['all']") -> None:
         return
     if isinstance(ranks, bool) or not isinstance(ranks, int) or ranks < 0:
         raise ValueError(f'ranks is the number of a rank, or "all": {ranks!r}')
-    there = [rank.rank for rank in run.ranks if rank.status.live]
+    # Of a host that is not heard its own relay says whether the rank lives.
+    there = [rank.rank for rank in run.ranks if rank.status.live or rank.status is SparkStatus.UNHEARD]
     if there and ranks not in there:
         raise UnfitError(f"rank {ranks} is not there; there {'are' if len(there) > 1 else 'is'} {ranges(there)}")
 
@@ -369,7 +370,7 @@ def _refused(run: "Run", kind: Kind, reason: str, name: str) -> "Request":
     from spark_fast.client.run import Request
 
     if not run.status.live:
-        reason = f"the run has ended: it is {run.status}"
+        reason = run._why_ended()
     fate = Fate(FateState.REFUSED, reason=reason)
     return Request(run, kind, run_folder.new_id(), 0, sender_name(), time.time(), fate, name=name)
 
@@ -391,7 +392,7 @@ def _send(
     except ValueError as error:
         return _refused(run, kind, f"it can't be sent: {error}", name)
     except FileNotFoundError:
-        return _refused(run, kind, f"the run has ended: it is {run.status}", name)
+        return _refused(run, kind, run._why_ended(), name)
     except OSError as error:  # a full disk, say
         raise StoreError(str(error.filename or run.folder), f"mail can't be left: {error.strerror}") from None
     sent = False

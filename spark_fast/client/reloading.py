@@ -30,9 +30,8 @@ def reload(
     def answer(state: FateState, reason: str, step: int | None = None) -> Request:
         return Request(run, Kind.RELOAD, run_folder.new_id(), 0, sender, asked, Fate(state, step=step, reason=reason))
 
-    status = run.status
-    if not status.live:
-        return answer(FateState.REFUSED, f"the run has ended: it is {status}")
+    if not run.status.live:
+        return answer(FateState.REFUSED, run._why_ended())
     store = Store(run.folder)
     try:
         if not store.reloadable:
@@ -48,7 +47,7 @@ def reload(
     except FileNotFoundError:
         if run.status.live:
             raise
-        return answer(FateState.REFUSED, f"the run has ended: it is {run.status}")
+        return answer(FateState.REFUSED, run._why_ended())
     except OSError as error:  # a full disk, say
         raise StoreError(str(error.filename or run.folder), f"the version can't be kept: {error.strerror}") from None
     is_new = version is not None

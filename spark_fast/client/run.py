@@ -164,14 +164,13 @@ class Request:
 
     def _wait(self, deadline: Deadline) -> Fate:
         """wait(), as a part of a longer wait."""
-        if self._seq < 0:
+        left = deadline.left()
+        if self._seq < 0 and not self.fate.final:
             from spark_fast.client import meeting
 
-            meeting.wait(self._run.folder, self._ident, deadline.left())
-            is_final = self.fate.final
-        else:
-            is_final = self._run._until(lambda: self.fate.final, deadline.left())
-        if not is_final:
+            meeting.wait(self._run.folder, self._ident, left)
+            left = 0.0
+        if not self._run._until(lambda: self.fate.final, left):
             fate = self.fate
             ends, now = ("ended", fate.reason) if fate.running else ("taken effect", f"the run is {self._run.status}")
             raise SparkTimeoutError(
@@ -296,10 +295,27 @@ class Run:
         except SegmentError:
             return None
 
-    def _peers(self, over: bool) -> list[Rank]:
+    def _peers(self) -> list[Rank]:
         from spark_fast.client import meeting
 
-        return meeting.peers(self._folder, over)
+        return meeting.peers(self._folder)
+
+    def _why_ended(self) -> str:
+        """Why a run that is not live refuses a request."""
+        look = self._look()
+        status = status_of_ranks(self._ranks_of(look))
+        if look is None or not self._is_elsewhere():
+            return f"the run has ended: it is {status}"
+        from spark_fast.client import meeting
+
+        return meeting.why_not_here(status, look.peers, self._about.world_size - len(look.slots))
+
+    def _may_live_elsewhere(self) -> bool:
+        """Whether ranks of other hosts live, or may live."""
+        look = self._look()
+        if look is None:
+            return False
+        return sum(rank.status in ENDED for rank in look.peers) < self._about.world_size - len(look.slots)
 
     @property
     def ranks(self) -> list[Rank]:
@@ -843,14 +859,13 @@ class Run:
         except LogFullError as error:
             raise self._name_stuck_rank(error) from None
         except (SegmentError, FileNotFoundError) as error:
-            status = self.status
-            if isinstance(error, LayoutError) or status.live:
+            if isinstance(error, LayoutError) or self.status.live:
                 raise
-            ended = Fate(FateState.REFUSED, reason=f"the run has ended: it is {status}")
+            ended = Fate(FateState.REFUSED, reason=self._why_ended())
             return Request(self, kind, ident, 0, sender, time.time(), ended, mail=mail)
         fate: Fate | None = None
         if verdict == Verdict.REFUSED_ENDED:
-            fate = Fate(FateState.REFUSED, reason=f"the run has ended: it is {self.status}")
+            fate = Fate(FateState.REFUSED, reason=self._why_ended())
         elif verdict == Verdict.REFUSED_STOPPING:
             fate = Fate(FateState.REFUSED, reason="the run is stopping")
         elif verdict == Verdict.NOTHING_TO_DO and seq:
@@ -893,7 +908,7 @@ class Run:
         slots = self._slots()
         fate: Fate | None = None
         if not any(slot["alive"] and slot["state"] < WorkerState.STOPPED for slot in slots):
-            fate = Fate(FateState.REFUSED, reason="no rank of this host lives that could ask the others")
+            fate = Fate(FateState.REFUSED, reason=self._why_ended())
         else:
             fate = meeting.ask(self._folder, kind, ident, sender, arg=arg, duration=duration, mail=mail, ranks=ranks)
         return Request(self, kind, ident, meeting.ELSEWHERE, sender, time.time(), fate, mail=mail, ranks=ranks)

@@ -23,6 +23,7 @@ __all__ = ["ask", "fate", "forget", "patience", "ring", "start", "store_address"
 _KEEP = 'left=100; while "$@"; [ $? -gt 128 ] && [ $((left -= 1)) -gt 0 ]; do sleep 1; done &'
 """Starts a command again when a signal has ended it, so many times at most: one that always dies is not to go on doing
 so when the job is long over."""
+_FORGOTTEN = "the run folder no longer holds what became of it: hundreds of requests came after it, or it was removed"
 _LOOK = 0.002
 _LOOK_MOST = 0.05
 
@@ -192,13 +193,29 @@ def ask(
 
 
 def fate(folder: Path, ident: int) -> Fate | None:
-    """What became of a request in the whole job; None as long as that is open."""
+    """What became of a request in the whole job; None as long as that is open.
+
+    A request that the relay no longer has, and that has no readable fate, is lost.
+    """
+    open_ = _is_open(folder, ident)  # before the fate is read: the relay writes that first, then removes the request
     try:
         with files.opened(folder, files.FATES) as fates:
             found = files.read_object(fates, f"{ident:016x}.json", folder / files.HOSTS / files.FATES)
     except (FileNotFoundError, FolderRefusedError):
-        return None
-    return None if found is None else parsed_fate(found)
+        found = None
+    if found is not None:
+        return parsed_fate(found)
+    return None if open_ else Fate("lost", reason=_FORGOTTEN)
+
+
+def _is_open(folder: Path, ident: int) -> bool:
+    """Whether the request still waits for the relay, or for what the relay is told of it."""
+    try:
+        with files.opened(folder, files.ASK) as asks:
+            os.stat(f"{ident:016x}.json", dir_fd=asks, follow_symlinks=False)
+    except (FileNotFoundError, FolderRefusedError):
+        return False
+    return True
 
 
 def parsed_fate(found: dict[str, Any]) -> Fate:

@@ -5,6 +5,7 @@ started by the host's first rank; it ends with the last of them, or with the run
 so that it may be killed at any time: whoever needs it next starts it again.
 """
 
+import math
 import os
 import select
 import sys
@@ -31,6 +32,8 @@ _Result = TypeVar("_Result")
 
 _LINGER = 3.0
 """Seconds without a living rank after which it ends: an elastic launcher starts the next ones by then."""
+_LINGER_ASKED = 60.0
+"""The same while somebody on this host wants to know what became of a request on the other hosts, or of their ranks."""
 _ASSUME = 10.0
 """Seconds after which the ranks that have not come yet are taken for those that follow the first."""
 _LOOK = 1.0
@@ -136,18 +139,19 @@ class _Process:
 
     def run(self) -> None:
         """Until no rank lives. Raises what RunFolder raises when the folder is gone."""
-        due, rung = 0.0, True
+        due, rung, alive = 0.0, True, False
         while True:
             self._local.segment.check()
             now = time.monotonic()
             if self._local.alive():
-                self._alive_at = now
-            elif now - self._alive_at > _LINGER:
-                with suppress(StoreGoneError):
-                    if self._relay is not None and self._store is not None:
-                        drive(self._relay.turn())
-                        drive(self._relay.leave())
+                self._alive_at, alive = now, True
+            elif now - self._alive_at > self._linger():
+                self._end()
                 return
+            elif alive:  # the store may end with the ranks: their last word is to be in it before
+                alive, rung = False, True
+                if self._relay is not None:
+                    self._relay.hurry()
             rung = self._read_place() or rung
             if rung or now >= due:
                 try:
@@ -157,6 +161,22 @@ class _Process:
                     delay = self._lose(error)
                 due = time.monotonic() + delay
             rung = self._wait(min(max(due - time.monotonic(), 0.0), _LOOK))
+
+    def _linger(self) -> float:
+        """Seconds without a living rank after which this process ends."""
+        needed = self._gone_since is None and (self._local.asks() or self._local.awaits_others())
+        return _LINGER_ASKED if needed else _LINGER
+
+    def _end(self) -> None:
+        """No rank of this host lives: tell the other hosts, and tell this host's senders what is known."""
+        reason = self._reason
+        with suppress(StoreGoneError):
+            if self._relay is not None and self._store is not None:
+                drive(self._relay.turn())
+                drive(self._relay.leave())
+                reason = "the ranks of this host have ended"
+        drive(self._refusing().refuse(reason, math.inf, over=True))
+        self._local.show_unreachable()
 
     def _read_place(self) -> bool:
         """Whether the host stands elsewhere in its job than before."""
@@ -205,16 +225,21 @@ class _Process:
     def _lose(self, error: StoreGoneError) -> float:
         self._drop()
         now = time.monotonic()
+        self._reason = str(error)
         if self._gone_since is None:
             self._gone_since = now
+            self._local.show_unreachable()
             print(f"{time.strftime('%F %T')} {error}", file=sys.stderr, flush=True)
-        relay = self._relay or Relay(_NoStore(), self._local, self._unknown(), times_of(self._place))
-        drive(relay.refuse(str(error), now - self._gone_since))
+        drive(self._refusing().refuse(str(error), now - self._gone_since))
         return _AGAIN
 
-    def _unknown(self) -> Member:
+    def _refusing(self) -> Relay:
+        """The relay, or one that knows no more of the job than this host's place in it."""
+        if self._relay is not None:
+            return self._relay
         place = self._place
-        return Member(place.node, place.name, (place.first,), place.world_size, place.generation)
+        member = Member(place.node, place.name, (place.first,), place.world_size, place.generation)
+        return Relay(_NoStore(), self._local, member, times_of(place))
 
     def _drop(self) -> None:
         if self._listener is not None:

@@ -130,7 +130,10 @@ class Rank(BaseModel):
     host: str
     since: Annotated[
         float,
-        Field(description="When it came to this status; of one that is lost, when that was first seen. 0 if unknown."),
+        Field(
+            description="When it came to this status; of one that is lost, when that was first seen; of one that is "
+            "unheard, when its host was last heard. 0 if unknown."
+        ),
     ]
     behind: Annotated[int, Field(description="Steps that it is behind the furthest of those that live.")]
     overdue: Annotated[
@@ -138,14 +141,15 @@ class Rank(BaseModel):
         Field(description="Whole seconds since the oldest request that only this rank has not come to; or 0."),
     ]
     trouble: Annotated[
-        Literal["", "lost", "failed", "overdue", "behind"], Field(description="What is wrong with it, if so.")
+        Literal["", "lost", "failed", "unheard", "overdue", "behind"],
+        Field(description="What is wrong with it, if so."),
     ]
 
 
 class Trouble(BaseModel):
     """Ranks with which the same is wrong: how many, and the first of them."""
 
-    trouble: Literal["lost", "failed", "overdue", "behind"]
+    trouble: Literal["lost", "failed", "unheard", "overdue", "behind"]
     count: int
     first: list[int]
 

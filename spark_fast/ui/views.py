@@ -16,7 +16,7 @@ __all__ = [
     "value_view",
 ]
 
-_TROUBLES = ("lost", "failed", "overdue", "behind")
+_TROUBLES = ("lost", "failed", "unheard", "overdue", "behind")
 _TROUBLED = 3
 """Ranks with which the same is wrong that are named one by one."""
 
