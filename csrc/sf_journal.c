@@ -118,11 +118,12 @@ sf_journal_append(struct sf_journal *journal, const struct sf_entry *entry, uint
     if (journal->path == NULL || journal->broken)
         return;
     if (journal->fd < 0) {
-        journal->fd = sf_open(journal->path, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW, 0600);
-        if (journal->fd < 0) {
-            give_up(journal, errno);
+        int fd = sf_open_own(journal->path, O_WRONLY | O_CREAT | O_APPEND, 0600);
+        if (fd < 0) {
+            give_up(journal, -fd);
             return;
         }
+        journal->fd = fd;
         error = write_whole(journal->fd, journal->header, journal->header_size);
         if (error != 0) {
             give_up(journal, error);

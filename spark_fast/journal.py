@@ -3,7 +3,8 @@
     {"journal": 1, "run": …, "command": […], "directory": …, "started": …, "version": …, "python": …, "entry": …}
     {"rank": 0, "step": 120, "time": …, "kind": "pause", "id": …, "sender": …, "arg": 0, "duration": 0.0, "mail": ""}
     {…, "kind": "pause", …, "inner": 31}             the same at the 31st checkpoint of a function that was called there
-    {"payload": {"name": …, "value": …}, "id": …}    what a set brought; of a call: name, args and kwargs
+    {"payload": {"name": …, "value": …}, "id": …}    what a set brought; of several values: {"values": {name: value}};
+                                                     of a call: name, args and kwargs
                                                      (of a set that is short, its own line has this as "mail": the
                                                      reader adds the line)
     {"returned": id}                                 the call is over: what stands between was applied while it ran
@@ -33,8 +34,8 @@ from pathlib import Path
 from typing import Any
 
 from spark_fast import __version__
-from spark_fast.descriptors import open_file
-from spark_fast.errors import JournalError
+from spark_fast.descriptors import open_file, open_own
+from spark_fast.errors import FolderRefusedError, JournalError
 
 __all__ = ["POINTER", "Journal", "append", "default_path", "find", "first_line", "folder", "lead", "of_folder", "read"]
 
@@ -129,20 +130,25 @@ def _entry(path: str, source: bytes) -> dict[str, str]:
     return {"path": path, "source": decode(source)}
 
 
+def make(path: Path) -> None:
+    """Make the file of a journal, empty, if there is none: then no other user can put another file there.
+
+    Raises JournalError if there is one that is not ours alone, OSError.
+    """
+    os.close(_opened(path, os.O_WRONLY | os.O_CREAT))
+
+
 def lead(path: Path) -> bytes:
     """What is to stand before the header of a new journal: the end of a line, if the run before was cut short in one.
 
     Raises JournalError if what is there is no journal, OSError.
     """
     try:
-        fd = open_file(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        fd = _opened(path, os.O_RDONLY)
     except FileNotFoundError:
         return b""
     with open(fd, "rb") as file:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
-            raise JournalError(str(path), "it is no file of yours")
-        if status.st_size == 0:
+        if os.fstat(fd).st_size == 0:
             return b""
         if file.read(len(_BEGINS)) != _BEGINS:
             raise JournalError(str(path), "it is there, and is no journal")
@@ -153,9 +159,9 @@ def lead(path: Path) -> bytes:
 def append(path: str, line: Mapping[str, Any]) -> None:
     """Adds a line to a journal that is there, in one write; on a full disk all of it or nothing. Callers take turns.
 
-    Raises OSError.
+    Raises JournalError if the file is not ours alone, OSError.
     """
-    fd = open_file(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
+    fd = _opened(Path(path), os.O_WRONLY | os.O_APPEND)
     try:
         text = _encode(line)
         size = os.fstat(fd).st_size
@@ -164,6 +170,14 @@ def append(path: str, line: Mapping[str, Any]) -> None:
             raise OSError(f"{path}: no room for a line")
     finally:
         os.close(fd)
+
+
+def _opened(path: Path, flags: int) -> int:
+    """A descriptor of a journal that is to be written: it may lie where other users can make files."""
+    try:
+        return open_own(path, flags)
+    except FolderRefusedError as error:
+        raise JournalError(str(path), f"it is no file of yours alone: {error.found}, {error.expected}") from None
 
 
 def _encode(line: Mapping[str, Any]) -> bytes:
@@ -254,7 +268,9 @@ def _fits(line: Mapping[str, Any]) -> bool:
         )
     if "payload" in line:
         payload = line["payload"]
-        return isinstance(line.get("id"), str) and isinstance(payload, dict) and isinstance(payload.get("name"), str)
+        if not isinstance(line.get("id"), str) or not isinstance(payload, dict):
+            return False
+        return isinstance(payload.get("name"), str) or isinstance(payload.get("values"), dict)
     if "files" in line:
         return _is_count(line.get("code")) and isinstance(line.get("id"), str) and _are_texts(line["files"])
     if "failed" in line:

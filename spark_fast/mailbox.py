@@ -39,6 +39,7 @@ __all__ = [
     "remove_reply",
     "send_mail",
     "stands_in_log",
+    "values_of",
     "write_mail",
     "write_reply",
 ]
@@ -169,6 +170,15 @@ def content_in_log(mail: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def values_of(content: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The values that a set brings, by name: of one "name" and "value", of several "values". None if it is damaged."""
+    if "values" not in content:
+        name = content.get("name")
+        return {name: content["value"]} if isinstance(name, str) and "value" in content else None
+    found = content["values"]
+    return found if isinstance(found, dict) and found else None
 
 
 def _parsed(raw: bytes) -> dict[str, Any] | None:

@@ -170,6 +170,12 @@ RUNNING = "it is running"
 """The reason of a call that is asked for: its function has begun. Where several ranks share the run, these follow."""
 """The reason of a fate that stays so if the sender is dead."""
 
+_NO_REPLY = (
+    "the worker could not write its answer, so this can't say why; a function that was called may have run: see the "
+    "training's standard error"
+)
+"""The reason of a request that failed without a reply: the disk was full, or no file could be opened."""
+
 _APPLIED, _SUPERSEDED, _FAILED = 1, 2, 3
 
 
@@ -241,7 +247,7 @@ def failure_of(folder: Path, ident: int, step: int) -> Fate:
     """The fate of a request that a worker could not do what it asks for, with what the worker says of it."""
     reply, text = _reply_of(folder, ident)
     if reply is None:
-        return Fate(FateState.FAILED, step=step)
+        return Fate(FateState.FAILED, step=step, reason=_NO_REPLY)
     return Fate(FateState.REFUSED if reply.state == "refused" else FateState.FAILED, step=step, reason=text)
 
 

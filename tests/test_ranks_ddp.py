@@ -130,6 +130,7 @@ class Driver:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.tier("all")
 def test_what_is_asked_at_random_moments_takes_effect_at_one_step_everywhere_and_changes_no_weight(
     tmp_path: Path, ranks: int
 ) -> None:
@@ -195,9 +196,8 @@ def test_a_stop_is_met_at_one_step_by_all_ranks_and_torchrun_ends_well(tmp_path:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(
-    "parked", [False, pytest.param(True, marks=pytest.mark.tier("all"))], ids=["running", "parked"]
-)
+@pytest.mark.tier("all")
+@pytest.mark.parametrize("parked", [False, True], ids=["running", "parked"])
 def test_a_signal_to_one_rank_stops_all_at_one_step(tmp_path: Path, parked: bool) -> None:
     with Torchrun(tmp_path, 2, *ENDLESS) as job:
         run = job.run()

@@ -254,6 +254,18 @@ def test_a_value_that_does_not_fit_is_refused_with_the_reason(
     assert answer.json()["request"]["fate"]["state"] == "refused"
 
 
+def test_several_values_are_set_by_one_request_or_none_is(server: Served, exposing: Child) -> None:
+    run = exposing.run()
+    before = run.values["lr"].value
+    refused = server.api.put("/api/runs/test/values", json={"values": {"lr": 0.25, "fixed": 1}})
+    assert _error(refused, 422) == "fixed is for reading only; none of the values is set"
+    assert run.values["lr"].value == before
+    request = server.api.put("/api/runs/test/values", json={"values": {"lr": 0.25, "text": "b"}}).json()["request"]
+    assert (request["name"], server.fate("test", request)["state"]) == ("lr, text", "applied")
+    assert [run.values[name].value for name in ("lr", "text")] == [0.25, "b"]
+    assert len(run.requests) == 1
+
+
 def test_a_setter_that_raises_leaves_the_value_and_its_traceback_comes_back(server: Served, exposing: Child) -> None:
     request = server.api.put("/api/runs/test/values/guarded", json={"value": 9}).json()["request"]
     fate = server.fate("test", request)

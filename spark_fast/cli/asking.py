@@ -79,7 +79,11 @@ def ask(
     Raises typer.Exit with a status of `Exit`, unless all is well.
     """
     began = monotonic()
-    request = make()
+    try:
+        request = make()
+    except KeyboardInterrupt:
+        unknown = f"interrupted while asking run {run.id}; `spark-fast status {run.id}` shows whether it was asked"
+        raise leave(Exit.INTERRUPTED, unknown) from None
     try:
         if patience.wait:
             _wait_for_fate(run, request, patience, grace)

@@ -126,7 +126,10 @@ def _request(line: Mapping[str, Any]) -> str:
 
 
 def _payload(content: Mapping[str, Any]) -> str:
-    if "value" in content:
+    if isinstance(content.get("values"), dict):
+        each = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in content["values"].items()]
+        text = ", ".join(each)
+    elif "value" in content:
         text = f"{content['name']} = {json.dumps(content['value'], ensure_ascii=False)}"
     else:
         given = [json.dumps(each, ensure_ascii=False) for each in content.get("args") or []]

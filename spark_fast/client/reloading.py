@@ -6,11 +6,11 @@ from contextlib import suppress
 
 from spark_fast import run_folder
 from spark_fast.client import changes
+from spark_fast.client.deadline import Deadline
 from spark_fast.client.run import Request, Run
 from spark_fast.code_versions import Store, Version
 from spark_fast.errors import CodeRefusedError, LogFullError, SparkReloadWarning, StoreError
 from spark_fast.request import Fate, FateState, Kind, sender_name, version_mail
-from spark_fast.status import monotonic
 
 __all__ = ["current", "judge", "reload", "versions"]
 
@@ -23,7 +23,7 @@ def reload(
         raise ValueError("new code and a version to go back to exclude each other")
     if to is not None and to < 1:
         raise ValueError(f"a version is 1 or more: {to}")
-    end = None if timeout is None else monotonic() + timeout
+    deadline = Deadline(timeout)
     asked = time.time()
     sender = sender_name()
 
@@ -56,17 +56,14 @@ def reload(
     if version is None:
         return answer(FateState.APPLIED, "nothing to do: the code has not changed", run.step)
 
-    def left() -> float | None:
-        return None if end is None else max(0.0, end - monotonic())
-
     try:
-        request = run._ask(Kind.RELOAD, False, left(), mail=version_mail(version.number, restart=restart))
+        request = run._ask(Kind.RELOAD, False, deadline, mail=version_mail(version.number, restart=restart))
     except LogFullError:
         if is_new:
             store.discard(version)
         raise
     if wait:
-        request.wait(left())
+        request._wait(deadline)
     fate = request.fate
     if is_new and fate.state is FateState.REFUSED and fate.step is None:
         with suppress(FileNotFoundError):  # with its run

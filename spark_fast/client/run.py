@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from spark_fast import _core, names, run_folder
 from spark_fast._core import Segment
+from spark_fast.client.deadline import Deadline
 from spark_fast.client.look import Look, status_of_ranks, step_of_ranks
+from spark_fast.descriptors import is_short
 from spark_fast.durations import Duration, seconds_of
 from spark_fast.errors import (
     AmbiguousRunError,
@@ -25,6 +27,7 @@ from spark_fast.errors import (
     SparkSetError,
     SparkTimeoutError,
 )
+from spark_fast.homes import Home, opened_homes
 from spark_fast.request import (
     RESET,
     UNDECIDED,
@@ -82,7 +85,8 @@ class Request:
         asked: when, in seconds since the epoch.
         version: of a reload: the number of the code version that it brings; else None.
         ranks: which rank was asked, or `all`.
-        name: of a value that this process set or a function that it called; empty for all else.
+        name: of a value that this process set or a function that it called, of several values all names; empty for all
+            else.
     """
 
     def __init__(
@@ -156,18 +160,21 @@ class Request:
 
         Raises SparkTimeoutError when the time is up; the request stands.
         """
-        timeout = seconds_of(timeout, "timeout")
-        left = timeout
+        return self._wait(Deadline(seconds_of(timeout, "timeout")))
+
+    def _wait(self, deadline: Deadline) -> Fate:
+        """wait(), as a part of a longer wait."""
+        left = deadline.left()
         if self._seq < 0 and not self.fate.final:
             from spark_fast.client import meeting
 
-            meeting.wait(self._run.folder, self._ident, timeout)
+            meeting.wait(self._run.folder, self._ident, left)
             left = 0.0
         if not self._run._until(lambda: self.fate.final, left):
             fate = self.fate
             ends, now = ("ended", fate.reason) if fate.running else ("taken effect", f"the run is {self._run.status}")
             raise SparkTimeoutError(
-                f"{self.kind} of run {self._run.id} has not {ends} in {timeout or 0:.2g} s: {now}, at step "
+                f"{self.kind} of run {self._run.id} has not {ends} in {deadline.seconds or 0:g} s: {now}, at step "
                 f"{self._run.step}. The request stands.",
                 self,
             )
@@ -711,14 +718,14 @@ class Run:
             run.set(lr=3e-4, epochs=20)             # several
             run.set({"lr": 3e-4, "drop out": 0.1})
 
-        None is set if one of several does not fit. They are set one after the other, so they may take effect at
-        different steps.
+        Several values are one request: all are set at the same step, or none is, if one does not fit or its on_set
+        raises.
 
         wait, timeout: as pause(). Values that are called `wait` or `timeout` go in one of the other forms.
 
-        Returns the request; of several values and of a dict, a dict of requests by name. Raises SparkSetError, if it
-        waits, for the first value that does not fit its limits (`refused`, the worker has not heard of it), or whose
-        on_set raised (`failed`, with the traceback: the value stays what it was); else what pause() raises.
+        Returns the request; of several values and of a dict, a dict with that one request under each name. Raises
+        SparkSetError, if it waits, for the first value that does not fit its limits (`refused`), or whose on_set raised
+        (`failed`, with the traceback); its text names the value. Else raises what pause() raises.
         A process that sets and calls more than twenty times a second, 64 times at once, waits for its turn;
         SparkTimeoutError if that comes too late, and nothing was asked then.
         """
@@ -815,7 +822,7 @@ class Run:
         self,
         kind: Kind,
         wait: bool,
-        timeout: float | None,
+        timeout: Deadline | float | None,
         *,
         arg: int = 0,
         duration: float = 0.0,
@@ -823,20 +830,21 @@ class Run:
         ident: int | None = None,
         ranks: "int | Literal['all']" = "all",
     ) -> Request:
-        end = None if timeout is None else monotonic() + timeout
+        deadline = timeout if isinstance(timeout, Deadline) else Deadline(timeout)
         if kind is Kind.STOP and self._idle_parent is not None:
             # First, so that what the parent forks next heeds it.
-            self._idle_parent._ask(Kind.STOP, False, timeout, duration=duration)
+            self._idle_parent._ask(Kind.STOP, False, deadline, duration=duration)
         if ident is None:
             ident = run_folder.new_id()
         sender = sender_name()
         if self._is_elsewhere():
             request = self._ask_hosts(kind, ident, sender, arg=arg, duration=duration, mail=mail, ranks=ranks)
             if wait:
-                request.wait(None if end is None else max(0.0, end - monotonic()))
+                request._wait(deadline)
             return request
         try:
-            patience = _TURN if timeout is None else min(_TURN, timeout)
+            left = deadline.left()
+            patience = _TURN if left is None else min(_TURN, left)
             verdict, seq, _target = (self._segment or self._open_segment()).append(
                 kind,
                 ident,
@@ -872,7 +880,7 @@ class Run:
             fate = Fate(FateState.APPLIED, step=self.step, reason="nothing to do: it was not paused")
         request = Request(self, kind, ident, seq, sender, asked, fate, mail=mail, ranks=ranks)
         if wait:
-            request.wait(None if end is None else max(0.0, end - monotonic()))
+            request._wait(deadline)
         return request
 
     def _is_elsewhere(self) -> bool:
@@ -961,14 +969,15 @@ class Run:
                 self._segment = None
 
 
-def _open(home: int, run: str) -> Run:
-    """FileNotFoundError if it is none, FolderRefusedError, LayoutError, SegmentError."""
+def open_in(home: Home, run: str) -> Run:
+    """The run of this name in a folder of runs. FileNotFoundError if it is none, FolderRefusedError, LayoutError,
+    SegmentError, or another OSError if that can't be told."""
     folder = run_folder.open_run(home, run)
+    path = home.path / run
     try:
-        control = run_folder.open_control(folder)
+        control = run_folder.open_control(folder, path)
         try:
             about = run_folder.read_about(folder)
-            path = run_folder.home_path() / run
             if os.fstat(control).st_nlink == 0:
                 raise FileNotFoundError(f"run {run} is being removed or replaced")
             if about is None:
@@ -997,24 +1006,19 @@ def runs(*, ended: bool = True) -> list[Run]:
     Folders that can't be read are left out; `attach()` with their name says why. Costs some 0.1 ms a run. Raises
     FolderRefusedError if the folder of runs can't be trusted.
     """
-    try:
-        home = run_folder.open_home()
-    except FileNotFoundError:
-        return []
-    found = []
-    try:
-        for name in run_folder.run_names(home):
-            try:
-                run = _open(home, name)
-            except (OSError, SparkError) as error:
-                if run_folder.is_short(error):
-                    raise  # those that come after it can't be read either, and may be the living ones
-                continue
-            if ended or run.status.live:
-                found.append(run)
-    finally:
-        os.close(home)
-    return sorted(found, key=lambda run: run.started)
+    found: dict[str, Run] = {}
+    with opened_homes() as homes:
+        for home in homes:
+            for name in run_folder.run_names(home):
+                try:
+                    run = open_in(home, name)
+                except (OSError, SparkError) as error:
+                    if is_short(error):
+                        raise  # those that come after it can't be read either, and may be the living ones
+                    continue
+                if (ended or run.status.live) and (name not in found or found[name].started < run.started):
+                    found[name] = run
+    return sorted(found.values(), key=lambda run: run.started)
 
 
 def attach(run: str | None = None, *, exact: bool = False) -> Run:
@@ -1082,16 +1086,25 @@ def _trained_by(parent: Run, live: Sequence[Run]) -> list[Run]:
 
 def find(run: str) -> Run:
     """The run of this id, and never another in its place; as attach()."""
-    try:
-        if not names.valid(run):
-            raise FileNotFoundError(run)
-        home = run_folder.open_home()
-        try:
-            return _open(home, run)
-        finally:
-            os.close(home)
-    except FileNotFoundError:
-        raise NoSuchRunError(run, [each.id for each in runs(ended=False)]) from None
+    found = find_or_none(run)
+    if found is None:
+        raise NoSuchRunError(run, [each.id for each in runs(ended=False)])
+    return found
+
+
+def find_or_none(run: str) -> Run | None:
+    """As find(); None if there is no such run."""
+    found: Run | None = None
+    if not names.valid(run):
+        return None
+    with opened_homes() as homes:
+        for home in homes:
+            with suppress(FileNotFoundError):
+                other = open_in(home, run)
+                # Two of one name: one has ended, and then the folder that it is in could not be used for a while.
+                if found is None or found.started < other.started:
+                    found = other
+    return found
 
 
 def request_hot_reload(code: str | bytes | None = None, run: str | None = None) -> Request:

@@ -103,12 +103,17 @@ def start(folder: Path, place: Place) -> None:
         generation=place.generation,
         bound=bound_of(),
         python=sys.executable,
-        path=os.pathsep.join([str(Path(run_folder.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]),
+        path=os.pathsep.join([str(Path(run_folder.__file__).parent.parent), *_absolute_python_path()]),
     )
     files.write_place(folder, found)
     if place.rank == 0 and found.address.startswith("ray:"):  # the others are there, and take long to import
         serve_store(found.address)
     ring(folder)
+
+
+def _absolute_python_path() -> list[str]:
+    """The folders of PYTHONPATH. An empty one stands for the working directory, which a relay does not import from."""
+    return [os.path.abspath(each) for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each]
 
 
 def ring(folder: Path) -> None:
@@ -132,7 +137,7 @@ def ring(folder: Path) -> None:
     # leaves waits in a megabyte: where memory runs out, the relay is the one that is killed, and nobody on this host
     # would miss it when another host asks for something.
     subprocess.run(
-        ["/bin/sh", "-c", _KEEP, "sh", place.python, "-m", "spark_fast.hosts", str(folder)],
+        ["/bin/sh", "-c", _KEEP, "sh", place.python, "-P", "-m", "spark_fast.hosts", str(folder)],
         env=environ,
         cwd=folder,
         start_new_session=True,

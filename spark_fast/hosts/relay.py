@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from spark_fast import _core
-from spark_fast.descriptors import open_file
+from spark_fast.descriptors import open_own
 from spark_fast.errors import FolderRefusedError, SegmentError
 from spark_fast.hosts import folder as files
 from spark_fast.hosts.asking import times_of
@@ -288,16 +288,15 @@ def main(folder: Path) -> int:
         Path("/proc/self/oom_score_adj").write_text("1000")
     try:
         with files.opened(folder, create=True) as fd:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-            log = open_file(files.LOG, flags, 0o600, dir_fd=fd)
+            log = open_own(files.LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, dir_fd=fd)
             os.dup2(log, 2)
-            lock = open_file(files.LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=fd)
+            lock = open_own(files.LOCK, os.O_RDWR | os.O_CREAT, dir_fd=fd)
             if not _core.lock_file(lock, 0.0):
                 return 0
             with suppress(FileExistsError):
                 os.mkfifo(files.BELL, 0o600, dir_fd=fd)
             # For writing too, so that it is never at its end.
-            bell = open_file(files.BELL, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=fd)
+            bell = open_own(files.BELL, os.O_RDWR, dir_fd=fd, pipe=True)
         place = read_place(folder)
         if place is None:
             print(f"{folder} is no run of several hosts", file=sys.stderr)

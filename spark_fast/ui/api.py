@@ -194,6 +194,20 @@ async def reset(server: Server, run: str, body: models.Reset | None = None) -> R
         raise HTTPException(409, str(error)) from None
 
 
+@router.put("/runs/{run}/values", status_code=202, response_model=models.Asked, responses=_ASKING)
+async def set_values(server: Server, of: Client, run: str, body: models.SetValues) -> Response:
+    """Asks a run to take several new values at one step, at its next checkpoint: all or none."""
+
+    def send(found: Run) -> Request:
+        there = found.values
+        for name in body.values:
+            if name not in there:
+                raise HTTPException(404, unknown(name, "value", list(there)))
+        return next(iter(found.set(body.values, wait=False).values()))
+
+    return await _ask(server, run, send, what=", ".join(body.values), of=of)
+
+
 @router.put("/runs/{run}/values/{name:path}", status_code=202, response_model=models.Asked, responses=_ASKING)
 async def set_value(server: Server, of: Client, run: str, name: str, body: models.SetValue) -> Response:
     """Asks a run to take a new value, at its next checkpoint."""

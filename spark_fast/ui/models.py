@@ -21,6 +21,7 @@ __all__ = [
     "Reset",
     "Runs",
     "SetValue",
+    "SetValues",
     "Versions",
 ]
 
@@ -80,6 +81,12 @@ class SetValue(_Body):
     """A new value."""
 
     value: JsonValue
+
+
+class SetValues(_Body):
+    """New values by name, of which all are set at one step, or none."""
+
+    values: dict[str, JsonValue] = Field(min_length=1, max_length=256)
 
 
 class Call(_Body):
