@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 
 from spark_fast import client, hosts
+from spark_fast.hosts import asking, peers
 from spark_fast.hosts import folder as files
-from spark_fast.hosts import peers
 from spark_fast.hosts.local import RunFolder
 from spark_fast.hosts.peers import read_peers
 from spark_fast.hosts.words import Member, Peer
 from spark_fast.request import FateState, Kind
 from tests.hosts_real import Host, Server, job, store
-from tests.support import outcome, until
+from tests.support import DEADLINE, outcome, until
 
 pytestmark = pytest.mark.hosts
 
@@ -112,6 +112,17 @@ def test_a_run_whose_ranks_have_ended_on_all_hosts_is_said_to_have_ended(
 def test_a_request_that_the_relay_no_longer_has_is_lost(tmp_path: Path) -> None:
     fate = hosts.wait(tmp_path, 7, 0.0)
     assert fate is not None and fate.state == "lost"
+
+
+def test_a_request_is_lost_where_no_relay_can_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.write_place(
+        tmp_path, files.HostPlace("tcp://none:1/x", "node", "here", 0, 1, 2, 0, 5.0, "/nowhere/python", "")
+    )
+    monkeypatch.setattr(asking, "_DEAF", 0.5)
+    hosts.ask(tmp_path, Kind.PAUSE, 7)
+    fate = hosts.wait(tmp_path, 7, DEADLINE)
+    assert fate is not None and (fate.state, fate) == ("lost", hosts.fate(tmp_path, 7))
+    assert "no relay could be started" in fate.reason
 
 
 def test_a_stop_is_told_from_what_this_host_knows_where_the_store_ends_with_the_job(

@@ -6,6 +6,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +25,8 @@ _KEEP = 'left=100; while "$@"; [ $? -gt 128 ] && [ $((left -= 1)) -gt 0 ]; do sl
 """Starts a command again when a signal has ended it, so many times at most: one that always dies is not to go on doing
 so when the job is long over."""
 _FORGOTTEN = "the run folder no longer holds what became of it: hundreds of requests came after it, or it was removed"
+_DEAF = 60.0
+"""Seconds without a relay, though one is started each second, after which a sender gives up."""
 _LOOK = 0.002
 _LOOK_MOST = 0.05
 
@@ -116,15 +119,16 @@ def _absolute_python_path() -> list[str]:
     return [os.path.abspath(each) for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each]
 
 
-def ring(folder: Path) -> None:
-    """Wakes the host's relay, and starts one if there is none. Never waits for it. Raises OSError."""
+def ring(folder: Path) -> bool:
+    """Wakes the host's relay, and starts one if there is none. Never waits for it. Whether there was one. Raises
+    OSError."""
     if files.ring(folder):
-        return
+        return True
     place = read_place(folder)
     if place is None or not place.address:
-        return
+        return False
     if "ray" in sys.modules and place.address.startswith("ray:") and start_relay(place.address, folder, place):
-        return
+        return False
     import subprocess  # rarely needed
 
     environ = os.environ | {
@@ -146,6 +150,7 @@ def ring(folder: Path) -> None:
         stderr=subprocess.DEVNULL,
         check=False,
     )
+    return False
 
 
 def patience(folder: Path) -> float:
@@ -227,19 +232,36 @@ def parsed_fate(found: dict[str, Any]) -> Fate:
 
 
 def wait(folder: Path, ident: int, timeout: float | None) -> Fate | None:
-    """Waits for the fate, for so many seconds at most; None if it is open still. Starts the relay again if it died."""
+    """Waits for the fate, for so many seconds at most; None if it is open still.
+
+    Starts the relay again if it died. If none can be started for a minute, the request is lost.
+    """
     end = None if timeout is None else time.monotonic() + timeout
     look, rung = _LOOK, time.monotonic()
+    heard = rung
     while (found := fate(folder, ident)) is None:
         now = time.monotonic()
         if end is not None and now >= end:
             return None
         if now - rung > 1.0:
             rung = now
-            ring(folder)
+            if ring(folder):
+                heard = now
+            elif now - heard > _DEAF:
+                _give_up(folder, ident)
         time.sleep(look if end is None else min(look, max(end - now, 0.0)))
         look = min(_LOOK_MOST, 1.2 * look)
     return found
+
+
+def _give_up(folder: Path, ident: int) -> None:
+    """Tell all who ask that no relay takes the request."""
+    reason = f"no relay could be started on this host in {_DEAF:g} s; {folder / files.HOSTS / files.LOG} may say why"
+    with files.opened(folder, files.FATES, create=True) as fates:
+        # A relay that came at the last moment knows better.
+        files.write_object(fates, f"{ident:016x}.json", asdict(Fate("lost", reason=reason)), replace=False)
+    with files.opened(folder, files.ASK, create=True) as asks, suppress(FileNotFoundError):
+        os.unlink(f"{ident:016x}.json", dir_fd=asks)
 
 
 def forget(folder: Path, ident: int) -> None:

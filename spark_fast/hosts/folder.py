@@ -78,9 +78,12 @@ def opened(folder: Path, *below: str, create: bool = False) -> Iterator[int]:
         yield fd
 
 
-def write_object(fd: int, name: str, found: Any) -> None:
-    """Writes JSON whole. Raises OSError."""
-    private_files.write_whole(fd, name, json.dumps(found, separators=(",", ":")).encode())
+def write_object(fd: int, name: str, found: Any, *, replace: bool = True) -> None:
+    """Writes JSON whole. Raises OSError.
+
+    replace: whether it takes the place of a file that is there.
+    """
+    private_files.write_whole(fd, name, json.dumps(found, separators=(",", ":")).encode(), replace=replace)
 
 
 def read_object(fd: int, name: str, shown: Path) -> dict[str, Any] | None:
