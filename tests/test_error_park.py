@@ -270,6 +270,18 @@ def test_a_time_limit_stops_the_run(tmp_path: Path) -> None:
         assert client.attach("test").status == "failed"
 
 
+def test_status_says_that_a_time_limit_stops_the_run_and_that_a_timed_pause_lets_it_go_on(tmp_path: Path) -> None:
+    with Edited(tmp_path, LATE, SPARK_FAST_ERROR_TIMEOUT="1h") as training:
+        break_late(training)
+        shown = cli("status", "test").stdout
+        assert "stops    by itself in 59m" in shown
+        assert "goes on" not in shown
+        assert cli("pause", "test", "--resume-after", "1h").returncode == 0
+        shown = cli("status", "test").stdout
+        assert "goes on  by itself in 59m" in shown
+        assert "stops " not in shown
+
+
 SPARK_RUN = """
 import json
 import spark_fast as spark
