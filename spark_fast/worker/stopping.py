@@ -4,7 +4,8 @@ The loops of a process are to be left, and the code that validates and saves is 
 tells them apart is the place, the lines of the frames that lead to a checkpoint:
 
 1. Where the stop has been raised before, it is raised again: the code swallowed it and came back.
-2. Code that handles the stop, in an `except` or `finally` block and all that this calls, is left alone.
+2. Code that handles the stop, in an `except` or `finally` block and all that this calls, is left alone, and so are the
+   functions of `on_stop()`.
 3. Each thread, and each task of an event loop, is raised the stop once. After that its checkpoints at other places
    pass, until it comes back to a place of rule 1. From then on all of them raise: it is a loop that swallows.
 4. A thread or a task that waited for others to end when the stop was first raised runs on behind that wait, until it
@@ -21,6 +22,7 @@ from weakref import WeakSet
 
 from spark_fast._core import worker
 from spark_fast.errors import SparkStopGroupError, is_stop
+from spark_fast.worker import hooks
 from spark_fast.worker.places import whole_chain
 from spark_fast.worker.stop_waiters import Waiters
 
@@ -64,6 +66,8 @@ class StopRule:
         if not frames:
             self._note(thread)
             return True  # a worker that is paused after an error, say
+        if hooks.inside_on_stop():
+            return False
         received = self._received(thread)
         if _place(frames) in self._places:
             if received or self._is_new(thread) or self._waiters.is_new_task():
