@@ -270,6 +270,18 @@ def test_a_time_limit_stops_the_run(tmp_path: Path) -> None:
         assert client.attach("test").status == "failed"
 
 
+def test_status_says_that_a_time_limit_stops_the_run_and_that_a_timed_pause_lets_it_go_on(tmp_path: Path) -> None:
+    with Edited(tmp_path, LATE, SPARK_FAST_ERROR_TIMEOUT="1h") as training:
+        break_late(training)
+        shown = cli("status", "test").stdout
+        assert "stops    by itself in 59m" in shown
+        assert "goes on" not in shown
+        assert cli("pause", "test", "--resume-after", "1h").returncode == 0
+        shown = cli("status", "test").stdout
+        assert "goes on  by itself in 59m" in shown
+        assert "stops " not in shown
+
+
 SPARK_RUN = """
 import json
 import spark_fast as spark
@@ -327,6 +339,71 @@ def test_on_stop_runs_once_when_a_stop_leaves_the_script(tmp_path: Path, plain: 
         assert child.ended() == (1 if plain else 0), child.err
         assert child.out.splitlines() == ["saved", "also", "also"]
         assert run.status == "stopped"
+
+
+IN_THREADS = STOPPED.replace(
+    """for _ in spark.track(range(10**9)):
+    pass
+""",
+    """import sys, threading
+def train():
+    for _ in spark.track(range(10**9)):
+        pass
+threads = [threading.Thread(target=train, daemon="daemon" in sys.argv) for _ in range(2)]
+for thread in threads:
+    thread.start()
+if "ends" not in sys.argv:
+    for thread in threads:
+        thread.join()
+""",
+)
+"""Trains in threads, which the script waits for, or the interpreter."""
+
+
+@pytest.mark.parametrize("plain", [True, False])
+@pytest.mark.parametrize("how", ["joins", "daemon", "ends"])
+def test_on_stop_runs_when_a_stop_leaves_threads_and_the_script_ends(tmp_path: Path, how: str, plain: bool) -> None:
+    child = (
+        Child(tmp_path, IN_THREADS, how)
+        if plain
+        else Edited(tmp_path, IN_THREADS, str(tmp_path / "project" / "train.py"), how)
+    )
+    with child:
+        run = child.run()
+        run.stop(timeout=30)
+        assert child.ended() == 0, child.err
+        assert child.out.splitlines() == ["saved", "also", "also"]
+        assert run.status == "stopped"
+        assert "Traceback" not in child.err
+        assert child.err.count("stopped at step") == 1
+
+
+@pytest.mark.parametrize("how", ["joins", "ends"])
+def test_an_on_stop_function_that_raises_after_threads_were_stopped_fails_the_run(tmp_path: Path, how: str) -> None:
+    code = IN_THREADS.replace('print("saved", flush=True)', "1 / 0")
+    with Edited(tmp_path, code, str(tmp_path / "project" / "train.py"), how) as training:
+        run = training.run()
+        run.stop(timeout=30)
+        assert training.ended() == (1 if how == "joins" else 0)
+        assert training.out.splitlines() == ["also", "also"]
+        assert run.status == "failed"
+
+
+def test_an_error_of_a_thread_is_printed_as_ever(tmp_path: Path) -> None:
+    code = """
+    import threading
+    import spark_fast as spark
+    def train():
+        spark.checkpoint()
+        1 / 0
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    """
+    with Child(tmp_path, code) as child:
+        assert child.ended() == 0
+        assert "Exception in thread" in child.err
+        assert "ZeroDivisionError" in child.err
 
 
 def test_an_on_stop_function_that_raises_is_told_and_the_others_run(tmp_path: Path) -> None:

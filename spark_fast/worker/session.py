@@ -678,6 +678,11 @@ def state_after(error: BaseException | None) -> WorkerState:
 
 
 def _at_exit() -> None:
+    global outcome
+    from spark_fast.worker import stop_in_threads
+
+    if not stop_in_threads.finish():
+        outcome = WorkerState.FAILED
     if outcome is not None:
         end(outcome)
         return
@@ -722,6 +727,9 @@ def _watch_the_end() -> None:
     if sys.excepthook is not _on_uncaught:  # else it was forked from a worker
         _previous_hook = sys.excepthook
         sys.excepthook = _on_uncaught
+    from spark_fast.worker import stop_in_threads
+
+    stop_in_threads.watch()
     if child_process.is_child():
         child_process.watch(_on_raised, _on_ended)
 
