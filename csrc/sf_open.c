@@ -29,8 +29,8 @@ sf_open_own(const char *path, int flags, mode_t mode)
     int fd = sf_open(path, flags | O_NOFOLLOW | O_NONBLOCK, mode);
     int error = 0;
 
-    if (fd < 0)
-        return -errno;
+    if (fd < 0) /* a link, a folder, or a pipe that nobody reads */
+        return errno == ELOOP || errno == EMLINK || errno == EISDIR || errno == ENXIO ? -SF_EFOREIGN : -errno;
     if (fstat(fd, &status) != 0)
         error = errno;
     else if (!S_ISREG(status.st_mode) || status.st_uid != geteuid() || status.st_nlink > 1)

@@ -21,6 +21,7 @@ _KINDS = {
     stat.S_IFSOCK: "a socket",
 }
 
+_LINK = (errno.ELOOP, errno.EMLINK)
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
@@ -80,8 +81,9 @@ def open_own(
     try:
         fd = open_file(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, mode, dir_fd=dir_fd)
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.EMLINK):  # a link; which of the two depends on the system
-            raise FolderRefusedError(name, "found a symbolic link", expected) from None
+        # A link (which of two numbers depends on the system), a folder, or a pipe that nobody reads or a socket.
+        if error.errno in (*_LINK, errno.EISDIR) or (error.errno == errno.ENXIO and not pipe):
+            raise FolderRefusedError(name, _found(path, dir_fd), expected) from None
         raise
     try:
         status = os.fstat(fd)
@@ -115,7 +117,7 @@ def open_own_folder(
     try:
         fd = open_file(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=dir_fd)
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENOTDIR):
+        if error.errno in (*_LINK, errno.ENOTDIR):
             raise FolderRefusedError(name, _found(path, dir_fd), expected) from None
         if error.errno == errno.EACCES:  # of another user, most often
             raise FolderRefusedError(name, f"{_found(path, dir_fd)}, which can't be read", expected) from None

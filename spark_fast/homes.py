@@ -16,7 +16,7 @@ from spark_fast.descriptors import is_short
 from spark_fast.errors import FolderRefusedError
 from spark_fast.safe_paths import open_private, own_state_folder
 
-__all__ = ["Home", "opened_homes", "places"]
+__all__ = ["Home", "opened_homes", "places", "refused_places"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def opened_homes(*, create: bool = False) -> Iterator[list[Home]]:
     create: whether to make the first place that can be used, if it is not there.
 
     Yields those that exist, the first choice first; with `create` at least one. Raises FolderRefusedError, which says
-    what to do, or OSError if no place exists that can be used and one was refused; the first one's.
+    what to do, or OSError if no place can be used: the error of the first.
     """
     with ExitStack() as stack:
         found: list[Home] = []
@@ -71,6 +71,21 @@ def opened_homes(*, create: bool = False) -> Iterator[list[Home]]:
             else:
                 stack.callback(os.close, fd)
                 found.append(Home(place, fd, tuple(refused)))
-        if not found and refused:
+        if len(refused) == number + 1:
             raise refused[0]
         yield found
+
+
+def refused_places() -> list[Exception]:
+    """Return why places for runs can't be used, for those that can't. Raises OSError for want of descriptors."""
+    found: list[Exception] = []
+    for place in places():
+        try:
+            os.close(open_private(place))
+        except FileNotFoundError:
+            continue
+        except (FolderRefusedError, OSError) as error:
+            if is_short(error):
+                raise
+            found.append(error)
+    return found

@@ -303,6 +303,9 @@ def claim(
                     made = True
                 finally:
                     if not made:
+                        # First of all, and this needs no descriptor: a run without a control file is not listed.
+                        with suppress(FileNotFoundError):
+                            os.unlink(CONTROL, dir_fd=fd)
                         _empty(fd)
                         os.rmdir(run, dir_fd=home.fd)
             finally:

@@ -192,8 +192,11 @@ def ps(
 ) -> None:
     """List the runs: those that are live, and those that ended within a day."""
     from spark_fast import client
+    from spark_fast.homes import refused_places
 
     found = client.runs()
+    for refused in refused_places():
+        exits.say(str(refused))
     shown = found if everything else [run for run in found if _recent(run)]
     if as_json:
         print(to_json([run.as_dict() for run in shown], indent=2))
