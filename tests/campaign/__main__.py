@@ -114,7 +114,7 @@ def _end_children(folder: Path) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run a campaign, print its summary and write it into the report; return the exit status, 1 for findings."""
+    """Run a campaign, print its summary, write it into the report; return the exit status, 1 for findings."""
     parser = argparse.ArgumentParser(prog="python -m tests.campaign", description=__doc__)
     parser.add_argument("--hours", type=float, default=1.0, help="how long to go on (default: 1)")
     parser.add_argument("--seed", type=int, default=1, help="what the jobs and the faults are drawn from (default: 1)")
