@@ -121,12 +121,12 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--each", type=float, default=20.0, help="seconds for which a job is attacked (default: 20)")
     parser.add_argument("--jobs", default=",".join(KINDS), help="which jobs, with commas between (default: all)")
     parser.add_argument("--only", type=int, help="run the job of this number alone, as a finding names it")
-    parser.add_argument("--report", type=Path, help=f"where the figures go (default: {REPORT.name}; - for nowhere)")
+    parser.add_argument("--report", type=Path, help=f"where the figures go (default: {REPORT.name}; -: nowhere)")
     arguments = parser.parse_args(words)
     kinds = arguments.jobs.split(",")
     if unknown := set(kinds) - set(KINDS):
         parser.error(f"there are no jobs {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
-    # A background job of a shell ignores interrupts, and a batch system ends a job by SIGTERM: both end a campaign well.
+    # A shell's background job ignores interrupts, and a batch system sends SIGTERM: here both end a campaign well.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     tally = campaign(arguments.seed, arguments.hours * 3600, kinds=kinds, each=arguments.each, only=arguments.only)
