@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 CC ?= cc
 # Tests that are run side by side, three for each processor: their processes wait most of the time.
 JOBS ?= $(shell expr 3 '*' $$(nproc 2>/dev/null || echo 2))
+# Of the campaign: how long, and what its jobs and faults are drawn from.
+HOURS ?= 1
+SEED ?= 1
 LOCK := tests/requirements-ci.lock
 # LOCKED=1 installs exactly the packages of the lock, checks their hashes, and fetches nothing else.
 LOCKED ?=
@@ -17,7 +20,7 @@ CORE := $(wildcard csrc/*.c csrc/*.h spark_fast/*.pyx spark_fast/*.pxd) setup.py
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help build demo test-fast test test-python test-more test-all test-beyond test-c test-others system verify \
-    bench lint types audit lock wheel screenshots clean
+    bench campaign lint types audit lock wheel screenshots clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## /  make \1\t/' | expand -t 22
@@ -100,6 +103,9 @@ verify:  ## how ranks agree, as a model that is searched exhaustively; needs spi
 
 bench: $(VENV)/made-bench  ## all figures; writes docs/benchmarks.md and those of README
 	$(BIN)/python -m bench
+
+campaign: $(VENV)/made-all  ## kills, faults and bad inputs for real jobs, for HOURS=1; writes docs/reliability.md
+	$(BIN)/python -m tests.campaign --hours $(HOURS) --seed $(SEED)
 
 lint: $(VENV)/made-lint  ## style, of Python, Cython and C
 	$(BIN)/ruff check .

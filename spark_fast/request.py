@@ -159,11 +159,11 @@ def sender_name() -> str:
 
 
 def _find_name() -> str:
-    import getpass
-
     try:
+        import getpass
+
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container's uid with no name
+    except (KeyError, OSError):  # a container's uid with no name, or no file can be opened
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}, pid {os.getpid()}"
 

@@ -149,7 +149,7 @@ def test_the_report_has_the_marks() -> None:
 @pytest.mark.process
 @pytest.mark.tier("all")
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("kind", ["single", "several", "ddp", "hosts", "inputs"])
+@pytest.mark.parametrize("kind", ["single", "several", "hosts", "inputs"])
 def test_a_short_campaign_finds_nothing(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from tests.campaign.__main__ import campaign
 

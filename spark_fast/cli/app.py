@@ -306,7 +306,13 @@ def pause(
     run: RunId = None,
     at_step: Annotated[
         int | None,
-        typer.Option("--at-step", metavar="N", min=1, help="At step N, instead of the next, unless N has passed."),
+        typer.Option(
+            "--at-step",
+            metavar="N",
+            min=1,
+            max=(1 << 63) - 1,
+            help="At step N, instead of the next, unless N has passed.",
+        ),
     ] = None,
     resume_after: Annotated[
         str | None,

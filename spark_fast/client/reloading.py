@@ -1,5 +1,6 @@
 """Asks a run to go on with new code."""
 
+import operator
 import time
 import warnings
 from contextlib import suppress
@@ -21,7 +22,9 @@ def reload(
     """See Run.reload()."""
     if code is not None and to is not None:
         raise ValueError("new code and a version to go back to exclude each other")
-    if to is not None and to < 1:
+    if code is not None and not isinstance(code, str | bytes):
+        raise TypeError(f"new code is its source, as str or bytes, and not {type(code).__name__}")
+    if to is not None and operator.index(to) < 1:
         raise ValueError(f"a version is 1 or more: {to}")
     deadline = Deadline(timeout)
     asked = time.time()

@@ -1,6 +1,7 @@
 """A run as its controllers see it."""
 
 import math
+import operator
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -73,6 +74,17 @@ _ERRORS = "errors"
 """runfiles.run_error.FOLDER, which takes a millisecond to import: a resume is not to wait for that."""
 
 _KINDS = {int(kind): kind for kind in Kind}
+
+_COUNT_MAX = (1 << 63) - 1
+"""The highest step that can be asked for."""
+
+
+def _count(given: int, what: str) -> int:
+    """Return a whole number of steps. Raises TypeError for any other type, ValueError if it is out of range."""
+    count = operator.index(given)
+    if not 1 <= count <= _COUNT_MAX:
+        raise ValueError(f"{what} is 1 or more, and at most {_COUNT_MAX}: {given}")
+    return count
 
 
 class Request:
@@ -587,8 +599,8 @@ class Run:
         has ended, say; SparkTimeoutError when the time is up (the pause stands); SegmentError when the control file
         can't be used.
         """
-        if at_step is not None and at_step < 1:
-            raise ValueError(f"a step to park at is 1 or more: {at_step}")
+        if at_step is not None:
+            at_step = _count(at_step, "a step to park at")
         duration = seconds_of(resume_after, "resume_after") or 0.0
         if resume_after is not None and not 0 < duration < math.inf:
             raise ValueError(f"resume_after is a duration of more than 0: {resume_after!r}")
@@ -632,8 +644,7 @@ class Run:
 
         As pause().
         """
-        if steps < 1:
-            raise ValueError(f"a number of steps to advance is 1 or more: {steps}")
+        steps = _count(steps, "a number of steps to advance")
         return self._make(Kind.ADVANCE, wait, timeout, arg=steps)
 
     def _make(

@@ -692,9 +692,12 @@ def _at_exit() -> None:
     run = folder()
     state = state_after(error)
     if state is WorkerState.FAILED and error is not None and run is not None:
-        from spark_fast.worker.error_park import record
+        try:
+            from spark_fast.worker.error_park import record
 
-        record(error_behind(error) or error if is_stop(error) else error)
+            record(error_behind(error) or error if is_stop(error) else error)
+        except (ImportError, OSError) as reason:  # no file can be opened, say: the end is told all the same
+            report.warn(f"the error that ended run {_run} can't be kept for `spark-fast status`: {reason}")
     end(state)
     if is_stop(error) and run is not None and several():
         from spark_fast.worker import leaving

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.campaign.disk import own_mounts
 from tests.campaign.jobs import JOBS
 from tests.campaign.tally import Finding, Tally, write
 
@@ -28,7 +29,13 @@ _PAGE_EACH = 3
 
 
 def campaign(
-    seed: int, seconds: float, *, kinds: Sequence[str] = KINDS, each: float = 20.0, only: int | None = None
+    seed: int,
+    seconds: float,
+    *,
+    kinds: Sequence[str] = KINDS,
+    each: float = 20.0,
+    only: int | None = None,
+    mounts: bool = False,
 ) -> Tally:
     """Run one job after the other until the time is over; return the counts and findings.
 
@@ -36,6 +43,7 @@ def campaign(
     kinds: which jobs, in turn.
     each: seconds for which a job is attacked.
     only: the number of the one job to run.
+    mounts: whether this process may mount small disks.
 
     An interrupt ends the campaign after the current job is ended, and the tally has what was done.
     """
@@ -44,7 +52,7 @@ def campaign(
     number = 0 if only is None else only
     try:
         while time.monotonic() - began < seconds:
-            run_job(number, kinds[number % len(kinds)], each, tally)
+            run_job(number, kinds[number % len(kinds)], each, tally, mounts=mounts)
             number += 1
             if only is not None:
                 break
@@ -55,12 +63,12 @@ def campaign(
     return tally
 
 
-def run_job(number: int, kind: str, seconds: float, tally: Tally) -> None:
+def run_job(number: int, kind: str, seconds: float, tally: Tally, *, mounts: bool = False) -> None:
     """Run one job of a campaign and add what it did and found to the tally."""
     folder = Path(tempfile.mkdtemp(prefix=f"campaign-{number}-"))
     environment = dict(os.environ)
     try:
-        wrong = _live(number, kind, seconds, folder, tally)
+        wrong = _live(number, kind, seconds, folder, tally, mounts=mounts)
     except Exception:
         wrong = [f"the job could not be run to its end: {traceback.format_exc()}"]
     finally:
@@ -79,7 +87,7 @@ def run_job(number: int, kind: str, seconds: float, tally: Tally) -> None:
     print(f"{name}: {len(wrong)} findings; so far {total:,} requests, {tally.sum('kill: '):,} kills", flush=True)
 
 
-def _live(number: int, kind: str, seconds: float, folder: Path, tally: Tally) -> list[str]:
+def _live(number: int, kind: str, seconds: float, folder: Path, tally: Tally, *, mounts: bool) -> list[str]:
     seed = tally.seed * 1_000_003 + number
     if kind == "hosts":
         from tests.campaign.two_hosts import TwoHosts
@@ -97,7 +105,7 @@ def _live(number: int, kind: str, seconds: float, folder: Path, tally: Tally) ->
         return edits(folder, seed, seconds, tally)
     from tests.campaign.one_host import OneHost
 
-    job = OneHost(kind, folder, seed, tally, with_page=number % _PAGE_EACH == 0)
+    job = OneHost(kind, folder, seed, tally, with_page=number % _PAGE_EACH == 0, mounts=mounts)
     job.live(seconds)
     return job.wrong
 
@@ -114,22 +122,29 @@ def _end_children(folder: Path) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run a campaign, print its summary and write it into the report; return the exit status, 1 for findings."""
+    """Run a campaign, print its summary, write it into the report; return the exit status, 1 for findings."""
     parser = argparse.ArgumentParser(prog="python -m tests.campaign", description=__doc__)
     parser.add_argument("--hours", type=float, default=1.0, help="how long to go on (default: 1)")
     parser.add_argument("--seed", type=int, default=1, help="what the jobs and the faults are drawn from (default: 1)")
     parser.add_argument("--each", type=float, default=20.0, help="seconds for which a job is attacked (default: 20)")
     parser.add_argument("--jobs", default=",".join(KINDS), help="which jobs, with commas between (default: all)")
     parser.add_argument("--only", type=int, help="run the job of this number alone, as a finding names it")
-    parser.add_argument("--report", type=Path, help=f"where the figures go (default: {REPORT.name}; - for nowhere)")
+    parser.add_argument("--report", type=Path, help=f"where the figures go (default: {REPORT.name}; -: nowhere)")
     arguments = parser.parse_args(words)
     kinds = arguments.jobs.split(",")
     if unknown := set(kinds) - set(KINDS):
         parser.error(f"there are no jobs {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
-    # A background job of a shell ignores interrupts, and a batch system ends a job by SIGTERM: both end a campaign well.
+    # A shell's background job ignores interrupts, and a batch system sends SIGTERM: here both end a campaign well.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    tally = campaign(arguments.seed, arguments.hours * 3600, kinds=kinds, each=arguments.each, only=arguments.only)
+    tally = campaign(
+        arguments.seed,
+        arguments.hours * 3600,
+        kinds=kinds,
+        each=arguments.each,
+        only=arguments.only,
+        mounts=own_mounts(),
+    )
     print(tally.summary())
     report = arguments.report or (REPORT if arguments.only is None else None)
     if report is not None and str(report) != "-":

@@ -15,7 +15,7 @@ __all__ = ["agreement", "answered", "calls_of", "crashes", "growth", "items", "j
 Lines = Sequence[Mapping[str, Any]]
 
 _CALLS = ("call all", "call one")
-_PARKS_LATER = ("advance", "pause at")
+_PARKS_LATER = ("advance", "pause", "pause at", "timed pause")
 
 
 def crashes(answers: Iterable[Answer]) -> list[str]:

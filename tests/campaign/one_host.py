@@ -5,6 +5,7 @@ import random
 import resource
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import psutil
 
 from spark_fast import client
 from tests.campaign import checks, faults
+from tests.campaign.disk import SmallDisk
 from tests.campaign.jobs import JOBS, Job, bystander
 from tests.campaign.senders import PATIENCE, Page, Sender, answers_of
 from tests.campaign.tally import Tally
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["OneHost", "page_of"]
 
 _SENDERS = 3
+_DISK = 8 << 20
+"""Bytes of a small disk: more than two runs and their code versions take."""
 _LIMITS = {"no room for files": (resource.RLIMIT_FSIZE, 0), "no descriptors": (resource.RLIMIT_NOFILE, 8)}
 _FAULTS = {
     "none": 30,
@@ -30,6 +34,7 @@ _FAULTS = {
     "suspend rank": 8,
     "suspend sender": 8,
     "limit": 4,
+    "fill disk": 6,
     "kill rank": 3,
     "kill supervisor": 1,
 }
@@ -42,7 +47,9 @@ class OneHost:
     wrong: what does not hold, a line each.
     """
 
-    def __init__(self, kind: str, folder: Path, seed: int, tally: Tally, *, with_page: bool = False) -> None:
+    def __init__(
+        self, kind: str, folder: Path, seed: int, tally: Tally, *, with_page: bool = False, mounts: bool = False
+    ) -> None:
         self.kind, self.folder, self.tally = kind, folder, tally
         self.chance = random.Random(seed)
         self.wrong: list[str] = []
@@ -59,12 +66,18 @@ class OneHost:
         self._limited = dict(_LIMITS)
         if self.chance.random() < 0.7:  # a journal without room is not checked any further
             del self._limited["no room for files"]
+        self._disk: SmallDisk | None = None
+        self._has_small_disk = mounts and self.chance.random() < 0.3
 
     def live(self, seconds: float) -> None:
         """Start the job, attack it for so many seconds, end it, and check what must hold."""
         os.environ["SPARK_FAST_HOME"] = str(self.folder / "home")
         os.environ["XDG_STATE_HOME"] = str(self.folder / "state")
-        with JOBS[self.kind](self.folder) as job, bystander(self.folder) as beside:
+        with ExitStack() as stack:
+            if self._has_small_disk:
+                self._disk = stack.enter_context(SmallDisk(self.folder / "home", _DISK))
+            job = stack.enter_context(JOBS[self.kind](self.folder))
+            beside = stack.enter_context(bystander(self.folder))
             run, other = job.run(), beside.run("bystander")
             if job.can_lose_rank:
                 self._victim = self.chance.randrange(1, job.count)
@@ -100,7 +113,11 @@ class OneHost:
                 time.sleep(self.chance.random() * 0.3)
                 self._suspended.wake()
                 self._limits.lift()
+                if self._disk is not None:
+                    self._disk.free()
         finally:
+            if self._disk is not None:
+                self._disk.free(at_once=True)
             self._suspended.wake(all_of_them=True)
             self._limits.lift(all_of_them=True)
             for sender in self._senders:
@@ -130,6 +147,7 @@ class OneHost:
     def _can(self, name: str, job: Job) -> bool:
         return {
             "kill rank": self._victim is not None,
+            "fill disk": self._disk is not None,
             "kill supervisor": self.kind == "supervised" and not self._lost_supervisor,
         }.get(name, True)
 
@@ -150,6 +168,10 @@ class OneHost:
                 self._no_room_since = min(self._no_room_since, time.monotonic())
             self._limits.lower(self.chance.choice(pids_of(run)), number, limit, 0.2 + self.chance.random())
             self._count("fault", what)
+        elif name == "fill disk":
+            assert self._disk is not None
+            self._disk.fill(self.chance.random())
+            self._count("fault", "disk full")
         elif name == "kill rank":
             self._kill_and_start(job, run)
         elif name == "kill supervisor":

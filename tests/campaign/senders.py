@@ -120,9 +120,10 @@ class Sender:
         only: tuple[str, ...] = (),
     ) -> None:
         self.path, self.channel, self.number = path, channel, number
+        campaign = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
-            _serve(path, run, number, seed, channel, home, page, reloads, limit, only)
+            _serve(campaign, path, run, number, seed, channel, home, page, reloads, limit, only)
 
     def signal(self, number: int) -> None:
         """Send a signal to it and to the commands that it runs."""
@@ -152,6 +153,7 @@ def answers_of(folder: Path) -> Iterator[Answer]:
 
 
 def _serve(
+    campaign: int,
     path: Path,
     run_id: str,
     number: int,
@@ -163,7 +165,7 @@ def _serve(
     limit: int | None,
     only: tuple[str, ...],
 ) -> NoReturn:
-    """Send requests until this process is killed."""
+    """Send requests until this process or the campaign is killed."""
     try:
         os.setsid()
         os.environ["SPARK_FAST_HOME"] = home
@@ -181,7 +183,7 @@ def _serve(
         ask = {"api": _ask_api, "cli": _ask_cli, "page": _ask_page}[channel]
         count = number * _RANGE
         run: client.Run | None = None
-        while True:
+        while os.getppid() == campaign:
             count += 1
             [kind] = chance.choices(list(weights), list(weights.values()))
             question = {"channel": channel, "kind": kind, "number": count, "asked": time.monotonic()}
