@@ -22,6 +22,9 @@ _KINDS = {
 }
 
 _LINK = (errno.ELOOP, errno.EMLINK)
+_REPLACED_MOST = 100
+"""How often a file that was replaced meanwhile is opened. Some file systems say of each file that it was removed."""
+
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
@@ -76,6 +79,17 @@ def open_own(
     this user. Costs one call of the system more than os.open().
     """
     name = str(shown if shown is not None else path)
+    for _ in range(_REPLACED_MOST):
+        fd = _open_once(path, flags, mode, dir_fd, name, pipe=pipe, linked=linked)
+        if fd is not None:
+            return fd
+    raise FileNotFoundError(errno.ENOENT, "it was removed or replaced each time that it was opened", name)
+
+
+def _open_once(
+    path: str | os.PathLike[str], flags: int, mode: int, dir_fd: int | None, name: str, *, pipe: bool, linked: bool
+) -> int | None:
+    """As open_own(); None if the file was removed or replaced meanwhile: the name leads to its successor or nowhere."""
     wanted = stat.S_IFIFO if pipe else stat.S_IFREG
     expected = f"expected {_KINDS[wanted]} of yours{'' if pipe else ' with one name'}, and no link"
     try:
@@ -90,11 +104,12 @@ def open_own(
         several = status.st_nlink > 1 and not linked
         if stat.S_IFMT(status.st_mode) != wanted or status.st_uid != os.geteuid() or several:
             raise FolderRefusedError(name, f"found {describe(status)}", expected)
-        if status.st_nlink == 0:
-            raise FileNotFoundError(errno.ENOENT, "it was removed while it was being opened", name)
     except BaseException:
         os.close(fd)
         raise
+    if status.st_nlink == 0:
+        os.close(fd)
+        return None
     return fd
 
 

@@ -4,6 +4,7 @@ The lists name what else is opened, and why that is not a file of ours.
 """
 
 import ast
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import spark_fast
+from spark_fast import descriptors
 
 pytestmark = pytest.mark.unit
 
@@ -109,3 +111,42 @@ def test_every_process_of_ours_is_kept_from_importing_what_lies_in_the_working_d
         "cli/supervisor.py: [sys.executable, *flags, '-m', 'spark_fast.worker', 'run', *module, order.target, "
         "*order.arguments]",
     }
+
+
+def test_a_file_that_is_replaced_while_it_is_opened_is_read_as_its_successor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, successor = tmp_path / "said.json", tmp_path / "said.json.new"
+    path.write_text("old")
+    successor.write_text("new")
+    opening = descriptors.open_file
+
+    def replace_once(name: Path, flags: int, mode: int, *, dir_fd: int | None = None) -> int:
+        fd = opening(name, flags, mode, dir_fd=dir_fd)
+        if successor.exists():
+            successor.rename(path)
+        return fd
+
+    with monkeypatch.context() as patch:
+        patch.setattr(descriptors, "open_file", replace_once)
+        fd = descriptors.open_own(path, os.O_RDONLY)
+    assert os.read(fd, 10) == b"new"
+    os.close(fd)
+
+
+def test_a_file_that_is_removed_while_it_is_opened_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "said.json"
+    path.write_text("old")
+    opening = descriptors.open_file
+
+    def remove(name: Path, flags: int, mode: int, *, dir_fd: int | None = None) -> int:
+        fd = opening(name, flags, mode, dir_fd=dir_fd)
+        path.unlink()
+        return fd
+
+    with monkeypatch.context() as patch:
+        patch.setattr(descriptors, "open_file", remove)
+        with pytest.raises(FileNotFoundError):
+            descriptors.open_own(path, os.O_RDONLY)
