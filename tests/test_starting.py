@@ -216,3 +216,26 @@ def test_a_rank_that_is_there_first_keeps_a_request_for_the_rank_that_exposes(tm
         job.start(0)
         wanted = {"set": "applied", "call": [0, 3], "call all": {0: [0, 3], 1: [1, 3]}}
         assert answer.result(DEADLINE) == wanted[ask]
+
+
+def test_a_run_that_has_ended_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Script(tmp_path) as child:
+        run = there()
+        child.go()
+        until(lambda: run.values)
+        run.stop()
+        child.ended()
+    waits: list[float | None] = []
+    until_of = client.Run._until
+
+    def noting(run: client.Run, done: Callable[[], bool], timeout: float | None) -> bool:
+        waits.append(timeout)
+        assert done()
+        return until_of(run, done, timeout)
+
+    monkeypatch.setattr(client.Run, "_until", noting)
+    with pytest.raises(SparkCallError, match="the run has ended"):
+        run.call("double", 1)
+    with pytest.raises(SparkSetError, match="the run has ended"):
+        run.set("nothing", 1)
+    assert waits

@@ -46,7 +46,7 @@ def await_rank(run: "Run", rank: int, deadline: Deadline) -> None:
     """Wait until this rank of the job is there, in the first seconds of the run."""
     limit = _young(run, deadline)
     if rank < run.world_size and limit > 0:
-        run._until(lambda: any(each.rank == rank and each.status.live for each in run.ranks), limit)
+        run._until(lambda: _is_over(run) or any(each.rank == rank and each.status.live for each in run.ranks), limit)
 
 
 def await_exposed(run: "Run", names: Collection[str], what: str, deadline: Deadline) -> "Exposures":
@@ -74,8 +74,12 @@ def await_exposed(run: "Run", names: Collection[str], what: str, deadline: Deadl
     if not is_there():
         await_start(run, is_there, deadline)
         if not is_before_first_checkpoint(run) and (limit := _young(run, deadline)) > 0:
-            run._until(lambda: exposes_anything() or not run.status.live, limit)
+            run._until(lambda: exposes_anything() or _is_over(run), limit)
     return board.exposures()
+
+
+def _is_over(run: "Run") -> bool:
+    return not run.status.live
 
 
 def _young(run: "Run", deadline: Deadline) -> float:
