@@ -17,6 +17,7 @@ from spark_fast.errors import ResetError
 from spark_fast.exposed import unknown
 from spark_fast.json_text import to_json
 from spark_fast.project_files import relative
+from spark_fast.runfiles import journal_parts
 from spark_fast.sources import decode
 from spark_fast.status import monotonic
 from spark_fast.ui import models
@@ -265,10 +266,11 @@ async def journal_of(server: Server, run: str) -> Response:
 
     def look() -> dict[str, Any]:
         path = journal.of_folder(_there(server, run).folder)
-        if path is None or not path.exists():
-            return {"path": None if path is None else str(path), "lines": [], "torn": False}
+        if path is None or not journal_parts.exists(path):
+            return {"path": None if path is None else str(path), "lines": [], "torn": False, "loss": None}
         found = journal.read(path)
-        return {"path": str(path), "lines": [found.header, *found.lines], "torn": found.torn}
+        lines = [found.header, *found.lines]
+        return {"path": str(path), "lines": lines, "torn": found.torn, "loss": found.loss}
 
     return _json(await server.threads.read(look))
 
