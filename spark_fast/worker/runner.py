@@ -229,6 +229,8 @@ def _run(entry: _Entry, args: list[str], options: RunnerOptions, command: list[s
             configure(run=options.name)
         if options.journal is not None:
             configure(journal=options.journal)
+        if options.journal_limit is not None:
+            configure(journal_limit=options.journal_limit)
         if options.stop_deadline is not None:
             configure(stop_deadline=options.stop_deadline)
         if options.on_error is not None:
