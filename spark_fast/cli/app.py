@@ -132,6 +132,12 @@ def run(
     replay: Annotated[
         str | None, typer.Option("--replay", metavar="FILE", help="Apply the requests of this journal again.")
     ] = None,
+    journal_limit: Annotated[
+        str | None,
+        typer.Option(
+            "--journal-limit", metavar="SIZE", help="What the journal takes at most, as 64MiB, or 'off' for no limit."
+        ),
+    ] = None,
     stop_deadline: Annotated[
         str | None,
         typer.Option(
@@ -174,6 +180,7 @@ def run(
         journal=journal,
         replay=replay,
         page=ui,
+        journal_limit=journal_limit,
         stop_deadline=_seconds(stop_deadline, "--stop-deadline", positive=True),
         on_error=None if on_error is None else on_error.value,
         error_timeout=_seconds(error_timeout, "--error-timeout", positive=True),

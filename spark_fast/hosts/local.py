@@ -92,6 +92,7 @@ class RunFolder:
             self._told += 1
             if self._told % _KEPT == 1:
                 self._forget_fates(fates)
+                mailbox.prune_replies(self._folder)
         with files.opened(self._folder, files.ASK, create=True) as asks, suppress(FileNotFoundError):
             os.unlink(f"{ident}.json", dir_fd=asks)
 
