@@ -53,7 +53,7 @@ class Served:
 
         def look() -> str:
             assert self.process.poll() is None, f"it ended with {self.process.returncode}: {self._err.read_text()}"
-            found = re.search(r"http://\S+/\?token=\S+", self._out.read_text())
+            found = re.search(r"http://\S+/#token=\S+", self._out.read_text())
             return found[0] if found else ""
 
         return until(look, "the address of the page")
