@@ -111,6 +111,48 @@ def test_it_listens_for_others_only_with_tls_or_when_told_to(host: str) -> None:
         assert httpx.get(address).status_code == 200
 
 
+def test_a_name_is_printed_as_the_number_that_is_listened_on() -> None:
+    with _running("--host", "localhost", "--port", "0") as (_, address):
+        base, token = address.split("/#token=")
+        assert ipaddress.ip_address(httpx.URL(base).host).is_loopback
+        for host in {str(each.where[0]) for each in addresses.resolve("localhost")}:
+            # All that the name leads to is this server.
+            url = httpx.URL(base).copy_with(host=host).join("/api/runs")
+            assert httpx.get(url, headers={"authorization": f"Bearer {token}"}).status_code == 200
+
+
+def test_a_kept_token_is_that_of_the_next_server_and_else_it_is_another(tmp_path: Path) -> None:
+    tokens = []
+    for options in (["--keep-token"], [], ["--keep-token"], []):
+        with _running("--port", "0", *options, XDG_STATE_HOME=str(tmp_path)) as (process, address):
+            base, token = address.split("/#token=")
+            assert httpx.get(f"{base}/api/runs", headers={"authorization": f"Bearer {token}"}).status_code == 200
+            assert process.stdout is not None
+            if options:
+                assert str(tmp_path / "spark_fast" / "ui-token") in process.stdout.readline()
+            tokens.append(token)
+    assert tokens[0] == tokens[2]
+    assert len(set(tokens)) == 3
+
+
+def test_a_kept_token_that_others_may_know_serves_nothing(tmp_path: Path) -> None:
+    kept = tmp_path / "spark_fast" / "ui-token"
+    kept.parent.mkdir(mode=0o700)
+    kept.write_text("x" * 43)
+    kept.chmod(0o644)
+    done = subprocess.run(
+        [*COMMAND, "--port", "0", "--keep-token"],
+        env=os.environ | {"XDG_STATE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert str(kept) in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_with_a_certificate_all_is_encrypted_and_the_address_has_its_name(tmp_path: Path) -> None:
     authority = trustme.CA()
     certificate = authority.issue_cert("localhost")

@@ -50,12 +50,14 @@ def _read(folder: int, place: Path) -> str:
         raise
     except OSError as error:  # a link is ELOOP
         raise StoreError(str(place), f"the token can't be read: {os.strerror(error.errno or 0)}; {remedy}") from None
-    with open(fd, "rb") as file:
+    try:
         status = os.fstat(fd)
         private = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and status.st_nlink == 1
         if not private or status.st_mode & 0o077:
             raise StoreError(str(place), f"others may know the token: it is no file of yours with mode 0600; {remedy}")
-        text = file.read(_SIZE_MAX).decode("ascii", "replace").strip()
+        text = os.read(fd, _SIZE_MAX).decode("ascii", "replace").strip()
+    finally:
+        os.close(fd)
     if not TOKEN.fullmatch(text):
         raise StoreError(str(place), f"it holds no token; {remedy}")
     return text
