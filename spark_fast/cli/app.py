@@ -277,6 +277,9 @@ def ui(
     ] = None,
     tls_key: Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its private key.")] = None,
     browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = False,
+    keep_token: Annotated[
+        bool, typer.Option("--keep-token", help="Keep the token in a file of yours, so that bookmarks stay valid.")
+    ] = False,
     beside: Annotated[bool, typer.Option("--beside", hidden=True)] = False,
 ) -> None:
     """Serve a web page that shows the runs and steers them, for you alone. Prints its address.
@@ -285,7 +288,16 @@ def ui(
     """
     from spark_fast.cli import web
 
-    web.ui(host, port, insecure=insecure, certificate=tls_cert, key=tls_key, browser=browser, beside=beside)
+    web.ui(
+        host,
+        port,
+        insecure=insecure,
+        certificate=tls_cert,
+        key=tls_key,
+        browser=browser,
+        keep_token=keep_token,
+        beside=beside,
+    )
 
 
 # --- ask ---
