@@ -10,6 +10,9 @@ hosts/fates/<id>.json     what became of it in the whole job
 hosts/peers.json          what the other hosts say of their ranks
 hosts/watched             touched by those who read it
 hosts/relay.log           what a relay has to say of itself
+hosts/key                 signs what the host says in the job's store: derived from the job's secret
+hosts/session.json        the session that the host is in, and `admitted` and `decided.json` of it: see session
+hosts/unsigned.json       how many values in the store were not signed by a host of the job
 """
 
 import json
@@ -24,6 +27,7 @@ from typing import Any
 from spark_fast import private_files
 from spark_fast.descriptors import open_file
 from spark_fast.errors import FolderRefusedError, StoreError
+from spark_fast.hosts.secret import NONE
 from spark_fast.mailbox import MAIL_MAX
 
 __all__ = ["HOSTS", "HostPlace", "opened", "read_object", "read_place", "ring", "write_object"]
@@ -39,6 +43,7 @@ FATES = "fates"
 PEERS = "peers.json"
 WATCHED = "watched"
 LOG = "relay.log"
+UNSIGNED = "unsigned.json"
 
 FILE_MAX = 16 * MAIL_MAX
 
@@ -57,6 +62,9 @@ class HostPlace:
         bound: seconds that the hosts have to answer a request.
         python: the interpreter that can run a relay.
         path: the folders in which it finds what it imports.
+        protection: of what the hosts say to each other, as in secret.Protection.
+        key_id: tells which key signs it; empty for none.
+        unused: why a secret that is there is not used; empty if none is, or it is used.
     """
 
     address: str
@@ -69,6 +77,9 @@ class HostPlace:
     bound: float
     python: str
     path: str
+    protection: str = NONE
+    key_id: str = ""
+    unused: str = ""
 
 
 @contextmanager
