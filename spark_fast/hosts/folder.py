@@ -30,7 +30,7 @@ from spark_fast.errors import FolderRefusedError, StoreError
 from spark_fast.hosts.secret import NONE
 from spark_fast.mailbox import MAIL_MAX
 
-__all__ = ["HOSTS", "HostPlace", "opened", "read_object", "read_place", "ring", "write_object"]
+__all__ = ["HOSTS", "HostPlace", "opened", "read_object", "read_place", "read_unsigned", "ring", "write_object"]
 
 HOSTS = "hosts"
 PLACE = "place.json"
@@ -122,6 +122,17 @@ def read_place(folder: Path) -> HostPlace | None:
         return None
     numbers = (place.first, place.count, place.world_size, place.generation)
     return place if all(isinstance(number, int) for number in numbers) else None
+
+
+def read_unsigned(folder: Path) -> int:
+    """Return how many values in the job's store this host's relay has refused, since no host had signed them."""
+    try:
+        with opened(folder) as fd:
+            found = read_object(fd, UNSIGNED, folder / HOSTS) or {}
+    except (OSError, FolderRefusedError):
+        return 0
+    count = found.get("count")
+    return count if isinstance(count, int) else 0
 
 
 def touch_watched(folder: Path) -> bool:
