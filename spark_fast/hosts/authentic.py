@@ -138,6 +138,10 @@ class Gate(Protocol):
     """How a host comes into a session: see `session`."""
 
     @property
+    def first(self) -> int:
+        """The lowest rank of this host."""
+
+    @property
     def session(self) -> Session | None:
         """The session that this host is in; None before it is in one."""
 
@@ -155,6 +159,7 @@ class AuthenticStore:
         self._raw = raw
         self._gate = gate
         self._refusals = refusals
+        self._mine: tuple[str, bytes] | None = None  # where this host says that it is there, and how
 
     # --- one key ---
 
@@ -167,6 +172,7 @@ class AuthenticStore:
     def set(self, key: str, value: bytes) -> None:
         if key.startswith("state/"):
             self._check_session()
+            self._repair()
         about = self._about(key)
         if about is not None:
             self._raw.set(self._place(key), self._session().seal(key, value, about))
@@ -192,7 +198,7 @@ class AuthenticStore:
                 return expected
             stands = self._raw.compare_set(place, stands, sealed)
             if stands == sealed:
-                self._note(key, desired)
+                self._note(key, desired, sealed)
                 return desired
         raise StoreGoneError(f"another user keeps writing into the job's store, under {key}")
 
@@ -254,16 +260,24 @@ class AuthenticStore:
         if found is None:
             self._refusals.add(key, raw)
             return None
-        self._note(key, found)
+        self._note(key, found, raw)
         return found
 
-    def _note(self, key: str, payload: bytes) -> None:
+    def _note(self, key: str, payload: bytes, raw: bytes) -> None:
+        """Keep what is needed of a value that stands in the store."""
+        if key == f"host/{self._gate.first}":
+            self._mine = self._place(key), raw
         if (match := _LOG.fullmatch(key)) is None:
             return
         if payload == _FORGOTTEN:
             self._check_session()
         else:
             self._session().note(int(match[1]), payload)
+
+    def _repair(self) -> None:
+        """Say again that this host is there, if another user has removed or replaced it."""
+        if self._mine is not None and self._raw.get(self._mine[0]) != self._mine[1]:
+            self._raw.set(*self._mine)
 
     def _check_session(self) -> None:
         if self._raw.get(MARKER) != self._session().marker:

@@ -70,6 +70,10 @@ class Entrance:
     ring: wakes the thread that calls this.
     alive: whether a rank of this host lives. A host without one meets nobody anew.
     timeout: seconds that enter() waits for the leader, each time.
+
+    Attributes:
+        first: as above.
+        session: the session that this host is in; None before it is in one.
     """
 
     def __init__(
@@ -83,7 +87,7 @@ class Entrance:
         timeout: float,
     ) -> None:
         self._folder = folder
-        self._first = first
+        self.first = first
         self._key = key
         self._connect = connect
         self._ring = ring
@@ -103,7 +107,7 @@ class Entrance:
         known = self.session is not None and marker == self.session.marker
         if not known and not self._alive():
             raise StoreGoneError("the hosts of the job meet anew, and no rank of this one lives")
-        if self._first == 0:
+        if self.first == 0:
             return self._lead(raw, known)
         if self.session is not None and known:
             return self.session
@@ -211,7 +215,7 @@ class Entrance:
             )
         if self._knock is None or self._knock.ident != ident:
             self._knock = _Knock(ident, secrets.token_bytes(_NONCE), 1)
-        knock, first = self._knock, self._first.to_bytes(8, "big")
+        knock, first = self._knock, self.first.to_bytes(8, "big")
         hello = first + knock.nonce + tag(self._key, "hello", ident, first, knock.nonce)
         self._put(raw, knock, hello)
         place = f"welcome/{knock.nonce.hex()}"
@@ -252,7 +256,7 @@ class Entrance:
             ident = found.get("session")
             if not isinstance(ident, str) or found.get("key") != key_id(self._key):
                 return None
-            if self._first == 0:
+            if self.first == 0:
                 self._admitted = _read_admitted(fd, ident, shown)
         return Session(self._key, ident)
 

@@ -225,6 +225,16 @@ def test_another_user_who_keeps_writing_only_keeps_the_hosts_from_working(both: 
         one.store.compare_set("log/1", None, REQUEST)
 
 
+def test_a_host_that_was_removed_from_the_store_says_again_that_it_is_there(both: tuple[Host, Host]) -> None:
+    one, two = both
+    one.store.compare_set("host/0", None, b"one")
+    for spoil in (lambda: one.raw.delete(one.place("host/0")), lambda: one.raw.set(one.place("host/0"), b"x")):
+        spoil()
+        assert two.store.get("host/0") is None
+        one.store.set("state/0", b"{}")
+        assert two.store.get("host/0") == b"one"
+
+
 # --- keys and sessions ---
 
 
