@@ -7,9 +7,7 @@ from spark_fast import hosts, mailbox
 from spark_fast.code_versions import Store
 from spark_fast.errors import CodeRefusedError
 from spark_fast.hosts import code
-from spark_fast.hosts.folder import read_place
 from spark_fast.hosts.peers import read_peers
-from spark_fast.hosts.secret import allowed, refusal
 from spark_fast.request import Fate, FateState, Kind, failure_of, is_restart, version_of
 from spark_fast.status import Rank, SparkStatus
 
@@ -41,9 +39,6 @@ def ask(
 ) -> Fate | None:
     """Leaves the request for the relay; its fate, if it is known at once. Raises OSError, StoreError,
     FolderRefusedError."""
-    place = read_place(folder)
-    if place is not None and not allowed(kind, place.protection):
-        return Fate(FateState.REFUSED, reason=refusal(kind, place.unused))
     letter = None
     if (version := version_of(mail)) is not None:
         store = Store(folder)

@@ -15,7 +15,7 @@ from spark_fast.errors import FolderRefusedError
 from spark_fast.hosts import folder as files
 from spark_fast.hosts.folder import HostPlace, read_place
 from spark_fast.hosts.protocol import Times
-from spark_fast.hosts.secret import key_id, protection_of, remove_key, write_key
+from spark_fast.hosts.secret import allowed, key_id, protection_of, refusal, remove_key, write_key
 from spark_fast.hosts.store import serve_store, start_relay
 from spark_fast.hosts.words import Entry, Fate
 
@@ -187,10 +187,14 @@ def ask(
     name = f"{ident:016x}"
     entry = Entry(name, kind, arg, duration, sender, ranks, mail, letter, only_if)
     place = read_place(folder)
+    reason = None
     if place is None or not place.address:
         reason = (
             "the job has no store that its hosts could meet in: set SPARK_FAST_STORE, or MASTER_ADDR and MASTER_PORT"
         )
+    elif not allowed(kind, place.protection):
+        reason = refusal(kind, place.unused)
+    if reason is not None:
         with files.opened(folder, files.FATES, create=True) as fates:
             files.write_object(fates, f"{name}.json", asdict(Fate("refused", reason=reason)))
         return reason
