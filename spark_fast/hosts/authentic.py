@@ -20,7 +20,7 @@ import hmac
 import re
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from spark_fast.hosts.secret import tag
@@ -225,7 +225,8 @@ class AuthenticStore:
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Return what stands at each key, as get() does."""
-        return [self.get(key) for key in keys]
+        found = _get_many(self._raw, [self._place(key) for key in keys])
+        return [self._read(key, raw) for key, raw in zip(keys, found, strict=True)]
 
     def set_many(self, values: Mapping[str, bytes]) -> None:
         """Put each value at its key, as set() does."""
@@ -284,10 +285,17 @@ class AuthenticStore:
             raise StoreGoneError("the hosts of the job meet anew")
 
 
+def _get_many(raw: Store, keys: Sequence[str]) -> list[bytes | None]:
+    """What stands at each key, by one call where the store has one for it."""
+    many: Callable[[Sequence[str]], list[bytes | None]] | None = getattr(raw, "get_many", None)
+    return [raw.get(key) for key in keys] if many is None else many(keys)
+
+
 class UnsignedStore:
     """A store that is used as it is, where this host has no secret. Raises StoreGoneError where others have one.
 
     raw: the store around which it stands.
+    remedy: what to do, for people.
     """
 
     def __init__(self, raw: Store, remedy: str) -> None:
@@ -295,14 +303,16 @@ class UnsignedStore:
         self._remedy = remedy
 
     def get(self, key: str) -> bytes | None:
-        return self._raw.get(key)
+        found = self._raw.get(key)
+        if found is None:
+            self._check_unsigned(key)
+        return found
 
     def set(self, key: str, value: bytes) -> None:
         self._raw.set(key, value)
 
     def compare_set(self, key: str, expected: bytes | None, desired: bytes) -> bytes:
-        if (key == "job" or key.startswith("log/")) and self._raw.get(MARKER) is not None:
-            raise StoreGoneError(f"other hosts of the job have a secret, and this one has none: {self._remedy}")
+        self._check_unsigned(key)
         return self._raw.compare_set(key, expected, desired)
 
     def wait(self, key: str, timeout: float) -> bytes | None:
@@ -317,9 +327,18 @@ class UnsignedStore:
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Return what stands at each key, as get() does."""
-        return [self.get(key) for key in keys]
+        found = _get_many(self._raw, keys)
+        for key, raw in zip(keys, found, strict=True):
+            if raw is None:
+                self._check_unsigned(key)
+        return found
 
     def set_many(self, values: Mapping[str, bytes]) -> None:
         """Put each value at its key, as set() does."""
         for key, value in values.items():
             self.set(key, value)
+
+    def _check_unsigned(self, key: str) -> None:
+        """Where a host meets the others, and where it looks for a request: whether others sign what they say."""
+        if (key == "job" or key.startswith("log/")) and self._raw.get(MARKER) is not None:
+            raise StoreGoneError(f"other hosts of the job have a secret, and this one has none: {self._remedy}")

@@ -420,3 +420,14 @@ def test_the_marker_is_the_only_key_that_two_sessions_share(job: Job, both: tupl
     ident = both[0].join()
     both[0].store.compare_set("log/1", None, REQUEST)
     assert all(ident in key for key in job.raw.values if key != MARKER)
+
+
+def test_several_keys_are_read_at_once(both: tuple[Host, Host]) -> None:
+    one, two = both
+    one.store.compare_set("log/1", None, REQUEST)
+    one.store.set_many({"low/1/0": b"5", "target/1": b"6"})
+    one.raw.set(one.place("low/1/1"), b"7")
+    keys = ["target/1", "log/1", "low/1/0", "low/1/1", "low/2/0"]
+    assert two.store.get_many(keys) == [b"6", REQUEST, b"5", None, None]
+    two.store.delete("target/1", "low/1/0")
+    assert two.store.get_many(keys) == [None, REQUEST, None, None, None]
