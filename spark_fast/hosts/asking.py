@@ -96,7 +96,7 @@ def start(folder: Path, place: Place) -> str:
     """
     before = read_place(folder)
     address = store_address(generation=place.generation)
-    protection = protection_of(address, place.generation, place.world_size)
+    protection = protection_of(address, place.world_size)
     found = HostPlace(
         address=address,
         node=before.node if before is not None else f"{run_folder.new_id():016x}",

@@ -26,7 +26,7 @@ from typing import Protocol
 from spark_fast.hosts.secret import tag
 from spark_fast.hosts.store import Store, StoreGoneError
 
-__all__ = ["MARKER", "AuthenticStore", "Gate", "Refusals", "Session", "UnsignedStore"]
+__all__ = ["FORGOTTEN", "MARKER", "AuthenticStore", "Gate", "Refusals", "Session", "UnsignedStore"]
 
 MARKER = "session"
 """The key under which the store names the session. It is outside of all sessions."""
@@ -42,7 +42,7 @@ All hosts overwrite `watched`, which is only a hint."""
 _OF_REQUEST = re.compile(r"(?!log/|host/|state/)[a-z_]+/([1-9][0-9]{0,18})(?:/|$)")
 """Every other key with a number is about the request of this number."""
 _LOG = re.compile(r"log/([1-9][0-9]{0,18})")
-_FORGOTTEN = b"{}"
+FORGOTTEN = b"{}"
 """What the log has of a request that is over. Hosts that begin a new session put it at the log's end, too."""
 
 _KEPT = 1024
@@ -270,7 +270,7 @@ class AuthenticStore:
             self._mine = self._place(key), raw
         if (match := _LOG.fullmatch(key)) is None:
             return
-        if payload == _FORGOTTEN:
+        if payload == FORGOTTEN:
             self._check_session()
         else:
             self._session().note(int(match[1]), payload)

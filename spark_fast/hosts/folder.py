@@ -113,15 +113,17 @@ def read_place(folder: Path) -> HostPlace | None:
     """Where the host stands; None if this is no run of several hosts."""
     try:
         with opened(folder) as fd:
-            found = read_object(fd, PLACE, folder / HOSTS)
+            found = read_object(fd, PLACE, folder / HOSTS) or {}
     except (FileNotFoundError, FolderRefusedError):
         return None
     try:
-        place = HostPlace(**{field.name: (found or {})[field.name] for field in fields(HostPlace)})
-    except (KeyError, TypeError):
+        place = HostPlace(**{field.name: found[field.name] for field in fields(HostPlace) if field.name in found})
+    except TypeError:
         return None
     numbers = (place.first, place.count, place.world_size, place.generation)
-    return place if all(isinstance(number, int) for number in numbers) else None
+    texts = (place.protection, place.key_id, place.unused)
+    fine = all(isinstance(number, int) for number in numbers) and all(isinstance(text, str) for text in texts)
+    return place if fine else None
 
 
 def read_unsigned(folder: Path) -> int:

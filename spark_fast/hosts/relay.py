@@ -222,7 +222,7 @@ class _Process:
         """The store, with all that this host puts there signed, if the job has a secret."""
         place = self._place
         if place.protection != SIGNED:
-            return UnsignedStore(raw, place.unused or REMEDY)
+            return UnsignedStore(raw, f"{place.unused}; {REMEDY}" if place.unused else REMEDY)
         if self._entrance is None:
             with files.opened(self._folder) as fd:
                 key = read_key(fd, place.key_id, self._folder / files.HOSTS)
@@ -236,9 +236,7 @@ class _Process:
 
     def _renew(self, entrance: Entrance, raw: Store) -> None:
         """Have all hosts meet in a new session: raises StoreGoneError, as each of them does for itself."""
-        if self._relay is not None and self._store is not None and (key := self._relay.next_key) is not None:
-            self._store.compare_set(key, None, b"{}")  # wakes the others, which wait for the next request
-        entrance.renew(raw)
+        entrance.renew(raw, None if self._relay is None else self._relay.next_key)
         raise StoreGoneError("a host has come back: the hosts of the job meet anew")
 
     def _tell_refusals(self) -> None:

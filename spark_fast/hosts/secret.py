@@ -186,13 +186,11 @@ def make_file(path: Path) -> bool:
 # --- what a host does with it ---
 
 
-def protection_of(
-    address: str, generation: int, world_size: int, environ: Mapping[str, str] = os.environ
-) -> Protection:
+def protection_of(address: str, world_size: int, environ: Mapping[str, str] = os.environ) -> Protection:
     """Return how this host protects what it says in one start of a job. Costs a look at one file.
 
-    address: of the job's store; generation, world_size: of the job. Only hosts that agree on all three have the same
-        key.
+    address: of the job's store, which is another one for each start of the job: see asking.store_address().
+    world_size: of the job. Only hosts that agree on both have the same key.
     """
     unused = ""
     try:
@@ -200,7 +198,7 @@ def protection_of(
     except SecretRefusedError as error:
         secret, unused = None, str(error)
     if secret is not None:
-        return Protection(SIGNED, tag(secret, "start of a job", address, str(generation), str(world_size)))
+        return Protection(SIGNED, tag(secret, "start of a job", address, str(world_size)))
     return Protection(TRUSTED if environ.get("SPARK_FAST_TRUST_NETWORK") == "1" else NONE, unused=unused)
 
 

@@ -31,7 +31,7 @@ from typing import Any
 from spark_fast import private_files
 from spark_fast.errors import StoreError
 from spark_fast.hosts import folder as files
-from spark_fast.hosts.authentic import MARKER, Session
+from spark_fast.hosts.authentic import FORGOTTEN, MARKER, Session
 from spark_fast.hosts.secret import REMEDY, key_id, tag
 from spark_fast.hosts.store import Store, StoreGoneError
 from spark_fast.hosts.words import whole
@@ -149,9 +149,13 @@ class Entrance:
         """Whether the thread that answers has lost its connection to the store."""
         return self._door is not None and self._door.gone
 
-    def renew(self, raw: Store) -> None:
-        """Begin a new session, which this host leads."""
+    def renew(self, raw: Store, awaited: str | None = None) -> None:
+        """Begin a new session, which this host leads.
+
+        awaited: the key of the next request, which wakes the hosts that wait for it in the session before.
+        """
         self._close_door()
+        before = self.session
         session = Session(self._key, secrets.token_hex(16))
         with files.opened(self._folder, create=True) as fd, suppress(FileNotFoundError):
             os.unlink(_ADMITTED, dir_fd=fd)
@@ -159,6 +163,8 @@ class Entrance:
         self._save(session)
         self.session = session
         raw.set(MARKER, session.marker)
+        if before is not None and awaited is not None:
+            raw.compare_set(f"{before.ident}/{awaited}", None, before.seal(awaited, FORGOTTEN, b""))
 
     def end(self) -> None:
         """Leave the session for good: no rank of this host lives any more."""

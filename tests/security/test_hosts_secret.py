@@ -111,7 +111,7 @@ def test_a_file_that_others_could_have_read_or_written_is_not_used(file: Path, u
     environ = {"SPARK_FAST_SECRET_FILE": str(file)}
     with pytest.raises(SecretRefusedError, match=reason):
         find(environ)
-    protection = protection_of("tcp://a:1/x", 0, 2, environ)
+    protection = protection_of("tcp://a:1/x", 2, environ)
     assert (protection.kind, protection.key) == (NONE, b"") and reason in protection.unused
     assert reason in refusal(Kind.SET, protection.unused)
 
@@ -131,7 +131,7 @@ def test_without_a_secret_only_what_runs_no_code_is_allowed(tmp_path: Path, monk
     monkeypatch.setenv("HOME", str(tmp_path))
 
     def kind(**environ: str) -> str:
-        return protection_of("tcp://a:1/x", 0, 2, environ).kind
+        return protection_of("tcp://a:1/x", 2, environ).kind
 
     trust = {"SPARK_FAST_TRUST_NETWORK": "1"}
     secret = {"SPARK_FAST_SECRET": SECRET}
@@ -146,8 +146,8 @@ def test_without_a_secret_only_what_runs_no_code_is_allowed(tmp_path: Path, monk
 
 def test_the_run_folder_keeps_the_key_of_this_start_alone(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
-    one = protection_of("tcp://a:1/x", 0, 2, {"SPARK_FAST_SECRET": SECRET}).key
-    two = protection_of("tcp://a:1/x", 1, 2, {"SPARK_FAST_SECRET": SECRET}).key
+    one = protection_of("tcp://a:1/x", 2, {"SPARK_FAST_SECRET": SECRET}).key
+    two = protection_of("tcp://a:1/x.1", 2, {"SPARK_FAST_SECRET": SECRET}).key
     assert one != two and key_id(one) != key_id(two) != key_id(b"") == ""
     with files.opened(tmp_path, create=True) as fd:
         assert read_key(fd, key_id(one), tmp_path) is None

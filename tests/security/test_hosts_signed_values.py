@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from spark_fast.hosts.asking import store_address
 from spark_fast.hosts.authentic import MARKER, AuthenticStore, Refusals, Session, UnsignedStore
 from spark_fast.hosts.secret import SIGNED, protection_of, tag
 from spark_fast.hosts.session import Entrance
@@ -17,11 +18,12 @@ from tests.support import until
 
 pytestmark = [pytest.mark.unit, pytest.mark.tier("fast")]
 
-ADDRESS = "tcp://head:29500/spark_fast.job.0"
+MASTER = {"MASTER_ADDR": "head", "MASTER_PORT": "29500"}
+ADDRESS = store_address(MASTER)
 
 
-def key_of(secret: str = "the secret of a job", address: str = ADDRESS, generation: int = 0, world: int = 3) -> bytes:
-    protection = protection_of(address, generation, world, {"SPARK_FAST_SECRET": secret})
+def key_of(secret: str = "the secret of a job", address: str = ADDRESS, world: int = 3) -> bytes:
+    protection = protection_of(address, world, {"SPARK_FAST_SECRET": secret})
     assert protection.kind == SIGNED
     return protection.key
 
@@ -242,7 +244,7 @@ def test_a_host_that_was_removed_from_the_store_says_again_that_it_is_there(both
     "key",
     [
         key_of("another secret of the job"),
-        key_of(generation=1),
+        key_of(address=store_address(MASTER, generation=1)),
         key_of(address=ADDRESS.replace("29500", "29501")),
         key_of(world=4),
     ],
@@ -348,7 +350,9 @@ def test_a_host_that_comes_back_brings_all_into_a_new_session(job: Job, both: tu
     with pytest.raises(StoreGoneError, match="has not answered this one yet"):
         back.join()
     until(lambda: leader.entrance.must_renew and leader.rung, "the leader to be told", 5.0)
-    leader.entrance.renew(job.raw)
+    leader.entrance.renew(job.raw, "log/1")
+    with pytest.raises(StoreGoneError, match="meet anew"):
+        third.store.wait("log/1", 60.0)  # it wakes at once
     with pytest.raises(StoreGoneError, match="meet anew"):
         third.store.compare_set("log/1", None, REQUEST)
     second = leader.join()
