@@ -3,6 +3,7 @@
 import os
 import stat
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -161,3 +162,17 @@ def test_the_run_folder_keeps_the_key_of_this_start_alone(tmp_path: Path) -> Non
         remove_key(fd)
         assert read_key(fd, key_id(one), tmp_path) is None
     assert SECRET not in key_id(one) and one.hex()[:16] != key_id(one)
+
+
+def test_a_run_that_an_older_version_has_begun_counts_as_unprotected(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    place = files.HostPlace("tcp://a:1/x", "node", "here", 0, 1, 2, 0, 5.0, "python", "", SIGNED, "id")
+    files.write_place(tmp_path, place)
+    assert files.read_place(tmp_path) == place
+    new = ("protection", "key_id", "unused")
+    old = {name: value for name, value in asdict(place).items() if name not in new}
+    for found, protection in ((old, NONE), (old | {"protection": 1}, None)):
+        with files.opened(tmp_path) as fd:
+            files.write_object(fd, files.PLACE, found)
+        read = files.read_place(tmp_path)
+        assert (None if read is None else read.protection) == protection
