@@ -614,6 +614,17 @@ def reset(
 
 
 @app.command()
+def secret() -> None:
+    """Make the secret that the hosts of your jobs share, unless it is there, and print its file.
+
+    With it, a job of several hosts obeys you alone. Run this once, where all hosts see the same home folder.
+    """
+    from spark_fast.cli import secrets
+
+    secrets.make()
+
+
+@app.command()
 def gc(as_json: AsJson = False) -> None:
     """Remove what ended and dead runs left behind. Live runs are not touched."""
     from spark_fast import client
