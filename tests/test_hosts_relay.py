@@ -16,6 +16,7 @@ from spark_fast.hosts import folder as files
 from spark_fast.hosts.local import RunFolder
 from spark_fast.hosts.peers import read_peers
 from spark_fast.hosts.protocol import Relay, Steps, Times
+from spark_fast.hosts.secret import SIGNED
 from spark_fast.hosts.words import Member
 from spark_fast.request import FateState, Kind
 from tests.hosts_real import Host, Server, job, parked_together, store
@@ -236,7 +237,7 @@ class Thread:
         try:
             while not self._over:
                 try:
-                    local = RunFolder(self._host.run)
+                    local = RunFolder(self._host.run, SIGNED)
                     member = Member(f"node{self._host.rank}", f"h{self._host.rank}", (self._host.rank,), 2)
                     relay = Relay(self._table, local, member, Times(bound=10.0))
                     while not self._over:

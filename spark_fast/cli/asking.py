@@ -10,6 +10,7 @@ from spark_fast.cli import ranks
 from spark_fast.cli.exits import Exit, leave, say
 from spark_fast.cli.words import latency, printable
 from spark_fast.client import FateState, Request, Run, SparkStatus, SparkTimeoutError
+from spark_fast.client.deadline import Deadline
 from spark_fast.json_text import to_json
 from spark_fast.status import ENDED, monotonic
 
@@ -33,9 +34,14 @@ class Patience:
     timeout: float | None
     began: float
 
+    @property
+    def deadline(self) -> Deadline:
+        """The end of the waiting."""
+        return Deadline(self.timeout, began=self.began)
+
     def left(self) -> float | None:
         """Seconds that are left, 0 or more."""
-        return None if self.timeout is None else max(0.0, self.began + self.timeout - monotonic())
+        return self.deadline.left()
 
 
 def request_dict(run: Run, request: Request) -> dict[str, Any]:

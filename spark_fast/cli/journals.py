@@ -17,6 +17,7 @@ from spark_fast.errors import NoSuchRunError
 from spark_fast.journal import Journal
 from spark_fast.json_text import to_json
 from spark_fast.request import RESET
+from spark_fast.runfiles import journal_parts
 
 __all__ = ["show"]
 
@@ -32,7 +33,7 @@ _COLUMNS = (
 def show(which: str | None, *, as_json: bool) -> None:
     """Prints the journal of a run, or of a file. Raises JournalError, NoSuchRunError."""
     path = _locate(which)
-    if path is None or not path.exists():
+    if path is None or not journal_parts.exists(path):
         if as_json:
             print("[]")
             return
@@ -42,6 +43,8 @@ def show(which: str | None, *, as_json: bool) -> None:
         print(to_json([found.header, *found.lines], indent=2))
     else:
         _print(found)
+    if found.loss is not None:
+        say(f"this is not the whole journal: {found.loss}")
     if found.torn:
         say("the last line is not whole, and was left out: its writer was killed, or the disk was full")
 

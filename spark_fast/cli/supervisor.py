@@ -62,7 +62,7 @@ class Order:
         reload_dirs, journal, replay: see RunnerOptions.
         watch: whether to reload what changes on disk; in a job of several ranks the supervisor of rank 0 sees to it.
         page: whether to serve the web page, too; likewise.
-        stop_deadline, on_error, error_timeout: see configure().
+        journal_limit, stop_deadline, on_error, error_timeout: see configure().
     """
 
     target: str
@@ -74,6 +74,7 @@ class Order:
     replay: str | None = None
     watch: bool = False
     page: bool = False
+    journal_limit: str | None = None
     stop_deadline: float | None = None
     on_error: str | None = None
     error_timeout: float | None = None
@@ -90,6 +91,7 @@ def order(
     journal: str | None,
     replay: str | None,
     page: bool = False,
+    journal_limit: str | None = None,
     stop_deadline: float | None = None,
     on_error: str | None = None,
     error_timeout: float | None = None,
@@ -105,6 +107,7 @@ def order(
         journal=journal if journal is None or journal.lower() in names.OFF else os.path.abspath(journal),
         replay=os.path.abspath(replay) if replay is not None else None,
         page=page,
+        journal_limit=journal_limit,
         stop_deadline=stop_deadline,
         on_error=on_error,
         error_timeout=error_timeout,
@@ -237,6 +240,7 @@ class _Worker:
             "reload_dirs": order.reload_dirs,
             "journal": order.journal,
             "replay": order.replay,
+            "journal_limit": order.journal_limit,
             "stop_deadline": order.stop_deadline,
             "on_error": order.on_error,
             "error_timeout": order.error_timeout,

@@ -14,6 +14,7 @@ from spark_fast.cli.showing import Cell, Column
 from spark_fast.cli.words import printable
 from spark_fast.client import AmbiguousRunError, FateState, NoSuchRunError, Request, Run, SparkTimeoutError, Value
 from spark_fast.client.deadline import Deadline
+from spark_fast.client.starting import await_exposed
 from spark_fast.exposed import unknown
 from spark_fast.json_text import to_json
 
@@ -45,6 +46,7 @@ def _attach(run: str | None) -> tuple[Run, str | None]:
 
 def _refuse_unknown(run: Run, wanted: Sequence[str]) -> None:
     """Raises typer.Exit if the run has no value of one of these names."""
+    await_exposed(run, wanted, "value", Deadline(None))
     values = run.values
     missing = [name for name in wanted if name not in values]
     if missing:
@@ -146,6 +148,8 @@ def set_values(run: str | None, words: Sequence[str], patience: Patience, *, as_
     if not pairs or not all(name and equals for name, equals, _ in pairs):
         raise leave(Exit.USAGE, "say what to set: spark-fast set [RUN] lr=0.1")
     found = client.attach(run)
+    if patience.wait:  # the type of a value says how its text is read
+        await_exposed(found, [name for name, _, _ in pairs], "value", patience.deadline)
     values = found.values
     parsed = {name: _parsed(text, values[name].type if name in values else "json") for name, _, text in pairs}
     said = ", ".join(f"{printable(name)} = {_plain(given)}" for name, given in parsed.items())
@@ -196,6 +200,8 @@ def call(
         raise leave(Exit.USAGE, f"the arguments are no JSON: {error}") from None
     args, kwargs = (given, {}) if isinstance(given, list) else ([], given)
     found = _attach_for_call(rest[0] if rest else None, name)
+    if patience.wait:
+        await_exposed(found, [name], "function", patience.deadline)
     request = found.request_call(name, args, kwargs, wait=False, timeout=patience.left(), ranks=ranks)
     if as_json or not patience.wait:
         asking.ask(found, lambda: request, patience, as_json=as_json)
@@ -217,7 +223,7 @@ def _attach_for_call(run: str | None, word: str) -> Run:
 
 def _print_result(run: Run, request: Request, patience: Patience) -> None:
     try:
-        fate = request._wait(Deadline(patience.timeout, began=patience.began))
+        fate = request._wait(patience.deadline)
     except SparkTimeoutError as error:
         raise leave(Exit.TIMED_OUT, f"{error}{asking.because(run, 'overdue')}") from None
     except KeyboardInterrupt:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from spark_fast import _core, exposed, mailbox, run_folder
 from spark_fast.client.deadline import Deadline
 from spark_fast.client.share import RATE, Share
+from spark_fast.client.starting import await_exposed, await_rank, is_before_first_checkpoint
 from spark_fast.descriptors import open_own
 from spark_fast.errors import FolderRefusedError, SegmentError, SparkCallError, SparkTimeoutError, StoreError
-from spark_fast.exposed import Exposures, Function, Limits, UnfitError, check_arguments, fit, unknown
+from spark_fast.exposed import Exposures, Limits, UnfitError, check_arguments, fit, unknown
 from spark_fast.request import Fate, FateState, Kind, sender_name
 from spark_fast.status import SparkStatus, monotonic, ranges
 
@@ -262,10 +263,10 @@ class Board:
 
 
 def unfit(run: "Run", name: str, value: object) -> str:
-    """Why the run would refuse a value; empty if it fits."""
+    """Why the run would refuse a value; empty if it fits, and where only the worker can tell."""
     limits = run._board().exposures().values
     if name not in limits:
-        return unknown(name, "value", list(limits))
+        return "" if is_before_first_checkpoint(run) else unknown(name, "value", list(limits))
     try:
         fit(name, limits[name], value)
     except UnfitError as error:
@@ -295,6 +296,8 @@ def set_values(run: "Run", pairs: Mapping[str, Any], *, wait: bool, timeout: flo
     """See Run.set(). Returns the one request that sets all values, under the name of each."""
     deadline = Deadline(timeout)
     several = len(pairs) > 1
+    if wait:
+        await_exposed(run, pairs.keys(), "value", deadline)
     fault = next(((name, reason) for name, value in pairs.items() if (reason := unfit(run, name, value))), None)
     if fault is not None:
         request = _refused(run, Kind.SET, f"{fault[1]}; none of the values is set" if several else fault[1], fault[0])
@@ -320,17 +323,23 @@ def request_call(
     ranks: "int | Literal['all'] | None",
 ) -> "Request":
     """See Run.request_call()."""
-    functions: dict[str, Function] = run._board().exposures().functions
+    deadline = Deadline(timeout)
+    board = run._board()
+    functions = (await_exposed(run, [name], "function", deadline) if wait else board.exposures()).functions
     try:
-        if name not in functions:
+        if name in functions:
+            check_arguments(name, functions[name], args, kwargs)
+            ranks = functions[name].ranks if ranks is None else ranks
+        elif not is_before_first_checkpoint(run):
             raise UnfitError(unknown(name, "function", list(functions)))
-        check_arguments(name, functions[name], args, kwargs)
-        if ranks is None:
-            ranks = functions[name].ranks
+        elif ranks is None and run.world_size > 1:
+            raise UnfitError(f"the run is starting, and has not said yet which ranks call {name}(): name them, or wait")
+        ranks = 0 if ranks is None else ranks
+        if wait and isinstance(ranks, int):
+            await_rank(run, ranks, deadline)
         _check_rank(run, ranks)
     except UnfitError as error:
         return _refused(run, Kind.CALL, str(error), name)
-    deadline = Deadline(timeout)
     content = {"name": name, "args": list(args), "kwargs": dict(kwargs)}
     request = _send(run, Kind.CALL, content, name, deadline, ranks=ranks)
     if wait:

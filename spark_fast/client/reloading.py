@@ -9,6 +9,7 @@ from spark_fast import run_folder
 from spark_fast.client import changes
 from spark_fast.client.deadline import Deadline
 from spark_fast.client.run import Request, Run
+from spark_fast.client.starting import await_start
 from spark_fast.code_versions import Store, Version
 from spark_fast.errors import CodeRefusedError, LogFullError, SparkReloadWarning, StoreError
 from spark_fast.request import Fate, FateState, Kind, sender_name, version_mail
@@ -37,13 +38,14 @@ def reload(
         return answer(FateState.REFUSED, run._why_ended())
     store = Store(run.folder)
     try:
+        await_start(run, lambda: store.reloadable and store.current_number() > 0, deadline)
         if not store.reloadable:
             return answer(
                 FateState.REFUSED,
                 f"run {run.id} was not started with `spark-fast run` or spark.run(), so nobody would run its new code",
             )
         if store.current_number() == 0:
-            return answer(FateState.REFUSED, f"run {run.id} is only starting: none of its code has run yet")
+            return answer(FateState.REFUSED, f"run {run.id} is only starting: its code is not kept yet; ask again")
         version = changes.add_version(store, sender, code=code, to=to)
     except CodeRefusedError as error:
         return answer(FateState.REFUSED, error.reason)

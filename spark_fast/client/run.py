@@ -953,6 +953,8 @@ class Run:
                     return Fate(FateState.LOST, reason="the ranks that were to do it have died")
                 if concluded:
                     fate = fate_of(self._control, seq, ident, folder=self._folder, alive=alive, ended=ended)
+            if fate == Fate(FateState.ASKED) and all(slot["state"] <= WorkerState.IDLE for slot in slots):
+                return Fate(FateState.ASKED, reason="the run has passed no checkpoint yet")
             return fate
         except SegmentError as error:
             return Fate(FateState.LOST, reason=str(error))

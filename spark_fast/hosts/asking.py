@@ -16,6 +16,7 @@ from spark_fast.errors import FolderRefusedError
 from spark_fast.hosts import folder as files
 from spark_fast.hosts.folder import HostPlace, read_place
 from spark_fast.hosts.protocol import Times
+from spark_fast.hosts.secret import allowed, key_id, protection_of, refusal, remove_key, write_key
 from spark_fast.hosts.store import serve_store, start_relay
 from spark_fast.hosts.words import Entry, Fate
 
@@ -91,13 +92,17 @@ def times_of(place: HostPlace) -> Times:
     return Times(bound=place.bound, gone=max(Times().gone, 4 * place.bound))
 
 
-def start(folder: Path, place: Place) -> None:
+def start(folder: Path, place: Place) -> str:
     """Makes a run one of several hosts: called by its first rank, once it has a control file. Starts the relay, in a
     process of its own, or has the one that is there look at the new place. Some 5 ms; raises OSError.
+
+    Returns why the job's secret is not used, if it can't be; else an empty text.
     """
     before = read_place(folder)
+    address = store_address(generation=place.generation)
+    protection = protection_of(address, place.world_size)
     found = HostPlace(
-        address=store_address(generation=place.generation),
+        address=address,
         node=before.node if before is not None else f"{run_folder.new_id():016x}",
         name=socket.gethostname(),
         first=place.rank - place.local_rank,
@@ -107,11 +112,20 @@ def start(folder: Path, place: Place) -> None:
         bound=bound_of(),
         python=sys.executable,
         path=os.pathsep.join([str(Path(run_folder.__file__).parent.parent), *_absolute_python_path()]),
+        protection=protection.kind,
+        key_id=key_id(protection.key),
+        unused=protection.unused,
     )
+    with files.opened(folder, create=True) as fd:  # before the place, which names the key
+        if protection.key:
+            write_key(fd, protection.key)
+        else:
+            remove_key(fd)
     files.write_place(folder, found)
     if place.rank == 0 and found.address.startswith("ray:"):  # the others are there, and take long to import
         serve_store(found.address)
     ring(folder)
+    return protection.unused
 
 
 def _absolute_python_path() -> list[str]:
@@ -131,7 +145,7 @@ def ring(folder: Path) -> bool:
         return False
     import subprocess  # rarely needed
 
-    environ = os.environ | {
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("SPARK_FAST_SECRET")} | {
         "PYTHONPATH": place.path,
         "SPARK_FAST": "0",
         "CUDA_VISIBLE_DEVICES": "",
@@ -184,10 +198,14 @@ def ask(
     name = f"{ident:016x}"
     entry = Entry(name, kind, arg, duration, sender, ranks, mail, letter, only_if)
     place = read_place(folder)
+    reason = None
     if place is None or not place.address:
         reason = (
             "the job has no store that its hosts could meet in: set SPARK_FAST_STORE, or MASTER_ADDR and MASTER_PORT"
         )
+    elif not allowed(kind, place.protection):
+        reason = refusal(kind, place.unused)
+    if reason is not None:
         with files.opened(folder, files.FATES, create=True) as fates:
             files.write_object(fates, f"{name}.json", asdict(Fate("refused", reason=reason)))
         return reason

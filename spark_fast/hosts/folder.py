@@ -10,6 +10,9 @@ hosts/fates/<id>.json     what became of it in the whole job
 hosts/peers.json          what the other hosts say of their ranks
 hosts/watched             touched by those who read it
 hosts/relay.log           what a relay has to say of itself
+hosts/key                 signs what the host says in the job's store: derived from the job's secret
+hosts/session.json        the session that the host is in, and `admitted` and `decided.json` of it: see session
+hosts/unsigned.json       how many values in the store were not signed by a host of the job
 """
 
 import json
@@ -24,9 +27,10 @@ from typing import Any
 from spark_fast import private_files
 from spark_fast.descriptors import open_own
 from spark_fast.errors import FolderRefusedError, StoreError
+from spark_fast.hosts.secret import NONE
 from spark_fast.mailbox import MAIL_MAX
 
-__all__ = ["HOSTS", "HostPlace", "opened", "read_object", "read_place", "ring", "write_object"]
+__all__ = ["HOSTS", "HostPlace", "opened", "read_object", "read_place", "read_unsigned", "ring", "write_object"]
 
 HOSTS = "hosts"
 PLACE = "place.json"
@@ -39,6 +43,7 @@ FATES = "fates"
 PEERS = "peers.json"
 WATCHED = "watched"
 LOG = "relay.log"
+UNSIGNED = "unsigned.json"
 
 FILE_MAX = 16 * MAIL_MAX
 
@@ -57,6 +62,9 @@ class HostPlace:
         bound: seconds that the hosts have to answer a request.
         python: the interpreter that can run a relay.
         path: the folders in which it finds what it imports.
+        protection: of what the hosts say to each other, as in secret.Protection.
+        key_id: tells which key signs it; empty for none.
+        unused: why a secret that is there is not used; empty if none is, or it is used.
     """
 
     address: str
@@ -69,6 +77,9 @@ class HostPlace:
     bound: float
     python: str
     path: str
+    protection: str = NONE
+    key_id: str = ""
+    unused: str = ""
 
 
 @contextmanager
@@ -108,15 +119,28 @@ def read_place(folder: Path) -> HostPlace | None:
     """Where the host stands; None if this is no run of several hosts."""
     try:
         with opened(folder) as fd:
-            found = read_object(fd, PLACE, folder / HOSTS)
+            found = read_object(fd, PLACE, folder / HOSTS) or {}
     except (FileNotFoundError, FolderRefusedError):
         return None
     try:
-        place = HostPlace(**{field.name: (found or {})[field.name] for field in fields(HostPlace)})
-    except (KeyError, TypeError):
+        place = HostPlace(**{field.name: found[field.name] for field in fields(HostPlace) if field.name in found})
+    except TypeError:
         return None
     numbers = (place.first, place.count, place.world_size, place.generation)
-    return place if all(isinstance(number, int) for number in numbers) else None
+    texts = (place.protection, place.key_id, place.unused)
+    fine = all(isinstance(number, int) for number in numbers) and all(isinstance(text, str) for text in texts)
+    return place if fine else None
+
+
+def read_unsigned(folder: Path) -> int:
+    """Return how many values in the job's store this host's relay has refused, since no host had signed them."""
+    try:
+        with opened(folder) as fd:
+            found = read_object(fd, UNSIGNED, folder / HOSTS) or {}
+    except (OSError, FolderRefusedError):
+        return 0
+    count = found.get("count")
+    return count if isinstance(count, int) else 0
 
 
 def touch_watched(folder: Path) -> bool:

@@ -14,6 +14,7 @@ from spark_fast.code_versions import Store
 from spark_fast.errors import SegmentError, SparkError
 from spark_fast.hosts import folder as files
 from spark_fast.hosts.code import unpacked
+from spark_fast.hosts.secret import NONE, allowed, refusal
 from spark_fast.hosts.words import PHASES, STEP_MAX, VOID, Answer, Ask, Done, Entry, Fate, Note, Peer, Place
 from spark_fast.request import FateState, Kind, Verdict, fate_of, version_mail
 from spark_fast.run_folder import CONTROL
@@ -28,9 +29,16 @@ _NO_PAUSE = 1 << 62
 
 
 class RunFolder:
-    """See protocol.Local. Raises SegmentError, OSError or FolderRefusedError when the run folder is of no use."""
+    """See protocol.Local. Raises SegmentError, OSError or FolderRefusedError when the run folder is of no use.
 
-    def __init__(self, folder: Path) -> None:
+    Attributes:
+        protection: how the hosts protect what they say to each other: see secret.Protection.
+        unused: why a secret that is there is not used.
+    """
+
+    def __init__(self, folder: Path, protection: str = NONE) -> None:
+        self.protection = protection
+        self.unused = ""
         self._folder = folder
         self._shown = folder / files.HOSTS
         self.segment = Segment(folder / CONTROL)
@@ -92,6 +100,7 @@ class RunFolder:
             self._told += 1
             if self._told % _KEPT == 1:
                 self._forget_fates(fates)
+                mailbox.prune_replies(self._folder)
         with files.opened(self._folder, files.ASK, create=True) as asks, suppress(FileNotFoundError):
             os.unlink(f"{ident}.json", dir_fd=asks)
 
@@ -133,6 +142,8 @@ class RunFolder:
         return None
 
     def append(self, entry: Entry) -> Place:
+        if not allowed(entry.kind, self.protection):
+            return Place(0, Answer(why="failed", reason=refusal(entry.kind, self.unused)))
         view = _core.read_view(self._control)
         park = view["park"] if view["park"] <= STEP_MAX else None
         with files.opened(self._folder, create=True) as fd:

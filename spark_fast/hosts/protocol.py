@@ -515,7 +515,10 @@ class Relay:
         until = (yield from call(self._local.now)) + self._times.bound
         members, unknown = yield from self._all_hosts(until)
         if unknown is not None:
-            reason = f"no word yet of rank {unknown}: it has passed no checkpoint, or does not reach the job's store"
+            reason = (
+                f"no word yet of rank {unknown}: it has passed no checkpoint, does not reach the job's store, or has "
+                "another secret than this host"
+            )
             decision = Decision(why="failed", reason=reason)
         else:
             decision = yield from self._ask_all(number, entry, own, members, until)

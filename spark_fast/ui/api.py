@@ -11,11 +11,13 @@ from spark_fast import client, journal, names
 from spark_fast.client import FateState, Request, Run, SparkStatus
 from spark_fast.client.diffs import diff
 from spark_fast.client.reset import ask_reset
+from spark_fast.client.starting import is_before_first_checkpoint
 from spark_fast.code_versions import Store, Version
 from spark_fast.errors import ResetError
 from spark_fast.exposed import unknown
 from spark_fast.json_text import to_json
 from spark_fast.project_files import relative
+from spark_fast.runfiles import journal_parts
 from spark_fast.sources import decode
 from spark_fast.status import monotonic
 from spark_fast.ui import models
@@ -201,7 +203,7 @@ async def set_values(server: Server, of: Client, run: str, body: models.SetValue
     def send(found: Run) -> Request:
         there = found.values
         for name in body.values:
-            if name not in there:
+            if name not in there and not is_before_first_checkpoint(found):
                 raise HTTPException(404, unknown(name, "value", list(there)))
         return next(iter(found.set(body.values, wait=False).values()))
 
@@ -213,7 +215,7 @@ async def set_value(server: Server, of: Client, run: str, name: str, body: model
     """Asks a run to take a new value, at its next checkpoint."""
 
     def send(found: Run) -> Request:
-        if name not in found.values:
+        if name not in found.values and not is_before_first_checkpoint(found):
             raise HTTPException(404, unknown(name, "value", list(found.values)))
         return found.set(name, body.value, wait=False)
 
@@ -226,7 +228,7 @@ async def call(server: Server, of: Client, run: str, name: str, body: models.Cal
     said = body or models.Call()
 
     def send(found: Run) -> Request:
-        if name not in found.functions:
+        if name not in found.functions and not is_before_first_checkpoint(found):
             raise HTTPException(404, unknown(name, "function", list(found.functions)))
         return found.request_call(name, said.args, said.kwargs, wait=False, ranks=said.ranks)
 
@@ -264,10 +266,11 @@ async def journal_of(server: Server, run: str) -> Response:
 
     def look() -> dict[str, Any]:
         path = journal.of_folder(_there(server, run).folder)
-        if path is None or not path.exists():
-            return {"path": None if path is None else str(path), "lines": [], "torn": False}
+        if path is None or not journal_parts.exists(path):
+            return {"path": None if path is None else str(path), "lines": [], "torn": False, "loss": None}
         found = journal.read(path)
-        return {"path": str(path), "lines": [found.header, *found.lines], "torn": found.torn}
+        lines = [found.header, *found.lines]
+        return {"path": str(path), "lines": lines, "torn": found.torn, "loss": found.loss}
 
     return _json(await server.threads.read(look))
 

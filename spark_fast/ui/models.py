@@ -324,11 +324,13 @@ class Histories(BaseModel):
 
 
 class Journal(BaseModel):
-    """The lines of a journal, its header first. `torn`: the last one was left out, since it is not whole."""
+    """The lines of a journal, its header first. `torn`: the last one was left out, since it is not whole. `loss`: what
+    is missing of its beginning, for people."""
 
     path: str | None
     lines: list[dict[str, Any]]
     torn: bool
+    loss: str | None
 
 
 class Version(BaseModel):

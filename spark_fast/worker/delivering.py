@@ -23,7 +23,7 @@ from spark_fast.errors import FolderRefusedError, SparkInterrupt, StoreError, is
 from spark_fast.exposed import UnfitError, check_arguments, unknown
 from spark_fast.mailbox import Reply
 from spark_fast.request import Kind, format_id
-from spark_fast.worker import exposing, journaling, report, session
+from spark_fast.worker import exposing, journaling, replies, report, session
 
 __all__ = [
     "busy",
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 _KEPT = 128
-"""Replies that are kept: as many as the log has entries."""
+"""Mail that is kept for other ranks: as much as the log has entries."""
 _OUTPUT_MAX = 64 << 10
 
 _begun: list[int] = []
@@ -51,7 +51,6 @@ _inner = 0
 """Checkpoints that were passed in the outermost delivery, which are no steps of the loop. All take the slow path."""
 _running: list[str] = []
 """The function that runs, if one does, and the id of its call."""
-_replied: deque[int] = deque()
 _shared: deque[int] = deque()
 _BEGUN = Reply("begun")
 _LEFT = Reply("failed", "it was left before it had ended")
@@ -269,7 +268,7 @@ def _tell(entry: dict[str, Any], step: int, reply: Reply) -> None:
         journaling.failed(format_id(entry["id"]), reply.reason)
     try:
         if folder is not None and (failed or entry["kind"] == Kind.CALL or reply.output):
-            _answer(folder, entry["id"], replace(reply, step=step))
+            replies.write(folder, entry["id"], replace(reply, step=step))
         told = True
     except (OSError, FolderRefusedError, ValueError, TypeError) as error:
         report.warn(f"the sender of a {Kind(entry['kind']).name.lower()} can't be answered: {error}")
@@ -279,13 +278,6 @@ def _tell(entry: dict[str, Any], step: int, reply: Reply) -> None:
         with session.turns:
             # Without its result, a call is not what it was asked for.
             worker.tell(entry["seq"], step, failed=failed or not told)
-
-
-def _answer(folder: Path, ident: int, reply: Reply) -> None:
-    while len(_replied) >= _KEPT:
-        mailbox.remove_reply(folder, _replied.popleft(), session.rank())
-    mailbox.write_reply(folder, ident, reply, session.rank())
-    _replied.append(ident)
 
 
 def _keep(folder: Path, ident: int) -> None:

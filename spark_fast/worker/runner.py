@@ -202,6 +202,8 @@ def _host(entry: _Entry, args: list[str], options: RunnerOptions, command: list[
                 "this process is one of several ranks, and the journal is of one; SPARK_FAST_RANKS=off makes it a run"
             )
             raise ReplayRefusedError(options.replay, f"{reason} of its own")
+        if journal.loss is not None:
+            report.warn(f"the journal {journal.path} is replayed, but it is not whole: {journal.loss}")
         replay = Replay(journal)
         replay.check(path, source, command)
         session.replay(replay)
@@ -227,6 +229,8 @@ def _run(entry: _Entry, args: list[str], options: RunnerOptions, command: list[s
             configure(run=options.name)
         if options.journal is not None:
             configure(journal=options.journal)
+        if options.journal_limit is not None:
+            configure(journal_limit=options.journal_limit)
         if options.stop_deadline is not None:
             configure(stop_deadline=options.stop_deadline)
         if options.on_error is not None:

@@ -396,9 +396,12 @@ def _meet_hosts() -> None:
     from spark_fast import hosts
 
     try:
-        hosts.start(_folder, _place)
+        unused = hosts.start(_folder, _place)
     except Exception as error:  # of the store's own kind, too: it is Ray's, say
         report.warn(f"this host can't be controlled with the others of its job: {error}")
+        return
+    if unused:
+        report.warn(f"the hosts of this job have no secret, since {unused}")
 
 
 def ask_hosts(kind: int, *, sender: str, duration: float = 0.0, only_if: str = "") -> tuple[int, str | None]:

@@ -151,7 +151,7 @@ export class Timeline {
     try {
       const found = await call("GET", of(this.run, "journal"));
       this.lines = found.lines;
-      text(this.path, found.path ? `Kept in ${found.path}` : "");
+      text(this.path, found.path ? `Kept in ${found.path}${found.loss ? `: ${found.loss}` : ""}` : "");
       show(this.path, Boolean(found.path) && found.lines.length > 0);
       show(this.problem, false);
       this.#show();
