@@ -24,9 +24,13 @@ from spark_fast.errors import FolderRefusedError, SegmentError, StoreError
 from spark_fast.hosts import asking
 from spark_fast.hosts import folder as host_files
 from spark_fast.own_process import own_command
+from spark_fast.ui.detail import Lookout
+from spark_fast.ui.polling import Poller
+from spark_fast.ui.sent import Sent
+from spark_fast.ui.threads import Threads
 from tests.support import DEADLINE, LOOP, Child, until
 
-pytestmark = [pytest.mark.process, pytest.mark.tier("fast")]
+pytestmark = pytest.mark.process
 
 NOBODY = 65534
 ROOT = os.geteuid() == 0
@@ -241,6 +245,50 @@ def test_what_can_not_be_opened_is_neither_taken_for_dead_nor_removed(
         assert (home / ".supervisor-test").exists()
         os.close(lock)
         assert client.attach("test").status == "running"
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_the_page_shows_a_run_that_can_not_be_looked_at_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    with Child(tmp_path) as child:
+        child.run()
+        threads = Threads()
+        poller, lookout = Poller(threads), Lookout("test", threads, Sent())
+        assert [*poller._look()[1]] == ["test"]
+        assert lookout._look()[0] is not None
+        fresh = Lookout("test", threads, Sent())
+
+        def refusing(path: str, *_: Any, **__: Any) -> int:
+            raise OSError(number, os.strerror(number), path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", refusing)
+            _, found, error, _ = poller._look()
+            assert [str(seen.summary["status"]) for seen in found.values()] == ["running"]
+            assert error is not None and os.strerror(number) in error
+            for look in (lookout, fresh):  # else it would tell the page that the run is gone
+                look._run = None
+                with pytest.raises(OSError, match=os.strerror(number)):
+                    look._look()
+        assert [*poller._look()[1]] == ["test"]
+        assert poller._look()[2] is None
+
+
+def test_ps_says_which_place_is_refused_and_lists_the_runs_of_the_other(
+    tmp_path: Path, two: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from spark_fast.cli.app import ps
+
+    first, _ = two
+    first.touch()
+    with Child(tmp_path, _in_two(*two)) as child:
+        until((two[1] / "test").exists)
+        child.run()
+        ps(everything=False, as_json=True)
+    printed = capsys.readouterr()
+    assert '"id": "test"' in printed.out
+    assert f"refused {first}: found a file" in printed.err
 
 
 @pytest.mark.parametrize("limit", range(3, 10))
