@@ -250,7 +250,7 @@ async def journal_of(server: Server, run: str) -> Response:
 
     def look() -> dict[str, Any]:
         path = journal.of_folder(_there(server, run).folder)
-        if path is None or not path.exists():
+        if path is None or not journal.is_begun(path):
             return {"path": None if path is None else str(path), "lines": [], "torn": False}
         found = journal.read(path)
         return {"path": str(path), "lines": [found.header, *found.lines], "torn": found.torn}
