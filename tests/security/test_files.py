@@ -32,7 +32,8 @@ from tests.support import DEADLINE, LOOP, Child, until
 
 pytestmark = pytest.mark.process
 
-NOBODY = 65534
+OTHER = 65534 if os.geteuid() != 65534 else 65533
+"""The other user, which need not exist."""
 ROOT = os.geteuid() == 0
 PRECIOUS = "mine alone\n"
 
@@ -55,7 +56,7 @@ def _nothing_hangs() -> Iterator[None]:
 def give(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
     """Makes a file another user's."""
     if ROOT:
-        return lambda path: os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+        return lambda path: os.chown(path, OTHER, OTHER, follow_symlinks=False)
     given: list[tuple[int, int]] = []
 
     def looked_through(look: Callable[..., os.stat_result]) -> Callable[..., os.stat_result]:
@@ -63,7 +64,7 @@ def give(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
             found = look(*arguments, **options)
             if (found.st_dev, found.st_ino) not in given:
                 return found
-            return os.stat_result((*found[:4], NOBODY, *found[5:]))
+            return os.stat_result((*found[:4], OTHER, *found[5:]))
 
         return seen
 
@@ -80,7 +81,7 @@ def give(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
 def attack(code: str) -> None:
     """Runs code as another user, where this one may; else as this user, who can do to this folder what another could
     do to one that it may write into."""
-    become = f"import os; os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})" if ROOT else ""
+    become = f"import os; os.setgroups([]); os.setgid({OTHER}); os.setuid({OTHER})" if ROOT else ""
     subprocess.run([sys.executable, "-I", "-c", f"{become}\n{textwrap.dedent(code)}"], check=True, timeout=DEADLINE)
 
 
@@ -158,7 +159,7 @@ def test_what_is_not_a_file_of_ours_is_refused_by_the_core(tmp_path: Path, make:
 def test_a_file_of_another_user_is_refused(tmp_path: Path, give: Callable[[Path], None]) -> None:
     (tmp_path / "file").write_text("theirs")
     give(tmp_path / "file")
-    with pytest.raises(FolderRefusedError, match=f"a file of uid {NOBODY}"):
+    with pytest.raises(FolderRefusedError, match=f"a file of uid {OTHER}"):
         descriptors.open_own(tmp_path / "file", os.O_RDONLY)
     with private_files.opened(_private(tmp_path / "mine")) as folder:
         (tmp_path / "file").rename(tmp_path / "mine" / "file")
@@ -289,6 +290,9 @@ def test_ps_says_which_place_is_refused_and_lists_the_runs_of_the_other(
     printed = capsys.readouterr()
     assert '"id": "test"' in printed.out
     assert f"refused {first}: found a file" in printed.err
+    first.unlink()
+    ps(everything=False, as_json=True)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("limit", range(3, 10))
@@ -462,10 +466,10 @@ def test_a_folder_that_is_swapped_between_two_looks_is_refused(
     monkeypatch.setattr(os, "open", swapping)
     if swapped == "run":  # it is left out; asked for, it is refused
         assert client.runs() == []
-        with pytest.raises(FolderRefusedError, match=f"a folder of uid {NOBODY}"):
+        with pytest.raises(FolderRefusedError, match=f"a folder of uid {OTHER}"):
             client.attach("test")
     else:
-        with pytest.raises(FolderRefusedError, match=f"uid {NOBODY}"):
+        with pytest.raises(FolderRefusedError, match=f"uid {OTHER}"):
             client.remove_ended()
     assert (target / "precious").read_text() == PRECIOUS
 
