@@ -169,7 +169,10 @@ def ring(folder: Path) -> bool:
 
 def patience(folder: Path) -> float:
     """Seconds that a rank waits for what the hosts decide, before it gives up."""
-    place = read_place(folder)
+    try:
+        place = read_place(folder)
+    except OSError:  # for want of a descriptor, say: a rank waits as long as by default
+        place = None
     return (times_of(place) if place is not None else Times()).patience
 
 
