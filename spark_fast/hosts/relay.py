@@ -29,6 +29,7 @@ __all__ = ["main"]
 
 _Result = TypeVar("_Result")
 
+LOG_MAX = 256 << 10
 _LINGER = 3.0
 """Seconds without a living rank after which it ends: an elastic launcher starts the next ones by then."""
 _ASSUME = 10.0
@@ -207,7 +208,7 @@ class _Process:
         now = time.monotonic()
         if self._gone_since is None:
             self._gone_since = now
-            print(f"{time.strftime('%F %T')} {error}", file=sys.stderr, flush=True)
+            _note(str(error))
         relay = self._relay or Relay(_NoStore(), self._local, self._unknown(), times_of(self._place))
         drive(relay.refuse(str(error), now - self._gone_since))
         return _AGAIN
@@ -254,6 +255,13 @@ class _NoStore:
         """Nothing is held."""
 
 
+def _note(text: str, log: int = 2) -> None:
+    """Write a line to the relay's log, which begins anew once it has grown to LOG_MAX bytes."""
+    if os.fstat(log).st_size >= LOG_MAX:
+        os.ftruncate(log, 0)
+    os.write(log, f"{time.strftime('%F %T')} {text}\n".encode())
+
+
 def main(folder: Path) -> int:
     """Runs the relay of a run folder, unless there is one. The exit status."""
     with suppress(OSError):  # where memory runs out, this is what is to go, and no training
@@ -276,5 +284,5 @@ def main(folder: Path) -> int:
             return 2
         _Process(folder, place, bell).run()
     except (SegmentError, FileNotFoundError, FolderRefusedError) as error:
-        print(f"{time.strftime('%F %T')} the run's folder is of no use any more: {error}", file=sys.stderr)
+        _note(f"the run's folder is of no use any more: {error}")
     return 0
