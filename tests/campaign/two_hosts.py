@@ -157,7 +157,7 @@ class TwoHosts:
         answers = list(answers_of(self.folder))
         for answer in answers:
             self._count("request", "hosts")
-            self._count("answer", answer.state)
+            self._count("answer", answer.short)
         outs = {host.rank: [line for what in ("set", "stopped") for line in host.lines(what)] for host in hosts}
         self._is("no request hangs, no client crashes", checks.crashes(answers))
         self._is("all hosts agree at each step", checks.values_of(outs, answers))
