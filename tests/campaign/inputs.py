@@ -61,7 +61,7 @@ def _run_cli(path: Path, words: list[str]) -> None:
         os.dup2(fd, 1)
         os.dup2(fd, 2)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115
         sys.argv = ["spark-fast", *words]
         code: object = main()
     except SystemExit as error:
