@@ -283,7 +283,7 @@ class OneHost:
         answers = list(answers_of(self.folder))
         for answer in answers:
             self._count("request", answer.channel)
-            self._count("answer", answer.state)
+            self._count("answer", answer.short)
         whole = [rank for rank in range(job.count) if rank != self._victim]
         told = {rank: self._told.get(rank) or job.told(rank) for rank in whole}
         self._is("no request hangs, no client crashes", checks.crashes(answers))
