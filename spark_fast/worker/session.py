@@ -742,10 +742,19 @@ def _watch_the_end() -> None:
 
 def _on_raised(error: BaseException) -> None:
     global outcome
+    from spark_fast.worker import hooks
+
     outcome = state_after(error)
+    if is_stop(error) and not hooks.run_on_stop():
+        outcome = WorkerState.FAILED
 
 
 def _on_ended(exit_code: int) -> None:
+    global outcome
+    from spark_fast.worker import stop_in_threads
+
+    if not stop_in_threads.finish():
+        outcome = WorkerState.FAILED
     if outcome is not None:
         end(outcome)
     else:
