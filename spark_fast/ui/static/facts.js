@@ -1,7 +1,7 @@
 // What both views show of a run: its status, its progress.
 
 import { attribute, el, show, text } from "./dom.js";
-import { clock, duration, isLive, loops } from "./format.js";
+import { clock, count, duration, isLive, loops } from "./format.js";
 import { brief } from "./ranks.js";
 
 const SILENT_SECONDS = 10;
@@ -23,6 +23,9 @@ export class Status {
     const wrong = isLive(run) ? brief(run) : "";
     if (run.error) {
       note = run.error.message;
+      warns = true;
+    } else if (typeof run.swallowed_stop === "number") {
+      note = `its loop swallowed the stop that was raised at step ${count(run.swallowed_stop)}, and goes on`;
       warns = true;
     } else if (wrong) {
       note = wrong;
