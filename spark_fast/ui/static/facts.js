@@ -18,6 +18,7 @@ export class Status {
     attribute(this.word, "data-status", run.status);
     text(this.word, run.status);
     let note = "";
+    let why = null;
     let warns = false;
     const silent = silence(run);
     const wrong = isLive(run) ? brief(run) : "";
@@ -25,7 +26,8 @@ export class Status {
       note = run.error.message;
       warns = true;
     } else if (typeof run.swallowed_stop === "number") {
-      note = `its loop swallowed the stop that was raised at step ${count(run.swallowed_stop)}, and goes on`;
+      note = `swallowed the stop at step ${count(run.swallowed_stop)}`;
+      why = "Its loop caught SparkStopError and goes on. To end it, the code has to let that exception through.";
       warns = true;
     } else if (wrong) {
       note = wrong;
@@ -37,6 +39,7 @@ export class Status {
     }
     text(this.note, note);
     show(this.note, note !== "");
+    attribute(this.note, "title", why);
     this.note.classList.toggle("warns", warns);
   }
 }
