@@ -554,6 +554,7 @@ class Run:
             "folder": str(self.folder),
             "resumes": None if look is None else look.resumes(),
             "stop_by": None if look is None else look.stop_by(),
+            "swallowed_stop": None if look is None else look.swallowed_stop(),
             "world_size": self._about.world_size,
             "local_world_size": 1 if look is None else len(look.slots),
             "ranks": [
