@@ -117,6 +117,9 @@ def start(folder: Path, place: Place) -> str:
         unused=protection.unused,
     )
     with files.opened(folder, create=True) as fd:  # before the place, which names the key
+        # It may be of a start of the job before this one, whose recorded requests are not to count again.
+        with suppress(FileNotFoundError):
+            os.unlink(files.SESSION, dir_fd=fd)
         if protection.key:
             write_key(fd, protection.key)
         else:

@@ -1,7 +1,7 @@
 """The secret that the hosts of a job share, and what they do without one.
 
-With a secret, hosts sign what they put into the job's store (see `authentic`). Without one, whoever reaches the store
-can write what they act on. So they then only pause, resume, advance and stop, unless the network is trusted.
+With a secret, hosts sign what they put into the job's store (see `authentic`). Without one, any user who reaches the
+store can write what they act on. So they then only pause, resume, advance and stop, unless the network is trusted.
 """
 
 import hashlib

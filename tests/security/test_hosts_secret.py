@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from spark_fast import hosts, launchers
 from spark_fast.hosts import folder as files
 from spark_fast.hosts.secret import (
     NONE,
@@ -162,6 +163,18 @@ def test_the_run_folder_keeps_the_key_of_this_start_alone(tmp_path: Path) -> Non
         remove_key(fd)
         assert read_key(fd, key_id(one), tmp_path) is None
     assert SECRET not in key_id(one) and one.hex()[:16] != key_id(one)
+
+
+def test_a_start_of_the_job_goes_into_no_session_of_a_start_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MASTER_ADDR", raising=False)  # no store is known, so that no relay starts
+    monkeypatch.delenv("SPARK_FAST_STORE", raising=False)
+    tmp_path.chmod(0o700)
+    with files.opened(tmp_path, create=True) as fd:
+        files.write_object(fd, files.SESSION, {"session": "a" * 32, "key": "b"})
+    hosts.start(tmp_path, launchers.Place("test", 0, 2, 0, 1, "job"))
+    assert not (tmp_path / "hosts" / files.SESSION).exists()
 
 
 def test_a_run_that_an_older_version_has_begun_counts_as_unprotected(tmp_path: Path) -> None:

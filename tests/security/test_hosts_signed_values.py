@@ -214,6 +214,20 @@ def test_a_host_decides_a_request_once_whatever_the_store_loses(job: Job) -> Non
     assert again.store.compare_set("target/2", None, b'{"target":5}') == b'{"target":5}'
 
 
+def test_a_value_is_put_where_a_foreign_one_is_removed_in_the_same_moment(both: tuple[Host, Host]) -> None:
+    one, two = both
+    swap = one.raw.compare_set
+    one.raw.set(one.place("log/1"), b"foreign")
+
+    def race(key: str, expected: bytes | None, desired: bytes) -> bytes:
+        if expected is not None:
+            one.raw.delete(key)
+        return swap(key, expected, desired)
+
+    one.raw.compare_set = race  # type: ignore[method-assign]
+    assert one.store.compare_set("log/1", None, REQUEST) == REQUEST == two.store.get("log/1")
+
+
 def test_another_user_who_keeps_writing_only_keeps_the_hosts_from_working(both: tuple[Host, Host]) -> None:
     one, _ = both
     swap = one.raw.compare_set
