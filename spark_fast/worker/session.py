@@ -423,7 +423,11 @@ def _refusal(ident: int) -> str | None:
         fate = hosts.fate(_folder, ident) if _folder is not None else None
     except (OSError, SparkError):  # no descriptor is left, say: it is looked again
         return None
-    return None if fate is None or fate.state in ("asked", "applied", "superseded") else fate.reason or fate.state
+    if fate is None or fate.state in ("asked", "applied", "superseded"):
+        return None
+    if fate.state == "lost" and _is_in_the_log(ident):
+        return None  # only its answer is gone
+    return fate.reason or fate.state
 
 
 def ring_hosts() -> None:
