@@ -690,6 +690,8 @@ def _at_exit() -> None:
 
     if not stop_in_threads.finish():
         outcome = WorkerState.FAILED
+    if outcome is WorkerState.FINISHED:
+        outcome = state_after(None)  # a thread may have been stopped since the script came to its end
     if outcome is not None:
         end(outcome)
         return
