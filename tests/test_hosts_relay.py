@@ -318,13 +318,3 @@ def test_peers_are_read_while_somebody_looks(tmp_path: Path) -> None:
     with threads(tmp_path) as (found, _):
         until(lambda: [rank["rank"] for rank in read_peers(found[0].run)] == [1], "the other is seen")
         assert read_peers(tmp_path) == []
-
-
-def test_a_host_of_which_nothing_was_heard_is_lost_and_at_the_end_of_the_run_unknown(tmp_path: Path) -> None:
-    files.write_place(tmp_path, files.HostPlace("tcp://none:1/x", "node", "here", 0, 1, 2, 0, 5.0, "python", ""))
-    said = [{"rank": 1, "status": "stopping", "step": 7, "pid": 3}]
-    peer = {"name": "there", "numbers": [1], "ranks": said, "ended": False, "silent": 20.0}
-    with files.opened(tmp_path) as fd:
-        files.write_object(fd, files.PEERS, {"missing": "", "hosts": [peer], "read": time.monotonic()})
-    assert [rank["status"] for rank in read_peers(tmp_path)] == ["lost"]
-    assert read_peers(tmp_path, over=True) == []

@@ -17,6 +17,7 @@ from spark_fast.cli.words import clock, command_line, duration, printable, speed
 from spark_fast.client import Fate, FateState, Progress, Rank, Run, SparkStatus
 from spark_fast.client.look import status_of_ranks, step_of_ranks
 from spark_fast.hosts.folder import read_unsigned
+from spark_fast.request import AFTER_ERROR
 from spark_fast.runfiles.run_error import RunError, remedies
 
 __all__ = ["Column", "Lines", "console", "details", "layout", "run_table"]
@@ -38,6 +39,7 @@ STYLES = {
     SparkStatus.FINISHED: "dim",
     SparkStatus.FAILED: "red",
     SparkStatus.LOST: "bold red",
+    SparkStatus.UNHEARD: "yellow",
 }
 
 
@@ -199,7 +201,10 @@ def details(run: Run, width: int, *, last: int = 10, each: bool = False) -> Grou
     facts: list[tuple[str, str]] = []
     error = run.error
     if resumes is not None and status is SparkStatus.PAUSED:
-        facts.append(("goes on", f"by itself in {duration(resumes - now)}, at {clock(resumes, now)}"))
+        pause = next((each for each in reversed(run.requests) if each.kind == "pause"), None)
+        after_error = pause is not None and pause.sender.startswith(AFTER_ERROR)
+        then = f"by itself in {duration(resumes - now)}, at {clock(resumes, now)}"
+        facts.append(("stops" if after_error else "goes on", then))
     if (by := run.stop_by) is not None and status.live:
         left = f"{duration(by - now)} left" if by > now else "which is over"
         facts.append(("stops by", f"{clock(by, now)}, {left}"))

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from spark_fast import private_files
-from spark_fast.descriptors import open_file
+from spark_fast.descriptors import open_own
 from spark_fast.errors import FolderRefusedError, StoreError
 from spark_fast.hosts.secret import NONE
 from spark_fast.mailbox import MAIL_MAX
@@ -90,13 +90,19 @@ def opened(folder: Path, *below: str, create: bool = False) -> Iterator[int]:
         yield fd
 
 
-def write_object(fd: int, name: str, found: Any) -> None:
-    """Writes JSON whole. Raises OSError."""
-    private_files.write_whole(fd, name, json.dumps(found, separators=(",", ":")).encode())
+def write_object(fd: int, name: str, found: Any, *, replace: bool = True) -> None:
+    """Writes JSON whole. Raises OSError.
+
+    replace: whether it takes the place of a file that is there.
+    """
+    private_files.write_whole(fd, name, json.dumps(found, separators=(",", ":")).encode(), replace=replace)
 
 
 def read_object(fd: int, name: str, shown: Path) -> dict[str, Any] | None:
-    """The JSON object in a file; None if it is not there, or none that makes sense."""
+    """The JSON object in a file; None if it is not there, or none that makes sense.
+
+    Raises OSError for want of descriptors or memory, which says nothing of the file.
+    """
     try:
         found = json.loads(private_files.read_whole(fd, name, FILE_MAX, shown))
     except (FileNotFoundError, StoreError, ValueError, RecursionError):
@@ -142,7 +148,7 @@ def touch_watched(folder: Path) -> bool:
     """Says that somebody looks at the whole job, for the next three seconds. Whether nobody did before."""
     with opened(folder, create=True) as fd:
         before = watched(fd)
-        file = open_file(WATCHED, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=fd)
+        file = open_own(WATCHED, os.O_WRONLY | os.O_CREAT, dir_fd=fd, shown=folder / HOSTS / WATCHED)
         os.utime(file)
         os.close(file)
     return not before
@@ -161,7 +167,7 @@ def ring(folder: Path) -> bool:
     """Wakes the relay. Whether there is one that hears it."""
     try:
         with opened(folder) as fd:
-            bell = open_file(BELL, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=fd)
+            bell = open_own(BELL, os.O_WRONLY, dir_fd=fd, shown=folder / HOSTS / BELL, pipe=True)
     except (OSError, FolderRefusedError):  # none, or ENXIO: nobody has it open to read
         return False
     try:

@@ -5,6 +5,7 @@ started by the host's first rank; it ends with the last of them, or with the run
 so that it may be killed at any time: whoever needs it next starts it again.
 """
 
+import math
 import os
 import select
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from spark_fast import _core
-from spark_fast.descriptors import open_file
+from spark_fast.descriptors import open_own
 from spark_fast.errors import FolderRefusedError, SegmentError
 from spark_fast.hosts import folder as files
 from spark_fast.hosts.asking import times_of
@@ -33,12 +34,17 @@ __all__ = ["main"]
 
 _Result = TypeVar("_Result")
 
+LOG_MAX = 256 << 10
 _LINGER = 3.0
 """Seconds without a living rank after which it ends: an elastic launcher starts the next ones by then."""
+_LINGER_ASKED = 60.0
+"""The same while somebody on this host wants to know what became of a request on the other hosts, or of their ranks."""
 _ASSUME = 10.0
 """Seconds after which the ranks that have not come yet are taken for those that follow the first."""
 _LOOK = 1.0
 """Seconds between two looks whether a rank lives."""
+_LOOK_ENDING = 0.2
+"""Seconds between two looks, where somebody wants to know, at what the other hosts tell once no rank lives here."""
 _LISTEN = 20.0
 """Seconds after which a wait for the next request begins anew: each takes the store some 20 µs."""
 _AGAIN = 0.5
@@ -147,20 +153,20 @@ class _Process:
 
     def run(self) -> None:
         """Until no rank lives. Raises what RunFolder raises when the folder is gone."""
-        due, rung = 0.0, True
+        due, rung, alive, look_at = 0.0, True, False, 0.0
         while True:
             self._local.segment.check()
             now = time.monotonic()
             if self._local.alive():
-                self._alive_at = now
-            elif now - self._alive_at > _LINGER:
-                with suppress(StoreGoneError):
-                    if self._relay is not None and self._store is not None:
-                        drive(self._relay.turn())
-                        if self._entrance is not None:
-                            self._entrance.end()
-                        drive(self._relay.leave())
+                self._alive_at, alive = now, True
+            elif now - self._alive_at > self._linger():
+                self._end()
                 return
+            elif self._gone_since is None and now >= look_at and now - self._alive_at <= _LINGER:
+                # The store may end with the job, so the last words are to be in it, and read, before it does.
+                if self._relay is not None:
+                    self._relay.hurry(tell=alive)
+                alive, rung, look_at = False, True, now + _LOOK_ENDING
             rung = self._read_place() or rung
             if rung or now >= due:
                 try:
@@ -170,7 +176,25 @@ class _Process:
                     delay = self._lose(error)
                 due = time.monotonic() + delay
                 self._tell_refusals()
-            rung = self._wait(min(max(due - time.monotonic(), 0.0), _LOOK))
+            rung = self._wait(min(max(due - time.monotonic(), 0.0), _LOOK if alive else _LOOK_ENDING))
+
+    def _linger(self) -> float:
+        """Seconds without a living rank after which this process ends."""
+        needed = self._gone_since is None and (self._local.asks() or self._local.awaits_others())
+        return _LINGER_ASKED if needed else _LINGER
+
+    def _end(self) -> None:
+        """No rank of this host lives: tell the other hosts, and tell this host's senders what is known."""
+        reason = self._reason
+        with suppress(StoreGoneError):
+            if self._relay is not None and self._store is not None:
+                drive(self._relay.turn())
+                if self._entrance is not None:
+                    self._entrance.end()
+                drive(self._relay.leave())
+                reason = "the ranks of this host have ended"
+        drive(self._refusing().refuse(reason, math.inf, over=True))
+        self._local.show_unreachable()
 
     def _read_place(self) -> bool:
         """Whether the host stands elsewhere in its job than before."""
@@ -247,7 +271,7 @@ class _Process:
             return
         if not told:
             what = f"a value under {self._refusals.first} in the job's store was signed by no host, and is ignored"
-            print(f"{time.strftime('%F %T')} {what}; unsigned.json counts them", file=sys.stderr, flush=True)
+            _note(f"{what}; unsigned.json counts them")
         with files.opened(self._folder, create=True) as fd:
             files.write_object(fd, files.UNSIGNED, {"count": count, "first": self._refusals.first})
         self._refusals_told = count, now
@@ -270,16 +294,21 @@ class _Process:
     def _lose(self, error: StoreGoneError) -> float:
         self._drop()
         now = time.monotonic()
+        self._reason = str(error)
         if self._gone_since is None:
             self._gone_since = now
-            print(f"{time.strftime('%F %T')} {error}", file=sys.stderr, flush=True)
-        relay = self._relay or Relay(_NoStore(), self._local, self._unknown(), times_of(self._place))
-        drive(relay.refuse(str(error), now - self._gone_since))
+            self._local.show_unreachable()
+            _note(str(error))
+        drive(self._refusing().refuse(str(error), now - self._gone_since))
         return _AGAIN
 
-    def _unknown(self) -> Member:
+    def _refusing(self) -> Relay:
+        """The relay, or one that knows no more of the job than this host's place in it."""
+        if self._relay is not None:
+            return self._relay
         place = self._place
-        return Member(place.node, place.name, (place.first,), place.world_size, place.generation)
+        member = Member(place.node, place.name, (place.first,), place.world_size, place.generation)
+        return Relay(_NoStore(), self._local, member, times_of(place))
 
     def _drop(self) -> None:
         if self._listener is not None:
@@ -321,27 +350,34 @@ class _NoStore:
         """Nothing is held."""
 
 
+def _note(text: str, log: int = 2) -> None:
+    """Write a line to the relay's log, which begins anew once it has grown to LOG_MAX bytes."""
+    if os.fstat(log).st_size >= LOG_MAX:
+        os.ftruncate(log, 0)
+    os.write(log, f"{time.strftime('%F %T')} {text}\n".encode())
+
+
 def main(folder: Path) -> int:
     """Runs the relay of a run folder, unless there is one. The exit status."""
     with suppress(OSError):  # where memory runs out, this is what is to go, and no training
         Path("/proc/self/oom_score_adj").write_text("1000")
     try:
         with files.opened(folder, create=True) as fd:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-            log = open_file(files.LOG, flags, 0o600, dir_fd=fd)
+            log = open_own(files.LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, dir_fd=fd)
             os.dup2(log, 2)
-            lock = open_file(files.LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=fd)
+            lock = open_own(files.LOCK, os.O_RDWR | os.O_CREAT, dir_fd=fd)
             if not _core.lock_file(lock, 0.0):
                 return 0
             with suppress(FileExistsError):
                 os.mkfifo(files.BELL, 0o600, dir_fd=fd)
             # For writing too, so that it is never at its end.
-            bell = open_file(files.BELL, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=fd)
+            bell = open_own(files.BELL, os.O_RDWR, dir_fd=fd, pipe=True)
         place = read_place(folder)
         if place is None:
             print(f"{folder} is no run of several hosts", file=sys.stderr)
             return 2
         _Process(folder, place, bell).run()
     except (SegmentError, FileNotFoundError, FolderRefusedError) as error:
+        # Standard error may not be the relay's log yet.
         print(f"{time.strftime('%F %T')} the run's folder is of no use any more: {error}", file=sys.stderr)
     return 0

@@ -95,10 +95,10 @@ def folder(file: Path) -> None:
 UNSAFE: dict[str, tuple[Callable[[Path], object], str]] = {
     "others may read it": (lambda file: file.chmod(0o604), "has mode 0604"),
     "the group may write it": (lambda file: file.chmod(0o620), "has mode 0620"),
-    "a link": (linked, "can't be opened"),
-    "two names": (named_twice, "has 2 names"),
-    "a pipe": (pipe, "is no regular file"),
-    "a folder": (folder, "is no regular file"),
+    "a link": (linked, "found a symbolic link"),
+    "two names": (named_twice, "mode 0600 and 2 names"),
+    "a pipe": (pipe, "found a named pipe"),
+    "a folder": (folder, "found a folder"),
     "short": (lambda file: file.write_text("short"), "holds 5 bytes: a secret has 16"),
     "empty": (lambda file: file.write_text(""), "holds 0 bytes"),
     "long": (lambda file: file.write_text("x" * 5000), "a secret has 16 to 4096"),
@@ -120,7 +120,7 @@ def test_a_file_that_others_could_have_read_or_written_is_not_used(file: Path, u
 
 def test_a_file_of_another_user_is_not_used(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: file.stat().st_uid + 1)
-    with pytest.raises(SecretRefusedError, match="belongs to uid"):
+    with pytest.raises(SecretRefusedError, match="found a file of (uid|user)"):
         find({"SPARK_FAST_SECRET_FILE": str(file)})
 
 
