@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from spark_fast import client, hosts
-from spark_fast.hosts import asking, peers
+from spark_fast.hosts import asking, peers, relay
 from spark_fast.hosts import folder as files
 from spark_fast.hosts.local import RunFolder
 from spark_fast.hosts.peers import read_peers
+from spark_fast.hosts.store import StoreGoneError, StoreSlowError
 from spark_fast.hosts.words import Member, Peer
 from spark_fast.request import FateState, Kind
 from tests.hosts_real import Host, Server, job, store
@@ -204,6 +205,31 @@ def test_ranks_of_a_host_that_is_not_heard_are_neither_running_nor_lost(
             until(lambda: run.ranks[1].status == "running", f"it is heard again: {found[0].said()}", 60.0)
         finally:
             again_there.kill()
+
+
+@pytest.mark.parametrize(
+    ("errors", "unreachable"),
+    [
+        ([StoreGoneError("it is gone")], True),
+        ([StoreSlowError("it has not answered")], False),
+        ([StoreSlowError("it has not answered")] * 2, True),
+        ([StoreSlowError("it has not answered"), StoreGoneError("it is gone")], True),
+    ],
+)
+def test_a_store_that_is_slow_once_is_not_taken_for_one_that_is_gone(
+    tmp_path: Path, errors: list[StoreGoneError], unreachable: bool
+) -> None:
+    host = Host(tmp_path / "host", 0, 2, "", MASTER_ADDR="")
+    try:
+        place = until(lambda: (host.run / "control").exists() and files.read_place(host.run), "it has a place")
+        RunFolder(host.run).show([Peer(Member("a", "there", (1,), 2), 4, [], False, 0.0)], "")
+        process = relay._Process(host.run, place, -1)
+        for error in errors:
+            process._lose(error)
+        said = json.loads((host.run / "hosts" / "peers.json").read_text())
+        assert said.get("unreachable", False) is unreachable
+    finally:
+        host.end()
 
 
 # --- what is read of the others ---

@@ -293,7 +293,7 @@ class RunFolder:
         """Lay out that nothing is heard of the others, since the store can't be reached, until show() is called."""
         with files.opened(self._folder, create=True) as fd:
             said = files.read_object(fd, files.PEERS, self._shown)
-            if said is not None:
+            if said is not None and said.get("unreachable") is not True:
                 files.write_object(fd, files.PEERS, said | {"unreachable": True})
 
     def now(self) -> float:

@@ -27,7 +27,7 @@ from spark_fast.hosts.local import RunFolder
 from spark_fast.hosts.protocol import Relay, Steps
 from spark_fast.hosts.secret import REMEDY, SIGNED, read_key
 from spark_fast.hosts.session import Entrance
-from spark_fast.hosts.store import Store, StoreGoneError, open_store
+from spark_fast.hosts.store import Store, StoreGoneError, StoreSlowError, open_store
 from spark_fast.hosts.words import Member
 
 __all__ = ["main"]
@@ -295,10 +295,13 @@ class _Process:
         self._drop()
         now = time.monotonic()
         self._reason = str(error)
+        first = self._gone_since is None
         if self._gone_since is None:
             self._gone_since = now
-            self._local.show_unreachable()
             _note(str(error))
+        if first and isinstance(error, StoreSlowError):
+            return 0.0  # it may be there, on a machine that does much else: the next try tells
+        self._local.show_unreachable()
         drive(self._refusing().refuse(str(error), now - self._gone_since))
         return _AGAIN
 
