@@ -547,6 +547,7 @@ def test_the_description_is_served_and_names_every_route(server: Served) -> None
         "/api/runs/{run}/advance",
         "/api/runs/{run}/reload",
         "/api/runs/{run}/reset",
+        "/api/runs/{run}/values",
         "/api/runs/{run}/values/{name}",
         "/api/runs/{run}/calls/{name}",
         "/api/runs/{run}/requests/{ident}",
