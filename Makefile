@@ -4,16 +4,23 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 CC ?= cc
-# Test files that are run side by side: their processes wait most of the time.
-JOBS ?= 2
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Tests that are run side by side, three for each processor: their processes wait most of the time.
+JOBS ?= $(shell expr 3 '*' $$(nproc 2>/dev/null || echo 2))
+# Of the campaign: how long, and what its jobs and faults are drawn from.
+HOURS ?= 1
+SEED ?= 1
+LOCK := tests/requirements-ci.lock
+# LOCKED=1 installs exactly the packages of the lock, checks their hashes, and fetches nothing else.
+LOCKED ?=
+PIP_LOCK := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $(LOCK)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(LOCKED),--no-index)
 
 CORE := $(wildcard csrc/*.c csrc/*.h spark_fast/*.pyx spark_fast/*.pxd) setup.py pyproject.toml
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help build demo test-fast test test-python test-more test-all test-beyond test-c test-others system verify \
-    bench lint types wheel screenshots clean
+    bench campaign lint types audit lock wheel screenshots clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## /  make \1\t/' | expand -t 22
@@ -21,12 +28,13 @@ help:  ## this list
 # One stamp for each set of packages, so that nothing waits for what it does not need.
 $(VENV)/made: $(CORE)
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
-	$(PIP) --upgrade pip 'setuptools>=77' 'cython>=3.1'
+	$(if $(LOCKED),$(PIP_LOCK),$(PIP) --upgrade pip 'setuptools>=77' 'cython>=3.1')
 	$(PIP) --no-build-isolation --editable .
 	touch $@
 
 $(VENV)/made-demo: $(VENV)/made
-	$(PIP) --no-build-isolation --editable '.[demo]'
+	$(BIN)/python -m tests.extra demo > $(VENV)/demo.txt
+	$(PIP) --requirement $(VENV)/demo.txt
 	touch $@
 
 $(VENV)/made-fast: $(VENV)/made tests/requirements-fast.txt
@@ -45,6 +53,10 @@ $(VENV)/made-lint: $(VENV)/made-test tests/requirements-lint.txt
 	$(PIP) --requirement tests/requirements-lint.txt
 	touch $@
 
+$(VENV)/made-ci: $(VENV)/made tests/requirements-ci.txt
+	$(PIP) --requirement tests/requirements-ci.txt
+	touch $@
+
 $(VENV)/made-bench: $(VENV)/made-all bench/requirements.txt
 	$(PIP) --requirement bench/requirements.txt
 	touch $@
@@ -55,7 +67,7 @@ demo: $(VENV)/made-demo  ## a training that another process pauses, advances, re
 	$(BIN)/spark-fast demo
 
 # tests/tiers.py says which tests are in which tier.
-PYTEST = $(BIN)/python -m pytest tests --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+PYTEST = $(BIN)/python -m pytest tests --numprocesses $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 test-fast: $(VENV)/made-fast  ## the quick tests, for after each change: one to two minutes
 	$(PYTEST) --tier fast
@@ -92,6 +104,9 @@ verify:  ## how ranks agree, as a model that is searched exhaustively; needs spi
 bench: $(VENV)/made-bench  ## all figures; writes docs/benchmarks.md and those of README
 	$(BIN)/python -m bench
 
+campaign: $(VENV)/made-all  ## kills, faults and bad inputs for real jobs, for HOURS=1; writes docs/reliability.md
+	$(BIN)/python -m tests.campaign --hours $(HOURS) --seed $(SEED)
+
 lint: $(VENV)/made-lint  ## style, of Python, Cython and C
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -101,6 +116,15 @@ lint: $(VENV)/made-lint  ## style, of Python, Cython and C
 types: $(VENV)/made-lint  ## types, and the stub against the built module
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest spark_fast._core
+
+audit: $(VENV)/made-ci  ## known vulnerabilities of the packages in the lock
+	$(BIN)/python -m tests.audit
+
+lock: $(VENV)/made-ci  ## the newest packages that the lists allow, with their hashes, for .ci/run
+	CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/python -m piptools compile --quiet --upgrade --generate-hashes --allow-unsafe \
+	    --strip-extras --all-extras --no-annotate --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	    --no-emit-options --output-file $(LOCK) pyproject.toml \
+	    tests/requirements-all.txt tests/requirements-lint.txt tests/requirements-ci.txt
 
 wheel: $(VENV)/made-test  ## a wheel and a source distribution, in dist/
 	$(BIN)/python -m build --outdir dist .

@@ -110,10 +110,10 @@ sf_journal_set(struct sf_journal *journal, const char *path, const char *header,
 static int
 begin(struct sf_journal *journal)
 {
-    int error = 0;
+    int fd = sf_open_own(journal->path, O_WRONLY | O_CREAT | O_APPEND, 0600);
+    int error = fd < 0 ? -fd : write_whole(fd, journal->header, journal->header_size);
 
-    journal->fd = sf_open(journal->path, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW, 0600);
-    error = journal->fd < 0 ? errno : write_whole(journal->fd, journal->header, journal->header_size);
+    journal->fd = fd < 0 ? -1 : fd;
     if (error != 0)
         give_up(journal, error);
     return -error;

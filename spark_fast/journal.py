@@ -16,8 +16,9 @@
     {"end": "stopped", "step": 900, "time": …}
 
 The worker's core writes the lines of requests (csrc/sf_journal.c), each before anybody is told that it was applied, so
-a worker that is killed leaves what it has done. A file is made with the first line: of a run that nobody asked for
-anything there is none. `entry` holds the script's path and source where it can be run again, else null.
+a worker that is killed leaves what it has done. A file in the user's folder of journals is made with the first line: of
+a run that nobody asked for anything there is none. One that was asked for by name is made at the start, empty.
+`entry` holds the script's path and source where it can be run again, else null.
 
 A file may hold the journals of several runs, one after the other: that of the last is read. A journal that has grown
 has several files: see spark_fast/runfiles/journal_parts.py. The header of each but the first also has "part" and
@@ -36,11 +37,24 @@ from pathlib import Path
 from typing import Any
 
 from spark_fast import __version__
-from spark_fast.descriptors import open_file
-from spark_fast.errors import JournalError
+from spark_fast.descriptors import open_file, open_own
+from spark_fast.errors import FolderRefusedError, JournalError
 from spark_fast.runfiles import journal_parts
 
-__all__ = ["POINTER", "Journal", "append", "default_path", "find", "first_line", "folder", "lead", "of_folder", "read"]
+__all__ = [
+    "POINTER",
+    "Journal",
+    "append",
+    "default_path",
+    "find",
+    "first_line",
+    "folder",
+    "is_begun",
+    "lead",
+    "make",
+    "of_folder",
+    "read",
+]
 
 FORMAT = 1
 POINTER = "journal"
@@ -156,20 +170,37 @@ def _entry(path: str, source: bytes) -> dict[str, str]:
     return {"path": path, "source": decode(source)}
 
 
+def make(path: Path) -> None:
+    """Make the file of a journal, empty, if there is none: then no other user can put another file there.
+
+    Raises JournalError if there is one that is not ours alone, OSError.
+    """
+    os.close(_opened(path, os.O_WRONLY | os.O_CREAT))
+
+
+def is_begun(path: Path) -> bool:
+    """Return whether anything was written into a journal. Raises OSError."""
+    newest = journal_parts.newest(path)
+    if newest is None:
+        return False
+    try:
+        status = os.stat(newest)
+    except FileNotFoundError:
+        return False
+    return not stat.S_ISREG(status.st_mode) or status.st_size > 0
+
+
 def lead(path: Path) -> bytes:
     """What is to stand before the header of a new journal: the end of a line, if the run before was cut short in one.
 
     Raises JournalError if what is there is no journal, OSError.
     """
     try:
-        fd = open_file(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        fd = _opened(path, os.O_RDONLY)
     except FileNotFoundError:
         return b""
     with open(fd, "rb") as file:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
-            raise JournalError(str(path), "it is no file of yours")
-        if status.st_size == 0:
+        if os.fstat(fd).st_size == 0:
             return b""
         if file.read(len(_BEGINS)) != _BEGINS:
             raise JournalError(str(path), "it is there, and is no journal")
@@ -180,9 +211,9 @@ def lead(path: Path) -> bytes:
 def append(path: str, line: Mapping[str, Any]) -> None:
     """Adds a line to a journal that is there, in one write; on a full disk all of it or nothing. Callers take turns.
 
-    Raises OSError.
+    Raises JournalError if the file is not ours alone, OSError.
     """
-    fd = open_file(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
+    fd = _opened(Path(path), os.O_WRONLY | os.O_APPEND)
     try:
         text = _encode(line)
         size = os.fstat(fd).st_size
@@ -191,6 +222,14 @@ def append(path: str, line: Mapping[str, Any]) -> None:
             raise OSError(f"{path}: no room for a line")
     finally:
         os.close(fd)
+
+
+def _opened(path: Path, flags: int) -> int:
+    """A descriptor of a journal that is to be written: it may lie where other users can make files."""
+    try:
+        return open_own(path, flags)
+    except FolderRefusedError as error:
+        raise JournalError(str(path), f"it is no file of yours alone: {error.found}, {error.expected}") from None
 
 
 def _encode(line: Mapping[str, Any]) -> bytes:

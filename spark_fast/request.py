@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from spark_fast.mailbox import Reply
 
 __all__ = [
+    "AFTER_ERROR",
     "GRACE",
     "RESET",
     "Fate",
@@ -47,6 +48,8 @@ RESET = "reset"
 """The mail of a stop after which the supervisor starts a fresh worker; its duration is the time that the old one has
 to end."""
 
+AFTER_ERROR = "an error: "
+"""How the sender of a worker's own pause after an error begins."""
 GRACE = "grace"
 """The mail of a stop whose duration is the time that the worker has to end, before its supervisor ends it."""
 
@@ -156,11 +159,11 @@ def sender_name() -> str:
 
 
 def _find_name() -> str:
-    import getpass
-
     try:
+        import getpass
+
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container's uid with no name
+    except (KeyError, OSError):  # a container's uid with no name, or no file can be opened
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}, pid {os.getpid()}"
 
@@ -169,6 +172,12 @@ UNDECIDED = "no step decided yet"
 RUNNING = "it is running"
 """The reason of a call that is asked for: its function has begun. Where several ranks share the run, these follow."""
 """The reason of a fate that stays so if the sender is dead."""
+
+_NO_REPLY = (
+    "the worker could not write its answer, so this can't say why; a function that was called may have run: see the "
+    "training's standard error"
+)
+"""The reason of a request that failed without a reply: the disk was full, or no file could be opened."""
 
 _APPLIED, _SUPERSEDED, _FAILED = 1, 2, 3
 
@@ -241,7 +250,7 @@ def failure_of(folder: Path, ident: int, step: int) -> Fate:
     """The fate of a request that a worker could not do what it asks for, with what the worker says of it."""
     reply, text = _reply_of(folder, ident)
     if reply is None:
-        return Fate(FateState.FAILED, step=step)
+        return Fate(FateState.FAILED, step=step, reason=_NO_REPLY)
     return Fate(FateState.REFUSED if reply.state == "refused" else FateState.FAILED, step=step, reason=text)
 
 

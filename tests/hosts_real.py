@@ -20,6 +20,8 @@ from spark_fast.request import Kind
 from spark_fast.run_folder import new_id
 from tests.support import until
 
+SECRET = "the secret of the tests' jobs"
+
 STORE = """
 import sys, time
 from datetime import timedelta
@@ -95,6 +97,7 @@ class Host:
             "SPARK_FAST_HOME": str(self.home),
             "SPARK_FAST_RUN": "job",
             "SPARK_FAST_STORE": address,
+            "SPARK_FAST_SECRET": SECRET,
             "SPARK_FAST_HOSTS_BOUND": "10",  # on a machine that does much else
             "RANK": str(rank),
             "WORLD_SIZE": str(world),

@@ -22,7 +22,7 @@ from spark_fast.client import (
     SparkTimeoutError,
 )
 from tests.reloading import Edited
-from tests.support import GATED, Child
+from tests.support import GATED, LOOP, Child
 
 pytestmark = pytest.mark.process
 
@@ -306,3 +306,27 @@ def test_what_set_does_not_take_is_a_type_error(training: Child, args: tuple[Any
         training.run().set(*args)
     with pytest.raises(TypeError, match="lr is given twice"):
         training.run().set({"lr": 0.1}, lr=0.2)
+
+
+WRONG: dict[str, tuple[Callable[[client.Run], object], type[Exception], str]] = {
+    "advance by nothing": (lambda run: run.advance(0), ValueError, "1 or more"),
+    "advance by more than any run has": (lambda run: run.advance(1 << 70), ValueError, "at most"),
+    "advance by infinity": (lambda run: run.advance(float("inf")), TypeError, "float"),  # type: ignore[arg-type]
+    "advance by half a step": (lambda run: run.advance(1.5), TypeError, "float"),  # type: ignore[arg-type]
+    "pause at no step": (lambda run: run.pause(at_step=-1), ValueError, "1 or more"),
+    "pause at a step beyond all": (lambda run: run.pause(at_step=1 << 70), ValueError, "at most"),
+    "pause at NaN": (lambda run: run.pause(at_step=float("nan")), TypeError, "float"),  # type: ignore[arg-type]
+    "reload a path": (lambda run: run.reload(Path("train.py")), TypeError, "str or bytes"),  # type: ignore[arg-type]
+    "reload a list": (lambda run: run.reload([]), TypeError, "str or bytes"),  # type: ignore[arg-type]
+    "reload to NaN": (lambda run: run.reload(to=float("nan")), TypeError, "float"),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_an_argument_that_makes_no_sense_is_named_and_nothing_is_asked(tmp_path: Path, what: str) -> None:
+    ask, kind, words = WRONG[what]
+    with Edited(tmp_path, LOOP) as training:
+        run = training.run()
+        with pytest.raises(kind, match=words):
+            ask(run)
+        assert run.requests == []

@@ -2,9 +2,11 @@
 
 import fcntl
 import os
+import resource
 import shutil
 import signal
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -388,3 +390,47 @@ def test_a_store_whose_library_is_not_there_is_gone(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(tcp, "import_module", absent)
     with pytest.raises(store.StoreGoneError, match=r"no module named torch\.distributed"):
         store.open_store("tcp://127.0.0.1:1", 1.0)
+
+
+UNTIL_TOLD = """
+import os, time
+import spark_fast as spark
+while True:
+    spark.checkpoint()
+    if os.path.exists(__file__ + ".go"):
+        raise ValueError("a fault of the script")
+    time.sleep(0.001)
+"""
+
+
+def _may_open(child: Child, limit: int | None) -> None:
+    """Let a process that has made its run have so many files open, as many as ever for None."""
+    if limit is not None:
+        child.steps_on(child.run())
+    _, hard = resource.prlimit(child.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(child.pid, resource.RLIMIT_NOFILE, (hard if limit is None else limit, hard))
+
+
+def test_a_timed_pause_ends_as_soon_as_a_file_can_be_opened_and_says_so_once(tmp_path: Path) -> None:
+    with Child(tmp_path) as child:
+        run = child.run()
+        _may_open(child, 3)
+        assert run.pause(resume_after=0.1, timeout=30).fate.state == "applied"
+        until(lambda: "the timed pause can't be ended yet" in child.err, child.err)
+        time.sleep(1.5)  # the time over which it is tried again, and nothing more may be said
+        assert run.status == "paused"
+        _may_open(child, None)
+        child.steps_on(run)
+        assert child.err.count("the timed pause can't be ended yet") == 1
+        assert "Traceback" not in child.err
+
+
+def test_a_script_that_fails_where_no_file_can_be_opened_is_failed_and_not_lost(tmp_path: Path) -> None:
+    with Child(tmp_path, UNTIL_TOLD) as child:
+        run = child.run()
+        _may_open(child, 3)
+        child.go()
+        assert child.ended() == 1
+        assert run.status == "failed"
+        assert "a fault of the script" in child.err
+        assert "Exception ignored" not in child.err

@@ -1,5 +1,6 @@
 """Requests from another process: what they do, and what their senders learn."""
 
+import resource
 import threading
 import time
 from pathlib import Path
@@ -355,3 +356,29 @@ def test_wrong_arguments_are_refused_before_anything_is_asked(tmp_path: Path) ->
             with pytest.raises(ValueError):
                 ask()
         assert run.requests == []
+
+
+CALLED = """
+import time
+import spark_fast as spark
+
+def note():
+    print("noted", flush=True)
+
+spark.expose(note=note)
+while True:
+    spark.checkpoint()
+    time.sleep(0.001)
+"""
+
+
+def test_a_call_that_ran_without_an_answer_says_that_it_may_have_run(tmp_path: Path) -> None:
+    with Child(tmp_path, CALLED) as child:
+        run = child.run()
+        until(lambda: "note" in run.functions, "the function is exposed")
+        _, hard = resource.prlimit(child.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(child.pid, resource.RLIMIT_NOFILE, (3, hard))
+        request = outcome(run.request_call, "note", timeout=10)
+        assert request.fate.state == "failed"
+        assert "may have run" in request.fate.reason
+        assert child.out == "noted\n"

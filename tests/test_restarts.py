@@ -322,6 +322,151 @@ def test_an_object_is_named_once_however_many_frames_have_it() -> None:
     assert [each.partition(";")[0] for each in told] == [made("model", 5)]
 
 
+COUNTED = "`n` is set again when the code runs again, though the loop counts on with it"
+
+
+@pytest.mark.unit
+def test_a_count_in_a_variable_of_the_function_around_is_named() -> None:
+    source = """
+        def main():
+            n = 0
+            def train():
+                nonlocal n
+                for batch in spark.track(loader, key="batch"):
+                    n += 1  # HERE
+            train()
+        """
+    assert found(source, function="train", n=5) == [f"train.py:2: {COUNTED}"]
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("call", ["count(batch)", "done(batch)", "outer.hook = done", "short(batch)"])
+def test_a_count_in_a_function_that_the_loop_calls_is_named(call: str) -> None:
+    source = f"""
+        def main():
+            n = 0
+            def count(batch):
+                nonlocal n
+                n += 1
+            def done(batch):
+                count(batch)
+            short = lambda batch: done(batch)
+            for batch in spark.track(loader, key="batch"):
+                {call}  # HERE
+        """
+    assert found(source, function="main", n=5) == [f"train.py:2: {COUNTED}"]
+
+
+@pytest.mark.unit
+def test_a_count_of_the_script_in_a_function_that_the_loop_calls_is_named() -> None:
+    source = """
+        n = 0
+        losses = []
+        def count(batch):
+            global n
+            n += 1
+        class Trainer:
+            def step(self, batch):
+                losses.append(batch)
+        trainer = spark.persist("trainer", Trainer)
+        for batch in spark.track(loader, key="batch"):
+            count(batch)
+            trainer.step(batch)  # HERE
+        """
+    assert found(source, n=5, losses=[1]) == [
+        f"train.py:1: {COUNTED}",
+        "train.py:2: `losses` is made anew when the code runs again",
+    ]
+
+
+@pytest.mark.unit
+def test_a_variable_of_another_function_with_the_same_name_is_not_named() -> None:
+    source = """
+        n = 0
+        def count(batch):
+            n = 0
+            n += 1
+            def inner():
+                nonlocal n
+                n += 1
+            inner()
+        def unused():
+            global n
+            n += 1
+        def main():
+            m = 0
+            def apart(m):
+                m += 1
+            for batch in spark.track(loader, key="batch"):
+                count(batch)
+                apart(n)  # HERE
+        """
+    assert found(source, function="main", n=5, m=5) == []
+
+
+@pytest.mark.unit
+def test_a_count_around_a_function_that_is_persisted_is_not_named() -> None:
+    source = """
+        def make():
+            n = 0
+            def train():
+                nonlocal n
+                for batch in spark.track(loader, key="batch"):
+                    n += 1  # HERE
+            return train
+        train = spark.persist("train", make)
+        """
+    names: dict[str, Any] = {}
+    exec(compile("def train():\n    pass\n", "/project/train.py", "exec"), names)
+    assert found(source, kept=(names["train"],), function="train", n=5) == []
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    "body",
+    [
+        "if batch > n: n = batch",
+        "n, last = n + batch, n",
+        "while (n := n + 1) % 7: pass",
+        "try: n = batch + n\n                except ValueError: pass",
+        "print(n); n = batch",
+        "if batch: n = 0\n                n += batch",
+    ],
+)
+def test_what_one_item_hands_to_the_next_is_named(body: str) -> None:
+    source = f"""
+            n = 0
+            for batch in spark.track(loader, key="batch"):
+                {body}
+                step(batch)  # HERE
+        """
+    assert f"train.py:1: {COUNTED}" in found(source, n=5)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    "body",
+    [
+        "n = batch; print(n)",
+        "n = batch; n += 1",
+        "with opened() as n: print(n)",
+        "n = [n for n in batch]; print(n)",
+        "print([n for n in batch])",
+        "if batch: n = 0\n                else: n = 1\n                n += batch",
+        "try: n = batch\n                except ValueError: n = 0\n                print(n)",
+        "for n in batch: print(n)",
+    ],
+)
+def test_what_each_item_sets_before_it_reads_is_not_named(body: str) -> None:
+    source = f"""
+            n = 0
+            for batch in spark.track(loader, key="batch"):
+                {body}
+                step(batch)  # HERE
+        """
+    assert found(source, n=5) == []
+
+
 @pytest.mark.unit
 def test_settings_that_the_loop_reads_are_not_named() -> None:
     source = """

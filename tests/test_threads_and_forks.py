@@ -179,7 +179,7 @@ def test_a_reload_that_the_scripts_thread_does_not_come_for_holds_up_no_resume(t
         assert run.resume(timeout=10).fate.state == "applied"
         training.steps_on(run)
         assert reload.fate.state == "refused"
-        assert "the thread that runs the script came to no checkpoint" in (reload.fate.reason or "")
+        assert "the thread that runs the script passed no checkpoint" in (reload.fate.reason or "")
 
 
 def test_a_reload_that_the_scripts_thread_does_not_come_for_holds_up_no_stop(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_threads_that_outlive_the_script_refuse_reloads(tmp_path: Path) -> None:
         training.steps_on(run)
         training.edit("import threading", "# edited\nimport threading")
         fate = training.reload(timeout=10).fate
-        assert fate.state == "refused" and "nobody runs the loop again" in (fate.reason or "")
+        assert fate.state == "refused" and "this process can't leave its loop" in (fate.reason or "")
         assert run.pause(timeout=10).fate.state == "applied"
 
 

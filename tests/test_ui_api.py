@@ -13,8 +13,10 @@ import pytest
 
 from spark_fast import client, run_folder
 from spark_fast.ui import threads
+from tests.reloading import Edited
 from tests.support import LOOP, Child, until
-from tests.ui_support import EXPOSING, Served, served
+from tests.test_stop_told import SWALLOWS
+from tests.ui_support import EXPOSING, FORGETFUL, Served, served
 
 pytestmark = pytest.mark.process
 
@@ -600,3 +602,32 @@ def test_many_may_ask_for_one_run_at_a_time(server: Served, exposing: Child) -> 
         run.pause(timeout=20)  # between its speeds there is none
         run.resume(timeout=20)
     assert statuses == [200] * 240
+
+
+# --- what went otherwise than asked ---
+
+
+def test_a_reload_that_would_start_over_says_that_it_can(server: Served, tmp_path: Path) -> None:
+    with Edited(tmp_path, FORGETFUL) as training:
+        training.says(40)
+        training.edit('"old"', '"new"')
+        for body in ({}, {"code": training.source().replace('"new"', '"newer"')}, {"code": "def"}):
+            answer = server.api.post("/api/runs/test/reload", json=body)
+            if answer.status_code == 422:  # it does not compile
+                assert answer.json()["request"]["can_start_over"] is False
+                continue
+            assert server.fate("test", answer.json()["request"])["state"] == "refused"
+            told = server.get(f"/api/runs/test/requests/{answer.json()['request']['id']}")["request"]
+            assert told["can_start_over"] is True
+        again = server.post("/api/runs/test/reload", {"restart": True})
+        assert server.fate("test", again)["state"] == "applied"
+        until(lambda: ["new", 0, 1] in training.said, training.err)
+
+
+def test_a_swallowed_stop_is_told(server: Served, tmp_path: Path) -> None:
+    with Child(tmp_path, SWALLOWS) as child:
+        run = child.run()
+        assert server.get("/api/runs/test")["swallowed_stop"] is None
+        server.post("/api/runs/test/stop")
+        told = until(lambda: next((each["swallowed_stop"] for each in server.get("/api/runs")["runs"]), None))
+        assert told == run.stop_step == server.get("/api/runs/test")["swallowed_stop"]

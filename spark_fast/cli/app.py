@@ -199,8 +199,11 @@ def ps(
 ) -> None:
     """List the runs: those that are live, and those that ended within a day."""
     from spark_fast import client
+    from spark_fast.homes import refused_places
 
     found = client.runs()
+    for refused in refused_places():
+        exits.say(str(refused))
     shown = found if everything else [run for run in found if _recent(run)]
     if as_json:
         print(to_json([run.as_dict() for run in shown], indent=2))
@@ -274,6 +277,9 @@ def ui(
     ] = None,
     tls_key: Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its private key.")] = None,
     browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = False,
+    keep_token: Annotated[
+        bool, typer.Option("--keep-token", help="Keep the token in a file of yours, so that bookmarks stay valid.")
+    ] = False,
     beside: Annotated[bool, typer.Option("--beside", hidden=True)] = False,
 ) -> None:
     """Serve a web page that shows the runs and steers them, for you alone. Prints its address.
@@ -282,7 +288,16 @@ def ui(
     """
     from spark_fast.cli import web
 
-    web.ui(host, port, insecure=insecure, certificate=tls_cert, key=tls_key, browser=browser, beside=beside)
+    web.ui(
+        host,
+        port,
+        insecure=insecure,
+        certificate=tls_cert,
+        key=tls_key,
+        browser=browser,
+        keep_token=keep_token,
+        beside=beside,
+    )
 
 
 # --- ask ---
@@ -310,7 +325,13 @@ def pause(
     run: RunId = None,
     at_step: Annotated[
         int | None,
-        typer.Option("--at-step", metavar="N", min=1, help="At step N, instead of the next, unless N has passed."),
+        typer.Option(
+            "--at-step",
+            metavar="N",
+            min=1,
+            max=(1 << 63) - 1,
+            help="At step N, instead of the next, unless N has passed.",
+        ),
     ] = None,
     resume_after: Annotated[
         str | None,
@@ -590,6 +611,17 @@ def reset(
 
 
 # --- the rest ---
+
+
+@app.command()
+def secret() -> None:
+    """Make the secret that the hosts of your jobs share, unless it is there, and print its file.
+
+    With it, a job of several hosts obeys you alone. Run this once, where all hosts see the same home folder.
+    """
+    from spark_fast.cli import secrets
+
+    secrets.make()
 
 
 @app.command()

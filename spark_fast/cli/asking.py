@@ -85,7 +85,11 @@ def ask(
     Raises typer.Exit with a status of `Exit`, unless all is well.
     """
     began = monotonic()
-    request = make()
+    try:
+        request = make()
+    except KeyboardInterrupt:
+        unknown = f"interrupted while asking run {run.id}; `spark-fast status {run.id}` shows whether it was asked"
+        raise leave(Exit.INTERRUPTED, unknown) from None
     try:
         if patience.wait:
             _wait_for_fate(run, request, patience, grace)
@@ -226,7 +230,8 @@ def _judge(run: Run, request: Request, *, as_json: bool, waited: bool, grace: fl
     if fate.state is FateState.LOST:
         raise leave(Exit.LOST, f"{what} is lost: {fate.reason}; 'spark-fast status {run.id}' shows what is left")
     if fate.state is FateState.REFUSED and run.status is SparkStatus.LOST:
-        raise leave(Exit.LOST, f"{what} was refused: {fate.reason}; 'spark-fast gc' removes what it left")
+        hint = "" if run._may_live_elsewhere() else "; 'spark-fast gc' removes what it left"
+        raise leave(Exit.LOST, f"{what} was refused: {fate.reason}{hint}")
     if fate.state is FateState.SUPERSEDED:
         raise leave(Exit.REFUSED, f"{what} was superseded by {_other(run, fate.by)}; run {run.id} is {run.status}")
     reason, _, more = fate.reason.partition("\n")

@@ -20,6 +20,7 @@ from typing import Any
 from spark_fast import _core, launchers, names, run_folder
 from spark_fast.cli import beside, exits, extras, watching
 from spark_fast.errors import SegmentError, SparkError
+from spark_fast.own_process import asks_for_safe_path
 from spark_fast.request import GRACE, RESET
 
 __all__ = ["Order", "order", "supervise"]
@@ -213,8 +214,11 @@ class _Supervisor:
         hint = ""
         if worker.ended_by is not None:
             hint = ", since it had not ended in time"
+        elif number == signal.SIGKILL and worker.stop_entry() is not None:
+            # A sender can give a grace to a stop that the log has already: the log does not say so.
+            hint = ", after it was asked to stop: 'stop --grace' kills a process that has not ended in time"
         elif number == signal.SIGKILL:
-            hint = "; if nobody did that, the system was short of memory: its log says so (dmesg)"
+            hint = "; if no person or program sent it, the system was short of memory: see its log (dmesg)"
         exits.say(f"the worker{whose} was killed by {_name_of(number)}{where}{hint}")
         return _end_by(number)
 
@@ -241,7 +245,7 @@ class _Worker:
             "on_error": order.on_error,
             "error_timeout": order.error_timeout,
             "supervisor": os.getpid(),
-            "safe_path": sys.flags.safe_path,
+            "safe_path": asks_for_safe_path(),
             "watched": order.watch,
             "announce": theirs,
             "mask": sorted(mask),
@@ -293,15 +297,7 @@ class _Worker:
         self.run = name
         # It can still be watched over if its folder is gone already.
         with suppress(OSError, SparkError):
-            home = run_folder.open_home()
-            try:
-                folder = run_folder.open_run(home, name)
-                try:
-                    self._control = run_folder.open_control(folder)
-                finally:
-                    os.close(folder)
-            finally:
-                os.close(home)
+            self._control = run_folder.open_control_of(name)
 
     def last_seen(self) -> tuple[int | None, int | None]:
         """Its rank, where others share its run, and the step that it came to, as far as they can be told."""

@@ -13,11 +13,11 @@ from spark_fast import _core, exposed, mailbox, run_folder
 from spark_fast.client.deadline import Deadline
 from spark_fast.client.share import RATE, Share
 from spark_fast.client.starting import await_exposed, await_rank, is_before_first_checkpoint
-from spark_fast.descriptors import open_file
+from spark_fast.descriptors import open_own
 from spark_fast.errors import FolderRefusedError, SegmentError, SparkCallError, SparkTimeoutError, StoreError
 from spark_fast.exposed import Exposures, Limits, UnfitError, check_arguments, fit, unknown
 from spark_fast.request import Fate, FateState, Kind, sender_name
-from spark_fast.status import monotonic, ranges
+from spark_fast.status import SparkStatus, monotonic, ranges
 
 if TYPE_CHECKING:
     from spark_fast.client.run import Request, Run
@@ -138,15 +138,15 @@ class Board:
         ended = os.fstat(self._run._control).st_nlink == 0  # another run may have its name by now
         if known is not None and (ended or os.fstat(known.fd).st_nlink > 0):
             return known
-        flags = os.O_RDWR | os.O_NOFOLLOW
+        path = self._run.folder / exposed.BOARD
         try:
-            found = _File(open_file(self._run.folder / exposed.BOARD, flags))
+            found = _File(open_own(path, os.O_RDWR))
         except FileNotFoundError:
             if known is None:
                 raise
             return known
-        if os.fstat(found.fd).st_uid != os.geteuid():
-            raise StoreError(str(self._run.folder / exposed.BOARD), "it is no file of yours")
+        except FolderRefusedError as error:
+            raise StoreError(str(path), f"it is no file of yours: {error.found}") from None
         self._file = found  # the one before it is of a process that is gone, and has come again
         return found
 
@@ -352,7 +352,8 @@ def _check_rank(run: "Run", ranks: "int | Literal['all']") -> None:
         return
     if isinstance(ranks, bool) or not isinstance(ranks, int) or ranks < 0:
         raise ValueError(f'ranks is the number of a rank, or "all": {ranks!r}')
-    there = [rank.rank for rank in run.ranks if rank.status.live]
+    # Of a host that is not heard its own relay says whether the rank lives.
+    there = [rank.rank for rank in run.ranks if rank.status.live or rank.status is SparkStatus.UNHEARD]
     if there and ranks not in there:
         raise UnfitError(f"rank {ranks} is not there; there {'are' if len(there) > 1 else 'is'} {ranges(there)}")
 
@@ -378,7 +379,7 @@ def _refused(run: "Run", kind: Kind, reason: str, name: str) -> "Request":
     from spark_fast.client.run import Request
 
     if not run.status.live:
-        reason = f"the run has ended: it is {run.status}"
+        reason = run._why_ended()
     fate = Fate(FateState.REFUSED, reason=reason)
     return Request(run, kind, run_folder.new_id(), 0, sender_name(), time.time(), fate, name=name)
 
@@ -400,7 +401,7 @@ def _send(
     except ValueError as error:
         return _refused(run, kind, f"it can't be sent: {error}", name)
     except FileNotFoundError:
-        return _refused(run, kind, f"the run has ended: it is {run.status}", name)
+        return _refused(run, kind, run._why_ended(), name)
     except OSError as error:  # a full disk, say
         raise StoreError(str(error.filename or run.folder), f"mail can't be left: {error.strerror}") from None
     sent = False

@@ -1,5 +1,6 @@
 """Asks a run to go on with new code."""
 
+import operator
 import time
 import warnings
 from contextlib import suppress
@@ -22,7 +23,9 @@ def reload(
     """See Run.reload()."""
     if code is not None and to is not None:
         raise ValueError("new code and a version to go back to exclude each other")
-    if to is not None and to < 1:
+    if code is not None and not isinstance(code, str | bytes):
+        raise TypeError(f"new code is its source, as str or bytes, and not {type(code).__name__}")
+    if to is not None and operator.index(to) < 1:
         raise ValueError(f"a version is 1 or more: {to}")
     deadline = Deadline(timeout)
     asked = time.time()
@@ -31,16 +34,15 @@ def reload(
     def answer(state: FateState, reason: str, step: int | None = None) -> Request:
         return Request(run, Kind.RELOAD, run_folder.new_id(), 0, sender, asked, Fate(state, step=step, reason=reason))
 
-    status = run.status
-    if not status.live:
-        return answer(FateState.REFUSED, f"the run has ended: it is {status}")
+    if not run.status.live:
+        return answer(FateState.REFUSED, run._why_ended())
     store = Store(run.folder)
     try:
         await_start(run, lambda: store.reloadable and store.current_number() > 0, deadline)
         if not store.reloadable:
             return answer(
                 FateState.REFUSED,
-                f"run {run.id} was not started with `spark-fast run` or spark.run(), so nobody would run its new code",
+                f"run {run.id} was not started with `spark-fast run` or spark.run(), so it can't run new code",
             )
         if store.current_number() == 0:
             return answer(FateState.REFUSED, f"run {run.id} is only starting: its code is not kept yet; ask again")
@@ -50,7 +52,7 @@ def reload(
     except FileNotFoundError:
         if run.status.live:
             raise
-        return answer(FateState.REFUSED, f"the run has ended: it is {run.status}")
+        return answer(FateState.REFUSED, run._why_ended())
     except OSError as error:  # a full disk, say
         raise StoreError(str(error.filename or run.folder), f"the version can't be kept: {error.strerror}") from None
     is_new = version is not None

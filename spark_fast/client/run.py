@@ -1,6 +1,7 @@
 """A run as its controllers see it."""
 
 import math
+import operator
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from spark_fast import _core, names, run_folder
 from spark_fast._core import Segment
 from spark_fast.client.deadline import Deadline
 from spark_fast.client.look import Look, status_of_ranks, step_of_ranks
+from spark_fast.descriptors import is_short
 from spark_fast.durations import Duration, seconds_of
 from spark_fast.errors import (
     AmbiguousRunError,
@@ -26,6 +28,7 @@ from spark_fast.errors import (
     SparkSetError,
     SparkTimeoutError,
 )
+from spark_fast.homes import Home, opened_homes
 from spark_fast.request import (
     RESET,
     UNDECIDED,
@@ -71,6 +74,17 @@ _ERRORS = "errors"
 """runfiles.run_error.FOLDER, which takes a millisecond to import: a resume is not to wait for that."""
 
 _KINDS = {int(kind): kind for kind in Kind}
+
+_COUNT_MAX = (1 << 63) - 1
+"""The highest step that can be asked for."""
+
+
+def _count(given: int, what: str) -> int:
+    """Return a whole number of steps. Raises TypeError for any other type, ValueError if it is out of range."""
+    count = operator.index(given)
+    if not 1 <= count <= _COUNT_MAX:
+        raise ValueError(f"{what} is 1 or more, and at most {_COUNT_MAX}: {given}")
+    return count
 
 
 class Request:
@@ -162,14 +176,13 @@ class Request:
 
     def _wait(self, deadline: Deadline) -> Fate:
         """wait(), as a part of a longer wait."""
-        if self._seq < 0:
+        left = deadline.left()
+        if self._seq < 0 and not self.fate.final:
             from spark_fast.client import meeting
 
-            meeting.wait(self._run.folder, self._ident, deadline.left())
-            is_final = self.fate.final
-        else:
-            is_final = self._run._until(lambda: self.fate.final, deadline.left())
-        if not is_final:
+            meeting.wait(self._run.folder, self._ident, left)
+            left = 0.0
+        if not self._run._until(lambda: self.fate.final, left):
             fate = self.fate
             ends, now = ("ended", fate.reason) if fate.running else ("taken effect", f"the run is {self._run.status}")
             raise SparkTimeoutError(
@@ -294,10 +307,27 @@ class Run:
         except SegmentError:
             return None
 
-    def _peers(self, over: bool) -> list[Rank]:
+    def _peers(self) -> list[Rank]:
         from spark_fast.client import meeting
 
-        return meeting.peers(self._folder, over)
+        return meeting.peers(self._folder)
+
+    def _why_ended(self) -> str:
+        """Why a run that is not live refuses a request."""
+        look = self._look()
+        status = status_of_ranks(self._ranks_of(look))
+        if look is None or not self._is_elsewhere():
+            return f"the run has ended: it is {status}"
+        from spark_fast.client import meeting
+
+        return meeting.why_not_here(status, look.peers, self._about.world_size - len(look.slots))
+
+    def _may_live_elsewhere(self) -> bool:
+        """Whether ranks of other hosts live, or may live."""
+        look = self._look()
+        if look is None:
+            return False
+        return sum(rank.status in ENDED for rank in look.peers) < self._about.world_size - len(look.slots)
 
     @property
     def ranks(self) -> list[Rank]:
@@ -524,6 +554,7 @@ class Run:
             "folder": str(self.folder),
             "resumes": None if look is None else look.resumes(),
             "stop_by": None if look is None else look.stop_by(),
+            "swallowed_stop": None if look is None else look.swallowed_stop(),
             "world_size": self._about.world_size,
             "local_world_size": 1 if look is None else len(look.slots),
             "ranks": [
@@ -569,8 +600,8 @@ class Run:
         has ended, say; SparkTimeoutError when the time is up (the pause stands); SegmentError when the control file
         can't be used.
         """
-        if at_step is not None and at_step < 1:
-            raise ValueError(f"a step to park at is 1 or more: {at_step}")
+        if at_step is not None:
+            at_step = _count(at_step, "a step to park at")
         duration = seconds_of(resume_after, "resume_after") or 0.0
         if resume_after is not None and not 0 < duration < math.inf:
             raise ValueError(f"resume_after is a duration of more than 0: {resume_after!r}")
@@ -614,8 +645,7 @@ class Run:
 
         As pause().
         """
-        if steps < 1:
-            raise ValueError(f"a number of steps to advance is 1 or more: {steps}")
+        steps = _count(steps, "a number of steps to advance")
         return self._make(Kind.ADVANCE, wait, timeout, arg=steps)
 
     def _make(
@@ -841,14 +871,13 @@ class Run:
         except LogFullError as error:
             raise self._name_stuck_rank(error) from None
         except (SegmentError, FileNotFoundError) as error:
-            status = self.status
-            if isinstance(error, LayoutError) or status.live:
+            if isinstance(error, LayoutError) or self.status.live:
                 raise
-            ended = Fate(FateState.REFUSED, reason=f"the run has ended: it is {status}")
+            ended = Fate(FateState.REFUSED, reason=self._why_ended())
             return Request(self, kind, ident, 0, sender, time.time(), ended, mail=mail)
         fate: Fate | None = None
         if verdict == Verdict.REFUSED_ENDED:
-            fate = Fate(FateState.REFUSED, reason=f"the run has ended: it is {self.status}")
+            fate = Fate(FateState.REFUSED, reason=self._why_ended())
         elif verdict == Verdict.REFUSED_STOPPING:
             fate = Fate(FateState.REFUSED, reason="the run is stopping")
         elif verdict == Verdict.NOTHING_TO_DO and seq:
@@ -891,7 +920,7 @@ class Run:
         slots = self._slots()
         fate: Fate | None = None
         if not any(slot["alive"] and slot["state"] < WorkerState.STOPPED for slot in slots):
-            fate = Fate(FateState.REFUSED, reason="no rank of this host lives that could ask the others")
+            fate = Fate(FateState.REFUSED, reason=self._why_ended())
         else:
             fate = meeting.ask(self._folder, kind, ident, sender, arg=arg, duration=duration, mail=mail, ranks=ranks)
         return Request(self, kind, ident, meeting.ELSEWHERE, sender, time.time(), fate, mail=mail, ranks=ranks)
@@ -954,14 +983,15 @@ class Run:
                 self._segment = None
 
 
-def _open(home: int, run: str) -> Run:
-    """FileNotFoundError if it is none, FolderRefusedError, LayoutError, SegmentError."""
+def open_in(home: Home, run: str) -> Run:
+    """The run of this name in a folder of runs. FileNotFoundError if it is none, FolderRefusedError, LayoutError,
+    SegmentError, or another OSError if that can't be told."""
     folder = run_folder.open_run(home, run)
+    path = home.path / run
     try:
-        control = run_folder.open_control(folder)
+        control = run_folder.open_control(folder, path)
         try:
             about = run_folder.read_about(folder)
-            path = run_folder.home_path() / run
             if os.fstat(control).st_nlink == 0:
                 raise FileNotFoundError(f"run {run} is being removed or replaced")
             if about is None:
@@ -990,24 +1020,19 @@ def runs(*, ended: bool = True) -> list[Run]:
     Folders that can't be read are left out; `attach()` with their name says why. Costs some 0.1 ms a run. Raises
     FolderRefusedError if the folder of runs can't be trusted.
     """
-    try:
-        home = run_folder.open_home()
-    except FileNotFoundError:
-        return []
-    found = []
-    try:
-        for name in run_folder.run_names(home):
-            try:
-                run = _open(home, name)
-            except (OSError, SparkError) as error:
-                if run_folder.is_short(error):
-                    raise  # those that come after it can't be read either, and may be the living ones
-                continue
-            if ended or run.status.live:
-                found.append(run)
-    finally:
-        os.close(home)
-    return sorted(found, key=lambda run: run.started)
+    found: dict[str, Run] = {}
+    with opened_homes() as homes:
+        for home in homes:
+            for name in run_folder.run_names(home):
+                try:
+                    run = open_in(home, name)
+                except (OSError, SparkError) as error:
+                    if is_short(error):
+                        raise  # those that come after it can't be read either, and may be the living ones
+                    continue
+                if (ended or run.status.live) and (name not in found or found[name].started < run.started):
+                    found[name] = run
+    return sorted(found.values(), key=lambda run: run.started)
 
 
 def attach(run: str | None = None, *, exact: bool = False) -> Run:
@@ -1075,16 +1100,25 @@ def _trained_by(parent: Run, live: Sequence[Run]) -> list[Run]:
 
 def find(run: str) -> Run:
     """The run of this id, and never another in its place; as attach()."""
-    try:
-        if not names.valid(run):
-            raise FileNotFoundError(run)
-        home = run_folder.open_home()
-        try:
-            return _open(home, run)
-        finally:
-            os.close(home)
-    except FileNotFoundError:
-        raise NoSuchRunError(run, [each.id for each in runs(ended=False)]) from None
+    found = find_or_none(run)
+    if found is None:
+        raise NoSuchRunError(run, [each.id for each in runs(ended=False)])
+    return found
+
+
+def find_or_none(run: str) -> Run | None:
+    """As find(); None if there is no such run."""
+    found: Run | None = None
+    if not names.valid(run):
+        return None
+    with opened_homes() as homes:
+        for home in homes:
+            with suppress(FileNotFoundError):
+                other = open_in(home, run)
+                # Two of one name: one has ended, and then the folder that it is in could not be used for a while.
+                if found is None or found.started < other.started:
+                    found = other
+    return found
 
 
 def request_hot_reload(code: str | bytes | None = None, run: str | None = None) -> Request:

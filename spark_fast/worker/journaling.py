@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from spark_fast import journal, private_files
 from spark_fast._core import worker
-from spark_fast.errors import SparkError
+from spark_fast.errors import JournalError, SparkError, describe_code
 from spark_fast.runfiles import journal_parts
+from spark_fast.safe_paths import make_folders
 from spark_fast.sizes import size_text
 from spark_fast.worker import options, report, session
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["code", "end", "failed", "follow", "forget_after_fork", "keep", "payload", "returned", "stopped_by_error"]
 
 _path: str | None = None
+_refused = False
+"""Whether it was said that no journal is kept: the runner asks for one again, once it knows the script."""
 _kept: "_Kept | None" = None
 _noted = 0
 _error: dict[str, Any] | None = None
@@ -49,7 +52,9 @@ def keep(folder: Path, run: str, command: list[str], chosen: str | None, entry: 
     chosen: the file; None for one in the user's folder.
     entry: the path and the source of the script, if it can be run again.
     """
-    global _path, _kept
+    global _path, _kept, _refused
+    if _refused:
+        return
     if worker.journal_begun():
         return  # something was asked before the script was found: a second header would part it from the rest
     started = time.time()
@@ -57,9 +62,11 @@ def keep(folder: Path, run: str, command: list[str], chosen: str | None, entry: 
         # Already chosen, for a run that now has an entry.
         path = Path(chosen).absolute() if chosen else Path(_path) if _path else journal.default_path(run, started)
         if chosen is None:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folders(path.parent)
             with private_files.opened(path.parent):
                 pass  # it holds sources: nobody else may be able to put a file there
+        else:
+            journal.make(path)
         header = journal.first_line(run, command, started, entry)
         worker.keep_journal(path, journal.lead(path) + header)
         _kept = _Kept(run, command, started, entry, len(header))
@@ -67,6 +74,7 @@ def keep(folder: Path, run: str, command: list[str], chosen: str | None, entry: 
             private_files.write_whole(descriptor, journal.POINTER, os.fsencode(path))
         _path = str(path)
     except (OSError, SparkError, RuntimeError) as error:  # RuntimeError: a user without a home
+        _refused = True
         report.warn(f"no journal is kept: {error}")
 
 
@@ -75,7 +83,7 @@ def follow(project: "Project | None") -> None:
     global _path, _noted
     error = worker.journal_error()
     if error:
-        report.warn(f"the journal {_path} can't be written any more: {os.strerror(error)}")
+        report.warn(f"the journal {_path} can't be written any more: {describe_code(error)}")
         _path = None
     _write_error()
     _limit_size()
@@ -111,7 +119,7 @@ def _limit_size() -> None:
     try:
         worker.continue_journal(header)
         dropped = journal_parts.drop_oldest(path, limit - share)
-    except OSError as error:
+    except (OSError, SparkError) as error:
         report.warn(f"the journal {_path} can't be written any more: {error}")
         _path = None
         return
@@ -167,8 +175,9 @@ def end(state: str) -> None:
 
 def forget_after_fork() -> None:
     """In a forked child: the journal is its parent's."""
-    global _path, _kept
+    global _path, _kept, _refused
     _path = _kept = None
+    _refused = False
 
 
 def _append(line: Mapping[str, Any]) -> None:
@@ -180,6 +189,6 @@ def _append(line: Mapping[str, Any]) -> None:
             journal.append(_path, line)
     except RecursionError:  # as deep as can be read, and then within a line: without its payload it is not replayed
         report.warn("what a request carries is nested too deep for the journal")
-    except OSError as error:
+    except (OSError, JournalError) as error:
         report.warn(f"the journal {_path} can't be written any more: {error}")
         _path = None

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from spark_fast.errors import JournalError, ReplayRefusedError, RunNameTakenError, error_behind, first_stop, is_stop
 from spark_fast.journal import read
 from spark_fast.status import WorkerState
-from spark_fast.worker import hooks, host, report, session, signals
+from spark_fast.worker import hooks, host, report, session, signals, stop_in_threads
 from spark_fast.worker.error_park import record
 from spark_fast.worker.host import Host
 from spark_fast.worker.options import configure
@@ -257,6 +257,9 @@ def _run(entry: _Entry, args: list[str], options: RunnerOptions, command: list[s
     except BaseException as error:
         return _stopped(error) if is_stop(error) else _failed(error)
     session.outcome = session.state_after(None)
+    # At the interpreter's end no thread can be started any more, so that what saves in threads fails then.
+    if stop_in_threads.has_left_a_thread() and not stop_in_threads.finish():
+        return _ended(WorkerState.FAILED, 1)
     return 0
 
 

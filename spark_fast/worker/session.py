@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import spark_fast
 from spark_fast import __version__, _core, names, run_folder
 from spark_fast._core import NEVER, beginning, worker
-from spark_fast.descriptors import open_file
+from spark_fast.descriptors import open_own, open_own_folder
 from spark_fast.errors import (
     JobEndingError,
     RunNameTakenError,
@@ -303,12 +303,12 @@ def _started_by_its_rank(control: str) -> bool:
     if _place is None:
         return False
     try:
-        fd = open_file(control, os.O_RDONLY | os.O_NOFOLLOW)
+        fd = open_own(control, os.O_RDONLY)
         try:
             pid: int = _core.read_slot(fd, _place.local_rank)["pid"]
         finally:
             os.close(fd)
-    except (OSError, SegmentError):  # the run is gone: the next try tells
+    except (OSError, SparkError):  # the run is gone, or the next try tells
         return False
     return pid in ancestors() and run_folder.is_worker(pid, Path(control).parent)
 
@@ -352,6 +352,8 @@ def _take_part(name: str | None) -> str:
             worker.attach(found.control, slot_count=slot_count, slot=seat, cookie=run_folder.new_id())
         _folder = found.folder
         _hold_folder()
+        if found.refused:
+            report.warn(f"{found.refused[0]}. Until then runs are kept in {found.folder.parent}")
         return found.run
 
 
@@ -359,11 +361,12 @@ def _hold_folder() -> None:
     """Has what cleans /tmp of old files leave the run's folder alone: systemd-tmpfiles passes over folders on which
     somebody has a lock of this kind, which means nothing to us. It goes with the process."""
     global _held
-    import fcntl
-
     if _folder is not None:
-        with suppress(OSError):
-            _held = open_file(_folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        # The run is there by now, so nothing may raise any more; even the import needs a descriptor.
+        with suppress(OSError, ImportError, SparkError):
+            import fcntl
+
+            _held = open_own_folder(_folder)
             fcntl.flock(_held, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
@@ -372,7 +375,7 @@ def _clear_seat(found: run_folder.Claim, slot: int) -> None:
     has left. OSError with EADDRINUSE if that lives. Nobody else comes meanwhile: the caller has the turn."""
     from spark_fast.exposed import BOARD
 
-    fd = open_file(found.control, os.O_RDONLY | os.O_NOFOLLOW)
+    fd = open_own(found.control, os.O_RDONLY)
     try:
         if _core.read_slot(fd, slot)["alive"]:
             raise OSError(errno.EADDRINUSE, "the process that had this rank lives", str(found.control))
@@ -393,9 +396,12 @@ def _meet_hosts() -> None:
     from spark_fast import hosts
 
     try:
-        hosts.start(_folder, _place)
+        unused = hosts.start(_folder, _place)
     except Exception as error:  # of the store's own kind, too: it is Ray's, say
         report.warn(f"this host can't be controlled with the others of its job: {error}")
+        return
+    if unused:
+        report.warn(f"the hosts of this job have no secret, since {unused}")
 
 
 def ask_hosts(kind: int, *, sender: str, duration: float = 0.0, only_if: str = "") -> tuple[int, str | None]:
@@ -675,6 +681,11 @@ def state_after(error: BaseException | None) -> WorkerState:
 
 
 def _at_exit() -> None:
+    global outcome
+    from spark_fast.worker import stop_in_threads
+
+    if not stop_in_threads.finish():
+        outcome = WorkerState.FAILED
     if outcome is not None:
         end(outcome)
         return
@@ -684,9 +695,12 @@ def _at_exit() -> None:
     run = folder()
     state = state_after(error)
     if state is WorkerState.FAILED and error is not None and run is not None:
-        from spark_fast.worker.error_park import record
+        try:
+            from spark_fast.worker.error_park import record
 
-        record(error_behind(error) or error if is_stop(error) else error)
+            record(error_behind(error) or error if is_stop(error) else error)
+        except (ImportError, OSError) as reason:  # no file can be opened, say: the end is told all the same
+            report.warn(f"the error that ended run {_run} can't be kept for `spark-fast status`: {reason}")
     end(state)
     if is_stop(error) and run is not None and several():
         from spark_fast.worker import leaving
@@ -719,16 +733,28 @@ def _watch_the_end() -> None:
     if sys.excepthook is not _on_uncaught:  # else it was forked from a worker
         _previous_hook = sys.excepthook
         sys.excepthook = _on_uncaught
+    from spark_fast.worker import stop_in_threads
+
+    stop_in_threads.watch()
     if child_process.is_child():
         child_process.watch(_on_raised, _on_ended)
 
 
 def _on_raised(error: BaseException) -> None:
     global outcome
+    from spark_fast.worker import hooks
+
     outcome = state_after(error)
+    if is_stop(error) and not hooks.run_on_stop():
+        outcome = WorkerState.FAILED
 
 
 def _on_ended(exit_code: int) -> None:
+    global outcome
+    from spark_fast.worker import stop_in_threads
+
+    if not stop_in_threads.finish():
+        outcome = WorkerState.FAILED
     if outcome is not None:
         end(outcome)
     else:

@@ -259,9 +259,9 @@ def _refuse_reload(entry: dict[str, Any], step: int, hosted: bool) -> None:
 
     voting.vote(entry["seq"], voting.READY, False)
     reason = (
-        "the thread that runs the script came to no checkpoint, and what was asked behind it was not to wait any longer"
+        "the thread that runs the script passed no checkpoint, and later requests were waiting"
         if hosted
-        else "nobody runs the loop again: start it with 'spark-fast run' or spark.run()"
+        else "this process can't leave its loop and run new code: start it with 'spark-fast run' or spark.run()"
     )
     answer(entry, step, "refused", reason)
 
@@ -291,6 +291,8 @@ class Hold:
         self._published = 0
         self._ends: float | None = None
         self._resumed = False
+        self._told_late = 0
+        """The timed pause that could not be ended in time, and of which a warning has told."""
 
     @classmethod
     def stands(cls, seq: int) -> None:
@@ -368,8 +370,8 @@ class Hold:
 
     def _resume(self) -> None:
         """The time of a timed pause is over. The resume is a request like any other, so that all ranks apply it."""
-        sender = f"the pause's own timer in {sender_name()}"
         try:
+            sender = f"the pause's own timer in {sender_name()}"
             if session.elsewhere():
                 pause = _core.read_entry(worker.fileno(), self._published)
                 if pause is not None:
@@ -385,6 +387,9 @@ class Hold:
             )
             self._ends = None
         except Exception as error:
-            # Somebody else holds the log, or it is gone; the turn that follows tells which. Tried again after it.
+            # Another process holds the log, the log is gone, or no file can be opened. The turn that follows tells
+            # which. Tried again after it.
             self._ends = time.monotonic() + LOOK_AROUND
-            report.warn(f"the timed pause could not be ended yet: {error}")
+            if self._told_late != self._published:
+                self._told_late = self._published
+                report.warn(f"the timed pause can't be ended yet, and is tried again each second: {error}")
