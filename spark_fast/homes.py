@@ -77,13 +77,17 @@ def opened_homes(*, create: bool = False) -> Iterator[list[Home]]:
 
 
 def refused_places() -> list[Exception]:
-    """Return why places for runs can't be used, for those that can't. Raises OSError for want of descriptors."""
+    """Return why the places that a new run would rather be in can't be used; empty if it would be in the first.
+
+    Raises OSError for want of descriptors or memory.
+    """
     found: list[Exception] = []
     for place in places():
         try:
             os.close(open_private(place))
-        except FileNotFoundError:
-            continue
+            break
+        except FileNotFoundError:  # it can be made
+            break
         except (FolderRefusedError, OSError) as error:
             if is_short(error):
                 raise

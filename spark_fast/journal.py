@@ -16,8 +16,9 @@
     {"end": "stopped", "step": 900, "time": …}
 
 The worker's core writes the lines of requests (csrc/sf_journal.c), each before anybody is told that it was applied, so
-a worker that is killed leaves what it has done. A file is made with the first line: of a run that nobody asked for
-anything there is none. `entry` holds the script's path and source where it can be run again, else null.
+a worker that is killed leaves what it has done. A file in the user's folder of journals is made with the first line: of
+a run that nobody asked for anything there is none. One that was asked for by name is made at the start, empty.
+`entry` holds the script's path and source where it can be run again, else null.
 
 A file may hold the journals of several runs, one after the other: that of the last is read. A journal that has grown
 has several files: see spark_fast/runfiles/journal_parts.py. The header of each but the first also has "part" and
@@ -40,7 +41,20 @@ from spark_fast.descriptors import open_file, open_own
 from spark_fast.errors import FolderRefusedError, JournalError
 from spark_fast.runfiles import journal_parts
 
-__all__ = ["POINTER", "Journal", "append", "default_path", "find", "first_line", "folder", "lead", "of_folder", "read"]
+__all__ = [
+    "POINTER",
+    "Journal",
+    "append",
+    "default_path",
+    "find",
+    "first_line",
+    "folder",
+    "is_begun",
+    "lead",
+    "make",
+    "of_folder",
+    "read",
+]
 
 FORMAT = 1
 POINTER = "journal"
@@ -162,6 +176,18 @@ def make(path: Path) -> None:
     Raises JournalError if there is one that is not ours alone, OSError.
     """
     os.close(_opened(path, os.O_WRONLY | os.O_CREAT))
+
+
+def is_begun(path: Path) -> bool:
+    """Return whether anything was written into a journal. Raises OSError."""
+    newest = journal_parts.newest(path)
+    if newest is None:
+        return False
+    try:
+        status = os.stat(newest)
+    except FileNotFoundError:
+        return False
+    return not stat.S_ISREG(status.st_mode) or status.st_size > 0
 
 
 def lead(path: Path) -> bytes:

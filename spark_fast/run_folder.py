@@ -317,13 +317,15 @@ def _home_of(homes: list[Home], run: str) -> Home:
     for home in homes[1:]:
         try:
             fd = open_run(home, run)
-        except (FileNotFoundError, FolderRefusedError):
-            continue
-        try:
-            if _alive(fd, home.path / run):
-                return home
-        finally:
-            os.close(fd)
+            try:
+                if _alive(fd, home.path / run):
+                    return home
+            finally:
+                os.close(fd)
+        except (OSError, FolderRefusedError) as error:
+            if is_short(error):
+                raise
+            continue  # there is none, or nothing can be told of it
     return homes[0]
 
 
@@ -374,13 +376,15 @@ def _unused(home: Home, job: str, everywhere: str, generation: int, taken: set[s
             return run
         try:
             fd = open_run(home, run)
-        except (FileNotFoundError, FolderRefusedError):
-            continue
-        try:
-            if not _alive(fd, home.path / run) or _is_of(fd, home.path / run, job, generation):
-                return run
-        finally:
-            os.close(fd)
+            try:
+                if not _alive(fd, home.path / run) or _is_of(fd, home.path / run, job, generation):
+                    return run
+            finally:
+                os.close(fd)
+        except (OSError, FolderRefusedError) as error:
+            if is_short(error):
+                raise
+            continue  # it was removed meanwhile, or nothing can be told of it
     return names.draw(taken)
 
 

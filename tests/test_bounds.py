@@ -8,6 +8,7 @@ import pytest
 from spark_fast import code_versions, mailbox
 from spark_fast.code_versions import Store
 from spark_fast.errors import StoreError
+from spark_fast.hosts import relay
 from spark_fast.mailbox import Reply
 from tests.reloading import Edited
 from tests.support import Child, outcome
@@ -184,3 +185,17 @@ def test_answers_that_a_process_before_has_left_are_removed_by_the_next(tmp_path
         run = child.run()
         assert run.call("f", [1, 2]) == 2
         assert count(run.folder / "replies") <= 4 + 1
+
+
+# --- hosts ---
+
+
+def test_the_log_of_a_relay_begins_anew_when_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "LOG_MAX", 1000)
+    path = tmp_path / "relay.log"
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for number in range(200):
+        relay._note(f"the store is gone, {number}", log)
+        assert path.stat().st_size < 1000 + 100
+    os.close(log)
+    assert path.read_text().splitlines()[-1].endswith("the store is gone, 199")

@@ -13,12 +13,19 @@ import pytest
 from spark_fast import client, journal
 from spark_fast.errors import SparkRequestError
 from spark_fast.request import sender_name
+from spark_fast.runfiles import run_error
 from spark_fast.worker import places
 from tests.reloading import Edited
 from tests.support import Child, until
 from tests.test_cli import cli
 
 pytestmark = [pytest.mark.process, pytest.mark.tier("fast")]
+
+
+def _with_note(error: Exception, note: str) -> Exception:
+    error.add_note(note)
+    return error
+
 
 LATE = """
 import json, time
@@ -433,6 +440,25 @@ def test_a_script_without_the_runner_says_why_it_failed(tmp_path: Path) -> None:
         run = client.attach("test")
         assert run.status == "failed"
         assert run.error is not None and "NameError: name 'unheard_of' is not defined" in run.error.traceback
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (RuntimeError("CUDA error: assert\nCompile with TORCH_USE_CUDA_DSA"), "RuntimeError: CUDA error: assert"),
+        (_with_note(ValueError("broken"), "in batch 7"), "ValueError: broken"),
+        (SyntaxError("invalid syntax", ("train.py", 1, 3, "x = =", 1, 4)), "SyntaxError: invalid syntax"),
+        (client.SparkTimeoutError("too late\nby far"), "spark_fast.errors.SparkTimeoutError: too late"),
+        (KeyError("loss"), "KeyError: 'loss'"),
+        (ExceptionGroup("two", [ValueError("a"), ValueError("b")]), "ExceptionGroup: two (2 sub-exceptions)"),
+        (ZeroDivisionError(), "ZeroDivisionError"),
+    ],
+)
+def test_the_message_of_an_error_is_its_class_and_the_first_line_of_what_it_says(
+    error: Exception, message: str
+) -> None:
+    assert run_error.describe(error, "", step=0, rank=0, time=0.0, can_resume=False).message == message
 
 
 def test_an_exit_status_is_kept_as_the_reason(tmp_path: Path) -> None:

@@ -670,3 +670,101 @@ def test_the_index_of_a_loop_counts_its_items(monkeypatch: pytest.MonkeyPatch, k
     assert [(loop.index, item) for item in loop] == [(0, "a"), (1, "b"), (2, "c")]
     assert loop.index == 2
     assert [loop.index for _ in loop] == [0, 1, 2]
+
+
+CAUGHT = """
+import json, time
+import spark_fast as spark
+
+model = spark.persist("model", dict)
+
+def say(*words):
+    print(json.dumps(words), flush=True)
+
+class Early(Exception):
+    pass
+
+def items():
+    for item in spark.track(range(100), key="first"):
+        yield item
+
+FIRST
+for item in spark.track(range(10**6), key="second"):
+    say("second", item)
+    time.sleep(0.002)
+"""
+
+LEFT = {
+    "an exception": """
+try:
+    for item in spark.track(range(100), key="first"):
+        if item == 3:
+            raise Early
+except Early:
+    say("caught")
+""",
+    "a generator that is closed": """
+for item in items():
+    if item == 3:
+        break
+say("caught")
+""",
+    "an exception, and once more to its end": """
+for last in (3, 200):
+    try:
+        for item in spark.track(range(100), key="first"):
+            if item == last:
+                raise Early
+    except Early:
+        say("caught")
+""",
+}
+
+
+@pytest.mark.parametrize("how", LEFT)
+def test_the_answer_names_a_loop_that_had_ended_and_that_begins_anew(tmp_path: Path, how: str) -> None:
+    with Edited(tmp_path, CAUGHT.replace("FIRST", LEFT[how])) as training:
+        assert training.says(3)[0] == ["caught"]
+        training.edit("0.002", "0.003")
+        told = [each for each in training.reloaded().fate.warnings if "'first'" in each]
+        (sentence,) = told
+        began = "the loop with the key 'first' had ended, and" if "once more" in how else "an exception ended the loop"
+        assert sentence.startswith(began)
+        assert "begins at its first item again" in sentence
+
+
+def test_of_many_loops_that_had_ended_and_that_begin_anew_some_are_named(tmp_path: Path) -> None:
+    first = """
+for number in range(5):
+    for item in spark.track(range(2), key=f"first {number}"):
+        pass
+"""
+    with Edited(tmp_path, CAUGHT.replace("FIRST", first)) as training:
+        training.says(2)
+        training.edit("0.002", "0.003")
+        assert [each for each in training.reloaded().fate.warnings if "first" in each] == [
+            "the loops with the keys 'first 0', 'first 1', 'first 2' and 2 more had ended, "
+            "and begin at their first items again"
+        ]
+
+
+def test_a_loop_that_an_exception_ended_and_that_then_came_to_its_end_is_passed_over(tmp_path: Path) -> None:
+    first = """
+def first(last):
+    for item in spark.track(range(5), key="first"):
+        say("first", item)
+        if item == last:
+            raise Early
+try:
+    first(3)
+except Early:
+    first(200)
+"""
+    with Edited(tmp_path, CAUGHT.replace("FIRST", first)) as training:
+        before = len(training.says(11))
+        training.edit("0.002", "0.003")
+        told = [each for each in training.reloaded().fate.warnings if "'first'" in each]
+        assert told == [
+            "the loop with the key 'first' had ended, so it is passed over; give it another key to go through it again"
+        ]
+        assert all(line[0] == "second" for line in training.says(3, after=before))

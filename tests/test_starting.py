@@ -196,7 +196,7 @@ def test_a_reload_of_a_run_that_nobody_runs_again_is_refused_at_its_first_checkp
         run = there()
         answer = meanwhile(lambda: run.reload("pass"))
         child.go()
-        with pytest.raises(client.SparkRequestError, match="nobody would run its new code"):
+        with pytest.raises(client.SparkRequestError, match="was not started with `spark-fast run`"):
             answer.result(DEADLINE)
 
 
@@ -216,6 +216,20 @@ def test_a_rank_that_is_there_first_keeps_a_request_for_the_rank_that_exposes(tm
         job.start(0)
         wanted = {"set": "applied", "call": [0, 3], "call all": {0: [0, 3], 1: [1, 3]}}
         assert answer.result(DEADLINE) == wanted[ask]
+
+
+@pytest.mark.ranks
+def test_a_call_that_names_no_ranks_is_refused_while_nobody_has_said_who_calls_it(tmp_path: Path) -> None:
+    with Ranks(tmp_path, 2, LOOP, start=False) as job:
+        job.start(1)
+        run = until(lambda: next(iter(client.runs()), None))
+        until(lambda: any(each.rank == 1 and each.step > 0 for each in run.ranks))
+        refused = run.request_call("note", [3], wait=False)
+        assert "has not said yet which ranks call note()" in refused.fate.reason
+        asked = run.request_call("note", [4], ranks="all", wait=False)
+        job.start(0)
+        assert asked.wait(DEADLINE).state == "applied"
+        assert asked.result[1] == [1, 4]  # it is applied when all ranks that live then have done it
 
 
 def test_a_run_that_has_ended_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,6 +59,18 @@ while True:
 """
 """Exposes a value of each type, and functions."""
 
+FORGETFUL = """
+import json, time
+import spark_fast as spark
+steps = 0
+for number in range(10**6):
+    spark.checkpoint()
+    steps += 1
+    print(json.dumps(["old", number, steps]), flush=True)
+    time.sleep(0.002)
+"""
+"""Keeps nothing, so that a reload would start it over."""
+
 
 class Served:
     """A server that runs, and a client that has its token.

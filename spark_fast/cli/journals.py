@@ -17,7 +17,6 @@ from spark_fast.errors import NoSuchRunError
 from spark_fast.journal import Journal
 from spark_fast.json_text import to_json
 from spark_fast.request import RESET
-from spark_fast.runfiles import journal_parts
 
 __all__ = ["show"]
 
@@ -33,7 +32,7 @@ _COLUMNS = (
 def show(which: str | None, *, as_json: bool) -> None:
     """Prints the journal of a run, or of a file. Raises JournalError, NoSuchRunError."""
     path = _locate(which)
-    if path is None or not journal_parts.exists(path):
+    if path is None or not journal.is_begun(path):
         if as_json:
             print("[]")
             return
@@ -53,11 +52,17 @@ def _locate(which: str | None) -> Path | None:
     if which is not None and (os.sep in which or which.endswith(".jsonl") or not names.valid(which)):
         return Path(which)
     if which is None:
-        return journal.of_folder(client.attach(None).folder)
+        return _of_run(client.attach(None))
     with suppress(NoSuchRunError):
-        return journal.of_folder(client.attach(which, exact=True).folder)
+        return _of_run(client.attach(which, exact=True))
     # A run that is gone may have left one. Its whole name means more than the beginning of another run's.
-    return journal.find(which) or journal.of_folder(client.attach(which).folder)
+    return journal.find(which) or _of_run(client.attach(which))
+
+
+def _of_run(run: client.Run) -> Path | None:
+    """The journal of a run; None as long as there is nothing in it."""
+    path = journal.of_folder(run.folder)
+    return path if path is not None and journal.is_begun(path) else None
 
 
 def _print(found: Journal) -> None:

@@ -42,7 +42,7 @@ def reload(
         if not store.reloadable:
             return answer(
                 FateState.REFUSED,
-                f"run {run.id} was not started with `spark-fast run` or spark.run(), so nobody would run its new code",
+                f"run {run.id} was not started with `spark-fast run` or spark.run(), so it can't run new code",
             )
         if store.current_number() == 0:
             return answer(FateState.REFUSED, f"run {run.id} is only starting: its code is not kept yet; ask again")

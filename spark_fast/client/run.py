@@ -554,6 +554,7 @@ class Run:
             "folder": str(self.folder),
             "resumes": None if look is None else look.resumes(),
             "stop_by": None if look is None else look.stop_by(),
+            "swallowed_stop": None if look is None else look.swallowed_stop(),
             "world_size": self._about.world_size,
             "local_world_size": 1 if look is None else len(look.slots),
             "ranks": [
@@ -691,7 +692,8 @@ class Run:
             to: the number of a version to go back to, or forth.
             restart: whether to start the training over with the code: what is persisted and the places of loops are
                 forgotten. Without, a script is refused that would start over, since it keeps nothing.
-            wait: whether to wait until the new code runs, or the request has another fate.
+            wait: whether to wait until the new code runs, or the request has another fate. The code of a run that is
+                starting is waited for in any case, ten seconds at most.
             timeout: seconds, or text such as "90s", to wait at most; None for as long as it takes.
             check: whether to raise SparkRequestError also where the run refuses the code.
 
@@ -732,7 +734,9 @@ class Run:
         Several values are one request: all are set at the same step, or none is, if one does not fit or its on_set
         raises.
 
-        wait, timeout: as pause(). Values that are called `wait` or `timeout` go in one of the other forms.
+        wait, timeout: as pause(). Values that are called `wait` or `timeout` go in one of the other forms. A value that
+            a starting run does not expose yet is waited for, ten seconds at most; then, and without `wait`, the worker
+            takes or refuses it at its first checkpoint.
 
         Returns the request; of several values and of a dict, a dict with that one request under each name. Raises
         SparkSetError, if it waits, for the first value that does not fit its limits (`refused`), or whose on_set raised

@@ -117,6 +117,9 @@ def start(folder: Path, place: Place) -> str:
         unused=protection.unused,
     )
     with files.opened(folder, create=True) as fd:  # before the place, which names the key
+        # It may be of a start of the job before this one, whose recorded requests are not to count again.
+        with suppress(FileNotFoundError):
+            os.unlink(files.SESSION, dir_fd=fd)
         if protection.key:
             write_key(fd, protection.key)
         else:
@@ -169,7 +172,10 @@ def ring(folder: Path) -> bool:
 
 def patience(folder: Path) -> float:
     """Seconds that a rank waits for what the hosts decide, before it gives up."""
-    place = read_place(folder)
+    try:
+        place = read_place(folder)
+    except OSError:  # for want of a descriptor, say: a rank waits as long as by default
+        place = None
     return (times_of(place) if place is not None else Times()).patience
 
 

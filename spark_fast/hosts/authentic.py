@@ -196,10 +196,12 @@ class AuthenticStore:
                 return found
             if found is None and expected is not None:
                 return expected
-            stands = self._raw.compare_set(place, stands, sealed)
-            if stands == sealed:
+            swapped = self._raw.compare_set(place, stands, sealed)
+            if swapped == sealed:
                 self._note(key, desired, sealed)
                 return desired
+            # Of a key that has been removed meanwhile, a store says what was expected there.
+            stands = swapped if swapped and swapped != stands else None
         raise StoreGoneError(f"another user keeps writing into the job's store, under {key}")
 
     def wait(self, key: str, timeout: float) -> bytes | None:
@@ -244,7 +246,7 @@ class AuthenticStore:
         return f"{self._session().ident}/{key}"
 
     def _about(self, key: str) -> bytes | None:
-        """What a key is about; None if that is a request that nobody finds."""
+        """What a key is about; None if that is a request that the store does not have."""
         if (match := _OF_REQUEST.match(key)) is None:
             return b""
         number = int(match[1])

@@ -43,6 +43,7 @@ FATES = "fates"
 PEERS = "peers.json"
 WATCHED = "watched"
 LOG = "relay.log"
+SESSION = "session.json"
 UNSIGNED = "unsigned.json"
 
 FILE_MAX = 16 * MAIL_MAX

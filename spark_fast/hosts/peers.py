@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from spark_fast.descriptors import is_short
 from spark_fast.errors import FolderRefusedError
 from spark_fast.hosts import asking
 from spark_fast.hosts import folder as files
@@ -26,7 +27,8 @@ def read_peers(folder: Path) -> list[dict[str, Any]]:
     rank, is when its host was last heard, in seconds since the epoch. The list is empty if this is no job of several
     hosts, or its store was not reached yet.
 
-    Tells the relay that somebody looks, so that it goes on reading for three seconds.
+    Tells the relay that somebody looks, so that it goes on reading for three seconds. Raises OSError for want of
+    descriptors or memory: then nothing is known of the other hosts.
     """
     shown = folder / files.HOSTS
     try:
@@ -41,7 +43,9 @@ def read_peers(folder: Path) -> list[dict[str, Any]]:
             while fresh and _age(found) > SILENT and time.monotonic() < end:
                 time.sleep(0.01)
                 found = files.read_object(fd, files.PEERS, shown)
-    except (OSError, FolderRefusedError):
+    except (OSError, FolderRefusedError) as error:
+        if is_short(error):
+            raise
         return []
     ranks = []
     for host in (found or {}).get("hosts", []):

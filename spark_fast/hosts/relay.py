@@ -34,6 +34,7 @@ __all__ = ["main"]
 
 _Result = TypeVar("_Result")
 
+LOG_MAX = 256 << 10
 _LINGER = 3.0
 """Seconds without a living rank after which it ends: an elastic launcher starts the next ones by then."""
 _LINGER_ASKED = 60.0
@@ -270,7 +271,7 @@ class _Process:
             return
         if not told:
             what = f"a value under {self._refusals.first} in the job's store was signed by no host, and is ignored"
-            print(f"{time.strftime('%F %T')} {what}; unsigned.json counts them", file=sys.stderr, flush=True)
+            _note(f"{what}; unsigned.json counts them")
         with files.opened(self._folder, create=True) as fd:
             files.write_object(fd, files.UNSIGNED, {"count": count, "first": self._refusals.first})
         self._refusals_told = count, now
@@ -297,7 +298,7 @@ class _Process:
         first = self._gone_since is None
         if self._gone_since is None:
             self._gone_since = now
-            print(f"{time.strftime('%F %T')} {error}", file=sys.stderr, flush=True)
+            _note(str(error))
         if first and isinstance(error, StoreSlowError):
             return 0.0  # it may be there, on a machine that does much else: the next try tells
         self._local.show_unreachable()
@@ -352,6 +353,13 @@ class _NoStore:
         """Nothing is held."""
 
 
+def _note(text: str, log: int = 2) -> None:
+    """Write a line to the relay's log, which begins anew once it has grown to LOG_MAX bytes."""
+    if os.fstat(log).st_size >= LOG_MAX:
+        os.ftruncate(log, 0)
+    os.write(log, f"{time.strftime('%F %T')} {text}\n".encode())
+
+
 def main(folder: Path) -> int:
     """Runs the relay of a run folder, unless there is one. The exit status."""
     with suppress(OSError):  # where memory runs out, this is what is to go, and no training
@@ -373,5 +381,6 @@ def main(folder: Path) -> int:
             return 2
         _Process(folder, place, bell).run()
     except (SegmentError, FileNotFoundError, FolderRefusedError) as error:
+        # Standard error may not be the relay's log yet.
         print(f"{time.strftime('%F %T')} the run's folder is of no use any more: {error}", file=sys.stderr)
     return 0

@@ -1,7 +1,7 @@
 """The secret that the hosts of a job share, and what they do without one.
 
-With a secret, hosts sign what they put into the job's store (see `authentic`). Without one, whoever reaches the store
-can write what they act on. So they then only pause, resume, advance and stop, unless the network is trusted.
+With a secret, hosts sign what they put into the job's store (see `authentic`). Without one, any user who reaches the
+store can write what they act on. So they then only pause, resume, advance and stop, unless the network is trusted.
 """
 
 import hashlib
@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spark_fast import private_files
-from spark_fast.descriptors import open_file
-from spark_fast.errors import StoreError
+from spark_fast.descriptors import open_file, open_own
+from spark_fast.errors import FolderRefusedError, StoreError
 from spark_fast.request import Kind
+from spark_fast.safe_paths import make_folders
 
 __all__ = [
     "NONE",
@@ -129,23 +130,17 @@ def find(environ: Mapping[str, str] = os.environ) -> bytes | None:
 def read_file(path: Path) -> bytes:
     """Return the secret in a file that only its owner can read. Raises FileNotFoundError, SecretRefusedError."""
     try:
-        # A pipe under this name must not make the reader wait for a writer.
-        fd = open_file(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        fd = open_own(path, os.O_RDONLY)
     except FileNotFoundError:
         raise
+    except FolderRefusedError as error:
+        raise SecretRefusedError(f"{path} is not used: {error.found}, {error.expected}") from None
     except OSError as error:
         raise SecretRefusedError(f"{path} can't be opened: {os.strerror(error.errno or 0)}") from None
     try:
-        status = os.fstat(fd)
-        mode = stat.S_IMODE(status.st_mode)
-        if not stat.S_ISREG(status.st_mode):
-            raise SecretRefusedError(f"{path} is no regular file")
-        if status.st_uid != os.geteuid():
-            raise SecretRefusedError(f"{path} belongs to uid {status.st_uid}, and this process to uid {os.geteuid()}")
+        mode = stat.S_IMODE(os.fstat(fd).st_mode)
         if mode & 0o077:
             raise SecretRefusedError(f"{path} has mode {mode:04o}, so others can use it: make a new secret")
-        if status.st_nlink != 1:
-            raise SecretRefusedError(f"{path} has {status.st_nlink} names, and only one is expected")
         with open(fd, "rb", closefd=False) as file:
             return _checked(file.read(_LONGEST + 1), str(path))
     except OSError as error:
@@ -166,13 +161,7 @@ def make_file(path: Path) -> bool:
 
     Folders on the way that are not there are made for their owner alone. Raises OSError, SecretRefusedError.
     """
-    missing = []
-    folder = path.parent
-    while not folder.exists():
-        missing.append(folder)
-        folder = folder.parent
-    for each in reversed(missing):
-        each.mkdir(mode=0o700, exist_ok=True)
+    make_folders(path.parent)
     folder_fd = open_file(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         content = f"{secrets.token_hex(32)}\n".encode()

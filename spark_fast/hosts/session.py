@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,6 @@ from spark_fast.hosts.words import whole
 
 __all__ = ["Entrance"]
 
-_SESSION = "session.json"
 _ADMITTED = "admitted"
 _DECIDED = "decided.json"
 _ADMITTED_MAX = 64 << 20
@@ -68,7 +68,7 @@ class Entrance:
     key: of this start of the job.
     connect: opens the store once more, for the thread that answers.
     ring: wakes the thread that calls this.
-    alive: whether a rank of this host lives. A host without one meets nobody anew.
+    alive: whether a rank of this host lives. A host without one enters no new session.
     timeout: seconds that enter() waits for the leader, each time.
 
     Attributes:
@@ -169,7 +169,7 @@ class Entrance:
     def end(self) -> None:
         """Leave the session for good: no rank of this host lives any more."""
         with files.opened(self._folder, create=True) as fd, suppress(FileNotFoundError):
-            os.unlink(_SESSION, dir_fd=fd)
+            os.unlink(files.SESSION, dir_fd=fd)
 
     def close(self) -> None:
         """Let go of the store. enter() may follow."""
@@ -187,25 +187,30 @@ class Entrance:
             self.renew(raw)
         assert self.session is not None
         if self._door is None:
-            self._door = _Door(self._connect(), self.session.ident, self._answer, self._ring)
+            answer = partial(self._answer, self._admitted)
+            self._door = _Door(self._connect(), self.session.ident, answer, self._ring)
         return self.session
 
-    def _answer(self, store: Store, ident: str, hello: bytes) -> bool:
-        """Answer a host that knocks. Whether it has been admitted before, in another life."""
+    def _answer(self, admitted: dict[int, bytes], store: Store, ident: str, hello: bytes) -> bool:
+        """Answer a host that knocks at the session `ident`. Return whether it was admitted there before, with another
+        nonce.
+
+        admitted: to that session.
+        """
         first, nonce, said = hello[:8], hello[8 : 8 + _NONCE], hello[8 + _NONCE :]
         if len(said) != _TAG or not hmac.compare_digest(said, tag(self._key, "hello", ident, first, nonce)):
             return False
         rank = int.from_bytes(first, "big")
         if rank == 0:
             return False
-        known = self._admitted.get(rank)
+        known = admitted.get(rank)
         if known is not None and known != nonce:
             return True
         if known is None:
             line = json.dumps([ident, rank, nonce.hex()]).encode() + b"\n"
             with files.opened(self._folder, create=True) as fd:
                 private_files.append_line(fd, _ADMITTED, line)
-            self._admitted[rank] = nonce
+            admitted[rank] = nonce
         store.set(f"welcome/{nonce.hex()}", tag(self._key, "welcome", ident, first, nonce))
         return False
 
@@ -258,7 +263,7 @@ class Entrance:
         """The session of the process before this one; None if it was in none, or in one of another start of the job."""
         shown = self._folder / files.HOSTS
         with files.opened(self._folder, create=True) as fd:
-            found = files.read_object(fd, _SESSION, shown) or {}
+            found = files.read_object(fd, files.SESSION, shown) or {}
             ident = found.get("session")
             if not isinstance(ident, str) or found.get("key") != key_id(self._key):
                 return None
@@ -268,7 +273,7 @@ class Entrance:
 
     def _save(self, session: Session) -> None:
         with files.opened(self._folder, create=True) as fd:
-            files.write_object(fd, _SESSION, {"session": session.ident, "key": key_id(self._key)})
+            files.write_object(fd, files.SESSION, {"session": session.ident, "key": key_id(self._key)})
 
 
 def _read_admitted(fd: int, ident: str, shown: Path) -> dict[int, bytes]:

@@ -11,9 +11,10 @@ part before it: several runs may write to one FILE, one after the other, and the
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["COUNT", "drop_oldest", "exists", "newest", "path_of", "put_aside"]
+__all__ = ["COUNT", "drop_oldest", "newest", "path_of", "put_aside"]
 
 COUNT = 8
 """How many parts a journal has at most. Each takes an equal share of the journal's limit."""
@@ -25,16 +26,15 @@ def path_of(base: Path, number: int) -> Path:
 
 
 def newest(base: Path) -> Path | None:
-    """Return the file of the newest part; None if there is no journal."""
-    if os.path.lexists(base):
-        return base
+    """Return the file of the newest part; None if there is no journal.
+
+    A worker that was killed in between may have left FILE empty beside parts with numbers. It is passed over then.
+    """
     numbers = _numbers(base)
+    with suppress(FileNotFoundError):
+        if os.lstat(base).st_size > 0 or not numbers:
+            return base
     return path_of(base, numbers[-1]) if numbers else None
-
-
-def exists(base: Path) -> bool:
-    """Return whether there is a journal of this name."""
-    return newest(base) is not None
 
 
 def put_aside(base: Path) -> int:

@@ -17,7 +17,6 @@ from spark_fast.errors import ResetError
 from spark_fast.exposed import unknown
 from spark_fast.json_text import to_json
 from spark_fast.project_files import relative
-from spark_fast.runfiles import journal_parts
 from spark_fast.sources import decode
 from spark_fast.status import monotonic
 from spark_fast.ui import models
@@ -266,7 +265,7 @@ async def journal_of(server: Server, run: str) -> Response:
 
     def look() -> dict[str, Any]:
         path = journal.of_folder(_there(server, run).folder)
-        if path is None or not journal_parts.exists(path):
+        if path is None or not journal.is_begun(path):
             return {"path": None if path is None else str(path), "lines": [], "torn": False, "loss": None}
         found = journal.read(path)
         lines = [found.header, *found.lines]

@@ -40,6 +40,8 @@ _log = logging.getLogger("uvicorn.error")
 def limit_by_files() -> int:
     """Return how many unauthenticated connections there may be."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return _UNAUTHENTICATED_MAX
     return max(1, min(_UNAUTHENTICATED_MAX, files // _FILES_SHARE))
 
 

@@ -11,8 +11,9 @@ import stat
 from pathlib import Path
 
 from spark_fast import journal, private_files
-from spark_fast.descriptors import open_file
-from spark_fast.errors import StoreError
+from spark_fast.descriptors import open_own
+from spark_fast.errors import FolderRefusedError, StoreError
+from spark_fast.safe_paths import make_folders
 from spark_fast.ui.security import TOKEN
 
 __all__ = ["path", "read_or_make"]
@@ -32,7 +33,7 @@ def read_or_make() -> str:
     Raises StoreError if the file is not one that only its owner could read, FolderRefusedError for its folder, OSError.
     """
     place = path()
-    place.parent.mkdir(0o700, parents=True, exist_ok=True)
+    make_folders(place.parent)
     with private_files.opened(place.parent) as folder:
         try:
             return _read(folder, place)
@@ -45,16 +46,17 @@ def read_or_make() -> str:
 def _read(folder: int, place: Path) -> str:
     remedy = "remove it, and another is made"
     try:
-        fd = open_file(_NAME, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=folder)
+        fd = open_own(_NAME, os.O_RDONLY, dir_fd=folder, shown=place)
     except FileNotFoundError:
         raise
-    except OSError as error:  # a link is ELOOP
+    except FolderRefusedError as error:
+        raise StoreError(str(place), f"others may know the token: {error.found}, {error.expected}; {remedy}") from None
+    except OSError as error:
         raise StoreError(str(place), f"the token can't be read: {os.strerror(error.errno or 0)}; {remedy}") from None
     try:
-        status = os.fstat(fd)
-        private = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and status.st_nlink == 1
-        if not private or status.st_mode & 0o077:
-            raise StoreError(str(place), f"others may know the token: it is no file of yours with mode 0600; {remedy}")
+        mode = stat.S_IMODE(os.fstat(fd).st_mode)
+        if mode & 0o077:
+            raise StoreError(str(place), f"others may know the token: the file has mode {mode:04o}; {remedy}")
         text = os.read(fd, _SIZE_MAX).decode("ascii", "replace").strip()
     finally:
         os.close(fd)

@@ -194,6 +194,9 @@ class Summary(BaseModel):
     stop_by: Annotated[
         float | None, Field(description="When whoever asked for the stop ends the processes, as far as that was said.")
     ]
+    swallowed_stop: Annotated[
+        int | None, Field(description="The step at which a stop was raised that its loop swallowed, and goes on.")
+    ]
     world_size: Annotated[int, Field(description="How many ranks the job has, on all hosts.")]
     local_world_size: Annotated[int, Field(description="How many of them are to be on this host.")]
     ranks: Annotated[list[Rank], Field(description="Those that are there, or were.")]
@@ -228,6 +231,7 @@ class Request(BaseModel):
     Of one that sets a value or calls a function: `name` is of that, where this server sent it; `result` and `output`
     are what came of it; with `cut`, they are too long for a list of requests, and whole in the request by itself.
     `ranks` says which rank was to call it; if all were, `result` is an object by rank.
+    `can_start_over`: it was refused since the training would start over, which a reload with `restart` does.
     """
 
     id: str
@@ -240,6 +244,7 @@ class Request(BaseModel):
     result: Any = None
     output: str | None = None
     cut: bool = False
+    can_start_over: bool
     fate: Fate
 
 

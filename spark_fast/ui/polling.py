@@ -231,11 +231,17 @@ class Poller:
         memories = _MEMORY_LOOKS
         changed = []
         for seen in found.values():
-            news = _look_at(seen, now)
-            if memories and now >= seen.memory_due and seen.summary["ended"] is None:
-                memories -= 1
-                seen.memory_due = now + _MEMORY
-                news = _look_at_memory(seen) or news
+            try:
+                news = _look_at(seen, now)
+                if memories and now >= seen.memory_due and seen.summary["ended"] is None:
+                    memories -= 1
+                    seen.memory_due = now + _MEMORY
+                    news = _look_at_memory(seen) or news
+            except OSError as refused:
+                if not is_short(refused) or not seen.summary:
+                    raise
+                error = str(refused)
+                continue  # it is shown as it was: it may well live
             if news:
                 seen.text = to_json(listed_view(_with_age(seen, now)))
                 changed.append(seen)
@@ -268,7 +274,8 @@ def _look_at_memory(seen: _Seen) -> bool:
     if pids:
         (pid,) = pids
         if pid != seen.pid:
-            seen.pid, seen.pid_is_here = pid, run_folder.is_worker(pid, seen.run.folder)
+            seen.pid_is_here = run_folder.is_worker(pid, seen.run.folder)
+            seen.pid = pid
         memory = resident(pid) if seen.pid_is_here else None
     before, seen.memory = seen.memory, memory
     if before is None or memory is None:

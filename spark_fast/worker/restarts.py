@@ -26,6 +26,8 @@ _LOOPS = (ast.For, ast.AsyncFor, ast.While)
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
 _CO_GENERATOR = 0x20 | 0x200  # of inspect, which takes long to import
 
+_SHOWN = 3
+"""Loops that are named: a script may make up a key for each."""
 _AGAIN = "give it another key to go through it again"
 
 _IMMUTABLE = (int, float, complex, str, bytes, bool, type(None), tuple, frozenset, range)
@@ -90,8 +92,23 @@ def of_ended(
     return [
         *losses(positions, sources, kept, {module.name.split(".")[0] for module in modules}, roots),
         *(f"the loop with the key {key!r} had ended, so it is passed over; {_AGAIN}" for key in passed),
-        *(f"the loop with the key {key!r} had ended, and begins at its first item again" for key in anew),
+        *_begin_anew(list(anew)),
     ]
+
+
+def _begin_anew(keys: list[str]) -> Iterator[str]:
+    for key in [each for each in keys if ended_loops.was_left(each)][:_SHOWN]:
+        yield (
+            f"an exception ended the loop with the key {key!r}, so it begins at its first item again; a loop that is "
+            "left by `break` is passed over"
+        )
+    ended = [each for each in keys if not ended_loops.was_left(each)]
+    if len(ended) == 1:
+        yield f"the loop with the key {ended[0]!r} had ended, and begins at its first item again"
+    elif ended:
+        more = f" and {len(ended) - _SHOWN} more" if len(ended) > _SHOWN else ""
+        shown = ", ".join(map(repr, ended[:_SHOWN]))
+        yield f"the loops with the keys {shown}{more} had ended, and begin at their first items again"
 
 
 def _unknown(_: str) -> object:

@@ -423,7 +423,11 @@ def _refusal(ident: int) -> str | None:
         fate = hosts.fate(_folder, ident) if _folder is not None else None
     except (OSError, SparkError):  # no descriptor is left, say: it is looked again
         return None
-    return None if fate is None or fate.state in ("asked", "applied", "superseded") else fate.reason or fate.state
+    if fate is None or fate.state in ("asked", "applied", "superseded"):
+        return None
+    if fate.state == "lost" and _is_in_the_log(ident):
+        return None  # only its answer is gone
+    return fate.reason or fate.state
 
 
 def ring_hosts() -> None:
@@ -686,6 +690,8 @@ def _at_exit() -> None:
 
     if not stop_in_threads.finish():
         outcome = WorkerState.FAILED
+    if outcome is WorkerState.FINISHED:
+        outcome = state_after(None)  # a thread may have been stopped since the script came to its end
     if outcome is not None:
         end(outcome)
         return
@@ -742,10 +748,19 @@ def _watch_the_end() -> None:
 
 def _on_raised(error: BaseException) -> None:
     global outcome
+    from spark_fast.worker import hooks
+
     outcome = state_after(error)
+    if is_stop(error) and not hooks.run_on_stop():
+        outcome = WorkerState.FAILED
 
 
 def _on_ended(exit_code: int) -> None:
+    global outcome
+    from spark_fast.worker import stop_in_threads
+
+    if not stop_in_threads.finish():
+        outcome = WorkerState.FAILED
     if outcome is not None:
         end(outcome)
     else:

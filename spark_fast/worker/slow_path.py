@@ -259,9 +259,9 @@ def _refuse_reload(entry: dict[str, Any], step: int, hosted: bool) -> None:
 
     voting.vote(entry["seq"], voting.READY, False)
     reason = (
-        "the thread that runs the script came to no checkpoint, and what was asked behind it was not to wait any longer"
+        "the thread that runs the script passed no checkpoint, and later requests were waiting"
         if hosted
-        else "nobody runs the loop again: start it with 'spark-fast run' or spark.run()"
+        else "this process can't leave its loop and run new code: start it with 'spark-fast run' or spark.run()"
     )
     answer(entry, step, "refused", reason)
 

@@ -15,7 +15,10 @@ import psutil
 
 from tests.campaign.disk import own_mounts
 from tests.campaign.jobs import JOBS
+from tests.campaign.one_host import OneHost
+from tests.campaign.others import edits, given_bad_inputs
 from tests.campaign.tally import Finding, Tally, write
+from tests.campaign.two_hosts import TwoHosts
 
 __all__ = ["KINDS", "campaign", "main"]
 
@@ -90,21 +93,13 @@ def run_job(number: int, kind: str, seconds: float, tally: Tally, *, mounts: boo
 def _live(number: int, kind: str, seconds: float, folder: Path, tally: Tally, *, mounts: bool) -> list[str]:
     seed = tally.seed * 1_000_003 + number
     if kind == "hosts":
-        from tests.campaign.two_hosts import TwoHosts
-
         hosts = TwoHosts(folder, seed, tally)
         hosts.live(seconds)
         return hosts.wrong
     if kind == "inputs":
-        from tests.campaign.others import given_bad_inputs
-
         return given_bad_inputs(folder, seed, seconds, tally)
     if kind == "edits":
-        from tests.campaign.others import edits
-
         return edits(folder, seed, seconds, tally)
-    from tests.campaign.one_host import OneHost
-
     job = OneHost(kind, folder, seed, tally, with_page=number % _PAGE_EACH == 0, mounts=mounts)
     job.live(seconds)
     return job.wrong

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import spark_fast.cli.app  # noqa: F401 # once, and not in each forked process
 from spark_fast import client
+from spark_fast.cli import main
 from tests.campaign.senders import Page
 
 __all__ = ["bad_api", "bad_cli", "bad_mail", "bad_page"]
@@ -59,10 +61,8 @@ def _run_cli(path: Path, words: list[str]) -> None:
         os.dup2(fd, 1)
         os.dup2(fd, 2)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115
         sys.argv = ["spark-fast", *words]
-        from spark_fast.cli import main
-
         code: object = main()
     except SystemExit as error:
         code = error.code

@@ -102,6 +102,9 @@ class OneHost:
             end = time.monotonic() + seconds
             next_reading = 0.0
             while time.monotonic() < end:
+                if not pids_of(run):
+                    self._is("the job lives under attack", [f"it is {run}: {job.err()[-3000:]}"])
+                    return
                 while len(self._senders) < _SENDERS:
                     self._send(job, run)
                 names = [name for name in _FAULTS if self._can(name, job)]
@@ -159,14 +162,14 @@ class OneHost:
             self._suspended.suspend(self.chance.choice(self._senders).pid, self.chance.random())
             self._count("fault", "controller suspended")
         elif name == "suspend rank":
-            self._suspended.suspend(self.chance.choice(pids_of(run)), self.chance.random())
+            self._suspended.suspend(self._rank_of(run), self.chance.random())
             self._count("fault", "rank suspended")
         elif name == "limit":
             what = self.chance.choice(list(self._limited))
             number, limit = self._limited[what]
             if number == resource.RLIMIT_FSIZE:
                 self._no_room_since = min(self._no_room_since, time.monotonic())
-            self._limits.lower(self.chance.choice(pids_of(run)), number, limit, 0.2 + self.chance.random())
+            self._limits.lower(self._rank_of(run), number, limit, 0.2 + self.chance.random())
             self._count("fault", what)
         elif name == "fill disk":
             assert self._disk is not None
@@ -178,6 +181,10 @@ class OneHost:
             self._lost_supervisor = True
             faults.kill([process.pid for process in job.launchers()])
             self._count("kill", "supervisors")
+
+    def _rank_of(self, run: client.Run) -> int:
+        """Return the process of a random rank: one that lives, where any does."""
+        return self.chance.choice(pids_of(run) or [rank.pid for rank in run.ranks])
 
     def _kill_and_start(self, job: Job, run: client.Run) -> None:
         assert self._victim is not None
@@ -283,7 +290,7 @@ class OneHost:
         answers = list(answers_of(self.folder))
         for answer in answers:
             self._count("request", answer.channel)
-            self._count("answer", answer.state)
+            self._count("answer", answer.short)
         whole = [rank for rank in range(job.count) if rank != self._victim]
         told = {rank: self._told.get(rank) or job.told(rank) for rank in whole}
         self._is("no request hangs, no client crashes", checks.crashes(answers))

@@ -92,6 +92,13 @@ class Answer:
     answered: float = float("inf")
 
     @property
+    def short(self) -> str:
+        """The state; of an error also its type, or the status of the page's answer."""
+        if self.state != "error":
+            return self.state
+        return f"{self.state} ({self.reason.split()[0].rstrip(':')})"
+
+    @property
     def nothing_done(self) -> bool:
         """Whether it counts as applied because there was nothing to do."""
         return self.reason.startswith("nothing to do")

@@ -19,16 +19,21 @@ from typing import Any
 
 import pytest
 
-from spark_fast import _core, client, descriptors, homes, hosts, private_files, run_folder, safe_paths
+from spark_fast import _core, client, descriptors, homes, private_files, run_folder, safe_paths
 from spark_fast.errors import FolderRefusedError, SegmentError, StoreError
 from spark_fast.hosts import asking
 from spark_fast.hosts import folder as host_files
 from spark_fast.own_process import own_command
+from spark_fast.ui.detail import Lookout
+from spark_fast.ui.polling import Poller
+from spark_fast.ui.sent import Sent
+from spark_fast.ui.threads import Threads
 from tests.support import DEADLINE, LOOP, Child, until
 
-pytestmark = [pytest.mark.process, pytest.mark.tier("fast")]
+pytestmark = pytest.mark.process
 
-NOBODY = 65534
+OTHER = 65534 if os.geteuid() != 65534 else 65533
+"""The other user, which need not exist."""
 ROOT = os.geteuid() == 0
 PRECIOUS = "mine alone\n"
 
@@ -51,7 +56,7 @@ def _nothing_hangs() -> Iterator[None]:
 def give(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
     """Makes a file another user's."""
     if ROOT:
-        return lambda path: os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+        return lambda path: os.chown(path, OTHER, OTHER, follow_symlinks=False)
     given: list[tuple[int, int]] = []
 
     def looked_through(look: Callable[..., os.stat_result]) -> Callable[..., os.stat_result]:
@@ -59,7 +64,7 @@ def give(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
             found = look(*arguments, **options)
             if (found.st_dev, found.st_ino) not in given:
                 return found
-            return os.stat_result((*found[:4], NOBODY, *found[5:]))
+            return os.stat_result((*found[:4], OTHER, *found[5:]))
 
         return seen
 
@@ -76,7 +81,7 @@ def give(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
 def attack(code: str) -> None:
     """Runs code as another user, where this one may; else as this user, who can do to this folder what another could
     do to one that it may write into."""
-    become = f"import os; os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})" if ROOT else ""
+    become = f"import os; os.setgroups([]); os.setgid({OTHER}); os.setuid({OTHER})" if ROOT else ""
     subprocess.run([sys.executable, "-I", "-c", f"{become}\n{textwrap.dedent(code)}"], check=True, timeout=DEADLINE)
 
 
@@ -154,7 +159,7 @@ def test_what_is_not_a_file_of_ours_is_refused_by_the_core(tmp_path: Path, make:
 def test_a_file_of_another_user_is_refused(tmp_path: Path, give: Callable[[Path], None]) -> None:
     (tmp_path / "file").write_text("theirs")
     give(tmp_path / "file")
-    with pytest.raises(FolderRefusedError, match=f"a file of uid {NOBODY}"):
+    with pytest.raises(FolderRefusedError, match=f"a file of uid {OTHER}"):
         descriptors.open_own(tmp_path / "file", os.O_RDONLY)
     with private_files.opened(_private(tmp_path / "mine")) as folder:
         (tmp_path / "file").rename(tmp_path / "mine" / "file")
@@ -241,6 +246,53 @@ def test_what_can_not_be_opened_is_neither_taken_for_dead_nor_removed(
         assert (home / ".supervisor-test").exists()
         os.close(lock)
         assert client.attach("test").status == "running"
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_the_page_shows_a_run_that_can_not_be_looked_at_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    with Child(tmp_path) as child:
+        child.run()
+        threads = Threads()
+        poller, lookout = Poller(threads), Lookout("test", threads, Sent())
+        assert [*poller._look()[1]] == ["test"]
+        assert lookout._look()[0] is not None
+        fresh = Lookout("test", threads, Sent())
+
+        def refusing(path: str, *_: Any, **__: Any) -> int:
+            raise OSError(number, os.strerror(number), path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", refusing)
+            _, found, error, _ = poller._look()
+            assert [str(seen.summary["status"]) for seen in found.values()] == ["running"]
+            assert error is not None and os.strerror(number) in error
+            for look in (lookout, fresh):  # else it would tell the page that the run is gone
+                look._run = None
+                with pytest.raises(OSError, match=os.strerror(number)):
+                    look._look()
+        assert [*poller._look()[1]] == ["test"]
+        assert poller._look()[2] is None
+
+
+def test_ps_says_which_place_is_refused_and_lists_the_runs_of_the_other(
+    tmp_path: Path, two: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from spark_fast.cli.app import ps
+
+    first, _ = two
+    first.touch()
+    with Child(tmp_path, _in_two(*two)) as child:
+        until((two[1] / "test").exists)
+        child.run()
+        ps(everything=False, as_json=True)
+    printed = capsys.readouterr()
+    assert '"id": "test"' in printed.out
+    assert f"refused {first}: found a file" in printed.err
+    first.unlink()
+    ps(everything=False, as_json=True)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("limit", range(3, 10))
@@ -356,7 +408,8 @@ def test_a_home_below_a_folder_of_another_user_is_refused(
 def test_a_link_on_the_way_is_followed_if_it_is_ours_and_what_it_leads_to_is_looked_at(
     tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch, give: Callable[[Path], None]
 ) -> None:
-    _private(tmp_path / "real" / "runs") if (tmp_path / "real").mkdir() else _private(tmp_path / "real" / "runs")
+    (tmp_path / "real").mkdir()
+    _private(tmp_path / "real" / "runs")
     (tmp_path / "link").symlink_to("real")
     monkeypatch.setenv("SPARK_FAST_HOME", str(tmp_path / "link" / "runs"))
     assert client.runs() == []
@@ -413,10 +466,10 @@ def test_a_folder_that_is_swapped_between_two_looks_is_refused(
     monkeypatch.setattr(os, "open", swapping)
     if swapped == "run":  # it is left out; asked for, it is refused
         assert client.runs() == []
-        with pytest.raises(FolderRefusedError, match=f"a folder of uid {NOBODY}"):
+        with pytest.raises(FolderRefusedError, match=f"a folder of uid {OTHER}"):
             client.attach("test")
     else:
-        with pytest.raises(FolderRefusedError, match=f"uid {NOBODY}"):
+        with pytest.raises(FolderRefusedError, match=f"uid {OTHER}"):
             client.remove_ended()
     assert (target / "precious").read_text() == PRECIOUS
 
@@ -506,6 +559,7 @@ def test_a_run_whose_first_place_is_taken_is_kept_and_found_in_the_second(
         with Child(tmp_path, _in_two(*two)) as child:
             run = child.run()
             assert run.folder == second / "test"
+            until(lambda: "warning" in child.err)
             assert child.err.count("warning") == 1
             assert f"refused {first}" in child.err and f"runs are kept in {second}" in child.err
             assert run.pause(timeout=10).fate.state == "applied"
@@ -605,13 +659,12 @@ def test_a_relay_imports_nothing_of_its_working_directory(tmp_path: Path, monkey
     monkeypatch.setenv("PYTHONPATH", f":{tmp_path / 'libraries'}:")
     place = host_files.HostPlace("tcp://127.0.0.1:1/x", "n", "host", 0, 1, 2, 0, 1.0, sys.executable, "")
     host_files.write_place(run, place)
-    started: list[tuple[list[str], dict[str, str]]] = []
-    monkeypatch.setattr(subprocess, "run", lambda command, env, **_: started.append((command, env)))
+    started: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: started.append(command))
     asking.ring(run)
-    [(command, env)] = started
+    [command] = started
     assert command[command.index(sys.executable) + 1] == "-P"
     assert asking._absolute_python_path() == [str(tmp_path / "libraries")]
-    assert hosts.ring is asking.ring
 
 
 def test_folders_are_made_for_their_owner_alone_whatever_the_umask_allows(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from spark_fast import hosts, launchers
 from spark_fast.hosts import folder as files
 from spark_fast.hosts.secret import (
     NONE,
@@ -94,10 +95,10 @@ def folder(file: Path) -> None:
 UNSAFE: dict[str, tuple[Callable[[Path], object], str]] = {
     "others may read it": (lambda file: file.chmod(0o604), "has mode 0604"),
     "the group may write it": (lambda file: file.chmod(0o620), "has mode 0620"),
-    "a link": (linked, "can't be opened"),
-    "two names": (named_twice, "has 2 names"),
-    "a pipe": (pipe, "is no regular file"),
-    "a folder": (folder, "is no regular file"),
+    "a link": (linked, "found a symbolic link"),
+    "two names": (named_twice, "mode 0600 and 2 names"),
+    "a pipe": (pipe, "found a named pipe"),
+    "a folder": (folder, "found a folder"),
     "short": (lambda file: file.write_text("short"), "holds 5 bytes: a secret has 16"),
     "empty": (lambda file: file.write_text(""), "holds 0 bytes"),
     "long": (lambda file: file.write_text("x" * 5000), "a secret has 16 to 4096"),
@@ -119,7 +120,7 @@ def test_a_file_that_others_could_have_read_or_written_is_not_used(file: Path, u
 
 def test_a_file_of_another_user_is_not_used(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: file.stat().st_uid + 1)
-    with pytest.raises(SecretRefusedError, match="belongs to uid"):
+    with pytest.raises(SecretRefusedError, match="found a file of uid"):
         find({"SPARK_FAST_SECRET_FILE": str(file)})
 
 
@@ -162,6 +163,18 @@ def test_the_run_folder_keeps_the_key_of_this_start_alone(tmp_path: Path) -> Non
         remove_key(fd)
         assert read_key(fd, key_id(one), tmp_path) is None
     assert SECRET not in key_id(one) and one.hex()[:16] != key_id(one)
+
+
+def test_a_start_of_the_job_goes_into_no_session_of_a_start_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MASTER_ADDR", raising=False)  # no store is known, so that no relay starts
+    monkeypatch.delenv("SPARK_FAST_STORE", raising=False)
+    tmp_path.chmod(0o700)
+    with files.opened(tmp_path, create=True) as fd:
+        files.write_object(fd, files.SESSION, {"session": "a" * 32, "key": "b"})
+    hosts.start(tmp_path, launchers.Place("test", 0, 2, 0, 1, "job"))
+    assert not (tmp_path / "hosts" / files.SESSION).exists()
 
 
 def test_a_run_that_an_older_version_has_begun_counts_as_unprotected(tmp_path: Path) -> None:

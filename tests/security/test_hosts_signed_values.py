@@ -1,6 +1,7 @@
 """What another user, who reaches the store of a job, can make its hosts believe: nothing."""
 
 import secrets
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -118,6 +119,18 @@ def test_what_another_user_writes_is_as_good_as_absent(both: tuple[Host, Host], 
     assert two.refusals.count == 5 and two.refusals.first == key
 
 
+def test_a_wait_for_a_value_is_not_ended_by_a_foreign_one(both: tuple[Host, Host]) -> None:
+    one, two = both
+    two.raw.set(two.place("log/1"), b"foreign")
+    found: list[bytes | None] = []
+    waiting = threading.Thread(target=lambda: found.append(two.store.wait("log/1", 60.0)))
+    waiting.start()
+    until(lambda: two.refusals.count, "it has met the foreign value", 5.0)
+    assert one.store.compare_set("log/1", None, REQUEST) == REQUEST
+    waiting.join(60.0)
+    assert found == [REQUEST]
+
+
 @pytest.mark.parametrize("key", KEYS)
 def test_what_another_user_has_written_does_not_keep_a_host_from_putting_its_value(
     both: tuple[Host, Host], key: str
@@ -186,6 +199,9 @@ def test_an_answer_to_one_request_is_none_to_another_that_takes_its_number(job: 
     three.store.set("low/1/2", b'{"low":9}')
     assert one.store.get("low/1/2") is None and two.store.get("low/1/2") is None
     assert two.store.get("target/1") == b'{"target":3}'
+    # Who has read the first one goes on to mean it, also after a look at the other.
+    assert one.store.get("log/1") == OTHER
+    assert one.store.get("low/1/1") == b'{"low":3}' and one.store.get("low/1/2") is None
 
 
 def test_what_a_host_said_before_is_refused_once_it_has_said_more(both: tuple[Host, Host]) -> None:
@@ -198,6 +214,10 @@ def test_what_a_host_said_before_is_refused_once_it_has_said_more(both: tuple[Ho
     assert two.store.get("state/0") is None
     one.store.set("state/0", b'{"count":3}')
     assert two.store.get("state/0") == b'{"count":3}'
+    newer = bytearray(old)
+    newer[len(old) - len(b'{"count":1,"ended":true}') - 8] = 0xFF  # the version
+    one.raw.set(one.place("state/0"), bytes(newer))
+    assert two.store.get("state/0") is None
 
 
 def test_a_host_decides_a_request_once_whatever_the_store_loses(job: Job) -> None:
@@ -212,6 +232,20 @@ def test_a_host_decides_a_request_once_whatever_the_store_loses(job: Job) -> Non
     assert again.store.compare_set("target/1", None, b'{"target":5}') == b'{"target":9}'
     again.store.compare_set("log/2", None, OTHER)
     assert again.store.compare_set("target/2", None, b'{"target":5}') == b'{"target":5}'
+
+
+def test_a_value_is_put_where_a_foreign_one_is_removed_in_the_same_moment(both: tuple[Host, Host]) -> None:
+    one, two = both
+    swap = one.raw.compare_set
+    one.raw.set(one.place("log/1"), b"foreign")
+
+    def race(key: str, expected: bytes | None, desired: bytes) -> bytes:
+        if expected is not None:
+            one.raw.delete(key)
+        return swap(key, expected, desired)
+
+    one.raw.compare_set = race  # type: ignore[method-assign]
+    assert one.store.compare_set("log/1", None, REQUEST) == REQUEST == two.store.get("log/1")
 
 
 def test_another_user_who_keeps_writing_only_keeps_the_hosts_from_working(both: tuple[Host, Host]) -> None:
@@ -334,9 +368,21 @@ def test_a_relay_that_is_started_again_stays_in_its_session(job: Job, both: tupl
     ident = both[0].join()
     for host in both:
         host.entrance.close()
+    job.raw.delete(*(key for key in list(job.raw.values) if key.startswith("hello/")))
     again = [job.host(0), job.host(1)]
     assert [host.join() for host in again] == [ident, ident]
     assert not again[0].entrance.must_renew
+    # The leader's next relay knows whom the one before has admitted.
+    again[1].entrance.end()
+    with pytest.raises(StoreGoneError, match="has not answered this one yet"):
+        job.host(1).join()
+    until(lambda: again[0].entrance.must_renew, "the leader to be told", 5.0)
+
+
+def test_a_session_that_another_key_has_begun_is_not_kept(job: Job, both: tuple[Host, Host]) -> None:
+    assert both[1].entrance.session is not None
+    assert job.host(1, key=key_of("another secret of the job")).entrance.session is None
+    assert job.host(1).entrance.session is not None
 
 
 def test_a_host_that_comes_back_brings_all_into_a_new_session(job: Job, both: tuple[Host, Host]) -> None:

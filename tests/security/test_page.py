@@ -1,10 +1,13 @@
 """Attacks on the web page's server by other users of the machine, and by pages of theirs in the owner's browser."""
 
 import logging
+import resource
 import socket
 import ssl
+import threading
+from collections import deque
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
@@ -61,6 +64,33 @@ def test_connections_without_the_token_do_not_keep_its_owner_out(server: Served,
         assert len(server.server.unauthenticated) <= LIMIT
         # The oldest one made room.
         assert _is_closed(first)
+
+
+def test_the_owner_gets_in_during_a_flood_of_connections(home: Path) -> None:
+    over = threading.Event()
+
+    def flood(port: int) -> None:
+        held: deque[socket.socket] = deque()
+        while not over.is_set():
+            held.append(socket.create_connection(("127.0.0.1", port), timeout=DEADLINE))
+            with suppress(ConnectionError):  # it was closed for a later one
+                held[-1].sendall(HALF)
+            if len(held) > 300:
+                held.popleft().close()
+        for each in held:
+            each.close()
+
+    with served() as server:
+        thread = threading.Thread(target=flood, args=(server.port,))
+        thread.start()
+        try:
+            until(lambda: len(server.server.unauthenticated) >= 100, "the flood")
+            for _ in range(6):
+                known = {"authorization": f"Bearer {server.keys.token}", "connection": "close"}
+                assert httpx.get(f"{server.base}/api/runs", headers=known, timeout=DEADLINE).status_code == 200
+        finally:
+            over.set()
+            thread.join()
 
 
 def test_a_client_that_has_shown_the_token_is_never_closed_for_others(server: Served) -> None:
@@ -248,6 +278,16 @@ def test_the_printed_address_of_a_wildcard_is_one_of_this_machine(wildcard: str)
 
 
 # --- the parts ---
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"), [(resource.RLIM_INFINITY, 128), (1 << 20, 128), (1024, 128), (256, 64), (8, 2), (1, 1)]
+)
+def test_unauthenticated_connections_leave_most_files_to_the_runs(
+    monkeypatch: pytest.MonkeyPatch, files: int, limit: int
+) -> None:
+    monkeypatch.setattr(connections.resource, "getrlimit", lambda _: (files, files))
+    assert connections.limit_by_files() == limit
 
 
 def test_the_address_with_the_most_connections_makes_room() -> None:

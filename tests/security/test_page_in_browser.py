@@ -12,6 +12,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from spark_fast.cli import web
 from tests.served import Served, launch, opened
 from tests.support import Child
 from tests.ui_support import EXPOSING
@@ -220,6 +221,18 @@ def test_an_address_can_name_a_run_beside_the_token(browser: Browser, served: Se
     assert page.url == f"{base_of(served)}/#/runs/nobody"
 
 
+def test_the_file_that_opens_the_browser_leads_to_the_page(
+    browser: Browser, served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files: list[str] = []
+    monkeypatch.setattr(web.webbrowser, "open", lambda address: not files.append(address))
+    web._open(served.address, tmp_path)
+    page = browser.new_context().new_page()
+    page.goto(files[0])
+    page.wait_for_url(f"{base_of(served)}/#/")
+    is_let_in(page)
+
+
 def test_a_link_opens_in_another_tab(browser: Browser, served: Served, tmp_path: Path) -> None:
     with Child(tmp_path) as child:
         child.run()
@@ -268,7 +281,7 @@ def test_a_token_that_was_refused_is_sent_no_more_and_the_new_address_lets_all_t
     served.end()
     with Served(tmp_path / "ui", port) as another:
         for each in (page, second):
-            expect(each.locator("#lost-words")).to_contain_text("takes this page's token no more")
+            expect(each.locator("#lost-words")).to_contain_text("does not know this page's token")
         sent: list[str] = []
         page.on("request", lambda request: sent.append(json.dumps(request.all_headers())))
         page.goto(another.address)  # only the fragment differs, so the page is not loaded anew

@@ -161,7 +161,7 @@ export class Stream {
     const since = this.lostSince === null ? null : clock(this.lostSince);
     if (this.locked) {
       if (since === null) return "This page needs its server's token. Open the address that spark-fast ui printed, or paste it here.";
-      return `The server takes this page's token no more: it was started anew. Open the address that it printed, or paste it here; this page then catches up. What stands here is from ${since}.`;
+      return `The server was started anew, and does not know this page's token. Open the address that it printed, or paste it here; this page then catches up. What stands here is from ${since}.`;
     }
     if (since === null) return "The server does not answer. Trying again…";
     return `Lost the server at ${since}. What stands here is from then, and the runs go on without it. Trying again…`;
