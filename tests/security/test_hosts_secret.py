@@ -120,7 +120,7 @@ def test_a_file_that_others_could_have_read_or_written_is_not_used(file: Path, u
 
 def test_a_file_of_another_user_is_not_used(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: file.stat().st_uid + 1)
-    with pytest.raises(SecretRefusedError, match="found a file of (uid|user)"):
+    with pytest.raises(SecretRefusedError, match=r"found a file of (uid|user)"):
         find({"SPARK_FAST_SECRET_FILE": str(file)})
 
 
