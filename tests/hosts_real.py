@@ -132,7 +132,7 @@ class Host:
         """The host's relay, if it has one that holds the lock."""
         for process in psutil.process_iter(["cmdline"]):
             words = process.info["cmdline"] or []
-            if words[1:3] == ["-m", "spark_fast.hosts"] and words[-1] == str(self.run):
+            if words[2:4] == ["-m", "spark_fast.hosts"] and words[-1] == str(self.run):
                 return process
         return None
 

@@ -71,7 +71,7 @@ class Job:
         return [
             process
             for process in psutil.process_iter(["cmdline"])
-            if (process.info["cmdline"] or [])[1:3] == ["-m", "spark_fast.hosts"]
+            if (process.info["cmdline"] or [])[2:4] == ["-m", "spark_fast.hosts"]
             and process.info["cmdline"][-1] in {str(home / "job") for home in self.homes}
         ]
 

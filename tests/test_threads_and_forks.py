@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from spark_fast import client, private_files, run_folder
+from spark_fast.homes import opened_homes
 from spark_fast.ui import polling, sent
 from spark_fast.worker import persisting, report
 from tests.reloading import Edited
@@ -28,12 +29,8 @@ EXPOSING = LOOP.replace("while", "spark.expose(lr=0.5)\nwhile", 1)
 @contextmanager
 def home_locked() -> Iterator[None]:
     """Somebody makes or removes runs: those that want to must wait."""
-    home = run_folder.open_home(create=True)
-    try:
-        with run_folder._home_locked(home, DEADLINE):
-            yield
-    finally:
-        os.close(home)
+    with opened_homes(create=True) as found, run_folder._home_locked(found[0], DEADLINE):
+        yield
 
 
 def sleeps(pid: int) -> bool:
