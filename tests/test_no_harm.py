@@ -462,3 +462,15 @@ def test_a_script_that_fails_where_no_file_can_be_opened_waits_and_is_paused_lat
         go.unlink()
         assert run.resume(timeout=30).fate.state == "applied"
         training.steps_on(run)
+
+
+def test_a_signal_stops_a_script_that_failed_where_no_file_can_be_opened(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    with Edited(tmp_path, KEEPS, GO=str(go), SPARK_FAST_ON_ERROR="park") as training:
+        training.run()
+        _may_open(training, 3)
+        go.touch()
+        until(lambda: "is paused as soon as a file can be opened" in training.err, training.err)
+        os.kill(training.pid, signal.SIGTERM)
+        assert training.ended() == 1, training.err
+        assert "ValueError: a fault of the script" in training.err.splitlines()

@@ -120,7 +120,7 @@ class ErrorPark:
             raise self.error
 
     def _ask_pause(self, seconds: float) -> int | None:
-        """Append the pause; return its number in the log, None if it is not in it.
+        """Append the pause; return its number in the log, None if a stop takes its place.
 
         Where no file can be opened for now, try again each second. The code that failed would fail again at once.
 
@@ -141,6 +141,8 @@ class ErrorPark:
                     report.warn(f"the run waits, and is paused as soon as a file can be opened: {error}")
                 told = True
                 time.sleep(_AGAIN)
+                if session.stops_alone() is not None:
+                    return None  # the next checkpoint raises the stop that a signal asked for
 
     def end(self, *, new_code: bool) -> list[str]:
         """The code is about to be tried again: puts the places of its loops back, and ends the pause.
