@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 CC ?= cc
-# Test files that are run side by side: their processes wait most of the time.
-JOBS ?= 2
+# Tests that are run side by side, three for each processor: their processes wait most of the time.
+JOBS ?= $(shell expr 3 '*' $$(nproc 2>/dev/null || echo 2))
 # Of the campaign: how long, and what its jobs and faults are drawn from.
 HOURS ?= 1
 SEED ?= 1
@@ -33,7 +33,8 @@ $(VENV)/made: $(CORE)
 	touch $@
 
 $(VENV)/made-demo: $(VENV)/made
-	$(PIP) --no-build-isolation --editable '.[demo]'
+	$(BIN)/python -m tests.extra demo > $(VENV)/demo.txt
+	$(PIP) --requirement $(VENV)/demo.txt
 	touch $@
 
 $(VENV)/made-fast: $(VENV)/made tests/requirements-fast.txt
@@ -66,7 +67,7 @@ demo: $(VENV)/made-demo  ## a training that another process pauses, advances, re
 	$(BIN)/spark-fast demo
 
 # tests/tiers.py says which tests are in which tier.
-PYTEST = $(BIN)/python -m pytest tests --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+PYTEST = $(BIN)/python -m pytest tests --numprocesses $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 test-fast: $(VENV)/made-fast  ## the quick tests, for after each change: one to two minutes
 	$(PYTEST) --tier fast

@@ -127,6 +127,7 @@ def _round_trips(folder: Path, address: str, count: int, rounds: int) -> RoundTr
             home = folder / f"home{count}-{rank}"
             env = environment(home) | {
                 "SPARK_FAST_RUN": "job", "SPARK_FAST_STORE": f"{address}/bench{count}",
+                "SPARK_FAST_SECRET": "the secret of the benchmark",
                 "RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": "0",
                 "LOCAL_WORLD_SIZE": "1", "SPARK_FAST_JOB": f"bench{count}-{rank}",
             }  # fmt: skip

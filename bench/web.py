@@ -74,7 +74,7 @@ def _server(folder: Path) -> Iterator[tuple[int, int, str]]:
         assert process.stdout is not None
         address = urlsplit(process.stdout.readline().strip())
         assert address.port is not None
-        yield process.pid, address.port, address.query.partition("=")[2]
+        yield process.pid, address.port, address.fragment.partition("=")[2]
     finally:
         process.terminate()
         process.communicate()

@@ -109,11 +109,10 @@ sf_board_create(const char *path)
     memset(sf_board.own, 0, sizeof sf_board.own);
     sf_board.base = NULL;
     sf_board.size = sf_board.mapped = 0;
-    sf_board.fd = sf_open(making, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW, 0600);
-    if (sf_board.fd < 0) {
-        rc = -errno;
+    rc = sf_open_own(making, O_CREAT | O_EXCL | O_RDWR, 0600);
+    if (rc < 0)
         goto done;
-    }
+    sf_board.fd = rc;
     rc = grow(SF_REGIONS_OFFSET);
     if (rc < 0)
         goto fail;

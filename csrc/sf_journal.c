@@ -106,6 +106,29 @@ sf_journal_set(struct sf_journal *journal, const char *path, const char *header,
     return 0;
 }
 
+/* Opens the file and writes the header. 0 or -errno; then the journal is given up. */
+static int
+begin(struct sf_journal *journal)
+{
+    int fd = sf_open_own(journal->path, O_WRONLY | O_CREAT | O_APPEND, 0600);
+    int error = fd < 0 ? -fd : write_whole(fd, journal->header, journal->header_size);
+
+    journal->fd = fd < 0 ? -1 : fd;
+    if (error != 0)
+        give_up(journal, error);
+    return -error;
+}
+
+int
+sf_journal_continue(struct sf_journal *journal, const char *header, size_t header_size)
+{
+    char *path = journal->path == NULL ? NULL : strdup(journal->path);
+    int rc = path == NULL ? -ENOMEM : sf_journal_set(journal, path, header, header_size);
+
+    free(path);
+    return rc < 0 ? rc : begin(journal);
+}
+
 void
 sf_journal_append(struct sf_journal *journal, const struct sf_entry *entry, uint32_t rank, uint64_t step)
 {
@@ -117,18 +140,8 @@ sf_journal_append(struct sf_journal *journal, const struct sf_entry *entry, uint
 
     if (journal->path == NULL || journal->broken)
         return;
-    if (journal->fd < 0) {
-        journal->fd = sf_open(journal->path, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW, 0600);
-        if (journal->fd < 0) {
-            give_up(journal, errno);
-            return;
-        }
-        error = write_whole(journal->fd, journal->header, journal->header_size);
-        if (error != 0) {
-            give_up(journal, error);
-            return;
-        }
-    }
+    if (journal->fd < 0 && begin(journal) < 0)
+        return;
     end = line + sprintf(line,
                          "{\"rank\": %u, \"step\": %llu, \"time\": %lld.%09lld, \"kind\": \"%s\", "
                          "\"id\": \"%016llx\", \"sender\": \"",

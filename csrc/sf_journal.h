@@ -21,6 +21,10 @@ struct sf_journal {
 /* From here on lines go to `path`, which is made with the first of them. 0 or -ENOMEM; then nothing has changed. */
 int sf_journal_set(struct sf_journal *journal, const char *path, const char *header, size_t header_size);
 
+/* Goes on in a new file of the same path, which is made at once and begins with `header`. The caller has renamed the
+ * file that was there. 0 or -errno; then nothing is written any more, but for -ENOMEM, where nothing has changed. */
+int sf_journal_continue(struct sf_journal *journal, const char *header, size_t header_size);
+
 /* Appends the line of an entry that `rank` applies at `step`. Never fails: a journal that can't be written is given up,
  * and sf_journal_error() says why, once. */
 void sf_journal_append(struct sf_journal *journal, const struct sf_entry *entry, uint32_t rank, uint64_t step);

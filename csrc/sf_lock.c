@@ -103,8 +103,8 @@ sf_lock_open(const char *path)
     int fd, rc;
 
     pthread_mutex_lock(&fork_mutex);
-    fd = sf_open(path, O_RDWR | O_NOFOLLOW, 0);
-    rc = fd < 0 ? -errno : sf_fork_close(fd);
+    fd = sf_open_own(path, O_RDWR, 0);
+    rc = fd < 0 ? fd : sf_fork_close(fd);
     if (rc < 0 && fd >= 0)
         close(fd);
     pthread_mutex_unlock(&fork_mutex);

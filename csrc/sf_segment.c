@@ -112,9 +112,10 @@ sf_segment_create(struct sf_segment *segment, const char *path, uint32_t slot_co
 
     if (unlink(making) != 0 && errno != ENOENT)
         return -errno;
-    segment->fd = sf_open(making, O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW, 0600);
-    if (segment->fd < 0)
-        return -errno;
+    rc = sf_open_own(making, O_CREAT | O_EXCL | O_RDWR, 0600);
+    if (rc < 0)
+        return rc;
+    segment->fd = rc;
     SF_POINT("create:opened");
     /* All blocks now: on a full disk this fails here, and not as a fault at a store weeks later. */
     while ((rc = -posix_fallocate(segment->fd, 0, (off_t)SF_FILE_SIZE(slot_count))) == -EINTR)
@@ -157,9 +158,10 @@ sf_segment_open(struct sf_segment *segment, const char *path)
     if (strlen(path) >= sizeof segment->path)
         return -ENAMETOOLONG;
     strcpy(segment->path, path);
-    segment->fd = sf_open(path, O_RDWR | O_NOFOLLOW, 0);
-    if (segment->fd < 0)
-        return -errno;
+    rc = sf_open_own(path, O_RDWR, 0);
+    if (rc < 0)
+        return rc;
+    segment->fd = rc;
     rc = sf_read_view(segment->fd, &view);
     if (rc == 0)
         rc = map(segment, SF_FILE_SIZE(view.slot_count), view.slot_count);

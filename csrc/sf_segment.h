@@ -14,6 +14,7 @@
 #define SF_EGONE 4004       /* the file was removed, replaced or cut short after it was opened */
 #define SF_EFULL 4005       /* the log is full: some rank has applied nothing for a long time */
 #define SF_EBUSY 4006       /* another sender has held the log's lock for all the time allowed */
+#define SF_EFOREIGN 4007    /* not a regular file of this user with one name: another user may have put it there */
 
 /* One mapped control file. Sizes and counts are copies, checked when it was opened: the file may change under us. */
 struct sf_segment {

@@ -107,6 +107,8 @@ def main(args: argparse.Namespace) -> None:
         result = evaluate()
         if rank == 0:
             print(f"finished: {result['accuracy']:.1%} of {result['points']} points are placed rightly", flush=True)
+    # No rank leaves before all have saved: torchrun ends all ranks when one of them fails as it exits.
+    dist.barrier()
     dist.destroy_process_group()
 
 

@@ -70,7 +70,8 @@ def learn(config: dict[str, Any]) -> None:
         return {"points": int(counted[1]), "accuracy": float(counted[0] / counted[1])}
 
     def report(stopped: bool = False) -> None:
-        """All ranks report at the same step: Ray Train waits for each. The first brings the checkpoint."""
+        """All ranks report at the same step: Ray Train waits for each, so none leaves before the checkpoint, which the
+        first brings, is kept."""
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = None
             if rank == 0:

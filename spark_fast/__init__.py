@@ -38,6 +38,7 @@ def _pin_path(variable: str) -> None:
 
 # As early as can be: the script may leave the folder that it was started in.
 _pin_path("SPARK_FAST_HOME")
+_pin_path("SPARK_FAST_SECRET_FILE")
 _pin_path("SPARK_FAST_JOURNAL")
 
 checkpoint = _core.worker.checkpoint

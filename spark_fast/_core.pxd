@@ -134,6 +134,7 @@ cdef extern from "sf_journal.h" nogil:
         int fd
         uint64_t inner
     int sf_journal_set(sf_journal *journal, const char *path, const char *header, size_t header_size)
+    int sf_journal_continue(sf_journal *journal, const char *header, size_t header_size)
     int sf_journal_error(sf_journal *journal)
 
 cdef extern from "sf_worker.h" nogil:

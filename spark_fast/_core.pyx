@@ -565,6 +565,13 @@ cdef class Worker:
         if rc < 0:
             fail(rc, "journal", encoded)
 
+    def continue_journal(self, header: bytes) -> None:
+        """Goes on in a new file in the place of the one that was renamed. It is made at once, and begins with the
+        header. Raises OSError; then nothing is written down any more."""
+        cdef int rc = sf_journal_continue(sf_worker_journal(), header, len(header))
+        if rc < 0:
+            fail(rc, "journal", None)
+
     def journal_begun(self) -> bool:
         """Whether anything was written down."""
         return sf_worker_journal().fd >= 0

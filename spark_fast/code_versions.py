@@ -8,6 +8,8 @@
     current             the number of the version that runs
     spawned/<sha256>.py what processes execute that the worker spawns: see spark_fast/spawned.py
 
+The newest 256 versions are kept, and the one that runs.
+
 A worker writes all of it at its start, `loaded.jsonl` and `current` later on; senders add versions. A version once
 written stays as it is. So whoever is killed at any point leaves a version whole or not at all, and all ranks read the
 same source for it, whatever happens to the files that it was made from.
@@ -29,7 +31,17 @@ from typing import Any, TypeVar
 from spark_fast import private_files
 from spark_fast.errors import CodeRefusedError, StoreError
 
-__all__ = ["SOURCE_MAX", "About", "Loaded", "Store", "Version", "digest_of", "this_python"]
+__all__ = [
+    "SOURCE_MAX",
+    "SPAWNED_MAX",
+    "VERSIONS_MAX",
+    "About",
+    "Loaded",
+    "Store",
+    "Version",
+    "digest_of",
+    "this_python",
+]
 
 SOURCE_MAX = 16 << 20
 """Bytes of a source at the most."""
@@ -42,6 +54,15 @@ _LOCK = ".lock"
 _BLOBS = "blobs"
 _VERSIONS = "versions"
 _SPAWNED = "spawned"
+
+VERSIONS_MAX = 256
+"""Versions that are kept, beside the one that runs."""
+SPAWNED_MAX = 256
+"""Scripts for spawned processes that are kept: one for each state of the code in which a process was spawned."""
+_PASSED_BY = 32
+"""By how many versions VERSIONS_MAX is passed before files are looked through."""
+_UNUSED = 600.0
+"""Seconds for which a source is kept that belongs to no version yet."""
 
 _RECORD_MAX = 64 << 20
 """Bytes of a record that is read: a project of a hundred thousand files takes a fifth of it."""
@@ -128,6 +149,7 @@ class Store:
         self._shown = self._folder / _CODE
         self._appending = threading.RLock()
         self._beside = False
+        self._recorded: dict[tuple[str, str], str] | None = None
 
     # --- for the worker ---
 
@@ -159,9 +181,14 @@ class Store:
         digest = self.put(source, path)
         if self._beside and any((line.path, line.digest) == (path, digest) for line in self.loaded()):
             return digest
-        line = _to_json({"module": module, "path": path, "digest": digest, "version": version})
-        with self._appending, private_files.opened(self._folder, _CODE) as code:
-            private_files.append_line(code, _LOADED, line)
+        with self._appending:
+            if self._recorded is None:  # what a process before this one has recorded
+                self._recorded = {(line.module, line.path): line.digest for line in self.loaded()}
+            if self._recorded.get((module, path)) != digest:
+                line = _to_json({"module": module, "path": path, "digest": digest, "version": version})
+                with private_files.opened(self._folder, _CODE) as code:
+                    private_files.append_line(code, _LOADED, line)
+                self._recorded[module, path] = digest
         return digest
 
     def make_first(self, sender: str = "") -> Version:
@@ -180,7 +207,12 @@ class Store:
         """Keeps a script for processes that the worker spawns; returns its path."""
         name = f"{digest_of(script)}.py"
         with private_files.opened(self._folder, _CODE, _SPAWNED, create=True) as folder:
-            private_files.write_whole(folder, name, script, replace=False)
+            if private_files.write_whole(folder, name, script, replace=False):
+                names = sorted(os.listdir(folder), key=lambda each: os.stat(each, dir_fd=folder).st_mtime)
+                for old in names[:-SPAWNED_MAX]:
+                    os.unlink(old, dir_fd=folder)
+            else:
+                os.utime(name, dir_fd=folder)  # it is not the oldest
         return str(self._shown / _SPAWNED / name)
 
     @property
@@ -248,11 +280,16 @@ class Store:
             with private_files.opened(self._folder, _CODE, _VERSIONS) as folder:
                 raw = private_files.read_whole(folder, name, _RECORD_MAX, self._shown / _VERSIONS)
         except FileNotFoundError:
-            raise StoreError(str(self._shown / _VERSIONS / name), f"there is no version {number}") from None
+            kept = f": the newest {VERSIONS_MAX} are kept" if self._is_pruned(number) else ""
+            raise StoreError(str(self._shown / _VERSIONS / name), f"there is no version {number}{kept}") from None
         found = self._parsed(raw, self._shown / _VERSIONS / name, _as_version)
         if found.number != number:
             raise StoreError(str(self._shown / _VERSIONS / name), f"it says that it is version {found.number}")
         return found
+
+    def _is_pruned(self, number: int) -> bool:
+        with private_files.opened(self._folder, _CODE, _VERSIONS) as folder:
+            return number <= max(_numbers(folder), default=0) - VERSIONS_MAX
 
     def versions(self) -> list[Version]:
         """All versions, oldest first."""
@@ -297,7 +334,9 @@ class Store:
                 there = os.stat(digest, dir_fd=blobs, follow_symlinks=False).st_size == len(source)
             except FileNotFoundError:
                 there = False
-            if not there:
+            if there:
+                os.utime(digest, dir_fd=blobs)  # no other sender removes it before it belongs to a version
+            else:
                 private_files.write_whole(blobs, digest, source)
         return digest
 
@@ -320,7 +359,29 @@ class Store:
             }
             if not private_files.write_whole(folder, f"{number}.json", _to_json(record), replace=False):
                 raise StoreError(str(self._shown / _VERSIONS), f"somebody made version {number} without waiting")
+            self._prune(folder)
             return version
+
+    def _prune(self, folder: int) -> None:
+        """Removes the oldest versions, but for the one that runs, and the sources that no version has any more.
+
+        Called in the senders' turn. Looks through the files only when VERSIONS_MAX is passed by some.
+        """
+        numbers = _numbers(folder)
+        if len(numbers) <= VERSIONS_MAX + _PASSED_BY:
+            return
+        current = self.current_number()
+        for number in numbers[:-VERSIONS_MAX]:
+            if number != current:
+                with suppress(FileNotFoundError):  # taken back meanwhile
+                    os.unlink(f"{number}.json", dir_fd=folder)
+        used = {digest for version in self.versions() for digest in version.files.values()}
+        used.update(line.digest for line in self.loaded())
+        with private_files.opened(self._folder, _CODE, _BLOBS) as blobs:
+            # A sender puts the sources before it makes the version.
+            for name in _older_than(blobs, time.time() - _UNUSED):
+                if _DIGEST.fullmatch(name) and name not in used:
+                    os.unlink(name, dir_fd=blobs)
 
     def discard(self, version: Version) -> None:
         """Takes back a version that nobody was asked to run."""
@@ -354,6 +415,11 @@ class Store:
 def this_python() -> str:
     """The version of this interpreter, as far as it says what source it compiles."""
     return f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def _older_than(folder: int, when: float) -> list[str]:
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in entries if entry.stat(follow_symlinks=False).st_mtime < when]
 
 
 def _numbers(folder: int) -> list[int]:

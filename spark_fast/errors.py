@@ -318,10 +318,10 @@ class SparkCallError(SparkRequestError):
 
 
 class SparkSetError(SparkRequestError, ValueError):
-    """An exposed value was not set.
+    """An exposed value was not set, nor any other that was to be set with it.
 
     Attributes:
-        name: of the value.
+        name: of the value; of several that the worker did not set, all names.
         traceback: of its setter, as Python prints it; empty where there is none.
     """
 
@@ -468,7 +468,7 @@ class ReplayRefusedError(JournalError):
         return f"the journal {self.path} can't be replayed: {self.reason}"
 
 
-_NOT_CONTROL, _LAYOUT, _CORRUPT, _GONE, _FULL, _BUSY = range(4001, 4007)
+_NOT_CONTROL, _LAYOUT, _CORRUPT, _GONE, _FULL, _BUSY, _FOREIGN = range(4001, 4008)
 
 _REASONS = {
     _NOT_CONTROL: "not a control file, or one that its maker did not finish",
@@ -477,7 +477,13 @@ _REASONS = {
     _GONE: "removed, replaced or cut short",
     _FULL: "its log is full: a rank has passed no checkpoint for a long time",
     _BUSY: "another sender has kept the log for too long; if it is suspended, continue or end it",
+    _FOREIGN: "not a regular file of yours with one name: another user may have put it there",
 }
+
+
+def describe_code(code: int) -> str:
+    """Return what the error number of a C function means: errno's numbers, and those of csrc/sf_segment.h."""
+    return _REASONS.get(code) or os.strerror(code)
 
 
 def from_code(code: int, call: str, path: str | None) -> Exception:
@@ -493,9 +499,9 @@ def from_code(code: int, call: str, path: str | None) -> Exception:
 def layout_error(path: str) -> LayoutError:
     """Names both layout versions and the file."""
     from spark_fast import __version__, _core
-    from spark_fast.descriptors import open_file
+    from spark_fast.descriptors import open_own
 
-    fd = open_file(path, os.O_RDONLY | os.O_NOFOLLOW)
+    fd = open_own(path, os.O_RDONLY)
     try:
         theirs = _core.read_layout_version(fd)
     finally:

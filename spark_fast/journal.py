@@ -3,7 +3,8 @@
     {"journal": 1, "run": …, "command": […], "directory": …, "started": …, "version": …, "python": …, "entry": …}
     {"rank": 0, "step": 120, "time": …, "kind": "pause", "id": …, "sender": …, "arg": 0, "duration": 0.0, "mail": ""}
     {…, "kind": "pause", …, "inner": 31}             the same at the 31st checkpoint of a function that was called there
-    {"payload": {"name": …, "value": …}, "id": …}    what a set brought; of a call: name, args and kwargs
+    {"payload": {"name": …, "value": …}, "id": …}    what a set brought; of several values: {"values": {name: value}};
+                                                     of a call: name, args and kwargs
                                                      (of a set that is short, its own line has this as "mail": the
                                                      reader adds the line)
     {"returned": id}                                 the call is over: what stands between was applied while it ran
@@ -15,10 +16,13 @@
     {"end": "stopped", "step": 900, "time": …}
 
 The worker's core writes the lines of requests (csrc/sf_journal.c), each before anybody is told that it was applied, so
-a worker that is killed leaves what it has done. A file is made with the first line: of a run that nobody asked for
-anything there is none. `entry` holds the script's path and source where it can be run again, else null.
+a worker that is killed leaves what it has done. A file in the user's folder of journals is made with the first line: of
+a run that nobody asked for anything there is none. One that was asked for by name is made at the start, empty.
+`entry` holds the script's path and source where it can be run again, else null.
 
-A file may hold the journals of several runs, one after the other: that of the last is read.
+A file may hold the journals of several runs, one after the other: that of the last is read. A journal that has grown
+has several files: see spark_fast/runfiles/journal_parts.py. The header of each but the first also has "part" and
+"before".
 """
 
 import json
@@ -33,10 +37,24 @@ from pathlib import Path
 from typing import Any
 
 from spark_fast import __version__
-from spark_fast.descriptors import open_file
-from spark_fast.errors import JournalError
+from spark_fast.descriptors import open_file, open_own
+from spark_fast.errors import FolderRefusedError, JournalError
+from spark_fast.runfiles import journal_parts
 
-__all__ = ["POINTER", "Journal", "append", "default_path", "find", "first_line", "folder", "lead", "of_folder", "read"]
+__all__ = [
+    "POINTER",
+    "Journal",
+    "append",
+    "default_path",
+    "find",
+    "first_line",
+    "folder",
+    "is_begun",
+    "lead",
+    "make",
+    "of_folder",
+    "read",
+]
 
 FORMAT = 1
 POINTER = "journal"
@@ -44,6 +62,8 @@ POINTER = "journal"
 _BEGINS = b'{"journal": '
 """How each header begins."""
 _SIZE_MAX = 1 << 30
+_PART = re.compile(r"(.+)\.[1-9][0-9]{0,8}")
+"""The name of the file of an older part."""
 _KINDS = ("pause", "resume", "stop", "reload", "advance", "set", "call")
 
 
@@ -56,12 +76,24 @@ class Journal:
         header: its first line.
         lines: the others.
         torn: whether the last line was left out, since it is not whole: its writer was killed, or the disk was full.
+        dropped: how many parts of its beginning are not there any more.
     """
 
     path: Path
     header: Mapping[str, Any]
     lines: list[dict[str, Any]] = field(repr=False)
     torn: bool
+    dropped: int = 0
+
+    @property
+    def loss(self) -> str | None:
+        """What is missing of its beginning, for people; None if nothing is."""
+        if not self.dropped:
+            return None
+        parts = "its first part is" if self.dropped == 1 else f"its first {self.dropped} parts are"
+        first = self.requests[0]["step"] if self.requests else None
+        begins = "" if first is None else f"; it begins at step {first}"
+        return f"{parts} not there any more, because a journal has a limit{begins}"
 
     @property
     def requests(self) -> list[dict[str, Any]]:
@@ -84,9 +116,9 @@ def default_path(run: str, started: float) -> Path:
 
 def find(run: str) -> Path | None:
     """The newest journal of a run of this name in the user's folder."""
-    shape = re.compile(re.escape(run) + r"-(\d{8}T\d{6})-\d+\.jsonl")
+    shape = re.compile(rf"({re.escape(run)}-(\d{{8}}T\d{{6}})-\d+\.jsonl)(?:\.\d+)?")
     try:
-        names = [(match[1], name) for name in os.listdir(folder()) if (match := shape.fullmatch(name))]
+        names = [(match[2], match[1]) for name in os.listdir(folder()) if (match := shape.fullmatch(name))]
     except FileNotFoundError:
         return None
     return folder() / max(names)[1] if names else None
@@ -103,8 +135,16 @@ def of_folder(run_folder: Path) -> Path | None:
         return None
 
 
-def first_line(run: str, command: list[str], started: float, entry: tuple[str, bytes] | None) -> bytes:
-    """The header of a new journal."""
+def first_line(
+    run: str,
+    command: list[str],
+    started: float,
+    entry: tuple[str, bytes] | None,
+    *,
+    part: int = 1,
+    before: int = 0,
+) -> bytes:
+    """The header of a new journal; of a part that continues another, with its place and the number of the other."""
     try:
         directory = os.getcwd()
     except FileNotFoundError:
@@ -119,6 +159,7 @@ def first_line(run: str, command: list[str], started: float, entry: tuple[str, b
             "version": __version__,
             "python": platform.python_version(),
             "entry": None if entry is None else _entry(*entry),
+            **({"part": part, "before": before} if part > 1 else {}),
         }
     )
 
@@ -129,20 +170,37 @@ def _entry(path: str, source: bytes) -> dict[str, str]:
     return {"path": path, "source": decode(source)}
 
 
+def make(path: Path) -> None:
+    """Make the file of a journal, empty, if there is none: then no other user can put another file there.
+
+    Raises JournalError if there is one that is not ours alone, OSError.
+    """
+    os.close(_opened(path, os.O_WRONLY | os.O_CREAT))
+
+
+def is_begun(path: Path) -> bool:
+    """Return whether anything was written into a journal. Raises OSError."""
+    newest = journal_parts.newest(path)
+    if newest is None:
+        return False
+    try:
+        status = os.stat(newest)
+    except FileNotFoundError:
+        return False
+    return not stat.S_ISREG(status.st_mode) or status.st_size > 0
+
+
 def lead(path: Path) -> bytes:
     """What is to stand before the header of a new journal: the end of a line, if the run before was cut short in one.
 
     Raises JournalError if what is there is no journal, OSError.
     """
     try:
-        fd = open_file(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        fd = _opened(path, os.O_RDONLY)
     except FileNotFoundError:
         return b""
     with open(fd, "rb") as file:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
-            raise JournalError(str(path), "it is no file of yours")
-        if status.st_size == 0:
+        if os.fstat(fd).st_size == 0:
             return b""
         if file.read(len(_BEGINS)) != _BEGINS:
             raise JournalError(str(path), "it is there, and is no journal")
@@ -153,9 +211,9 @@ def lead(path: Path) -> bytes:
 def append(path: str, line: Mapping[str, Any]) -> None:
     """Adds a line to a journal that is there, in one write; on a full disk all of it or nothing. Callers take turns.
 
-    Raises OSError.
+    Raises JournalError if the file is not ours alone, OSError.
     """
-    fd = open_file(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
+    fd = _opened(Path(path), os.O_WRONLY | os.O_APPEND)
     try:
         text = _encode(line)
         size = os.fstat(fd).st_size
@@ -166,12 +224,46 @@ def append(path: str, line: Mapping[str, Any]) -> None:
         os.close(fd)
 
 
+def _opened(path: Path, flags: int) -> int:
+    """A descriptor of a journal that is to be written: it may lie where other users can make files."""
+    try:
+        return open_own(path, flags)
+    except FolderRefusedError as error:
+        raise JournalError(str(path), f"it is no file of yours alone: {error.found}, {error.expected}") from None
+
+
 def _encode(line: Mapping[str, Any]) -> bytes:
     return json.dumps(line).encode() + b"\n"
 
 
 def read(path: Path) -> Journal:
-    """Reads a journal. Raises JournalError, which names the line, if it is none, or damaged before its last line."""
+    """Reads a journal, all of its parts as one. Raises JournalError, which names the line, if it is none, or damaged
+    before its last line."""
+    parts = [_read_part(journal_parts.newest(path) or path)]
+    while (earlier := _part_before(path, parts[-1])) is not None:
+        parts.append(earlier)
+    parts.reverse()
+    lines = [line for part in parts for line in part.lines]
+    dropped = parts[0].header.get("part", 1) - 1
+    return Journal(path, parts[0].header, _with_payloads(lines), any(part.torn for part in parts), dropped)
+
+
+def _part_before(path: Path, part: Journal) -> Journal | None:
+    """The part that this one continues, of the journal `path`; None if it is the first, or the other is not there."""
+    if "part" not in part.header:
+        return None
+    base = path.with_name(name[1]) if (name := _PART.fullmatch(part.path.name)) else part.path
+    places = [journal_parts.path_of(each, part.header["before"]) for each in (path, base)]
+    place = next((each for each in places if each.exists()), None)
+    if place is None:
+        return None
+    found = _read_part(place)
+    same = all(found.header.get(key) == part.header.get(key) for key in ("run", "started"))
+    return found if same and found.header.get("part", 1) == part.header["part"] - 1 else None
+
+
+def _read_part(path: Path) -> Journal:
+    """Reads one file of a journal."""
     try:
         fd = open_file(path, os.O_RDONLY | os.O_NONBLOCK)
         with open(fd, "rb") as file:
@@ -201,7 +293,7 @@ def read(path: Path) -> Journal:
     for number, line in enumerate(lines[1:], first + 2):
         if not _fits(line):
             raise JournalError(str(path), f"line {number} is damaged")
-    return Journal(path, header, _with_payloads(lines[1:]), torn)
+    return Journal(path, header, lines[1:], torn)
 
 
 def _with_payloads(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -236,6 +328,8 @@ def _fits_header(header: Mapping[str, Any]) -> bool:
         return False
     if not all(isinstance(word, str) for word in command):
         return False
+    if "part" in header and not (_is_count(header["part"]) and header["part"] > 1 and _is_count(header.get("before"))):
+        return False
     return entry is None or (
         isinstance(entry, dict) and all(isinstance(entry.get(name), str) for name in ("path", "source"))
     )
@@ -254,7 +348,9 @@ def _fits(line: Mapping[str, Any]) -> bool:
         )
     if "payload" in line:
         payload = line["payload"]
-        return isinstance(line.get("id"), str) and isinstance(payload, dict) and isinstance(payload.get("name"), str)
+        if not isinstance(line.get("id"), str) or not isinstance(payload, dict):
+            return False
+        return isinstance(payload.get("name"), str) or isinstance(payload.get("values"), dict)
     if "files" in line:
         return _is_count(line.get("code")) and isinstance(line.get("id"), str) and _are_texts(line["files"])
     if "failed" in line:

@@ -33,12 +33,14 @@ __all__ = [
     "discard_mail",
     "discard_stale_mail",
     "mail_name",
+    "prune_replies",
     "read_mail",
     "read_replies",
     "read_reply",
     "remove_reply",
     "send_mail",
     "stands_in_log",
+    "values_of",
     "write_mail",
     "write_reply",
 ]
@@ -55,6 +57,9 @@ _LOOKED_AT = 256
 """Files that are looked at for it at a time."""
 _LEFT = re.compile(r"[0-9a-f]{16}\.json|\.[0-9a-f]{16}\.json\.[0-9]+\.[0-9a-f]{8}")
 """Mail, and mail that was being written."""
+_REPLY = re.compile(r"[0-9a-f]{16}(\.[0-9]{1,9})?\.json")
+REPLIES_MAX = 256
+"""Requests whose answers are kept, whoever has written them."""
 _MAIL = "mail"
 _REPLIES = "replies"
 _TEXT_MAX = 256 << 10
@@ -171,6 +176,15 @@ def content_in_log(mail: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
+def values_of(content: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The values that a set brings, by name: of one "name" and "value", of several "values". None if it is damaged."""
+    if "values" not in content:
+        name = content.get("name")
+        return {name: content["value"]} if isinstance(name, str) and "value" in content else None
+    found = content["values"]
+    return found if isinstance(found, dict) and found else None
+
+
 def _parsed(raw: bytes) -> dict[str, Any] | None:
     try:
         found = json.loads(raw)
@@ -277,6 +291,28 @@ def remove_reply(folder: Path, ident: int, rank: int | None = None) -> None:
     """Forgets the answer to a request that the log has forgotten."""
     with suppress(OSError, FolderRefusedError), private_files.opened(folder, _REPLIES) as replies:
         os.unlink(_name(ident, rank), dir_fd=replies)
+
+
+def prune_replies(folder: Path) -> None:
+    """Removes the oldest answers where more than REPLIES_MAX requests have one: what ranks have left that were started
+    again, and what other hosts have sent. An answer that says that a function has begun stays."""
+    with suppress(OSError, FolderRefusedError), private_files.opened(folder, _REPLIES) as replies:
+        newest: dict[str, float] = {}
+        with os.scandir(replies) as entries:
+            for entry in entries:
+                if _REPLY.fullmatch(entry.name):
+                    ident = entry.name[:16]
+                    newest[ident] = max(newest.get(ident, 0.0), entry.stat(follow_symlinks=False).st_mtime)
+        if len(newest) <= REPLIES_MAX:
+            return
+        old = set(sorted(newest, key=lambda ident: newest[ident])[:-REPLIES_MAX])
+        for name in os.listdir(replies):
+            if _REPLY.fullmatch(name) and name[:16] in old:
+                rank = name.split(".")[1]
+                reply = read_reply(folder, int(name[:16], 16), int(rank) if rank.isdecimal() else None)
+                if reply is None or reply.state != "begun":
+                    with suppress(FileNotFoundError):  # another was quicker
+                        os.unlink(name, dir_fd=replies)
 
 
 def _name(ident: int, rank: int | None = None) -> str:

@@ -4,18 +4,15 @@ What is read may have been damaged or put there by anybody: every problem is a S
 """
 
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from spark_fast import _core
-from spark_fast.descriptors import open_file
+from spark_fast.descriptors import is_short, open_own, open_own_folder
 from spark_fast.errors import FolderRefusedError, StoreError
 
 __all__ = ["append_line", "locked", "opened", "read_whole", "write_whole"]
-
-_OPEN = os.O_NOFOLLOW
 
 
 @contextmanager
@@ -24,38 +21,23 @@ def opened(folder: Path, *names: str, create: bool = False) -> Iterator[int]:
 
     create: whether to make those below `folder` that are not there.
 
-    Raises FileNotFoundError if one is not there, FolderRefusedError if one can't be trusted.
+    Raises FileNotFoundError if one is not there, FolderRefusedError if one can't be trusted, another OSError if the
+    system can't tell.
     """
     shown = folder
-    fd = _open_folder(folder, None, shown)
+    fd = open_own_folder(folder)
     try:
         for name in names:
             shown = shown / name
             if create:
                 with suppress(FileExistsError):
                     os.mkdir(name, 0o700, dir_fd=fd)
-            inner = _open_folder(name, fd, shown)
+            inner = open_own_folder(name, dir_fd=fd, shown=shown)
             outer, fd = fd, inner  # in this order: an interrupt in between closes nothing twice
             os.close(outer)
         yield fd
     finally:
         os.close(fd)
-
-
-def _open_folder(path: str | Path, dir_fd: int | None, shown: Path) -> int:
-    expected = "expected a folder of yours with mode 0700, and no link"
-    try:
-        fd = open_file(path, os.O_RDONLY | os.O_DIRECTORY | _OPEN, dir_fd=dir_fd)
-    except FileNotFoundError:
-        raise
-    except OSError as error:  # a link is ELOOP or ENOTDIR
-        raise FolderRefusedError(str(shown), os.strerror(error.errno or 0), expected) from None
-    status = os.fstat(fd)
-    if status.st_uid != os.geteuid() or status.st_mode & 0o077:
-        os.close(fd)
-        found = f"found uid {status.st_uid}, mode {stat.S_IMODE(status.st_mode):04o}"
-        raise FolderRefusedError(str(shown), found, expected)
-    return fd
 
 
 def write_whole(folder: int, name: str, content: bytes, *, replace: bool = True) -> bool:
@@ -66,7 +48,7 @@ def write_whole(folder: int, name: str, content: bytes, *, replace: bool = True)
     Returns whether it was written. Raises OSError.
     """
     making = f".{name}.{os.getpid()}.{os.urandom(4).hex()}"
-    fd = open_file(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _OPEN, 0o600, dir_fd=folder)
+    fd = open_own(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL, dir_fd=folder)
     try:
         with open(fd, "wb", buffering=0) as file:
             while content:
@@ -87,8 +69,11 @@ def write_whole(folder: int, name: str, content: bytes, *, replace: bool = True)
 
 
 def append_line(folder: int, name: str, line: bytes) -> None:
-    """Adds a line by one write; on a full disk all of it or nothing. Callers take turns. Raises OSError."""
-    fd = open_file(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _OPEN, 0o600, dir_fd=folder)
+    """Adds a line by one write; on a full disk all of it or nothing. Callers take turns.
+
+    Raises OSError, FolderRefusedError if the file is not ours alone.
+    """
+    fd = open_own(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, dir_fd=folder)
     try:
         size = os.fstat(fd).st_size
         if os.write(fd, line) < len(line):
@@ -99,24 +84,32 @@ def append_line(folder: int, name: str, line: bytes) -> None:
 
 
 def read_whole(folder: int, name: str, limit: int, shown: Path) -> bytes:
-    """The content of a file. FileNotFoundError if it is not there, StoreError if it is none of ours or over `limit`."""
+    """Return the content of a file.
+
+    Raises FileNotFoundError if it is not there, StoreError if it is not ours alone, can't be read or is over `limit`;
+    another OSError for want of descriptors or memory, which says nothing of the file.
+    """
     path = str(shown / name)
     try:
-        # A pipe under this name must not make the reader wait for a writer.
-        fd = open_file(name, os.O_RDONLY | os.O_NONBLOCK | _OPEN, dir_fd=folder)
+        # write_whole() gives a file a second name for a moment.
+        fd = open_own(name, os.O_RDONLY, dir_fd=folder, shown=path, linked=True)
+    except FolderRefusedError as error:
+        raise StoreError(path, f"it is no file of yours: {error.found}") from None
     except FileNotFoundError:
         raise
     except OSError as error:
+        if is_short(error):
+            raise
         raise StoreError(path, f"it can't be opened: {os.strerror(error.errno or 0)}") from None
     try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
-            raise StoreError(path, "it is no file of yours")
-        if status.st_size > limit:
-            raise StoreError(path, f"it has {status.st_size} bytes; at most {limit} are read")
+        size = os.fstat(fd).st_size
+        if size > limit:
+            raise StoreError(path, f"it has {size} bytes; at most {limit} are read")
         with open(fd, "rb", closefd=False) as file:
             return file.read(limit)
     except OSError as error:
+        if is_short(error):
+            raise
         raise StoreError(path, f"it can't be read: {error.strerror}") from None
     finally:
         os.close(fd)
@@ -125,7 +118,7 @@ def read_whole(folder: int, name: str, limit: int, shown: Path) -> bytes:
 @contextmanager
 def locked(folder: int, name: str, timeout: float, shown: Path) -> Iterator[None]:
     """Turns at what stands in a folder. The kernel ends the turn of a process that dies."""
-    fd = open_file(name, os.O_RDWR | os.O_CREAT | _OPEN, 0o600, dir_fd=folder)
+    fd = open_own(name, os.O_RDWR | os.O_CREAT, dir_fd=folder, shown=shown / name)
     try:
         if not _core.lock_file(fd, timeout):
             raise StoreError(str(shown / name), f"another process has kept it locked for {timeout:g} s")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from spark_fast.mailbox import Reply
 
 __all__ = [
+    "AFTER_ERROR",
     "GRACE",
     "RESET",
     "Fate",
@@ -47,6 +48,8 @@ RESET = "reset"
 """The mail of a stop after which the supervisor starts a fresh worker; its duration is the time that the old one has
 to end."""
 
+AFTER_ERROR = "an error: "
+"""How the sender of a worker's own pause after an error begins."""
 GRACE = "grace"
 """The mail of a stop whose duration is the time that the worker has to end, before its supervisor ends it."""
 

@@ -1,22 +1,15 @@
-"""Where runs are kept: one folder for each user, in it one folder for each run.
+"""The folder of a run, in a folder of all runs (see `homes`). All is for its owner alone, and no link is followed."""
 
-The home is `$SPARK_FAST_HOME`, else `/tmp/spark-fast-<uid>`: not the user's runtime directory nor shared memory, which
-are emptied at logout, and not $TMPDIR, which batch systems set for each job, so that a person's shell would look
-elsewhere than the job does. Everything is for its owner alone, and no link is followed.
-"""
-
-import errno
 import json
 import os
 import socket
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from spark_fast import _core, names
-from spark_fast.descriptors import open_file
+from spark_fast import _core, names, private_files
+from spark_fast.descriptors import is_short, open_own, open_own_folder
 from spark_fast.durations import Duration, seconds_of
 from spark_fast.errors import (
     FolderRefusedError,
@@ -24,8 +17,10 @@ from spark_fast.errors import (
     LayoutError,
     RunNameTakenError,
     SegmentError,
+    StoreError,
     layout_error,
 )
+from spark_fast.homes import Home, opened_homes
 
 __all__ = [
     "About",
@@ -34,10 +29,9 @@ __all__ = [
     "has_open",
     "has_supervisor",
     "hold_supervisor",
-    "home_path",
-    "is_short",
     "is_worker",
-    "open_home",
+    "open_control",
+    "open_run",
     "read_about",
     "remove_ended",
     "run_names",
@@ -50,66 +44,13 @@ SUPERVISOR = ".supervisor-"
 ABOUT_MAX = 1 << 20
 
 
-def is_short(error: Exception) -> bool:
-    """Whether it is a lack of descriptors or memory, which says nothing of the file: a run that can't be looked at for
-    want of a descriptor is not dead."""
-    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-
-
-def home_path() -> Path:
-    """The user's folder of runs; it may not exist yet."""
-    chosen = os.environ.get("SPARK_FAST_HOME")
-    if chosen and not os.path.isabs(chosen):  # it was set after the package was imported
-        chosen = os.environ["SPARK_FAST_HOME"] = os.path.abspath(chosen)
-    return Path(chosen) if chosen else Path("/tmp") / f"spark-fast-{os.geteuid()}"
-
-
-def _describe(status: os.stat_result) -> str:
-    kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFREG: "a file", stat.S_IFDIR: "a folder"}
-    kind = kinds.get(stat.S_IFMT(status.st_mode), "a special file")
-    return f"{kind} of uid {status.st_uid} with mode {stat.S_IMODE(status.st_mode):04o}"
-
-
-def _check_folder(path: str | Path, *, dir_fd: int | None = None, shown: Path) -> os.stat_result:
-    status = os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
-    uid = os.geteuid()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != uid:
-        raise FolderRefusedError(
-            str(shown),
-            f"found {_describe(status)}",
-            f"expected a folder of uid {uid} with mode 0700: remove it, or set SPARK_FAST_HOME to a folder of yours",
-        )
-    if status.st_mode & 0o077:
-        raise FolderRefusedError(
-            str(shown),
-            f"found {_describe(status)}",
-            f"others could read it or ask for things: chmod 700 {shown}",
-        )
-    return status
-
-
-def open_home(*, create: bool = False) -> int:
-    """A descriptor of the home folder. FileNotFoundError if there is none, FolderRefusedError if it is not ours."""
-    path = home_path()
-    if create:
-        with suppress(FileExistsError):
-            os.mkdir(path, 0o700)
-    before = _check_folder(path, shown=path)
-    fd = open_file(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    after = os.fstat(fd)
-    if (before.st_dev, before.st_ino) != (after.st_dev, after.st_ino):
-        os.close(fd)
-        raise FolderRefusedError(str(path), "it was replaced while it was being opened", "try again")
-    return fd
-
-
 @contextmanager
-def _home_locked(home: int, timeout: float) -> Iterator[None]:
+def _home_locked(home: Home, timeout: float) -> Iterator[None]:
     """Turns at making and removing run folders. The kernel ends the turn of a process that dies."""
-    fd = open_file(HOME_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=home)
+    fd = open_own(HOME_LOCK, os.O_RDWR | os.O_CREAT, dir_fd=home.fd, shown=home.path / HOME_LOCK)
     try:
         if not _core.lock_file(fd, timeout):
-            raise SegmentError("another process has kept it locked", str(home_path() / HOME_LOCK))
+            raise SegmentError("another process has kept it locked", str(home.path / HOME_LOCK))
         yield
     finally:
         _core.unlock_file(fd)  # whatever came first: an interrupt, say, with the lock just taken
@@ -168,23 +109,18 @@ def elsewhere(about: About) -> bool:
 
 
 def _write_about(run: int, about: About) -> None:
-    making = ABOUT + ".new"
-    fd = open_file(making, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600, dir_fd=run)
-    with open(fd, "w", encoding="utf-8") as file:
-        json.dump(asdict(about), file)
-    os.rename(making, ABOUT, src_dir_fd=run, dst_dir_fd=run)
+    private_files.write_whole(run, ABOUT, json.dumps(asdict(about)).encode())
 
 
 def read_about(run: int) -> About | None:
-    """What a run's folder says of it; None if it says nothing that makes sense."""
+    """What a run's folder says of it; None if it says nothing that makes sense.
+
+    Raises OSError for want of descriptors or memory, which says nothing of the run.
+    """
     try:
-        fd = open_file(ABOUT, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=run)
-    except OSError as error:
-        if is_short(error):
-            raise
+        raw = private_files.read_whole(run, ABOUT, ABOUT_MAX, Path())
+    except (FileNotFoundError, StoreError):
         return None
-    with open(fd, "rb") as file:
-        raw = file.read(ABOUT_MAX)
     try:
         found = json.loads(raw)
         # Of a run of another version, what it does not say is left empty: better shown than hidden.
@@ -211,34 +147,50 @@ def read_about(run: int) -> About | None:
         return None
 
 
-def open_run(home: int, run: str) -> int:
-    """A descriptor of a run's folder. FileNotFoundError, or FolderRefusedError if it can't be trusted."""
-    shown = home_path() / run
-    before = _check_folder(run, dir_fd=home, shown=shown)
-    fd = open_file(run, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=home)
-    after = os.fstat(fd)
-    if (before.st_dev, before.st_ino) != (after.st_dev, after.st_ino):
-        os.close(fd)
-        raise FolderRefusedError(str(shown), "it was replaced while it was being opened", "try again")
-    return fd
+def open_run(home: Home, run: str) -> int:
+    """A descriptor of a run's folder. FileNotFoundError, FolderRefusedError if it can't be trusted, or OSError."""
+    shown = home.path / run
+    try:
+        return open_own_folder(run, dir_fd=home.fd, shown=shown)
+    except FolderRefusedError as error:
+        raise FolderRefusedError(error.path, error.found, f"{error.expected}: mend or remove it") from None
 
 
-def open_control(run: int) -> int:
-    """A descriptor of a run's control file, to read. FileNotFoundError if it has none."""
-    return open_file(CONTROL, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=run)
+def open_control(run: int, shown: Path) -> int:
+    """A descriptor of a run's control file, to read. FileNotFoundError if it has none, FolderRefusedError if it is not
+    the owner's alone, or OSError. shown: the path of the run's folder."""
+    return open_own(CONTROL, os.O_RDONLY, dir_fd=run, shown=shown / CONTROL)
 
 
-def _alive(run: int) -> bool:
+def open_control_of(run: str) -> int:
+    """A descriptor of the control file of the run of this name. Raises as open_control() does."""
+    found: OSError = FileNotFoundError(f"there is no run {run}")
+    with opened_homes() as homes:
+        for home in homes:
+            try:
+                folder = open_run(home, run)
+            except FileNotFoundError as error:
+                found = error
+                continue
+            try:
+                return open_control(folder, home.path / run)
+            finally:
+                os.close(folder)
+    raise found
+
+
+def _alive(run: int, shown: Path) -> bool:
     """Whether a process holds a lock in the control file of this folder, whatever the file holds: a living rank. A run
-    of another machine counts as alive."""
+    of another machine counts as alive.
+
+    Raises OSError or FolderRefusedError if that can't be told: a file that can't be opened is no proof of death.
+    """
     about = read_about(run)
     if about is not None and elsewhere(about):
         return True
     try:
-        control = open_control(run)
-    except OSError as error:
-        if is_short(error):
-            raise
+        control = open_control(run, shown)
+    except FileNotFoundError:
         return False
     try:
         return _core.any_lock(control)
@@ -259,7 +211,7 @@ def _empty(run: int) -> None:
         try:
             os.unlink(name, dir_fd=run)
         except IsADirectoryError:
-            inner = open_file(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=run)
+            inner = open_own_folder(name, dir_fd=run, inner=True)
             try:
                 _empty(inner)
             finally:
@@ -267,9 +219,9 @@ def _empty(run: int) -> None:
             os.rmdir(name, dir_fd=run)
 
 
-def run_names(home: int) -> list[str]:
+def run_names(home: Home) -> list[str]:
     """The names of the run folders, sorted."""
-    return sorted(name for name in os.listdir(home) if names.valid(name))
+    return sorted(name for name in os.listdir(home.fd) if names.valid(name))
 
 
 @dataclass(frozen=True)
@@ -280,11 +232,13 @@ class Claim:
         run: the run id.
         folder: the folder.
         joined: whether another rank of the job has made the run: there is a control file.
+        refused: why the folders of runs that come first can't be used; empty if this is in the first.
     """
 
     run: str
     folder: Path
     joined: bool = False
+    refused: tuple[Exception, ...] = ()
 
     @property
     def control(self) -> Path:
@@ -319,68 +273,100 @@ def claim(
     Raises OSError, FolderRefusedError, SegmentError; RunNameTakenError if a living run has the id, JobEndingError if
     that is the job's own, and it is stopping or of another generation.
     """
+    with opened_homes(create=True) as homes:
+        if wanted is not None:
+            home = _home_of(homes, wanted)
+        else:
+            home = _home_of(homes, names.of_job(everywhere or job, 1)) if job else homes[0]
+        with _home_locked(home, timeout):
+            taken = {name for each in homes for name in os.listdir(each.fd)}
+            run = wanted if wanted is not None else _unused(home, job, everywhere or job, generation, taken)
+            try:
+                fd = open_run(home, run)
+            except FileNotFoundError:
+                os.mkdir(run, 0o700, dir_fd=home.fd)
+                fd = open_run(home, run)
+            # One descriptor for all that is done to the folder: it can be removed again where no other is to be had.
+            try:
+                if _alive(fd, home.path / run):
+                    if not _is_of(fd, home.path / run, job, generation):
+                        raise RunNameTakenError(run)
+                    yield Claim(run, home.path / run, joined=True, refused=home.refused)
+                    return
+                _empty(fd)
+                _core.point("claim:folder")
+                made = False
+                try:
+                    _write_about(fd, _about(run, command, version, job, world_size, generation, forked_from))
+                    _core.point("claim:about")
+                    yield Claim(run, home.path / run, refused=home.refused)
+                    made = True
+                finally:
+                    if not made:
+                        # First of all, and this needs no descriptor: a run without a control file is not listed.
+                        with suppress(FileNotFoundError):
+                            os.unlink(CONTROL, dir_fd=fd)
+                        _empty(fd)
+                        os.rmdir(run, dir_fd=home.fd)
+            finally:
+                os.close(fd)
+
+
+def _home_of(homes: list[Home], run: str) -> Home:
+    """The place in which a run of this name lives; the first if it lives in none."""
+    for home in homes[1:]:
+        try:
+            fd = open_run(home, run)
+            try:
+                if _alive(fd, home.path / run):
+                    return home
+            finally:
+                os.close(fd)
+        except (OSError, FolderRefusedError) as error:
+            if is_short(error):
+                raise
+            continue  # there is none, or nothing can be told of it
+    return homes[0]
+
+
+def _about(
+    run: str,
+    command: list[str],
+    version: str,
+    job: str,
+    world_size: int,
+    generation: int,
+    forked_from: tuple[str, int],
+) -> About:
+    """What is known of a run that this process makes."""
     import platform
     import pwd
     import time
 
-    home = open_home(create=True)
     try:
-        with _home_locked(home, timeout):
-            taken = set(os.listdir(home))
-            run = wanted if wanted is not None else _unused(home, job, everywhere or job, generation, taken)
-            if run in taken:
-                fd = open_run(home, run)
-                try:
-                    if _alive(fd):
-                        if not _is_of(fd, job, generation):
-                            raise RunNameTakenError(run)
-                        yield Claim(run, home_path() / run, joined=True)
-                        return
-                    _empty(fd)
-                finally:
-                    os.close(fd)
-            else:
-                os.mkdir(run, 0o700, dir_fd=home)
-            _core.point("claim:folder")
-            try:
-                user = pwd.getpwuid(os.geteuid()).pw_name
-            except KeyError:  # a container's uid with no name
-                user = str(os.geteuid())
-            about = About(
-                id=run,
-                command=command,
-                directory=_directory(),
-                user=user,
-                host=socket.gethostname(),
-                boot=boot_id(),
-                pid=os.getpid(),
-                started=time.time(),
-                version=version,
-                python=platform.python_version(),
-                job=job,
-                world_size=world_size,
-                generation=generation,
-                forked_from=forked_from[0],
-                parent=forked_from[1],
-            )
-            fd = open_run(home, run)
-            try:
-                _write_about(fd, about)
-                _core.point("claim:about")
-            finally:
-                os.close(fd)
-            made = False
-            try:
-                yield Claim(run, home_path() / run)
-                made = True
-            finally:
-                if not made:
-                    _remove(home, run)
-    finally:
-        os.close(home)
+        user = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # a container's uid with no name
+        user = str(os.geteuid())
+    return About(
+        id=run,
+        command=command,
+        directory=_directory(),
+        user=user,
+        host=socket.gethostname(),
+        boot=boot_id(),
+        pid=os.getpid(),
+        started=time.time(),
+        version=version,
+        python=platform.python_version(),
+        job=job,
+        world_size=world_size,
+        generation=generation,
+        forked_from=forked_from[0],
+        parent=forked_from[1],
+    )
 
 
-def _unused(home: int, job: str, everywhere: str, generation: int, taken: set[str]) -> str:
+def _unused(home: Home, job: str, everywhere: str, generation: int, taken: set[str]) -> str:
     """A name for a run that nobody has asked for a certain one. Of a job, that of its run, if there is one."""
     if not job:
         return names.draw(taken)
@@ -390,17 +376,19 @@ def _unused(home: int, job: str, everywhere: str, generation: int, taken: set[st
             return run
         try:
             fd = open_run(home, run)
-        except (FileNotFoundError, FolderRefusedError):
-            continue
-        try:
-            if not _alive(fd) or _is_of(fd, job, generation):
-                return run
-        finally:
-            os.close(fd)
+            try:
+                if not _alive(fd, home.path / run) or _is_of(fd, home.path / run, job, generation):
+                    return run
+            finally:
+                os.close(fd)
+        except (OSError, FolderRefusedError) as error:
+            if is_short(error):
+                raise
+            continue  # it was removed meanwhile, or nothing can be told of it
     return names.draw(taken)
 
 
-def _is_of(run: int, job: str, generation: int) -> bool:
+def _is_of(run: int, shown: Path, job: str, generation: int) -> bool:
     """Whether the living run in this folder is the job's own. Raises JobEndingError if it is, and is stopping or of
     another generation."""
     about = read_about(run)
@@ -409,10 +397,8 @@ def _is_of(run: int, job: str, generation: int) -> bool:
     if about.generation != generation:
         raise JobEndingError(about.id)
     try:
-        control = open_control(run)
-    except OSError as error:
-        if is_short(error):
-            raise
+        control = open_control(run, shown)
+    except FileNotFoundError:
         return False
     try:
         stopping = _core.read_view(control)["stop_seq"] != 0
@@ -428,11 +414,14 @@ def _is_of(run: int, job: str, generation: int) -> bool:
 def is_worker(pid: int, folder: Path) -> bool:
     """Whether the process of this number, here, is a worker of the run in this folder: it has the control file open.
 
-    A worker in a container goes by another number there, and its own names another process here.
+    A worker in a container goes by another number there, and its own names another process here. Raises OSError for
+    want of descriptors or memory.
     """
     try:
-        fd = open_file(folder / CONTROL, os.O_RDONLY | os.O_NOFOLLOW)
-    except OSError:
+        fd = open_own(folder / CONTROL, os.O_RDONLY)
+    except (OSError, FolderRefusedError) as error:
+        if is_short(error):
+            raise
         return False
     try:
         return has_open(pid, fd)
@@ -441,11 +430,16 @@ def is_worker(pid: int, folder: Path) -> bool:
 
 
 def has_open(pid: int, control: int) -> bool:
-    """Whether the process of this number, here, has the control file open of which this is a descriptor."""
+    """Whether the process of this number, here, has the control file open of which this is a descriptor.
+
+    Raises OSError for want of descriptors or memory.
+    """
     ours = os.fstat(control)
     try:
         descriptors = os.listdir(f"/proc/{pid}/fd")
-    except OSError:
+    except OSError as error:
+        if is_short(error):
+            raise
         return False
     for name in descriptors:
         path = f"/proc/{pid}/fd/{name}"
@@ -465,15 +459,6 @@ def _directory() -> str:
         return ""
 
 
-def _remove(home: int, run: str) -> None:
-    fd = open_run(home, run)
-    try:
-        _empty(fd)
-    finally:
-        os.close(fd)
-    os.rmdir(run, dir_fd=home)
-
-
 # --- supervisors ---
 
 
@@ -483,35 +468,31 @@ def hold_supervisor(run: str) -> int | None:
     Returns a descriptor that is to be kept open, or None if the lock can't be had now. Never waits. Raises OSError,
     FolderRefusedError.
     """
-    home = open_home()
-    try:
+    with opened_homes() as homes:
+        if not homes:
+            raise FileNotFoundError("the folder of runs is gone")
+        home = next((each for each in homes if run in os.listdir(each.fd)), homes[0])
         # In the home's turn, so that remove_ended() does not remove the file between its opening and its locking.
         with suppress(SegmentError), _home_locked(home, 0.0):
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-            fd = open_file(SUPERVISOR + run, flags, 0o600, dir_fd=home)
+            name = SUPERVISOR + run
+            fd = open_own(name, os.O_RDWR | os.O_CREAT, dir_fd=home.fd, shown=home.path / name)
             if _core.lock_file(fd, 0.0):
                 return fd
             os.close(fd)
         return None
-    finally:
-        os.close(home)
 
 
 def has_supervisor(run: str) -> bool:
-    """Whether a supervisor lives that watches over this run."""
-    home = open_home()
-    try:
-        return _locked(SUPERVISOR + run, home)
-    finally:
-        os.close(home)
+    """Whether a supervisor lives that watches over this run. Raises OSError or FolderRefusedError if that can't be
+    told."""
+    with opened_homes() as homes:
+        return any(_locked(SUPERVISOR + run, home) for home in homes)
 
 
-def _locked(name: str, home: int) -> bool:
+def _locked(name: str, home: Home) -> bool:
     try:
-        fd = open_file(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=home)
-    except OSError as error:
-        if is_short(error):
-            raise
+        fd = open_own(name, os.O_RDONLY, dir_fd=home.fd, shown=home.path / name)
+    except FileNotFoundError:
         return False
     try:
         return _core.any_lock(fd)
@@ -519,46 +500,61 @@ def _locked(name: str, home: int) -> bool:
         os.close(fd)
 
 
-def _remove_supervisors(home: int) -> None:
-    for name in os.listdir(home):
-        if name.startswith(SUPERVISOR) and not _locked(name, home):
-            os.unlink(name, dir_fd=home)
-
-
 # --- what is left ---
 
 
 def remove_ended(*, timeout: Duration = 10.0) -> list[str]:
-    """Remove the folders of runs of which no process lives; return their ids. Folders that can't be trusted stay.
+    """Remove the folders of runs of which no process lives; return their ids. Folders that can't be looked at stay.
 
     timeout: seconds, or text such as "90s", to wait at most for another process that makes or removes runs.
 
-    Raises SegmentError when the time is up, FolderRefusedError if the folder of runs can't be trusted.
+    Raises SegmentError when the time is up, FolderRefusedError if the folder of runs can't be trusted, OSError for want
+    of descriptors or memory.
     """
     limit = seconds_of(timeout, "timeout")
-    try:
-        home = open_home()
-    except FileNotFoundError:
-        return []
     removed = []
-    try:
-        with _home_locked(home, limit):
-            for run in run_names(home):
-                try:
-                    fd = open_run(home, run)
-                except (FileNotFoundError, FolderRefusedError):
-                    continue
-                try:
-                    alive = _alive(fd)
-                finally:
-                    os.close(fd)
-                if not alive:
-                    _remove(home, run)
-                    removed.append(run)
-            _remove_supervisors(home)
-    finally:
-        os.close(home)
+    with opened_homes() as homes:
+        for home in homes:
+            with _home_locked(home, limit):
+                removed += [run for run in run_names(home) if _removed(home, run)]
+                _remove_supervisors(home)
     return removed
+
+
+def _removed(home: Home, run: str) -> bool:
+    """Removes a run's folder if no process of the run lives. Whether it did."""
+    try:
+        fd = open_run(home, run)
+    except (OSError, FolderRefusedError) as error:
+        if is_short(error):
+            raise
+        return False  # nothing can be told of it, so it stays
+    try:
+        try:
+            if _alive(fd, home.path / run):
+                return False
+        except (OSError, FolderRefusedError) as error:
+            if is_short(error):
+                raise
+            return False
+        _empty(fd)
+    finally:
+        os.close(fd)
+    os.rmdir(run, dir_fd=home.fd)
+    return True
+
+
+def _remove_supervisors(home: Home) -> None:
+    for name in os.listdir(home.fd):
+        if name.startswith(SUPERVISOR):
+            try:
+                over = not _locked(name, home)
+            except (OSError, FolderRefusedError) as error:
+                if is_short(error):
+                    raise
+                continue  # as with a run of which nothing can be told
+            if over:
+                os.unlink(name, dir_fd=home.fd)
 
 
 def new_id() -> int:

@@ -33,11 +33,13 @@ class SparkStatus(StrEnum):
     """The process ended with an uncaught exception."""
     LOST = "lost"
     """The process died without a word, or its control file was damaged."""
+    UNHEARD = "unheard"
+    """Only of a rank on another host: nothing is heard of that host, so the rank may run, wait or have ended."""
 
     @property
     def live(self) -> bool:
-        """Whether a process is there that could be asked something."""
-        return self not in ENDED
+        """Whether a process is known to be there that could be asked something."""
+        return self not in ENDED and self is not SparkStatus.UNHEARD
 
 
 ENDED = frozenset({SparkStatus.STOPPED, SparkStatus.FINISHED, SparkStatus.FAILED, SparkStatus.LOST})
@@ -142,15 +144,16 @@ class Rank:
 
     Attributes:
         rank: its number in the job, from 0.
-        status: what it did last.
-        step: checkpoints passed.
+        status: what it did last; `unheard` where its host is not heard.
+        step: checkpoints passed; of a rank that is `unheard`, by then.
         pid: its process, as it sees itself: another number in a container.
         host: where it runs.
         since: when it came to this status, in seconds since the epoch; of a rank that is `lost`, when somebody first
-            saw it. 0 where nobody knows.
+            saw it; of one that is `unheard`, when its host was last heard. 0 where nobody knows.
         behind: steps that it is behind the furthest of the living ranks.
-        overdue: seconds since the oldest request was asked for that it has not come to, though others have, or though
-            it is the only rank; 0 if there is none of over a second. It hangs, or its step takes long.
+        overdue: seconds for which it has not come to a request, though others have, or though it is the only rank:
+            since the oldest was asked for, or since it joined, if that was later. 0 if it is no more than a second. It
+            hangs, or its step takes long.
         stride: steps that each of its checkpoints counts.
     """
 
@@ -171,12 +174,12 @@ _FAR = 10
 
 
 def trouble_of(rank: Rank, per_second: float | None) -> str:
-    """What is not as it should be with a rank, as far as others of its run are better off: `lost`, `failed`, `overdue`,
-    `behind`, or nothing. See Rank for what these mean.
+    """What is not as it should be with a rank, as far as others of its run are better off: `lost`, `failed`,
+    `unheard`, `overdue`, `behind`, or nothing. See Rank for what these mean.
 
     per_second: the steps per second of the run; None where that can't be told.
     """
-    if rank.status in (SparkStatus.LOST, SparkStatus.FAILED):
+    if rank.status in (SparkStatus.LOST, SparkStatus.FAILED, SparkStatus.UNHEARD):
         return str(rank.status)
     if rank.overdue:
         return "overdue"

@@ -96,6 +96,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     path = tmp_path / "home"
     monkeypatch.setenv("SPARK_FAST_HOME", str(path))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    for name in ("SPARK_FAST_SECRET", "SPARK_FAST_SECRET_FILE", "SPARK_FAST_TRUST_NETWORK"):
+        monkeypatch.delenv(name, raising=False)
     for name in ("SPARK_FAST", "SPARK_FAST_RUN", "SPARK_FAST_QUIET", "SPARK_FAST_YIELD_INTERVAL", "SPARK_FAST_JOURNAL"):
         monkeypatch.delenv(name, raising=False)
     for launcher in LAUNCHERS:  # the tests may themselves be one of several tasks

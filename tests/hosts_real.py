@@ -20,6 +20,8 @@ from spark_fast.request import Kind
 from spark_fast.run_folder import new_id
 from tests.support import until
 
+SECRET = "the secret of the tests' jobs"
+
 STORE = """
 import sys, time
 from datetime import timedelta
@@ -95,6 +97,7 @@ class Host:
             "SPARK_FAST_HOME": str(self.home),
             "SPARK_FAST_RUN": "job",
             "SPARK_FAST_STORE": address,
+            "SPARK_FAST_SECRET": SECRET,
             "SPARK_FAST_HOSTS_BOUND": "10",  # on a machine that does much else
             "RANK": str(rank),
             "WORLD_SIZE": str(world),
@@ -132,7 +135,7 @@ class Host:
         """The host's relay, if it has one that holds the lock."""
         for process in psutil.process_iter(["cmdline"]):
             words = process.info["cmdline"] or []
-            if words[1:3] == ["-m", "spark_fast.hosts"] and words[-1] == str(self.run):
+            if words[1:4] == ["-P", "-m", "spark_fast.hosts"] and words[-1] == str(self.run):
                 return process
         return None
 

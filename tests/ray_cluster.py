@@ -74,6 +74,7 @@ def running(script: str, homes: list[str], **env: str) -> Iterator[Ray]:
         "SPARK_FAST_HOME": str(folder / homes[0]),
         "XDG_STATE_HOME": str(folder / "state"),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "SPARK_FAST_SECRET": "the secret of the tests' jobs",
         "RAY_AUTH_MODE": "disabled",  # it listens on this machine alone
         **env,
     }

@@ -28,13 +28,14 @@ class Served:
     """`spark-fast ui` in a process of its own, ended when the block ends.
 
     port: 0 for any that is free.
+    options: more of the command's.
     """
 
-    def __init__(self, folder: Path, port: int = 0) -> None:
+    def __init__(self, folder: Path, port: int = 0, *options: str) -> None:
         folder.mkdir(exist_ok=True)
         number = len(list(folder.glob("ui*.out")))
         self._out, self._err = folder / f"ui{number}.out", folder / f"ui{number}.err"
-        command = [sys.executable, "-m", "spark_fast", "ui", "--port", str(port)]
+        command = [sys.executable, "-m", "spark_fast", "ui", "--port", str(port), *options]
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process: subprocess.Popen[Any] = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=err
@@ -53,7 +54,7 @@ class Served:
 
         def look() -> str:
             assert self.process.poll() is None, f"it ended with {self.process.returncode}: {self._err.read_text()}"
-            found = re.search(r"http://\S+/\?token=\S+", self._out.read_text())
+            found = re.search(r"http://\S+/#token=\S+", self._out.read_text())
             return found[0] if found else ""
 
         return until(look, "the address of the page")

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from spark_fast import client
-from spark_fast.cli import app, quick
+from spark_fast.cli import app, asking, quick
 from spark_fast.cli.supervisor import Order
 from spark_fast.client import FateState, SparkStatus
 from tests.support import DEADLINE, kill, until
@@ -460,6 +461,23 @@ def test_ctrl_c_leaves_the_request_and_says_so(start: Start, loop: str) -> None:
     assert pause.returncode == 130
     assert one_line(errors)
     assert run.requests[-1].fate.state is FateState.ASKED
+
+
+def test_ctrl_c_while_the_request_is_sent_says_that_it_may_stand(
+    start: Start, loop: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start("run", "--name", "one", loop)
+    run = live("one")
+
+    def interrupted() -> client.Request:
+        run.pause(wait=False, at_step=int(FAR))
+        raise KeyboardInterrupt
+
+    with pytest.raises(typer.Exit) as left:
+        asking.ask(run, interrupted, asking.Patience(True, None, 0.0), as_json=False)
+    assert left.value.exit_code == 130
+    said = capsys.readouterr().err
+    assert one_line(said) and "`spark-fast status one` shows whether it was asked" in said
 
 
 def test_a_folder_that_others_may_read_is_refused_in_one_line(home: Path) -> None:

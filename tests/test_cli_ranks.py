@@ -254,6 +254,19 @@ def test_what_is_wrong_with_many_ranks_is_one_sentence() -> None:
     ]
 
 
+def test_ranks_that_are_not_heard_are_said_to_be_so() -> None:
+    found = many(4)
+    for number in (2, 3):
+        found[number] = replace(found[number], status=SparkStatus.UNHEARD, step=700, host="node2", since=1000.0)
+    assert ranks.present(found, 2, 4) == "2 of 4 are there, on 2 hosts; ranks 2-3 are not heard"
+    at = time.strftime("%H:%M:%S", time.localtime(1000.0))
+    assert ranks.concerns(found[:3], None, 1100.0) == [
+        f"rank 2 has not been heard since {at} (node2), last seen at step 700"
+    ]
+    ended = [replace(rank, status=SparkStatus.STOPPED) for rank in found[:2]] + found[2:]
+    assert ranks.present(ended, 2, 4) == "0 of 4 are there, on 2 hosts; ranks 2-3 are not heard"
+
+
 def test_a_rank_is_behind_if_it_is_so_by_more_than_a_second_and_ten_steps() -> None:
     rank = many(1)[0]
     behind = {

@@ -12,7 +12,7 @@ from spark_fast.client import SparkCallError, share
 from spark_fast.request import Kind
 from spark_fast.worker.replaying import Replay
 from tests.reloading import Edited
-from tests.support import Child, outcome, until
+from tests.support import DEADLINE, Child, outcome, until
 from tests.test_exposing import send
 from tests.test_reload_supervised import Supervised
 
@@ -539,3 +539,75 @@ def test_a_script_that_is_used_has_its_values_when_it_is_handed_out(tmp_path: Pa
     finally:
         used.controller.stop()
         used.controller.wait("stopped", 30)
+
+
+BESIDE = """
+import threading, time
+import spark_fast as spark
+from pathlib import Path
+
+gate = Path(__file__ + ".go")
+
+def waits():
+    while not gate.exists():
+        time.sleep(0.001)
+
+def quick():
+    pass
+
+def set_slow(value):
+    waits()
+
+state = spark.expose(
+    waits=waits, quick=quick, lr=0.1, slow=spark.value(1, on_set=set_slow), guarded=spark.value(1, on_set=print),
+)
+
+def beside():
+    while True:
+        spark.checkpoint()
+        time.sleep(0.001)
+
+while not gate.exists():
+    spark.checkpoint()
+    if not threading.active_count() > 1:
+        threading.Thread(target=beside, daemon=True).start()
+    time.sleep(0.001)
+threading.Event().wait()
+"""
+"""Two threads pass checkpoints: while one runs a function, the other goes on."""
+
+WAIT = "code that was asked for before is still running in another thread"
+
+
+@pytest.mark.parametrize("busy", ["waits", "slow"])
+@pytest.mark.parametrize("behind", ["pause", "advance"])
+@pytest.mark.parametrize(
+    ("what", "state", "reason"),
+    [
+        ("lr", "applied", ""),
+        ("guarded", "refused", f"its on_set would have to wait, because {WAIT}"),
+        ("quick", "refused", None),
+    ],
+)
+def test_what_waits_for_a_function_of_another_thread_holds_up_no_pause(
+    tmp_path: Path, busy: str, behind: str, what: str, state: str, reason: str | None
+) -> None:
+    with Child(tmp_path, BESIDE) as child:
+        run = child.run()
+        first = run.set("slow", 2, wait=False) if busy == "slow" else run.request_call("waits", wait=False)
+        until(lambda: first.fate.running or (busy == "slow" and run._slots()[0]["applied"] > 0))
+        between = run.request_call(what, wait=False) if what == "quick" else run.set(what, 3, wait=False)
+        later = run.pause(timeout=DEADLINE) if behind == "pause" else run.advance(3, timeout=DEADLINE)
+        assert later.fate.state == "applied"
+        assert not first.fate.final
+        assert between.fate.state == state
+        if reason is None:
+            reason = (
+                "waits() is still running, and one function runs at a time"
+                if busy == "waits"
+                else f"it would have to wait, because {WAIT}"
+            )
+        assert between.fate.reason == reason
+        assert run.values["lr"].value == (3.0 if what == "lr" else 0.1)
+        child.go()
+        assert first.wait(DEADLINE).state == "applied"

@@ -13,12 +13,19 @@ import pytest
 from spark_fast import client, journal
 from spark_fast.errors import SparkRequestError
 from spark_fast.request import sender_name
+from spark_fast.runfiles import run_error
 from spark_fast.worker import places
 from tests.reloading import Edited
 from tests.support import Child, until
 from tests.test_cli import cli
 
 pytestmark = [pytest.mark.process, pytest.mark.tier("fast")]
+
+
+def _with_note(error: Exception, note: str) -> Exception:
+    error.add_note(note)
+    return error
+
 
 LATE = """
 import json, time
@@ -270,6 +277,18 @@ def test_a_time_limit_stops_the_run(tmp_path: Path) -> None:
         assert client.attach("test").status == "failed"
 
 
+def test_status_says_that_a_time_limit_stops_the_run_and_that_a_timed_pause_lets_it_go_on(tmp_path: Path) -> None:
+    with Edited(tmp_path, LATE, SPARK_FAST_ERROR_TIMEOUT="1h") as training:
+        break_late(training)
+        shown = cli("status", "test").stdout
+        assert "stops    by itself in 59m" in shown
+        assert "goes on" not in shown
+        assert cli("pause", "test", "--resume-after", "1h").returncode == 0
+        shown = cli("status", "test").stdout
+        assert "goes on  by itself in 59m" in shown
+        assert "stops " not in shown
+
+
 SPARK_RUN = """
 import json
 import spark_fast as spark
@@ -329,6 +348,71 @@ def test_on_stop_runs_once_when_a_stop_leaves_the_script(tmp_path: Path, plain: 
         assert run.status == "stopped"
 
 
+IN_THREADS = STOPPED.replace(
+    """for _ in spark.track(range(10**9)):
+    pass
+""",
+    """import sys, threading
+def train():
+    for _ in spark.track(range(10**9)):
+        pass
+threads = [threading.Thread(target=train, daemon="daemon" in sys.argv) for _ in range(2)]
+for thread in threads:
+    thread.start()
+if "ends" not in sys.argv:
+    for thread in threads:
+        thread.join()
+""",
+)
+"""Trains in threads, which the script waits for, or the interpreter."""
+
+
+@pytest.mark.parametrize("plain", [True, False])
+@pytest.mark.parametrize("how", ["joins", "daemon", "ends"])
+def test_on_stop_runs_when_a_stop_leaves_threads_and_the_script_ends(tmp_path: Path, how: str, plain: bool) -> None:
+    child = (
+        Child(tmp_path, IN_THREADS, how)
+        if plain
+        else Edited(tmp_path, IN_THREADS, str(tmp_path / "project" / "train.py"), how)
+    )
+    with child:
+        run = child.run()
+        run.stop(timeout=30)
+        assert child.ended() == 0, child.err
+        assert child.out.splitlines() == ["saved", "also", "also"]
+        assert run.status == "stopped"
+        assert "Traceback" not in child.err
+        assert child.err.count("stopped at step") == 1
+
+
+@pytest.mark.parametrize("how", ["joins", "ends"])
+def test_an_on_stop_function_that_raises_after_threads_were_stopped_fails_the_run(tmp_path: Path, how: str) -> None:
+    code = IN_THREADS.replace('print("saved", flush=True)', "1 / 0")
+    with Edited(tmp_path, code, str(tmp_path / "project" / "train.py"), how) as training:
+        run = training.run()
+        run.stop(timeout=30)
+        assert training.ended() == (1 if how == "joins" else 0)
+        assert training.out.splitlines() == ["also", "also"]
+        assert run.status == "failed"
+
+
+def test_an_error_of_a_thread_is_printed_as_ever(tmp_path: Path) -> None:
+    code = """
+    import threading
+    import spark_fast as spark
+    def train():
+        spark.checkpoint()
+        1 / 0
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    """
+    with Child(tmp_path, code) as child:
+        assert child.ended() == 0
+        assert "Exception in thread" in child.err
+        assert "ZeroDivisionError" in child.err
+
+
 def test_an_on_stop_function_that_raises_is_told_and_the_others_run(tmp_path: Path) -> None:
     with Edited(tmp_path, STOPPED.replace('print("saved", flush=True)', "1 / 0")) as training:
         run = training.run()
@@ -356,6 +440,25 @@ def test_a_script_without_the_runner_says_why_it_failed(tmp_path: Path) -> None:
         run = client.attach("test")
         assert run.status == "failed"
         assert run.error is not None and "NameError: name 'unheard_of' is not defined" in run.error.traceback
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (RuntimeError("CUDA error: assert\nCompile with TORCH_USE_CUDA_DSA"), "RuntimeError: CUDA error: assert"),
+        (_with_note(ValueError("broken"), "in batch 7"), "ValueError: broken"),
+        (SyntaxError("invalid syntax", ("train.py", 1, 3, "x = =", 1, 4)), "SyntaxError: invalid syntax"),
+        (client.SparkTimeoutError("too late\nby far"), "spark_fast.errors.SparkTimeoutError: too late"),
+        (KeyError("loss"), "KeyError: 'loss'"),
+        (ExceptionGroup("two", [ValueError("a"), ValueError("b")]), "ExceptionGroup: two (2 sub-exceptions)"),
+        (ZeroDivisionError(), "ZeroDivisionError"),
+    ],
+)
+def test_the_message_of_an_error_is_its_class_and_the_first_line_of_what_it_says(
+    error: Exception, message: str
+) -> None:
+    assert run_error.describe(error, "", step=0, rank=0, time=0.0, can_resume=False).message == message
 
 
 def test_an_exit_status_is_kept_as_the_reason(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from spark_fast import _core, client, journal, mailbox
-from spark_fast.client import FateState, SparkCallError, SparkTimeoutError, exposures, share
+from spark_fast.client import FateState, SparkCallError, SparkTimeoutError, exposures, share, starting
 from spark_fast.errors import SegmentError
 from spark_fast.request import Kind
 from tests.reloading import Edited
@@ -312,7 +312,8 @@ def test_watching_yields_all_values_then_those_that_change_and_ends_with_the_run
     assert not watcher.is_alive()
 
 
-def test_a_run_that_exposes_nothing_says_so(tmp_path: Path) -> None:
+def test_a_run_that_exposes_nothing_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starting, "PATIENCE", 0.0)  # it counts as starting no longer
     with Child(tmp_path) as child:
         run = child.run()
         assert run.values == {}
@@ -762,37 +763,43 @@ def test_a_sender_that_asks_without_a_pause_waits_for_its_turn_and_others_are_se
     assert by_both - 20 <= took * share.RATE + 2
 
 
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that this process would have slept until its turn. Its clock stands still, and it sleeps for none."""
+    now, waited = share.monotonic(), list[float]()
+    monkeypatch.setattr(share, "monotonic", lambda: now)
+    monkeypatch.setattr(exposures, "time", SimpleNamespace(**vars(time) | {"sleep": waited.append}))
+    return waited
+
+
 def test_a_script_that_sets_in_a_loop_waits_within_its_timeout_and_is_not_refused(
-    training: Child, monkeypatch: pytest.MonkeyPatch
+    training: Child, waits: list[float]
 ) -> None:
-    run = training.run()
-    now = share.monotonic()
-    with monkeypatch.context() as still:
-        still.setattr(share, "monotonic", lambda: now)  # so that none of its share comes back meanwhile
-        for number in range(share.BURST):
-            run.set("epochs", number, wait=False)
-        before = run.requests
-        with pytest.raises(SparkTimeoutError, match="nothing was asked"):
-            run.set("epochs", 1000, wait=False, timeout=0)
-        assert len(run.requests) == len(before)
-    # A share of which all but nothing has come back.
-    began = time.monotonic()
-    assert [run.set("epochs", number, timeout=10).fate.state for number in range(10)] == ["applied"] * 10
-    assert time.monotonic() - began > 8 / share.RATE
-    assert run.values["epochs"].value == 9
-
-
-def test_threads_of_a_sender_share_and_a_forked_child_is_a_sender_of_its_own(training: Child) -> None:
     run = training.run()
     for number in range(share.BURST):
         run.set("epochs", number, wait=False)
-    began = time.monotonic()
+    before = run.requests
+    with pytest.raises(SparkTimeoutError, match="nothing was asked"):
+        run.set("epochs", 1000, wait=False, timeout=0)
+    assert len(run.requests) == len(before)
+    assert waits == [0]
+    assert [run.set("epochs", number, timeout=10).fate.state for number in range(10)] == ["applied"] * 10
+    assert waits[1:] == pytest.approx([number / share.RATE for number in range(1, 11)])
+    assert run.values["epochs"].value == 9
+
+
+def test_threads_of_a_sender_share_and_a_forked_child_is_a_sender_of_its_own(
+    training: Child, waits: list[float]
+) -> None:
+    run = training.run()
+    for number in range(share.BURST):
+        run.set("epochs", number, wait=False)
     threads = [threading.Thread(target=run.set, args=("epochs", number)) for number in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert time.monotonic() - began > 4 / share.RATE
+    assert sorted(waits) == pytest.approx([number / share.RATE for number in range(1, 7)])
     with exposures._turns:
         child = os.fork()
         if child == 0:
@@ -1173,7 +1180,7 @@ def test_the_command_line_gets_sets_and_calls(training: Child) -> None:
     assert "evaluate(split: str = 'train', *, batches: int = 3)   Evaluates the model." in shown.stdout
     done = cli("set", "test", "lr=0.25", "name=a=b", "debug=True", 'card={"a": 1}')
     assert done.returncode == 0, done.stderr
-    assert "run test has lr = 0.25 since step" in done.stdout
+    assert 'run test has lr = 0.25, name = a=b, debug = true, card = {"a": 1} since step' in done.stdout
     assert {name: run.values[name].value for name in ("lr", "name", "debug", "card")} == {
         "lr": 0.25,
         "name": "a=b",

@@ -17,7 +17,7 @@ METHODS = ("fork", "spawn", "forkserver")
 # --- how they end ---
 
 ENDS = """
-import multiprocessing, os, sys, time
+import multiprocessing, os, sys, threading, time
 import spark_fast as spark
 
 def returns():
@@ -52,6 +52,24 @@ def saves_badly():
     except spark.SparkStopError:
         raise OSError("disk full")
 
+def save():
+    print("saved", flush=True)
+
+def hooked():
+    spark.on_stop(save)
+    stop()
+
+def hooked_thread():
+    spark.checkpoint()
+    spark.on_stop(save)
+    thread = threading.Thread(target=stop)
+    thread.start()
+    thread.join()
+
+def bad_hook():
+    spark.on_stop(lambda: save() or 1 / 0)
+    stop()
+
 if __name__ == "__main__":
     process = multiprocessing.get_context(sys.argv[1]).Process(target=globals()[sys.argv[2]])
     process.start()
@@ -82,6 +100,19 @@ def test_a_process_of_multiprocessing_says_how_it_ended(
         assert client.attach("test").status == status
         assert words in child.err
         assert ("Traceback" in child.err) == (status == "failed" and end != "leaves")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("end", "status"), [("hooked", "stopped"), ("hooked_thread", "stopped"), ("bad_hook", "failed")]
+)
+def test_a_process_of_multiprocessing_runs_its_on_stop_functions(
+    tmp_path: Path, method: str, end: str, status: str
+) -> None:
+    with Child(tmp_path, ENDS, method, end) as child:
+        assert child.ended() == 0, child.err
+        assert child.out.startswith("saved\n"), child.err
+        assert client.attach("test").status == status
 
 
 def test_the_processes_of_an_executor_say_how_they_ended(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 from spark_fast import client, hosts
 from spark_fast.hosts.words import Fate
 from spark_fast.request import Kind
-from tests.hosts_real import Host, Server, parked_together
+from tests.hosts_real import SECRET, Host, Server, parked_together
 from tests.netns import Network, network
 from tests.support import ALL, until
 
@@ -159,7 +159,7 @@ class Agents:
             command = [
                 *net.prefix(number), "env", f"SPARK_FAST_HOME={home}", "GLOO_SOCKET_IFNAME=eth0", "OMP_NUM_THREADS=1",
                 # The store that torchrun shares with its workers still holds where the dead ones listened.
-                "SPARK_FAST_HOSTS_BOUND=20", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1",
+                f"SPARK_FAST_SECRET={SECRET}", "SPARK_FAST_HOSTS_BOUND=20", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1",
                 sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=2",
                 *(option.format(**about) for option in options), str(script), str(folder),
             ]  # fmt: skip

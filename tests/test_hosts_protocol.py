@@ -1,5 +1,6 @@
 """The agreement between hosts: the relays' own code, on simulated links, ranks and stores. See hosts_sim."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -160,6 +161,60 @@ def test_a_host_without_a_store_refuses_and_its_ranks_go_on() -> None:
     step = job.hosts[1].ranks_[0].step
     job.run(1.0)
     assert job.hosts[1].ranks_[0].step > step
+    job.check()
+
+
+def test_a_request_that_all_have_done_is_told_at_once_however_long_their_step_took() -> None:
+    for seed in range(5):
+        job = SimJob(seed, 2, 1, step_every=3.0)
+        job.run(20.0)
+        ident = job.ask(job.hosts[0], Kind.SET)
+        job.run(60.0, lambda: all(ident in host.ranks_[0].applied for host in job.hosts))  # noqa: B023
+        did = job.time
+        job.run(60.0, lambda: ident in job.hosts[0].fates)  # noqa: B023
+        fate, told = job.hosts[0].fates[ident]
+        assert fate.state == "applied"
+        assert told - did < 0.05, "simulated seconds: the store may end with the job"
+
+
+def test_a_relay_that_is_to_hurry_tells_and_reads_before_it_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[int] = []
+    monkeypatch.setattr(SimHost, "watched", lambda host: host.index == 0)
+    monkeypatch.setattr(SimHost, "show", lambda host, peers, missing: shown.append(len(peers)))
+    job = SimJob(16, 2, 1, times=Times(beat=1000.0, watched=1000.0))
+    job.run(1.0)
+    host = job.hosts[0]
+    assert host.relay is not None
+
+    def told() -> int:
+        return int(json.loads(job.store.values["state/0"])["count"])
+
+    for tell in (False, True):
+        reads, before = len(shown), told()
+        host.relay.hurry(tell=tell)
+        host.stirred = True
+        job.run(0.1)
+        assert (len(shown), told()) == (reads + 1, before + tell)
+
+
+@pytest.mark.parametrize(("kind", "state", "after"), [(Kind.STOP, "applied", 0.5), (Kind.PAUSE, "lost", 15.0)])
+def test_where_the_store_is_gone_a_host_tells_what_its_own_ranks_did(kind: Kind, state: str, after: float) -> None:
+    job = SimJob(15, 2, 1, lockstep=False)
+    job.run(1.0)
+    job.hosts[1].ranks_[0].step -= 10_000  # it does not come to it
+    ident = job.ask(job.hosts[0], kind)
+    own = job.hosts[0].ranks_[0]
+    job.run(20.0, lambda: ident in own.applied)
+    for host in job.hosts:
+        host.cut = True
+    cut = job.time
+    job.run(60.0, lambda: ident in job.hosts[0].fates)
+    fate, told = job.hosts[0].fates[ident]
+    assert fate.state == state and told - cut < after
+    if kind == Kind.STOP:
+        assert fate.step == own.applied[ident] and "on this host; of the others nothing was heard" in fate.reason
+    else:
+        assert f"this host acted at step {own.applied[ident]}" in fate.reason
     job.check()
 
 

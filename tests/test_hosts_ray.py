@@ -379,3 +379,24 @@ def test_a_store_outlives_who_made_it_and_ends_when_no_worker_lives_and_nobody_c
 ) -> None:
     with Child(tmp_path, STORE, name=None) as driver:
         assert driver.ended(START) == 0, driver.err
+
+
+def test_a_worker_goes_to_no_store_outside_of_its_cluster_and_believes_no_unsigned_place() -> None:
+    from spark_fast.hosts.ray_meeting import checked, signed
+
+    key = b"k" * 32
+    workers = [(node, signed(key, rank, node)) for rank, node in enumerate(("a", "b"))]
+    store = "10.0.0.1:6379/spark_fast/store:x"
+    assert checked((store, workers), key, "10.0.0.1:6379") == (store, ["a", "b"])
+    for forged in ("10.0.0.2:6379/spark_fast/store:x", "10.0.0.1:6379/other/store:x", "10.0.0.1:63790/spark_fast/x"):
+        for known in (key, None):
+            with pytest.raises(TimeoutError, match="outside of this cluster"):
+                checked((forged, workers), known, "10.0.0.1:6379")
+    for rank, node, signature in ((0, "b", workers[0][1]), (1, "b", b""), (1, "b", signed(b"o" * 32, 1, "b"))):
+        with pytest.raises(TimeoutError, match=f"rank {rank} has another secret"):
+            checked(
+                (store, [(node, signature) if each == rank else workers[each] for each in (0, 1)]), key, "10.0.0.1:6379"
+            )
+    with pytest.raises(TimeoutError, match="rank 0 has another secret"):
+        checked((store, [("a", signed(key, 1, "a")), workers[1]]), key, "10.0.0.1:6379")
+    assert checked((store, [("a", b""), ("b", b"")]), None, "10.0.0.1:6379")[1] == ["a", "b"]

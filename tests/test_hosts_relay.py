@@ -16,6 +16,7 @@ from spark_fast.hosts import folder as files
 from spark_fast.hosts.local import RunFolder
 from spark_fast.hosts.peers import read_peers
 from spark_fast.hosts.protocol import Relay, Steps, Times
+from spark_fast.hosts.secret import SIGNED
 from spark_fast.hosts.words import Member
 from spark_fast.request import FateState, Kind
 from tests.hosts_real import Host, Server, job, parked_together, store
@@ -236,7 +237,7 @@ class Thread:
         try:
             while not self._over:
                 try:
-                    local = RunFolder(self._host.run)
+                    local = RunFolder(self._host.run, SIGNED)
                     member = Member(f"node{self._host.rank}", f"h{self._host.rank}", (self._host.rank,), 2)
                     relay = Relay(self._table, local, member, Times(bound=10.0))
                     while not self._over:
@@ -317,13 +318,3 @@ def test_peers_are_read_while_somebody_looks(tmp_path: Path) -> None:
     with threads(tmp_path) as (found, _):
         until(lambda: [rank["rank"] for rank in read_peers(found[0].run)] == [1], "the other is seen")
         assert read_peers(tmp_path) == []
-
-
-def test_a_host_of_which_nothing_was_heard_is_lost_and_at_the_end_of_the_run_unknown(tmp_path: Path) -> None:
-    files.write_place(tmp_path, files.HostPlace("tcp://none:1/x", "node", "here", 0, 1, 2, 0, 5.0, "python", ""))
-    said = [{"rank": 1, "status": "stopping", "step": 7, "pid": 3}]
-    peer = {"name": "there", "numbers": [1], "ranks": said, "ended": False, "silent": 20.0}
-    with files.opened(tmp_path) as fd:
-        files.write_object(fd, files.PEERS, {"missing": "", "hosts": [peer], "read": time.monotonic()})
-    assert [rank["status"] for rank in read_peers(tmp_path)] == ["lost"]
-    assert read_peers(tmp_path, over=True) == []

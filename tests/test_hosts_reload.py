@@ -12,7 +12,7 @@ import pytest
 
 from spark_fast import _core, client
 from spark_fast.client import Request
-from tests.hosts_real import Server, store
+from tests.hosts_real import SECRET, Server, store
 from tests.ranks import LOCKSTEP, LOOP, Ranks
 from tests.support import ALL, outcome, until
 
@@ -57,7 +57,8 @@ class Job:
         self.hosts[number].start(
             rank,
             LOCAL_RANK=str(local), LOCAL_WORLD_SIZE=str(count), SPARK_FAST_HOME=str(self.homes[number]),
-            SPARK_FAST_STORE=address, SPARK_FAST_RUN="job", SPARK_FAST_HOSTS_BOUND="15", TOGETHER=str(self.world),
+            SPARK_FAST_STORE=address, SPARK_FAST_RUN="job", SPARK_FAST_SECRET=SECRET,
+            SPARK_FAST_HOSTS_BOUND="15", TOGETHER=str(self.world),
         )  # fmt: skip
 
     def at(self, number: int) -> client.Run:
@@ -71,7 +72,7 @@ class Job:
         return [
             process
             for process in psutil.process_iter(["cmdline"])
-            if (process.info["cmdline"] or [])[1:3] == ["-m", "spark_fast.hosts"]
+            if (process.info["cmdline"] or [])[1:4] == ["-P", "-m", "spark_fast.hosts"]
             and process.info["cmdline"][-1] in {str(home / "job") for home in self.homes}
         ]
 

@@ -116,13 +116,26 @@ def test_a_journal_can_be_put_elsewhere_or_turned_off(tmp_path: Path) -> None:
     assert not journal.folder().exists()
 
 
+def test_a_journal_that_was_asked_for_by_name_is_there_from_the_start_and_empty_until_something_is_asked(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "mine.jsonl"
+    with Child(tmp_path, SPARK_FAST_JOURNAL=str(path)) as child:
+        run = child.run()
+        assert (path.read_bytes(), stat_mode(path)) == (b"", 0o600)
+        done = cli("journal", "test")
+        assert (done.returncode, "nothing was asked of the run" in done.stderr) == (0, True)
+        run.pause(timeout=10)
+        assert [line["kind"] for line in journal.read(path).requests] == ["pause"]
+
+
 def test_a_journal_that_cannot_be_written_is_one_warning_and_the_requests_are_applied(tmp_path: Path) -> None:
     with Child(tmp_path, SPARK_FAST_JOURNAL=str(tmp_path / "no" / "journal")) as child:
         run = child.run()
         run.pause(timeout=10)
         run.resume(timeout=10)
         run.pause(timeout=10)
-        assert child.err.count("can't be written any more") == 1
+        assert child.err.count("no journal is kept: ") == 1
         assert "No such file or directory" in child.err
         assert run.status == "paused"
 

@@ -168,10 +168,10 @@ def filled_folder(path: Path) -> None:
 @pytest.mark.parametrize(
     ("leave", "why"),
     [
-        (lambda path: path.symlink_to("/etc/passwd"), "can't be opened"),
-        (lambda path: path.symlink_to(path.name), "can't be opened"),
-        (lambda path: path.symlink_to(path.parent / "valid"), "can't be opened"),
-        (os.mkfifo, "it is no file of yours"),
+        (lambda path: path.symlink_to("/etc/passwd"), "found a symbolic link"),
+        (lambda path: path.symlink_to(path.name), "found a symbolic link"),
+        (lambda path: path.symlink_to(path.parent / "valid"), "found a symbolic link"),
+        (os.mkfifo, "found a named pipe"),
         (Path.mkdir, "it is no file of yours"),
         (filled_folder, "it is no file of yours"),
         (unix_socket, "can't be opened"),

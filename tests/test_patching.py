@@ -1368,7 +1368,7 @@ handlers = [lambda: 1]
 )
 
 
-@pytest.mark.tier("test")
+@pytest.mark.tier("all")
 @pytest.mark.timeout(300)
 def test_a_thousand_reloads_leave_as_many_objects_as_ten() -> None:
     edited = Edited(MANY)

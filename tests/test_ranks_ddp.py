@@ -16,7 +16,7 @@ import torch
 from spark_fast import client
 from spark_fast.client.look import status_of_ranks
 from tests.support import ALL, Child, in_turn, outcome, until
-from tests.torchrun import HEAD, START, Ranks, Torchrun, joined, step_of
+from tests.torchrun import EXAMPLE, HEAD, START, Ranks, Torchrun, joined, step_of
 
 pytestmark = pytest.mark.ranks
 
@@ -130,6 +130,7 @@ class Driver:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.tier("all")
 def test_what_is_asked_at_random_moments_takes_effect_at_one_step_everywhere_and_changes_no_weight(
     tmp_path: Path, ranks: int
 ) -> None:
@@ -195,9 +196,8 @@ def test_a_stop_is_met_at_one_step_by_all_ranks_and_torchrun_ends_well(tmp_path:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(
-    "parked", [False, pytest.param(True, marks=pytest.mark.tier("all"))], ids=["running", "parked"]
-)
+@pytest.mark.tier("all")
+@pytest.mark.parametrize("parked", [False, True], ids=["running", "parked"])
 def test_a_signal_to_one_rank_stops_all_at_one_step(tmp_path: Path, parked: bool) -> None:
     with Torchrun(tmp_path, 2, *ENDLESS) as job:
         run = job.run()
@@ -239,6 +239,36 @@ def test_new_code_that_fails_on_one_rank_is_taken_back_on_all(tmp_path: Path) ->
         stopped_at_one_step(job, run)
 
 
+SLOW_SAVE = """
+import atexit, os, time
+import torch
+
+RANK, FOLDER = int(os.environ["RANK"]), os.environ["TEST_FOLDER"]
+ANOTHER_LEFT = os.path.join(FOLDER, "left0")
+
+def save(*args, save=torch.save):
+    end = time.monotonic() + 3.0
+    while RANK == 1 and time.monotonic() < end and not os.path.exists(ANOTHER_LEFT):
+        time.sleep(0.01)
+    save(*args)
+    open(os.path.join(FOLDER, "early" if os.path.exists(ANOTHER_LEFT) else f"saved{RANK}"), "w").close()
+
+torch.save = save
+atexit.register(lambda: open(os.path.join(FOLDER, f"left{RANK}"), "w").close())
+"""
+"""The second rank takes long to save, and writes down whether the first has left meanwhile."""
+
+
+@pytest.mark.timeout(400)
+def test_no_rank_of_the_example_leaves_before_all_have_saved(tmp_path: Path) -> None:
+    with Torchrun(tmp_path, 2, *ENDLESS, code=SLOW_SAVE + EXAMPLE.read_text(), TEST_FOLDER=str(tmp_path)) as job:
+        job.run().stop(timeout=TIMEOUT)
+        assert job.ended() == 0, job.err
+    assert {path.name for path in tmp_path.iterdir() if path.name[:4] in ("save", "earl", "left")} == {
+        "saved0", "saved1", "left0", "left1",
+    }  # fmt: skip
+
+
 # --- ranks that come, go and stand still ---
 
 
@@ -254,6 +284,8 @@ def test_new_code_that_fails_on_one_rank_is_taken_back_on_all(tmp_path: Path) ->
         ("lost paused", "paused"),
         ("finished running", "running"),
         ("finished lost", "lost"),
+        ("running unheard", "running"),
+        ("stopped unheard", "stopped"),
         ("stopped failed", "failed"),
     ],
 )
@@ -292,6 +324,28 @@ def test_a_rank_that_joins_late_comes_to_stand_where_the_others_do(tmp_path: Pat
         job.start()
         run = job.run()
         until(lambda: {str(rank.status) for rank in run.ranks} == {"paused"}, "the third parks, too")
+        applied(run.resume(timeout=TIMEOUT))
+        obeyed(run, 3)
+
+
+def test_a_rank_that_is_started_again_late_acts_at_the_same_step_and_is_late_only_from_then_on(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    elastic = {"TORCHELASTIC_RUN_ID": "7", "GROUP_RANK": "0", "TORCHELASTIC_RESTART_COUNT": "1"}
+    with Ranks(tmp_path, 3, LOOP, late=1, **elastic) as job:
+        run = job.run()
+        until(lambda: run.step > 1)
+        asked = run.pause(timeout=TIMEOUT).asked
+        step = step_of(run)
+        until(lambda: time.time() > asked + 1.0, "the pause is old enough to be called late for")
+        job.env["GATE"] = str(gate)
+        job.start()
+        late = until(
+            lambda: found[2] if len(found := run.ranks) == 3 and found[2].overdue else None, "it is in its step"
+        )
+        assert late.overdue <= time.time() - late.since < time.time() - asked
+        gate.touch()
+        until(lambda: {str(rank.status) for rank in run.ranks} == {"paused"}, "it parks, too")
+        assert step_of(run) == step
         applied(run.resume(timeout=TIMEOUT))
         obeyed(run, 3)
 

@@ -32,7 +32,7 @@ def test_a_reload_that_one_rank_can_not_follow_is_refused_in_all(tmp_path: Path)
         run = job.run()
         fate = outcome(run.reload, SCRIPT + "# changed\n", timeout=30).fate
         assert fate.state == "refused"
-        assert fate.reason.startswith("rank 1: nobody runs the loop again")
+        assert fate.reason.startswith("rank 1: this process can't leave its loop")
         assert run.pause(timeout=10).fate.state == "applied"
         assert len(standing(run)) == 1
         run.resume(timeout=10)

@@ -98,3 +98,12 @@ def test_a_command_in_another_folder_finds_the_run_by_the_line_that_it_prints(tm
         child.run()
         until(lambda: f"SPARK_FAST_HOME={tmp_path / 'home'} spark-fast pause test" in child.err)
         assert client.attach("test").status.live
+
+
+def test_the_file_of_the_secret_is_that_of_the_folder_in_which_the_program_was_started(tmp_path: Path) -> None:
+    show = 'import os, spark_fast; print(os.environ["SPARK_FAST_SECRET_FILE"])'
+    env = os.environ | {"SPARK_FAST_SECRET_FILE": "secret"}
+    shown = subprocess.run(
+        [sys.executable, "-c", show], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert shown.stdout == f"{tmp_path / 'secret'}\n"

@@ -436,6 +436,7 @@ def test_modules_that_changed_and_those_that_imported_them_are_executed_in_order
         assert training.says(1, count)[0][4:6] == ["my newnew!", "newnew!"]
 
 
+@pytest.mark.tier("test")
 def test_a_thread_that_unpickles_while_new_code_fails_notices_nothing(tmp_path: Path) -> None:
     helper = """
     import time
@@ -1022,6 +1023,7 @@ def test_a_worker_killed_in_a_reload_is_lost_and_its_sender_is_told(tmp_path: Pa
 # --- memory ---
 
 
+@pytest.mark.tier("test")
 @pytest.mark.timeout(300)
 def test_many_reloads_leave_no_more_objects_than_ten(tmp_path: Path) -> None:
     modules = {

@@ -107,11 +107,8 @@ def test_edits_that_change_nothing_change_no_batch_and_no_bit(tmp_path: Path, co
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(
-    "counted",
-    ["enumerate(loader)", pytest.param("zip(range(10**6), loader)", marks=pytest.mark.tier("all"))],
-    ids=["enumerate", "zip"],
-)
+@pytest.mark.tier("all")
+@pytest.mark.parametrize("counted", ["enumerate(loader)", "zip(range(10**6), loader)"], ids=["enumerate", "zip"])
 def test_a_loader_with_persistent_workers_is_asked_for_no_iterator_that_nobody_uses(
     tmp_path: Path, counted: str
 ) -> None:
@@ -166,6 +163,7 @@ def test_an_edit_that_changes_something_changes_the_weights_as_it_would_without_
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.tier("all")
 def test_compiled_code_runs_the_new_methods_and_the_new_functions_that_they_call(tmp_path: Path) -> None:
     code = """
     import json, time

@@ -322,6 +322,151 @@ def test_an_object_is_named_once_however_many_frames_have_it() -> None:
     assert [each.partition(";")[0] for each in told] == [made("model", 5)]
 
 
+COUNTED = "`n` is set again when the code runs again, though the loop counts on with it"
+
+
+@pytest.mark.unit
+def test_a_count_in_a_variable_of_the_function_around_is_named() -> None:
+    source = """
+        def main():
+            n = 0
+            def train():
+                nonlocal n
+                for batch in spark.track(loader, key="batch"):
+                    n += 1  # HERE
+            train()
+        """
+    assert found(source, function="train", n=5) == [f"train.py:2: {COUNTED}"]
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("call", ["count(batch)", "done(batch)", "outer.hook = done", "short(batch)"])
+def test_a_count_in_a_function_that_the_loop_calls_is_named(call: str) -> None:
+    source = f"""
+        def main():
+            n = 0
+            def count(batch):
+                nonlocal n
+                n += 1
+            def done(batch):
+                count(batch)
+            short = lambda batch: done(batch)
+            for batch in spark.track(loader, key="batch"):
+                {call}  # HERE
+        """
+    assert found(source, function="main", n=5) == [f"train.py:2: {COUNTED}"]
+
+
+@pytest.mark.unit
+def test_a_count_of_the_script_in_a_function_that_the_loop_calls_is_named() -> None:
+    source = """
+        n = 0
+        losses = []
+        def count(batch):
+            global n
+            n += 1
+        class Trainer:
+            def step(self, batch):
+                losses.append(batch)
+        trainer = spark.persist("trainer", Trainer)
+        for batch in spark.track(loader, key="batch"):
+            count(batch)
+            trainer.step(batch)  # HERE
+        """
+    assert found(source, n=5, losses=[1]) == [
+        f"train.py:1: {COUNTED}",
+        "train.py:2: `losses` is made anew when the code runs again",
+    ]
+
+
+@pytest.mark.unit
+def test_a_variable_of_another_function_with_the_same_name_is_not_named() -> None:
+    source = """
+        n = 0
+        def count(batch):
+            n = 0
+            n += 1
+            def inner():
+                nonlocal n
+                n += 1
+            inner()
+        def unused():
+            global n
+            n += 1
+        def main():
+            m = 0
+            def apart(m):
+                m += 1
+            for batch in spark.track(loader, key="batch"):
+                count(batch)
+                apart(n)  # HERE
+        """
+    assert found(source, function="main", n=5, m=5) == []
+
+
+@pytest.mark.unit
+def test_a_count_around_a_function_that_is_persisted_is_not_named() -> None:
+    source = """
+        def make():
+            n = 0
+            def train():
+                nonlocal n
+                for batch in spark.track(loader, key="batch"):
+                    n += 1  # HERE
+            return train
+        train = spark.persist("train", make)
+        """
+    names: dict[str, Any] = {}
+    exec(compile("def train():\n    pass\n", "/project/train.py", "exec"), names)
+    assert found(source, kept=(names["train"],), function="train", n=5) == []
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    "body",
+    [
+        "if batch > n: n = batch",
+        "n, last = n + batch, n",
+        "while (n := n + 1) % 7: pass",
+        "try: n = batch + n\n                except ValueError: pass",
+        "print(n); n = batch",
+        "if batch: n = 0\n                n += batch",
+    ],
+)
+def test_what_one_item_hands_to_the_next_is_named(body: str) -> None:
+    source = f"""
+            n = 0
+            for batch in spark.track(loader, key="batch"):
+                {body}
+                step(batch)  # HERE
+        """
+    assert f"train.py:1: {COUNTED}" in found(source, n=5)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    "body",
+    [
+        "n = batch; print(n)",
+        "n = batch; n += 1",
+        "with opened() as n: print(n)",
+        "n = [n for n in batch]; print(n)",
+        "print([n for n in batch])",
+        "if batch: n = 0\n                else: n = 1\n                n += batch",
+        "try: n = batch\n                except ValueError: n = 0\n                print(n)",
+        "for n in batch: print(n)",
+    ],
+)
+def test_what_each_item_sets_before_it_reads_is_not_named(body: str) -> None:
+    source = f"""
+            n = 0
+            for batch in spark.track(loader, key="batch"):
+                {body}
+                step(batch)  # HERE
+        """
+    assert found(source, n=5) == []
+
+
 @pytest.mark.unit
 def test_settings_that_the_loop_reads_are_not_named() -> None:
     source = """
@@ -525,3 +670,101 @@ def test_the_index_of_a_loop_counts_its_items(monkeypatch: pytest.MonkeyPatch, k
     assert [(loop.index, item) for item in loop] == [(0, "a"), (1, "b"), (2, "c")]
     assert loop.index == 2
     assert [loop.index for _ in loop] == [0, 1, 2]
+
+
+CAUGHT = """
+import json, time
+import spark_fast as spark
+
+model = spark.persist("model", dict)
+
+def say(*words):
+    print(json.dumps(words), flush=True)
+
+class Early(Exception):
+    pass
+
+def items():
+    for item in spark.track(range(100), key="first"):
+        yield item
+
+FIRST
+for item in spark.track(range(10**6), key="second"):
+    say("second", item)
+    time.sleep(0.002)
+"""
+
+LEFT = {
+    "an exception": """
+try:
+    for item in spark.track(range(100), key="first"):
+        if item == 3:
+            raise Early
+except Early:
+    say("caught")
+""",
+    "a generator that is closed": """
+for item in items():
+    if item == 3:
+        break
+say("caught")
+""",
+    "an exception, and once more to its end": """
+for last in (3, 200):
+    try:
+        for item in spark.track(range(100), key="first"):
+            if item == last:
+                raise Early
+    except Early:
+        say("caught")
+""",
+}
+
+
+@pytest.mark.parametrize("how", LEFT)
+def test_the_answer_names_a_loop_that_had_ended_and_that_begins_anew(tmp_path: Path, how: str) -> None:
+    with Edited(tmp_path, CAUGHT.replace("FIRST", LEFT[how])) as training:
+        assert training.says(3)[0] == ["caught"]
+        training.edit("0.002", "0.003")
+        told = [each for each in training.reloaded().fate.warnings if "'first'" in each]
+        (sentence,) = told
+        began = "the loop with the key 'first' had ended, and" if "once more" in how else "an exception ended the loop"
+        assert sentence.startswith(began)
+        assert "begins at its first item again" in sentence
+
+
+def test_of_many_loops_that_had_ended_and_that_begin_anew_some_are_named(tmp_path: Path) -> None:
+    first = """
+for number in range(5):
+    for item in spark.track(range(2), key=f"first {number}"):
+        pass
+"""
+    with Edited(tmp_path, CAUGHT.replace("FIRST", first)) as training:
+        training.says(2)
+        training.edit("0.002", "0.003")
+        assert [each for each in training.reloaded().fate.warnings if "first" in each] == [
+            "the loops with the keys 'first 0', 'first 1', 'first 2' and 2 more had ended, "
+            "and begin at their first items again"
+        ]
+
+
+def test_a_loop_that_an_exception_ended_and_that_then_came_to_its_end_is_passed_over(tmp_path: Path) -> None:
+    first = """
+def first(last):
+    for item in spark.track(range(5), key="first"):
+        say("first", item)
+        if item == last:
+            raise Early
+try:
+    first(3)
+except Early:
+    first(200)
+"""
+    with Edited(tmp_path, CAUGHT.replace("FIRST", first)) as training:
+        before = len(training.says(11))
+        training.edit("0.002", "0.003")
+        told = [each for each in training.reloaded().fate.warnings if "'first'" in each]
+        assert told == [
+            "the loop with the key 'first' had ended, so it is passed over; give it another key to go through it again"
+        ]
+        assert all(line[0] == "second" for line in training.says(3, after=before))

@@ -466,7 +466,8 @@ if __name__ == "__main__":
 
 
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize("method", [pytest.param("spawn", marks=pytest.mark.tier("all")), "forkserver"])
+@pytest.mark.tier("all")  # each worker process imports torch
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_the_workers_of_a_data_loader_outlive_broken_files_and_run_new_code(tmp_path: Path, method: str) -> None:
     def batches(version: int) -> list[object]:
         return [[index, f"script {version}", f"helper {version}"] for index in range(2)]

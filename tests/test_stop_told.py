@@ -182,6 +182,17 @@ def test_the_supervisor_ends_it_whether_the_command_waits_or_not(tmp_path: Path,
         assert client.attach("test").status == "lost"
 
 
+def test_the_supervisor_does_not_blame_memory_for_a_grace_that_was_given_later(tmp_path: Path) -> None:
+    with Script(tmp_path, SWALLOWS) as child:
+        run = child.run()
+        run.stop(timeout=10)
+        assert cli("stop", "test", "--grace", "100ms").returncode == 5
+        assert child.ended() == 137
+        assert "was killed by SIGKILL" in child.said()[-1]
+        assert "after it was asked to stop: 'stop --grace' kills a process" in child.said()[-1]
+        assert "memory" not in child.err
+
+
 def _has_supervisor(run: str) -> bool:
     from spark_fast import run_folder
 

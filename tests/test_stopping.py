@@ -390,6 +390,185 @@ def test_each_thread_and_each_task_is_raised_the_stop_once(tmp_path: Path) -> No
     assert sorted(outcome(tmp_path, tasks).splitlines()) == ["0 3", "1 3", "other 3"]
 
 
+WAITING = """
+    import queue, time
+    from concurrent.futures import wait
+    from multiprocessing.pool import ThreadPool
+
+    def main_waits():
+        names, frame = [], sys._current_frames()[threading.main_thread().ident]
+        own = frame.f_code.co_filename == __file__
+        while frame is not None:
+            names.append(frame.f_code.co_name)
+            frame = frame.f_back
+        return not own and "start" not in names
+
+    def work(swallows=True):
+        try:
+            for step in spark.track(range(1000)):
+                if step == 5:
+                    while not main_waits():
+                        time.sleep(0.001)
+                    stop()
+        except spark.SparkStopError:
+            if not swallows:
+                raise
+
+    async def work_in_task():
+        try:
+            for step in range(1000):
+                await spark.checkpoint_async()
+                await asyncio.sleep(0)
+                if step == 5:
+                    stop()
+        except spark.SparkStopError:
+            pass
+
+    def start(fn=work):
+        thread = threading.Thread(target=fn)
+        thread.start()
+        return thread
+    """
+
+
+WAITS = {
+    "a thread that is joined": "start().join()",
+    "the end of an executor": """
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(work)
+    """,
+    "a future": "ThreadPoolExecutor(1).submit(work).result()",
+    "a future that raises": """
+    try:
+        ThreadPoolExecutor(1).submit(work, swallows=False).result()
+    except spark.SparkStopError:
+        pass
+    """,
+    "several futures": "wait([ThreadPoolExecutor(1).submit(work)])",
+    "the map of an executor": "list(ThreadPoolExecutor(1).map(work, [True]))",
+    "the map of a pool of threads": "ThreadPool(1).map(work, [True])",
+    "a function that joins": """
+    def train():
+        thread = start()
+        thread.join()
+    train()
+    """,
+    "a task": """
+    async def main():
+        await asyncio.create_task(work_in_task())
+        print(validate())
+    asyncio.run(main())
+    sys.exit()
+    """,
+    "tasks that are gathered": """
+    async def main():
+        await asyncio.gather(work_in_task(), return_exceptions=True)
+        for _ in range(3):
+            await spark.checkpoint_async()
+        print(3)
+    asyncio.run(main())
+    sys.exit()
+    """,
+    "a task group": """
+    async def train():
+        async with asyncio.TaskGroup() as group:
+            group.create_task(work_in_task())
+    async def main():
+        await train()
+        print(validate())
+    asyncio.run(main())
+    sys.exit()
+    """,
+    "tasks that are waited for": """
+    async def main():
+        await asyncio.wait([asyncio.create_task(work_in_task())])
+        print(validate())
+    asyncio.run(main())
+    sys.exit()
+    """,
+    "a thread of a task": """
+    async def main():
+        await asyncio.to_thread(work)
+        print(validate())
+    asyncio.run(main())
+    sys.exit()
+    """,
+}
+
+
+@pytest.mark.parametrize("how", WAITS)
+def test_code_that_waited_for_what_trains_is_not_raised_the_stop_behind_its_wait(tmp_path: Path, how: str) -> None:
+    code = f"    {WAITS[how].strip()}\n    print(validate())"
+    assert outcome(tmp_path, WAITING.rstrip() + "\n" + code) == "3"
+
+
+COMES_BACK = {
+    "a loop with a checkpoint before the wait": """
+    for _ in spark.track(range(9)):
+        start().join()
+        print(validate())
+    """,
+    "a loop whose functions pass checkpoints before the wait": """
+    def epoch():
+        validate()
+        start().join()
+    while True:
+        epoch()
+        print(validate())
+    """,
+    "a loop that starts new threads": """
+    while True:
+        start().join()
+        print(validate())
+    """,
+    "a loop that gives the same threads new work": """
+    pool = ThreadPoolExecutor(1)
+    while True:
+        pool.submit(work).result()
+        print(validate())
+    """,
+    "a loop with its own checkpoint behind the wait": """
+    while True:
+        start().join()
+        print(validate())
+        spark.checkpoint()
+    """,
+    "a loop that makes new tasks": """
+    async def main():
+        while True:
+            await asyncio.gather(work_in_task())
+            print(validate())
+    asyncio.run(main())
+    """,
+}
+
+
+@pytest.mark.parametrize("how", COMES_BACK)
+def test_code_that_waited_for_what_trains_is_raised_the_stop_when_it_comes_back(tmp_path: Path, how: str) -> None:
+    lines = "\n".join("    " + line for line in COMES_BACK[how].splitlines())
+    code = f"{WAITING}\n    try:{lines}\n    except spark.SparkStopError:\n        print('left', validate())\n"
+    assert outcome(tmp_path, code) == "3\nleft 3"
+
+
+def test_code_that_waits_for_items_is_raised_the_stop(tmp_path: Path) -> None:
+    code = """
+    items = queue.Queue()
+    def fill():
+        work()
+        while True:
+            items.put(1)
+            time.sleep(0.001)
+    threading.Thread(target=fill, daemon=True).start()
+    try:
+        while True:
+            items.get()
+            spark.checkpoint()
+    except spark.SparkStopError:
+        print(validate())
+    """
+    assert outcome(tmp_path, WAITING + code) == "3"
+
+
 def test_a_stop_that_this_process_alone_is_told_of_keeps_to_the_rule(tmp_path: Path) -> None:
     (tmp_path / "no folder").touch()
     env = {"SPARK_FAST_HOME": str(tmp_path / "no folder"), "SPARK_FAST_STOP_SIGNALS": "SIGTERM"}

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from spark_fast import client, private_files, run_folder
+from spark_fast import client, homes, private_files, run_folder
 from spark_fast.ui import polling, sent
 from spark_fast.worker import persisting, report
 from tests.reloading import Edited
@@ -28,12 +28,8 @@ EXPOSING = LOOP.replace("while", "spark.expose(lr=0.5)\nwhile", 1)
 @contextmanager
 def home_locked() -> Iterator[None]:
     """Somebody makes or removes runs: those that want to must wait."""
-    home = run_folder.open_home(create=True)
-    try:
-        with run_folder._home_locked(home, DEADLINE):
-            yield
-    finally:
-        os.close(home)
+    with homes.opened_homes(create=True) as found, run_folder._home_locked(found[0], DEADLINE):
+        yield
 
 
 def sleeps(pid: int) -> bool:
@@ -179,7 +175,7 @@ def test_a_reload_that_the_scripts_thread_does_not_come_for_holds_up_no_resume(t
         assert run.resume(timeout=10).fate.state == "applied"
         training.steps_on(run)
         assert reload.fate.state == "refused"
-        assert "the thread that runs the script came to no checkpoint" in (reload.fate.reason or "")
+        assert "the thread that runs the script passed no checkpoint" in (reload.fate.reason or "")
 
 
 def test_a_reload_that_the_scripts_thread_does_not_come_for_holds_up_no_stop(tmp_path: Path) -> None:
@@ -201,7 +197,7 @@ def test_threads_that_outlive_the_script_refuse_reloads(tmp_path: Path) -> None:
         training.steps_on(run)
         training.edit("import threading", "# edited\nimport threading")
         fate = training.reload(timeout=10).fate
-        assert fate.state == "refused" and "nobody runs the loop again" in (fate.reason or "")
+        assert fate.state == "refused" and "this process can't leave its loop" in (fate.reason or "")
         assert run.pause(timeout=10).fate.state == "applied"
 
 

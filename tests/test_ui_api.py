@@ -13,8 +13,11 @@ import pytest
 
 from spark_fast import client, run_folder
 from spark_fast.ui import threads
+from tests.reloading import Edited
 from tests.support import LOOP, Child, until
-from tests.ui_support import EXPOSING, Served, served
+from tests.test_starting import Script, there
+from tests.test_stop_told import SWALLOWS
+from tests.ui_support import EXPOSING, FORGETFUL, Served, served
 
 pytestmark = pytest.mark.process
 
@@ -252,6 +255,34 @@ def test_a_value_that_does_not_fit_is_refused_with_the_reason(
     answer = server.api.put(f"/api/runs/test/values/{name}", json={"value": value})
     assert reason in _error(answer, 422)
     assert answer.json()["request"]["fate"]["state"] == "refused"
+
+
+def test_a_run_that_is_starting_takes_what_it_does_not_expose_yet(server: Served, tmp_path: Path) -> None:
+    with Script(tmp_path) as child:
+        there()
+        asked = [
+            server.api.put("/api/runs/test/values/lr", json={"value": 0.5}),
+            server.api.put("/api/runs/test/values", json={"values": {"lr": 0.25, "mode": "b"}}),
+            server.api.post("/api/runs/test/calls/double", json={"args": [4]}),
+            server.api.put("/api/runs/test/values/nothing", json={"value": 1}),
+        ]
+        assert [answer.status_code for answer in asked] == [202] * 4
+        child.go()
+        fates = [server.fate("test", answer.json()["request"])["state"] for answer in asked]
+        assert fates == ["applied", "applied", "applied", "refused"]
+        assert server.api.put("/api/runs/test/values/nothing", json={"value": 1}).status_code == 404
+
+
+def test_several_values_are_set_by_one_request_or_none_is(server: Served, exposing: Child) -> None:
+    run = exposing.run()
+    before = run.values["lr"].value
+    refused = server.api.put("/api/runs/test/values", json={"values": {"lr": 0.25, "fixed": 1}})
+    assert _error(refused, 422) == "fixed is for reading only; none of the values is set"
+    assert run.values["lr"].value == before
+    request = server.api.put("/api/runs/test/values", json={"values": {"lr": 0.25, "text": "b"}}).json()["request"]
+    assert (request["name"], server.fate("test", request)["state"]) == ("lr, text", "applied")
+    assert [run.values[name].value for name in ("lr", "text")] == [0.25, "b"]
+    assert len(run.requests) == 1
 
 
 def test_a_setter_that_raises_leaves_the_value_and_its_traceback_comes_back(server: Served, exposing: Child) -> None:
@@ -535,6 +566,7 @@ def test_the_description_is_served_and_names_every_route(server: Served) -> None
         "/api/runs/{run}/advance",
         "/api/runs/{run}/reload",
         "/api/runs/{run}/reset",
+        "/api/runs/{run}/values",
         "/api/runs/{run}/values/{name}",
         "/api/runs/{run}/calls/{name}",
         "/api/runs/{run}/requests/{ident}",
@@ -587,3 +619,32 @@ def test_many_may_ask_for_one_run_at_a_time(server: Served, exposing: Child) -> 
         run.pause(timeout=20)  # between its speeds there is none
         run.resume(timeout=20)
     assert statuses == [200] * 240
+
+
+# --- what went otherwise than asked ---
+
+
+def test_a_reload_that_would_start_over_says_that_it_can(server: Served, tmp_path: Path) -> None:
+    with Edited(tmp_path, FORGETFUL) as training:
+        training.says(40)
+        training.edit('"old"', '"new"')
+        for body in ({}, {"code": training.source().replace('"new"', '"newer"')}, {"code": "def"}):
+            answer = server.api.post("/api/runs/test/reload", json=body)
+            if answer.status_code == 422:  # it does not compile
+                assert answer.json()["request"]["can_start_over"] is False
+                continue
+            assert server.fate("test", answer.json()["request"])["state"] == "refused"
+            told = server.get(f"/api/runs/test/requests/{answer.json()['request']['id']}")["request"]
+            assert told["can_start_over"] is True
+        again = server.post("/api/runs/test/reload", {"restart": True})
+        assert server.fate("test", again)["state"] == "applied"
+        until(lambda: ["new", 0, 1] in training.said, training.err)
+
+
+def test_a_swallowed_stop_is_told(server: Served, tmp_path: Path) -> None:
+    with Child(tmp_path, SWALLOWS) as child:
+        run = child.run()
+        assert server.get("/api/runs/test")["swallowed_stop"] is None
+        server.post("/api/runs/test/stop")
+        told = until(lambda: next((each["swallowed_stop"] for each in server.get("/api/runs")["runs"]), None))
+        assert told == run.stop_step == server.get("/api/runs/test")["swallowed_stop"]

@@ -16,7 +16,7 @@ from tests.support import LOOP, Child, kill, until
 
 pytestmark = pytest.mark.process
 
-ADDRESS = re.compile(r"spark-fast: the page that shows and steers your runs: (http://127\.0\.0\.1:\d+)/\?token=(\S+)")
+ADDRESS = re.compile(r"spark-fast: the page that shows and steers your runs: (http://127\.0\.0\.1:\d+)/#token=(\S+)")
 
 
 def served(address: str, token: str) -> str:

@@ -1,5 +1,6 @@
 """`spark-fast ui`: what it prints, where it listens, and how it ends."""
 
+import ipaddress
 import os
 import signal
 import socket
@@ -14,7 +15,7 @@ import httpx
 import pytest
 import trustme
 
-from spark_fast.ui import serving
+from spark_fast.ui import addresses
 from tests.support import DEADLINE, LOOP, Child, until
 
 pytestmark = pytest.mark.process
@@ -50,9 +51,10 @@ def test_it_prints_an_address_that_shows_the_runs_and_ends_by_a_signal(
     with Child(tmp_path, LOOP) as child, _running("--port", "0") as (process, address):
         run = child.run()
         assert address.startswith("http://127.0.0.1:")
-        with httpx.Client(follow_redirects=True) as browser:
-            assert browser.get(address).status_code == 200
-            runs = browser.get(httpx.URL(address).join("/api/runs")).json()["runs"]
+        base, token = address.split("/#token=")
+        with httpx.Client(headers={"authorization": f"Bearer {token}"}) as browser:
+            assert browser.get(base).status_code == 200
+            runs = browser.get(f"{base}/api/runs").json()["runs"]
         assert [each["id"] for each in runs] == ["test"]
         process.send_signal(number)
         assert _ended(process) == (status, "")
@@ -61,9 +63,8 @@ def test_it_prints_an_address_that_shows_the_runs_and_ends_by_a_signal(
 
 def test_it_ends_though_a_page_looks(tmp_path: Path) -> None:
     with _running("--port", "0") as (process, address):
-        token = address.partition("token=")[2]
-        stream = httpx.URL(address).copy_with(path="/api/stream", query=None)
-        with httpx.stream("GET", stream, headers={"authorization": f"Bearer {token}"}) as answer:
+        base, token = address.split("/#token=")
+        with httpx.stream("GET", f"{base}/api/stream", headers={"authorization": f"Bearer {token}"}) as answer:
             lines = answer.iter_lines()
             next(lines)
             process.send_signal(signal.SIGINT)
@@ -74,11 +75,13 @@ def test_without_a_port_it_takes_the_first_that_is_free(monkeypatch: pytest.Monk
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        monkeypatch.setattr(serving, "PORT", taken.getsockname()[1])
-        with serving.listen("127.0.0.1", None) as found:
+        monkeypatch.setattr(addresses, "PORT", taken.getsockname()[1])
+        where = addresses.resolve("127.0.0.1")
+        (found,) = addresses.listen(where, None)
+        with found:
             assert found.getsockname()[1] != taken.getsockname()[1]
         with pytest.raises(OSError, match="in use"):
-            serving.listen("127.0.0.1", serving.PORT)
+            addresses.listen(where, addresses.PORT)
 
 
 def test_a_port_that_is_taken_is_said() -> None:
@@ -102,25 +105,69 @@ def test_it_listens_for_others_only_with_tls_or_when_told_to(host: str) -> None:
     assert "--insecure" in done.stderr
     assert "SSH" in done.stderr
     with _running("--host", host, "--port", "0", "--insecure") as (_, address):
-        assert address.startswith(f"http://{socket.gethostname()}:")
+        # A number: the machine's name could lead to an address that is another's.
+        host = httpx.URL(address).host
+        assert not ipaddress.ip_address(host).is_unspecified
+        assert httpx.get(address).status_code == 200
 
 
-def test_with_a_certificate_all_is_encrypted_and_the_cookie_too(tmp_path: Path) -> None:
+def test_a_name_is_printed_as_the_number_that_is_listened_on() -> None:
+    with _running("--host", "localhost", "--port", "0") as (_, address):
+        base, token = address.split("/#token=")
+        assert ipaddress.ip_address(httpx.URL(base).host).is_loopback
+        for host in {str(each.where[0]) for each in addresses.resolve("localhost")}:
+            # All that the name leads to is this server.
+            url = httpx.URL(base).copy_with(host=host).join("/api/runs")
+            assert httpx.get(url, headers={"authorization": f"Bearer {token}"}).status_code == 200
+
+
+def test_a_kept_token_is_that_of_the_next_server_and_else_it_is_another(tmp_path: Path) -> None:
+    tokens = []
+    for options in (["--keep-token"], [], ["--keep-token"], []):
+        with _running("--port", "0", *options, XDG_STATE_HOME=str(tmp_path)) as (process, address):
+            base, token = address.split("/#token=")
+            assert httpx.get(f"{base}/api/runs", headers={"authorization": f"Bearer {token}"}).status_code == 200
+            assert process.stdout is not None
+            if options:
+                assert str(tmp_path / "spark_fast" / "ui-token") in process.stdout.readline()
+            tokens.append(token)
+    assert tokens[0] == tokens[2]
+    assert len(set(tokens)) == 3
+
+
+def test_a_kept_token_that_others_may_know_serves_nothing(tmp_path: Path) -> None:
+    kept = tmp_path / "spark_fast" / "ui-token"
+    kept.parent.mkdir(mode=0o700)
+    kept.write_text("x" * 43)
+    kept.chmod(0o644)
+    done = subprocess.run(
+        [*COMMAND, "--port", "0", "--keep-token"],
+        env=os.environ | {"XDG_STATE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert str(kept) in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_with_a_certificate_all_is_encrypted_and_the_address_has_its_name(tmp_path: Path) -> None:
     authority = trustme.CA()
-    certificate = authority.issue_cert("127.0.0.1")
+    certificate = authority.issue_cert("localhost")
     chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
     certificate.private_key_pem.write_to_path(key)
     for pem in certificate.cert_chain_pems:
         pem.write_to_path(chain, append=True)
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
-    with _running("--port", "0", "--tls-cert", str(chain), "--tls-key", str(key)) as (_, address):
-        assert address.startswith("https://127.0.0.1:")
-        with httpx.Client(verify=trusting) as browser:
-            answer = browser.get(address)
-            assert answer.status_code == 303
-            assert "secure" in answer.headers["set-cookie"].lower()
-            own = str(httpx.URL(address).copy_with(path="/", query=None)).rstrip("/")
+    options = ["--host", "localhost", "--port", "0", "--tls-cert", str(chain), "--tls-key", str(key)]
+    with _running(*options) as (_, address):
+        assert address.startswith("https://localhost:")
+        own, token = address.split("/#token=")
+        with httpx.Client(verify=trusting, headers={"authorization": f"Bearer {token}"}) as browser:
+            assert browser.get(own).status_code == 200
             assert browser.get(f"{own}/api/runs", headers={"origin": own}).status_code == 200
             plain = own.replace("https", "http")
             assert browser.get(f"{own}/api/runs", headers={"origin": plain}).status_code == 403
@@ -182,7 +229,8 @@ def test_the_browser_is_handed_a_file_and_no_token(tmp_path: Path) -> None:
     scratch.mkdir()
     with _running("--port", "0", "--open", BROWSER=str(browser), TMPDIR=str(scratch)) as (process, address):
         until(seen.exists, "the browser")
-        token = address.partition("token=")[2]
+        token = address.partition("#token=")[2]
+        assert token
         assert token not in seen.read_text()
         assert f"url={address}" in Path(f"{seen}.page").read_text()
         assert Path(f"{seen}.mode").read_text() == "700\n"

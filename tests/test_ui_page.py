@@ -688,7 +688,8 @@ def test_a_page_says_that_it_has_lost_the_server_and_catches_up(
         expect(fate(row(page))).to_contain_text("not sent: the server does not answer")
         run.pause(timeout=30)
         with Served(tmp_path / "ui", port) as another:
-            expect(page.locator("#lost")).to_contain_text("another token")
+            # The server was started anew, and its token is another. The page says so, and sends the old one no more.
+            expect(page.locator("#lost-words")).to_contain_text("does not know this page's token")
             fresh = page.context.new_page()
             fresh.goto(another.address)
             expect(page.locator("#lost")).to_be_hidden()

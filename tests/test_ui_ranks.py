@@ -140,13 +140,15 @@ def test_what_is_wrong_with_many_ranks_is_a_number_and_the_first_of_them() -> No
         for n in range(1024)
     ]
     ranks[8] |= {"trouble": "overdue"}
+    ranks[10] |= {"status": "unheard", "trouble": "unheard"}
     found = present_view(ranks)
     assert found == {
         "ranks": 1024,
-        "live": 512,
+        "live": 511,
         "hosts": 4,
         "troubles": [
             {"trouble": "lost", "count": 512, "first": [1, 3, 5]},
+            {"trouble": "unheard", "count": 1, "first": [10]},
             {"trouble": "overdue", "count": 1, "first": [8]},
         ],
     }
@@ -212,6 +214,18 @@ def test_metrics_of_more_ranks_than_may_be_listed_are_sums() -> None:
     assert all(line.startswith("#") for line in heads)
     lines = [*metrics._lines_of_ranks([summary(RANKS_MAX)], {"job": {}})]
     assert len(lines) - len(heads) == 2 * RANKS_MAX
+
+
+def test_metrics_say_nothing_of_a_rank_that_is_not_heard_but_that() -> None:
+    ranks = [
+        {"rank": n, "status": "unheard" if n else "running", "step": 5, "overdue": 0.0, "host": "h", "trouble": ""}
+        for n in range(2)
+    ]
+    summary = {"id": "job", "world_size": 2, "local_world_size": 1, "ranks": ranks, "present": present_view(ranks)}
+    sums = [*metrics._lines_of_jobs([summary])]
+    assert {'spark_fast_ranks_alive{run="job"} 1', 'spark_fast_ranks_unheard{run="job"} 1'} <= {*sums}
+    lines = [*metrics._lines_of_ranks([summary], {"job": {}})]
+    assert not any('rank="1"' in line for line in lines) and any('rank="0"' in line for line in lines)
 
 
 def test_a_call_names_its_ranks_and_gives_what_each_returned(server: api.Served, job: Job) -> None:
@@ -342,6 +356,29 @@ def test_ranks_of_other_hosts_are_counted_where_they_are_known(browser: Browser,
     for there, count in ((8, "8"), (7, "7/8"), (2, "2")):
         run = {"world_size": 8, "local_world_size": 2, "present": present_view(ranks[:there])}
         assert page.evaluate(say, run) == count
+
+
+def test_ranks_that_are_not_heard_are_said_to_be_so(browser: Browser, served: pages.Served) -> None:
+    page = opened(browser, served)
+    say = """async (run) => {
+        const { Ranks, brief } = await import('/static/ranks.js');
+        const shown = new Ranks('job');
+        shown.update(run);
+        return [brief(run), shown.node.querySelector('.hint').textContent, shown.node.textContent];
+    }"""
+    about = {"pid": 1, "behind": 0, "overdue": 0.0, "step": 700, "since": 1000.0}
+    ranks = [
+        about | {"rank": n, "status": status, "host": f"node{n}", "trouble": trouble}
+        for n, (status, trouble) in enumerate([("running", ""), ("unheard", "unheard")])
+    ]
+    run = {"world_size": 2, "local_world_size": 1, "ranks": ranks, "present": present_view(ranks)}
+    short, hint, table = page.evaluate(say, run)
+    assert short == "rank 1 not heard"
+    assert hint == "1 of 2 is there, on 2 hosts; rank 1 is not heard."
+    assert "not heard since" in table and "last seen at step 700" in table
+    ended = [ranks[0] | {"status": "stopped"}, ranks[1]]
+    _, hint, _ = page.evaluate(say, run | {"ranks": ended, "present": present_view(ended)})
+    assert hint == "0 of 2 are there, on 2 hosts; rank 1 is not heard."
 
 
 def test_many_ranks_that_are_alike_share_a_line(browser: Browser, served: pages.Served, tmp_path: Path) -> None:

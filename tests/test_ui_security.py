@@ -3,23 +3,21 @@
 import http.client
 import json
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from spark_fast import client
 from spark_fast.ui import security
+from spark_fast.ui.addresses import is_loopback, resolve
 from spark_fast.ui.security import BODY_MAX, CODE_BODY_MAX, Keys, hosts_of
-from spark_fast.ui.serving import is_loopback
 from tests.support import Child
 from tests.ui_support import EXPOSING, Served, served
 
 pytestmark = pytest.mark.process
 
 ROUTES = [
-    ("GET", "/"),
-    ("GET", "/static/plotly.min.js"),
     ("GET", "/api/runs"),
     ("GET", "/api/runs/test"),
     ("GET", "/api/runs/test/history?name=lr"),
@@ -39,7 +37,11 @@ ROUTES = [
     ("PUT", "/api/runs/test/values/lr"),
     ("POST", "/api/runs/test/calls/evaluate"),
     ("POST", "/api/clean"),
+    ("POST", "/"),
+    ("OPTIONS", "/api/runs/test/pause"),
 ]
+PUBLIC = [("GET", "/"), ("GET", "/static/app.js"), ("GET", "/static/plotly.min.js")]
+"""The page's own files."""
 BODIES = {"/api/runs/test/advance": {"steps": 1}, "/api/runs/test/values/lr": {"value": 0.9}}
 
 
@@ -79,20 +81,16 @@ def _unharmed(run: client.Run) -> None:
         {"authorization": "Basic TOKEN"},
         {"authorization": "TOKEN"},
         {"authorization": "Bearer TOKENx"},
-        {"cookie": "spark_fast=wrong"},
-        {"cookie": "NAME=wrong"},
-        {"cookie": "NAME=TOKEN"},  # the token itself is no cookie
-        {"cookie": "spark_fast=COOKIE"},
-        {"authorization": "Bearer wrong", "cookie": "NAME=COOKIE"},
+        {"cookie": "spark_fast=TOKEN"},
+        {"cookie": "token=TOKEN; authorization=TOKEN"},
+        {"referer": "http://127.0.0.1/#token=TOKEN"},
+        {"x-token": "TOKEN", "proxy-authorization": "Bearer TOKEN"},
     ],
 )
-def test_who_has_neither_token_nor_cookie_gets_401_everywhere_and_changes_nothing(
+def test_each_route_of_the_api_answers_401_without_the_token_and_changes_nothing(
     server: Served, training: client.Run, headers: dict[str, str]
 ) -> None:
-    keys = server.keys
-    words = {"TOKEN": keys.token, "COOKIE": keys.cookie, "NAME": keys.cookie_name}
-    for word, meant in words.items():
-        headers = {name: value.replace(word, meant) for name, value in headers.items()}
+    headers = {name: value.replace("TOKEN", server.keys.token) for name, value in headers.items()}
     with server.stranger(**headers) as stranger:
         for method, path in ROUTES:
             answer = stranger.request(method, path, json=BODIES.get(path))
@@ -105,8 +103,14 @@ def test_who_has_neither_token_nor_cookie_gets_401_everywhere_and_changes_nothin
 def test_the_token_of_another_server_is_a_wrong_one(server: Served, other: Served) -> None:
     with server.stranger(authorization=f"Bearer {other.keys.token}") as stranger:
         assert stranger.get("/api/runs").status_code == 401
-    with server.stranger(cookie=f"{other.keys.cookie_name}={other.keys.cookie}") as stranger:
-        assert stranger.get("/api/runs").status_code == 401
+
+
+def test_two_tokens_in_one_request_are_none(server: Served) -> None:
+    right, wrong = f"Bearer {server.keys.token}", "Bearer wrong"
+    with server.stranger() as stranger:
+        for headers in ([right, wrong], [wrong, right]):
+            given = [("authorization", each) for each in headers]
+            assert stranger.get("/api/runs", headers=given).status_code == 401
 
 
 def test_no_byte_of_a_header_is_an_error_of_the_server(server: Served) -> None:
@@ -116,61 +120,50 @@ def test_no_byte_of_a_header_is_an_error_of_the_server(server: Served) -> None:
             assert stranger.get("/api/runs", headers=[(b"cookie", value)]).status_code == 401
 
 
-# --- the token for a cookie ---
+# --- the page, its token and no cookie ---
 
 
-def test_the_address_with_the_token_is_exchanged_for_a_cookie_and_the_address_without(server: Served) -> None:
-    with server.stranger() as browser:
-        answer = browser.get("/", params={"token": server.keys.token})
-        assert answer.status_code == 303
-        assert answer.headers["location"] == "/"
-        assert server.keys.token not in answer.text
-        cookie = answer.headers["set-cookie"]
-        parts = {part.strip().lower() for part in cookie.split(";")[1:]}
-        assert parts == {"httponly", "path=/", "samesite=strict"}
-        assert server.keys.token not in cookie
-        assert browser.get("/").status_code == 200
-        assert browser.get("/api/runs").status_code == 200
-        assert browser.get("/static/plotly.min.js").status_code == 200
+def test_the_page_s_own_files_need_no_token_and_hold_none(server: Served) -> None:
+    with server.stranger() as stranger:
+        for method, path in PUBLIC:
+            answer = stranger.request(method, path)
+            assert answer.status_code == 200, path
+            assert server.keys.token not in answer.text
+        assert stranger.get("/static/../api/runs").status_code != 200
+        assert stranger.get("/static/%2e%2e/api/runs").status_code == 404
 
 
-@pytest.mark.parametrize(
-    "query", ["token=wrong", "token=", "token", "token=T&token=T", "Token=T", "token=T%00", "token=%ff"]
-)
-def test_a_wrong_token_in_the_address_is_exchanged_for_nothing(server: Served, query: str) -> None:
-    with server.stranger() as browser:
-        answer = browser.get(f"/?{query.replace('T', server.keys.token)}" if "Token" not in query else f"/?{query}")
-        assert answer.status_code == 401
-        assert "set-cookie" not in answer.headers
+def test_no_answer_sets_a_cookie_whatever_was_asked(server: Served, training: client.Run) -> None:
+    with server.stranger() as stranger:
+        for client_of in (server.api, stranger):
+            for path in ("/", f"/?token={server.keys.token}", "/api/runs", "/static/app.js", "/nothing"):
+                assert "set-cookie" not in client_of.get(path).headers
+        assert len(stranger.cookies) == 0
 
 
-def test_the_token_in_the_address_counts_for_the_page_alone(server: Served, training: client.Run) -> None:
+def test_a_token_in_a_query_opens_nothing(server: Served, training: client.Run) -> None:
+    # A query is sent to the server, and stands in logs and in the browser's history.
     with server.stranger() as stranger:
         query = {"token": server.keys.token}
+        assert stranger.get("/", params=query).text == stranger.get("/").text
         assert stranger.get("/api/runs", params=query).status_code == 401
         assert stranger.post("/api/runs/test/pause", params=query).status_code == 401
-        assert stranger.post("/", params=query).status_code == 401
     _unharmed(training)
 
 
-def test_each_server_has_keys_of_its_own_and_so_much_as_can_not_be_guessed(server: Served, other: Served) -> None:
-    found = {text for keys in (server.keys, other.keys, Keys()) for text in (keys.token, keys.cookie, keys.cookie_name)}
-    assert len(found) == 9
-    assert len(server.keys.token) >= 43
-    assert len(server.keys.cookie) >= 43
+def test_each_server_has_a_token_of_its_own_that_can_not_be_guessed(server: Served, other: Served) -> None:
+    assert len({server.keys.token, other.keys.token, Keys().token}) == 3
+    assert all(len(each.token) >= 43 for each in (server.keys, other.keys))
+    for bad in ("", "short", "x" * 42, "x" * 50 + "&", "x" * 200):
+        with pytest.raises(ValueError, match="43 to 128"):
+            Keys(bad)
 
 
-def test_a_link_from_elsewhere_reaches_the_page_though_the_cookie_is_strict(server: Served) -> None:
-    # A browser sends no strict cookie with a link from elsewhere, nor with the redirection that it meets.
+def test_a_link_from_elsewhere_opens_the_page(server: Served) -> None:
     navigation = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
     with server.stranger(**navigation) as browser:
-        assert browser.get("/", params={"token": server.keys.token}).status_code == 303
-        browser.cookies.clear()
-        answer = browser.get("/")
-        assert answer.status_code == 401
-        assert 'content="0;url=/"' in answer.text
-        # That one is of this server's page, so it is not led on again.
-        assert "refresh" not in browser.get("/", headers={"sec-fetch-site": "same-origin"}).text
+        assert browser.get("/").status_code == 200
+        assert browser.get("/api/runs").status_code == 403
 
 
 # --- from elsewhere ---
@@ -180,13 +173,13 @@ def test_a_link_from_elsewhere_reaches_the_page_though_the_cookie_is_strict(serv
     "origin",
     ["http://evil.example", "https://127.0.0.1:PORT", "http://127.0.0.1:1", "http://localhost:PORT", "null", ""],
 )
-def test_a_page_from_elsewhere_gets_403_with_a_valid_cookie_and_changes_nothing(
+def test_a_page_from_elsewhere_gets_403_with_the_token_and_changes_nothing(
     server: Served, training: client.Run, origin: str
 ) -> None:
     origin = origin.replace("PORT", str(server.port))
-    keys = server.keys
-    with server.stranger(cookie=f"{keys.cookie_name}={keys.cookie}", origin=origin) as browser:
-        for method, path in ROUTES:
+    preflight = {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+    with server.stranger(authorization=f"Bearer {server.keys.token}", origin=origin, **preflight) as browser:
+        for method, path in [*ROUTES, *PUBLIC]:
             answer = browser.request(method, path, json=BODIES.get(path))
             assert answer.status_code == 403, (method, path)
             assert not {name for name in answer.headers if name.startswith("access-control")}
@@ -194,17 +187,16 @@ def test_a_page_from_elsewhere_gets_403_with_a_valid_cookie_and_changes_nothing(
 
 
 def test_the_own_page_is_let_in(server: Served, training: client.Run) -> None:
-    keys = server.keys
     own = {"origin": server.base, "sec-fetch-site": "same-origin"}
-    with server.stranger(cookie=f"{keys.cookie_name}={keys.cookie}", **own) as browser:
+    with server.stranger(authorization=f"Bearer {server.keys.token}", **own) as browser:
         assert browser.post("/api/runs/test/pause").status_code == 202
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site", "nonsense"])
 def test_what_a_browser_says_comes_from_elsewhere_gets_403(server: Served, training: client.Run, site: str) -> None:
-    keys = server.keys
-    with server.stranger(cookie=f"{keys.cookie_name}={keys.cookie}", **{"sec-fetch-site": site}) as browser:
-        for method, path in ROUTES:
+    known = {"authorization": f"Bearer {server.keys.token}", "sec-fetch-site": site}
+    with server.stranger(**known) as browser:
+        for method, path in [*ROUTES, *PUBLIC]:
             assert browser.request(method, path, json=BODIES.get(path)).status_code == 403, (method, path)
         image = {"sec-fetch-mode": "no-cors", "sec-fetch-dest": "image"}
         assert browser.get("/", headers=image).status_code == 403
@@ -233,12 +225,10 @@ def test_a_foreign_name_that_leads_here_gets_403_with_the_token(
     server: Served, training: client.Run, host: str
 ) -> None:
     host = host.replace("PORT", str(server.port))
-    for method, path in ROUTES:
+    for method, path in [*ROUTES, *PUBLIC]:
         answer = server.api.request(method, path, json=BODIES.get(path), headers={"host": host})
         # What is no host at all is refused by the HTTP parser.
         assert answer.status_code in (403, 400), (method, path)
-        assert "set-cookie" not in answer.headers
-    assert server.api.get("/", params={"token": server.keys.token}, headers={"host": host}).status_code in (403, 400)
     _unharmed(training)
 
 
@@ -258,21 +248,22 @@ def test_two_hosts_in_one_request_are_refused(server: Served) -> None:
 
 
 def test_the_hosts_are_those_of_the_address_that_is_listened_on() -> None:
-    assert hosts_of("127.0.0.1") == {"127.0.0.1", "localhost", "::1"}
-    assert "node7" in hosts_of("node7")
-    assert "*" in hosts_of("0.0.0.0")
+    assert hosts_of(["127.0.0.1"]) == {"127.0.0.1", "localhost", "::1"}
+    assert {"node7", "10.1.2.3"} <= hosts_of(["Node7", "10.1.2.3"])
+    assert "*" in hosts_of(["0.0.0.0"])
     with served(host="0.0.0.0") as server:
         for host, status in {"10.1.2.3": 200, "[fe80::1]": 200, "evil.example": 403, socket.gethostname(): 200}.items():
             assert server.api.get("/api/runs", headers={"host": host}).status_code == status, host
 
 
 def test_only_this_machine_reaches_a_loopback_address() -> None:
-    assert is_loopback("127.0.0.1")
-    assert is_loopback("localhost")
-    assert is_loopback("::1")
-    assert not is_loopback("0.0.0.0")
-    assert not is_loopback("::")
-    assert not is_loopback("192.0.2.1")
+    assert is_loopback(resolve("127.0.0.1"))
+    assert is_loopback(resolve("localhost"))
+    assert is_loopback(resolve("::1"))
+    assert not is_loopback(resolve("0.0.0.0"))
+    assert not is_loopback(resolve("::"))
+    assert not is_loopback(resolve("192.0.2.1"))
+    assert not is_loopback([*resolve("127.0.0.1"), *resolve("192.0.2.1")])
 
 
 # --- what goes out ---
@@ -291,12 +282,12 @@ def test_each_answer_forbids_what_a_page_has_no_need_of(server: Served, path: st
     assert policy["connect-src"] == "'self'"
     assert policy["frame-ancestors"] == "'none'"
     assert policy["base-uri"] == "'none'"
-    assert policy["form-action"] == "'self'"
+    assert policy["form-action"] == "'none'"
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["x-frame-options"] == "DENY"
     assert headers["referrer-policy"] == "no-referrer"
     assert headers["cross-origin-resource-policy"] == "same-origin"
-    assert headers["cache-control"] == ("no-cache" if known and path in ("/", "/static/plotly.min.js") else "no-store")
+    assert headers["cache-control"] == ("no-cache" if path in ("/", "/static/plotly.min.js") else "no-store")
     assert "server" not in headers
 
 
@@ -377,13 +368,14 @@ def test_a_body_that_does_not_say_how_long_it_is_is_read_no_further_than_allowed
     _unharmed(training)
 
 
-def test_nobody_without_the_token_has_a_body_read(server: Served) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
-    connection.putrequest("POST", "/api/runs/test/pause")
-    connection.putheader("content-length", "1000")
-    connection.endheaders()
-    assert connection.getresponse().status == 401
-    connection.close()
+def test_a_body_from_a_client_without_the_token_is_not_read(server: Served) -> None:
+    for path, status in {"/api/runs/test/pause": b"401", "/": b"413", "/static/app.js": b"413"}.items():
+        method = "POST" if path.startswith("/api") else "GET"
+        # The answer comes before the body, which never comes, and the connection ends.
+        request = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\n"
+        answer = _raw(server, request.encode())
+        assert answer.split()[1] == status
+        assert b"connection: close" in answer.lower()
 
 
 def test_endless_headers_and_addresses_are_refused(server: Served) -> None:
@@ -442,10 +434,7 @@ def test_no_socket_is_opened_to_the_server(server: Served) -> None:
     assert _raw(server, request.encode(), most=64).split()[1] == b"401"
 
 
-@pytest.mark.parametrize("fits", [Keys.fits_token, Keys.fits_cookie], ids=["token", "cookie"])
-def test_keys_are_compared_in_a_time_that_tells_nothing(
-    fits: Callable[[Keys, str], bool], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_token_is_compared_in_a_time_that_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[tuple[bytes, bytes]] = []
 
     def compare(given: bytes, key: bytes) -> bool:
@@ -454,10 +443,9 @@ def test_keys_are_compared_in_a_time_that_tells_nothing(
 
     monkeypatch.setattr(security.hmac, "compare_digest", compare)
     keys = Keys()
-    key = keys.token if fits is Keys.fits_token else keys.cookie
-    # What it says is the answer: nothing else looks at the key.
-    assert not fits(keys, key)
-    assert compared == [(key.encode(), key.encode())]
+    # What it says is the answer: nothing else looks at the token.
+    assert not keys.fits_token(keys.token)
+    assert compared == [(keys.token.encode(), keys.token.encode())]
 
 
 def _raw(server: Served, request: bytes, most: int = 1 << 16) -> bytes:

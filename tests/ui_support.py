@@ -9,8 +9,9 @@ from typing import Any
 
 import httpx
 
+from spark_fast.ui.addresses import listen, resolve
 from spark_fast.ui.security import Keys
-from spark_fast.ui.serving import Options, listen, make_server
+from spark_fast.ui.serving import Options, make_server
 from spark_fast.ui.state import State
 from tests.support import DEADLINE, until
 
@@ -58,6 +59,18 @@ while True:
 """
 """Exposes a value of each type, and functions."""
 
+FORGETFUL = """
+import json, time
+import spark_fast as spark
+steps = 0
+for number in range(10**6):
+    spark.checkpoint()
+    steps += 1
+    print(json.dumps(["old", number, steps]), flush=True)
+    time.sleep(0.002)
+"""
+"""Keeps nothing, so that a reload would start it over."""
+
 
 class Served:
     """A server that runs, and a client that has its token.
@@ -71,13 +84,13 @@ class Served:
 
     def __init__(self, options: Options) -> None:
         self.keys = Keys()
-        self._listener = listen(options.host, 0)
-        self.port = self._listener.getsockname()[1]
+        self._listeners = listen(resolve(options.host), 0)
+        self.port = self._listeners[0].getsockname()[1]
         self.base = f"http://127.0.0.1:{self.port}"
         self._started = threading.Event()
-        self.server = make_server(options, self.keys, self._listener, lambda _: self._started.set())
+        self.server = make_server(options, self.keys, self._listeners, lambda _: self._started.set())
         self.state: State = self.server._state  # type: ignore[attr-defined]
-        self._thread = threading.Thread(target=self.server.run, args=([self._listener],))
+        self._thread = threading.Thread(target=self.server.run)
         self.api = httpx.Client(base_url=self.base, headers={"authorization": f"Bearer {self.keys.token}"}, timeout=20)
 
     def __enter__(self) -> "Served":
@@ -88,7 +101,8 @@ class Served:
     def __exit__(self, *_: object) -> None:
         self.api.close()
         self.end()
-        self._listener.close()
+        for each in self._listeners:
+            each.close()
 
     def end(self) -> None:
         """Ends the server."""

@@ -132,6 +132,12 @@ def run(
     replay: Annotated[
         str | None, typer.Option("--replay", metavar="FILE", help="Apply the requests of this journal again.")
     ] = None,
+    journal_limit: Annotated[
+        str | None,
+        typer.Option(
+            "--journal-limit", metavar="SIZE", help="What the journal takes at most, as 64MiB, or 'off' for no limit."
+        ),
+    ] = None,
     stop_deadline: Annotated[
         str | None,
         typer.Option(
@@ -174,6 +180,7 @@ def run(
         journal=journal,
         replay=replay,
         page=ui,
+        journal_limit=journal_limit,
         stop_deadline=_seconds(stop_deadline, "--stop-deadline", positive=True),
         on_error=None if on_error is None else on_error.value,
         error_timeout=_seconds(error_timeout, "--error-timeout", positive=True),
@@ -192,8 +199,11 @@ def ps(
 ) -> None:
     """List the runs: those that are live, and those that ended within a day."""
     from spark_fast import client
+    from spark_fast.homes import refused_places
 
     found = client.runs()
+    for refused in refused_places():
+        exits.say(str(refused))
     shown = found if everything else [run for run in found if _recent(run)]
     if as_json:
         print(to_json([run.as_dict() for run in shown], indent=2))
@@ -267,6 +277,9 @@ def ui(
     ] = None,
     tls_key: Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its private key.")] = None,
     browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = False,
+    keep_token: Annotated[
+        bool, typer.Option("--keep-token", help="Keep the token in a file of yours, so that bookmarks stay valid.")
+    ] = False,
     beside: Annotated[bool, typer.Option("--beside", hidden=True)] = False,
 ) -> None:
     """Serve a web page that shows the runs and steers them, for you alone. Prints its address.
@@ -275,7 +288,16 @@ def ui(
     """
     from spark_fast.cli import web
 
-    web.ui(host, port, insecure=insecure, certificate=tls_cert, key=tls_key, browser=browser, beside=beside)
+    web.ui(
+        host,
+        port,
+        insecure=insecure,
+        certificate=tls_cert,
+        key=tls_key,
+        browser=browser,
+        keep_token=keep_token,
+        beside=beside,
+    )
 
 
 # --- ask ---
@@ -589,6 +611,17 @@ def reset(
 
 
 # --- the rest ---
+
+
+@app.command()
+def secret() -> None:
+    """Make the secret that the hosts of your jobs share, unless it is there, and print its file.
+
+    With it, a job of several hosts obeys you alone. Run this once, where all hosts see the same home folder.
+    """
+    from spark_fast.cli import secrets
+
+    secrets.make()
 
 
 @app.command()

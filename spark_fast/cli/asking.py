@@ -10,6 +10,7 @@ from spark_fast.cli import ranks
 from spark_fast.cli.exits import Exit, leave, say
 from spark_fast.cli.words import latency, printable
 from spark_fast.client import FateState, Request, Run, SparkStatus, SparkTimeoutError
+from spark_fast.client.deadline import Deadline
 from spark_fast.json_text import to_json
 from spark_fast.status import ENDED, monotonic
 
@@ -33,9 +34,14 @@ class Patience:
     timeout: float | None
     began: float
 
+    @property
+    def deadline(self) -> Deadline:
+        """The end of the waiting."""
+        return Deadline(self.timeout, began=self.began)
+
     def left(self) -> float | None:
         """Seconds that are left, 0 or more."""
-        return None if self.timeout is None else max(0.0, self.began + self.timeout - monotonic())
+        return self.deadline.left()
 
 
 def request_dict(run: Run, request: Request) -> dict[str, Any]:
@@ -79,7 +85,11 @@ def ask(
     Raises typer.Exit with a status of `Exit`, unless all is well.
     """
     began = monotonic()
-    request = make()
+    try:
+        request = make()
+    except KeyboardInterrupt:
+        unknown = f"interrupted while asking run {run.id}; `spark-fast status {run.id}` shows whether it was asked"
+        raise leave(Exit.INTERRUPTED, unknown) from None
     try:
         if patience.wait:
             _wait_for_fate(run, request, patience, grace)
@@ -220,7 +230,8 @@ def _judge(run: Run, request: Request, *, as_json: bool, waited: bool, grace: fl
     if fate.state is FateState.LOST:
         raise leave(Exit.LOST, f"{what} is lost: {fate.reason}; 'spark-fast status {run.id}' shows what is left")
     if fate.state is FateState.REFUSED and run.status is SparkStatus.LOST:
-        raise leave(Exit.LOST, f"{what} was refused: {fate.reason}; 'spark-fast gc' removes what it left")
+        hint = "" if run._may_live_elsewhere() else "; 'spark-fast gc' removes what it left"
+        raise leave(Exit.LOST, f"{what} was refused: {fate.reason}{hint}")
     if fate.state is FateState.SUPERSEDED:
         raise leave(Exit.REFUSED, f"{what} was superseded by {_other(run, fate.by)}; run {run.id} is {run.status}")
     reason, _, more = fate.reason.partition("\n")

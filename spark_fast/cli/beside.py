@@ -1,8 +1,9 @@
 """The web page's server beside something else: a process of its own that ends with this one, however that ends."""
 
 import subprocess
-import sys
 from typing import IO
+
+from spark_fast.own_process import own_command
 
 __all__ = ["Page"]
 
@@ -16,8 +17,7 @@ class Page:
     """
 
     def __init__(self, output: IO[str] | None = None) -> None:
-        # -P: the working directory, where any file may be called as a module is, is no place to look for ours.
-        command = [sys.executable, "-P", "-m", "spark_fast", "ui", "--beside"]
+        command = own_command("ui", "--beside")
         # A session of its own: Ctrl-C is for the training, of which the page is to show the end.
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, start_new_session=True)
 

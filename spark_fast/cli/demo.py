@@ -28,6 +28,7 @@ from spark_fast.cli import beside, exits, extras, showing
 from spark_fast.cli.exits import Exit
 from spark_fast.cli.words import duration, latency
 from spark_fast.client import Fate, FateState, NoSuchRunError, Run, SparkError, SparkStatus
+from spark_fast.own_process import own_command
 from spark_fast.status import ENDED
 
 __all__ = ["hold", "tell"]
@@ -86,13 +87,13 @@ class _Training:
         self.script = model.with_name(_SCRIPT)
         shutil.copyfile(_find_script(), self.script)
         journal = str(model.with_name("journal.jsonl"))
-        command = ["-m", "spark_fast", "run", "--name", name, "--journal", journal]
+        command = own_command("run", "--name", name, "--journal", journal)
         command += [str(self.script), *arguments, "--save", str(model)]
         # One thread is plenty for so small a network; a BLAS's helper threads spin for a while after each use.
         theirs = {key: value for key, value in os.environ.items() if key not in ("SPARK_FAST", "SPARK_FAST_RUN")}
         # A session of its own: Ctrl-C in this terminal is for this process, which then ends those two.
         self.process = subprocess.Popen(
-            [sys.executable, *command],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -615,7 +616,7 @@ def _preparations() -> list[str]:
     called = sys.argv[0]
     found = shutil.which("spark-fast")
     if Path(called).name == "__main__.py":
-        lines.append(f"alias spark-fast={shlex.quote(shlex.join([sys.executable, '-m', 'spark_fast']))}")
+        lines.append(f"alias spark-fast={shlex.quote(shlex.join(own_command()))}")
     elif found is None or not os.path.exists(called) or not os.path.samefile(found, called):
         lines.append(f"alias spark-fast={shlex.quote(shlex.quote(os.path.abspath(called)))}")
     return lines

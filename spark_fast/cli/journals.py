@@ -32,7 +32,7 @@ _COLUMNS = (
 def show(which: str | None, *, as_json: bool) -> None:
     """Prints the journal of a run, or of a file. Raises JournalError, NoSuchRunError."""
     path = _locate(which)
-    if path is None or not path.exists():
+    if path is None or not journal.is_begun(path):
         if as_json:
             print("[]")
             return
@@ -42,6 +42,8 @@ def show(which: str | None, *, as_json: bool) -> None:
         print(to_json([found.header, *found.lines], indent=2))
     else:
         _print(found)
+    if found.loss is not None:
+        say(f"this is not the whole journal: {found.loss}")
     if found.torn:
         say("the last line is not whole, and was left out: its writer was killed, or the disk was full")
 
@@ -50,11 +52,17 @@ def _locate(which: str | None) -> Path | None:
     if which is not None and (os.sep in which or which.endswith(".jsonl") or not names.valid(which)):
         return Path(which)
     if which is None:
-        return journal.of_folder(client.attach(None).folder)
+        return _of_run(client.attach(None))
     with suppress(NoSuchRunError):
-        return journal.of_folder(client.attach(which, exact=True).folder)
+        return _of_run(client.attach(which, exact=True))
     # A run that is gone may have left one. Its whole name means more than the beginning of another run's.
-    return journal.find(which) or journal.of_folder(client.attach(which).folder)
+    return journal.find(which) or _of_run(client.attach(which))
+
+
+def _of_run(run: client.Run) -> Path | None:
+    """The journal of a run; None as long as there is nothing in it."""
+    path = journal.of_folder(run.folder)
+    return path if path is not None and journal.is_begun(path) else None
 
 
 def _print(found: Journal) -> None:
@@ -126,7 +134,10 @@ def _request(line: Mapping[str, Any]) -> str:
 
 
 def _payload(content: Mapping[str, Any]) -> str:
-    if "value" in content:
+    if isinstance(content.get("values"), dict):
+        each = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in content["values"].items()]
+        text = ", ".join(each)
+    elif "value" in content:
         text = f"{content['name']} = {json.dumps(content['value'], ensure_ascii=False)}"
     else:
         given = [json.dumps(each, ensure_ascii=False) for each in content.get("args") or []]

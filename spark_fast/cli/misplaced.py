@@ -16,6 +16,7 @@ _OPTIONS = {
     "--reload-dir": " DIR",
     "--journal": " PATH",
     "--replay": " FILE",
+    "--journal-limit": " SIZE",
     "--stop-deadline": " DURATION",
 }
 """The options of `run`, and what follows them."""

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from spark_fast.cli.words import clock, duration
-from spark_fast.client import Rank, Run
+from spark_fast.cli.words import clock, duration, printable
+from spark_fast.client import Rank, Run, SparkStatus
 from spark_fast.status import ranges, trouble_of
 
 __all__ = ["Group", "concerns", "grouped", "lateness", "present", "several", "troubles", "wanted"]
@@ -34,9 +34,15 @@ def present(ranks: Sequence[Rank], here: int, world_size: int) -> str:
     """How many ranks are there, and which are not. here: as wanted()."""
     live = [rank for rank in ranks if rank.status.live]
     total = wanted(ranks, here, world_size)
-    words = f"{len(live)} of {total} are there" if live else f"{total}, none of which is there any more"
+    unheard = [rank for rank in ranks if rank.status is SparkStatus.UNHEARD]
+    if live or unheard:
+        words = f"{len(live)} of {total} {'is' if len(live) == 1 else 'are'} there"
+    else:
+        words = f"{total}, none of which is there any more"
     if (hosts := len({rank.host for rank in ranks})) > 1:
         words += f", on {hosts} hosts"
+    if unheard:
+        words += f"; {_subject(unheard, 'is', 'are')} not heard"
     if live and total == world_size and (late := set(range(world_size)) - {rank.rank for rank in ranks}):
         has = "has" if len(late) == 1 else "have"
         words += f"; {_name(sorted(late))} {has} not {'come yet' if total == here else 'been heard of'}"
@@ -94,6 +100,13 @@ def _failed(ranks: Sequence[Rank], now: float) -> str:
     return f"{_subject(ranks, 'has', 'have')} failed{f' at {when}' if when else ''}, at {_steps(ranks)}"
 
 
+def _unheard(ranks: Sequence[Rank], now: float) -> str:
+    known = sorted(rank.since for rank in ranks if rank.since)
+    since = f" since {_span([clock(when, now) for when in known])}" if known else ""
+    hosts = ", ".join(sorted({printable(rank.host) for rank in ranks})[:_LINES])
+    return f"{_subject(ranks, 'has', 'have')} not been heard{since} ({hosts}), last seen at {_steps(ranks)}"
+
+
 def _overdue(ranks: Sequence[Rank], now: float) -> str:
     ago = _span([duration(seconds) for seconds in sorted(rank.overdue for rank in ranks)])
     why = "it hangs, or its step takes long" if len(ranks) == 1 else "they hang, or their steps take long"
@@ -107,6 +120,7 @@ def _behind(ranks: Sequence[Rank], now: float) -> str:
 _SAYINGS: dict[str, Callable[[Sequence[Rank], float], str]] = {
     "lost": _lost,
     "failed": _failed,
+    "unheard": _unheard,
     "overdue": _overdue,
     "behind": _behind,
 }

@@ -16,6 +16,8 @@ from spark_fast.cli import ranks as ranking
 from spark_fast.cli.words import clock, command_line, duration, printable, speed
 from spark_fast.client import Fate, FateState, Progress, Rank, Run, SparkStatus
 from spark_fast.client.look import status_of_ranks, step_of_ranks
+from spark_fast.hosts.folder import read_unsigned
+from spark_fast.request import AFTER_ERROR
 from spark_fast.runfiles.run_error import RunError, remedies
 
 __all__ = ["Column", "Lines", "console", "details", "layout", "run_table"]
@@ -37,6 +39,7 @@ STYLES = {
     SparkStatus.FINISHED: "dim",
     SparkStatus.FAILED: "red",
     SparkStatus.LOST: "bold red",
+    SparkStatus.UNHEARD: "yellow",
 }
 
 
@@ -198,7 +201,10 @@ def details(run: Run, width: int, *, last: int = 10, each: bool = False) -> Grou
     facts: list[tuple[str, str]] = []
     error = run.error
     if resumes is not None and status is SparkStatus.PAUSED:
-        facts.append(("goes on", f"by itself in {duration(resumes - now)}, at {clock(resumes, now)}"))
+        pause = next((each for each in reversed(run.requests) if each.kind == "pause"), None)
+        after_error = pause is not None and pause.sender.startswith(AFTER_ERROR)
+        then = f"by itself in {duration(resumes - now)}, at {clock(resumes, now)}"
+        facts.append(("stops" if after_error else "goes on", then))
     if (by := run.stop_by) is not None and status.live:
         left = f"{duration(by - now)} left" if by > now else "which is over"
         facts.append(("stops by", f"{clock(by, now)}, {left}"))
@@ -227,6 +233,8 @@ def details(run: Run, width: int, *, last: int = 10, each: bool = False) -> Grou
         lines.append(Text(f"  {_why(error, status, several)}", "red"))
     if several:
         lines += [Text(f"  {words}", "red") for words in ranking.concerns(ranks, per_second, now)]
+        if run.world_size > run.local_world_size and (count := read_unsigned(run.folder)):
+            lines.append(Text(f"  {unsigned(count)}", "red"))
     elif late := ranking.lateness(run):
         lines.append(Text(f"  {late}", "red"))
     if (raised := run.swallowed_stop) is not None:
@@ -263,6 +271,15 @@ def details(run: Run, width: int, *, last: int = 10, each: bool = False) -> Grou
         if len(requests) > last:
             lines.append(Text(f"and {len(requests) - last} before these: --json lists them", "dim"))
     return Group(*lines)
+
+
+def unsigned(count: int) -> str:
+    """What is to be said of values in the store of a job that no host of it has signed."""
+    values = "a value was" if count == 1 else f"{count} values were"
+    return (
+        f"{values} ignored that no host of this job has signed: another user writes into its store, or a host has "
+        "another secret"
+    )
 
 
 def _why(error: RunError, status: SparkStatus, several: bool) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 from spark_fast import _core, launchers, names, run_folder
 from spark_fast.cli import beside, exits, extras, watching
 from spark_fast.errors import SegmentError, SparkError
+from spark_fast.own_process import asks_for_safe_path
 from spark_fast.request import GRACE, RESET
 
 __all__ = ["Order", "order", "supervise"]
@@ -61,7 +62,7 @@ class Order:
         reload_dirs, journal, replay: see RunnerOptions.
         watch: whether to reload what changes on disk; in a job of several ranks the supervisor of rank 0 sees to it.
         page: whether to serve the web page, too; likewise.
-        stop_deadline, on_error, error_timeout: see configure().
+        journal_limit, stop_deadline, on_error, error_timeout: see configure().
     """
 
     target: str
@@ -73,6 +74,7 @@ class Order:
     replay: str | None = None
     watch: bool = False
     page: bool = False
+    journal_limit: str | None = None
     stop_deadline: float | None = None
     on_error: str | None = None
     error_timeout: float | None = None
@@ -89,6 +91,7 @@ def order(
     journal: str | None,
     replay: str | None,
     page: bool = False,
+    journal_limit: str | None = None,
     stop_deadline: float | None = None,
     on_error: str | None = None,
     error_timeout: float | None = None,
@@ -104,6 +107,7 @@ def order(
         journal=journal if journal is None or journal.lower() in names.OFF else os.path.abspath(journal),
         replay=os.path.abspath(replay) if replay is not None else None,
         page=page,
+        journal_limit=journal_limit,
         stop_deadline=stop_deadline,
         on_error=on_error,
         error_timeout=error_timeout,
@@ -210,8 +214,11 @@ class _Supervisor:
         hint = ""
         if worker.ended_by is not None:
             hint = ", since it had not ended in time"
+        elif number == signal.SIGKILL and worker.stop_entry() is not None:
+            # A sender can give a grace to a stop that the log has already: the log does not say so.
+            hint = ", after it was asked to stop: 'stop --grace' kills a process that has not ended in time"
         elif number == signal.SIGKILL:
-            hint = "; if nobody did that, the system was short of memory: its log says so (dmesg)"
+            hint = "; if no person or program sent it, the system was short of memory: see its log (dmesg)"
         exits.say(f"the worker{whose} was killed by {_name_of(number)}{where}{hint}")
         return _end_by(number)
 
@@ -233,11 +240,12 @@ class _Worker:
             "reload_dirs": order.reload_dirs,
             "journal": order.journal,
             "replay": order.replay,
+            "journal_limit": order.journal_limit,
             "stop_deadline": order.stop_deadline,
             "on_error": order.on_error,
             "error_timeout": order.error_timeout,
             "supervisor": os.getpid(),
-            "safe_path": sys.flags.safe_path,
+            "safe_path": asks_for_safe_path(),
             "watched": order.watch,
             "announce": theirs,
             "mask": sorted(mask),
@@ -289,15 +297,7 @@ class _Worker:
         self.run = name
         # It can still be watched over if its folder is gone already.
         with suppress(OSError, SparkError):
-            home = run_folder.open_home()
-            try:
-                folder = run_folder.open_run(home, name)
-                try:
-                    self._control = run_folder.open_control(folder)
-                finally:
-                    os.close(folder)
-            finally:
-                os.close(home)
+            self._control = run_folder.open_control_of(name)
 
     def last_seen(self) -> tuple[int | None, int | None]:
         """Its rank, where others share its run, and the step that it came to, as far as they can be told."""

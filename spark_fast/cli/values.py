@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from spark_fast import client
@@ -13,7 +13,8 @@ from spark_fast.cli.exits import Exit, leave, say
 from spark_fast.cli.showing import Cell, Column
 from spark_fast.cli.words import printable
 from spark_fast.client import AmbiguousRunError, FateState, NoSuchRunError, Request, Run, SparkTimeoutError, Value
-from spark_fast.client.exposures import unfit
+from spark_fast.client.deadline import Deadline
+from spark_fast.client.starting import await_exposed
 from spark_fast.exposed import unknown
 from spark_fast.json_text import to_json
 
@@ -45,6 +46,7 @@ def _attach(run: str | None) -> tuple[Run, str | None]:
 
 def _refuse_unknown(run: Run, wanted: Sequence[str]) -> None:
     """Raises typer.Exit if the run has no value of one of these names."""
+    await_exposed(run, wanted, "value", Deadline(None))
     values = run.values
     missing = [name for name in wanted if name not in values]
     if missing:
@@ -138,7 +140,7 @@ def _print_history(run: Run, names: Sequence[str], *, as_json: bool) -> None:
 
 
 def set_values(run: str | None, words: Sequence[str], patience: Patience, *, as_json: bool) -> None:
-    """Sets the values of a run, one after the other, and says what became of each; none if one does not fit."""
+    """Sets values of a run at one step, and says so; none if one does not fit."""
     if run is not None and "=" in run:
         words = [run, *words]
         run = None
@@ -146,13 +148,16 @@ def set_values(run: str | None, words: Sequence[str], patience: Patience, *, as_
     if not pairs or not all(name and equals for name, equals, _ in pairs):
         raise leave(Exit.USAGE, "say what to set: spark-fast set [RUN] lr=0.1")
     found = client.attach(run)
+    if patience.wait:  # the type of a value says how its text is read
+        await_exposed(found, [name for name, _, _ in pairs], "value", patience.deadline)
     values = found.values
     parsed = {name: _parsed(text, values[name].type if name in values else "json") for name, _, text in pairs}
-    # What does not fit comes first: its refusal is the end.
-    for name, given in sorted(parsed.items(), key=lambda pair: not unfit(found, *pair)):
-        request = found.set(name, given, wait=False, timeout=patience.left())
-        said = f"{printable(name)} = {_plain(given)}"
-        asking.ask(found, lambda: request, patience, as_json=as_json, what=said)  # noqa: B023
+    said = ", ".join(f"{printable(name)} = {_plain(given)}" for name, given in parsed.items())
+    asking.ask(found, lambda: _set(found, parsed, patience), patience, as_json=as_json, what=said)
+
+
+def _set(run: Run, values: Mapping[str, object], patience: Patience) -> Request:
+    return next(iter(run.set(values, wait=False, timeout=patience.left()).values()))
 
 
 def _parsed(text: str, kind: str) -> object:
@@ -162,7 +167,19 @@ def _parsed(text: str, kind: str) -> object:
     try:
         return json.loads(word)
     except (ValueError, RecursionError):
-        return text  # which is refused, with the reason, where it is no text that is wanted
+        pass
+    number = _number(text) if kind in ("number", "integer") else None
+    return text if number is None else number  # a text is refused, with the reason, where none is wanted
+
+
+def _number(text: str) -> int | float | None:
+    """A number as Python takes it and JSON does not: .3, 1., +5, 1_000, inf. None if it is none."""
+    for parse in (int, float):
+        try:
+            return parse(text)
+        except ValueError:
+            continue
+    return None
 
 
 # --- call ---
@@ -183,6 +200,8 @@ def call(
         raise leave(Exit.USAGE, f"the arguments are no JSON: {error}") from None
     args, kwargs = (given, {}) if isinstance(given, list) else ([], given)
     found = _attach_for_call(rest[0] if rest else None, name)
+    if patience.wait:
+        await_exposed(found, [name], "function", patience.deadline)
     request = found.request_call(name, args, kwargs, wait=False, timeout=patience.left(), ranks=ranks)
     if as_json or not patience.wait:
         asking.ask(found, lambda: request, patience, as_json=as_json)
@@ -204,7 +223,7 @@ def _attach_for_call(run: str | None, word: str) -> Run:
 
 def _print_result(run: Run, request: Request, patience: Patience) -> None:
     try:
-        fate = request.wait(patience.left())
+        fate = request._wait(patience.deadline)
     except SparkTimeoutError as error:
         raise leave(Exit.TIMED_OUT, f"{error}{asking.because(run, 'overdue')}") from None
     except KeyboardInterrupt:

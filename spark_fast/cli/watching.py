@@ -1,6 +1,5 @@
 """`spark-fast run --watch`: reloads the run whenever a file of its code is saved, in a thread of the supervisor."""
 
-import json
 import os
 import sys
 import threading
@@ -11,6 +10,7 @@ from typing import Any
 
 from spark_fast.cli import exits
 from spark_fast.cli.words import latency, printable
+from spark_fast.code_versions import Store
 from spark_fast.errors import SparkError
 
 __all__ = ["Watcher"]
@@ -104,17 +104,17 @@ class Watcher:
         return changed
 
     def _read_loaded(self) -> None:
-        path: Path = self._attach().folder / "code" / "loaded.jsonl"
+        folder: Path = self._attach().folder
+        path = folder / "code" / "loaded.jsonl"
         try:
             about = path.stat()
             if (at := (about.st_ino, about.st_size, about.st_mtime_ns)) == self._loaded_at:
                 return
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            loaded = Store(folder).loaded()
         except FileNotFoundError:
             return
         self._loaded_at = at
-        # The last line may be in the middle of being written.
-        self._loaded = {json.loads(line)["path"] for line in lines if line.endswith("\n")}
+        self._loaded = {line.path for line in loaded}
 
     def _reload(self, paths: set[str]) -> None:
         saved = [when for path in paths if (when := self._seen[path]) is not None]

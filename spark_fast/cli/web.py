@@ -26,31 +26,41 @@ def ui(
     certificate: Path | None,
     key: Path | None,
     browser: bool,
+    keep_token: bool = False,
     beside: bool = False,
 ) -> None:
     """beside: whether it runs beside something else, and ends when standard input does.
 
-    Raises typer.Exit with a status of `Exit` if it can't be served, OSError if it can't listen there.
+    Raises typer.Exit with a status of `Exit` if it can't be served, OSError if it can't listen there, StoreError or
+    FolderRefusedError if the kept token can't be used.
     """
     if extras.missing("ui", "the page"):
         raise typer.Exit(int(Exit.REFUSED))
-    from spark_fast.ui.serving import Options, is_loopback, serve
+    from spark_fast.ui import kept_token
+    from spark_fast.ui.addresses import is_loopback, resolve
+    from spark_fast.ui.security import Keys
+    from spark_fast.ui.serving import Options, serve
 
     if (certificate is None) != (key is None):
         raise leave(Exit.USAGE, "--tls-cert and --tls-key go together")
-    if certificate is None and not insecure and not is_loopback(host):
+    addresses = resolve(host)
+    if certificate is None and not insecure and not is_loopback(addresses):
         raise leave(
             Exit.USAGE,
             f"others can reach {host}, and could read the token on its way: give --tls-cert and --tls-key, or "
             "--insecure; or leave --host out and forward the port by SSH",
         )
+    keys = Keys(kept_token.read_or_make() if keep_token else None)
     with tempfile.TemporaryDirectory(prefix="spark-fast-") if browser else nullcontext() as folder:
 
         def started(address: str) -> None:
             if beside:
                 print(f"spark-fast: the page that shows and steers your runs: {address}", flush=True)
             else:
-                print(f"{address}\nCtrl-C ends the server; no run is touched.", flush=True)
+                kept = (
+                    f"\nThe token is kept in {kept_token.path()}; remove that file for a new one." if keep_token else ""
+                )
+                print(f"{address}{kept}\nCtrl-C ends the server; no run is touched.", flush=True)
             if folder is not None:
                 _open(address, Path(folder))
 
@@ -66,7 +76,7 @@ def ui(
         if beside:
             threading.Thread(target=_end_with_input, daemon=True).start()
         try:
-            serve(Options(host, port, certificate, key), started)
+            serve(Options(host, port, certificate, key), addresses, keys, started)
         except KeyboardInterrupt:
             return
 

@@ -78,7 +78,7 @@ def _is_supervised(run: "Run") -> bool:
         seq = run._view()["stop_seq"]
         entry = _core.read_entry(run._control, seq) if seq else None
         return entry is not None and entry["mail"] == GRACE and run_folder.has_supervisor(run.id)
-    except (OSError, SegmentError):  # nothing is known of one: it is done from here
+    except (OSError, SparkError):  # nothing is known of one: it is done from here
         return False
 
 

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from spark_fast import _core, exposed, mailbox, run_folder
+from spark_fast.client.deadline import Deadline
 from spark_fast.client.share import RATE, Share
-from spark_fast.descriptors import open_file
+from spark_fast.client.starting import await_exposed, await_rank, is_before_first_checkpoint
+from spark_fast.descriptors import open_own
 from spark_fast.errors import FolderRefusedError, SegmentError, SparkCallError, SparkTimeoutError, StoreError
-from spark_fast.exposed import Exposures, Function, Limits, UnfitError, check_arguments, fit, unknown
+from spark_fast.exposed import Exposures, Limits, UnfitError, check_arguments, fit, unknown
 from spark_fast.request import Fate, FateState, Kind, sender_name
-from spark_fast.status import monotonic, ranges
+from spark_fast.status import SparkStatus, monotonic, ranges
 
 if TYPE_CHECKING:
     from spark_fast.client.run import Request, Run
@@ -136,15 +138,15 @@ class Board:
         ended = os.fstat(self._run._control).st_nlink == 0  # another run may have its name by now
         if known is not None and (ended or os.fstat(known.fd).st_nlink > 0):
             return known
-        flags = os.O_RDWR | os.O_NOFOLLOW
+        path = self._run.folder / exposed.BOARD
         try:
-            found = _File(open_file(self._run.folder / exposed.BOARD, flags))
+            found = _File(open_own(path, os.O_RDWR))
         except FileNotFoundError:
             if known is None:
                 raise
             return known
-        if os.fstat(found.fd).st_uid != os.geteuid():
-            raise StoreError(str(self._run.folder / exposed.BOARD), "it is no file of yours")
+        except FolderRefusedError as error:
+            raise StoreError(str(path), f"it is no file of yours: {error.found}") from None
         self._file = found  # the one before it is of a process that is gone, and has come again
         return found
 
@@ -261,10 +263,10 @@ class Board:
 
 
 def unfit(run: "Run", name: str, value: object) -> str:
-    """Why the run would refuse a value; empty if it fits."""
+    """Why the run would refuse a value; empty if it fits, and where only the worker can tell."""
     limits = run._board().exposures().values
     if name not in limits:
-        return unknown(name, "value", list(limits))
+        return "" if is_before_first_checkpoint(run) else unknown(name, "value", list(limits))
     try:
         fit(name, limits[name], value)
     except UnfitError as error:
@@ -291,28 +293,23 @@ def pairs_of(args: Sequence[Any], values: Mapping[str, Any]) -> tuple[dict[str, 
 
 
 def set_values(run: "Run", pairs: Mapping[str, Any], *, wait: bool, timeout: float | None) -> "dict[str, Request]":
-    """See Run.set(). Returns the request of each value."""
-    end = None if timeout is None else monotonic() + timeout
-    faults = {name: reason for name, value in pairs.items() if (reason := unfit(run, name, value))}
-    if faults:
-        none = f"not asked for, because another value does not fit: {next(iter(faults.values()))}"
-        refused = {name: _refused(run, Kind.SET, faults.get(name, none), name) for name in pairs}
-        if wait:
-            refused[next(iter(faults))].raise_for_fate()
-        return refused
-    requests = {
-        name: _send(run, Kind.SET, {"name": name, "value": value}, timeout=_left(end)) for name, value in pairs.items()
-    }
+    """See Run.set(). Returns the one request that sets all values, under the name of each."""
+    deadline = Deadline(timeout)
+    several = len(pairs) > 1
     if wait:
-        for request in requests.values():
-            request.wait(_left(end))
-        for request in requests.values():
-            request.raise_for_fate()
-    return requests
-
-
-def _left(end: float | None) -> float | None:
-    return None if end is None else max(0.0, end - monotonic())
+        await_exposed(run, pairs.keys(), "value", deadline)
+    fault = next(((name, reason) for name, value in pairs.items() if (reason := unfit(run, name, value))), None)
+    if fault is not None:
+        request = _refused(run, Kind.SET, f"{fault[1]}; none of the values is set" if several else fault[1], fault[0])
+    elif several:
+        request = _send(run, Kind.SET, {"values": dict(pairs)}, ", ".join(pairs), deadline)
+    else:
+        ((name, value),) = pairs.items()
+        request = _send(run, Kind.SET, {"name": name, "value": value}, name, deadline)
+    if wait:
+        request._wait(deadline)
+        request.raise_for_fate()
+    return dict.fromkeys(pairs, request)
 
 
 def request_call(
@@ -326,21 +323,27 @@ def request_call(
     ranks: "int | Literal['all'] | None",
 ) -> "Request":
     """See Run.request_call()."""
-    functions: dict[str, Function] = run._board().exposures().functions
+    deadline = Deadline(timeout)
+    board = run._board()
+    functions = (await_exposed(run, [name], "function", deadline) if wait else board.exposures()).functions
     try:
-        if name not in functions:
+        if name in functions:
+            check_arguments(name, functions[name], args, kwargs)
+            ranks = functions[name].ranks if ranks is None else ranks
+        elif not is_before_first_checkpoint(run):
             raise UnfitError(unknown(name, "function", list(functions)))
-        check_arguments(name, functions[name], args, kwargs)
-        if ranks is None:
-            ranks = functions[name].ranks
+        elif ranks is None and run.world_size > 1:
+            raise UnfitError(f"the run is starting, and has not said yet which ranks call {name}(): name them, or wait")
+        ranks = 0 if ranks is None else ranks
+        if wait and isinstance(ranks, int):
+            await_rank(run, ranks, deadline)
         _check_rank(run, ranks)
     except UnfitError as error:
         return _refused(run, Kind.CALL, str(error), name)
-    end = None if timeout is None else monotonic() + timeout
     content = {"name": name, "args": list(args), "kwargs": dict(kwargs)}
-    request = _send(run, Kind.CALL, content, timeout=timeout, ranks=ranks)
+    request = _send(run, Kind.CALL, content, name, deadline, ranks=ranks)
     if wait:
-        request.wait(_left(end))
+        request._wait(deadline)
     return request
 
 
@@ -349,7 +352,8 @@ def _check_rank(run: "Run", ranks: "int | Literal['all']") -> None:
         return
     if isinstance(ranks, bool) or not isinstance(ranks, int) or ranks < 0:
         raise ValueError(f'ranks is the number of a rank, or "all": {ranks!r}')
-    there = [rank.rank for rank in run.ranks if rank.status.live]
+    # Of a host that is not heard its own relay says whether the rank lives.
+    there = [rank.rank for rank in run.ranks if rank.status.live or rank.status is SparkStatus.UNHEARD]
     if there and ranks not in there:
         raise UnfitError(f"rank {ranks} is not there; there {'are' if len(there) > 1 else 'is'} {ranges(there)}")
 
@@ -375,7 +379,7 @@ def _refused(run: "Run", kind: Kind, reason: str, name: str) -> "Request":
     from spark_fast.client.run import Request
 
     if not run.status.live:
-        reason = f"the run has ended: it is {run.status}"
+        reason = run._why_ended()
     fate = Fate(FateState.REFUSED, reason=reason)
     return Request(run, kind, run_folder.new_id(), 0, sender_name(), time.time(), fate, name=name)
 
@@ -384,26 +388,25 @@ def _send(
     run: "Run",
     kind: Kind,
     content: dict[str, Any],
+    name: str,
+    deadline: Deadline,
     *,
-    timeout: float | None,
     ranks: "int | Literal['all']" = "all",
 ) -> "Request":
     """Send a request that carries mail, without waiting for its fate."""
-    name: str = content["name"]
-    end = None if timeout is None else monotonic() + timeout
     ident = run_folder.new_id()
-    _take_turn(run, end)
+    _take_turn(run, deadline)
     try:
         mail = mailbox.send_mail(run.folder, ident, content)
     except ValueError as error:
         return _refused(run, kind, f"it can't be sent: {error}", name)
     except FileNotFoundError:
-        return _refused(run, kind, f"the run has ended: it is {run.status}", name)
+        return _refused(run, kind, run._why_ended(), name)
     except OSError as error:  # a full disk, say
         raise StoreError(str(error.filename or run.folder), f"mail can't be left: {error.strerror}") from None
     sent = False
     try:
-        request = run._ask(kind, False, _left(end), mail=mail, ident=ident, ranks=ranks)
+        request = run._ask(kind, False, deadline, mail=mail, ident=ident, ranks=ranks)
         request.name = name
         sent = request.fate.state is not FateState.REFUSED or request.fate.step is not None
     finally:
@@ -415,7 +418,7 @@ def _send(
     return request
 
 
-def _take_turn(run: "Run", end: float | None) -> None:
+def _take_turn(run: "Run", deadline: Deadline) -> None:
     """Waits while this process has asked the run for more than its share. Raises SparkTimeoutError if its turn comes
     too late: nothing was asked then."""
     place = str(run.folder)
@@ -427,7 +430,8 @@ def _take_turn(run: "Run", end: float | None) -> None:
                     del _shares[known]
             share = _shares[place] = Share()
         wait = share.wait()
-        left = wait if end is None else max(0.0, end - monotonic())
+        limit = deadline.left()
+        left = wait if limit is None else limit
         if wait <= left:
             share.take()
     if wait > 0:

@@ -30,15 +30,13 @@ class Look:
     Raises SegmentError if the file can't be used.
     """
 
-    def __init__(self, control: int, peers: Callable[[bool], list[Rank]] | None = None) -> None:
-        """peers: what tells the ranks of the other hosts, if the job has any, by whether those of this one have all
-        ended."""
+    def __init__(self, control: int, peers: Callable[[], list[Rank]] | None = None) -> None:
+        """peers: what tells the ranks of the other hosts, if the job has any."""
         self._control = control
         self.view = _core.read_view(control)
         self.slots = [_core.read_slot(control, rank) for rank in range(self.view["slot_count"])]
         elsewhere = self.view["world_size"] > self.view["slot_count"]
-        over = not any(slot["alive"] for slot in self.slots)
-        self.peers = peers(over) if peers is not None and elsewhere else []
+        self.peers = peers() if peers is not None and elsewhere else []
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Look):
@@ -85,11 +83,12 @@ class Look:
         return any(slot["alive"] and slot["applied"] < applied for slot in self.slots)
 
     def _overdue(self, slot: dict[str, Any]) -> float:
-        """Seconds since the oldest request was asked for that this rank has not come to."""
+        """Seconds for which this rank has not come to the oldest request that it could have come to."""
         entry = _core.read_entry(self._control, slot["applied"] + 1)
         if entry is None or entry["target"] in (_core.TARGET_NONE, _core.TARGET_VOID):
             return 0.0  # its sender may have died before the rank could hear of it
-        since: float = time.time() - entry["asked"]
+        # One that has joined since, or was started again, could not come to it before.
+        since: float = time.time() - max(entry["asked"], slot["state_since"])
         return since if since >= _WITHIN else 0.0
 
     def in_first_step(self, now: float) -> float:
@@ -162,14 +161,20 @@ class Look:
         return found or None
 
 
+def _telling(ranks: list[Rank]) -> list[Rank]:
+    """The ranks that tell what the run does: the living; else those that are known to have ended; else all."""
+    heard = [rank for rank in ranks if rank.status is not SparkStatus.UNHEARD]
+    return [rank for rank in heard if rank.status.live] or heard or ranks
+
+
 def step_of_ranks(ranks: list[Rank]) -> int:
     """How far the run is: see Run.step."""
-    return min([rank.step for rank in ranks if rank.status.live] or [rank.step for rank in ranks], default=0)
+    return min((rank.step for rank in _telling(ranks)), default=0)
 
 
 def status_of_ranks(ranks: list[Rank]) -> SparkStatus:
     """What the run is doing: see Run.status."""
-    found = [rank.status for rank in ranks if rank.status.live] or [rank.status for rank in ranks]
+    found = [rank.status for rank in _telling(ranks)]
     if not found:
         return SparkStatus.LOST
     for status in (SparkStatus.LOST, SparkStatus.FAILED):

@@ -1,5 +1,6 @@
 """Requests to a run that is one host's part of a job: they go to the host's relay. See spark_fast/hosts."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -9,9 +10,9 @@ from spark_fast.errors import CodeRefusedError
 from spark_fast.hosts import code
 from spark_fast.hosts.peers import read_peers
 from spark_fast.request import Fate, FateState, Kind, failure_of, is_restart, version_of
-from spark_fast.status import Rank, SparkStatus
+from spark_fast.status import ENDED, Rank, SparkStatus
 
-__all__ = ["ELSEWHERE", "ask", "fate", "peers", "wait"]
+__all__ = ["ELSEWHERE", "ask", "fate", "peers", "wait", "why_not_here"]
 
 ELSEWHERE = -1
 """Stands for the number of a request in the log: this one has another in each host's log."""
@@ -74,10 +75,25 @@ def wait(folder: Path, ident: int, timeout: float | None) -> None:
     hosts.wait(folder, ident, timeout)
 
 
-def peers(folder: Path, over: bool) -> list[Rank]:
-    """The ranks of the other hosts. over: as read_peers() takes it."""
+def peers(folder: Path) -> list[Rank]:
+    """The ranks of the other hosts."""
     return [
-        Rank(rank["rank"], SparkStatus(rank["status"]), rank["step"], rank["pid"], rank["host"])
-        for rank in read_peers(folder, over=over)
-        if rank["status"] in set(SparkStatus)
+        Rank(rank["rank"], rank["status"], rank["step"], rank["pid"], rank["host"], since=rank["since"])
+        for rank in read_peers(folder)
     ]
+
+
+def why_not_here(status: SparkStatus, others: Sequence[Rank], count: int) -> str:
+    """Why a host whose own ranks have all ended refuses a request.
+
+    Args:
+        status: what the run is, as far as that is known here.
+        others: the ranks of the other hosts, as far as they are known.
+        count: how many ranks the other hosts have.
+    """
+    if sum(rank.status in ENDED for rank in others) >= count:
+        return f"the run has ended: it is {status}"
+    hosts = sorted({rank.host for rank in others if rank.status.live})
+    if hosts:
+        return f"no rank of this host lives; ask on {', '.join(hosts[:3])}, where ranks of the job live"
+    return "no rank of this host lives, and the job's other hosts are not heard; ask on one where ranks of the job live"

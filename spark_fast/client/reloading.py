@@ -7,11 +7,12 @@ from contextlib import suppress
 
 from spark_fast import run_folder
 from spark_fast.client import changes
+from spark_fast.client.deadline import Deadline
 from spark_fast.client.run import Request, Run
+from spark_fast.client.starting import await_start
 from spark_fast.code_versions import Store, Version
 from spark_fast.errors import CodeRefusedError, LogFullError, SparkReloadWarning, StoreError
 from spark_fast.request import Fate, FateState, Kind, sender_name, version_mail
-from spark_fast.status import monotonic
 
 __all__ = ["current", "judge", "reload", "versions"]
 
@@ -26,32 +27,32 @@ def reload(
         raise TypeError(f"new code is its source, as str or bytes, and not {type(code).__name__}")
     if to is not None and operator.index(to) < 1:
         raise ValueError(f"a version is 1 or more: {to}")
-    end = None if timeout is None else monotonic() + timeout
+    deadline = Deadline(timeout)
     asked = time.time()
     sender = sender_name()
 
     def answer(state: FateState, reason: str, step: int | None = None) -> Request:
         return Request(run, Kind.RELOAD, run_folder.new_id(), 0, sender, asked, Fate(state, step=step, reason=reason))
 
-    status = run.status
-    if not status.live:
-        return answer(FateState.REFUSED, f"the run has ended: it is {status}")
+    if not run.status.live:
+        return answer(FateState.REFUSED, run._why_ended())
     store = Store(run.folder)
     try:
+        await_start(run, lambda: store.reloadable and store.current_number() > 0, deadline)
         if not store.reloadable:
             return answer(
                 FateState.REFUSED,
-                f"run {run.id} was not started with `spark-fast run` or spark.run(), so nobody would run its new code",
+                f"run {run.id} was not started with `spark-fast run` or spark.run(), so it can't run new code",
             )
         if store.current_number() == 0:
-            return answer(FateState.REFUSED, f"run {run.id} is only starting: none of its code has run yet")
+            return answer(FateState.REFUSED, f"run {run.id} is only starting: its code is not kept yet; ask again")
         version = changes.add_version(store, sender, code=code, to=to)
     except CodeRefusedError as error:
         return answer(FateState.REFUSED, error.reason)
     except FileNotFoundError:
         if run.status.live:
             raise
-        return answer(FateState.REFUSED, f"the run has ended: it is {run.status}")
+        return answer(FateState.REFUSED, run._why_ended())
     except OSError as error:  # a full disk, say
         raise StoreError(str(error.filename or run.folder), f"the version can't be kept: {error.strerror}") from None
     is_new = version is not None
@@ -60,17 +61,14 @@ def reload(
     if version is None:
         return answer(FateState.APPLIED, "nothing to do: the code has not changed", run.step)
 
-    def left() -> float | None:
-        return None if end is None else max(0.0, end - monotonic())
-
     try:
-        request = run._ask(Kind.RELOAD, False, left(), mail=version_mail(version.number, restart=restart))
+        request = run._ask(Kind.RELOAD, False, deadline, mail=version_mail(version.number, restart=restart))
     except LogFullError:
         if is_new:
             store.discard(version)
         raise
     if wait:
-        request.wait(left())
+        request._wait(deadline)
     fate = request.fate
     if is_new and fate.state is FateState.REFUSED and fate.step is None:
         with suppress(FileNotFoundError):  # with its run

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from spark_fast import _core, names, run_folder
 from spark_fast._core import Segment
+from spark_fast.client.deadline import Deadline
 from spark_fast.client.look import Look, status_of_ranks, step_of_ranks
+from spark_fast.descriptors import is_short
 from spark_fast.durations import Duration, seconds_of
 from spark_fast.errors import (
     AmbiguousRunError,
@@ -26,6 +28,7 @@ from spark_fast.errors import (
     SparkSetError,
     SparkTimeoutError,
 )
+from spark_fast.homes import Home, opened_homes
 from spark_fast.request import (
     RESET,
     UNDECIDED,
@@ -94,7 +97,8 @@ class Request:
         asked: when, in seconds since the epoch.
         version: of a reload: the number of the code version that it brings; else None.
         ranks: which rank was asked, or `all`.
-        name: of a value that this process set or a function that it called; empty for all else.
+        name: of a value that this process set or a function that it called, of several values all names; empty for all
+            else.
     """
 
     def __init__(
@@ -168,17 +172,21 @@ class Request:
 
         Raises SparkTimeoutError when the time is up; the request stands.
         """
-        timeout = seconds_of(timeout, "timeout")
-        if self._seq < 0:
+        return self._wait(Deadline(seconds_of(timeout, "timeout")))
+
+    def _wait(self, deadline: Deadline) -> Fate:
+        """wait(), as a part of a longer wait."""
+        left = deadline.left()
+        if self._seq < 0 and not self.fate.final:
             from spark_fast.client import meeting
 
-            meeting.wait(self._run.folder, self._ident, timeout)
-            timeout = 0.0
-        if not self._run._until(lambda: self.fate.final, timeout):
+            meeting.wait(self._run.folder, self._ident, left)
+            left = 0.0
+        if not self._run._until(lambda: self.fate.final, left):
             fate = self.fate
             ends, now = ("ended", fate.reason) if fate.running else ("taken effect", f"the run is {self._run.status}")
             raise SparkTimeoutError(
-                f"{self.kind} of run {self._run.id} has not {ends} in {timeout or 0:.2g} s: {now}, at step "
+                f"{self.kind} of run {self._run.id} has not {ends} in {deadline.seconds or 0:g} s: {now}, at step "
                 f"{self._run.step}. The request stands.",
                 self,
             )
@@ -299,10 +307,27 @@ class Run:
         except SegmentError:
             return None
 
-    def _peers(self, over: bool) -> list[Rank]:
+    def _peers(self) -> list[Rank]:
         from spark_fast.client import meeting
 
-        return meeting.peers(self._folder, over)
+        return meeting.peers(self._folder)
+
+    def _why_ended(self) -> str:
+        """Why a run that is not live refuses a request."""
+        look = self._look()
+        status = status_of_ranks(self._ranks_of(look))
+        if look is None or not self._is_elsewhere():
+            return f"the run has ended: it is {status}"
+        from spark_fast.client import meeting
+
+        return meeting.why_not_here(status, look.peers, self._about.world_size - len(look.slots))
+
+    def _may_live_elsewhere(self) -> bool:
+        """Whether ranks of other hosts live, or may live."""
+        look = self._look()
+        if look is None:
+            return False
+        return sum(rank.status in ENDED for rank in look.peers) < self._about.world_size - len(look.slots)
 
     @property
     def ranks(self) -> list[Rank]:
@@ -529,6 +554,7 @@ class Run:
             "folder": str(self.folder),
             "resumes": None if look is None else look.resumes(),
             "stop_by": None if look is None else look.stop_by(),
+            "swallowed_stop": None if look is None else look.swallowed_stop(),
             "world_size": self._about.world_size,
             "local_world_size": 1 if look is None else len(look.slots),
             "ranks": [
@@ -666,7 +692,8 @@ class Run:
             to: the number of a version to go back to, or forth.
             restart: whether to start the training over with the code: what is persisted and the places of loops are
                 forgotten. Without, a script is refused that would start over, since it keeps nothing.
-            wait: whether to wait until the new code runs, or the request has another fate.
+            wait: whether to wait until the new code runs, or the request has another fate. The code of a run that is
+                starting is waited for in any case, ten seconds at most.
             timeout: seconds, or text such as "90s", to wait at most; None for as long as it takes.
             check: whether to raise SparkRequestError also where the run refuses the code.
 
@@ -704,14 +731,16 @@ class Run:
             run.set(lr=3e-4, epochs=20)             # several
             run.set({"lr": 3e-4, "drop out": 0.1})
 
-        None is set if one of several does not fit. They are set one after the other, so they may take effect at
-        different steps.
+        Several values are one request: all are set at the same step, or none is, if one does not fit or its on_set
+        raises.
 
-        wait, timeout: as pause(). Values that are called `wait` or `timeout` go in one of the other forms.
+        wait, timeout: as pause(). Values that are called `wait` or `timeout` go in one of the other forms. A value that
+            a starting run does not expose yet is waited for, ten seconds at most; then, and without `wait`, the worker
+            takes or refuses it at its first checkpoint.
 
-        Returns the request; of several values and of a dict, a dict of requests by name. Raises SparkSetError, if it
-        waits, for the first value that does not fit its limits (`refused`, the worker has not heard of it), or whose
-        on_set raised (`failed`, with the traceback: the value stays what it was); else what pause() raises.
+        Returns the request; of several values and of a dict, a dict with that one request under each name. Raises
+        SparkSetError, if it waits, for the first value that does not fit its limits (`refused`), or whose on_set raised
+        (`failed`, with the traceback); its text names the value. Else raises what pause() raises.
         A process that sets and calls more than twenty times a second, 64 times at once, waits for its turn;
         SparkTimeoutError if that comes too late, and nothing was asked then.
         """
@@ -808,7 +837,7 @@ class Run:
         self,
         kind: Kind,
         wait: bool,
-        timeout: float | None,
+        timeout: Deadline | float | None,
         *,
         arg: int = 0,
         duration: float = 0.0,
@@ -816,20 +845,21 @@ class Run:
         ident: int | None = None,
         ranks: "int | Literal['all']" = "all",
     ) -> Request:
-        end = None if timeout is None else monotonic() + timeout
+        deadline = timeout if isinstance(timeout, Deadline) else Deadline(timeout)
         if kind is Kind.STOP and self._idle_parent is not None:
             # First, so that what the parent forks next heeds it.
-            self._idle_parent._ask(Kind.STOP, False, timeout, duration=duration)
+            self._idle_parent._ask(Kind.STOP, False, deadline, duration=duration)
         if ident is None:
             ident = run_folder.new_id()
         sender = sender_name()
         if self._is_elsewhere():
             request = self._ask_hosts(kind, ident, sender, arg=arg, duration=duration, mail=mail, ranks=ranks)
             if wait:
-                request.wait(None if end is None else max(0.0, end - monotonic()))
+                request._wait(deadline)
             return request
         try:
-            patience = _TURN if timeout is None else min(_TURN, timeout)
+            left = deadline.left()
+            patience = _TURN if left is None else min(_TURN, left)
             verdict, seq, _target = (self._segment or self._open_segment()).append(
                 kind,
                 ident,
@@ -844,14 +874,13 @@ class Run:
         except LogFullError as error:
             raise self._name_stuck_rank(error) from None
         except (SegmentError, FileNotFoundError) as error:
-            status = self.status
-            if isinstance(error, LayoutError) or status.live:
+            if isinstance(error, LayoutError) or self.status.live:
                 raise
-            ended = Fate(FateState.REFUSED, reason=f"the run has ended: it is {status}")
+            ended = Fate(FateState.REFUSED, reason=self._why_ended())
             return Request(self, kind, ident, 0, sender, time.time(), ended, mail=mail)
         fate: Fate | None = None
         if verdict == Verdict.REFUSED_ENDED:
-            fate = Fate(FateState.REFUSED, reason=f"the run has ended: it is {self.status}")
+            fate = Fate(FateState.REFUSED, reason=self._why_ended())
         elif verdict == Verdict.REFUSED_STOPPING:
             fate = Fate(FateState.REFUSED, reason="the run is stopping")
         elif verdict == Verdict.NOTHING_TO_DO and seq:
@@ -866,7 +895,7 @@ class Run:
             fate = Fate(FateState.APPLIED, step=self.step, reason="nothing to do: it was not paused")
         request = Request(self, kind, ident, seq, sender, asked, fate, mail=mail, ranks=ranks)
         if wait:
-            request.wait(None if end is None else max(0.0, end - monotonic()))
+            request._wait(deadline)
         return request
 
     def _is_elsewhere(self) -> bool:
@@ -894,7 +923,7 @@ class Run:
         slots = self._slots()
         fate: Fate | None = None
         if not any(slot["alive"] and slot["state"] < WorkerState.STOPPED for slot in slots):
-            fate = Fate(FateState.REFUSED, reason="no rank of this host lives that could ask the others")
+            fate = Fate(FateState.REFUSED, reason=self._why_ended())
         else:
             fate = meeting.ask(self._folder, kind, ident, sender, arg=arg, duration=duration, mail=mail, ranks=ranks)
         return Request(self, kind, ident, meeting.ELSEWHERE, sender, time.time(), fate, mail=mail, ranks=ranks)
@@ -928,6 +957,8 @@ class Run:
                     return Fate(FateState.LOST, reason="the ranks that were to do it have died")
                 if concluded:
                     fate = fate_of(self._control, seq, ident, folder=self._folder, alive=alive, ended=ended)
+            if fate == Fate(FateState.ASKED) and all(slot["state"] <= WorkerState.IDLE for slot in slots):
+                return Fate(FateState.ASKED, reason="the run has passed no checkpoint yet")
             return fate
         except SegmentError as error:
             return Fate(FateState.LOST, reason=str(error))
@@ -955,14 +986,15 @@ class Run:
                 self._segment = None
 
 
-def _open(home: int, run: str) -> Run:
-    """FileNotFoundError if it is none, FolderRefusedError, LayoutError, SegmentError."""
+def open_in(home: Home, run: str) -> Run:
+    """The run of this name in a folder of runs. FileNotFoundError if it is none, FolderRefusedError, LayoutError,
+    SegmentError, or another OSError if that can't be told."""
     folder = run_folder.open_run(home, run)
+    path = home.path / run
     try:
-        control = run_folder.open_control(folder)
+        control = run_folder.open_control(folder, path)
         try:
             about = run_folder.read_about(folder)
-            path = run_folder.home_path() / run
             if os.fstat(control).st_nlink == 0:
                 raise FileNotFoundError(f"run {run} is being removed or replaced")
             if about is None:
@@ -991,24 +1023,19 @@ def runs(*, ended: bool = True) -> list[Run]:
     Folders that can't be read are left out; `attach()` with their name says why. Costs some 0.1 ms a run. Raises
     FolderRefusedError if the folder of runs can't be trusted.
     """
-    try:
-        home = run_folder.open_home()
-    except FileNotFoundError:
-        return []
-    found = []
-    try:
-        for name in run_folder.run_names(home):
-            try:
-                run = _open(home, name)
-            except (OSError, SparkError) as error:
-                if run_folder.is_short(error):
-                    raise  # those that come after it can't be read either, and may be the living ones
-                continue
-            if ended or run.status.live:
-                found.append(run)
-    finally:
-        os.close(home)
-    return sorted(found, key=lambda run: run.started)
+    found: dict[str, Run] = {}
+    with opened_homes() as homes:
+        for home in homes:
+            for name in run_folder.run_names(home):
+                try:
+                    run = open_in(home, name)
+                except (OSError, SparkError) as error:
+                    if is_short(error):
+                        raise  # those that come after it can't be read either, and may be the living ones
+                    continue
+                if (ended or run.status.live) and (name not in found or found[name].started < run.started):
+                    found[name] = run
+    return sorted(found.values(), key=lambda run: run.started)
 
 
 def attach(run: str | None = None, *, exact: bool = False) -> Run:
@@ -1076,16 +1103,25 @@ def _trained_by(parent: Run, live: Sequence[Run]) -> list[Run]:
 
 def find(run: str) -> Run:
     """The run of this id, and never another in its place; as attach()."""
-    try:
-        if not names.valid(run):
-            raise FileNotFoundError(run)
-        home = run_folder.open_home()
-        try:
-            return _open(home, run)
-        finally:
-            os.close(home)
-    except FileNotFoundError:
-        raise NoSuchRunError(run, [each.id for each in runs(ended=False)]) from None
+    found = find_or_none(run)
+    if found is None:
+        raise NoSuchRunError(run, [each.id for each in runs(ended=False)])
+    return found
+
+
+def find_or_none(run: str) -> Run | None:
+    """As find(); None if there is no such run."""
+    found: Run | None = None
+    if not names.valid(run):
+        return None
+    with opened_homes() as homes:
+        for home in homes:
+            with suppress(FileNotFoundError):
+                other = open_in(home, run)
+                # Two of one name: one has ended, and then the folder that it is in could not be used for a while.
+                if found is None or found.started < other.started:
+                    found = other
+    return found
 
 
 def request_hot_reload(code: str | bytes | None = None, run: str | None = None) -> Request:

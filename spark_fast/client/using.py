@@ -1,7 +1,6 @@
 """A run as an object: its exposed values are attributes, its functions methods."""
 
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from spark_fast import names
 from spark_fast.client.run import Run, attach, runs
 from spark_fast.durations import Duration, seconds_of
 from spark_fast.errors import NoSuchRunError, SparkError, SparkTimeoutError
+from spark_fast.own_process import own_command
 from spark_fast.status import monotonic
 
 __all__ = ["Used", "use"]
@@ -132,7 +132,7 @@ def _start(
         name = names.draw([run.id for run in runs()])
     elif name in [run.id for run in runs(ended=False)]:
         raise SparkError(f"a living run is called {name!r}")
-    command = [sys.executable, "-m", "spark_fast", "run", "--name", name, *options, script, *arguments]
+    command = own_command("run", "--name", name, *options, script, *arguments)
     # A session of its own: Ctrl-C at this process is not meant for the training.
     process = _LivesOn(command, stdin=subprocess.DEVNULL, start_new_session=True)
     _started[:] = [each for each in _started if each.poll() is None] + [process]

@@ -6,6 +6,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ from spark_fast.errors import FolderRefusedError
 from spark_fast.hosts import folder as files
 from spark_fast.hosts.folder import HostPlace, read_place
 from spark_fast.hosts.protocol import Times
+from spark_fast.hosts.secret import allowed, key_id, protection_of, refusal, remove_key, write_key
 from spark_fast.hosts.store import serve_store, start_relay
 from spark_fast.hosts.words import Entry, Fate
 
@@ -23,6 +25,9 @@ __all__ = ["ask", "fate", "forget", "patience", "ring", "start", "store_address"
 _KEEP = 'left=100; while "$@"; [ $? -gt 128 ] && [ $((left -= 1)) -gt 0 ]; do sleep 1; done &'
 """Starts a command again when a signal has ended it, so many times at most: one that always dies is not to go on doing
 so when the job is long over."""
+_FORGOTTEN = "the run folder no longer holds what became of it: hundreds of requests came after it, or it was removed"
+_DEAF = 60.0
+"""Seconds without a relay, though one is started each second, after which a sender gives up."""
 _LOOK = 0.002
 _LOOK_MOST = 0.05
 
@@ -87,13 +92,17 @@ def times_of(place: HostPlace) -> Times:
     return Times(bound=place.bound, gone=max(Times().gone, 4 * place.bound))
 
 
-def start(folder: Path, place: Place) -> None:
+def start(folder: Path, place: Place) -> str:
     """Makes a run one of several hosts: called by its first rank, once it has a control file. Starts the relay, in a
     process of its own, or has the one that is there look at the new place. Some 5 ms; raises OSError.
+
+    Returns why the job's secret is not used, if it can't be; else an empty text.
     """
     before = read_place(folder)
+    address = store_address(generation=place.generation)
+    protection = protection_of(address, place.world_size)
     found = HostPlace(
-        address=store_address(generation=place.generation),
+        address=address,
         node=before.node if before is not None else f"{run_folder.new_id():016x}",
         name=socket.gethostname(),
         first=place.rank - place.local_rank,
@@ -102,26 +111,44 @@ def start(folder: Path, place: Place) -> None:
         generation=place.generation,
         bound=bound_of(),
         python=sys.executable,
-        path=os.pathsep.join([str(Path(run_folder.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]),
+        path=os.pathsep.join([str(Path(run_folder.__file__).parent.parent), *_absolute_python_path()]),
+        protection=protection.kind,
+        key_id=key_id(protection.key),
+        unused=protection.unused,
     )
+    with files.opened(folder, create=True) as fd:  # before the place, which names the key
+        # It may be of a start of the job before this one, whose recorded requests are not to count again.
+        with suppress(FileNotFoundError):
+            os.unlink(files.SESSION, dir_fd=fd)
+        if protection.key:
+            write_key(fd, protection.key)
+        else:
+            remove_key(fd)
     files.write_place(folder, found)
     if place.rank == 0 and found.address.startswith("ray:"):  # the others are there, and take long to import
         serve_store(found.address)
     ring(folder)
+    return protection.unused
 
 
-def ring(folder: Path) -> None:
-    """Wakes the host's relay, and starts one if there is none. Never waits for it. Raises OSError."""
+def _absolute_python_path() -> list[str]:
+    """The folders of PYTHONPATH. An empty one stands for the working directory, which a relay does not import from."""
+    return [os.path.abspath(each) for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each]
+
+
+def ring(folder: Path) -> bool:
+    """Wakes the host's relay, and starts one if there is none. Never waits for it. Whether there was one. Raises
+    OSError."""
     if files.ring(folder):
-        return
+        return True
     place = read_place(folder)
     if place is None or not place.address:
-        return
+        return False
     if "ray" in sys.modules and place.address.startswith("ray:") and start_relay(place.address, folder, place):
-        return
+        return False
     import subprocess  # rarely needed
 
-    environ = os.environ | {
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("SPARK_FAST_SECRET")} | {
         "PYTHONPATH": place.path,
         "SPARK_FAST": "0",
         "CUDA_VISIBLE_DEVICES": "",
@@ -131,7 +158,7 @@ def ring(folder: Path) -> None:
     # leaves waits in a megabyte: where memory runs out, the relay is the one that is killed, and nobody on this host
     # would miss it when another host asks for something.
     subprocess.run(
-        ["/bin/sh", "-c", _KEEP, "sh", place.python, "-m", "spark_fast.hosts", str(folder)],
+        ["/bin/sh", "-c", _KEEP, "sh", place.python, "-P", "-m", "spark_fast.hosts", str(folder)],
         env=environ,
         cwd=folder,
         start_new_session=True,
@@ -140,11 +167,15 @@ def ring(folder: Path) -> None:
         stderr=subprocess.DEVNULL,
         check=False,
     )
+    return False
 
 
 def patience(folder: Path) -> float:
     """Seconds that a rank waits for what the hosts decide, before it gives up."""
-    place = read_place(folder)
+    try:
+        place = read_place(folder)
+    except OSError:  # for want of a descriptor, say: a rank waits as long as by default
+        place = None
     return (times_of(place) if place is not None else Times()).patience
 
 
@@ -173,10 +204,14 @@ def ask(
     name = f"{ident:016x}"
     entry = Entry(name, kind, arg, duration, sender, ranks, mail, letter, only_if)
     place = read_place(folder)
+    reason = None
     if place is None or not place.address:
         reason = (
             "the job has no store that its hosts could meet in: set SPARK_FAST_STORE, or MASTER_ADDR and MASTER_PORT"
         )
+    elif not allowed(kind, place.protection):
+        reason = refusal(kind, place.unused)
+    if reason is not None:
         with files.opened(folder, files.FATES, create=True) as fates:
             files.write_object(fates, f"{name}.json", asdict(Fate("refused", reason=reason)))
         return reason
@@ -187,13 +222,29 @@ def ask(
 
 
 def fate(folder: Path, ident: int) -> Fate | None:
-    """What became of a request in the whole job; None as long as that is open."""
+    """What became of a request in the whole job; None as long as that is open.
+
+    A request that the relay no longer has, and that has no readable fate, is lost.
+    """
+    open_ = _is_open(folder, ident)  # before the fate is read: the relay writes that first, then removes the request
     try:
         with files.opened(folder, files.FATES) as fates:
             found = files.read_object(fates, f"{ident:016x}.json", folder / files.HOSTS / files.FATES)
     except (FileNotFoundError, FolderRefusedError):
-        return None
-    return None if found is None else parsed_fate(found)
+        found = None
+    if found is not None:
+        return parsed_fate(found)
+    return None if open_ else Fate("lost", reason=_FORGOTTEN)
+
+
+def _is_open(folder: Path, ident: int) -> bool:
+    """Whether the request still waits for the relay, or for what the relay is told of it."""
+    try:
+        with files.opened(folder, files.ASK) as asks:
+            os.stat(f"{ident:016x}.json", dir_fd=asks, follow_symlinks=False)
+    except (FileNotFoundError, FolderRefusedError):
+        return False
+    return True
 
 
 def parsed_fate(found: dict[str, Any]) -> Fate:
@@ -205,19 +256,36 @@ def parsed_fate(found: dict[str, Any]) -> Fate:
 
 
 def wait(folder: Path, ident: int, timeout: float | None) -> Fate | None:
-    """Waits for the fate, for so many seconds at most; None if it is open still. Starts the relay again if it died."""
+    """Waits for the fate, for so many seconds at most; None if it is open still.
+
+    Starts the relay again if it died. If none can be started for a minute, the request is lost.
+    """
     end = None if timeout is None else time.monotonic() + timeout
     look, rung = _LOOK, time.monotonic()
+    heard = rung
     while (found := fate(folder, ident)) is None:
         now = time.monotonic()
         if end is not None and now >= end:
             return None
         if now - rung > 1.0:
             rung = now
-            ring(folder)
+            if ring(folder):
+                heard = now
+            elif now - heard > _DEAF:
+                _give_up(folder, ident)
         time.sleep(look if end is None else min(look, max(end - now, 0.0)))
         look = min(_LOOK_MOST, 1.2 * look)
     return found
+
+
+def _give_up(folder: Path, ident: int) -> None:
+    """Tell all who ask that no relay takes the request."""
+    reason = f"no relay could be started on this host in {_DEAF:g} s; {folder / files.HOSTS / files.LOG} may say why"
+    with files.opened(folder, files.FATES, create=True) as fates:
+        # A relay that came at the last moment knows better.
+        files.write_object(fates, f"{ident:016x}.json", asdict(Fate("lost", reason=reason)), replace=False)
+    with files.opened(folder, files.ASK, create=True) as asks, suppress(FileNotFoundError):
+        os.unlink(f"{ident:016x}.json", dir_fd=asks)
 
 
 def forget(folder: Path, ident: int) -> None:

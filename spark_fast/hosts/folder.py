@@ -10,6 +10,9 @@ hosts/fates/<id>.json     what became of it in the whole job
 hosts/peers.json          what the other hosts say of their ranks
 hosts/watched             touched by those who read it
 hosts/relay.log           what a relay has to say of itself
+hosts/key                 signs what the host says in the job's store: derived from the job's secret
+hosts/session.json        the session that the host is in, and `admitted` and `decided.json` of it: see session
+hosts/unsigned.json       how many values in the store were not signed by a host of the job
 """
 
 import json
@@ -22,11 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from spark_fast import private_files
-from spark_fast.descriptors import open_file
+from spark_fast.descriptors import open_own
 from spark_fast.errors import FolderRefusedError, StoreError
+from spark_fast.hosts.secret import NONE
 from spark_fast.mailbox import MAIL_MAX
 
-__all__ = ["HOSTS", "HostPlace", "opened", "read_object", "read_place", "ring", "write_object"]
+__all__ = ["HOSTS", "HostPlace", "opened", "read_object", "read_place", "read_unsigned", "ring", "write_object"]
 
 HOSTS = "hosts"
 PLACE = "place.json"
@@ -39,6 +43,8 @@ FATES = "fates"
 PEERS = "peers.json"
 WATCHED = "watched"
 LOG = "relay.log"
+SESSION = "session.json"
+UNSIGNED = "unsigned.json"
 
 FILE_MAX = 16 * MAIL_MAX
 
@@ -57,6 +63,9 @@ class HostPlace:
         bound: seconds that the hosts have to answer a request.
         python: the interpreter that can run a relay.
         path: the folders in which it finds what it imports.
+        protection: of what the hosts say to each other, as in secret.Protection.
+        key_id: tells which key signs it; empty for none.
+        unused: why a secret that is there is not used; empty if none is, or it is used.
     """
 
     address: str
@@ -69,6 +78,9 @@ class HostPlace:
     bound: float
     python: str
     path: str
+    protection: str = NONE
+    key_id: str = ""
+    unused: str = ""
 
 
 @contextmanager
@@ -78,13 +90,19 @@ def opened(folder: Path, *below: str, create: bool = False) -> Iterator[int]:
         yield fd
 
 
-def write_object(fd: int, name: str, found: Any) -> None:
-    """Writes JSON whole. Raises OSError."""
-    private_files.write_whole(fd, name, json.dumps(found, separators=(",", ":")).encode())
+def write_object(fd: int, name: str, found: Any, *, replace: bool = True) -> None:
+    """Writes JSON whole. Raises OSError.
+
+    replace: whether it takes the place of a file that is there.
+    """
+    private_files.write_whole(fd, name, json.dumps(found, separators=(",", ":")).encode(), replace=replace)
 
 
 def read_object(fd: int, name: str, shown: Path) -> dict[str, Any] | None:
-    """The JSON object in a file; None if it is not there, or none that makes sense."""
+    """The JSON object in a file; None if it is not there, or none that makes sense.
+
+    Raises OSError for want of descriptors or memory, which says nothing of the file.
+    """
     try:
         found = json.loads(private_files.read_whole(fd, name, FILE_MAX, shown))
     except (FileNotFoundError, StoreError, ValueError, RecursionError):
@@ -102,22 +120,35 @@ def read_place(folder: Path) -> HostPlace | None:
     """Where the host stands; None if this is no run of several hosts."""
     try:
         with opened(folder) as fd:
-            found = read_object(fd, PLACE, folder / HOSTS)
+            found = read_object(fd, PLACE, folder / HOSTS) or {}
     except (FileNotFoundError, FolderRefusedError):
         return None
     try:
-        place = HostPlace(**{field.name: (found or {})[field.name] for field in fields(HostPlace)})
-    except (KeyError, TypeError):
+        place = HostPlace(**{field.name: found[field.name] for field in fields(HostPlace) if field.name in found})
+    except TypeError:
         return None
     numbers = (place.first, place.count, place.world_size, place.generation)
-    return place if all(isinstance(number, int) for number in numbers) else None
+    texts = (place.protection, place.key_id, place.unused)
+    fine = all(isinstance(number, int) for number in numbers) and all(isinstance(text, str) for text in texts)
+    return place if fine else None
+
+
+def read_unsigned(folder: Path) -> int:
+    """Return how many values in the job's store this host's relay has refused, since no host had signed them."""
+    try:
+        with opened(folder) as fd:
+            found = read_object(fd, UNSIGNED, folder / HOSTS) or {}
+    except (OSError, FolderRefusedError):
+        return 0
+    count = found.get("count")
+    return count if isinstance(count, int) else 0
 
 
 def touch_watched(folder: Path) -> bool:
     """Says that somebody looks at the whole job, for the next three seconds. Whether nobody did before."""
     with opened(folder, create=True) as fd:
         before = watched(fd)
-        file = open_file(WATCHED, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=fd)
+        file = open_own(WATCHED, os.O_WRONLY | os.O_CREAT, dir_fd=fd, shown=folder / HOSTS / WATCHED)
         os.utime(file)
         os.close(file)
     return not before
@@ -136,7 +167,7 @@ def ring(folder: Path) -> bool:
     """Wakes the relay. Whether there is one that hears it."""
     try:
         with opened(folder) as fd:
-            bell = open_file(BELL, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=fd)
+            bell = open_own(BELL, os.O_WRONLY, dir_fd=fd, shown=folder / HOSTS / BELL, pipe=True)
     except (OSError, FolderRefusedError):  # none, or ENXIO: nobody has it open to read
         return False
     try:

@@ -14,10 +14,11 @@ from spark_fast.code_versions import Store
 from spark_fast.errors import SegmentError, SparkError
 from spark_fast.hosts import folder as files
 from spark_fast.hosts.code import unpacked
+from spark_fast.hosts.secret import NONE, allowed, refusal
 from spark_fast.hosts.words import PHASES, STEP_MAX, VOID, Answer, Ask, Done, Entry, Fate, Note, Peer, Place
 from spark_fast.request import FateState, Kind, Verdict, fate_of, version_mail
 from spark_fast.run_folder import CONTROL
-from spark_fast.status import WorkerState, status_of
+from spark_fast.status import ENDED, WorkerState, status_of
 
 __all__ = ["RunFolder"]
 
@@ -28,13 +29,21 @@ _NO_PAUSE = 1 << 62
 
 
 class RunFolder:
-    """See protocol.Local. Raises SegmentError, OSError or FolderRefusedError when the run folder is of no use."""
+    """See protocol.Local. Raises SegmentError, OSError or FolderRefusedError when the run folder is of no use.
 
-    def __init__(self, folder: Path) -> None:
+    Attributes:
+        protection: how the hosts protect what they say to each other: see secret.Protection.
+        unused: why a secret that is there is not used.
+    """
+
+    def __init__(self, folder: Path, protection: str = NONE) -> None:
+        self.protection = protection
+        self.unused = ""
         self._folder = folder
         self._shown = folder / files.HOSTS
         self.segment = Segment(folder / CONTROL)
         self._told = 0
+        self._others_live = False
 
     @property
     def _control(self) -> int:
@@ -91,6 +100,7 @@ class RunFolder:
             self._told += 1
             if self._told % _KEPT == 1:
                 self._forget_fates(fates)
+                mailbox.prune_replies(self._folder)
         with files.opened(self._folder, files.ASK, create=True) as asks, suppress(FileNotFoundError):
             os.unlink(f"{ident}.json", dir_fd=asks)
 
@@ -132,6 +142,8 @@ class RunFolder:
         return None
 
     def append(self, entry: Entry) -> Place:
+        if not allowed(entry.kind, self.protection):
+            return Place(0, Answer(why="failed", reason=refusal(entry.kind, self.unused)))
         view = _core.read_view(self._control)
         park = view["park"] if view["park"] <= STEP_MAX else None
         with files.opened(self._folder, create=True) as fd:
@@ -250,25 +262,65 @@ class RunFolder:
             return files.watched(fd)
 
     def show(self, peers: Sequence[Peer], missing: str) -> None:
-        said = {
-            "missing": missing,
-            "hosts": [
+        with files.opened(self._folder) as fd:
+            before = files.read_object(fd, files.PEERS, self._shown) or {}
+            now = time.monotonic()
+            heard = _heard_before(before)
+            found = [
                 {
                     "name": peer.member.name,
+                    "node": peer.member.node,
                     "numbers": list(peer.member.ranks),
                     "ranks": list(peer.ranks),
                     "ended": peer.ended,
+                    "count": peer.count,
+                    # As it was found first, so that it stays the same, also when another relay reads it.
+                    "heard": heard.get((peer.member.node, peer.count), time.time() - peer.silent),
                     "silent": peer.silent,
                 }
                 for peer in peers
-            ],
-            "read": time.monotonic(),
-        }
-        with files.opened(self._folder) as fd:
-            files.write_object(fd, files.PEERS, said)
+            ]
+            known = {number for peer in peers for number in peer.member.ranks}
+            found += _not_back(before, known | {slot["rank"] for slot in self._slots()}, now)
+            files.write_object(fd, files.PEERS, {"missing": missing, "hosts": found, "read": now})
+        self._others_live = any(_may_live(peer) for peer in peers)
+
+    def awaits_others(self) -> bool:
+        """Whether somebody on this host looks at the whole job, in which ranks of other hosts live."""
+        return self._others_live and self.watched()
+
+    def show_unreachable(self) -> None:
+        """Lay out that nothing is heard of the others, since the store can't be reached, until show() is called."""
+        with files.opened(self._folder, create=True) as fd:
+            said = files.read_object(fd, files.PEERS, self._shown)
+            if said is not None and said.get("unreachable") is not True:
+                files.write_object(fd, files.PEERS, said | {"unreachable": True})
 
     def now(self) -> float:
         return time.monotonic()
+
+
+def _heard_before(said: Mapping[str, Any]) -> dict[tuple[object, object], float]:
+    """When a host was first heard to have come to a count, in seconds since the epoch, by its node and the count."""
+    found: dict[tuple[object, object], float] = {}
+    for host in said.get("hosts", []):
+        with suppress(KeyError, TypeError, ValueError):
+            found[str(host["node"]), int(host["count"])] = float(host["heard"])
+    return found
+
+
+def _not_back(said: Mapping[str, Any], known: set[int], now: float) -> list[dict[str, Any]]:
+    """The hosts that were heard before and whose ranks the store, which may be a new one, does not know."""
+    found = []
+    for host in said.get("hosts", []):
+        with suppress(KeyError, TypeError, ValueError):
+            if known.isdisjoint(host["numbers"]):
+                found.append(host | {"silent": float(host["silent"]) + max(0.0, now - float(said["read"]))})
+    return found
+
+
+def _may_live(peer: Peer) -> bool:
+    return not peer.ended and not all(rank.get("status") in ENDED for rank in peer.ranks)
 
 
 def _lives(slot: dict[str, Any]) -> bool:

@@ -5,26 +5,30 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from spark_fast.descriptors import is_short
 from spark_fast.errors import FolderRefusedError
 from spark_fast.hosts import asking
 from spark_fast.hosts import folder as files
+from spark_fast.status import ENDED, SparkStatus
 
 __all__ = ["SILENT", "read_peers"]
 
-SILENT = 15.0
-"""Seconds without a word after which nobody can say what a host does."""
+SILENT = 10.0
+"""Seconds without a word after which a host counts as not heard: twice the time between two words of a host that nobody
+watches."""
 _WAIT = 0.5
 """Seconds that who looks first waits for the others' words."""
 
 
-def read_peers(folder: Path, *, over: bool = False) -> list[dict[str, Any]]:
-    """The ranks of all other hosts: each a dictionary of rank, status, step, pid, host and `silent`, the seconds since
-    the host was last heard of. Empty if this is no job of several hosts, or its store was not reached yet.
+def read_peers(folder: Path) -> list[dict[str, Any]]:
+    """Return the ranks of all other hosts: each a dictionary of rank, status, step, pid, host and since.
 
-    over: whether all ranks of this host have ended. Its relay then ends, and may have heard nothing of how those of
-        another host did: they are left out.
+    The status of a rank that has not ended and of whose host nothing is heard is `unheard`; `since`, 0.0 of any other
+    rank, is when its host was last heard, in seconds since the epoch. The list is empty if this is no job of several
+    hosts, or its store was not reached yet.
 
-    Tells the relay that somebody looks, so that it goes on reading for three seconds.
+    Tells the relay that somebody looks, so that it goes on reading for three seconds. Raises OSError for want of
+    descriptors or memory: then nothing is known of the other hosts.
     """
     shown = folder / files.HOSTS
     try:
@@ -36,30 +40,30 @@ def read_peers(folder: Path, *, over: bool = False) -> list[dict[str, Any]]:
         with files.opened(folder) as fd:
             found = files.read_object(fd, files.PEERS, shown)
             end = time.monotonic() + _WAIT
-            while fresh and _age(found) > 10.0 and time.monotonic() < end:
+            while fresh and _age(found) > SILENT and time.monotonic() < end:
                 time.sleep(0.01)
                 found = files.read_object(fd, files.PEERS, shown)
-    except (OSError, FolderRefusedError):
+    except (OSError, FolderRefusedError) as error:
+        if is_short(error):
+            raise
         return []
     ranks = []
     for host in (found or {}).get("hosts", []):
-        with suppress(KeyError, TypeError):
-            silent = float(host["silent"]) + (_age(found) if _age(found) > 5.0 else 0.0)
+        with suppress(KeyError, TypeError, ValueError):
+            silent = float(host["silent"]) + _age(found) > SILENT or (found or {}).get("unreachable") is True
             said = {rank["rank"]: rank for rank in host["ranks"]}
             for number in host["numbers"]:
                 rank = said.get(number, {"rank": number, "status": "idle", "step": 0, "pid": 0})
-                ended = rank["status"] in ("stopped", "finished", "failed", "lost")
-                lost = silent > SILENT and not host["ended"] and not ended
-                if lost and over:
-                    continue
+                status = SparkStatus(rank["status"])
+                unheard = silent and host["ended"] is not True and status not in ENDED
                 ranks.append(
                     {
                         "rank": int(number),
-                        "status": "lost" if lost else str(rank["status"]),
+                        "status": SparkStatus.UNHEARD if unheard else status,
                         "step": int(rank["step"]),
                         "pid": int(rank["pid"]),
                         "host": str(host["name"]),
-                        "silent": silent,
+                        "since": float(host["heard"]) if unheard else 0.0,
                     }
                 )
     return sorted(ranks, key=lambda rank: rank["rank"])

@@ -65,6 +65,9 @@ _VOTE_PAUSE = 0.002
 _VOTE_PAUSE_MOST = 0.25
 """Seconds between two looks what the others have said, ever more: new code may take minutes to come round."""
 
+_GATHER_PAUSE = 0.001
+"""Seconds between two looks what became of a request on the other hosts, ever more."""
+
 _BESIDE = (Kind.PAUSE, Kind.RESUME, Kind.ADVANCE, Kind.STOP)
 """What may be done without a host that has been silent for long: hosts can be brought together again after it. Should
 its ranks live, values and code would differ for good."""
@@ -180,7 +183,7 @@ class _Own:
     target: int
     done: dict[int, Done] = field(default_factory=dict)
     without: tuple[int, ...] = ()
-    pause: float = 0.001
+    pause: float = _GATHER_PAUSE
     due: float = 0.0
 
 
@@ -256,6 +259,15 @@ class Relay:
         self._told.clear()
         self._beat_due = 0.0
 
+    def hurry(self, *, tell: bool) -> None:
+        """Has the next turn read what the others tell, if somebody looks, whenever that was due.
+
+        tell: whether it is also to tell what this host's ranks do.
+        """
+        self._watch_due = 0.0
+        if tell:
+            self._beat_due = 0.0
+
     def leave(self) -> Steps[None]:
         """No rank lives any more: tells the others."""
         if self._note is None:
@@ -267,16 +279,35 @@ class Relay:
         # A put may be on its way still; what is answered was taken.
         yield from call(self._store.get, "job")
 
-    def refuse(self, reason: str, since: float) -> Steps[None]:
-        """The store can't be reached, for `since` seconds now: refuses what has waited for too long."""
+    def refuse(self, reason: str, since: float, *, over: bool = False) -> Steps[None]:
+        """Tell the senders of this host what is known, since the store can't be reached.
+
+        since: for how many seconds it could not be reached.
+        over: whether no rank of this host lives, so that no relay will wait for the store any longer.
+        """
         for ask in (yield from call(self._local.asks)):
             if not ask.tried and ask.number is None:
-                if ask.age >= self._times.bound:
+                if over or ask.age >= self._times.bound:
                     yield from call(self._local.tell, ask.entry.id, Fate("refused", reason=reason))
-            elif min(ask.age, since) >= self._times.patience:
+                continue
+            step = yield from self._did_here(ask.entry)
+            if step is not None and ask.entry.kind == Kind.STOP:
+                # The store often ends with the job: the other hosts were told the same step, and say nothing any more.
+                partly = f"on this host; of the others nothing was heard: {reason}"
+                yield from call(self._local.tell, ask.entry.id, Fate("applied", step, reason=partly))
+            elif over or min(ask.age, since) >= self._times.patience:
                 # It was sent, or its answer was lost. The others have decided by now, or have voided it.
-                unknown = f"what became of it is not known: {reason}"
+                here = "" if step is None else f"this host acted at step {step}; "
+                unknown = f"{here}what became of it on the other hosts is not known: {reason}"
                 yield from call(self._local.tell, ask.entry.id, Fate("lost", reason=unknown))
+
+    def _did_here(self, entry: Entry) -> Steps[int | None]:
+        """The step at which all living ranks of this host have done what was asked; None if they have not."""
+        place = yield from call(self._local.find, entry.id)
+        if place is None or not place.seq:
+            return None
+        done = yield from call(self._local.outcome, place.seq, entry.id)
+        return done.step if done is not None and done.outcome == "applied" else None
 
     # --- who is there ---
 
@@ -484,7 +515,10 @@ class Relay:
         until = (yield from call(self._local.now)) + self._times.bound
         members, unknown = yield from self._all_hosts(until)
         if unknown is not None:
-            reason = f"no word yet of rank {unknown}: it has passed no checkpoint, or does not reach the job's store"
+            reason = (
+                f"no word yet of rank {unknown}: it has passed no checkpoint, does not reach the job's store, or has "
+                "another secret than this host"
+            )
             decision = Decision(why="failed", reason=reason)
         else:
             decision = yield from self._ask_all(number, entry, own, members, until)
@@ -628,6 +662,9 @@ class Relay:
             if done is not None and number not in self._told:
                 yield from call(self._store.set, f"done/{number}/{self._member.first}", done.packed())
                 self._told.add(number)
+                if (own := self._own.get(number)) is not None:
+                    # The others act at the same step, so they say so soon: after a stop the store may end right then.
+                    own.pause, own.due = _GATHER_PAUSE, 0.0
             # New code that has come to wait somewhere counts as applied, and may be voted down still.
             ballot = self._ballots.get(number)
             voting = ballot is not None and not ballot.over and not ended

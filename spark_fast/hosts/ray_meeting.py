@@ -1,6 +1,7 @@
 """How the workers of a job of Ray find each other: an actor that all of them call before they begin."""
 
 import asyncio
+import hmac
 import time
 import uuid
 from contextlib import suppress
@@ -8,11 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spark_fast.hosts.ray import LOOK, NAMESPACE, Lasting, RayStore, ray
+from spark_fast.hosts.secret import SecretRefusedError, find, tag
 
-__all__ = ["meet"]
+__all__ = ["checked", "meet", "signed"]
 
-Place = tuple[str, list[str]]
-"""The address of the job's store, and the nodes of its ranks."""
+Place = tuple[str, list[tuple[str, bytes]]]
+"""The address of the job's store; and of each rank its node, and how it has signed that."""
 
 _GRACE = 10.0
 """Seconds that a worker which may belong to a new start of the job, or stand in for one that has died, waits for others
@@ -28,6 +30,7 @@ class _Worker:
     node: str
     who: str
     handle: Any
+    signature: bytes = b""
     dead: bool = False
 
 
@@ -41,7 +44,8 @@ class _Start:
     whole: asyncio.Event = field(default_factory=asyncio.Event)
 
     def place(self) -> Place:
-        return self.store, [self.workers[each].node for each in range(self.world_size)]
+        workers = [self.workers[each] for each in range(self.world_size)]
+        return self.store, [(worker.node, worker.signature) for worker in workers]
 
     def lives_without(self, rank: int) -> bool:
         """Whether another one is there still. Of a task that can't be told: it counts as there."""
@@ -69,9 +73,11 @@ class Meeting(Lasting):
         self._now: _Start | None = None
         self._next: _Start | None = None
 
-    async def come(self, rank: int, world_size: int, node: str, who: str, handle: Any, timeout: float) -> Place | str:
+    async def come(
+        self, rank: int, world_size: int, node: str, who: str, handle: Any, timeout: float, signature: bytes = b""
+    ) -> Place | str:
         """Where all are, once all have come; else why that can't be told."""
-        worker = _Worker(node, who, handle)
+        worker = _Worker(node, who, handle, signature)
         if handle is not None:
             self._start(self._wait_for_end(rank, worker))
         self._held += 1
@@ -144,7 +150,32 @@ class Meeting(Lasting):
             del self._next.workers[rank]
 
 
-def meet(name: str, rank: int, world_size: int, timeout: float) -> Place:
+def _key(name: str, world_size: int) -> bytes | None:
+    try:
+        secret = find()
+    except SecretRefusedError:  # start() tells of it
+        secret = None
+    return None if secret is None else tag(secret, "meeting", name, str(world_size))
+
+
+def signed(key: bytes | None, rank: int, node: str) -> bytes:
+    """How a worker signs on which node it is; empty without a key."""
+    return b"" if key is None else tag(key, "worker", str(rank), node)
+
+
+def checked(found: Place, key: bytes | None, cluster: str) -> tuple[str, list[str]]:
+    """The store's address, and the node of each rank, if they are of this cluster and signed by its workers. Raises
+    TimeoutError: the others are not found."""
+    store, workers = found
+    if not store.startswith(f"{cluster}/{NAMESPACE}/store:"):
+        raise TimeoutError(f"the meeting names a store outside of this cluster: {store!r:.200}")
+    for rank, (node, signature) in enumerate(workers):
+        if key is not None and not hmac.compare_digest(signature, signed(key, rank, node)):
+            raise TimeoutError(f"rank {rank} has another secret than this worker, or none")
+    return store, [node for node, _ in workers]
+
+
+def meet(name: str, rank: int, world_size: int, timeout: float) -> tuple[str, list[str]]:
     """The address of the job's store, which no other start of the job has, and the node of each rank. Waits for all of
     them; raises TimeoutError, RayError.
 
@@ -155,8 +186,9 @@ def meet(name: str, rank: int, world_size: int, timeout: float) -> Place:
     who = about.get_actor_id() or about.get_task_id() or about.get_worker_id()
     options = {"name": name, "namespace": NAMESPACE, "get_if_exists": True, "lifetime": "detached"}
     meeting = ray.remote(num_cpus=0)(Meeting).options(**options, max_concurrency=100_000).remote(name)
-    call = meeting.come.remote(rank, world_size, about.get_node_id(), who, handle, timeout)
+    key, node = _key(name, world_size), about.get_node_id()
+    call = meeting.come.remote(rank, world_size, node, who, handle, timeout, signed(key, rank, node))
     found: Place | str = ray.get(call, timeout=timeout + LOOK)
     if isinstance(found, str):
         raise TimeoutError(found)
-    return found
+    return checked(found, key, about.gcs_address)

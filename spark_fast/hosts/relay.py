@@ -5,40 +5,52 @@ started by the host's first rank; it ends with the last of them, or with the run
 so that it may be killed at any time: whoever needs it next starts it again.
 """
 
+import math
 import os
 import select
 import sys
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from spark_fast import _core
-from spark_fast.descriptors import open_file
+from spark_fast.descriptors import open_own
 from spark_fast.errors import FolderRefusedError, SegmentError
 from spark_fast.hosts import folder as files
 from spark_fast.hosts.asking import times_of
+from spark_fast.hosts.authentic import AuthenticStore, Refusals, UnsignedStore
 from spark_fast.hosts.folder import HostPlace, read_place
 from spark_fast.hosts.local import RunFolder
 from spark_fast.hosts.protocol import Relay, Steps
-from spark_fast.hosts.store import Store, StoreGoneError, open_store
+from spark_fast.hosts.secret import REMEDY, SIGNED, read_key
+from spark_fast.hosts.session import Entrance
+from spark_fast.hosts.store import Store, StoreGoneError, StoreSlowError, open_store
 from spark_fast.hosts.words import Member
 
 __all__ = ["main"]
 
 _Result = TypeVar("_Result")
 
+LOG_MAX = 256 << 10
 _LINGER = 3.0
 """Seconds without a living rank after which it ends: an elastic launcher starts the next ones by then."""
+_LINGER_ASKED = 60.0
+"""The same while somebody on this host wants to know what became of a request on the other hosts, or of their ranks."""
 _ASSUME = 10.0
 """Seconds after which the ranks that have not come yet are taken for those that follow the first."""
 _LOOK = 1.0
 """Seconds between two looks whether a rank lives."""
+_LOOK_ENDING = 0.2
+"""Seconds between two looks, where somebody wants to know, at what the other hosts tell once no rank lives here."""
 _LISTEN = 20.0
 """Seconds after which a wait for the next request begins anew: each takes the store some 20 µs."""
 _AGAIN = 0.5
 """Seconds between two tries to reach the store."""
+_TELL = 10.0
+"""Seconds between two words about values in the store that no host has signed."""
 
 
 def drive(steps: Steps[_Result]) -> _Result:
@@ -62,13 +74,13 @@ def drive(steps: Steps[_Result]) -> _Result:
 class _Listener:
     """A thread with a connection of its own that waits for the next request of the job, and rings when it is there."""
 
-    def __init__(self, address: str, timeout: float, bell: int) -> None:
+    def __init__(self, store: Store, bell: int) -> None:
         self._bell = bell
         self._changed = threading.Condition()
         self._key: str | None = None
         self._over = False
         self.gone = False
-        self._store = open_store(address, timeout)
+        self._store = store
         threading.Thread(target=self._listen, name="spark_fast listener", daemon=True).start()
 
     def expect(self, key: str | None) -> None:
@@ -127,8 +139,13 @@ class _Process:
         self._bell = bell
         self._local = RunFolder(folder)
         self._relay: Relay | None = None
+        self._raw: Store | None = None
         self._store: Store | None = None
         self._listener: _Listener | None = None
+        self._entrance: Entrance | None = None
+        self._refusals = Refusals()
+        self._refusals_told = (0, 0.0)
+        self._enter_place()
         self._began = self._alive_at = time.monotonic()
         self._gone_since: float | None = None
         self._reason = "the job's store was not reached yet"
@@ -136,18 +153,20 @@ class _Process:
 
     def run(self) -> None:
         """Until no rank lives. Raises what RunFolder raises when the folder is gone."""
-        due, rung = 0.0, True
+        due, rung, alive, look_at = 0.0, True, False, 0.0
         while True:
             self._local.segment.check()
             now = time.monotonic()
             if self._local.alive():
-                self._alive_at = now
-            elif now - self._alive_at > _LINGER:
-                with suppress(StoreGoneError):
-                    if self._relay is not None and self._store is not None:
-                        drive(self._relay.turn())
-                        drive(self._relay.leave())
+                self._alive_at, alive = now, True
+            elif now - self._alive_at > self._linger():
+                self._end()
                 return
+            elif self._gone_since is None and now >= look_at and now - self._alive_at <= _LINGER:
+                # The store may end with the job, so the last words are to be in it, and read, before it does.
+                if self._relay is not None:
+                    self._relay.hurry(tell=alive)
+                alive, rung, look_at = False, True, now + _LOOK_ENDING
             rung = self._read_place() or rung
             if rung or now >= due:
                 try:
@@ -156,18 +175,42 @@ class _Process:
                 except StoreGoneError as error:
                     delay = self._lose(error)
                 due = time.monotonic() + delay
-            rung = self._wait(min(max(due - time.monotonic(), 0.0), _LOOK))
+                self._tell_refusals()
+            rung = self._wait(min(max(due - time.monotonic(), 0.0), _LOOK if alive else _LOOK_ENDING))
+
+    def _linger(self) -> float:
+        """Seconds without a living rank after which this process ends."""
+        needed = self._gone_since is None and (self._local.asks() or self._local.awaits_others())
+        return _LINGER_ASKED if needed else _LINGER
+
+    def _end(self) -> None:
+        """No rank of this host lives: tell the other hosts, and tell this host's senders what is known."""
+        reason = self._reason
+        with suppress(StoreGoneError):
+            if self._relay is not None and self._store is not None:
+                drive(self._relay.turn())
+                if self._entrance is not None:
+                    self._entrance.end()
+                drive(self._relay.leave())
+                reason = "the ranks of this host have ended"
+        drive(self._refusing().refuse(reason, math.inf, over=True))
+        self._local.show_unreachable()
 
     def _read_place(self) -> bool:
         """Whether the host stands elsewhere in its job than before."""
         place = read_place(self._folder)
         if place is None or place == self._place:
             return False
+        self._drop()
         self._place = place
         self._relay = None
         self._began = time.monotonic()
-        self._drop()
+        self._enter_place()
         return True
+
+    def _enter_place(self) -> None:
+        self._local.protection, self._local.unused = self._place.protection, self._place.unused
+        self._entrance = None
 
     def _member(self) -> Member | None:
         place = self._place
@@ -179,15 +222,59 @@ class _Process:
         return Member(place.node, place.name, numbers, place.world_size, place.generation)
 
     def _connect(self) -> None:
-        if self._listener is not None and self._listener.gone:
+        gone = (self._listener is not None and self._listener.gone) or (
+            self._entrance is not None and self._entrance.lost
+        )
+        if gone:
             raise StoreGoneError("the connection to the job's store is lost")
         if self._store is not None:
             return
-        timeout = min(2.0, self._place.bound / 2)
-        self._store = open_store(self._place.address, timeout)
-        self._listener = _Listener(self._place.address, timeout, self._bell)
+        self._raw = self._open()
+        self._store = self._protected(self._raw)
+        self._listener = _Listener(self._protected(self._open()), self._bell)
         if self._relay is not None:
             self._relay.move(self._store)
+
+    @property
+    def _timeout(self) -> float:
+        return min(2.0, self._place.bound / 2)
+
+    def _open(self) -> Store:
+        return open_store(self._place.address, self._timeout)
+
+    def _protected(self, raw: Store) -> Store:
+        """The store, with all that this host puts there signed, if the job has a secret."""
+        place = self._place
+        if place.protection != SIGNED:
+            return UnsignedStore(raw, f"{place.unused}; {REMEDY}" if place.unused else REMEDY)
+        if self._entrance is None:
+            with files.opened(self._folder) as fd:
+                key = read_key(fd, place.key_id, self._folder / files.HOSTS)
+            if key is None:
+                raise StoreGoneError("the key of this start of the job is gone from the run's folder")
+            ring = partial(_ring, self._bell)
+            self._entrance = Entrance(
+                self._folder, place.first, key, self._open, ring, self._local.alive, self._timeout
+            )
+        return AuthenticStore(raw, self._entrance, self._refusals)
+
+    def _renew(self, entrance: Entrance, raw: Store) -> None:
+        """Have all hosts meet in a new session: raises StoreGoneError, as each of them does for itself."""
+        entrance.renew(raw, None if self._relay is None else self._relay.next_key)
+        raise StoreGoneError("a host has come back: the hosts of the job meet anew")
+
+    def _tell_refusals(self) -> None:
+        """Leave word of values in the store that no host has signed, for the log and for clients."""
+        count, now = self._refusals.count, time.monotonic()
+        told, at = self._refusals_told
+        if count == told or (told and now - at < _TELL):
+            return
+        if not told:
+            what = f"a value under {self._refusals.first} in the job's store was signed by no host, and is ignored"
+            _note(f"{what}; unsigned.json counts them")
+        with files.opened(self._folder, create=True) as fd:
+            files.write_object(fd, files.UNSIGNED, {"count": count, "first": self._refusals.first})
+        self._refusals_told = count, now
 
     def _turn(self) -> float:
         if self._relay is None:
@@ -196,6 +283,8 @@ class _Process:
                 return 0.2
             assert self._store is not None
             self._relay = Relay(self._store, self._local, member, times_of(self._place))
+        if self._entrance is not None and self._entrance.must_renew and self._raw is not None:
+            self._renew(self._entrance, self._raw)
         delay = drive(self._relay.turn())
         self._gone_since = None
         if self._listener is not None:
@@ -205,23 +294,33 @@ class _Process:
     def _lose(self, error: StoreGoneError) -> float:
         self._drop()
         now = time.monotonic()
+        self._reason = str(error)
+        first = self._gone_since is None
         if self._gone_since is None:
             self._gone_since = now
-            print(f"{time.strftime('%F %T')} {error}", file=sys.stderr, flush=True)
-        relay = self._relay or Relay(_NoStore(), self._local, self._unknown(), times_of(self._place))
-        drive(relay.refuse(str(error), now - self._gone_since))
+            _note(str(error))
+        if first and isinstance(error, StoreSlowError):
+            return 0.0  # it may be there, on a machine that does much else: the next try tells
+        self._local.show_unreachable()
+        drive(self._refusing().refuse(str(error), now - self._gone_since))
         return _AGAIN
 
-    def _unknown(self) -> Member:
+    def _refusing(self) -> Relay:
+        """The relay, or one that knows no more of the job than this host's place in it."""
+        if self._relay is not None:
+            return self._relay
         place = self._place
-        return Member(place.node, place.name, (place.first,), place.world_size, place.generation)
+        member = Member(place.node, place.name, (place.first,), place.world_size, place.generation)
+        return Relay(_NoStore(), self._local, member, times_of(place))
 
     def _drop(self) -> None:
         if self._listener is not None:
             self._listener.close()
+        if self._entrance is not None:
+            self._entrance.close()
         if self._store is not None:
             self._store.close()
-        self._listener = self._store = None
+        self._listener = self._store = self._raw = None
 
     def _wait(self, seconds: float) -> bool:
         """Whether somebody rang."""
@@ -254,27 +353,34 @@ class _NoStore:
         """Nothing is held."""
 
 
+def _note(text: str, log: int = 2) -> None:
+    """Write a line to the relay's log, which begins anew once it has grown to LOG_MAX bytes."""
+    if os.fstat(log).st_size >= LOG_MAX:
+        os.ftruncate(log, 0)
+    os.write(log, f"{time.strftime('%F %T')} {text}\n".encode())
+
+
 def main(folder: Path) -> int:
     """Runs the relay of a run folder, unless there is one. The exit status."""
     with suppress(OSError):  # where memory runs out, this is what is to go, and no training
         Path("/proc/self/oom_score_adj").write_text("1000")
     try:
         with files.opened(folder, create=True) as fd:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-            log = open_file(files.LOG, flags, 0o600, dir_fd=fd)
+            log = open_own(files.LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, dir_fd=fd)
             os.dup2(log, 2)
-            lock = open_file(files.LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=fd)
+            lock = open_own(files.LOCK, os.O_RDWR | os.O_CREAT, dir_fd=fd)
             if not _core.lock_file(lock, 0.0):
                 return 0
             with suppress(FileExistsError):
                 os.mkfifo(files.BELL, 0o600, dir_fd=fd)
             # For writing too, so that it is never at its end.
-            bell = open_file(files.BELL, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=fd)
+            bell = open_own(files.BELL, os.O_RDWR, dir_fd=fd, pipe=True)
         place = read_place(folder)
         if place is None:
             print(f"{folder} is no run of several hosts", file=sys.stderr)
             return 2
         _Process(folder, place, bell).run()
     except (SegmentError, FileNotFoundError, FolderRefusedError) as error:
+        # Standard error may not be the relay's log yet.
         print(f"{time.strftime('%F %T')} the run's folder is of no use any more: {error}", file=sys.stderr)
     return 0

@@ -12,11 +12,24 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from spark_fast.hosts.folder import HostPlace
 
-__all__ = ["SCHEMES", "Store", "StoreGoneError", "open_store", "parse_address", "serve_store", "start_relay"]
+__all__ = [
+    "SCHEMES",
+    "Store",
+    "StoreGoneError",
+    "StoreSlowError",
+    "open_store",
+    "parse_address",
+    "serve_store",
+    "start_relay",
+]
 
 
 class StoreGoneError(Exception):
     """The store can't be reached, or did not answer in time. Whether what was sent got there is not known."""
+
+
+class StoreSlowError(StoreGoneError):
+    """The store did not answer in time. It may be there: it, or this machine, has much to do."""
 
 
 class Store(Protocol):

@@ -17,7 +17,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any, TypeVar
 
-from spark_fast.hosts.store import StoreGoneError
+from spark_fast.hosts.store import StoreGoneError, StoreSlowError
 
 __all__ = ["TcpStore"]
 
@@ -52,7 +52,7 @@ class _Hand:
         self._calls.put((function, result, done))
         if not done.wait(timeout):
             self._calls.put(None)
-            raise StoreGoneError(f"the job's store has not answered for {timeout:.3g} s")
+            raise StoreSlowError(f"the job's store has not answered for {timeout:.3g} s")
         fine, found = result[0]
         if not fine:
             raise found

@@ -44,7 +44,7 @@ class RunError:
 
     Attributes:
         type: the name of its class.
-        message: its last line as Python prints it, as in `NameError: name 'loss' is not defined`.
+        message: its class and the first line of its message, as in `NameError: name 'loss' is not defined`.
         traceback: all that Python prints of it.
         step: the checkpoints that the rank had passed.
         rank: the number of the rank in its job.
@@ -67,11 +67,14 @@ def describe(error: BaseException, printed: str, *, step: int, rank: int, time: 
         lines = "".join(traceback.format_exception_only(error)).strip().splitlines()
     except Exception:  # the exception's own __str__ raised
         lines = []
-    message = lines[-1] if lines else type(error).__name__
+    kind = type(error)
+    # A syntax error has its place above this line. Notes, and the rest of a long message, stand below it.
+    names = (kind.__qualname__, f"{kind.__module__}.{kind.__qualname__}")
+    message = next((line for line in lines if line.startswith(names)), lines[-1] if lines else kind.__name__)
     if len(printed) > _TEXT_MAX:
         half = _TEXT_MAX // 2
         printed = f"{printed[:half]}\n… {len(printed) - 2 * half} characters are left out …\n{printed[-half:]}"
-    return RunError(type(error).__name__, message[:_TEXT_MAX], printed, step, rank, time, can_resume)
+    return RunError(kind.__name__, message[:_TEXT_MAX], printed, step, rank, time, can_resume)
 
 
 def write(folder: Path, slot: int, error: RunError) -> None:

@@ -11,6 +11,7 @@ from spark_fast import client, journal, names
 from spark_fast.client import FateState, Request, Run, SparkStatus
 from spark_fast.client.diffs import diff
 from spark_fast.client.reset import ask_reset
+from spark_fast.client.starting import is_before_first_checkpoint
 from spark_fast.code_versions import Store, Version
 from spark_fast.errors import ResetError
 from spark_fast.exposed import unknown
@@ -194,12 +195,26 @@ async def reset(server: Server, run: str, body: models.Reset | None = None) -> R
         raise HTTPException(409, str(error)) from None
 
 
+@router.put("/runs/{run}/values", status_code=202, response_model=models.Asked, responses=_ASKING)
+async def set_values(server: Server, of: Client, run: str, body: models.SetValues) -> Response:
+    """Asks a run to take several new values at one step, at its next checkpoint: all or none."""
+
+    def send(found: Run) -> Request:
+        there = found.values
+        for name in body.values:
+            if name not in there and not is_before_first_checkpoint(found):
+                raise HTTPException(404, unknown(name, "value", list(there)))
+        return next(iter(found.set(body.values, wait=False).values()))
+
+    return await _ask(server, run, send, what=", ".join(body.values), of=of)
+
+
 @router.put("/runs/{run}/values/{name:path}", status_code=202, response_model=models.Asked, responses=_ASKING)
 async def set_value(server: Server, of: Client, run: str, name: str, body: models.SetValue) -> Response:
     """Asks a run to take a new value, at its next checkpoint."""
 
     def send(found: Run) -> Request:
-        if name not in found.values:
+        if name not in found.values and not is_before_first_checkpoint(found):
             raise HTTPException(404, unknown(name, "value", list(found.values)))
         return found.set(name, body.value, wait=False)
 
@@ -212,7 +227,7 @@ async def call(server: Server, of: Client, run: str, name: str, body: models.Cal
     said = body or models.Call()
 
     def send(found: Run) -> Request:
-        if name not in found.functions:
+        if name not in found.functions and not is_before_first_checkpoint(found):
             raise HTTPException(404, unknown(name, "function", list(found.functions)))
         return found.request_call(name, said.args, said.kwargs, wait=False, ranks=said.ranks)
 
@@ -250,10 +265,11 @@ async def journal_of(server: Server, run: str) -> Response:
 
     def look() -> dict[str, Any]:
         path = journal.of_folder(_there(server, run).folder)
-        if path is None or not path.exists():
-            return {"path": None if path is None else str(path), "lines": [], "torn": False}
+        if path is None or not journal.is_begun(path):
+            return {"path": None if path is None else str(path), "lines": [], "torn": False, "loss": None}
         found = journal.read(path)
-        return {"path": str(path), "lines": [found.header, *found.lines], "torn": found.torn}
+        lines = [found.header, *found.lines]
+        return {"path": str(path), "lines": lines, "torn": found.torn, "loss": found.loss}
 
     return _json(await server.threads.read(look))
 

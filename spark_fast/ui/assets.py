@@ -2,12 +2,13 @@
 
 import gzip
 import hashlib
-from functools import cache
+from collections.abc import AsyncIterator
+from functools import cache, lru_cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 
 from fastapi import APIRouter, HTTPException, Request
-from fastapi.responses import Response
+from fastapi.responses import Response, StreamingResponse
 
 __all__ = ["router"]
 
@@ -20,6 +21,8 @@ _TYPES = {
 }
 _TYPES |= {".svg": "image/svg+xml", ".png": "image/png", ".json": "application/json"}
 _PLOTS = "plotly.min.js"
+_CHUNK = 64 << 10
+"""Bytes that are handed on at a time: a client that reads slowly has no more than this in the server's memory."""
 
 
 @router.get("/")
@@ -46,7 +49,13 @@ def _answer(request: Request, name: str) -> Response:
     if packed is not None and "gzip" in request.headers.get("accept-encoding", ""):
         body = packed
         headers["content-encoding"] = "gzip"
-    return Response(body, media_type=_TYPES[file.name[file.name.rindex(".") :]], headers=headers)
+    headers["content-length"] = str(len(body))
+    return StreamingResponse(_pieces(body), media_type=_TYPES[file.name[file.name.rindex(".") :]], headers=headers)
+
+
+async def _pieces(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), _CHUNK):
+        yield body[start : start + _CHUNK]
 
 
 def _find(name: str) -> Traversable | None:
@@ -65,6 +74,7 @@ def _content(name: str) -> tuple[bytes, bytes | None, str]:
     return _pack(file.read_bytes())
 
 
+@lru_cache(maxsize=64)  # anybody may ask for them, as often as they like
 def _pack(plain: bytes) -> tuple[bytes, bytes | None, str]:
     tag = f'"{hashlib.sha256(plain).hexdigest()[:32]}"'
     return plain, gzip.compress(plain, 6, mtime=0) if len(plain) > 1000 else None, tag

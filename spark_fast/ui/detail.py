@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from spark_fast.client import Run
+from spark_fast.client.run import find_or_none
 from spark_fast.code_versions import Store
 from spark_fast.errors import FolderRefusedError, SegmentError, SparkError, StoreError
 from spark_fast.json_text import to_json
 from spark_fast.status import monotonic
 from spark_fast.ui.feed import Feed
-from spark_fast.ui.sent import Sent, is_there, open_run
+from spark_fast.ui.sent import Sent, is_there
 from spark_fast.ui.threads import Threads
 from spark_fast.ui.views import function_view, present_view, shortened, value_view
 
@@ -139,8 +140,8 @@ class Lookout:
             self._run = self._parts = None
         if self._run is None or self._parts is None:
             try:
-                self._run = open_run(self._name)
-            except (SparkError, OSError):
+                self._run = find_or_none(self._name)
+            except SparkError:  # for want of a descriptor, an OSError, it is looked again: the run may well live
                 self._run = None
             if self._run is None:
                 return None, False

@@ -88,7 +88,11 @@ def _lines_of_jobs(several: list[dict[str, Any]]) -> Iterator[str]:
     """What there is to say of any number of ranks."""
     metrics: dict[str, tuple[str, Callable[[dict[str, Any]], float | None]]] = {
         "world_size": ("Ranks that the job has, on all hosts.", lambda each: each["world_size"]),
-        "alive": ("Ranks that live.", lambda each: each["present"]["live"]),
+        "alive": ("Ranks that are known to live.", lambda each: each["present"]["live"]),
+        "unheard": (
+            "Ranks of which it is not known whether they live, since their hosts are not heard.",
+            lambda each: sum(rank["status"] == SparkStatus.UNHEARD for rank in each["ranks"]),
+        ),
         "overdue": (
             "Ranks that have not come to a request, though others have or there are no others.",
             lambda each: sum(rank["overdue"] > 0 for rank in each["ranks"]),
@@ -112,7 +116,7 @@ def _steps(summary: Mapping[str, Any]) -> list[int]:
 
 
 def _lines_of_ranks(several: list[dict[str, Any]], ages: Mapping[str, Mapping[int, float]]) -> Iterator[str]:
-    """Each rank, of runs that do not have too many."""
+    """Each rank whose host is heard, of runs that do not have too many."""
     metrics: dict[str, tuple[str, Callable[[str, dict[str, Any]], float | None]]] = {
         "alive": ("1 for a rank that lives.", lambda _, rank: int(SparkStatus(rank["status"]).live)),
         "step": ("Checkpoints passed by a rank.", lambda _, rank: rank["step"]),
@@ -126,7 +130,7 @@ def _lines_of_ranks(several: list[dict[str, Any]], ages: Mapping[str, Mapping[in
         yield from _head(name, "gauge", text)
         for each in several:
             for rank in each["ranks"] if len(each["ranks"]) <= RANKS_MAX else ():
-                if (value := of(each["id"], rank)) is not None:
+                if rank["status"] != SparkStatus.UNHEARD and (value := of(each["id"], rank)) is not None:
                     yield _sample(name, {"run": each["id"], "rank": str(rank["rank"])}, value)
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "Reset",
     "Runs",
     "SetValue",
+    "SetValues",
     "Versions",
 ]
 
@@ -82,6 +83,12 @@ class SetValue(_Body):
     value: JsonValue
 
 
+class SetValues(_Body):
+    """New values by name, of which all are set at one step, or none."""
+
+    values: dict[str, JsonValue] = Field(min_length=1, max_length=256)
+
+
 class Call(_Body):
     """What a function is called with."""
 
@@ -123,7 +130,10 @@ class Rank(BaseModel):
     host: str
     since: Annotated[
         float,
-        Field(description="When it came to this status; of one that is lost, when that was first seen. 0 if unknown."),
+        Field(
+            description="When it came to this status; of one that is lost, when that was first seen; of one that is "
+            "unheard, when its host was last heard. 0 if unknown."
+        ),
     ]
     behind: Annotated[int, Field(description="Steps that it is behind the furthest of those that live.")]
     overdue: Annotated[
@@ -131,14 +141,15 @@ class Rank(BaseModel):
         Field(description="Whole seconds since the oldest request that only this rank has not come to; or 0."),
     ]
     trouble: Annotated[
-        Literal["", "lost", "failed", "overdue", "behind"], Field(description="What is wrong with it, if so.")
+        Literal["", "lost", "failed", "unheard", "overdue", "behind"],
+        Field(description="What is wrong with it, if so."),
     ]
 
 
 class Trouble(BaseModel):
     """Ranks with which the same is wrong: how many, and the first of them."""
 
-    trouble: Literal["lost", "failed", "overdue", "behind"]
+    trouble: Literal["lost", "failed", "unheard", "overdue", "behind"]
     count: int
     first: list[int]
 
@@ -183,6 +194,9 @@ class Summary(BaseModel):
     stop_by: Annotated[
         float | None, Field(description="When whoever asked for the stop ends the processes, as far as that was said.")
     ]
+    swallowed_stop: Annotated[
+        int | None, Field(description="The step at which a stop was raised that its loop swallowed, and goes on.")
+    ]
     world_size: Annotated[int, Field(description="How many ranks the job has, on all hosts.")]
     local_world_size: Annotated[int, Field(description="How many of them are to be on this host.")]
     ranks: Annotated[list[Rank], Field(description="Those that are there, or were.")]
@@ -217,6 +231,7 @@ class Request(BaseModel):
     Of one that sets a value or calls a function: `name` is of that, where this server sent it; `result` and `output`
     are what came of it; with `cut`, they are too long for a list of requests, and whole in the request by itself.
     `ranks` says which rank was to call it; if all were, `result` is an object by rank.
+    `can_start_over`: it was refused since the training would start over, which a reload with `restart` does.
     """
 
     id: str
@@ -229,6 +244,7 @@ class Request(BaseModel):
     result: Any = None
     output: str | None = None
     cut: bool = False
+    can_start_over: bool
     fate: Fate
 
 
@@ -313,11 +329,13 @@ class Histories(BaseModel):
 
 
 class Journal(BaseModel):
-    """The lines of a journal, its header first. `torn`: the last one was left out, since it is not whole."""
+    """The lines of a journal, its header first. `torn`: the last one was left out, since it is not whole. `loss`: what
+    is missing of its beginning, for people."""
 
     path: str | None
     lines: list[dict[str, Any]]
     torn: bool
+    loss: str | None
 
 
 class Version(BaseModel):

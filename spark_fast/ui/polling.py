@@ -10,12 +10,15 @@ import logging
 import os
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from spark_fast import run_folder
 from spark_fast.client.look import Look
-from spark_fast.client.run import Run, _open
+from spark_fast.client.run import Run, open_in
+from spark_fast.descriptors import is_short
 from spark_fast.errors import FolderRefusedError, SparkError
+from spark_fast.homes import Home, opened_homes
 from spark_fast.json_text import to_json
 from spark_fast.status import SparkStatus, monotonic
 from spark_fast.ui.feed import Feed
@@ -71,50 +74,45 @@ class _Folders:
 
     def __init__(self) -> None:
         self.seen: dict[str, _Seen] = {}
-        self._home: _Signature | None = None
+        self._homes: dict[Path, _Signature | None] = {}
         self._unusable: dict[str, _Signature | None] = {}
+        self._where: dict[str, Path] = {}
+        """The folder of runs that has the run of this name."""
 
     def look(self) -> None:
         """Brings `seen` up to date. Raises OSError, FolderRefusedError if the folder of runs can't be read."""
-        try:
-            home = run_folder.open_home()
-        except FileNotFoundError:
-            self._home = None
-            self.seen.clear()
-            self._unusable.clear()
-            return
-        try:
-            self._list(home)
+        with opened_homes() as homes:
+            self._list(homes)
             for name, seen in list(self.seen.items()):
                 if os.fstat(seen.run._control).st_nlink == 0:  # removed, or a fresh worker has taken its name
                     del self.seen[name]
                     self._unusable[name] = None
+            by_path = {home.path: home for home in homes}
             for name, before in list(self._unusable.items()):
-                signature = _signature(name, home)
+                home = by_path[self._where[name]]
+                signature = _signature(name, home.fd)
                 if before is None or signature != before:
                     self._open(name, home, signature)
-        finally:
-            os.close(home)
 
-    def _list(self, home: int) -> None:
-        signature = _signature(home)
-        if signature is not None and signature == self._home:
+    def _list(self, homes: list[Home]) -> None:
+        signatures = {home.path: _signature(home.fd) for home in homes}
+        if signatures == self._homes and None not in signatures.values():
             return
-        names = set(run_folder.run_names(home))
-        self._home = signature
-        for name in self.seen.keys() - names:
-            del self.seen[name]
-        for name in self._unusable.keys() - names:
-            del self._unusable[name]
-        for name in names - self.seen.keys() - self._unusable.keys():
+        where = {name: home.path for home in reversed(homes) for name in run_folder.run_names(home)}
+        self._homes = signatures
+        for name in [name for name, path in self._where.items() if where.get(name) != path]:
+            self.seen.pop(name, None)
+            self._unusable.pop(name, None)
+        self._where = where
+        for name in where.keys() - self.seen.keys() - self._unusable.keys():
             self._unusable[name] = None
 
-    def _open(self, name: str, home: int, signature: _Signature | None) -> None:
+    def _open(self, name: str, home: Home, signature: _Signature | None) -> None:
         try:
-            self.seen[name] = _Seen(_open(home, name))
+            self.seen[name] = _Seen(open_in(home, name))
         except (OSError, SparkError) as error:
             # Of a lack of descriptors the folder says nothing: it is tried again.
-            self._unusable[name] = None if run_folder.is_short(error) else signature
+            self._unusable[name] = None if is_short(error) else signature
         else:
             del self._unusable[name]
 
@@ -226,17 +224,24 @@ class Poller:
             self._folders.look()
         except (OSError, FolderRefusedError) as refused:
             error = str(refused)
-            self._folders = _Folders()
+            if not is_short(refused):  # then the runs that were seen may well live
+                self._folders = _Folders()
         now = monotonic()
         found = dict(self._folders.seen)
         memories = _MEMORY_LOOKS
         changed = []
         for seen in found.values():
-            news = _look_at(seen, now)
-            if memories and now >= seen.memory_due and seen.summary["ended"] is None:
-                memories -= 1
-                seen.memory_due = now + _MEMORY
-                news = _look_at_memory(seen) or news
+            try:
+                news = _look_at(seen, now)
+                if memories and now >= seen.memory_due and seen.summary["ended"] is None:
+                    memories -= 1
+                    seen.memory_due = now + _MEMORY
+                    news = _look_at_memory(seen) or news
+            except OSError as refused:
+                if not is_short(refused) or not seen.summary:
+                    raise
+                error = str(refused)
+                continue  # it is shown as it was: it may well live
             if news:
                 seen.text = to_json(listed_view(_with_age(seen, now)))
                 changed.append(seen)
@@ -269,7 +274,8 @@ def _look_at_memory(seen: _Seen) -> bool:
     if pids:
         (pid,) = pids
         if pid != seen.pid:
-            seen.pid, seen.pid_is_here = pid, run_folder.is_worker(pid, seen.run.folder)
+            seen.pid_is_here = run_folder.is_worker(pid, seen.run.folder)
+            seen.pid = pid
         memory = resident(pid) if seen.pid_is_here else None
     before, seen.memory = seen.memory, memory
     if before is None or memory is None:

@@ -1,23 +1,23 @@
-"""Who may talk to the server: the owner of the runs, from a page of this server or with its token. All others change
-nothing and learn nothing.
+"""Who may talk to the server: the owner of the runs, who has its token. Others change nothing and learn nothing.
 
 A request passes if its Host names this server (else a foreign name was made to lead here: DNS rebinding), its Origin,
-if it has one, is this server (else a page from elsewhere sends it), and it carries the token, or the cookie that the
-token was exchanged for.
+if it has one, is this server (else a page from elsewhere sends it), and it carries the token as a bearer. The page's
+own files, which are the same everywhere, need no token.
+
+There is no cookie. A browser sends the cookies of a host to every port of that host, so another user's server on the
+same machine would receive it. A header that the page's script sets goes to this server alone.
 """
 
 import asyncio
-import hashlib
 import hmac
 import ipaddress
 import re
 import secrets
 import socket
-from collections.abc import Mapping
-from urllib.parse import parse_qs
+from collections.abc import Iterable, Mapping
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from spark_fast.json_text import to_json
@@ -41,7 +41,7 @@ POLICY = "; ".join(
         "img-src 'self' data: blob:",
         "frame-ancestors 'none'",
         "base-uri 'none'",
-        "form-action 'self'",
+        "form-action 'none'",
     ]
 )
 
@@ -60,50 +60,51 @@ _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _WILDCARD = frozenset({"0.0.0.0", "::"})  # noqa: S104 # compared with, not bound to
 
 _NEED_TOKEN = "open the address that 'spark-fast ui' printed: it holds the token that is needed here"  # noqa: S105
-_GO_ON = '<!doctype html><title>spark-fast</title><meta http-equiv="refresh" content="0;url=/">'
+
+TOKEN = re.compile(r"[A-Za-z0-9_-]{43,128}")
+"""What a token looks like. It goes into an address, so it needs no quoting."""
+SHOWS_TOKEN = "spark_fast.shows_token"  # noqa: S105
+"""The extension of a scope by which the guard tells the connection that its client has the token."""
 
 
 class Keys:
     """What lets a request in.
 
     Attributes:
-        token: for whoever has it as a bearer, and for the first request of a browser.
-        cookie_name, cookie: what the browser has from then on. The name differs from server to server: a browser keeps
-            the cookies of all ports of a host together.
+        token: 256 random bits, unless one is given.
+
+    Raises ValueError if the given token is none.
     """
 
-    def __init__(self) -> None:
-        self.token = secrets.token_urlsafe(32)
-        self.cookie = secrets.token_urlsafe(32)
-        self.cookie_name = "spark_fast_" + hashlib.sha256(self.token.encode()).hexdigest()[:12]
+    def __init__(self, token: str | None = None) -> None:
+        if token is not None and not TOKEN.fullmatch(token):
+            raise ValueError("a token has 43 to 128 letters, digits, - or _")
+        self.token = secrets.token_urlsafe(32) if token is None else token
 
     def fits_token(self, given: str) -> bool:
-        """Whether it is the token; takes as long for one that nearly is."""
+        """Return whether this is the token, in a time that does not depend on how much of it is right."""
         return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), self.token.encode())
 
-    def fits_cookie(self, given: str) -> bool:
-        """Whether it is the cookie's value, likewise."""
-        return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), self.cookie.encode())
 
-
-def hosts_of(bound: str) -> frozenset[str]:
-    """The names and addresses under which a server that is bound to this one may be asked for.
+def hosts_of(names: Iterable[str]) -> frozenset[str]:
+    """Return the names and addresses that the Host header may have, for a server bound to these.
 
     Any port will do: a port that is forwarded by SSH may be another one. With the wildcard address, "*" stands for all
     addresses: no foreign name leads to a page whose own address is a number.
     """
-    names = set(_LOOPBACK)
-    if bound in _WILDCARD:
-        names |= {"*", socket.gethostname().lower(), socket.getfqdn().lower()}
-    else:
-        names.add(bound.lower())
-    return frozenset(names)
+    found = set(_LOOPBACK)
+    for name in names:
+        if name in _WILDCARD:
+            found |= {"*", socket.gethostname().lower(), socket.getfqdn().lower()}
+        else:
+            found.add(name.lower())
+    return frozenset(found)
 
 
 class Guard:
     """Stands before the app: lets in what may come in, and puts the same headers on all that goes out.
 
-    secure: whether the connection is encrypted, so that the cookie is for such ones only.
+    secure: whether the connection is encrypted.
     """
 
     def __init__(self, app: ASGIApp, *, keys: Keys, hosts: frozenset[str], secure: bool) -> None:
@@ -130,12 +131,12 @@ class Guard:
             await send(message)
 
         headers = Headers(scope=scope)
-        reply = self._refuse(scope, headers) or self._exchange(scope) or self._identify(scope, headers)
+        reply = self._refuse(scope, headers) or self._identify(scope, headers)
         if reply is not None:
             await reply(scope, receive, send_guarded)
             return
         limit = CODE_BODY_MAX if scope["path"].endswith("/reload") else BODY_MAX
-        body = await _read_body(receive, headers, limit)
+        body = await _read_body(receive, headers, 0 if _is_public(scope) else limit)
         if isinstance(body, Response):
             await body(scope, receive, send_guarded)
             return
@@ -145,13 +146,13 @@ class Guard:
         hosts = headers.getlist("host")
         found = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
         if found is None or not self._is_ours(found["name"].strip("[]").lower()):
-            return answer(403, "this server does not go by the name in the Host header")
+            return _turn_away(403, "this server does not go by the name in the Host header")
         own = f"{self._scheme}://{hosts[0]}".lower()
         if any(origin.lower() != own for origin in headers.getlist("origin")):
-            return answer(403, "a page from elsewhere may ask for nothing here")
+            return _turn_away(403, "a page from elsewhere may ask for nothing here")
         site = headers.get("sec-fetch-site", "none")
         if site not in ("same-origin", "none") and not _opens_page(scope, headers):
-            return answer(403, "a page from elsewhere may ask for nothing here")
+            return _turn_away(403, "a page from elsewhere may ask for nothing here")
         return None
 
     def _is_ours(self, name: str) -> bool:
@@ -163,40 +164,24 @@ class Guard:
             return False
         return "*" in self._hosts
 
-    def _exchange(self, scope: Scope) -> Response | None:
-        """The cookie for the token, where the address holds it."""
-        if scope["method"] != "GET" or scope["path"] != "/":
-            return None
-        given = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True).get("token")
-        if given is None:
-            return None
-        if len(given) != 1 or not self._keys.fits_token(given[0]):
-            return answer(401, f"this is not the token of this server: {_NEED_TOKEN}")
-        reply = RedirectResponse("/", status_code=303)
-        reply.set_cookie(
-            self._keys.cookie_name,
-            self._keys.cookie,
-            path="/",
-            httponly=True,
-            samesite="strict",
-            secure=self._scheme == "https",
-        )
-        return reply
-
     def _identify(self, scope: Scope, headers: Headers) -> Response | None:
-        authorization = headers.get("authorization")
-        if authorization is not None:
-            kind, _, given = authorization.partition(" ")
-            if kind.lower() == "bearer" and self._keys.fits_token(given.strip()):
+        given = headers.getlist("authorization")
+        if len(given) == 1:
+            kind, _, token = given[0].partition(" ")
+            if kind.lower() == "bearer" and self._keys.fits_token(token.strip()):
+                shows_token = scope.get("extensions", {}).get(SHOWS_TOKEN)
+                if shows_token is not None:
+                    shows_token()
                 return None
-            return answer(401, _NEED_TOKEN, {"www-authenticate": "Bearer"})
-        if any(self._keys.fits_cookie(given) for given in _cookies(headers, self._keys.cookie_name)):
+        if _is_public(scope):
             return None
-        if _opens_page(scope, headers) and headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
-            # A strict cookie does not come along with a link from elsewhere, nor through its redirections; it does when
-            # a page of this server goes on to the same address.
-            return HTMLResponse(_GO_ON, 401)
-        return answer(401, _NEED_TOKEN, {"www-authenticate": "Bearer"})
+        return _turn_away(401, _NEED_TOKEN, {"www-authenticate": "Bearer"})
+
+
+def _is_public(scope: Scope) -> bool:
+    """Return whether this is one of the page's own files, which hold nothing of anyone."""
+    path: str = scope["path"]
+    return scope["method"] == "GET" and (path == "/" or path.startswith("/static/"))
 
 
 def _opens_page(scope: Scope, headers: Headers) -> bool:
@@ -207,16 +192,6 @@ def _opens_page(scope: Scope, headers: Headers) -> bool:
         and headers.get("sec-fetch-mode") == "navigate"
         and headers.get("sec-fetch-dest") == "document"
     )
-
-
-def _cookies(headers: Headers, name: str) -> list[str]:
-    found = []
-    for line in headers.getlist("cookie"):
-        for pair in line.split(";"):
-            key, _, value = pair.strip().partition("=")
-            if key == name:
-                found.append(value)
-    return found
 
 
 async def _read_body(receive: Receive, headers: Headers, limit: int) -> bytes | Response:
@@ -254,3 +229,8 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 def answer(status: int, error: str, headers: Mapping[str, str] | None = None) -> Response:
     """What is said when something is wrong."""
     return Response(to_json({"error": error}), status, dict(headers or {}), media_type="application/json")
+
+
+def _turn_away(status: int, error: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Refuse a request, and end its connection: its body, however long, is not read."""
+    return answer(status, error, {"connection": "close", **(headers or {})})

@@ -6,32 +6,23 @@ from typing import Any
 
 from spark_fast import run_folder
 from spark_fast.client import Request, Run
-from spark_fast.client.run import _open
+from spark_fast.client.run import find_or_none
 from spark_fast.ui.views import request_view
 
-__all__ = ["Sent", "is_there", "open_run"]
+__all__ = ["Sent", "is_there"]
 
 _RUNS = 256
 _REQUESTS = 1024
 
 
-def open_run(name: str) -> Run | None:
-    """The run of this id; None if there is none. Raises SparkError, OSError if there is one that can't be used."""
-    try:
-        home = run_folder.open_home()
-        try:
-            return _open(home, name)
-        finally:
-            os.close(home)
-    except FileNotFoundError:
-        return None
-
-
 def is_there(run: Run) -> bool:
-    """Whether a run is still the one in its folder: neither removed nor renamed, nor replaced by a fresh worker."""
+    """Whether a run is still the one in its folder: neither removed nor renamed, nor replaced by a fresh worker.
+
+    Raises OSError if that can't be told.
+    """
     try:
         there = os.stat(run.folder / run_folder.CONTROL, follow_symlinks=False)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     return os.path.samestat(there, os.fstat(run._control))
 
@@ -49,7 +40,7 @@ class Sent:
         """The run of this id; None if there is none. Raises SparkError, OSError if it can't be used."""
         found = self._runs.pop(name, None)
         if found is None or not is_there(found):
-            found = open_run(name)
+            found = find_or_none(name)
         if found is not None:
             self._runs[name] = found
             while len(self._runs) > _RUNS:

@@ -1,5 +1,6 @@
 """The app: its routes, what it says when something goes wrong, and its description."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -19,10 +20,10 @@ from spark_fast.ui.threads import BusyError
 __all__ = ["make_app"]
 
 
-def make_app(keys: Keys, *, host: str = "127.0.0.1", secure: bool = False) -> tuple[ASGIApp, State]:
+def make_app(keys: Keys, *, hosts: Iterable[str] = (), secure: bool = False) -> tuple[ASGIApp, State]:
     """The app behind its guard, and what it keeps.
 
-    host: the name or address that the server is bound to.
+    hosts: the names and addresses that the server is bound to.
     secure: whether connections are encrypted.
     """
     state = State()
@@ -44,21 +45,18 @@ def make_app(keys: Keys, *, host: str = "127.0.0.1", secure: bool = False) -> tu
     app.add_exception_handler(SparkError, _told_unusable)
     app.add_exception_handler(OSError, _told_unusable)
     app.add_exception_handler(Exception, _told_broken)
-    _describe(app, keys)
-    return Guard(app, keys=keys, hosts=hosts_of(host), secure=secure), state
+    _describe(app)
+    return Guard(app, keys=keys, hosts=hosts_of(hosts), secure=secure), state
 
 
-def _describe(app: FastAPI, keys: Keys) -> None:
+def _describe(app: FastAPI) -> None:
     """Puts into the description what the guard asks for."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             found = get_openapi(title=app.title, version=app.version, routes=app.routes)
-            found.setdefault("components", {})["securitySchemes"] = {
-                "bearer": {"type": "http", "scheme": "bearer"},
-                "cookie": {"type": "apiKey", "in": "cookie", "name": keys.cookie_name},
-            }
-            found["security"] = [{"bearer": []}, {"cookie": []}]
+            found.setdefault("components", {})["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+            found["security"] = [{"bearer": []}]
             app.openapi_schema = found
         return app.openapi_schema
 

@@ -1,26 +1,29 @@
 """Runs the server in this process, until a signal ends it."""
 
-import ipaddress
+import logging
 import resource
 import socket
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import uvicorn
 
+from spark_fast.ui.addresses import PORT, Address, listen, shown
+from spark_fast.ui.connections import Connection, Listening, Unauthenticated, limit_by_files
 from spark_fast.ui.security import Keys
 from spark_fast.ui.server import make_app
 from spark_fast.ui.state import State
+from spark_fast.ui.throttle import Throttle
 
-__all__ = ["PORT", "Options", "is_loopback", "listen", "make_server", "serve"]
+__all__ = ["PORT", "Options", "make_server", "serve"]
 
-PORT = 8265
-_PORTS = 20
-"""How many ports are tried, from PORT on, where none was asked for."""
 _GRACE = 2
 """Seconds that requests under way have when the server ends."""
+_LOGS = ("uvicorn.error", "asyncio")
+"""The logs that hold what clients cause."""
 
 
 @dataclass(frozen=True)
@@ -39,74 +42,67 @@ class Options:
     key: Path | None = None
 
 
-def is_loopback(host: str) -> bool:
-    """Whether nobody outside this machine can reach a server that listens there. Raises OSError for an unknown name."""
-    found = {str(each[4][0]) for each in socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)}
-    return all(ipaddress.ip_address(address.split("%")[0]).is_loopback for address in found)
-
-
-def listen(host: str, port: int | None) -> socket.socket:
-    """A socket that is bound there. Raises OSError."""
-    if port is not None:
-        return _bind(host, port)
-    for each in range(PORT, PORT + _PORTS):
-        with suppress(OSError):  # taken; what else may be wrong is met again below
-            return _bind(host, each)
-    return _bind(host, 0)
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    found = socket.socket(family, kind, protocol)
-    try:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind(address)
-    except OSError:
-        found.close()
-        raise
-    return found
-
-
 class _Server(uvicorn.Server):
-    """Ends the streams first: it waits for the end of all requests."""
+    """Accepts connections itself, and ends the streams first: uvicorn waits for the end of all requests."""
 
-    def __init__(self, config: uvicorn.Config, state: State, started: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, state: State, listeners: Sequence[socket.socket], started: Callable[[], None]
+    ) -> None:
         super().__init__(config)
+        self.unauthenticated = Unauthenticated(limit_by_files())
         self._state = state
+        self._listeners = list(listeners)
         self._started = started
+        self._throttle = Throttle()
+        self._listening: Listening | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self._started()
+        await super().startup([])
+        if not self.started:
+            return
+        for name in _LOGS:
+            logging.getLogger(name).addFilter(self._throttle)
+        make = partial(Connection, config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        self._listening = Listening(make, self.config.ssl, self.unauthenticated)
+        self._listening.start(self._listeners)
+        self._started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        assert self._listening is not None
+        self._listening.stop()
         self._state.close()
-        await super().shutdown(sockets)
+        await super().shutdown(self._listeners)
+        for name in _LOGS:
+            logging.getLogger(name).removeFilter(self._throttle)
 
 
-def serve(options: Options, started: Callable[[str], None]) -> None:
+def serve(options: Options, addresses: Sequence[Address], keys: Keys, started: Callable[[str], None]) -> None:
     """Serves until SIGINT or SIGTERM comes.
 
+    addresses: of the host, looked up once, so that what was checked is what is listened on.
     started: is called with the address, which holds the token, once it can be opened.
 
     Raises OSError if it can't listen there.
     """
     _allow_files()
-    with listen(options.host, options.port) as listener:
-        make_server(options, Keys(), listener, started).run([listener])
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(each) for each in listen(addresses, options.port)]
+        make_server(options, keys, listeners, started).run()
 
 
 def make_server(
-    options: Options, keys: Keys, listener: socket.socket, started: Callable[[str], None]
+    options: Options, keys: Keys, listeners: Sequence[socket.socket], started: Callable[[str], None]
 ) -> uvicorn.Server:
-    """The server, to be run with this socket. As serve(). Raises OSError if the certificate can't be used."""
+    """The server, to be run with these sockets. As serve(). Raises OSError if the certificate can't be used."""
     secure = options.certificate is not None
-    app, state = make_app(keys, host=options.host, secure=secure)
+    bound = [str(each.getsockname()[0]) for each in listeners]
+    app, state = make_app(keys, hosts=[options.host, *bound], secure=secure)
     config = uvicorn.Config(
         app,
+        loop="asyncio",
+        http="h11",  # httptools takes a head of any length
         log_level="warning",
-        access_log=False,  # it would hold the token
+        access_log=False,
         server_header=False,
         ws="none",
         proxy_headers=False,
@@ -115,16 +111,8 @@ def make_server(
         ssl_keyfile=None if options.key is None else str(options.key),
     )
     config.load()
-    port = listener.getsockname()[1]
-    address = f"{'https' if secure else 'http'}://{_shown(options.host)}:{port}/?token={keys.token}"
-    return _Server(config, state, lambda: started(address))
-
-
-def _shown(host: str) -> str:
-    """The host as it stands in an address that leads here."""
-    if host in ("0.0.0.0", "::"):  # noqa: S104
-        return socket.gethostname()
-    return f"[{host}]" if ":" in host else host
+    address = f"{shown(options.host, listeners[0], secure=secure)}/#token={keys.token}"
+    return _Server(config, state, listeners, lambda: started(address))
 
 
 def _allow_files() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from spark_fast.client import Function, History, Request, SparkStatus, Value
+from spark_fast.client import FateState, Function, History, Request, SparkStatus, Value
 from spark_fast.json_text import to_json
 
 __all__ = [
@@ -16,9 +16,12 @@ __all__ = [
     "value_view",
 ]
 
-_TROUBLES = ("lost", "failed", "overdue", "behind")
+_TROUBLES = ("lost", "failed", "unheard", "overdue", "behind")
 _TROUBLED = 3
 """Ranks with which the same is wrong that are named one by one."""
+
+_RESTART = "--restart"
+"""The option of the command line that a refusal names, where a restart is what the run would take."""
 
 _RESULT_MAX = 16 << 10
 """Characters of a result and what was printed that stand in a list of requests."""
@@ -56,6 +59,7 @@ def request_view(request: Request, name: str | None = None) -> dict[str, Any]:
         "sender": request.sender,
         "asked": request.asked,
         "version": request.version,
+        "can_start_over": fate.state is FateState.REFUSED and _RESTART in fate.reason,
         "fate": {
             "state": str(fate.state),
             "step": fate.step,

@@ -37,6 +37,7 @@ def main() -> int:
         safe_path=told.get("safe_path"),
         watched=told.get("watched", False),
         announce=told.get("announce"),
+        journal_limit=told.get("journal_limit"),
         stop_deadline=told.get("stop_deadline"),
         on_error=told.get("on_error"),
         error_timeout=told.get("error_timeout"),

@@ -11,7 +11,7 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from spark_fast.errors import FolderRefusedError, SparkInterrupt, StoreError, is
 from spark_fast.exposed import UnfitError, check_arguments, unknown
 from spark_fast.mailbox import Reply
 from spark_fast.request import Kind, format_id
-from spark_fast.worker import exposing, journaling, report, session
+from spark_fast.worker import exposing, journaling, replies, report, session
 
 __all__ = [
     "busy",
@@ -39,22 +39,23 @@ __all__ = [
 ]
 
 _KEPT = 128
-"""Replies that are kept: as many as the log has entries."""
+"""Mail that is kept for other ranks: as much as the log has entries."""
 _OUTPUT_MAX = 64 << 10
 
 _begun: list[int] = []
 """The deliveries that have begun and not ended, by the sequence numbers of their requests, the outermost first: a
-function that passes checkpoints may be set a value there. All are of one thread. What was handed out by the core and
-has not begun, since a signal handler has raised an exception in between, is delivered at the next checkpoint."""
+function that passes checkpoints may be set a value there. All that run code of the script's are of one thread: another
+thread sets only values that have no on_set. What was handed out by the core and has not begun, since a signal handler
+has raised an exception in between, is delivered at the next checkpoint."""
 _inner = 0
 """Checkpoints that were passed in the outermost delivery, which are no steps of the loop. All take the slow path."""
 _running: list[str] = []
 """The function that runs, if one does, and the id of its call."""
-_replied: deque[int] = deque()
 _shared: deque[int] = deque()
 _BEGUN = Reply("begun")
 _LEFT = Reply("failed", "it was left before it had ended")
 _SET = Reply("done")
+_BESIDE = "code that was asked for before is still running in another thread"
 
 
 def busy() -> bool:
@@ -150,13 +151,16 @@ def _do(entry: dict[str, Any]) -> Reply:
             _keep(folder, entry["id"])
     except (StoreError, OSError) as error:
         return Reply("refused", f"what it carries can't be read: {error}")
+    if entry["kind"] == Kind.SET:
+        values = mailbox.values_of(content)
+        if values is None:
+            return Reply("refused", "what it carries is damaged")
+        if not mailbox.stands_in_log(mail):  # what does stands in the line of the request too
+            journaling.payload(format_id(entry["id"]), content)
+        return _set(values)
     name = content.get("name")
     if not isinstance(name, str):
         return Reply("refused", "what it carries is damaged")
-    if entry["kind"] == Kind.SET:
-        if not mailbox.stands_in_log(mail):  # what does stands in the line of the request too
-            journaling.payload(format_id(entry["id"]), content)
-        return _set(name, content)
     ident = format_id(entry["id"])
     journaling.payload(ident, content)
     with suppress(OSError, FolderRefusedError):  # it only tells its sender more, once the log has forgotten it
@@ -167,25 +171,29 @@ def _do(entry: dict[str, Any]) -> Reply:
         journaling.returned(ident)
 
 
-def _set(name: str, content: dict[str, Any]) -> Reply:
-    if "value" not in content:
-        return Reply("refused", "what it carries is damaged")
-    if not exposing.is_value(name):
-        return Reply("refused", unknown(name, "value", exposing.listed("value")))
+def _set(values: Mapping[str, Any]) -> Reply:
+    """Set values, all or none."""
+    none = "; none of the values is set" if len(values) > 1 else ""
+    for name in values:
+        if not exposing.is_value(name):
+            return Reply("refused", unknown(name, "value", exposing.listed("value")) + none)
+        if exposing.runs_code(name) and not mine():
+            return Reply("refused", f"its on_set would have to wait, because {_BESIDE}{none}")
     # Without code of the script's nothing is printed, and most of what this costs is saved.
-    output = _Output(sys.stdout) if exposing.runs_code(name) else None
+    output = _Output(sys.stdout) if any(map(exposing.runs_code, values)) else None
     try:
         if output is None:
-            exposing.set_value(name, content["value"])
+            exposing.set_values(values)
         else:
             with output.taken():
-                exposing.set_value(name, content["value"])
+                exposing.set_values(values)
     except UnfitError as error:
-        return Reply("refused", str(error))
-    except BaseException as error:  # a value that was set ends no training
-        if _comes_through(error):
-            raise
-        return _failure(error, "" if output is None else output.text)
+        return Reply("refused", str(error) + none)
+    except exposing.SetterError as failed:  # a value that was set ends no training
+        if _comes_through(failed.error):
+            raise failed.error from None
+        reply = _failure(failed.error, "" if output is None else output.text)
+        return replace(reply, reason=f"{failed.name}: {reply.reason}{none}") if none else reply
     return _SET if output is None else Reply("done", output=output.text)
 
 
@@ -202,6 +210,8 @@ def _call(name: str, ident: str, content: dict[str, Any]) -> Reply:
         return Reply("refused", str(error))
     if _running:
         return Reply("refused", f"{_running[0]}() is still running, and one function runs at a time")
+    if not mine():
+        return Reply("refused", f"it would have to wait, because {_BESIDE}")
     output = _Output(sys.stdout)
     _running.extend((name, ident))
     try:
@@ -258,7 +268,7 @@ def _tell(entry: dict[str, Any], step: int, reply: Reply) -> None:
         journaling.failed(format_id(entry["id"]), reply.reason)
     try:
         if folder is not None and (failed or entry["kind"] == Kind.CALL or reply.output):
-            _answer(folder, entry["id"], replace(reply, step=step))
+            replies.write(folder, entry["id"], replace(reply, step=step))
         told = True
     except (OSError, FolderRefusedError, ValueError, TypeError) as error:
         report.warn(f"the sender of a {Kind(entry['kind']).name.lower()} can't be answered: {error}")
@@ -268,13 +278,6 @@ def _tell(entry: dict[str, Any], step: int, reply: Reply) -> None:
         with session.turns:
             # Without its result, a call is not what it was asked for.
             worker.tell(entry["seq"], step, failed=failed or not told)
-
-
-def _answer(folder: Path, ident: int, reply: Reply) -> None:
-    while len(_replied) >= _KEPT:
-        mailbox.remove_reply(folder, _replied.popleft(), session.rank())
-    mailbox.write_reply(folder, ident, reply, session.rank())
-    _replied.append(ident)
 
 
 def _keep(folder: Path, ident: int) -> None:

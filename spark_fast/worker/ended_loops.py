@@ -16,7 +16,20 @@ from typing import Any
 
 from spark_fast.sources import decode
 
-__all__ = ["begin", "begun", "ended", "find", "forget", "pass_over", "passes", "places", "restore", "snapshot"]
+__all__ = [
+    "begin",
+    "begun",
+    "ended",
+    "find",
+    "forget",
+    "left",
+    "pass_over",
+    "passes",
+    "places",
+    "restore",
+    "snapshot",
+    "was_left",
+]
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _HOST = os.path.join(_HERE, "host.py")
@@ -105,6 +118,18 @@ def ended(key: str, showed: _Showed) -> None:
     if known is None and len(_ended) >= _ENDED_MAX:
         del _ended[next(iter(_ended))]
     _ended[key] = _Ended(stack, showed, 1 if known is None else known.times + 1)
+
+
+def left(key: str) -> None:
+    """An exception has left an outermost loop. If the script goes on, a later run of it does not pass the loop over."""
+    stack = _begun.pop(key, None)
+    if stack is not None and key not in _ended and len(_ended) < _ENDED_MAX:
+        _ended[key] = _Ended(stack, (0, {}), times=0, once=False)
+
+
+def was_left(key: str) -> bool:
+    """Whether the loop ended by an exception, and in no other way."""
+    return key in _ended and _ended[key].times == 0
 
 
 def find(sources: Mapping[str, bytes], living: list[str]) -> tuple[list[str], list[str]]:

@@ -14,7 +14,7 @@ import traceback
 from spark_fast import run_folder
 from spark_fast._core import Place, worker
 from spark_fast.errors import SparkError, SparkInterrupt, is_stop
-from spark_fast.request import Kind, Verdict
+from spark_fast.request import AFTER_ERROR, Kind, Verdict
 from spark_fast.runfiles import run_error
 from spark_fast.status import monotonic
 from spark_fast.worker import journaling, options, persisting, places, report, session
@@ -128,7 +128,7 @@ class ErrorPark:
 
         Raises OSError for any other reason, SparkError.
         """
-        sender = f"an error: {self._message}"[:_SENDER_MAX]
+        sender = f"{AFTER_ERROR}{self._message}"[:_SENDER_MAX]
         told = False
         while True:
             try:

@@ -37,6 +37,7 @@ from spark_fast.worker import report, session, tensors
 __all__ = [
     "ExposedFunction",
     "ExposedValue",
+    "SetterError",
     "connect",
     "expose",
     "function",
@@ -45,7 +46,7 @@ __all__ = [
     "listed",
     "restore",
     "runs_code",
-    "set_value",
+    "set_values",
     "snapshot",
     "value",
 ]
@@ -470,15 +471,57 @@ _state = State(_found, _assign)
 # --- what comes from outside ---
 
 
-def set_value(name: str, given: object) -> None:
-    """Sets a value of this name for a controller. Raises UnfitError if it does not fit, and whatever its on_set raises;
-    then it stays as it is."""
-    fitting = fit(name, _limits[name], given)
-    on_set = _declared[name].on_set
-    if on_set is not None:
-        on_set(fitting)
-    _state[name] = fitting
-    _sent[name] = next(_turns), fitting
+class SetterError(Exception):
+    """The on_set of a value has raised; the error is its cause."""
+
+    def __init__(self, name: str, error: BaseException) -> None:
+        super().__init__(name)
+        self.name = name
+        self.error = error
+
+
+def set_values(given: Mapping[str, object]) -> None:
+    """Set these values for a controller, all or none.
+
+    Raises UnfitError if one does not fit, and SetterError if the on_set of one raises. Then the on_set of those before
+    it is called once more, with the old value. What these calls raise is a warning.
+    """
+    fitting = {name: fit(name, _limits[name], value) for name, value in given.items()}
+    called: list[str] = []
+    for name, value in fitting.items():
+        on_set = _declared[name].on_set
+        if on_set is None:
+            continue
+        try:
+            on_set(value)
+        except BaseException as error:
+            escaped = _take_back(called)
+            raise SetterError(
+                name, escaped if escaped is not None and isinstance(error, Exception) else error
+            ) from error
+        called.append(name)
+    for name, value in fitting.items():
+        _state[name] = value
+        _sent[name] = next(_turns), value
+
+
+def _take_back(names: Sequence[str]) -> BaseException | None:
+    """Hand the values that these have to their on_set: another value that was to be set with them was not set.
+
+    Returns what is to leave the loop, an interrupt say, if that was raised meanwhile.
+    """
+    escaped: BaseException | None = None
+    for name in reversed(names):
+        on_set = _declared[name].on_set
+        if on_set is None:
+            continue
+        try:
+            on_set(_found[name].value)
+        except Exception as error:
+            report.warn(f"on_set of {name} raised when the old value was handed to it again: {error!r}")
+        except BaseException as error:
+            escaped = error
+    return escaped
 
 
 def function_of(name: str) -> tuple[Callable[..., object], Function]:

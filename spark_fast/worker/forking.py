@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from spark_fast import _core, run_folder
-from spark_fast.descriptors import open_file
+from spark_fast.descriptors import open_own
 from spark_fast.errors import FolderRefusedError
+from spark_fast.homes import Home, opened_homes
 from spark_fast.request import Kind
 
 __all__ = ["Parent", "stop_children"]
@@ -32,7 +33,7 @@ class Parent:
     def stop(self) -> dict[str, Any] | None:
         """The stop that its run was asked for, None if it was not: one of all that it forks, of one training after the
         other, say. Raises OSError, SegmentError."""
-        fd = open_file(self.control, os.O_RDONLY | os.O_NOFOLLOW)
+        fd = open_own(self.control, os.O_RDONLY)
         try:
             seq = _core.read_view(fd)["stop_seq"]
             return _core.read_entry(fd, seq) if seq else None
@@ -48,19 +49,22 @@ def stop_children(run: str | None, sender: str, deadline: float) -> None:
 
     Raises OSError, SparkError.
     """
-    home = run_folder.open_home()
+    with opened_homes() as homes:
+        for home in homes:
+            for name in run_folder.run_names(home):
+                _stop_child(home, name, run, sender, deadline)
+
+
+def _stop_child(home: Home, name: str, run: str | None, sender: str, deadline: float) -> None:
+    """Asks one run to stop if its process was forked from this one."""
     try:
-        for name in run_folder.run_names(home):
-            try:
-                folder = run_folder.open_run(home, name)
-            except (FileNotFoundError, FolderRefusedError):  # it was removed meanwhile, or is none
-                continue
-            try:
-                about = run_folder.read_about(folder)
-            finally:
-                os.close(folder)
-            if about is not None and (about.forked_from, about.parent) == (run, os.getpid()):
-                segment = _core.Segment(run_folder.home_path() / name / run_folder.CONTROL)
-                segment.append(Kind.STOP, run_folder.new_id(), duration=deadline, sender=sender)
+        folder = run_folder.open_run(home, name)
+    except (FileNotFoundError, FolderRefusedError):  # it was removed meanwhile, or is none
+        return
+    try:
+        about = run_folder.read_about(folder)
     finally:
-        os.close(home)
+        os.close(folder)
+    if about is not None and (about.forked_from, about.parent) == (run, os.getpid()):
+        segment = _core.Segment(home.path / name / run_folder.CONTROL)
+        segment.append(Kind.STOP, run_folder.new_id(), duration=deadline, sender=sender)

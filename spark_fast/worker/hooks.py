@@ -7,13 +7,15 @@ from typing import TypeVar
 from spark_fast.errors import SparkInterrupt, is_stop
 from spark_fast.worker import report
 
-__all__ = ["inside", "on_pause", "on_resume", "on_stop", "restore", "run", "run_on_stop", "snapshot"]
+__all__ = ["inside", "inside_on_stop", "on_pause", "on_resume", "on_stop", "restore", "run", "run_on_stop", "snapshot"]
 
 Hook = TypeVar("Hook", bound=Callable[[], object])
 Snapshot = dict[str, list[Callable[[], object]]]
 
 _hooks: Snapshot = {"on_pause": [], "on_resume": [], "on_stop": []}
 _stop_functions_ran = False
+_stopping_thread = 0
+"""The thread that runs the functions of on_stop()."""
 _running: set[int] = set()
 """The threads that run hooks."""
 
@@ -41,7 +43,8 @@ def on_stop(fn: Hook) -> Hook:
     """Has `fn()` called when a stop ends the run: to save the model, where no `except SparkStopError` can.
 
     It runs once, in the thread that ran the script, after SparkStopError has left the script. So it also runs where
-    the script's own handlers are gone: when a run is stopped that is paused after an error. A handler that catches the
+    the script's own handlers are gone: when a run is stopped that is paused after an error. If the exception leaves a
+    thread of the script, it runs when the script has ended. A handler that catches the
     exception and does not raise it again ends the stop: then it does not run. Functions run in the order in which they
     were added. One that raises is reported, the others still run, and the run counts as failed. Checkpoints that it
     passes do not raise. Returns `fn`; as on_pause(), a function is added once.
@@ -95,18 +98,27 @@ def _run(kind: str) -> None:
 def run_on_stop() -> bool:
     """Calls the functions that run when a stop ends the run, once in the life of the process. Returns whether all of
     them returned."""
-    global _stop_functions_ran
+    global _stop_functions_ran, _stopping_thread
     if _stop_functions_ran:
         return True
     _stop_functions_ran = True
     done = True
-    for fn in list(_hooks["on_stop"]):
-        try:
-            fn()
-        except Exception as error:
-            done = False
-            report.warn_of(f"the on_stop function {_name(fn)} raised", error)
+    _stopping_thread = threading.get_ident()
+    try:
+        for fn in list(_hooks["on_stop"]):
+            try:
+                fn()
+            except Exception as error:
+                done = False
+                report.warn_of(f"the on_stop function {_name(fn)} raised", error)
+    finally:
+        _stopping_thread = 0
     return done
+
+
+def inside_on_stop() -> bool:
+    """Whether this thread runs a function of on_stop()."""
+    return threading.get_ident() == _stopping_thread
 
 
 def _name(fn: Callable[[], object]) -> str:

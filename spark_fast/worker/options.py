@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 from spark_fast import names
 from spark_fast._core import worker
 from spark_fast.durations import Duration, parse_duration, seconds_of
+from spark_fast.sizes import parse_size
 from spark_fast.worker import report
 
 __all__ = ["Options", "configure", "current"]
@@ -24,6 +25,7 @@ class Options:
     async_yield_interval: float = 0.01
     run: str | None = None
     journal: str | None = None
+    journal_limit: int | None = 64 << 20
     enabled: bool = True
     quiet: bool = False
     ranks: bool = True
@@ -120,9 +122,23 @@ def _journal(value: str | os.PathLike[str] | None, name: str) -> str | None:
     return path if not path or path.lower() in names.OFF else os.path.abspath(path)
 
 
+_LEAST_LIMIT = 64 << 10
+
+
+def _limit(value: int | str | None, name: str) -> int | None:
+    """Bytes; "off" and None mean no limit."""
+    if value is None or (isinstance(value, str) and value.strip().lower() in names.OFF):
+        return None
+    size = parse_size(value) if isinstance(value, str) else _rank(value, name)
+    if size < _LEAST_LIMIT:
+        raise ValueError(f"{name} is a size of 64KiB or more: {value!r}")
+    return size
+
+
 _EARLY: dict[str, Check] = {
     "run": _or_none(_run),
     "journal": _journal,
+    "journal_limit": _limit,
     "enabled": lambda value, name: bool(value),
     "ranks": lambda value, name: bool(value),
     "rank": _or_none(_rank),
@@ -156,6 +172,7 @@ def _seconds(text: str) -> float:
 _PARSED: dict[str, Callable[[str], object]] = {
     "yield_interval": lambda text: None if text.lower() == "never" else _seconds(text),
     "async_yield_interval": _seconds,
+    "journal_limit": str,
     "rank": int,
     "world_size": int,
     "local_rank": int,
@@ -213,6 +230,7 @@ def configure(
     async_yield_interval: Duration | _Unset = _UNSET,
     run: str | None | _Unset = _UNSET,
     journal: str | None | _Unset = _UNSET,
+    journal_limit: int | str | None | _Unset = _UNSET,
     enabled: bool | _Unset = _UNSET,
     quiet: bool | _Unset = _UNSET,
     ranks: bool | _Unset = _UNSET,
@@ -239,6 +257,8 @@ def configure(
         run: the run id; None for one that is drawn. Also `SPARK_FAST_RUN`.
         journal: the file to which the journal is written; None for one in the user's state folder; "off" for none. Also
             `SPARK_FAST_JOURNAL`.
+        journal_limit: bytes, or text such as "64MiB", that the journal takes at most; its oldest part is dropped beyond
+            that. None or "off" for no limit. Default 64 MiB. Also `SPARK_FAST_JOURNAL_LIMIT`.
         enabled: False turns everything off. Also `SPARK_FAST=0`.
         quiet: True keeps back the line that says how to control the run. Also `SPARK_FAST_QUIET=1`.
         ranks: False makes this process a run of its own, whatever its launcher says. Also `SPARK_FAST_RANKS=off`.

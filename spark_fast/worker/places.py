@@ -179,6 +179,8 @@ def leave(place: Place, error: BaseException | None, raised: BaseException | Non
         ended = isinstance(error, StopIteration)
         if parent is None and (ended or (error is None and raised is None and not unwinding)):
             ended_loops.ended(place.key, (place.handed, place.kept))
+        elif parent is None and not unwinding:
+            ended_loops.left(place.key)
         if ended and parent is not None and parent.owner is not None:
             parent.ended.setdefault(place.key, []).append((place.handed, place.kept))
             gone = _drop(place)

@@ -7,7 +7,7 @@ from typing import Any
 from spark_fast import mailbox
 from spark_fast._core import worker
 from spark_fast.errors import SparkError, SparkInterrupt, is_stop
-from spark_fast.worker import report, session
+from spark_fast.worker import replies, report, session
 from spark_fast.worker.voting import ElsewhereError
 
 __all__ = ["answer", "elsewhere_error", "publish_applied", "reason_of", "speaks_against"]
@@ -33,7 +33,7 @@ def answer(entry: dict[str, Any], step: int, state: str, reason: str, trace: str
     folder = session.folder()
     if folder is not None:
         try:
-            mailbox.write_reply(folder, entry["id"], mailbox.Reply(state, reason, trace), session.rank())
+            replies.write(folder, entry["id"], mailbox.Reply(state, reason, trace))
         except (OSError, SparkError) as error:
             report.warn(f"the sender of a reload can't be told why it came to nothing: {error}")
     worker.tell(entry["seq"], step, failed=True)
@@ -47,7 +47,7 @@ def publish_applied(entry: dict[str, Any], step: int, warnings: Sequence[str]) -
     if warnings and folder is not None:
         reply = mailbox.Reply("done", step=step, warnings=tuple(dict.fromkeys(warnings)))
         try:
-            mailbox.write_reply(folder, entry["id"], reply, session.rank())
+            replies.write(folder, entry["id"], reply)
         except (OSError, SparkError) as error:
             report.warn(f"the sender of a reload can't be told of its warnings: {error}")
     worker.tell(entry["seq"], step, failed=False)

@@ -11,21 +11,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from types import FrameType, FunctionType, ModuleType, TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from spark_fast._core import KeyedTrack, Track
 from spark_fast.project_files import relative
 from spark_fast.sources import decode
 from spark_fast.worker import ended_loops
+from spark_fast.worker.name_changes import Scope, in_loop, names_in
 from spark_fast.worker.project import ENTRY, Module
 
 __all__ = ["Position", "find", "losses", "lost_keys", "of_ended", "of_stack", "of_traceback"]
 
 _LOOPS = (ast.For, ast.AsyncFor, ast.While)
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
-_Scope = ast.Module | ast.FunctionDef | ast.AsyncFunctionDef
 _CO_GENERATOR = 0x20 | 0x200  # of inspect, which takes long to import
 
+_SHOWN = 3
+"""Loops that are named: a script may make up a key for each."""
 _AGAIN = "give it another key to go through it again"
 
 _IMMUTABLE = (int, float, complex, str, bytes, bool, type(None), tuple, frozenset, range)
@@ -90,8 +92,23 @@ def of_ended(
     return [
         *losses(positions, sources, kept, {module.name.split(".")[0] for module in modules}, roots),
         *(f"the loop with the key {key!r} had ended, so it is passed over; {_AGAIN}" for key in passed),
-        *(f"the loop with the key {key!r} had ended, and begins at its first item again" for key in anew),
+        *_begin_anew(list(anew)),
     ]
+
+
+def _begin_anew(keys: list[str]) -> Iterator[str]:
+    for key in [each for each in keys if ended_loops.was_left(each)][:_SHOWN]:
+        yield (
+            f"an exception ended the loop with the key {key!r}, so it begins at its first item again; a loop that is "
+            "left by `break` is passed over"
+        )
+    ended = [each for each in keys if not ended_loops.was_left(each)]
+    if len(ended) == 1:
+        yield f"the loop with the key {ended[0]!r} had ended, and begins at its first item again"
+    elif ended:
+        more = f" and {len(ended) - _SHOWN} more" if len(ended) > _SHOWN else ""
+        shown = ", ".join(map(repr, ended[:_SHOWN]))
+        yield f"the loops with the keys {shown}{more} had ended, and begin at their first items again"
 
 
 def _unknown(_: str) -> object:
@@ -173,7 +190,10 @@ def losses(
     entry: the file that is executed again whatever has changed.
     """
     trees: dict[str, ast.Module | None] = {}
-    kept_ids = set(_with_parts(kept))
+    parts = list(_with_parts(kept))
+    kept_ids = {id(part) for part in parts if not isinstance(part, _IMMUTABLE)}  # equal numbers may be one object
+    # The variables around a function that is kept are kept with it.
+    kept_code = {(code.co_filename, code.co_name) for part in parts if (code := getattr(part, "__code__", None))}
     project = {*packages, "__main__"}
     found: list[str] = []
     for position, inner in pairwise([*positions, None]):
@@ -192,21 +212,19 @@ def losses(
                 continue
             if words := _loop_loss(loop, position, from_generator=from_generator):
                 found.append(f"{shown}:{loop.lineno}: {words}")
-        outside = _set_outside(scope, tree if position.path == entry else None)
-        for name, line, words in _name_losses(scope.body, outside, loops, position, kept_ids, project):
+        around = () if (position.path, position.name) in kept_code else _functions_around(tree, scope)
+        outside = _set_outside(scope, tree if position.path == entry else None, around)
+        for name, line, words in _name_losses(scope, outside, loops, position, kept_ids, project, tree):
             found.append(f"{shown}:{line}: {words.format(name=name)}")
     return list(dict.fromkeys(found))
 
 
-def _with_parts(kept: Iterable[object]) -> Iterator[int]:
-    """The ids of objects, and of what is in them: their attributes, and the items of lists and dictionaries.
-
-    Without numbers and the like: equal ones may be one object, wherever they stand.
-    """
+def _with_parts(kept: Iterable[object]) -> Iterator[object]:
+    """The objects, and what is in them: their attributes, and the items of lists and dictionaries."""
     for each in kept:
         parts = vars(each) if hasattr(each, "__dict__") else each
         within = parts.values() if isinstance(parts, dict) else parts if isinstance(parts, (list, tuple)) else ()
-        yield from (id(part) for part in (each, *within) if not isinstance(part, _IMMUTABLE))
+        yield from (each, *within)
 
 
 def _parsed(source: bytes | None) -> ast.Module | None:
@@ -216,9 +234,9 @@ def _parsed(source: bytes | None) -> ast.Module | None:
         return None
 
 
-def _enclosing(tree: ast.Module, position: Position) -> _Scope:
+def _enclosing(tree: ast.Module, position: Position) -> Scope:
     """The function, or the module, that stands at this line."""
-    scope: _Scope = tree
+    scope: Scope = tree
     if position.name != "<module>":
         for node in ast.walk(tree):
             named = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == position.name
@@ -315,30 +333,30 @@ _COUNTS = (
     "in the loop's own `kept`"
 )
 _MADE = "`{name}` is made anew when the code runs again; spark.persist() keeps it"
-_READS = frozenset({"get", "items", "keys", "values", "copy", "count", "index"})
-"""Methods of lists and dictionaries that leave them as they are."""
 
 
 def _name_losses(
-    body: Sequence[ast.stmt],
-    outside: dict[str, ast.stmt],
+    scope: Scope,
+    outside: dict[str, "_Set"],
     loops: Sequence[ast.stmt],
     position: Position,
     kept: set[int],
     project: set[str],
+    tree: ast.Module,
 ) -> Iterator[tuple[str, int, str]]:
     """The names that are set before one of the loops and changed in it: name, line and what is lost. An object that is
     told of is added to `kept`: the frames within may have it by another name."""
     seen: set[str] = set()
     for loop in loops:
-        for name, statement in (outside | _bound_before(body, loop)).items():
+        inside = {name: _Set(statement, scope) for name, statement in _bound_before(scope.body, loop).items()}
+        for name, (statement, owner) in (outside | inside).items():
             if name in seen or _is_kept_value(statement):
                 continue
             value = position.names(name)
             if id(value) in kept or isinstance(value, (*_CODE, Track, KeyedTrack)):
                 continue
-            changes = _changes(loop, name)
-            if changes.counts and not _set_in(loop, name):
+            changes = in_loop(loop, name, owner, tree)
+            if changes.counts:
                 seen.add(name)
                 yield name, statement.lineno, _COUNTS
             elif changes.works_on and _holds_state(value, project):
@@ -347,24 +365,47 @@ def _name_losses(
                 yield name, statement.lineno, _MADE
 
 
-def _set_outside(scope: _Scope, script: ast.Module | None) -> dict[str, ast.stmt]:
-    """The names of a function that are set outside of it: its arguments, and what the script sets at its top level.
+class _Set(NamedTuple):
+    """A statement that sets a name, and the function or module whose variable it is."""
+
+    statement: ast.stmt
+    owner: Scope
+
+
+def _set_outside(scope: Scope, script: ast.Module | None, around: Iterable[Scope]) -> dict[str, _Set]:
+    """The names of a function that are set outside of its body: in the script's top level and the functions around it,
+    and as its arguments.
 
     script: None if the function stands in a module that is not executed again.
+    around: the functions around it, outermost first.
     """
-    found: dict[str, ast.stmt] = {}
+    found: dict[str, _Set] = {}
     if isinstance(scope, ast.Module):
         return found
-    if script is not None:
-        inside = {node.id for node in ast.walk(scope) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-        declared = {name for node in ast.walk(scope) if isinstance(node, ast.Global) for name in node.names}
-        for statement in _statements(script.body):
+    inside = {node.id for node in ast.walk(scope) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    for node in ast.walk(scope):
+        if isinstance(node, (ast.Global, ast.Nonlocal)):
+            inside -= set(node.names)
+    for outer in (*([script] if script is not None else []), *around):
+        found |= {name: each for name, each in _arguments(outer).items() if name not in inside}
+        for statement in _statements(outer.body):
             if isinstance(statement, (ast.Assign, ast.AnnAssign)) and statement.value is not None:
-                found |= {name: statement for name in _targets(statement) if name not in inside - declared}
-    arguments = scope.args
-    for each in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs):
-        found[each.arg] = scope
-    return found
+                found |= {name: _Set(statement, outer) for name in _targets(statement) if name not in inside}
+    return found | _arguments(scope)
+
+
+def _arguments(scope: Scope) -> dict[str, _Set]:
+    if isinstance(scope, ast.Module):
+        return {}
+    arguments = (*scope.args.posonlyargs, *scope.args.args, *scope.args.kwonlyargs)
+    return {each.arg: _Set(scope, scope) for each in arguments}
+
+
+def _functions_around(tree: ast.Module, scope: Scope) -> Sequence[Scope]:
+    """The functions that this one is defined in, outermost first."""
+    functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    around = [each for each in functions if each is not scope and any(node is scope for node in ast.walk(each))]
+    return sorted(around, key=lambda each: each.lineno)
 
 
 def _statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
@@ -384,7 +425,7 @@ def _bound_before(body: Sequence[ast.stmt], loop: ast.stmt) -> dict[str, ast.stm
             return found
         if _covers(statement, loop.lineno) and not isinstance(statement, _SCOPES):
             if isinstance(statement, (ast.With, ast.AsyncWith)):
-                found |= dict.fromkeys(_names([each.optional_vars for each in statement.items]), statement)
+                found |= dict.fromkeys(names_in([each.optional_vars for each in statement.items]), statement)
             if isinstance(statement, _LOOPS):
                 for name in _targets(statement):
                     found.pop(name, None)  # what a loop sets for each item is no loss
@@ -398,14 +439,7 @@ def _bound_before(body: Sequence[ast.stmt], loop: ast.stmt) -> dict[str, ast.stm
 
 
 def _targets(statement: ast.stmt) -> Iterator[str]:
-    return _names(statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)])
-
-
-def _names(targets: Iterable[ast.expr | None]) -> Iterator[str]:
-    for target in targets:
-        for node in ast.walk(target) if target is not None else ():
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                yield node.id
+    return names_in(statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)])
 
 
 def _is_kept_value(statement: ast.stmt) -> bool:
@@ -415,54 +449,6 @@ def _is_kept_value(statement: ast.stmt) -> bool:
         return False
     name = value.func.attr if isinstance(value.func, ast.Attribute) else getattr(value.func, "id", "")
     return name in ("persist", "expose", "track", "create_controller")
-
-
-@dataclass
-class _Changes:
-    counts: bool = False
-    """It gets a new value that depends on the old."""
-    works_on: bool = False
-    """It is called, or something of it is, or one of its items or attributes is set."""
-
-
-def _changes(loop: ast.stmt, name: str) -> _Changes:
-    found = _Changes()
-    for node in ast.walk(loop):
-        if isinstance(node, ast.AugAssign):
-            if isinstance(node.target, ast.Name) and node.target.id == name:
-                found.counts = True
-            found.works_on |= _root(node.target) == name and not isinstance(node.target, ast.Name)
-        elif isinstance(node, ast.Assign):
-            sets = any(isinstance(each, ast.Name) and each.id == name for each in node.targets)
-            found.counts |= sets and _uses(node.value, name)
-            found.works_on |= any(not isinstance(each, ast.Name) and _root(each) == name for each in node.targets)
-        elif isinstance(node, ast.Call):
-            reads = isinstance(node.func, ast.Attribute) and node.func.attr in _READS
-            found.works_on |= _root(node.func) == name and not reads
-            if isinstance(node.func, ast.Name) and node.func.id == "next":
-                found.works_on |= any(_root(each) == name for each in node.args[:1])
-    return found
-
-
-def _set_in(loop: ast.stmt, name: str) -> bool:
-    """Whether the loop's body sets it afresh before it counts with it: then each item begins with it anew."""
-    for statement in getattr(loop, "body", ()):
-        if isinstance(statement, ast.Assign) and name in _targets(statement) and not _uses(statement.value, name):
-            return True
-        if _changes(statement, name).counts:
-            return False
-    return False
-
-
-def _uses(value: ast.AST, name: str) -> bool:
-    return any(isinstance(node, ast.Name) and node.id == name for node in ast.walk(value))
-
-
-def _root(node: ast.AST) -> str | None:
-    """The name at the beginning of an expression like `name.a[0].b`."""
-    while isinstance(node, (ast.Attribute, ast.Subscript)):
-        node = node.value
-    return node.id if isinstance(node, ast.Name) else None
 
 
 def _holds_state(value: object, project: set[str]) -> bool:

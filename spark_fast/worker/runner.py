@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from spark_fast.errors import JournalError, ReplayRefusedError, RunNameTakenError, error_behind, first_stop, is_stop
 from spark_fast.journal import read
 from spark_fast.status import WorkerState
-from spark_fast.worker import hooks, host, report, session, signals
+from spark_fast.worker import hooks, host, report, session, signals, stop_in_threads
 from spark_fast.worker.error_park import record
 from spark_fast.worker.host import Host
 from spark_fast.worker.options import configure
@@ -202,6 +202,8 @@ def _host(entry: _Entry, args: list[str], options: RunnerOptions, command: list[
                 "this process is one of several ranks, and the journal is of one; SPARK_FAST_RANKS=off makes it a run"
             )
             raise ReplayRefusedError(options.replay, f"{reason} of its own")
+        if journal.loss is not None:
+            report.warn(f"the journal {journal.path} is replayed, but it is not whole: {journal.loss}")
         replay = Replay(journal)
         replay.check(path, source, command)
         session.replay(replay)
@@ -227,6 +229,8 @@ def _run(entry: _Entry, args: list[str], options: RunnerOptions, command: list[s
             configure(run=options.name)
         if options.journal is not None:
             configure(journal=options.journal)
+        if options.journal_limit is not None:
+            configure(journal_limit=options.journal_limit)
         if options.stop_deadline is not None:
             configure(stop_deadline=options.stop_deadline)
         if options.on_error is not None:
@@ -253,6 +257,9 @@ def _run(entry: _Entry, args: list[str], options: RunnerOptions, command: list[s
     except BaseException as error:
         return _stopped(error) if is_stop(error) else _failed(error)
     session.outcome = session.state_after(None)
+    # At the interpreter's end no thread can be started any more, so that what saves in threads fails then.
+    if stop_in_threads.has_left_a_thread() and not stop_in_threads.finish():
+        return _ended(WorkerState.FAILED, 1)
     return 0
 
 

@@ -22,7 +22,7 @@ class RunnerOptions:
         watched: whether somebody is about to save new code: what a reload needs is loaded before the script begins.
         announce: a descriptor to which the run id is written, as one line, as soon as there is a run; it is closed
             then. None for nobody to be told.
-        stop_deadline, on_error, error_timeout: see configure().
+        journal_limit, stop_deadline, on_error, error_timeout: see configure(); None for what that says.
     """
 
     name: str | None = None
@@ -33,6 +33,7 @@ class RunnerOptions:
     safe_path: bool | None = None
     watched: bool = False
     announce: int | None = None
+    journal_limit: str | None = None
     stop_deadline: float | None = None
     on_error: Literal["park", "exit"] | None = None
     error_timeout: float | None = None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import spark_fast
 from spark_fast import __version__, _core, names, run_folder
 from spark_fast._core import NEVER, beginning, worker
-from spark_fast.descriptors import open_file
+from spark_fast.descriptors import open_own, open_own_folder
 from spark_fast.errors import (
     JobEndingError,
     RunNameTakenError,
@@ -303,12 +303,12 @@ def _started_by_its_rank(control: str) -> bool:
     if _place is None:
         return False
     try:
-        fd = open_file(control, os.O_RDONLY | os.O_NOFOLLOW)
+        fd = open_own(control, os.O_RDONLY)
         try:
             pid: int = _core.read_slot(fd, _place.local_rank)["pid"]
         finally:
             os.close(fd)
-    except (OSError, SegmentError):  # the run is gone: the next try tells
+    except (OSError, SparkError):  # the run is gone, or the next try tells
         return False
     return pid in ancestors() and run_folder.is_worker(pid, Path(control).parent)
 
@@ -352,6 +352,8 @@ def _take_part(name: str | None) -> str:
             worker.attach(found.control, slot_count=slot_count, slot=seat, cookie=run_folder.new_id())
         _folder = found.folder
         _hold_folder()
+        if found.refused:
+            report.warn(f"{found.refused[0]}. Until then runs are kept in {found.folder.parent}")
         return found.run
 
 
@@ -359,11 +361,12 @@ def _hold_folder() -> None:
     """Has what cleans /tmp of old files leave the run's folder alone: systemd-tmpfiles passes over folders on which
     somebody has a lock of this kind, which means nothing to us. It goes with the process."""
     global _held
-    import fcntl
-
     if _folder is not None:
-        with suppress(OSError):
-            _held = open_file(_folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        # The run is there by now, so nothing may raise any more; even the import needs a descriptor.
+        with suppress(OSError, ImportError, SparkError):
+            import fcntl
+
+            _held = open_own_folder(_folder)
             fcntl.flock(_held, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
@@ -372,7 +375,7 @@ def _clear_seat(found: run_folder.Claim, slot: int) -> None:
     has left. OSError with EADDRINUSE if that lives. Nobody else comes meanwhile: the caller has the turn."""
     from spark_fast.exposed import BOARD
 
-    fd = open_file(found.control, os.O_RDONLY | os.O_NOFOLLOW)
+    fd = open_own(found.control, os.O_RDONLY)
     try:
         if _core.read_slot(fd, slot)["alive"]:
             raise OSError(errno.EADDRINUSE, "the process that had this rank lives", str(found.control))
@@ -393,9 +396,12 @@ def _meet_hosts() -> None:
     from spark_fast import hosts
 
     try:
-        hosts.start(_folder, _place)
+        unused = hosts.start(_folder, _place)
     except Exception as error:  # of the store's own kind, too: it is Ray's, say
         report.warn(f"this host can't be controlled with the others of its job: {error}")
+        return
+    if unused:
+        report.warn(f"the hosts of this job have no secret, since {unused}")
 
 
 def ask_hosts(kind: int, *, sender: str, duration: float = 0.0, only_if: str = "") -> tuple[int, str | None]:
@@ -417,7 +423,11 @@ def _refusal(ident: int) -> str | None:
         fate = hosts.fate(_folder, ident) if _folder is not None else None
     except (OSError, SparkError):  # no descriptor is left, say: it is looked again
         return None
-    return None if fate is None or fate.state in ("asked", "applied", "superseded") else fate.reason or fate.state
+    if fate is None or fate.state in ("asked", "applied", "superseded"):
+        return None
+    if fate.state == "lost" and _is_in_the_log(ident):
+        return None  # only its answer is gone
+    return fate.reason or fate.state
 
 
 def ring_hosts() -> None:
@@ -675,6 +685,13 @@ def state_after(error: BaseException | None) -> WorkerState:
 
 
 def _at_exit() -> None:
+    global outcome
+    from spark_fast.worker import stop_in_threads
+
+    if not stop_in_threads.finish():
+        outcome = WorkerState.FAILED
+    if outcome is WorkerState.FINISHED:
+        outcome = state_after(None)  # a thread may have been stopped since the script came to its end
     if outcome is not None:
         end(outcome)
         return
@@ -722,16 +739,28 @@ def _watch_the_end() -> None:
     if sys.excepthook is not _on_uncaught:  # else it was forked from a worker
         _previous_hook = sys.excepthook
         sys.excepthook = _on_uncaught
+    from spark_fast.worker import stop_in_threads
+
+    stop_in_threads.watch()
     if child_process.is_child():
         child_process.watch(_on_raised, _on_ended)
 
 
 def _on_raised(error: BaseException) -> None:
     global outcome
+    from spark_fast.worker import hooks
+
     outcome = state_after(error)
+    if is_stop(error) and not hooks.run_on_stop():
+        outcome = WorkerState.FAILED
 
 
 def _on_ended(exit_code: int) -> None:
+    global outcome
+    from spark_fast.worker import stop_in_threads
+
+    if not stop_in_threads.finish():
+        outcome = WorkerState.FAILED
     if outcome is not None:
         end(outcome)
     else:

@@ -27,6 +27,7 @@ _AGAIN = 30.0
 _PATIENCE = 10.0
 """Seconds for which a reload that waits for the thread that runs the script may hold up, in others, what was asked
 behind it."""
+_MAIL = (Kind.SET, Kind.CALL)
 _in_the_way: tuple[int, float] = 0, 0.0
 """The last reload that did, and since when."""
 
@@ -148,14 +149,14 @@ def _act(step: int, counted: bool) -> tuple[int, int, int, float, dict[str, Any]
             session.replay_due(step)
         host = session.host
         mine = host is not None and host.thread == threading.get_ident()
-        refused = gives_way = False
+        refused = gives_way = beside = False
         while True:
             # Only the thread under the host can be run again: to others a reload does not matter.
             action, seq, park_for, entry = _turn(
                 step,
                 counted,
                 reload=mine or host is None or gives_way,
-                mail=delivering.mine() or not delivering.busy(),
+                mail=beside or delivering.mine() or not delivering.busy(),
                 inner=delivering.inner(),
             )
             if action == _RAISE_RELOAD and entry is not None:
@@ -169,6 +170,8 @@ def _act(step: int, counted: bool) -> tuple[int, int, int, float, dict[str, Any]
                 refused, gives_way = True, False
             elif counted and not mine and not gives_way and action in (_GO, _HOLD) and _is_in_the_way():
                 gives_way = True
+            elif counted and not beside and action in (_GO, _HOLD) and _mail_is_in_the_way():
+                beside = True
             else:
                 break
         if mine and host is not None and action in (_HOLD, _RAISE_STOP):
@@ -237,15 +240,28 @@ def _is_in_the_way() -> bool:
     return stops or now - _in_the_way[1] >= _PATIENCE
 
 
+def _mail_is_in_the_way() -> bool:
+    """Whether a value or a call waits for a function that runs in another thread, and anything but values and calls
+    stands behind it in the log: a pause has no reason to wait for that function."""
+    if not delivering.busy() or delivering.mine():
+        return False
+    applied, tail = worker.in_the_log()
+    if tail - applied < 2:
+        return False
+    waiting = session.entries(applied + 1, tail)
+    kinds = [entry["kind"] for entry in waiting if entry is not None]
+    return kinds[:1] != [] and kinds[0] in _MAIL and any(kind not in _MAIL for kind in kinds)
+
+
 def _refuse_reload(entry: dict[str, Any], step: int, hosted: bool) -> None:
     from spark_fast.worker import voting
     from spark_fast.worker.reload_answers import answer
 
     voting.vote(entry["seq"], voting.READY, False)
     reason = (
-        "the thread that runs the script came to no checkpoint, and what was asked behind it was not to wait any longer"
+        "the thread that runs the script passed no checkpoint, and later requests were waiting"
         if hosted
-        else "nobody runs the loop again: start it with 'spark-fast run' or spark.run()"
+        else "this process can't leave its loop and run new code: start it with 'spark-fast run' or spark.run()"
     )
     answer(entry, step, "refused", reason)
 

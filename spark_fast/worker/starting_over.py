@@ -39,8 +39,6 @@ def look(
     modules = list(project.modules.values())
     transaction.warnings += restarts.find(modules, kept.values(), roots, error=park.error)
     passed, begin_anew = ended(project, park)
-    if in_loops or park.error is None:
-        begin_anew = []
     transaction.warnings += restarts.of_ended(passed, begin_anew, modules, kept.values(), roots)
     sources = {module.path: module.source for module in modules}
     after = {**sources, **transaction.sources}

@@ -4,10 +4,13 @@ The loops of a process are to be left, and the code that validates and saves is 
 tells them apart is the place, the lines of the frames that lead to a checkpoint:
 
 1. Where the stop has been raised before, it is raised again: the code swallowed it and came back.
-2. Code that handles the stop, in an `except` or `finally` block and all that this calls, is left alone.
+2. Code that handles the stop, in an `except` or `finally` block and all that this calls, is left alone, and so are the
+   functions of `on_stop()`.
 3. Each thread, and each task of an event loop, is raised the stop once. After that its checkpoints at other places
    pass, until it comes back to a place of rule 1. From then on all of them raise: it is a loop that swallows.
-4. A thread that was started after the stop had first been raised, or a task by code that had been raised it, belongs to
+4. A thread or a task that waited for others to end when the stop was first raised runs on behind that wait, until it
+   goes back to where it waited, or starts code again that was raised the stop. From then on rule 3 holds for it.
+5. A thread that was started after the stop had first been raised, or a task by code that had been raised it, belongs to
    the code that saves: rules 1 and 2 alone hold for it.
 """
 
@@ -19,7 +22,9 @@ from weakref import WeakSet
 
 from spark_fast._core import worker
 from spark_fast.errors import SparkStopGroupError, is_stop
+from spark_fast.worker import hooks
 from spark_fast.worker.places import whole_chain
+from spark_fast.worker.stop_waiters import Waiters
 
 __all__ = ["StopRule"]
 
@@ -47,6 +52,7 @@ class StopRule:
         """The threads that were there when the stop was first raised. None before that."""
         self._raised_in: WeakSet[threading.Thread] = WeakSet()
         self._swallowing: WeakSet[threading.Thread] = WeakSet()
+        self._waiters = Waiters()
 
     def applies(self, *, called: bool) -> bool:
         """Whether this checkpoint of this thread is to raise the stop. The caller raises it, and calls raised().
@@ -60,8 +66,12 @@ class StopRule:
         if not frames:
             self._note(thread)
             return True  # a worker that is paused after an error, say
+        if hooks.inside_on_stop():
+            return False
         received = self._received(thread)
         if _place(frames) in self._places:
+            if received or self._is_new(thread) or self._waiters.is_new_task():
+                self._waiters.forget()
             if received:
                 self._swallowing.add(thread)
                 worker.stop_swallowed()
@@ -70,7 +80,7 @@ class StopRule:
             if not called:
                 self._note(thread)
             return False
-        return thread in self._swallowing or not (received or self._is_new(thread))
+        return thread in self._swallowing or not (received or self._is_new(thread) or self._waiters.let_pass())
 
     def raised(self, *, called: bool) -> None:
         """A checkpoint of this thread raises the stop, or lets one through that a hook or a function has raised.
@@ -99,6 +109,7 @@ class StopRule:
     def _note(self, thread: threading.Thread) -> None:
         if self._threads_before is None:
             self._threads_before = WeakSet(threading.enumerate())
+            self._waiters.note()
         self._raised_in.add(thread)
         _raised_in.set(self)
 

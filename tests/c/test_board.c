@@ -412,6 +412,27 @@ TEST(under_a_limit_on_addresses_a_board_takes_what_it_needs_and_says_when_there_
     CHECK_EQ(reap(spawn(expose_with_few_addresses, NULL), 20), 0);
 }
 
+TEST(a_board_has_a_limit_whatever_its_texts_are)
+{
+    static char text[SF_TEXT_MAX];
+    struct stat status;
+    int rc = 0;
+
+    CHECK_EQ(sf_board_create(path_in("board")), 0);
+    for (uint32_t i = 0; i < SF_BOARD_CELLS && rc == 0; i++) {
+        CHECK_EQ(sf_board_add(), (int)i);
+        rc = sf_board_put_text(i, text, sizeof text, 1);
+    }
+    CHECK_EQ(rc, -ENOSPC);
+    CHECK_EQ(stat(path_in("board"), &status), 0);
+    CHECK((uint64_t)status.st_size <= SF_BOARD_SIZE_MAX);
+    uint64_t full = (uint64_t)status.st_size;
+    for (int round = 0; round < 20; round++)
+        CHECK_EQ(sf_board_put_text(0, text, sizeof text, 2), 0); /* what has its room keeps it */
+    CHECK_EQ(stat(path_in("board"), &status), 0);
+    CHECK_EQ((uint64_t)status.st_size, full);
+}
+
 TEST(a_damaged_board_crashes_no_reader_and_no_writer)
 {
     static char text[SF_TEXT_MAX];

@@ -1,4 +1,5 @@
 /* The record of what was applied. */
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -82,6 +83,34 @@ TEST(a_journal_that_cannot_be_written_costs_no_request)
     CHECK_EQ(look_again().action, SF_GO);
     CHECK_EQ(sf_journal_error(sf_worker_journal()), 0);
     sf_segment_close(&segment);
+}
+
+TEST(a_journal_goes_on_in_a_new_file_of_the_same_path)
+{
+    struct sf_journal journal = SF_JOURNAL_NONE;
+    struct sf_entry entry = {.kind = SF_STOP};
+    char path[256], aside[256];
+
+    snprintf(path, sizeof path, "%s", path_in("journal"));
+    snprintf(aside, sizeof aside, "%s", path_in("journal.1"));
+    CHECK_EQ(sf_journal_continue(&journal, "x", 1), -ENOMEM); /* none is kept */
+    CHECK_EQ(sf_journal_set(&journal, path, "first\n", 6), 0);
+    sf_journal_append(&journal, &entry, 0, 1);
+    CHECK_EQ(rename(path, aside), 0);
+    CHECK_EQ(sf_journal_continue(&journal, "second\n", 7), 0);
+    CHECK(strcmp(read_journal(path), "second\n") == 0); /* made at once */
+    sf_journal_append(&journal, &entry, 0, 2);
+    CHECK(strncmp(read_journal(aside), "first\n{\"rank\": 0, \"step\": 1,", 28) == 0);
+    CHECK(strchr(strchr(content, '\n') + 1, '\n')[1] == 0); /* one line behind the header */
+    CHECK(strncmp(read_journal(path), "second\n{\"rank\": 0, \"step\": 2,", 29) == 0);
+    CHECK_EQ(sf_journal_error(&journal), 0);
+    CHECK_EQ(unlink(path), 0);
+    CHECK_EQ(mkdir(path, 0700), 0);
+    CHECK(sf_journal_continue(&journal, "third\n", 6) < 0); /* and nothing is written any more */
+    CHECK(sf_journal_error(&journal) != 0);
+    sf_journal_append(&journal, &entry, 0, 3);
+    CHECK_EQ(sf_journal_error(&journal), 0);
+    sf_journal_close(&journal);
 }
 
 TEST(text_that_is_no_utf8_makes_a_line_that_is)

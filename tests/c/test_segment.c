@@ -65,10 +65,16 @@ TEST(what_can_not_be_made_or_opened_says_so_and_leaves_nothing)
     CHECK_EQ(sf_segment_create(&segment, path_in("control"), 1, 0), 0);
     sf_segment_close(&segment);
     CHECK_EQ(symlink(path_in("control"), path_in("link")), 0);
-    CHECK_EQ(sf_segment_open(&segment, path_in("link")), -ELOOP);
+    CHECK_EQ(sf_segment_open(&segment, path_in("link")), -SF_EFOREIGN);
     CHECK_EQ(mkfifo(path_in("pipe"), 0600), 0);
-    CHECK(sf_segment_open(&segment, path_in("pipe")) < 0);
-    CHECK_EQ(sf_segment_open(&segment, test_folder), -EISDIR);
+    CHECK_EQ(sf_segment_open(&segment, path_in("pipe")), -SF_EFOREIGN);
+    CHECK_EQ(sf_segment_open(&segment, test_folder), -SF_EFOREIGN);
+    CHECK_EQ(link(path_in("control"), path_in("second name")), 0);
+    CHECK_EQ(sf_segment_open(&segment, path_in("control")), -SF_EFOREIGN);
+    CHECK_EQ(sf_lock_open(path_in("second name")), -SF_EFOREIGN);
+    CHECK_EQ(unlink(path_in("second name")), 0);
+    CHECK_EQ(sf_segment_open(&segment, path_in("control")), 0);
+    sf_segment_close(&segment);
 
     /* A folder where the file should go: the rename fails, and what was being made is gone. */
     CHECK_EQ(mkdir(path_in("taken"), 0700), 0);

@@ -1,5 +1,10 @@
 // Calls of the server's HTTP API.
 
+import { current, refused } from "./token.js";
+
+/** What to do for a page that has no token, or one that the server does not know. */
+export const REMEDY = "open the address that spark-fast ui printed";
+
 /** An answer that is none, or an error. `status` is 0 where there was no answer. */
 export class ApiError extends Error {
   constructor(status, message, body = null) {
@@ -11,7 +16,9 @@ export class ApiError extends Error {
 
 /** Sends a request and returns what the answer says. Raises ApiError. */
 export async function call(method, path, body, signal) {
-  const options = { method, signal, credentials: "same-origin", headers: {} };
+  const token = current();
+  if (token === null) throw new ApiError(401, REMEDY);
+  const options = { method, signal, credentials: "omit", headers: { Authorization: `Bearer ${token}` } };
   if (body !== undefined) {
     options.body = JSON.stringify(body);
     options.headers["Content-Type"] = "application/json";
@@ -24,6 +31,7 @@ export async function call(method, path, body, signal) {
     if (error.name === "AbortError") throw error;
     throw new ApiError(0, "the server does not answer");
   }
+  if (answer.status === 401) refused(token);
   let data = null;
   try {
     data = JSON.parse(content);
@@ -37,17 +45,6 @@ export async function call(method, path, body, signal) {
 function messageOf(data, status) {
   if (typeof data?.error === "string") return data.error;
   return `the server answered ${status}`;
-}
-
-const PATIENCE_SECONDS = 5;
-
-/** The status with which the server answers; 0 if it does not. */
-export async function probe() {
-  try {
-    return (await fetch("/", { method: "GET", cache: "no-store", signal: AbortSignal.timeout(PATIENCE_SECONDS * 1000) })).status;
-  } catch {
-    return 0;
-  }
 }
 
 /** The address of what belongs to a run. */

@@ -7,12 +7,16 @@ import { List } from "./list.js";
 import { load } from "./plots.js";
 import { RunView } from "./run.js";
 import { Stream } from "./stream.js";
+import { find, take, takeFromAddress } from "./token.js";
 
 const main = document.getElementById("main");
 const lost = document.getElementById("lost");
+const lostWords = document.getElementById("lost-words");
+const unlock = document.getElementById("unlock");
 const connection = document.getElementById("connection");
 
 const STATES = { opening: "connecting…", live: "live", lost: "no server", hidden: "resting" };
+const TOKEN = /(?:^|#token=)([\w-]{43,128})(?:\/.*)?$/;
 
 const speeds = new Speeds();
 const stream = new Stream(changed);
@@ -44,6 +48,7 @@ function route() {
 
 function changed(what) {
   if (what === "connection") showConnection();
+  if (view === null) return;
   view.update(what);
   text(document.querySelector("title"), view.title());
 }
@@ -51,10 +56,23 @@ function changed(what) {
 function showConnection() {
   const { state } = stream;
   attribute(connection, "data-state", state);
-  text(connection, STATES[state]);
+  text(connection, stream.locked ? "no token" : STATES[state]);
   show(lost, state === "lost");
-  text(lost, state === "lost" ? stream.message : "");
+  text(lostWords, state === "lost" ? stream.message : "");
+  show(unlock, stream.locked);
   attribute(document.body, "data-lost", state === "lost" ? "" : null);
+}
+
+/** A token that was typed, or an address that holds one. */
+function typed(event) {
+  event.preventDefault();
+  const input = unlock.elements.token;
+  const found = TOKEN.exec(input.value.trim());
+  attribute(input, "aria-invalid", found ? null : "true");
+  show(document.getElementById("unlock-problem"), !found);
+  if (!found) return;
+  input.value = "";
+  take(found[1]);
 }
 
 function key(pressed) {
@@ -66,16 +84,21 @@ function key(pressed) {
     location.hash = "#/";
     return true;
   }
-  return view.key(pressed);
+  return view !== null && view.key(pressed);
 }
 
-addEventListener("hashchange", route);
+addEventListener("hashchange", () => {
+  takeFromAddress();
+  route();
+});
+unlock.addEventListener("submit", typed);
 document.getElementById("help-button").addEventListener("click", help);
 listen(key);
 setInterval(() => {
   speeds.note(stream.runs);
-  view.tick();
+  view?.tick();
 }, 1000);
+await find();
 route();
 // Whoever reads the list opens a run sooner or later: while they read, there is time for the plots' library.
 if (chosen() === null) globalThis.requestIdleCallback?.(() => load().catch(() => {}), { timeout: 5000 });

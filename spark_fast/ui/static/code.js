@@ -3,7 +3,7 @@
 import { call, of } from "./api.js";
 import { attribute, Children, el, freshId, show, text } from "./dom.js";
 import { clock } from "./format.js";
-import { ask, FateLine } from "./requests.js";
+import { ask, FateLine, offerRestart } from "./requests.js";
 
 export class Code {
   constructor(run) {
@@ -146,8 +146,11 @@ export class Code {
     await this.#reload({ to: number }, `back to ${number}`);
   }
 
-  async #push(source) {
-    const request = await this.#reload({ code: source }, "push");
+  #push(source) {
+    return this.#reload({ code: source }, "push");
+  }
+
+  #pushed(source, request) {
     if (request.fate.state === "applied") {
       this.based = request.version ?? this.based;
       this.editor.accept(source);
@@ -159,11 +162,14 @@ export class Code {
     this.editor.fault(lines.length ? Number(lines.at(-1)[1]) : null);
   }
 
-  #reload(body, what) {
+  async #reload(body, what) {
     const mine = (this.last = {});
-    return ask(this.run, "POST", of(this.run, "reload"), body, (request) => {
-      if (this.last === mine) this.fate.show(what, request.fate);
+    const request = await ask(this.run, "POST", of(this.run, "reload"), body, (request) => {
+      if (this.last !== mine) return;
+      this.fate.show(what, request.fate);
+      offerRestart(this.fate, this.run, request, () => this.#reload({ ...body, restart: true }, "start over"));
     }, { what });
+    if (body.code !== undefined) this.#pushed(body.code, request);
   }
 }
 

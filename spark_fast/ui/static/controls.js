@@ -5,7 +5,7 @@ import { confirmed, numbers } from "./dialogs.js";
 import { attribute, el, icon, remember, remembered, show } from "./dom.js";
 import { count, isLive } from "./format.js";
 import { several } from "./ranks.js";
-import { ask, FateLine } from "./requests.js";
+import { ask, FateLine, offerRestart } from "./requests.js";
 
 const KEYS = { p: "pause", r: "resume", a: "advance", l: "reload", s: "stop" };
 
@@ -54,7 +54,7 @@ export class Controls {
       more.push(el("button", { type: "button", "data-action": "pause-at", onclick: () => this.#pauseAt() }, "Pause at…"), this.reset);
     }
     this.bar = el("div", { class: "controls", role: "group" }, ...Object.values(this.buttons), ...more);
-    this.node = el("div", { class: full ? "control-panel" : "control-cell" }, this.bar, this.fate.node);
+    this.node = el("div", { class: full ? "control-panel" : "control-cell" }, this.bar, this.fate.node, full ? null : this.fate.more);
   }
 
   update(run) {
@@ -106,7 +106,10 @@ export class Controls {
     const id = this.run.id;
     const mine = (this.last = {});
     return ask(id, "POST", of(id, action), body, (request) => {
-      if (this.last === mine) this.fate.show(what, request.fate);
+      if (this.last !== mine) return;
+      this.fate.show(what, request.fate);
+      const again = action === "reload" ? body : {}; // a run that can't be resumed takes what is on disk
+      offerRestart(this.fate, id, request, () => this.send("reload", { ...again, restart: true }, "start over"));
     }, { what });
   }
 

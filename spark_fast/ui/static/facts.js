@@ -1,7 +1,7 @@
 // What both views show of a run: its status, its progress.
 
 import { attribute, el, show, text } from "./dom.js";
-import { clock, duration, isLive, loops } from "./format.js";
+import { clock, count, duration, isLive, loops } from "./format.js";
 import { brief } from "./ranks.js";
 
 const SILENT_SECONDS = 10;
@@ -18,11 +18,16 @@ export class Status {
     attribute(this.word, "data-status", run.status);
     text(this.word, run.status);
     let note = "";
+    let why = null;
     let warns = false;
     const silent = silence(run);
     const wrong = isLive(run) ? brief(run) : "";
     if (run.error) {
       note = run.error.message;
+      warns = true;
+    } else if (typeof run.swallowed_stop === "number") {
+      note = `swallowed the stop at step ${count(run.swallowed_stop)}`;
+      why = "Its loop caught SparkStopError and goes on. To end it, the code has to let that exception through.";
       warns = true;
     } else if (wrong) {
       note = wrong;
@@ -34,6 +39,7 @@ export class Status {
     }
     text(this.note, note);
     show(this.note, note !== "");
+    attribute(this.note, "title", why);
     this.note.classList.toggle("warns", warns);
   }
 }

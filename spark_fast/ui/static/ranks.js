@@ -39,7 +39,7 @@ export function howMany(run) {
 /** What is wrong with the ranks of a run, in a few words: "rank 3 lost, rank 1 late". */
 export function brief(run) {
   if (!several(run)) return "";
-  const words = { lost: "lost", failed: "failed", overdue: "late", behind: "behind" };
+  const words = { lost: "lost", failed: "failed", unheard: "not heard", overdue: "late", behind: "behind" };
   const found = [];
   for (const [trouble, word] of Object.entries(words)) {
     const those = run.present.troubles.find((each) => each.trouble === trouble);
@@ -78,8 +78,10 @@ function ascending(numbers) {
 function present(run) {
   const { live, hosts } = run.present;
   const all = wanted(run);
-  if (!live) return `${count(all)}, none of which is there any more.`;
-  const words = [`${count(live)} of ${count(all)} are there${hosts > 1 ? `, on ${count(hosts)} hosts` : ""}`];
+  const unheard = run.ranks.filter(({ trouble }) => trouble === "unheard").map(({ rank }) => rank);
+  if (!live && !unheard.length) return `${count(all)}, none of which is there any more.`;
+  const words = [`${count(live)} of ${count(all)} ${live === 1 ? "is" : "are"} there${hosts > 1 ? `, on ${count(hosts)} hosts` : ""}`];
+  if (unheard.length) words.push(`${name(unheard)} ${unheard.length === 1 ? "is" : "are"} not heard`);
   const known = new Set(run.ranks.map(({ rank }) => rank));
   const late = all === run.world_size ? Array.from({ length: all }, (_, rank) => rank).filter((rank) => !known.has(rank)) : [];
   if (late.length) words.push(`${name(late)} ${late.length === 1 ? "has" : "have"} not ${all === run.local_world_size ? "come yet" : "been heard of"}`);
@@ -98,6 +100,8 @@ function note(those) {
       return `lost${when ? ` since ${when}` : ""}, last seen at ${at}`;
     case "failed":
       return `failed${when ? ` at ${when}` : ""}, at ${at}`;
+    case "unheard":
+      return `not heard${when ? ` since ${when}` : ""}, last seen at ${at}`;
     case "overdue": {
       const ago = span(ascending(those.map(({ overdue }) => overdue)).map(duration));
       const why = those.length === 1 ? "it hangs, or its step takes long" : "they hang, or their steps take long";

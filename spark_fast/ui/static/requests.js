@@ -1,6 +1,7 @@
 // Requests to runs, followed until their fate is known.
 
 import { ApiError, call, of } from "./api.js";
+import { confirmed } from "./dialogs.js";
 import { announce, attribute, el, show, text } from "./dom.js";
 import { count } from "./format.js";
 
@@ -42,6 +43,16 @@ export async function ask(run, method, path, body, seen, { what, seconds = Infin
   }
   announce(`${run}: ${what} ${words(request.fate)}`, ["refused", "failed", "lost"].includes(request.fate.state));
   return request;
+}
+
+/** Offers to start the training over where a request was refused because the new code would do so. */
+export function offerRestart(line, run, request, reload) {
+  if (!request.can_start_over) return;
+  const question = "The training begins anew with this code, in the same process. What is persisted and the places of its loops are forgotten.";
+  const take = async () => {
+    if (await confirmed(`Start ${run} over?`, question, "Start over")) reload();
+  };
+  line.offer({ name: "Start over…", action: "start-over", take });
 }
 
 function refusal(error) {
@@ -93,16 +104,18 @@ export function words(fate, done = "done") {
 
 /** A line that shows the fate of one request after the other. */
 export class FateLine {
-  /** full: whether tracebacks are shown below. */
+  /** full: whether tracebacks and `more` are shown below. Else `more` is put where there is room. */
   constructor({ full = false } = {}) {
     this.what = el("span", { class: "fate-what" });
     this.words = el("span", { class: "fate-words" });
     this.trace = full ? el("pre", { class: "trace", tabindex: "0", role: "group", "aria-label": "traceback", hidden: true }) : null;
-    this.node = el("div", { class: "fate", hidden: true }, el("span", {}, this.what, " ", this.words), this.trace);
+    this.more = el("button", { type: "button", hidden: true, onclick: () => this.taken?.() });
+    this.node = el("div", { class: "fate", hidden: true }, el("span", {}, this.what, " ", this.words), full ? this.more : null, this.trace);
   }
 
   show(what, fate, done) {
     show(this.node, true);
+    this.offer(null);
     attribute(this.node, "data-state", fate.state);
     text(this.what, what ? `${what}:` : "");
     text(this.words, words(fate, done));
@@ -113,6 +126,14 @@ export class FateLine {
     } else {
       attribute(this.node, "title", fate.reason || null);
     }
+  }
+
+  /** A button beside the fate: what to do about it, {name, action, take()}; null for none. */
+  offer(choice) {
+    this.taken = choice?.take;
+    show(this.more, choice !== null);
+    text(this.more, choice?.name);
+    attribute(this.more, "data-action", choice?.action);
   }
 
   clear() {

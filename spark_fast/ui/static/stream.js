@@ -1,14 +1,15 @@
 // The stream of changes, and whether the server is there.
 
-import { probe } from "./api.js";
 import { announce } from "./dom.js";
+import { Events } from "./events.js";
 import { clock } from "./format.js";
+import { current, onToken } from "./token.js";
 
 const RETRY_SECONDS = [1, 1, 2, 3, 5];
 /** A page that nobody sees lets go of its connection: a browser has six of them for all pages of a server. */
 const HIDDEN_SECONDS = 30;
-/** Seconds without an event after which the server is asked whether it is there. */
-const SILENCE_SECONDS = 12;
+/** Seconds after which a silent server is taken for lost: it says each 10 seconds that it is there. */
+const SILENCE_SECONDS = 20;
 
 /** The parts of which an event holds only those items that changed, and what each is known by. */
 const KEYS = { values: "name", requests: "id", ranks: "rank" };
@@ -27,7 +28,6 @@ export class Stream {
     this.missing = null;
     this.state = "opening";
     this.lostSince = null;
-    this.reason = "";
     this.source = null;
     this.tries = 0;
     this.timer = null;
@@ -35,6 +35,7 @@ export class Stream {
     this.heard = 0;
     document.addEventListener("visibilitychange", () => this.#visible());
     setInterval(() => this.#listen(), 2000);
+    onToken(() => this.#renew());
   }
 
   /** Looks at this run too; null for none. */
@@ -48,33 +49,28 @@ export class Stream {
   #open() {
     clearTimeout(this.timer);
     this.source?.close();
-    const query = this.run === null ? "" : `?run=${encodeURIComponent(this.run)}`;
-    const source = (this.source = new EventSource(`/api/stream${query}`));
-    const fresh = { runs: true, run: true };
-    const heard = () => {
-      this.heard = performance.now();
-      this.#alive();
-    };
-    const on = (name, take) =>
-      source.addEventListener(name, (event) => {
-        if (source !== this.source) return;
-        take.call(this, JSON.parse(event.data), fresh[name]);
-        fresh[name] = false;
-        heard();
-        this.onChange(name);
-      });
-    on("runs", this.#takeRuns);
-    on("run", this.#takeRun);
-    source.onopen = () => {
-      fresh.runs = fresh.run = true;
-      heard();
-    };
-    source.onerror = () => {
-      if (source !== this.source) return;
+    this.source = null;
+    if (current() === null) {
       this.#lose();
-      if (source.readyState === EventSource.CLOSED) this.#retry();
-    };
-    this.heard = performance.now();
+      return;
+    }
+    const query = this.run === null ? "" : `?run=${encodeURIComponent(this.run)}`;
+    const fresh = { runs: true, run: true };
+    this.source = new Events(`/api/stream${query}`, {
+      opened: () => this.#alive(),
+      heard: () => (this.heard = performance.now()),
+      event: (name, data) => {
+        if (name === "runs") this.#takeRuns(data, fresh.runs);
+        else if (name === "run") this.#takeRun(data, fresh.run);
+        else return;
+        fresh[name] = false;
+        this.onChange(name);
+      },
+      ended: () => {
+        this.#lose();
+        this.#retry();
+      },
+    });
   }
 
   #takeRuns(data, fresh) {
@@ -101,49 +97,42 @@ export class Stream {
   }
 
   #alive() {
+    this.heard = performance.now();
     this.tries = 0;
     if (this.state === "live") return;
-    if (this.state === "lost") announce("The server is back.");
+    if (this.lostSince !== null) announce("The server is back.");
     this.state = "live";
     this.lostSince = null;
-    this.reason = "";
     this.onChange("connection");
   }
 
   #lose() {
-    if (this.state === "lost") return;
-    this.state = "lost";
-    this.lostSince = Date.now() / 1000;
-    this.reason = "";
-    this.onChange("connection");
-    this.#explain();
-  }
-
-  /** A server that was started anew knows no token of the old one. */
-  async #explain() {
-    const status = await probe();
-    if (this.state !== "lost") return;
-    this.reason = status === 401 ? "token" : "";
+    if (this.state !== "lost") {
+      // A page that has never had a token has lost nothing.
+      this.lostSince = this.known ? Date.now() / 1000 : null;
+      this.state = "lost";
+    }
     this.onChange("connection");
   }
 
   #retry() {
+    clearTimeout(this.timer);
+    if (current() === null) return; // until there is another token
     const seconds = RETRY_SECONDS[Math.min(this.tries, RETRY_SECONDS.length - 1)];
     this.tries += 1;
-    clearTimeout(this.timer);
-    this.timer = setTimeout(() => {
-      this.#explain();
-      this.#open();
-    }, seconds * 1000);
+    this.timer = setTimeout(() => this.#open(), seconds * 1000);
+  }
+
+  /** There is another token, or the one that there was has been refused. */
+  #renew() {
+    if (this.state === "hidden") return;
+    if (current() !== null) this.#open();
+    else this.#lose();
   }
 
   /** A connection may be dead without having been closed. */
-  async #listen() {
+  #listen() {
     if (this.state !== "live" || performance.now() - this.heard < SILENCE_SECONDS * 1000) return;
-    this.heard = performance.now();
-    const source = this.source;
-    const there = (await probe()) === 200;
-    if (there || source !== this.source || this.state !== "live") return;
     this.#lose();
     this.#open();
   }
@@ -162,12 +151,19 @@ export class Stream {
     }
   }
 
+  /** Whether a token is needed before anything can be shown anew. */
+  get locked() {
+    return this.state === "lost" && current() === null;
+  }
+
   /** What to say of the connection, for people. */
   get message() {
-    const since = this.lostSince === null ? "" : clock(this.lostSince);
-    if (this.reason === "token") {
-      return `The server was started anew, and has another token. Open the address that it printed; this page then catches up. What stands here is from ${since}.`;
+    const since = this.lostSince === null ? null : clock(this.lostSince);
+    if (this.locked) {
+      if (since === null) return "This page needs its server's token. Open the address that spark-fast ui printed, or paste it here.";
+      return `The server was started anew, and does not know this page's token. Open the address that it printed, or paste it here; this page then catches up. What stands here is from ${since}.`;
     }
+    if (since === null) return "The server does not answer. Trying again…";
     return `Lost the server at ${since}. What stands here is from then, and the runs go on without it. Trying again…`;
   }
 }

@@ -26,7 +26,11 @@ function asked(line) {
 }
 
 /** What a set or a call brought, in words. */
-function brought({ name, value, args, kwargs }) {
+function brought({ name, value, values, args, kwargs }) {
+  if (values !== undefined) {
+    const each = Object.entries(values).map(([key, found]) => `${key} = ${JSON.stringify(found)}`);
+    return { title: `set ${clipped(Object.keys(values).join(", "))}`, note: clipped(each.join(", ")) };
+  }
   if (args === undefined) return { title: `set ${name}`, note: `to ${clipped(JSON.stringify(value))}` };
   const named = Object.entries(kwargs ?? {}).map(([key, each]) => `${key}=${JSON.stringify(each)}`);
   return { title: `call ${name}`, note: `(${clipped([...args.map((each) => JSON.stringify(each)), ...named].join(", "))})` };
@@ -147,7 +151,7 @@ export class Timeline {
     try {
       const found = await call("GET", of(this.run, "journal"));
       this.lines = found.lines;
-      text(this.path, found.path ? `Kept in ${found.path}` : "");
+      text(this.path, found.path ? `Kept in ${found.path}${found.loss ? `: ${found.loss}` : ""}` : "");
       show(this.path, Boolean(found.path) && found.lines.length > 0);
       show(this.problem, false);
       this.#show();

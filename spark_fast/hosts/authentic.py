@@ -1,0 +1,346 @@
+"""Values in the job's store that only the hosts of the job can write: a Store around another one.
+
+A value is signed by HMAC-SHA-256 over the session, the key, what the key is about, a version, and the payload. A value
+that does not verify is as good as absent. What the signature covers:
+
+    session     `session` makes it anew for each start of the job, each emptied store and each host that comes back.
+                Its identifier also begins each key in the store, so that sessions never share a key.
+    key         A value says nothing under another key.
+    about       Of a key that has a request's number: the digest of the request that this host has read under that
+                number. So an answer to one request is never one to another, also if the store loses a request and
+                another one takes its number.
+    version     Of a key that its writer overwrites: a number that grows. A reader refuses a version below one that it
+                has seen. Of any other key it is 0: such a key has one value.
+
+Counters can't be signed. They may only hint that it is time to look.
+"""
+
+import hashlib
+import hmac
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from spark_fast.hosts.secret import tag
+from spark_fast.hosts.store import Store, StoreGoneError
+
+__all__ = ["FORGOTTEN", "MARKER", "AuthenticStore", "Gate", "Refusals", "Session", "UnsignedStore"]
+
+MARKER = "session"
+"""The key under which the store names the session. It is outside of all sessions."""
+
+_FORM = b"sf1"
+_TAG = 32
+_VERSION = 8
+_HEAD = len(_FORM) + _TAG + _VERSION
+
+_OVERWRITTEN = ("host", "state")
+"""The first words of keys that one host overwrites. The number that follows is that of its first rank.
+All hosts overwrite `watched`, which is only a hint."""
+_OF_REQUEST = re.compile(r"(?!log/|host/|state/)[a-z_]+/([1-9][0-9]{0,18})(?:/|$)")
+"""Every other key with a number is about the request of this number."""
+_LOG = re.compile(r"log/([1-9][0-9]{0,18})")
+FORGOTTEN = b"{}"
+"""What the log has of a request that is over. Hosts that begin a new session put it at the log's end, too."""
+
+_KEPT = 1024
+"""Requests whose digests are kept: more than the store keeps."""
+_TRIES = 32
+"""Swaps that may find another foreign value each time."""
+_FOREIGN_PAUSE = 0.05
+"""Seconds between two looks at a key where a foreign value stands."""
+
+
+class Refusals:
+    """Counts the values that no host of the job has signed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seen: dict[str, bytes] = {}
+        self.count = 0
+        self.first = ""
+
+    def add(self, key: str, raw: bytes) -> None:
+        """Count a value, once while it stands there."""
+        with self._lock:
+            if self._seen.get(key) == raw:
+                return
+            if len(self._seen) >= _KEPT:
+                self._seen.clear()
+            self._seen[key] = raw
+            self.count += 1
+            self.first = self.first or key
+
+
+class Session:
+    """What the hosts of a job have in common from one meeting to the next. Threads may share it.
+
+    job_key: of this start of the job.
+    ident: the session's identifier, which no other session has.
+    """
+
+    def __init__(self, job_key: bytes, ident: str) -> None:
+        self.ident = ident
+        self.marker = ident.encode() + tag(job_key, "session", ident)
+        self._key = tag(job_key, "key of a session", ident)
+        self._lock = threading.Lock()
+        self._versions: dict[str, int] = {}
+        self._requests: dict[int, bytes] = {}
+
+    def seal(self, key: str, payload: bytes, about: bytes) -> bytes:
+        """Return the payload with its signature."""
+        version = bytes(_VERSION)
+        if _is_overwritten(key):
+            with self._lock:
+                # Of the clock, so that what a process writes after a restart is newer.
+                number = max(time.time_ns(), self._versions.get(key, 0) + 1)
+                self._versions[key] = number
+            version = number.to_bytes(_VERSION, "big")
+        return _FORM + tag(self._key, "value", key, about, version, payload) + version + payload
+
+    def open(self, key: str, raw: bytes, about: bytes) -> bytes | None:
+        """Return the payload; None if it is none of this key, or older than one that was seen."""
+        if len(raw) <= _HEAD or not raw.startswith(_FORM):
+            return None
+        said, version, payload = raw[len(_FORM) : _HEAD - _VERSION], raw[_HEAD - _VERSION : _HEAD], raw[_HEAD:]
+        if not hmac.compare_digest(said, tag(self._key, "value", key, about, version, payload)):
+            return None
+        number = int.from_bytes(version, "big")
+        if not _is_overwritten(key):
+            return None if number else payload
+        with self._lock:
+            if number < self._versions.get(key, 0):
+                return None
+            self._versions[key] = number
+        return payload
+
+    def note(self, number: int, payload: bytes) -> None:
+        """Keep which request stands under a number: the first that was read stays the one that is meant."""
+        with self._lock:
+            if number not in self._requests:
+                self._requests[number] = hashlib.sha256(payload).digest()
+                if len(self._requests) > _KEPT:
+                    del self._requests[min(self._requests)]
+
+    def about(self, number: int) -> bytes | None:
+        """Return the digest of the request of this number; None if it was not read."""
+        with self._lock:
+            return self._requests.get(number)
+
+
+def _is_overwritten(key: str) -> bool:
+    return key.partition("/")[0] in _OVERWRITTEN
+
+
+class Gate(Protocol):
+    """How a host comes into a session: see `session`."""
+
+    @property
+    def first(self) -> int:
+        """The lowest rank of this host."""
+
+    @property
+    def session(self) -> Session | None:
+        """The session that this host is in; None before it is in one."""
+
+    def enter(self, raw: Store) -> Session:
+        """Come into the session that the store names. Raises StoreGoneError while that can't be done."""
+
+    def decided(self, session: Session, number: int, about: bytes, payload: bytes) -> bytes:
+        """Keep what this host decides of a request, and return it; if it has decided before, return that."""
+
+
+class AuthenticStore:
+    """See Store, and the head of this module. raw: the store around which it stands."""
+
+    def __init__(self, raw: Store, gate: Gate, refusals: Refusals) -> None:
+        self._raw = raw
+        self._gate = gate
+        self._refusals = refusals
+        self._mine: tuple[str, bytes] | None = None  # where this host says that it is there, and how
+
+    # --- one key ---
+
+    def get(self, key: str) -> bytes | None:
+        if key == "job":
+            self._raw.get(MARKER)
+            return self._session().ident.encode()
+        return self._read(key, self._raw.get(self._place(key)))
+
+    def set(self, key: str, value: bytes) -> None:
+        if key.startswith("state/"):
+            self._check_session()
+            self._repair()
+        about = self._about(key)
+        if about is not None:
+            self._raw.set(self._place(key), self._session().seal(key, value, about))
+
+    def compare_set(self, key: str, expected: bytes | None, desired: bytes) -> bytes:
+        if key == "job":
+            return self._gate.enter(self._raw).ident.encode()
+        if key.startswith("log/"):
+            self._check_session()
+        session, place, about = self._session(), self._place(key), self._about(key)
+        if about is None:
+            return b""
+        if expected is None and key.startswith("target/"):
+            # A host that is killed here, and finds its decision gone, must not make another one.
+            desired = self._gate.decided(session, int(key.split("/")[1]), about, desired)
+        sealed = session.seal(key, desired, about)
+        stands = None if expected is None else self._raw.get(place)
+        for _ in range(_TRIES):
+            found = None if stands is None else self._read(key, stands)
+            if found is not None and found != expected:
+                return found
+            if found is None and expected is not None:
+                return expected
+            swapped = self._raw.compare_set(place, stands, sealed)
+            if swapped == sealed:
+                self._note(key, desired, sealed)
+                return desired
+            # Of a key that has been removed meanwhile, a store says what was expected there.
+            stands = swapped if swapped and swapped != stands else None
+        raise StoreGoneError(f"another user keeps writing into the job's store, under {key}")
+
+    def wait(self, key: str, timeout: float) -> bytes | None:
+        end = time.monotonic() + timeout
+        left = timeout
+        while True:
+            raw = self._raw.wait(self._place(key), left)
+            found = self._read(key, raw)
+            left = end - time.monotonic()
+            if raw is None or found is not None or left <= 0:
+                return found
+            time.sleep(min(_FOREIGN_PAUSE, left))  # what stands there does not count, and ends no wait
+            left = max(end - time.monotonic(), 0.0)
+
+    def delete(self, *keys: str) -> None:
+        for key in keys:
+            self._raw.delete(self._place(key))
+
+    def close(self) -> None:
+        self._raw.close()
+
+    # --- several keys ---
+
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Return what stands at each key, as get() does."""
+        found = _get_many(self._raw, [self._place(key) for key in keys])
+        return [self._read(key, raw) for key, raw in zip(keys, found, strict=True)]
+
+    def set_many(self, values: Mapping[str, bytes]) -> None:
+        """Put each value at its key, as set() does."""
+        for key, value in values.items():
+            self.set(key, value)
+
+    # --- signatures ---
+
+    def _session(self) -> Session:
+        if self._gate.session is None:
+            raise StoreGoneError("this host has not met the others of its job yet")
+        return self._gate.session
+
+    def _place(self, key: str) -> str:
+        return f"{self._session().ident}/{key}"
+
+    def _about(self, key: str) -> bytes | None:
+        """What a key is about; None if that is a request that the store does not have."""
+        if (match := _OF_REQUEST.match(key)) is None:
+            return b""
+        number = int(match[1])
+        if (known := self._session().about(number)) is None:
+            self.get(f"log/{number}")
+            known = self._session().about(number)
+        return known
+
+    def _read(self, key: str, raw: bytes | None) -> bytes | None:
+        if raw is None:
+            return None
+        about = self._about(key)
+        found = None if about is None else self._session().open(key, raw, about)
+        if found is None:
+            self._refusals.add(key, raw)
+            return None
+        self._note(key, found, raw)
+        return found
+
+    def _note(self, key: str, payload: bytes, raw: bytes) -> None:
+        """Keep what is needed of a value that stands in the store."""
+        if key == f"host/{self._gate.first}":
+            self._mine = self._place(key), raw
+        if (match := _LOG.fullmatch(key)) is None:
+            return
+        if payload == FORGOTTEN:
+            self._check_session()
+        else:
+            self._session().note(int(match[1]), payload)
+
+    def _repair(self) -> None:
+        """Say again that this host is there, if another user has removed or replaced it."""
+        if self._mine is not None and self._raw.get(self._mine[0]) != self._mine[1]:
+            self._raw.set(*self._mine)
+
+    def _check_session(self) -> None:
+        if self._raw.get(MARKER) != self._session().marker:
+            raise StoreGoneError("the hosts of the job meet anew")
+
+
+def _get_many(raw: Store, keys: Sequence[str]) -> list[bytes | None]:
+    """What stands at each key, by one call where the store has one for it."""
+    many: Callable[[Sequence[str]], list[bytes | None]] | None = getattr(raw, "get_many", None)
+    return [raw.get(key) for key in keys] if many is None else many(keys)
+
+
+class UnsignedStore:
+    """A store that is used as it is, where this host has no secret. Raises StoreGoneError where others have one.
+
+    raw: the store around which it stands.
+    remedy: what to do, for people.
+    """
+
+    def __init__(self, raw: Store, remedy: str) -> None:
+        self._raw = raw
+        self._remedy = remedy
+
+    def get(self, key: str) -> bytes | None:
+        found = self._raw.get(key)
+        if found is None:
+            self._check_unsigned(key)
+        return found
+
+    def set(self, key: str, value: bytes) -> None:
+        self._raw.set(key, value)
+
+    def compare_set(self, key: str, expected: bytes | None, desired: bytes) -> bytes:
+        self._check_unsigned(key)
+        return self._raw.compare_set(key, expected, desired)
+
+    def wait(self, key: str, timeout: float) -> bytes | None:
+        return self._raw.wait(key, timeout)
+
+    def delete(self, *keys: str) -> None:
+        for key in keys:
+            self._raw.delete(key)
+
+    def close(self) -> None:
+        self._raw.close()
+
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Return what stands at each key, as get() does."""
+        found = _get_many(self._raw, keys)
+        for key, raw in zip(keys, found, strict=True):
+            if raw is None:
+                self._check_unsigned(key)
+        return found
+
+    def set_many(self, values: Mapping[str, bytes]) -> None:
+        """Put each value at its key, as set() does."""
+        for key, value in values.items():
+            self.set(key, value)
+
+    def _check_unsigned(self, key: str) -> None:
+        """Where a host meets the others, and where it looks for a request: whether others sign what they say."""
+        if (key == "job" or key.startswith("log/")) and self._raw.get(MARKER) is not None:
+            raise StoreGoneError(f"other hosts of the job have a secret, and this one has none: {self._remedy}")

@@ -1,0 +1,68 @@
+"""The parts of a journal. A journal that has grown is continued in a new file, and the oldest parts are dropped.
+
+    FILE       the newest part, to which the worker writes
+    FILE.3     the part before it; a higher number is a newer part
+    FILE.2     …
+
+A worker renames FILE and then makes it anew. If it is killed in between, the highest number is the newest part. The
+header of a part that continues another has `part`, its place in the journal, from 2 on, and `before`, the number of the
+part before it: several runs may write to one FILE, one after the other, and their parts lie side by side.
+"""
+
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+
+__all__ = ["COUNT", "drop_oldest", "newest", "path_of", "put_aside"]
+
+COUNT = 8
+"""How many parts a journal has at most. Each takes an equal share of the journal's limit."""
+
+
+def path_of(base: Path, number: int) -> Path:
+    """Return the file of the part of this number."""
+    return base.with_name(f"{base.name}.{number}")
+
+
+def newest(base: Path) -> Path | None:
+    """Return the file of the newest part; None if there is no journal.
+
+    A worker that was killed in between may have left FILE empty beside parts with numbers. It is passed over then.
+    """
+    numbers = _numbers(base)
+    with suppress(FileNotFoundError):
+        if os.lstat(base).st_size > 0 or not numbers:
+            return base
+    return path_of(base, numbers[-1]) if numbers else None
+
+
+def put_aside(base: Path) -> int:
+    """Give the newest part a number, so that FILE can be made anew. Returns the number. Raises OSError."""
+    number = max(_numbers(base), default=0) + 1
+    os.rename(base, path_of(base, number))
+    return number
+
+
+def drop_oldest(base: Path, most: int) -> int:
+    """Remove the oldest numbered parts until those that are left have `most` bytes at most.
+
+    Returns how many were removed. Raises OSError.
+    """
+    kept = dropped = 0
+    for number in reversed(_numbers(base)):
+        path = path_of(base, number)
+        kept += path.lstat().st_size
+        if kept > most:
+            path.unlink()
+            dropped += 1
+    return dropped
+
+
+def _numbers(base: Path) -> list[int]:
+    """The numbers of the parts, the oldest first."""
+    shape = re.compile(re.escape(base.name) + r"\.([1-9][0-9]{0,8})")
+    try:
+        return sorted(int(found[1]) for name in os.listdir(base.parent) if (found := shape.fullmatch(name)))
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,45 @@
+"""A store in this process, as the hosts of a job share it, and as another user reaches it."""
+
+import threading
+import time
+
+__all__ = ["MemoryStore"]
+
+
+class MemoryStore:
+    """See spark_fast.hosts.store.Store. Its values are open to tests, which do what another user could do."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, bytes] = {}
+        self._changed = threading.Condition()
+
+    def get(self, key: str) -> bytes | None:
+        with self._changed:
+            return self.values.get(key)
+
+    def set(self, key: str, value: bytes) -> None:
+        with self._changed:
+            self.values[key] = value
+            self._changed.notify_all()
+
+    def compare_set(self, key: str, expected: bytes | None, desired: bytes) -> bytes:
+        with self._changed:
+            if self.values.get(key) == expected:
+                self.values[key] = desired
+                self._changed.notify_all()
+            return self.values.get(key) or expected or b""
+
+    def wait(self, key: str, timeout: float) -> bytes | None:
+        end = time.monotonic() + timeout
+        with self._changed:
+            while key not in self.values and (left := end - time.monotonic()) > 0:
+                self._changed.wait(left)
+            return self.values.get(key)
+
+    def delete(self, *keys: str) -> None:
+        with self._changed:
+            for key in keys:
+                self.values.pop(key, None)
+
+    def close(self) -> None:
+        """Nothing is held."""
