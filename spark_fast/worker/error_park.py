@@ -13,6 +13,7 @@ import traceback
 
 from spark_fast import run_folder
 from spark_fast._core import Place, worker
+from spark_fast.descriptors import is_short
 from spark_fast.errors import SparkError, SparkInterrupt, is_stop
 from spark_fast.request import AFTER_ERROR, Kind, Verdict
 from spark_fast.runfiles import run_error
@@ -135,7 +136,7 @@ class ErrorPark:
                 verdict, seq, _target = worker.append(Kind.PAUSE, run_folder.new_id(), sender=sender, duration=seconds)
                 return seq if verdict == Verdict.APPENDED else None
             except OSError as error:
-                if not run_folder.is_short(error):
+                if not is_short(error):
                     raise
                 if not told:
                     report.warn(f"the run waits, and is paused as soon as a file can be opened: {error}")
