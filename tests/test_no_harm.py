@@ -434,3 +434,43 @@ def test_a_script_that_fails_where_no_file_can_be_opened_is_failed_and_not_lost(
         assert run.status == "failed"
         assert "a fault of the script" in child.err
         assert "Exception ignored" not in child.err
+
+
+KEEPS = """
+import os, time
+import spark_fast as spark
+spark.persist("model", list)
+for item in spark.track(range(10**9), key="item"):
+    if os.path.exists(os.environ["GO"]):
+        raise ValueError("a fault of the script")
+    time.sleep(0.001)
+"""
+
+
+def test_a_script_that_fails_where_no_file_can_be_opened_waits_and_is_paused_later(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    with Edited(tmp_path, KEEPS, GO=str(go), SPARK_FAST_ON_ERROR="park") as training:
+        run = training.run()
+        _may_open(training, 3)
+        go.touch()
+        until(lambda: "is paused as soon as a file can be opened" in training.err, training.err)
+        time.sleep(1.5)  # the time over which it is tried again, and the code does not run
+        assert training.err.count("a fault of the script") == 2, "the message and the traceback of one error"
+        assert run.status == "running"
+        _may_open(training, None)
+        until(lambda: run.status == "paused", training.err)
+        go.unlink()
+        assert run.resume(timeout=30).fate.state == "applied"
+        training.steps_on(run)
+
+
+def test_a_signal_stops_a_script_that_failed_where_no_file_can_be_opened(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    with Edited(tmp_path, KEEPS, GO=str(go), SPARK_FAST_ON_ERROR="park") as training:
+        training.run()
+        _may_open(training, 3)
+        go.touch()
+        until(lambda: "is paused as soon as a file can be opened" in training.err, training.err)
+        os.kill(training.pid, signal.SIGTERM)
+        assert training.ended() == 1, training.err
+        assert "ValueError: a fault of the script" in training.err.splitlines()

@@ -13,6 +13,7 @@ import traceback
 
 from spark_fast import run_folder
 from spark_fast._core import Place, worker
+from spark_fast.descriptors import is_short
 from spark_fast.errors import SparkError, SparkInterrupt, is_stop
 from spark_fast.request import AFTER_ERROR, Kind, Verdict
 from spark_fast.runfiles import run_error
@@ -25,6 +26,8 @@ _JOB_TIMEOUT = 300.0
 """Seconds that a rank of a job is paused after an error: the others may be in a collective, whose time limit is ten
 minutes where nobody has changed it."""
 
+_AGAIN = 1.0
+"""Seconds between two tries to pause where no file can be opened."""
 _SENDER_MAX = 60
 """Characters of a request's sender that the log has room for, where each is one byte."""
 
@@ -105,11 +108,7 @@ class ErrorPark:
             seconds = _JOB_TIMEOUT
         ends = None if seconds is None else monotonic() + seconds
         try:
-            sender = f"{AFTER_ERROR}{self._message}"[:_SENDER_MAX]
-            verdict, seq, _target = worker.append(
-                Kind.PAUSE, run_folder.new_id(), sender=sender, duration=seconds or 0.0
-            )
-            self._pause = seq if verdict == Verdict.APPENDED else None
+            self._pause = self._ask_pause(seconds or 0.0)
             worker.checkpoint()
             if ends is not None and monotonic() >= ends:
                 worker.append(Kind.STOP, run_folder.new_id(), sender=f"the time limit of {seconds:g} s after an error")
@@ -120,6 +119,31 @@ class ErrorPark:
             session.stop_alone("the loss of the run's control")  # so that code that saves runs
             worker.checkpoint()
             raise self.error
+
+    def _ask_pause(self, seconds: float) -> int | None:
+        """Append the pause; return its number in the log, None if a stop takes its place.
+
+        Where no file can be opened for now, try again each second. The code that failed would fail again at once.
+
+        seconds: after which the pause ends by itself; 0 for never.
+
+        Raises OSError for any other reason, SparkError.
+        """
+        sender = f"{AFTER_ERROR}{self._message}"[:_SENDER_MAX]
+        told = False
+        while True:
+            try:
+                verdict, seq, _target = worker.append(Kind.PAUSE, run_folder.new_id(), sender=sender, duration=seconds)
+                return seq if verdict == Verdict.APPENDED else None
+            except OSError as error:
+                if not is_short(error):
+                    raise
+                if not told:
+                    report.warn(f"the run waits, and is paused as soon as a file can be opened: {error}")
+                told = True
+                time.sleep(_AGAIN)
+                if session.stops_alone() is not None:
+                    return None  # the next checkpoint raises the stop that a signal asked for
 
     def end(self, *, new_code: bool) -> list[str]:
         """The code is about to be tried again: puts the places of its loops back, and ends the pause.

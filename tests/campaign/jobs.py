@@ -66,8 +66,8 @@ class Job(ABC):
     def err(self) -> str:
         """Return what its processes have written to standard error."""
 
-    def start(self, rank: int) -> None:
-        """Start a rank again."""
+    def start(self, rank: int) -> bool:
+        """Start a rank again, unless its process lives; return whether it was started."""
         raise NotImplementedError
 
     def told(self, rank: int) -> list[dict[str, Any]]:
@@ -92,8 +92,11 @@ class _Plain(Job):
     def err(self) -> str:
         return self.job.errs
 
-    def start(self, rank: int) -> None:
+    def start(self, rank: int) -> bool:
+        if self.job.processes[rank].poll() is None:
+            return False  # it has not come to its first checkpoint yet
         self.job.start(rank)
+        return True
 
 
 class Single(_Plain):

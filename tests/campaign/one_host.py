@@ -193,8 +193,7 @@ class OneHost:
             faults.kill([alive[self._victim]])
             self._count("kill", "ranks")
         else:
-            job.start(self._victim)
-            self._count("fault", "rank started again")
+            self._count("fault", "rank started again", job.start(self._victim))
 
     def _read_usage(self, run: client.Run) -> None:
         for pid in pids_of(run):
