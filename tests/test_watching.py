@@ -42,7 +42,9 @@ class FakeRun:
         (self.folder / "code").mkdir(mode=0o700, exist_ok=True)
         with (self.folder / "code" / "loaded.jsonl").open("a") as file:
             for path in paths:
-                file.write(json.dumps({"module": path.stem, "path": str(path), "digest": "0" * 64, "version": 1}) + "\n")
+                file.write(
+                    json.dumps({"module": path.stem, "path": str(path), "digest": "0" * 64, "version": 1}) + "\n"
+                )
 
 
 @pytest.fixture
