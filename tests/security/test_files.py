@@ -584,7 +584,7 @@ def test_runs_of_both_places_are_found_and_no_name_lives_in_two(tmp_path: Path, 
             assert other.run("other").folder == first / "other"
             again = same.run("test-2")
             assert again.folder == first / "test-2"
-            assert "a living run is called 'test'" in same.err
+            until(lambda: "a living run is called 'test'" in same.err)
             assert client.attach("test").folder == second / "test"
             assert {run.id for run in client.runs(ended=False)} == {"test", "test-2", "other"}
 
