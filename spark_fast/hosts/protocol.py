@@ -50,6 +50,7 @@ from spark_fast.hosts.words import (
     Peer,
     Place,
     as_object,
+    ranks_said,
     whole,
 )
 from spark_fast.request import Kind
@@ -378,13 +379,11 @@ class Relay:
     def _hear(self, member: Member) -> Steps[Peer]:
         """What a host says of itself now."""
         said = as_object((yield from call(self._store.get, f"state/{member.first}")))
-        count, ranks = whole(said.get("count")) or 0, said.get("ranks")
+        count, ranks = whole(said.get("count")) or 0, ranks_said(said.get("ranks"), member)
         now = yield from call(self._local.now)
         heard = self._heard.get(member.first)
         if heard is None or heard[0] != count:
             heard = self._heard[member.first] = count, now
-        if not isinstance(ranks, list) or not all(isinstance(rank, dict) for rank in ranks):
-            ranks = []
         return Peer(member, count, ranks, said.get("ended") is True, now - heard[1])
 
     # --- what this host's senders have left ---

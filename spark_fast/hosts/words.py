@@ -5,11 +5,13 @@ and what makes no sense is as good as nothing.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from spark_fast.request import Kind
+from spark_fast.status import SparkStatus
 
 __all__ = [
     "PHASES",
@@ -28,6 +30,7 @@ __all__ = [
     "Peer",
     "Place",
     "as_object",
+    "ranks_said",
     "whole",
 ]
 
@@ -39,6 +42,9 @@ PHASES = 3
 """SF_PHASE_END of it."""
 VOTE_YES, VOTE_NO = 1, 2
 """SF_VOTE_YES, SF_VOTE_NO of it."""
+
+
+_RANK_NUMBER = re.compile("0|[1-9][0-9]{0,8}")
 
 
 def _packed(found: Any) -> bytes:
@@ -62,6 +68,11 @@ def whole(found: Any, most: int = STEP_MAX) -> int | None:
 
 def _text(found: Any, most: int = 4096) -> str:
     return found[:most] if isinstance(found, str) else ""
+
+
+def _name(found: Any) -> str:
+    """The text with a sign in the place of what could steer a terminal or has no encoding: it stands in log files."""
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in _text(found, 256))
 
 
 @dataclass(frozen=True)
@@ -101,8 +112,23 @@ class Member:
         if len(numbers) != len(ranks):
             return None
         return cls(
-            _text(found.get("node")), _text(found.get("name")), numbers, size, whole(found.get("generation")) or 0
+            _text(found.get("node")), _name(found.get("name")), numbers, size, whole(found.get("generation")) or 0
         )
+
+
+_RANK = ("rank", "status", "step", "pid")
+
+
+def ranks_said(found: Any, member: Member) -> list[dict[str, Any]]:
+    """What a host says of its ranks, without those of which it makes no sense: clients show it as it is."""
+    said = []
+    for each in found if isinstance(found, list) else ():
+        rank = {key: each.get(key) for key in _RANK} if isinstance(each, dict) else {}
+        numbers = [whole(rank.get(key)) for key in ("rank", "step", "pid")]
+        known = rank.get("status") in list(SparkStatus)
+        if None not in numbers and known and rank["rank"] in member.ranks:
+            said.append(rank)
+    return said
 
 
 @dataclass(frozen=True)
@@ -253,7 +279,7 @@ class Done:
         outcome, replies = _text(found.get("outcome")), found.get("replies")
         if outcome not in ("applied", "failed", "superseded", "late", "nothing"):
             outcome = "lost"
-        if not isinstance(replies, dict) or not all(rank.isdecimal() for rank in replies):
+        if not isinstance(replies, dict) or not all(_RANK_NUMBER.fullmatch(rank) for rank in replies):
             replies = None
         return cls(outcome, whole(found.get("step")), _text(found.get("by")), replies)
 
