@@ -261,8 +261,9 @@ def _part_before(path: Path, part: Journal) -> Journal | None:
     if place is None:
         return None
     found = _read_part(place)
-    same = all(found.header.get(key) == part.header.get(key) for key in ("run", "started"))
-    return found if same and found.owner == part.owner and found.header.get("part", 1) == part.header["part"] - 1 else None
+    same = found.owner == part.owner
+    same = same and all(found.header.get(key) == part.header.get(key) for key in ("run", "started"))
+    return found if same and found.header.get("part", 1) == part.header["part"] - 1 else None
 
 
 def _owner_of(path: Path) -> int | None:
