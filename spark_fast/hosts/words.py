@@ -182,8 +182,8 @@ class Entry:
         if not fine:
             return None
         arg, ranks, home = (number or 0 for number in numbers)
-        texts = {name: _text(found.get(name)) for name in ("sender", "mail", "only_if")}
-        return cls(ident, kind or 0, arg, float(duration), ranks=ranks, letter=letter, home=home, **texts)
+        sender, mail, only_if = _name(found.get("sender")), _text(found.get("mail")), _text(found.get("only_if"))
+        return cls(ident, kind or 0, arg, float(duration), sender, ranks, mail, letter, only_if, home)
 
 
 def _is_id(text: str) -> bool:
