@@ -9,7 +9,7 @@ A relay that a command has to start, where its actor has died, is a process of i
 import asyncio
 import threading
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -112,9 +112,24 @@ class Table(Lasting):
                 return None
         return self._values.get(key)
 
-    async def delete(self, key: str) -> None:
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         self._used = time.monotonic()
-        self._values.pop(key, None)
+        return [self._values.get(key) for key in keys]
+
+    async def set_many(self, values: Mapping[str, bytes]) -> None:
+        for key, value in values.items():
+            await self.set(key, value)
+
+    async def wait_many(self, keys: Sequence[str], timeout: float) -> list[bytes | None]:
+        end = time.monotonic() + timeout
+        for key in keys:
+            await self.wait(key, max(0.0, end - time.monotonic()))
+        return await self.get_many(keys)
+
+    async def delete(self, *keys: str) -> None:
+        self._used = time.monotonic()
+        for key in keys:
+            self._values.pop(key, None)
 
     def _tell(self, key: str) -> None:
         if (event := self._awaited.pop(key, None)) is not None:
@@ -206,8 +221,19 @@ class RayStore:
         found: bytes | None = self._call("wait", key, timeout, timeout=timeout + self._timeout)
         return found
 
-    def delete(self, key: str) -> None:
-        self._call("delete", key)
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        found: list[bytes | None] = self._call("get_many", list(keys))
+        return found
+
+    def set_many(self, values: Mapping[str, bytes]) -> None:
+        self._call("set_many", dict(values))
+
+    def wait_many(self, keys: Sequence[str], timeout: float) -> list[bytes | None]:
+        found: list[bytes | None] = self._call("wait_many", list(keys), timeout, timeout=timeout + self._timeout)
+        return found
+
+    def delete(self, *keys: str) -> None:
+        self._call("delete", *keys)
 
     def close(self) -> None:
         """Nothing is held but a handle."""

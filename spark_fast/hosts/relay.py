@@ -10,6 +10,7 @@ import select
 import sys
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -37,6 +38,8 @@ _LOOK = 1.0
 """Seconds between two looks whether a rank lives."""
 _LISTEN = 20.0
 """Seconds after which a wait for the next request begins anew: each takes the store some 20 µs."""
+_AWAIT = 1.0
+"""The same of what the others tell of an open request."""
 _AGAIN = 0.5
 """Seconds between two tries to reach the store."""
 
@@ -60,40 +63,56 @@ def drive(steps: Steps[_Result]) -> _Result:
 
 
 class _Listener:
-    """A thread with a connection of its own that waits for the next request of the job, and rings when it is there."""
+    """A thread with a connection of its own that waits for keys, and rings when all of them are there.
 
-    def __init__(self, address: str, timeout: float, bell: int) -> None:
+    turn: seconds after which a wait begins anew. It may go on for so long when other keys are expected.
+    """
+
+    def __init__(self, address: str, timeout: float, bell: int, turn: float) -> None:
         self._bell = bell
+        self._turn = turn
         self._changed = threading.Condition()
-        self._key: str | None = None
+        self._keys: tuple[str, ...] = ()
+        self._news: dict[str, bytes] = {}
         self._over = False
         self.gone = False
         self._store = open_store(address, timeout)
         threading.Thread(target=self._listen, name="spark_fast listener", daemon=True).start()
 
-    def expect(self, key: str | None) -> None:
+    def expect(self, keys: tuple[str, ...]) -> None:
+        """Wait for these keys from here on."""
         with self._changed:
-            self._key = key
+            self._keys = keys
             self._changed.notify()
 
+    def news(self) -> dict[str, bytes]:
+        """Return what was found since the last call."""
+        with self._changed:
+            found, self._news = self._news, {}
+        return found
+
     def close(self) -> None:
+        """End the thread when its wait is over."""
         with self._changed:
             self._over = True
             self._changed.notify()
 
     def _listen(self) -> None:
-        heard: str | None = None
+        heard: tuple[str, ...] = ()
         try:
             while True:
                 with self._changed:
-                    while not self._over and (self._key is None or self._key == heard):
+                    while not self._over and self._keys in ((), heard):
                         self._changed.wait()
                     if self._over:
                         break
-                    key = self._key
-                assert key is not None
-                if self._store.wait(key, _LISTEN) is not None:
-                    heard = key
+                    keys = self._keys
+                found = self._store.wait_many(keys, self._turn)
+                there = {key: raw for key, raw in zip(keys, found, strict=True) if raw is not None}
+                if len(there) == len(keys):
+                    heard = keys
+                    with self._changed:
+                        self._news.update(there)
                     _ring(self._bell)
         except StoreGoneError:
             self.gone = True
@@ -128,7 +147,7 @@ class _Process:
         self._local = RunFolder(folder)
         self._relay: Relay | None = None
         self._store: Store | None = None
-        self._listener: _Listener | None = None
+        self._listeners: list[_Listener] = []  # for the next request, and for what the others tell of an open one
         self._began = self._alive_at = time.monotonic()
         self._gone_since: float | None = None
         self._reason = "the job's store was not reached yet"
@@ -151,8 +170,8 @@ class _Process:
             rung = self._read_place() or rung
             if rung or now >= due:
                 try:
-                    self._connect()
-                    delay = self._turn()
+                    look = self._connect() or not rung
+                    delay = self._turn(look)
                 except StoreGoneError as error:
                     delay = self._lose(error)
                 due = time.monotonic() + delay
@@ -178,28 +197,35 @@ class _Process:
             numbers = tuple(range(place.first, place.first + place.count))
         return Member(place.node, place.name, numbers, place.world_size, place.generation)
 
-    def _connect(self) -> None:
-        if self._listener is not None and self._listener.gone:
+    def _connect(self) -> bool:
+        """Connect to the store, unless that is done. Return whether it was not."""
+        if any(listener.gone for listener in self._listeners):
             raise StoreGoneError("the connection to the job's store is lost")
         if self._store is not None:
-            return
+            return False
         timeout = min(2.0, self._place.bound / 2)
         self._store = open_store(self._place.address, timeout)
-        self._listener = _Listener(self._place.address, timeout, self._bell)
+        self._listeners = [
+            _Listener(self._place.address, timeout, self._bell, seconds) for seconds in (_LISTEN, _AWAIT)
+        ]
         if self._relay is not None:
             self._relay.move(self._store)
+        return True
 
-    def _turn(self) -> float:
+    def _turn(self, look: bool) -> float:
         if self._relay is None:
             member = self._member()
             if member is None:
                 return 0.2
             assert self._store is not None
             self._relay = Relay(self._store, self._local, member, times_of(self._place))
-        delay = drive(self._relay.turn())
+            look = True
+        news = {key: raw for listener in self._listeners for key, raw in listener.news().items()}
+        delay = drive(self._relay.turn(news, look=look))
         self._gone_since = None
-        if self._listener is not None:
-            self._listener.expect(self._relay.next_key)
+        key = self._relay.next_key
+        for listener, keys in zip(self._listeners, ((key,) if key else (), self._relay.awaited), strict=True):
+            listener.expect(keys)
         return delay
 
     def _lose(self, error: StoreGoneError) -> float:
@@ -217,11 +243,11 @@ class _Process:
         return Member(place.node, place.name, (place.first,), place.world_size, place.generation)
 
     def _drop(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
+        for listener in self._listeners:
+            listener.close()
         if self._store is not None:
             self._store.close()
-        self._listener = self._store = None
+        self._listeners, self._store = [], None
 
     def _wait(self, seconds: float) -> bool:
         """Whether somebody rang."""
@@ -238,6 +264,15 @@ class _NoStore:
     def get(self, key: str) -> bytes | None:
         raise StoreGoneError("no store")
 
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        raise StoreGoneError("no store")
+
+    def set_many(self, values: Mapping[str, bytes]) -> None:
+        raise StoreGoneError("no store")
+
+    def wait_many(self, keys: Sequence[str], timeout: float) -> list[bytes | None]:
+        raise StoreGoneError("no store")
+
     def set(self, key: str, value: bytes) -> None:
         raise StoreGoneError("no store")
 
@@ -247,7 +282,7 @@ class _NoStore:
     def wait(self, key: str, timeout: float) -> bytes | None:
         raise StoreGoneError("no store")
 
-    def delete(self, key: str) -> None:
+    def delete(self, *keys: str) -> None:
         raise StoreGoneError("no store")
 
     def close(self) -> None:

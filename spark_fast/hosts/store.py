@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from spark_fast.hosts.folder import HostPlace
 
-__all__ = ["SCHEMES", "OneByOne", "Store", "StoreGoneError", "open_store", "parse_address", "serve_store", "start_relay"]
+__all__ = [
+    "SCHEMES",
+    "OneByOne",
+    "Store",
+    "StoreGoneError",
+    "open_store",
+    "parse_address",
+    "serve_store",
+    "start_relay",
+]
 
 
 class StoreGoneError(Exception):
@@ -46,7 +55,7 @@ class Store(Protocol):
         """What stands there, as soon as something does; None if nothing does after so many seconds."""
 
     def wait_many(self, keys: Sequence[str], timeout: float) -> list[bytes | None]:
-        """Return what stands at each key as soon as something stands at all of them, or when so many seconds are over."""
+        """Return what stands at each key, as soon as something stands at all of them, or after so many seconds."""
 
     def delete(self, *keys: str) -> None:
         """Remove what stands there. As set(), it may be lost."""
@@ -78,8 +87,8 @@ SCHEMES = {
     "tcp": ("spark_fast.hosts.tcp", "open_tcp_store"),
     "ray": ("spark_fast.hosts.ray", "RayStore"),
 }
-"""The store that an address begins with: the module, and the class or function that opens it. That takes the rest of the
-address, and the seconds that each call may take."""
+"""The store that an address begins with: the module, and the class or function that opens it. Its arguments are the
+rest of the address, and the seconds that each call may take."""
 
 
 def parse_address(address: str) -> tuple[str, str]:
