@@ -131,6 +131,7 @@ def test_a_relay_that_is_killed_comes_back_though_nobody_on_its_host_asks_for_an
     with job(tmp_path, 2, address(server)) as found:
         killed = found[1].relay()
         assert killed is not None
+        assert killed.memory_info().rss < 60 << 20, "it takes little memory from the training"
         # Where memory runs out, it goes before any training does.
         assert Path(f"/proc/{killed.pid}/oom_score_adj").read_text() == "1000\n"
         found[1].kill_relay()

@@ -23,8 +23,9 @@ __all__ = ["ask", "fate", "forget", "patience", "ring", "start", "store_address"
 _KEEP = 'left=100; while "$@"; [ $? -gt 128 ] && [ $((left -= 1)) -gt 0 ]; do sleep 1; done &'
 """Starts a command again when a signal has ended it, so many times at most: one that always dies is not to go on doing
 so when the job is long over."""
-_LOOK = 0.002
+_LOOK = 0.0003
 _LOOK_MOST = 0.05
+"""Seconds between two looks at whether the fate is there, ever more."""
 
 
 class Place(Protocol):
