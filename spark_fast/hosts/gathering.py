@@ -47,6 +47,9 @@ class Gathering:
         self._roster = roster
         self._requests: dict[int, _Request] = {}
 
+    def __bool__(self) -> bool:
+        return bool(self._requests)
+
     def __contains__(self, number: int) -> bool:
         return number in self._requests
 

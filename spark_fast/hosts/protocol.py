@@ -46,6 +46,8 @@ __all__ = ["Call", "Local", "Relay", "Steps", "Times"]
 _KEPT = 128
 """Requests of which the store keeps what was said: as many as a host's log holds."""
 _RING = 128
+_SAVE = 0.005
+"""Seconds for which a note may wait while a request is open: writing it would hold the request up."""
 
 _BESIDE = (Kind.PAUSE, Kind.RESUME, Kind.ADVANCE, Kind.STOP)
 """What may be done without a host that has been silent for long: hosts can be brought together again after it. Should
@@ -73,8 +75,10 @@ class Relay:
         self._sent = 0  # the last of them
         self._joined = False  # whether the relay before this one may have begun with the next request
         self._told: set[int] = set()
+        self._save_due: float | None = None
         self._count = 0
         self._beat_due = 0.0
+        self._looked = False
         self._watch_due = 0.0
         self._watched: bytes | None = None
         self._watched_until = 0.0
@@ -89,31 +93,36 @@ class Relay:
         """The keys that bring what is open further once all of them are there; empty if nothing is open."""
         return self._votes.awaited or self._gathering.awaited
 
-    def turn(self, news: Mapping[str, bytes] | None = None, *, look: bool = True) -> Steps[float]:
+    def turn(
+        self, news: Mapping[str, bytes] | None = None, *, look: bool = True, asked: bool = True
+    ) -> Steps[float]:
         """Do what there is to do. Return the seconds until it is to be run again, if nothing comes before.
 
         news: what stands at next_key or at the keys of `awaited`, where the driver has read it.
         look: whether to look for the next request also if there is no news of it.
+        asked: whether a sender or a controller of this host may have left something since the last turn.
         """
         news = dict(news or {})
         if self._note is None:
             yield from self._join()
-        yield from self._send(news)
+        if asked:
+            yield from self._send(news)
+            self._looked = yield from call(self._local.watched)
         yield from self._follow(news, look)
         yield from self._vote(news)
         yield from self._report()
         for number, first, done in learned(news):
             self._gathering.learn(number, first, done)
         yield from self._gathering.look()
-        yield from self._save()
-        return (yield from self._beat())
+        rest = yield from self._beat()
+        return min(rest, (yield from self._save_later()))
 
     def move(self, store: Store) -> None:
         """From here on this is the store: a new connection to the old one, it may be, or another."""
         self._store = store
         for part in (self._roster, self._gathering, self._votes):
             part.move(store)
-        self._note = self._saved = None
+        self._note = self._saved = self._save_due = None
         self._numbers.clear()
         self._unmarked.clear()
         self._sent = 0
@@ -175,6 +184,20 @@ class Relay:
         self._note = self._saved = note
         self._joined = True
 
+    def _save_later(self) -> Steps[float]:
+        """Keep it, unless what is open may be over in a moment: then not before that, or some milliseconds later.
+        Return the seconds until then."""
+        assert self._note is not None
+        if self._note == self._saved and not self._unmarked:
+            return self._times.beat
+        now = yield from call(self._local.now)
+        if self._save_due is None:
+            self._save_due = now + _SAVE
+        if now < self._save_due and (self._note.open or self._gathering):
+            return self._save_due - now
+        yield from self._save()
+        return self._times.beat
+
     def _save(self) -> Steps[None]:
         """Keep what the relay after this one has to know. Without it that one does the last request again, which
         changes nothing; so this need not hold up a request, but has to come before the next one."""
@@ -185,6 +208,7 @@ class Relay:
             if number in self._gathering:
                 yield from call(self._local.mark, ident, number)
         self._unmarked.clear()
+        self._save_due = None
 
     def _find_tail(self) -> Steps[int]:
         """The number of the last request in the job's log."""
@@ -455,8 +479,7 @@ class Relay:
         """Tell what this host's ranks do, and read what the others tell if a controller here looks at the whole job.
         Return the seconds until something is to be done again."""
         now = yield from call(self._local.now)
-        looked = yield from call(self._local.watched)
-        if looked and now >= self._watch_due:
+        if self._looked and now >= self._watch_due:
             self._watch_due = now + self._times.watched
             yield from call(self._store.set, "watched", f"{self._member.first}-{now}".encode())
             self._roster.forget()  # others may have taken a place
@@ -473,7 +496,7 @@ class Relay:
             yield from call(self._store.set, f"state/{self._member.first}", state)
             self._beat_due = now + (self._times.watched if now < self._watched_until else self._times.beat)
         due = min([self._beat_due, *self._gathering.dues, *self._votes.dues])
-        if looked:
+        if self._looked:
             due = min(due, self._watch_due)
         return max(0.0, due - (yield from call(self._local.now)))
 

@@ -120,9 +120,13 @@ class _Listener:
         self._store.close()
 
 
+_FROM_INSIDE = b"!"
+"""What this process puts into the bell, in which others put something else: they may have left a request."""
+
+
 def _ring(bell: int) -> None:
     with suppress(BlockingIOError):
-        os.write(bell, b".")
+        os.write(bell, _FROM_INSIDE)
 
 
 def _watch(local: RunFolder, bell: int) -> None:
@@ -155,7 +159,7 @@ class _Process:
 
     def run(self) -> None:
         """Until no rank lives. Raises what RunFolder raises when the folder is gone."""
-        due, rung = 0.0, True
+        due, rung = 0.0, b"."
         while True:
             self._local.segment.check()
             now = time.monotonic()
@@ -167,11 +171,11 @@ class _Process:
                         drive(self._relay.turn())
                         drive(self._relay.leave())
                 return
-            rung = self._read_place() or rung
-            if rung or now >= due:
+            moved = self._read_place()
+            if moved or rung or now >= due:
                 try:
                     look = self._connect() or not rung
-                    delay = self._turn(look)
+                    delay = self._turn(look, asked=look or moved or bool(rung.strip(_FROM_INSIDE)))
                 except StoreGoneError as error:
                     delay = self._lose(error)
                 due = time.monotonic() + delay
@@ -212,16 +216,16 @@ class _Process:
             self._relay.move(self._store)
         return True
 
-    def _turn(self, look: bool) -> float:
+    def _turn(self, look: bool, asked: bool) -> float:
         if self._relay is None:
             member = self._member()
             if member is None:
                 return 0.2
             assert self._store is not None
             self._relay = Relay(self._store, self._local, member, times_of(self._place))
-            look = True
+            look = asked = True
         news = {key: raw for listener in self._listeners for key, raw in listener.news().items()}
-        delay = drive(self._relay.turn(news, look=look))
+        delay = drive(self._relay.turn(news, look=look, asked=asked))
         self._gone_since = None
         key = self._relay.next_key
         for listener, keys in zip(self._listeners, ((key,) if key else (), self._relay.awaited), strict=True):
@@ -249,13 +253,13 @@ class _Process:
             self._store.close()
         self._listeners, self._store = [], None
 
-    def _wait(self, seconds: float) -> bool:
-        """Whether somebody rang."""
+    def _wait(self, seconds: float) -> bytes:
+        """Wait for the bell, and return what was put into it; nothing if the time is over."""
         ready, _, _ = select.select([self._bell], [], [], seconds)
         if ready:
             with suppress(BlockingIOError):
-                os.read(self._bell, 4096)
-        return bool(ready)
+                return os.read(self._bell, 4096)
+        return b""
 
 
 class _NoStore:
@@ -305,6 +309,8 @@ def main(folder: Path) -> int:
                 os.mkfifo(files.BELL, 0o600, dir_fd=fd)
             # For writing too, so that it is never at its end.
             bell = open_file(files.BELL, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=fd)
+        # The threads that wait take over from one that computes for a moment, and not for 5 ms.
+        sys.setswitchinterval(0.0005)
         place = read_place(folder)
         if place is None:
             print(f"{folder} is no run of several hosts", file=sys.stderr)
