@@ -5,11 +5,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -71,11 +72,13 @@ class Many:
         hosts: how many.
         calls: to the store.
         store_ns: time spent in them.
+        thread_ns: time that the store's thread took for them.
     """
 
     hosts: int
     calls: int
     store_ns: int
+    thread_ns: int
 
 
 @dataclass(frozen=True)
@@ -94,12 +97,29 @@ class Hosts:
     torch: str
 
 
+class Served(NamedTuple):
+    """A store in a process of its own.
+
+    Attributes:
+        address: as open_store() takes it.
+        pid: of the process.
+    """
+
+    address: str
+    pid: int
+
+    def thread_ns(self) -> int:
+        """Return the time that its threads have run, of which only the store's does anything."""
+        tasks = Path(f"/proc/{self.pid}/task").iterdir()
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
+
+
 @contextmanager
-def _served() -> Iterator[str]:
+def _served() -> Iterator[Served]:
     with subprocess.Popen([sys.executable, "-c", _SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
         assert server.stdout is not None
         try:
-            yield f"tcp://127.0.0.1:{int(server.stdout.readline())}"
+            yield Served(f"tcp://127.0.0.1:{int(server.stdout.readline())}", server.pid)
         finally:
             server.kill()
 
@@ -166,39 +186,51 @@ class _Timed(SimClient):
     real: Store
     spent = 0
 
-    def get(self, key: str) -> bytes | None:
+    def _timed(self, method: str, *arguments: Any) -> Any:
         began = time.perf_counter_ns()
-        found = self.real.get(key)
+        found = getattr(self.real, method)(*arguments)
         _Timed.spent += time.perf_counter_ns() - began
-        assert found == super().get(key)
+        assert found == getattr(super(), method)(*arguments)
+        return found
+
+    def get(self, key: str) -> bytes | None:
+        found: bytes | None = self._timed("get", key)
+        return found
+
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        found: list[bytes | None] = self._timed("get_many", keys)
         return found
 
     def set(self, key: str, value: bytes) -> None:
-        began = time.perf_counter_ns()
-        self.real.set(key, value)
-        _Timed.spent += time.perf_counter_ns() - began
-        super().set(key, value)
+        self._timed("set", key, value)
 
     def compare_set(self, key: str, expected: bytes | None, desired: bytes) -> bytes:
-        began = time.perf_counter_ns()
-        found = self.real.compare_set(key, expected, desired)
-        _Timed.spent += time.perf_counter_ns() - began
-        assert found == super().compare_set(key, expected, desired)
+        found: bytes = self._timed("compare_set", key, expected, desired)
         return found
 
+    def waited(self, keys: Sequence[str]) -> list[bytes | None]:
+        began = time.perf_counter_ns()
+        found = self.real.wait_many(keys, 0.001)  # a request to wait, and one to read
+        _Timed.spent += time.perf_counter_ns() - began
+        assert found == super().waited(keys)
+        return found
 
-def _many(address: str, count: int) -> Many:
-    with closing(open_store(f"{address}/many{count}", 30.0)) as real:
+    def delete(self, *keys: str) -> None:
+        self._timed("delete", *keys)
+
+
+def _many(served: Served, count: int) -> Many:
+    with closing(open_store(f"{served.address}/many{count}", 30.0)) as real:
         _Timed.real = real
         job = SimJob(1, count, 1, client=_Timed)
         job.run(0.5)
-        calls, _Timed.spent = job.store.calls, 0
+        calls, thread_ns, _Timed.spent = job.store.calls, served.thread_ns(), 0
         host = job.hosts[0]
         ident = job.ask(host, Kind.SET)
         job.run(30.0, lambda: ident in host.fates)
         assert host.fates[ident][0].state == "applied"
         job.check()
-        return Many(count, job.store.calls - calls, _Timed.spent)
+        return Many(count, job.store.calls - calls, _Timed.spent, served.thread_ns() - thread_ns)
 
 
 def _calls(address: str, count: int) -> tuple[int, int]:
@@ -218,10 +250,10 @@ def _calls(address: str, count: int) -> tuple[int, int]:
 def measure(*, quick: bool) -> Hosts:
     """All of it; half a minute."""
     rounds = 5 if quick else 40
-    with tempfile.TemporaryDirectory() as folder, _served() as address:
-        trips = [_round_trips(Path(folder), address, count, rounds) for count in (2, 3)]
-        many = [_many(address, count) for count in ((10, 100) if quick else (10, 100, 1000))]
-        get_ns, swap_ns = _calls(address, 500 if quick else 5000)
+    with tempfile.TemporaryDirectory() as folder, _served() as served:
+        trips = [_round_trips(Path(folder), served.address, count, rounds) for count in (2, 3)]
+        many = [_many(served, count) for count in ((10, 100) if quick else (10, 100, 1000))]
+        get_ns, swap_ns = _calls(served.address, 500 if quick else 5000)
     return Hosts(trips, many, get_ns, swap_ns, version("torch"))
 
 

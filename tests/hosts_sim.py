@@ -30,7 +30,7 @@ class SimStore:
 
 
 class SimClient:
-    """A host's connection to it. wait() is carried out by the simulation."""
+    """A host's connection to it. Waits are carried out by the simulation, which calls waited() where one ends."""
 
     def __init__(self, store: SimStore) -> None:
         self.store = store
@@ -58,6 +58,10 @@ class SimClient:
 
     def wait_many(self, keys: Sequence[str], timeout: float) -> list[bytes | None]:
         raise AssertionError("the simulation waits")
+
+    def waited(self, keys: Sequence[str]) -> list[bytes | None]:
+        """What a wait for these keys has found."""
+        return self.get_many(keys)
 
     def delete(self, *keys: str) -> None:
         for key in keys:
@@ -143,6 +147,7 @@ class SimHost:
         self.relay: Relay | None = None
         self.steps: Steps[Any] | None = None
         self.answer: Any = None
+        self.client: SimClient | None = None
         self.waits: tuple[str | Sequence[str], float] | None = None
         self.look = True
         self.idle_until = 0.0
@@ -493,15 +498,17 @@ class SimJob:
             if wait is not None:
                 if host.cut:
                     raise StoreGoneError("cut")
-                values, keys = self.store.values, wait[0]
-                host.answer = values.get(keys) if isinstance(keys, str) else [values.get(key) for key in keys]
+                assert host.client is not None
+                keys = wait[0]
+                found = host.client.waited([keys] if isinstance(keys, str) else keys)
+                host.answer = found[0] if isinstance(keys, str) else found
             else:
                 self._advance(host)
         except StoreGoneError as error:
             self._throw(host, error)
 
     def _begin(self, host: SimHost) -> None:
-        client = self.client(self.store)
+        client = host.client = self.client(self.store)
         if host.relay is None:
             host.relay = Relay(client, host, host.member, self.times)
             host.gone_since = None
@@ -519,7 +526,9 @@ class SimJob:
             host.steps = self._leave(host, host.relay)
         else:
             news = self._news(host)
-            self.store.calls += 2 * bool(news)  # the wait, and what reads it
+            if news:
+                client.waited(list(news))
+                self.store.calls += 1
             host.steps = host.relay.turn(news, look=look and not news)
 
     def _refuse(self, host: SimHost, relay: Relay) -> Steps[float]:
