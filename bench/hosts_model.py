@@ -26,6 +26,7 @@ class Costs:
         woken: of the store's thread, for the end of a wait.
         key: of the store's thread, for each further key of a request.
         trip: from a host to the store and back, without what the store takes.
+        value: of a relay, for each value that it reads.
         wake: until a host's relay runs after it was told of something.
         local: of the relay, for a call that is none to the store.
     """
@@ -34,6 +35,7 @@ class Costs:
     put: float
     woken: float
     key: float
+    value: float = 8e-6
     trip: float = 100e-6
     wake: float = 200e-6
     local: float = 30e-6
@@ -177,7 +179,8 @@ class _Job(SimJob):
         if method in ("set", "compare_set"):
             self.changed(arguments[0])
         if method not in ("set", "set_many", "delete"):
-            self.at(took + self.costs.trip / 2, lambda: answer(result))
+            reads = self.costs.value * (len(result) if method == "get_many" else 1)
+            self.at(took + self.costs.trip / 2 + reads, lambda: answer(result))
 
     def timed_out(self) -> None:
         raise StoreGoneError("no wait takes that long here")
@@ -250,11 +253,14 @@ def stand_still(count: int, costs: Costs) -> StandStill:
     job.at(0.0, job.step)
     job.run_events(start)
     job.time = start
-    asked, worked = job.timed[count // 2], job.server.worked
-    ident = job.ask(asked, Kind.SET)
-    job.wake(asked)
-    job.run_events(start + 20.0, lambda: ident in asked.fates)
-    assert asked.fates[ident][0].state == "applied"
+    asked = job.timed[count // 2]
+    for _ in range(2):  # before the first one the hosts do not know of each other yet
+        start, worked = job.time, job.server.worked
+        ident = job.ask(asked, Kind.SET)
+        job.wake(asked)
+        job.run_events(start + 20.0, lambda: ident in asked.fates)  # noqa: B023
+        assert asked.fates[ident][0].state == "applied"
+        job.run_events(job.time + 1.0)
     stands = [host.committed - host.answered for host in job.timed]
-    told = job.time - start
+    told = asked.fates[ident][1] - start
     return StandStill(count, max(stands), stands[asked.index], told, job.server.worked - worked)

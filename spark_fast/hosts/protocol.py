@@ -6,6 +6,7 @@ Each host has one relay, and all have one store. Keys, where r is a host's lowes
     host/<r>       who is there: JSON of a Member
     log/<n>        the request: JSON of an Entry. From the swap that puts it there on, it exists
     low/<n>/<r>    the earliest step that the host can take it at, or why it can't: JSON of an Answer
+    lows/<n>/<g>   what the hosts of a group answer, told by one of them: see `answers`
     target/<n>     what was decided, once and for all: JSON of a Decision
     done/<n>/<r>   what became of it on the host: JSON of a Done
     vote/<n>/<p>/<r>   the host's ranks have come through phase p of a reload
@@ -32,7 +33,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from spark_fast.hosts.deciding import decide
+from spark_fast.hosts.answers import Answers, ranks_of_group
 from spark_fast.hosts.gathering import Gathering, learned
 from spark_fast.hosts.roster import Roster
 from spark_fast.hosts.steps import Call, Local, Steps, Times, call
@@ -49,10 +50,6 @@ _RING = 128
 _SAVE = 0.005
 """Seconds for which a note may wait while a request is open: writing it would hold the request up."""
 
-_BESIDE = (Kind.PAUSE, Kind.RESUME, Kind.ADVANCE, Kind.STOP)
-"""What may be done without a host that has been silent for long: hosts can be brought together again after it. Should
-its ranks live, values and code would differ for good."""
-
 
 class Relay:
     """One host's relay. turn() is to be run again and again: at once when something has come, else when it says.
@@ -66,6 +63,7 @@ class Relay:
         self._member = member
         self._times = times
         self._roster = Roster(store, local, member)
+        self._answers = Answers(store, local, member, times, self._roster)
         self._gathering = Gathering(store, local, member, times, self._roster)
         self._votes = Votes(store, local, member, times, self._roster)
         self._note: Note | None = None
@@ -93,9 +91,7 @@ class Relay:
         """The keys that bring what is open further once all of them are there; empty if nothing is open."""
         return self._votes.awaited or self._gathering.awaited
 
-    def turn(
-        self, news: Mapping[str, bytes] | None = None, *, look: bool = True, asked: bool = True
-    ) -> Steps[float]:
+    def turn(self, news: Mapping[str, bytes] | None = None, *, look: bool = True, asked: bool = True) -> Steps[float]:
         """Do what there is to do. Return the seconds until it is to be run again, if nothing comes before.
 
         news: what stands at next_key or at the keys of `awaited`, where the driver has read it.
@@ -120,7 +116,7 @@ class Relay:
     def move(self, store: Store) -> None:
         """From here on this is the store: a new connection to the old one, it may be, or another."""
         self._store = store
-        for part in (self._roster, self._gathering, self._votes):
+        for part in (self._roster, self._answers, self._gathering, self._votes):
             part.move(store)
         self._note = self._saved = self._save_due = None
         self._numbers.clear()
@@ -236,7 +232,7 @@ class Relay:
 
     def _put(self, ask: Ask, news: dict[str, bytes]) -> Steps[None]:
         assert self._note is not None
-        entry = replace(ask.entry, home=self._member.first)
+        entry = replace(ask.entry, home=self._member.first, group=ranks_of_group(self._member))
         if ask.tried:  # it may have been settled since
             raw, number = yield from self._search(entry.id, self._note.next - _RING, 2 * _RING)
         else:  # it is not there, but this tells whether the store is, before a mark says that it may be
@@ -247,13 +243,12 @@ class Relay:
                 yield from call(self._local.tell, entry.id, Fate("refused", reason=reason))
                 return
             yield from call(self._local.mark, entry.id, None)
-        while raw is None:
-            stands = yield from call(self._store.compare_set, f"log/{number}", None, entry.packed())
-            if _id_of(stands) == entry.id:
-                raw = stands
-            else:
+            while True:
+                raw = yield from call(self._store.compare_set, f"log/{number}", None, entry.packed())
+                if _id_of(raw) == entry.id:
+                    break
                 number += 1
-        news[f"log/{number}"] = raw
+            news[f"log/{number}"] = raw
         self._numbers[entry.id] = self._unmarked[entry.id] = number
         self._sent = max(self._sent, number)
 
@@ -304,11 +299,12 @@ class Relay:
         assert self._note is not None
         while True:
             number = self._note.next
-            raw, target = news.get(f"log/{number}"), None
-            if raw is None:
-                if not look and number > self._sent:
+            key, target = f"log/{number}", None
+            raw = news.get(key)
+            if raw is None or self._joined:  # of the first request it may be decided already what news does not tell
+                if raw is None and not look and number > self._sent:
                     return
-                raw, target = yield from call(self._store.get_many, [f"log/{number}", f"target/{number}"])
+                raw, target = yield from call(self._store.get_many, [key, f"target/{number}"])
             if raw is None:
                 return
             yield from self._save()
@@ -336,6 +332,7 @@ class Relay:
                 raw = yield from self._decide(number, entry, place.answer)
             else:
                 yield from call(self._store.set, f"low/{number}/{first}", place.answer.packed())
+                yield from self._answers.gather(number, entry, place.answer)
                 raw = yield from self._await(number, entry)
         decision = Decision.parsed(raw)
         late = False
@@ -370,59 +367,13 @@ class Relay:
         return (yield from call(self._store.compare_set, key, None, void.packed()))
 
     def _decide(self, number: int, entry: Entry, own: Answer) -> Steps[bytes]:
-        until = (yield from call(self._local.now)) + self._times.bound
-        members, unknown = yield from self._roster.all(until)
-        if unknown is not None:
-            reason = f"no word yet of rank {unknown}: it has passed no checkpoint, or does not reach the job's store"
-            decision = Decision(why="failed", reason=reason)
-        else:
-            decision = yield from self._ask_all(number, entry, own, members, until)
+        decision = yield from self._answers.ask(number, entry, own)
         return (yield from call(self._store.compare_set, f"target/{number}", None, decision.packed()))
-
-    def _ask_all(
-        self, number: int, entry: Entry, own: Answer, members: Sequence[Member], until: float
-    ) -> Steps[Decision]:
-        answers = {self._member: own}
-        without = []
-        grace = min(0.2, self._times.bound / 10)
-        others = [member for member in members if member.first != self._member.first]
-        missing = yield from self._hear_lows(number, others, grace, answers)
-        for peer in (yield from self._roster.hear(missing)):
-            member = peer.member
-            if peer.ended:
-                answers[member] = Answer(why="ended")
-                continue
-            left = until - (yield from call(self._local.now))
-            gone = peer.silent >= self._times.gone and entry.kind in _BESIDE
-            if not (yield from self._hear_lows(number, [member], 0.0 if gone else max(left, 0.0), answers)):
-                continue
-            if gone:
-                without.append(member)
-            else:
-                self._roster.forget()  # another may have taken its place since
-                names = f"host {member.name} (ranks {_spans(member.ranks)})"
-                return Decision(why="failed", reason=f"{names} did not answer in {self._times.bound:g} s")
-        return decide(entry.kind, answers, without)
-
-    def _hear_lows(
-        self, number: int, members: Sequence[Member], timeout: float, answers: dict[Member, Answer]
-    ) -> Steps[list[Member]]:
-        """Wait for what these hosts answer, so many seconds at most. Return those that have not."""
-        if not members:
-            return []
-        keys = [f"low/{number}/{member.first}" for member in members]
-        missing = []
-        for member, raw in zip(members, (yield from call(self._store.wait_many, keys, timeout)), strict=True):
-            if raw is None:
-                missing.append(member)
-            else:
-                answers[member] = Answer.parsed(raw)
-        return missing
 
     def _forget(self, number: int, mine: bool) -> Steps[None]:
         """Removes from the store what is asked for no more, now that a request is settled."""
         first = self._member.first
-        gone = [] if mine else [f"low/{number}/{first}"]
+        gone = [] if mine else [f"low/{number}/{first}", *self._answers.forget(number)]
         number -= _KEPT
         if number > 0:
             gone += [f"done/{number}/{first}", *self._votes.forget(number)]
@@ -505,14 +456,3 @@ def _id_of(raw: bytes) -> str:
     """The id of a request in the job's log; empty if it makes no sense."""
     entry = Entry.parsed(raw)
     return "" if entry is None else entry.id
-
-
-def _spans(ranks: Sequence[int]) -> str:
-    """As people write them: 0-3, 8."""
-    parts: list[list[int]] = []
-    for rank in sorted(ranks):
-        if parts and rank == parts[-1][-1] + 1:
-            parts[-1] = [parts[-1][0], rank]
-        else:
-            parts.append([rank])
-    return ", ".join("-".join(str(end) for end in part) for part in parts)

@@ -20,6 +20,7 @@ class Roster:
         self._local = local
         self._member = member
         self._hosts: dict[int, Member] = {}
+        self._complete: list[Member] | None = None  # all of them
         self._heard: dict[int, tuple[int, float]] = {}  # of another host: its count, and when it was first seen
 
     def move(self, store: Store) -> None:
@@ -30,21 +31,29 @@ class Roster:
     def forget(self) -> None:
         """Read all members anew when they are needed next: another host may have taken a place since."""
         self._hosts.clear()
+        self._complete = None
 
     def all(self, until: float = 0.0) -> Steps[tuple[list[Member], int | None]]:
         """Return all hosts, by their lowest ranks, and the lowest rank that belongs to none of them, if there is one.
 
         until: when to stop waiting for such a rank.
         """
-        size = self._member.world_size
+        if self._complete is None:
+            members, unknown = yield from self.within(0, self._member.world_size, until)
+            if unknown is not None:
+                return members, unknown
+            self._complete = members
+        return self._complete, None
+
+    def within(self, rank: int, end: int, until: float = 0.0) -> Steps[tuple[list[Member], int | None]]:
+        """Return the hosts whose lowest ranks lie from `rank` to before `end`, as all() does. `rank` is one of them."""
         # Hosts have the same number of ranks in most jobs.
-        likely = [rank for rank in range(0, size, len(self._member.ranks)) if rank not in self._hosts]
+        likely = [each for each in range(rank, end, len(self._member.ranks)) if each not in self._hosts]
         if likely:
             yield from self._read(likely)
         covered: set[int] = set()
         found: list[Member] = []
-        rank = 0
-        while rank < size:
+        while rank < end:
             if rank not in self._hosts and rank not in likely:
                 yield from self._read([rank])
             member = self._hosts.get(rank)

@@ -37,8 +37,6 @@ _KEYS_MAX = 10_000
 _READ_SIZE = 1 << 16
 
 
-
-
 class UnknownProtocolError(Exception):
     """The server speaks another protocol, or another version of it."""
 
