@@ -5,8 +5,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 import psutil
 
 from bench.homes import environment
+from bench.hosts_model import Costs, StandStill, stand_still
 from spark_fast import hosts, run_folder
 from spark_fast.hosts.store import Store, open_store
+from spark_fast.hosts.tcp import TcpStore
 from spark_fast.request import Kind
 from tests.hosts_sim import SimClient, SimJob
 
@@ -87,6 +89,8 @@ class Hosts:
     trips: over real hosts.
     many: over simulated ones.
     get_ns, swap_ns: one call to the store from one relay, by median.
+    costs: of the store's thread, by which the model goes.
+    stands: how long ranks stand still, as modelled.
     torch: the version of PyTorch, whose store it is.
     """
 
@@ -94,6 +98,8 @@ class Hosts:
     many: list[Many]
     get_ns: int
     swap_ns: int
+    costs: Costs
+    stands: list[StandStill]
     torch: str
 
 
@@ -247,14 +253,40 @@ def _calls(address: str, count: int) -> tuple[int, int]:
     return sorted(gets)[count // 2], sorted(swaps)[count // 2]
 
 
+def _costs(served: Served, count: int) -> Costs:
+    """What the store's thread takes for the requests of so many connections."""
+
+    def taken(times: int, work: Callable[[], object]) -> float:
+        began = served.thread_ns()
+        work()
+        return (served.thread_ns() - began) / times / 1e9
+
+    with ExitStack() as stack:
+        place = f"{served.address.removeprefix('tcp://')}/costs"
+        stores = [stack.enter_context(closing(TcpStore(place, 30.0))) for _ in range(count)]
+        keys = [f"b/{number}" for number in range(count)]
+        value = b"x" * 60
+        stores[0].set("a", value)
+        answered = taken(count, lambda: [store.get("a") for store in stores])
+        # The answers tell that the store's thread has come to all of them.
+        pairs = list(zip(stores, keys, strict=True))
+        put = taken(count, lambda: [(store.set(key, value), store.get("a")) for store, key in pairs]) - answered
+        key = taken(count, lambda: stores[0].get_many(keys))
+        end = time.monotonic() + 30.0
+        woken = taken(count, lambda: [store._wait(["a"], end) for store in stores]) - put
+    return Costs(answered, put, woken, key)
+
+
 def measure(*, quick: bool) -> Hosts:
     """All of it; half a minute."""
     rounds = 5 if quick else 40
     with tempfile.TemporaryDirectory() as folder, _served() as served:
         trips = [_round_trips(Path(folder), served.address, count, rounds) for count in (2, 3)]
         many = [_many(served, count) for count in ((10, 100) if quick else (10, 100, 1000))]
+        costs = _costs(served, 50 if quick else 300)
         get_ns, swap_ns = _calls(served.address, 500 if quick else 5000)
-    return Hosts(trips, many, get_ns, swap_ns, version("torch"))
+    stands = [stand_still(count, costs) for count in ((10, 100) if quick else (10, 100, 1000))]
+    return Hosts(trips, many, get_ns, swap_ns, costs, stands, version("torch"))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How long the ranks of many hosts stand still for a request: relays' own code, a network and a store that are modelled.
+"""How long the ranks of many hosts stand still for a request: relays' own code in a model of a network and a store.
 
 The store is one thread, which does one request after the other; what each takes was measured. All other times are
 those of the network and of the hosts, each of which works at the same time as the others.

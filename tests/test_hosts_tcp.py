@@ -1,4 +1,4 @@
-"""The client for PyTorch's TCPStore that does without PyTorch: what the server may answer, and when PyTorch's is used."""
+"""The client of a TCPStore that does without PyTorch: what the server may answer, and when PyTorch's client is used."""
 
 import socket
 import subprocess
@@ -61,9 +61,9 @@ def sized(value: bytes) -> bytes:
 
 
 def test_an_answer_in_pieces_is_one_value() -> None:
-    with serving(replies(*[bytes([each]) for each in sized(b"value")])) as address:
-        with closing(TcpStore(address, 10.0)) as table:
-            assert table.get("a") == b"value"
+    pieces = [bytes([each]) for each in sized(b"value")]
+    with serving(replies(*pieces)) as address, closing(TcpStore(address, 10.0)) as table:
+        assert table.get("a") == b"value"
 
 
 @pytest.mark.parametrize(
