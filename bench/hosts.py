@@ -147,7 +147,7 @@ def _ask(run: Path, kind: Kind, value: float | None = None) -> int:
 def _round_trips(folder: Path, address: str, count: int, rounds: int) -> RoundTrip:
     script = folder / "worker.py"
     script.write_text(_WORKER)
-    runs, processes = [], []
+    runs, processes, relays = [], [], []
     try:
         for rank in range(count):
             home = folder / f"home{count}-{rank}"
@@ -184,6 +184,7 @@ def _round_trips(folder: Path, address: str, count: int, rounds: int) -> RoundTr
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        psutil.wait_procs(relays, 30)  # they write into the folder until they end
 
 
 class _Timed(SimClient):

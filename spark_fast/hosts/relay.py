@@ -171,11 +171,12 @@ class _Process:
                         drive(self._relay.turn())
                         drive(self._relay.leave())
                 return
-            moved = self._read_place()
+            outside = bool(rung.strip(_FROM_INSIDE))
+            moved = (outside or not rung) and self._read_place()
             if moved or rung or now >= due:
                 try:
                     look = self._connect() or not rung
-                    delay = self._turn(look, asked=look or moved or bool(rung.strip(_FROM_INSIDE)))
+                    delay = self._turn(look, asked=look or outside)
                 except StoreGoneError as error:
                     delay = self._lose(error)
                 due = time.monotonic() + delay
