@@ -178,7 +178,7 @@ class _Job(SimJob):
         result = getattr(client, method)(*arguments)
         if method in ("set", "compare_set"):
             self.changed(arguments[0])
-        if method not in ("set", "set_many", "delete"):
+        if method not in ("set", "delete"):
             reads = self.costs.value * (len(result) if method == "get_many" else 1)
             self.at(took + self.costs.trip / 2 + reads, lambda: answer(result))
 
@@ -219,7 +219,7 @@ class _Job(SimJob):
         method = function.__name__
         arrives = self.time + self.costs.trip / 2
         self.at(arrives, lambda: self.request(method, arguments, lambda found: self.advance(host, found)))
-        if method in ("set", "set_many", "delete"):
+        if method in ("set", "delete"):
             self.at(self.time, lambda: self.advance(host, None))
 
     def rest(self, host: _Host, seconds: float) -> None:

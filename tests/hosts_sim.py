@@ -7,7 +7,7 @@ needs.
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -49,9 +49,6 @@ class SimClient:
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         return [self.store.values.get(key) for key in keys]
-
-    def set_many(self, values: Mapping[str, bytes]) -> None:
-        self.store.values.update(values)
 
     def wait(self, key: str, timeout: float) -> bytes | None:
         raise AssertionError("the simulation waits")

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 
 import pytest
@@ -123,13 +124,20 @@ def test_a_server_that_knows_less_is_used_by_pytorch_s_own_client() -> None:
     with subprocess.Popen([sys.executable, "-c", OLD_SERVER], stdout=subprocess.PIPE) as server:
         try:
             assert server.stdout is not None
-            with closing(open_store(f"tcp://127.0.0.1:{int(server.stdout.readline())}/p", 20.0)) as table:
+            address = f"tcp://127.0.0.1:{int(server.stdout.readline())}/p"
+            with closing(open_store(address, 20.0)) as table:
                 assert isinstance(table, TorchStore)
                 assert table.get_many(["a", "b"]) == [None, None]
-                table.set_many({"a": b"1", "b": b"2"})
+                table.set("a", b"1")
+                table.set("b", b"2")
                 assert table.wait_many(["a", "b"], 10.0) == [b"1", b"2"]
                 table.delete("a", "b")
                 assert table.get_many(["a", "b"]) == [None, None]
+                with ThreadPoolExecutor(1) as pool, closing(open_store(address, 20.0)) as other:
+                    for key in map(str, range(30)):  # some of the waits begin before the swap, and some behind it
+                        waiting = pool.submit(table.wait, key, 3600.0)
+                        assert other.compare_set(key, None, b"3") == b"3"
+                        assert waiting.result(30.0) == b"3", "a swap ends a wait too"
         finally:
             server.kill()
 
@@ -159,7 +167,8 @@ def test_large_values_and_thousands_of_keys_pass(server: Server) -> None:
         table.set("large", large)
         assert table.get("large") == large
         keys = [f"key/{number}" for number in range(12_000)]
-        table.set_many({key: key.encode() for key in keys})
+        for key in keys:
+            table.set(key, key.encode())
         assert table.wait_many(keys, 20.0) == [key.encode() for key in keys]
         table.delete(*keys)
         assert table.get_many(keys) == [None] * len(keys)

@@ -9,7 +9,7 @@ A relay that a command has to start, where its actor has died, is a process of i
 import asyncio
 import threading
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -116,10 +116,6 @@ class Table(Lasting):
         self._used = time.monotonic()
         return [self._values.get(key) for key in keys]
 
-    async def set_many(self, values: Mapping[str, bytes]) -> None:
-        for key, value in values.items():
-            await self.set(key, value)
-
     async def wait_many(self, keys: Sequence[str], timeout: float) -> list[bytes | None]:
         end = time.monotonic() + timeout
         for key in keys:
@@ -224,9 +220,6 @@ class RayStore:
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         found: list[bytes | None] = self._call("get_many", list(keys))
         return found
-
-    def set_many(self, values: Mapping[str, bytes]) -> None:
-        self._call("set_many", dict(values))
 
     def wait_many(self, keys: Sequence[str], timeout: float) -> list[bytes | None]:
         found: list[bytes | None] = self._call("wait_many", list(keys), timeout, timeout=timeout + self._timeout)

@@ -10,7 +10,7 @@ import select
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -270,9 +270,6 @@ class _NoStore:
         raise StoreGoneError("no store")
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        raise StoreGoneError("no store")
-
-    def set_many(self, values: Mapping[str, bytes]) -> None:
         raise StoreGoneError("no store")
 
     def wait_many(self, keys: Sequence[str], timeout: float) -> list[bytes | None]:

@@ -5,7 +5,7 @@ a class with these methods and a row of SCHEMES. Its class may have two function
 store, and `relay(folder, place)`, which starts a relay and says whether it could.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -44,9 +44,6 @@ class Store(Protocol):
     def set(self, key: str, value: bytes) -> None:
         """Puts it there, whatever stood there. It may be lost if the store is gone by then; the next call tells."""
 
-    def set_many(self, values: Mapping[str, bytes]) -> None:
-        """Put each value at its key, in this order, as set() does."""
-
     def compare_set(self, key: str, expected: bytes | None, desired: bytes) -> bytes:
         """Puts `desired` there if what stands there is `expected` (None: nothing). What stands there then. No value is
         empty."""
@@ -70,17 +67,9 @@ class OneByOne:
     def get(self, key: str) -> bytes | None:
         raise NotImplementedError
 
-    def set(self, key: str, value: bytes) -> None:
-        raise NotImplementedError
-
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """See Store."""
         return [self.get(key) for key in keys]
-
-    def set_many(self, values: Mapping[str, bytes]) -> None:
-        """See Store."""
-        for key, value in values.items():
-            self.set(key, value)
 
 
 SCHEMES = {

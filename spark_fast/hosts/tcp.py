@@ -13,7 +13,7 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 from spark_fast.hosts.call_thread import CallThread
@@ -21,8 +21,8 @@ from spark_fast.hosts.store import Store, StoreGoneError
 
 __all__ = ["TcpStore", "UnknownProtocolError", "open_tcp_store"]
 
-_VALIDATE, _SET, _COMPARE_SET, _GET, _WAIT, _DELETE, _MULTI_GET, _MULTI_SET, _CANCEL_WAIT, _PING = map(
-    bytes, ([0], [1], [2], [3], [6], [8], [10], [11], [12], [13])
+_VALIDATE, _SET, _COMPARE_SET, _GET, _WAIT, _DELETE, _MULTI_GET, _CANCEL_WAIT, _PING = map(
+    bytes, ([0], [1], [2], [3], [6], [8], [10], [12], [13])
 )
 _MAGIC = 0x3C85F7CE
 _READY, _CANCELED = b"\x00", b"\x01"
@@ -112,9 +112,6 @@ class TcpStore:
 
     def set(self, key: str, value: bytes) -> None:
         self._send(_SET + self._key(key) + _sized(value), self._end())
-
-    def set_many(self, values: Mapping[str, bytes]) -> None:
-        self._send(b"".join(_SET + self._key(key) + _sized(value) for key, value in values.items()), self._end())
 
     def compare_set(self, key: str, expected: bytes | None, desired: bytes) -> bytes:
         end = self._end()
