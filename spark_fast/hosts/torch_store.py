@@ -23,9 +23,6 @@ _Result = TypeVar("_Result")
 _ABSENT = b"\x00absent"
 """No value of ours. A swap of this for this changes nothing, and tells what stands there without waiting for it."""
 
-_SLICE = 0.05
-"""Seconds after which a wait looks itself whether the keys are there."""
-
 
 class TorchStore(OneByOne):
     """See Store. address: what follows `tcp://`; timeout: seconds that a call may take."""
@@ -79,8 +76,7 @@ class TorchStore(OneByOne):
     def wait_many(self, keys: Sequence[str], timeout: float) -> list[bytes | None]:
         end = time.monotonic() + timeout
         while True:
-            # A server of another kind than today's ends no wait for a key that a swap has put there.
-            left = min(max(end - time.monotonic(), 0.001), _SLICE)
+            left = max(end - time.monotonic(), 0.001)
             self._call(partial(self._woken, list(keys), left), left + self._timeout)
             found = self.get_many(keys)
             # A get() that finds nothing wakes those that wait for the key too.
