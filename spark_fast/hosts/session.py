@@ -164,7 +164,7 @@ class Entrance:
         self.session = session
         raw.set(MARKER, session.marker)
         if before is not None and awaited is not None:
-            raw.compare_set(f"{before.ident}/{awaited}", None, before.seal(awaited, FORGOTTEN, b""))
+            raw.compare_set(before.place(awaited), None, before.seal(awaited, FORGOTTEN, b""))
 
     def end(self) -> None:
         """Leave the session for good: no rank of this host lives any more."""

@@ -475,7 +475,8 @@ def test_the_marker_is_the_only_key_that_two_sessions_share(job: Job, both: tupl
 def test_several_keys_are_read_at_once(both: tuple[Host, Host]) -> None:
     one, two = both
     one.store.compare_set("log/1", None, REQUEST)
-    one.store.set_many({"low/1/0": b"5", "target/1": b"6"})
+    one.store.set("low/1/0", b"5")
+    one.store.set("target/1", b"6")
     one.raw.set(one.place("low/1/1"), b"7")
     keys = ["target/1", "log/1", "low/1/0", "low/1/1", "low/2/0"]
     assert two.store.get_many(keys) == [b"6", REQUEST, b"5", None, None]
@@ -485,5 +486,6 @@ def test_several_keys_are_read_at_once(both: tuple[Host, Host]) -> None:
     assert two.store.wait_many(["target/1", "log/1"], 60.0) == [b"8", REQUEST]
     assert two.store.wait_many(["log/1", "low/1/1"], 0.01) == [REQUEST, None], "what stands at the second is foreign"
     unsigned = UnsignedStore(MemoryStore(), "the remedy")
-    unsigned.set_many({"a": b"1", "b": b"2"})
+    unsigned.set("a", b"1")
+    unsigned.set("b", b"2")
     assert unsigned.get_many(["a", "b", "c"]) == [*unsigned.wait_many(["a", "b"], 60.0), None] == [b"1", b"2", None]
