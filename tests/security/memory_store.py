@@ -35,9 +35,12 @@ class MemoryStore:
             return self.values.get(key) or expected or b""
 
     def wait(self, key: str, timeout: float) -> bytes | None:
-        return self.wait_many([key], timeout)[0]
+        return self._wait([key], timeout)[0]
 
     def wait_many(self, keys: Sequence[str], timeout: float) -> list[bytes | None]:
+        return self._wait(keys, timeout)
+
+    def _wait(self, keys: Sequence[str], timeout: float) -> list[bytes | None]:
         end = time.monotonic() + timeout
         with self._changed:
             while not self.values.keys() >= set(keys) and (left := end - time.monotonic()) > 0:
