@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.campaign import __main__ as command
 from tests.campaign import checks
 from tests.campaign.senders import Answer, answers_of
 from tests.campaign.tally import BEGIN, END, Finding, Tally, write
@@ -146,15 +147,41 @@ def test_the_report_has_the_marks() -> None:
     assert text.index(BEGIN) < text.index(END)
 
 
+def test_an_error_of_a_client_is_counted_by_its_type() -> None:
+    assert answer(state="error", reason="StoreError: it is gone").short == "error (StoreError)"
+    assert answer(state="error", reason="409 b'...'").short == "error (409)"
+    assert answer().short == "applied"
+
+
+def test_a_job_that_breaks_off_is_a_finding_and_keeps_its_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def breaks(*_: object, **__: object) -> list[str]:
+        raise RuntimeError("as asked")
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(command, "_live", breaks)
+    tally = command.campaign(seed=2, seconds=60, only=5)
+    [finding] = tally.findings
+    assert "RuntimeError: as asked" in finding.what
+    assert finding.job.startswith("job 5 ")
+    assert Path(finding.folder).is_dir()
+    assert tally.counts["jobs"] == 1
+
+
+def test_unknown_jobs_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["--jobs", "single,nosuch"])
+    assert "there are no jobs nosuch" in capsys.readouterr().err
+
+
 @pytest.mark.process
 @pytest.mark.tier("all")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", ["single", "several", "hosts", "inputs"])
 def test_a_short_campaign_finds_nothing(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from tests.campaign.__main__ import campaign
-
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    tally = campaign(seed=1, seconds=0.1, kinds=[kind], each=3.0)
+    tally = command.campaign(seed=1, seconds=0.1, kinds=[kind], each=3.0)
     assert tally.findings == []
     assert tally.counts["jobs"] == 1
     assert tally.sum("check: ") > 0
