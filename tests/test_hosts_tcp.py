@@ -6,11 +6,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 
 import pytest
 
-from spark_fast.hosts.store import StoreGoneError, open_store
+from spark_fast.hosts.store import Store, StoreGoneError, StoreSlowError, open_store
 from spark_fast.hosts.tcp import TcpStore
 from spark_fast.hosts.torch_store import TorchStore
 from tests.hosts_real import Server, store
@@ -107,6 +107,52 @@ def test_what_does_not_listen_is_a_lost_store() -> None:
         open_store(f"tcp://127.0.0.1:{port}/p", 5.0)
     with pytest.raises(StoreGoneError):
         open_store("tcp://no-such-host.invalid:1/p", 5.0)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda table: table.get("a"),
+        lambda table: table.get_many(["a", "b"]),
+        lambda table: table.compare_set("a", None, b"1"),
+        lambda table: table.wait("a", 0.01),
+        lambda table: table.wait_many(["a", "b"], 0.01),
+    ],
+    ids=["get", "get_many", "compare_set", "wait", "wait_many"],
+)
+def test_a_server_that_does_not_answer_in_time_is_slow_and_not_gone(ask: Callable[[Store], object]) -> None:
+    with serving(replies()) as address:
+        table = TcpStore(address, 0.5)
+        with pytest.raises(StoreSlowError, match=r"has not answered for 0\.5 s"):
+            ask(table)
+        with pytest.raises(StoreGoneError, match="is lost") as lost:
+            ask(table)
+        assert not isinstance(lost.value, StoreSlowError)
+
+
+def test_a_server_that_does_not_greet_in_time_is_slow_and_not_gone() -> None:
+    # The kernel connects, and no process answers.
+    with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(StoreSlowError, match="has not answered"):
+        TcpStore(f"127.0.0.1:{listener.getsockname()[1]}/p", 0.2)
+
+
+def test_a_server_that_takes_no_connection_in_time_is_slow_and_not_gone() -> None:
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):  # more than it has room for
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        with pytest.raises(StoreSlowError, match="timed out"):
+            TcpStore(f"127.0.0.1:{listener.getsockname()[1]}/p", 0.2)
+
+
+def test_a_server_that_is_gone_is_not_slow() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(StoreGoneError, match="refused") as gone:
+        TcpStore(f"127.0.0.1:{port}/p", 5.0)
+    assert not isinstance(gone.value, StoreSlowError)
 
 
 OLD_SERVER = """
