@@ -327,6 +327,18 @@ def test_a_relay_that_dies_between_any_two_calls_leaves_nothing_half_done(tmp_pa
         assert len(found[0].lines("paused")) == 24
 
 
+def test_what_is_written_over_a_file_is_read_whether_it_is_longer_or_shorter(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    with files.opened(tmp_path, create=True) as fd:
+        for found in ({"a": 1}, {"a": "x" * 100}, {"a": 2}, {"a": "y" * 5000}, {"a": 3}, {"a": 4}):
+            files.overwrite_object(fd, "file", found)
+            assert files.read_object(fd, "file", tmp_path) == found
+        os.unlink("file", dir_fd=fd)
+        os.mkfifo("file", 0o600, dir_fd=fd)  # no reader: to open it would wait
+        with pytest.raises(OSError, match="No such device"):
+            files.overwrite_object(fd, "file", {"a": 5})
+
+
 def test_peers_are_read_while_somebody_looks(tmp_path: Path) -> None:
     with threads(tmp_path) as (found, _):
         until(lambda: [rank["rank"] for rank in read_peers(found[0].run)] == [1], "the other is seen")
