@@ -17,7 +17,6 @@ hosts/unsigned.json       how many values in the store were not signed by a host
 
 import json
 import os
-import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -106,14 +105,14 @@ def overwrite_object(fd: int, name: str, found: Any) -> None:
     OSError."""
     content = json.dumps(found, separators=(",", ":")).encode()
     try:
-        file = open_file(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=fd)
-    except FileNotFoundError:
+        file = open_own(name, os.O_WRONLY, dir_fd=fd)
+    except (FileNotFoundError, FolderRefusedError):  # there is none, or something else that a new file replaces
         private_files.write_whole(fd, name, content)
         return
     try:
-        status = os.fstat(file)
-        if stat.S_ISREG(status.st_mode) and 0 < status.st_size <= _PAGE and len(content) <= _PAGE:
-            content = content.ljust(status.st_size)  # blanks behind it, in place of what stood there
+        size = os.fstat(file).st_size
+        if 0 < size <= _PAGE and len(content) <= _PAGE:
+            content = content.ljust(size)  # blanks behind it, in place of what stood there
             if os.write(file, content) == len(content):
                 return
     finally:

@@ -133,7 +133,7 @@ class Entrance:
             if before | this == before and isinstance(before.get("decision"), str):
                 return str(before["decision"]).encode()
             decision = this | {"decision": payload.decode()}
-            files.write_object(fd, _DECIDED, decision)
+            files.overwrite_object(fd, _DECIDED, decision)
             self._last_decided = decision
         return payload
 
