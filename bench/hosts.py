@@ -139,7 +139,7 @@ def _round_trips(folder: Path, address: str, count: int, rounds: int) -> RoundTr
         relays = [
             process
             for process in psutil.process_iter(["cmdline"])
-            if (process.info["cmdline"] or [])[1:3] == ["-m", "spark_fast.hosts"]
+            if (process.info["cmdline"] or [])[2:4] == ["-m", "spark_fast.hosts"]
             and process.info["cmdline"][-1] in map(str, runs)
         ]
         running, parked, paused, resumed = [], [], [], []

@@ -29,7 +29,7 @@ sf_open_own(const char *path, int flags, mode_t mode)
     int fd = sf_open(path, flags | O_NOFOLLOW | O_NONBLOCK, mode);
     int error = 0;
 
-    if (fd < 0) /* a link, a folder, or a pipe that nobody reads */
+    if (fd < 0) /* a link, a folder, or a pipe without a reader */
         return errno == ELOOP || errno == EMLINK || errno == EISDIR || errno == ENXIO ? -SF_EFOREIGN : -errno;
     if (fstat(fd, &status) != 0)
         error = errno;

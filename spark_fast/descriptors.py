@@ -37,7 +37,7 @@ def open_file(path: str | os.PathLike[str], flags: int, mode: int = 0o600, *, di
     """Return a descriptor as os.open() does, closed on exec, but of 3 or more.
 
     A process that was started with closed standard streams gets the numbers 0 to 2 for the first files that it opens,
-    and whatever its code then prints would be written into them.
+    and what its code then prints would be written into them.
 
     Raises OSError.
     """
@@ -95,7 +95,7 @@ def _open_once(
     try:
         fd = open_file(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, mode, dir_fd=dir_fd)
     except OSError as error:
-        # A link (which of two numbers depends on the system), a folder, or a pipe that nobody reads or a socket.
+        # A link (its number depends on the system), a folder, a pipe without a reader, or a socket.
         if error.errno in (*_LINK, errno.EISDIR) or (error.errno == errno.ENXIO and not pipe):
             raise FolderRefusedError(name, _found(path, dir_fd), expected) from None
         raise

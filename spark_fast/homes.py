@@ -2,8 +2,8 @@
 
 Without the variable the first place is `/tmp/spark-fast-<uid>`: not the user's runtime directory nor shared memory,
 which are emptied at logout, and not $TMPDIR, which batch systems set for each job, so that a person's shell would look
-elsewhere than the job does. Anybody can make a folder of this name first. Then runs are made in the second place,
-`~/.local/state/spark-fast`. A client reads both, so it finds a run wherever its worker has put it.
+elsewhere than the job does. Any user can make a folder of this name first. Then runs are made in the second place,
+`~/.local/state/spark-fast`. A client reads both, so it finds the runs of either.
 """
 
 import os

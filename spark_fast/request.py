@@ -174,7 +174,7 @@ RUNNING = "it is running"
 """The reason of a fate that stays so if the sender is dead."""
 
 _NO_REPLY = (
-    "the worker could not write its answer, so this can't say why; a function that was called may have run: see the "
+    "the worker could not write its answer, so this can't say why, nor whether a called function has run: see the "
     "training's standard error"
 )
 """The reason of a request that failed without a reply: the disk was full, or no file could be opened."""

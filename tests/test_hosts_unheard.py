@@ -136,7 +136,7 @@ def test_a_stop_is_told_from_what_this_host_knows_where_the_store_ends_with_the_
         until(lambda: found[1].lines("stopped"), f"it stops: {found[1].said()}")
         step = int(found[1].lines("stopped")[0][1])
         assert request.fate.state is FateState.ASKED, "the other host has not come to it"
-        assert run.status.live
+        assert run.status.live, (run.ranks, found[1].said())
         server.kill()
         fate = until(lambda: request.fate if request.fate.final else None, "its fate is told")
         assert (fate.state, fate.step) == (FateState.APPLIED, step)

@@ -371,11 +371,30 @@ def test_a_body_that_does_not_say_how_long_it_is_is_read_no_further_than_allowed
 def test_a_body_from_a_client_without_the_token_is_not_read(server: Served) -> None:
     for path, status in {"/api/runs/test/pause": b"401", "/": b"413", "/static/app.js": b"413"}.items():
         method = "POST" if path.startswith("/api") else "GET"
-        # The answer comes before the body, which never comes, and the connection ends.
-        request = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\n"
-        answer = _raw(server, request.encode())
-        assert answer.split()[1] == status
-        assert b"connection: close" in answer.lower()
+        for body in ("Content-Length: 1000000", "Transfer-Encoding: chunked"):
+            # The answer comes before the body, which never comes, and the connection ends.
+            if body.startswith("Transfer") and status == b"413":
+                body += "\r\n\r\n1\r\nx\r\n"
+            else:
+                body += "\r\n\r\n"
+            answer = _raw(server, f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{body}".encode())
+            assert answer.split()[1] == status
+            assert b"connection: close" in answer.lower()
+
+
+def test_a_client_with_a_wrong_token_can_send_its_short_body_and_read_the_answer(server: Served) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    for _ in range(3):
+        connection.putrequest("POST", "/api/runs/test/pause")
+        connection.putheader("authorization", "Bearer wrong")
+        connection.putheader("content-length", "1000")
+        connection.endheaders()
+        answer = connection.getresponse()
+        assert answer.status == 401
+        answer.read()
+        assert connection.sock is not None  # it is the same connection, and stands
+        connection.send(b"x" * 1000)
+    connection.close()
 
 
 def test_endless_headers_and_addresses_are_refused(server: Served) -> None:

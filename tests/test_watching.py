@@ -39,10 +39,11 @@ class FakeRun:
 
     def loads(self, *paths: Path) -> None:
         """Notes that it has loaded these."""
-        (self.folder / "code").mkdir(exist_ok=True)
+        (self.folder / "code").mkdir(mode=0o700, exist_ok=True)
         with (self.folder / "code" / "loaded.jsonl").open("a") as file:
             for path in paths:
-                file.write(json.dumps({"module": path.stem, "path": str(path), "digest": "", "version": 1}) + "\n")
+                loaded = {"module": path.stem, "path": str(path), "digest": "0" * 64, "version": 1}
+                file.write(json.dumps(loaded) + "\n")
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def old(path: Path) -> Path:
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[FakeRun]:
     """A run; the watchers of it are gone when the test ends."""
-    (tmp_path / "run").mkdir()
+    (tmp_path / "run").mkdir(mode=0o700)
     found = FakeRun(tmp_path / "run")
     yield found
     found.folder = None  # type: ignore[assignment]  # which breaks the watcher at its next look
@@ -263,7 +264,7 @@ def test_a_watcher_that_breaks_says_so_once_and_ends(
     (run.folder / "code" / "loaded.jsonl").write_text("nonsense\n")
     watch(run, project / "train.py")
     said = until(lambda: capfd.readouterr().err)
-    assert said.startswith("spark-fast: watching has ended: JSONDecodeError: ")
+    assert said.startswith("spark-fast: watching has ended: StoreError: ")
     assert said.endswith("the run goes on\n")
     until(lambda: not watchers())
 

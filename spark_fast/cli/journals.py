@@ -17,6 +17,7 @@ from spark_fast.errors import NoSuchRunError
 from spark_fast.journal import Journal
 from spark_fast.json_text import to_json
 from spark_fast.request import RESET
+from spark_fast.runfiles import journal_parts
 
 __all__ = ["show"]
 
@@ -32,7 +33,7 @@ _COLUMNS = (
 def show(which: str | None, *, as_json: bool) -> None:
     """Prints the journal of a run, or of a file. Raises JournalError, NoSuchRunError."""
     path = _locate(which)
-    if path is None or not journal.is_begun(path):
+    if path is None or journal_parts.newest(path) is None:
         if as_json:
             print("[]")
             return

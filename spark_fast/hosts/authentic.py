@@ -205,16 +205,7 @@ class AuthenticStore:
         raise StoreGoneError(f"another user keeps writing into the job's store, under {key}")
 
     def wait(self, key: str, timeout: float) -> bytes | None:
-        end = time.monotonic() + timeout
-        left = timeout
-        while True:
-            raw = self._raw.wait(self._place(key), left)
-            found = self._read(key, raw)
-            left = end - time.monotonic()
-            if raw is None or found is not None or left <= 0:
-                return found
-            time.sleep(min(_FOREIGN_PAUSE, left))  # what stands there does not count, and ends no wait
-            left = max(end - time.monotonic(), 0.0)
+        return self.wait_many([key], timeout)[0]
 
     def delete(self, *keys: str) -> None:
         for key in keys:
@@ -234,6 +225,19 @@ class AuthenticStore:
         """Put each value at its key, as set() does."""
         for key, value in values.items():
             self.set(key, value)
+
+    def wait_many(self, keys: Sequence[str], timeout: float) -> list[bytes | None]:
+        """Return what stands at each key, as soon as something does at all of them, or after so many seconds."""
+        end = time.monotonic() + timeout
+        left = timeout
+        while True:
+            raws = _wait_many(self._raw, [self._place(key) for key in keys], left)
+            found = [self._read(key, raw) for key, raw in zip(keys, raws, strict=True)]
+            left = end - time.monotonic()
+            if None in raws or None not in found or left <= 0:
+                return found
+            time.sleep(min(_FOREIGN_PAUSE, left))  # a value that does not verify ends no wait
+            left = max(end - time.monotonic(), 0.0)
 
     # --- signatures ---
 
@@ -293,6 +297,15 @@ def _get_many(raw: Store, keys: Sequence[str]) -> list[bytes | None]:
     return [raw.get(key) for key in keys] if many is None else many(keys)
 
 
+def _wait_many(raw: Store, keys: Sequence[str], timeout: float) -> list[bytes | None]:
+    """What stands at each key once something does at all of them, by one call where the store has one for it."""
+    many: Callable[[Sequence[str], float], list[bytes | None]] | None = getattr(raw, "wait_many", None)
+    if many is not None:
+        return many(keys, timeout)
+    end = time.monotonic() + timeout
+    return [raw.wait(key, max(end - time.monotonic(), 0.0)) for key in keys]
+
+
 class UnsignedStore:
     """A store that is used as it is, where this host has no secret. Raises StoreGoneError where others have one.
 
@@ -339,6 +352,10 @@ class UnsignedStore:
         """Put each value at its key, as set() does."""
         for key, value in values.items():
             self.set(key, value)
+
+    def wait_many(self, keys: Sequence[str], timeout: float) -> list[bytes | None]:
+        """Return what stands at each key, as soon as something does at all of them, or after so many seconds."""
+        return _wait_many(self._raw, keys, timeout)
 
     def _check_unsigned(self, key: str) -> None:
         """Where a host meets the others, and where it looks for a request: whether others sign what they say."""

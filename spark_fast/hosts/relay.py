@@ -20,14 +20,12 @@ from spark_fast import _core
 from spark_fast.descriptors import open_own
 from spark_fast.errors import FolderRefusedError, SegmentError
 from spark_fast.hosts import folder as files
+from spark_fast.hosts.access import StoreAccess
 from spark_fast.hosts.asking import times_of
-from spark_fast.hosts.authentic import AuthenticStore, Refusals, UnsignedStore
 from spark_fast.hosts.folder import HostPlace, read_place
 from spark_fast.hosts.local import RunFolder
 from spark_fast.hosts.protocol import Relay, Steps
-from spark_fast.hosts.secret import REMEDY, SIGNED, read_key
-from spark_fast.hosts.session import Entrance
-from spark_fast.hosts.store import Store, StoreGoneError, StoreSlowError, open_store
+from spark_fast.hosts.store import Store, StoreGoneError, StoreSlowError
 from spark_fast.hosts.words import Member
 
 __all__ = ["main"]
@@ -49,8 +47,6 @@ _LISTEN = 20.0
 """Seconds after which a wait for the next request begins anew: each takes the store some 20 µs."""
 _AGAIN = 0.5
 """Seconds between two tries to reach the store."""
-_TELL = 10.0
-"""Seconds between two words about values in the store that no host has signed."""
 
 
 def drive(steps: Steps[_Result]) -> _Result:
@@ -139,13 +135,9 @@ class _Process:
         self._bell = bell
         self._local = RunFolder(folder)
         self._relay: Relay | None = None
-        self._raw: Store | None = None
         self._store: Store | None = None
         self._listener: _Listener | None = None
-        self._entrance: Entrance | None = None
-        self._refusals = Refusals()
-        self._refusals_told = (0, 0.0)
-        self._enter_place()
+        self._access = self._access_of(place)
         self._began = self._alive_at = time.monotonic()
         self._gone_since: float | None = None
         self._reason = "the job's store was not reached yet"
@@ -175,7 +167,8 @@ class _Process:
                 except StoreGoneError as error:
                     delay = self._lose(error)
                 due = time.monotonic() + delay
-                self._tell_refusals()
+                if said := self._access.tell_refusals():
+                    _note(said)
             rung = self._wait(min(max(due - time.monotonic(), 0.0), _LOOK if alive else _LOOK_ENDING))
 
     def _linger(self) -> float:
@@ -189,8 +182,7 @@ class _Process:
         with suppress(StoreGoneError):
             if self._relay is not None and self._store is not None:
                 drive(self._relay.turn())
-                if self._entrance is not None:
-                    self._entrance.end()
+                self._access.end()
                 drive(self._relay.leave())
                 reason = "the ranks of this host have ended"
         drive(self._refusing().refuse(reason, math.inf, over=True))
@@ -205,12 +197,12 @@ class _Process:
         self._place = place
         self._relay = None
         self._began = time.monotonic()
-        self._enter_place()
+        self._access = self._access_of(place)
         return True
 
-    def _enter_place(self) -> None:
-        self._local.protection, self._local.unused = self._place.protection, self._place.unused
-        self._entrance = None
+    def _access_of(self, place: HostPlace) -> StoreAccess:
+        self._local.protection, self._local.unused = place.protection, place.unused
+        return StoreAccess(self._folder, place, partial(_ring, self._bell), self._local.alive)
 
     def _member(self) -> Member | None:
         place = self._place
@@ -222,59 +214,14 @@ class _Process:
         return Member(place.node, place.name, numbers, place.world_size, place.generation)
 
     def _connect(self) -> None:
-        gone = (self._listener is not None and self._listener.gone) or (
-            self._entrance is not None and self._entrance.lost
-        )
-        if gone:
+        if self._access.lost or (self._listener is not None and self._listener.gone):
             raise StoreGoneError("the connection to the job's store is lost")
         if self._store is not None:
             return
-        self._raw = self._open()
-        self._store = self._protected(self._raw)
-        self._listener = _Listener(self._protected(self._open()), self._bell)
+        self._store = self._access.open()
+        self._listener = _Listener(self._access.open(), self._bell)
         if self._relay is not None:
             self._relay.move(self._store)
-
-    @property
-    def _timeout(self) -> float:
-        return min(2.0, self._place.bound / 2)
-
-    def _open(self) -> Store:
-        return open_store(self._place.address, self._timeout)
-
-    def _protected(self, raw: Store) -> Store:
-        """The store, with all that this host puts there signed, if the job has a secret."""
-        place = self._place
-        if place.protection != SIGNED:
-            return UnsignedStore(raw, f"{place.unused}; {REMEDY}" if place.unused else REMEDY)
-        if self._entrance is None:
-            with files.opened(self._folder) as fd:
-                key = read_key(fd, place.key_id, self._folder / files.HOSTS)
-            if key is None:
-                raise StoreGoneError("the key of this start of the job is gone from the run's folder")
-            ring = partial(_ring, self._bell)
-            self._entrance = Entrance(
-                self._folder, place.first, key, self._open, ring, self._local.alive, self._timeout
-            )
-        return AuthenticStore(raw, self._entrance, self._refusals)
-
-    def _renew(self, entrance: Entrance, raw: Store) -> None:
-        """Have all hosts meet in a new session: raises StoreGoneError, as each of them does for itself."""
-        entrance.renew(raw, None if self._relay is None else self._relay.next_key)
-        raise StoreGoneError("a host has come back: the hosts of the job meet anew")
-
-    def _tell_refusals(self) -> None:
-        """Leave word of values in the store that no host has signed, for the log and for clients."""
-        count, now = self._refusals.count, time.monotonic()
-        told, at = self._refusals_told
-        if count == told or (told and now - at < _TELL):
-            return
-        if not told:
-            what = f"a value under {self._refusals.first} in the job's store was signed by no host, and is ignored"
-            _note(f"{what}; unsigned.json counts them")
-        with files.opened(self._folder, create=True) as fd:
-            files.write_object(fd, files.UNSIGNED, {"count": count, "first": self._refusals.first})
-        self._refusals_told = count, now
 
     def _turn(self) -> float:
         if self._relay is None:
@@ -283,8 +230,7 @@ class _Process:
                 return 0.2
             assert self._store is not None
             self._relay = Relay(self._store, self._local, member, times_of(self._place))
-        if self._entrance is not None and self._entrance.must_renew and self._raw is not None:
-            self._renew(self._entrance, self._raw)
+        self._access.check(self._relay.next_key)
         delay = drive(self._relay.turn())
         self._gone_since = None
         if self._listener is not None:
@@ -316,11 +262,10 @@ class _Process:
     def _drop(self) -> None:
         if self._listener is not None:
             self._listener.close()
-        if self._entrance is not None:
-            self._entrance.close()
+        self._access.close()
         if self._store is not None:
             self._store.close()
-        self._listener = self._store = self._raw = None
+        self._listener = self._store = None
 
     def _wait(self, seconds: float) -> bool:
         """Whether somebody rang."""

@@ -24,7 +24,8 @@ from spark_fast.ui.security import SHOWS_TOKEN
 __all__ = ["HANDSHAKE_SECONDS", "HEAD_SECONDS", "Connection", "Listening", "Unauthenticated", "limit_by_files"]
 
 HEAD_SECONDS = 10.0
-"""Within this time the head of a request has to come, from its first byte or from the start of the connection."""
+"""Within this time the head of a request has to come, from its first byte or from the start of the connection. Within
+this time the rest of a body has to come, too, once its request was answered without it."""
 HANDSHAKE_SECONDS = 10.0
 """Within this time the two sides have to agree on a TLS connection."""
 
@@ -112,13 +113,23 @@ class Connection(H11Protocol):
         super().data_received(data)
         self._watch_head()
 
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, or end the connection if an answer was begun before: of a refused body, say."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            if self.cycle is not None and not self.cycle.response_complete:
+                self.cycle.disconnected = True  # the app's own answer is no longer sent
+                self.cycle.message_event.set()
+            super().send_400_response(msg)
+        else:
+            self.close_now()
+
     def close_now(self) -> None:
         """End the connection without waiting for its client."""
         if self.transport is not None:
             self.transport.abort()
 
     def _watch_head(self) -> None:
-        if self.conn.their_state is not h11.IDLE or self.transport.is_closing():
+        if not self._owes_us() or self.transport.is_closing():
             self._stop_timer()
         elif self._head_timer is None:
             self._head_timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
@@ -126,8 +137,13 @@ class Connection(H11Protocol):
     def _give_up(self) -> None:
         self._head_timer = None
         # The head may have come with the end of the request before it, and not by data_received().
-        if self.conn.their_state is h11.IDLE:
+        if self._owes_us():
             self.close_now()
+
+    def _owes_us(self) -> bool:
+        """Return whether the client has to send something before the server does."""
+        theirs, ours = self.conn.their_state, self.conn.our_state
+        return theirs is h11.IDLE or (theirs is h11.SEND_BODY and ours is h11.DONE)
 
     def _stop_timer(self) -> None:
         if self._head_timer is not None:

@@ -29,6 +29,9 @@ BODY_MAX = 2 << 20
 CODE_BODY_MAX = 40 << 20
 """Of a request that brings code: twice what is taken as a source, since JSON escapes some of it."""
 
+_DISCARDED_MAX = 64 << 10
+"""Bytes of the body of a refused request that are read and thrown away."""
+
 _BODY_PATIENCE = 30.0
 """Seconds in which a body is to come."""
 
@@ -146,13 +149,13 @@ class Guard:
         hosts = headers.getlist("host")
         found = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
         if found is None or not self._is_ours(found["name"].strip("[]").lower()):
-            return _turn_away(403, "this server does not go by the name in the Host header")
+            return _turn_away(headers, 403, "this server does not go by the name in the Host header")
         own = f"{self._scheme}://{hosts[0]}".lower()
         if any(origin.lower() != own for origin in headers.getlist("origin")):
-            return _turn_away(403, "a page from elsewhere may ask for nothing here")
+            return _turn_away(headers, 403, "a page from elsewhere may ask for nothing here")
         site = headers.get("sec-fetch-site", "none")
         if site not in ("same-origin", "none") and not _opens_page(scope, headers):
-            return _turn_away(403, "a page from elsewhere may ask for nothing here")
+            return _turn_away(headers, 403, "a page from elsewhere may ask for nothing here")
         return None
 
     def _is_ours(self, name: str) -> bool:
@@ -175,7 +178,7 @@ class Guard:
                 return None
         if _is_public(scope):
             return None
-        return _turn_away(401, _NEED_TOKEN, {"www-authenticate": "Bearer"})
+        return _turn_away(headers, 401, _NEED_TOKEN, {"www-authenticate": "Bearer"})
 
 
 def _is_public(scope: Scope) -> bool:
@@ -231,6 +234,11 @@ def answer(status: int, error: str, headers: Mapping[str, str] | None = None) ->
     return Response(to_json({"error": error}), status, dict(headers or {}), media_type="application/json")
 
 
-def _turn_away(status: int, error: str, headers: Mapping[str, str] | None = None) -> Response:
-    """Refuse a request, and end its connection: its body, however long, is not read."""
-    return answer(status, error, {"connection": "close", **(headers or {})})
+def _turn_away(asked: Headers, status: int, error: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Refuse a request. Its connection ends, unless its body is short: then the client can read the answer at ease.
+
+    asked: the headers of the request.
+    """
+    length = asked.get("content-length", "0")
+    is_short = "transfer-encoding" not in asked and length.isdecimal() and int(length) <= _DISCARDED_MAX
+    return answer(status, error, {**({} if is_short else {"connection": "close"}), **(headers or {})})

@@ -688,6 +688,8 @@ def _at_exit() -> None:
     global outcome
     from spark_fast.worker import stop_in_threads
 
+    if outcome is WorkerState.FINISHED:
+        outcome = state_after(None)  # threads of the script may have been stopped since
     if not stop_in_threads.finish():
         outcome = WorkerState.FAILED
     if outcome is WorkerState.FINISHED:

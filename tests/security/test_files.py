@@ -193,13 +193,13 @@ def _private(path: Path) -> Path:
 
 @wrong
 @pytest.mark.parametrize("name", ["control", "run.json"])
-def test_a_run_with_a_file_that_is_not_ours_holds_up_nobody(
+def test_a_run_with_a_file_that_is_not_ours_blocks_no_command(
     run_path: Path, name: str, make: Callable[[Path], object]
 ) -> None:
     (run_path / name).unlink()
     make(run_path / name)
     if name == "run.json" and make is _hard_link:
-        (run_path / name).write_text("[]")  # in a folder that nobody else may enter, it may have two names
+        (run_path / name).write_text("[]")  # in a folder that no other user may enter, it may have two names
     with pytest.raises((client.FolderRefusedError, client.SegmentError, OSError)):
         client.attach("test")
     assert client.runs() == []
@@ -209,7 +209,7 @@ def test_a_run_with_a_file_that_is_not_ours_holds_up_nobody(
 
 
 @pytest.mark.parametrize("name", [".lock", ".supervisor-test"])
-def test_a_pipe_in_the_place_of_a_lock_holds_up_nobody(run_path: Path, home: Path, name: str) -> None:
+def test_a_pipe_in_the_place_of_a_lock_blocks_no_command(run_path: Path, home: Path, name: str) -> None:
     (home / name).unlink(missing_ok=True)
     os.mkfifo(home / name)
     with pytest.raises(FolderRefusedError, match="a named pipe"):
@@ -481,7 +481,7 @@ REMEDIES = {
 
 
 @pytest.mark.parametrize("path", REMEDIES)
-def test_nobody_is_told_to_close_a_folder_that_others_need(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_message_says_to_close_a_folder_that_others_need(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPARK_FAST_HOME", path)
     with pytest.raises(FolderRefusedError) as refused:
         client.runs()
@@ -512,7 +512,7 @@ def test_the_remedy_fits_what_is_wrong(
     assert ("run the command as the user who owns it" in refused(folder)) == ROOT
 
 
-# --- a home that somebody else has made first ---
+# --- a folder of runs that another user has made first ---
 
 
 def test_without_the_variable_there_are_two_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -584,7 +584,7 @@ def test_runs_of_both_places_are_found_and_no_name_lives_in_two(tmp_path: Path, 
             assert other.run("other").folder == first / "other"
             again = same.run("test-2")
             assert again.folder == first / "test-2"
-            assert "a living run is called 'test'" in same.err
+            until(lambda: "a living run is called 'test'" in same.err)
             assert client.attach("test").folder == second / "test"
             assert {run.id for run in client.runs(ended=False)} == {"test", "test-2", "other"}
 

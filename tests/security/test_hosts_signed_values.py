@@ -481,3 +481,9 @@ def test_several_keys_are_read_at_once(both: tuple[Host, Host]) -> None:
     assert two.store.get_many(keys) == [b"6", REQUEST, b"5", None, None]
     two.store.delete("target/1", "low/1/0")
     assert two.store.get_many(keys) == [None, REQUEST, None, None, None]
+    one.store.set("target/1", b"8")
+    assert two.store.wait_many(["target/1", "log/1"], 60.0) == [b"8", REQUEST]
+    assert two.store.wait_many(["log/1", "low/1/1"], 0.01) == [REQUEST, None], "what stands at the second is foreign"
+    unsigned = UnsignedStore(MemoryStore(), "the remedy")
+    unsigned.set_many({"a": b"1", "b": b"2"})
+    assert unsigned.get_many(["a", "b", "c"]) == [*unsigned.wait_many(["a", "b"], 60.0), None] == [b"1", b"2", None]

@@ -102,11 +102,12 @@ def test_a_client_that_has_shown_the_token_is_never_closed_for_others(server: Se
         assert stream.until(lambda _, data: data["gone"] == ["x"])
 
 
-def test_a_head_that_comes_byte_by_byte_comes_too_late(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_comes_byte_by_byte_comes_too_late(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "HEAD_SECONDS", 0.5)
     whole = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     with ExitStack() as stack:
-        for begun in (HALF, b"", whole + HALF, b"\r\n"):
+        refused = b"POST /api/runs/x/pause HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 60000\r\n\r\n"
+        for begun in (HALF, b"", whole + HALF, b"\r\n", refused):
             connection = _connect(server, stack, begun)
             connection.settimeout(0.05)
 
@@ -197,6 +198,23 @@ def test_bad_requests_fill_no_log(server: Served, caplog: pytest.LogCaptureFixtu
             assert _connect(server, stack, b"\0\r\n\r\n").recv(64).startswith(b"HTTP/1.1 400")
     lines = [record for record in caplog.records if "Invalid HTTP request" in record.getMessage()]
     assert 1 <= len(lines) <= 5
+
+
+def test_nonsense_after_an_answer_is_no_error_of_the_server(server: Served, caplog: pytest.LogCaptureFixture) -> None:
+    head = b"POST /api/runs/x/pause HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with ExitStack() as stack:
+        connection = _connect(server, stack, head)
+        found = connection.recv(65536)
+        assert found.startswith(b"HTTP/1.1 401")
+        with suppress(ConnectionError):
+            connection.sendall(b"no chunk\r\n")
+        connections_at_once = [_connect(server, stack, head + b"no chunk\r\n") for _ in range(5)]
+        for each in connections_at_once:
+            with suppress(ConnectionError):
+                while each.recv(65536):
+                    pass
+    until(lambda: len(server.server.unauthenticated) == 0)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 # --- a name that leads to more than one address ---

@@ -49,10 +49,9 @@ export async function ask(run, method, path, body, seen, { what, seconds = Infin
 export function offerRestart(line, run, request, reload) {
   if (!request.can_start_over) return;
   const question = "The training begins anew with this code, in the same process. What is persisted and the places of its loops are forgotten.";
-  const take = async () => {
+  line.offer(async () => {
     if (await confirmed(`Start ${run} over?`, question, "Start over")) reload();
-  };
-  line.offer({ name: "Start over…", action: "start-over", take });
+  });
 }
 
 function refusal(error) {
@@ -109,7 +108,8 @@ export class FateLine {
     this.what = el("span", { class: "fate-what" });
     this.words = el("span", { class: "fate-words" });
     this.trace = full ? el("pre", { class: "trace", tabindex: "0", role: "group", "aria-label": "traceback", hidden: true }) : null;
-    this.more = el("button", { type: "button", hidden: true, onclick: () => this.taken?.() });
+    const more = { type: "button", "data-action": "start-over", hidden: true, onclick: () => this.restart?.() };
+    this.more = el("button", more, "Start over…");
     this.node = el("div", { class: "fate", hidden: true }, el("span", {}, this.what, " ", this.words), full ? this.more : null, this.trace);
   }
 
@@ -128,12 +128,10 @@ export class FateLine {
     }
   }
 
-  /** A button beside the fate: what to do about it, {name, action, take()}; null for none. */
-  offer(choice) {
-    this.taken = choice?.take;
-    show(this.more, choice !== null);
-    text(this.more, choice?.name);
-    attribute(this.more, "data-action", choice?.action);
+  /** Shows a button beside the fate that calls restart(); null for none. */
+  offer(restart) {
+    this.restart = restart;
+    show(this.more, restart !== null);
   }
 
   clear() {
