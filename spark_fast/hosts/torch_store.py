@@ -30,11 +30,11 @@ class TorchStore(OneByOne):
     def __init__(self, address: str, timeout: float) -> None:
         place, _, prefix = address.partition("/")
         host, _, port = place.rpartition(":")
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # it tells standard error of each wait that ran out
+        distributed: Any = import_module("torch.distributed")
         self._timeout = timeout
         self._thread = CallThread()
         self._gone = False
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # it tells standard error of each wait that ran out
-        distributed: Any = import_module("torch.distributed")
 
         def connect() -> Any:
             client = distributed.TCPStore(
