@@ -192,6 +192,7 @@ def test_both_clients_mean_the_same_keys(server: Server) -> None:
     place = f"{server.address.removeprefix('tcp://')}/{time.monotonic_ns()}"
     with closing(TcpStore(place, 10.0)) as one, closing(TorchStore(place, 10.0)) as other:
         one.set("a", b"1")
+        assert one.get("a") == b"1"  # the server answers in order, so it has taken the value
         assert other.get("a") == b"1"
         assert other.compare_set("b", None, b"2") == b"2"
         assert one.get_many(["a", "b", "c"]) == [b"1", b"2", None]
