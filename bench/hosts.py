@@ -5,17 +5,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import psutil
 
 from bench.homes import environment
+from bench.hosts_model import Costs, StandStill, stand_still
 from spark_fast import hosts, run_folder
 from spark_fast.hosts.store import Store, open_store
+from spark_fast.hosts.tcp import TcpStore
 from spark_fast.request import Kind
 from tests.hosts_sim import SimClient, SimJob
 
@@ -71,11 +74,13 @@ class Many:
         hosts: how many.
         calls: to the store.
         store_ns: time spent in them.
+        thread_ns: time that the store's thread took for them.
     """
 
     hosts: int
     calls: int
     store_ns: int
+    thread_ns: int
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,8 @@ class Hosts:
     trips: over real hosts.
     many: over simulated ones.
     get_ns, swap_ns: one call to the store from one relay, by median.
+    costs: of the store's thread, by which the model goes.
+    stands: how long ranks stand still, as modelled.
     torch: the version of PyTorch, whose store it is.
     """
 
@@ -91,15 +98,34 @@ class Hosts:
     many: list[Many]
     get_ns: int
     swap_ns: int
+    costs: Costs
+    stands: list[StandStill]
     torch: str
 
 
+class Served(NamedTuple):
+    """A store in a process of its own.
+
+    Attributes:
+        address: as open_store() takes it.
+        pid: of the process.
+    """
+
+    address: str
+    pid: int
+
+    def thread_ns(self) -> int:
+        """Return the time that its threads have run, of which only the store's does anything."""
+        tasks = Path(f"/proc/{self.pid}/task").iterdir()
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
+
+
 @contextmanager
-def _served() -> Iterator[str]:
+def _served() -> Iterator[Served]:
     with subprocess.Popen([sys.executable, "-c", _SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
         assert server.stdout is not None
         try:
-            yield f"tcp://127.0.0.1:{int(server.stdout.readline())}"
+            yield Served(f"tcp://127.0.0.1:{int(server.stdout.readline())}", server.pid)
         finally:
             server.kill()
 
@@ -121,7 +147,7 @@ def _ask(run: Path, kind: Kind, value: float | None = None) -> int:
 def _round_trips(folder: Path, address: str, count: int, rounds: int) -> RoundTrip:
     script = folder / "worker.py"
     script.write_text(_WORKER)
-    runs, processes = [], []
+    runs, processes, relays = [], [], []
     try:
         for rank in range(count):
             home = folder / f"home{count}-{rank}"
@@ -159,6 +185,7 @@ def _round_trips(folder: Path, address: str, count: int, rounds: int) -> RoundTr
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        psutil.wait_procs(relays, 30)  # they write into the folder until they end
 
 
 class _Timed(SimClient):
@@ -167,39 +194,53 @@ class _Timed(SimClient):
     real: Store
     spent = 0
 
-    def get(self, key: str) -> bytes | None:
+    def _timed(self, method: str, *arguments: Any) -> Any:
         began = time.perf_counter_ns()
-        found = self.real.get(key)
+        found = getattr(self.real, method)(*arguments)
         _Timed.spent += time.perf_counter_ns() - began
-        assert found == super().get(key)
+        assert found == getattr(super(), method)(*arguments)
+        return found
+
+    def get(self, key: str) -> bytes | None:
+        found: bytes | None = self._timed("get", key)
+        return found
+
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        found: list[bytes | None] = self._timed("get_many", keys)
         return found
 
     def set(self, key: str, value: bytes) -> None:
-        began = time.perf_counter_ns()
-        self.real.set(key, value)
-        _Timed.spent += time.perf_counter_ns() - began
-        super().set(key, value)
+        self._timed("set", key, value)
 
     def compare_set(self, key: str, expected: bytes | None, desired: bytes) -> bytes:
-        began = time.perf_counter_ns()
-        found = self.real.compare_set(key, expected, desired)
-        _Timed.spent += time.perf_counter_ns() - began
-        assert found == super().compare_set(key, expected, desired)
+        found: bytes = self._timed("compare_set", key, expected, desired)
         return found
 
+    def waited(self, keys: Sequence[str]) -> list[bytes | None]:
+        began = time.perf_counter_ns()
+        found = self.real.wait_many(keys, 0.001)  # a request to wait, and one to read
+        _Timed.spent += time.perf_counter_ns() - began
+        assert found == super().waited(keys)
+        return found
 
-def _many(address: str, count: int) -> Many:
-    with closing(open_store(f"{address}/many{count}", 30.0)) as real:
+    def delete(self, *keys: str) -> None:
+        self._timed("delete", *keys)
+
+
+def _many(served: Served, count: int) -> Many:
+    with closing(open_store(f"{served.address}/many{count}", 30.0)) as real:
         _Timed.real = real
         job = SimJob(1, count, 1, client=_Timed)
         job.run(0.5)
-        calls, _Timed.spent = job.store.calls, 0
         host = job.hosts[0]
-        ident = job.ask(host, Kind.SET)
-        job.run(30.0, lambda: ident in host.fates)
-        assert host.fates[ident][0].state == "applied"
+        for _ in range(2):  # before the first request the hosts do not know of each other yet
+            calls, thread_ns, _Timed.spent = job.store.calls, served.thread_ns(), 0
+            ident = job.ask(host, Kind.SET)
+            job.run(30.0, lambda: ident in host.fates)  # noqa: B023
+            assert host.fates[ident][0].state == "applied"
+            job.run(0.1)  # what has served is removed
         job.check()
-        return Many(count, job.store.calls - calls, _Timed.spent)
+        return Many(count, job.store.calls - calls, _Timed.spent, served.thread_ns() - thread_ns)
 
 
 def _calls(address: str, count: int) -> tuple[int, int]:
@@ -216,14 +257,40 @@ def _calls(address: str, count: int) -> tuple[int, int]:
     return sorted(gets)[count // 2], sorted(swaps)[count // 2]
 
 
+def _costs(served: Served, count: int) -> Costs:
+    """What the store's thread takes for the requests of so many connections."""
+
+    def taken(times: int, work: Callable[[], object]) -> float:
+        began = served.thread_ns()
+        work()
+        return (served.thread_ns() - began) / times / 1e9
+
+    with ExitStack() as stack:
+        place = f"{served.address.removeprefix('tcp://')}/costs"
+        stores = [stack.enter_context(closing(TcpStore(place, 30.0))) for _ in range(count)]
+        keys = [f"b/{number}" for number in range(count)]
+        value = b"x" * 60
+        stores[0].set("a", value)
+        answered = taken(count, lambda: [store.get("a") for store in stores])
+        # The answers tell that the store's thread has come to all of them.
+        pairs = list(zip(stores, keys, strict=True))
+        put = taken(count, lambda: [(store.set(key, value), store.get("a")) for store, key in pairs]) - answered
+        key = taken(count, lambda: stores[0].get_many(keys))
+        end = time.monotonic() + 30.0
+        woken = taken(count, lambda: [store._wait(["a"], end) for store in stores]) - put
+    return Costs(answered, put, woken, key)
+
+
 def measure(*, quick: bool) -> Hosts:
     """All of it; half a minute."""
     rounds = 5 if quick else 40
-    with tempfile.TemporaryDirectory() as folder, _served() as address:
-        trips = [_round_trips(Path(folder), address, count, rounds) for count in (2, 3)]
-        many = [_many(address, count) for count in ((10, 100) if quick else (10, 100, 1000))]
-        get_ns, swap_ns = _calls(address, 500 if quick else 5000)
-    return Hosts(trips, many, get_ns, swap_ns, version("torch"))
+    with tempfile.TemporaryDirectory() as folder, _served() as served:
+        trips = [_round_trips(Path(folder), served.address, count, rounds) for count in (2, 3)]
+        many = [_many(served, count) for count in ((10, 100) if quick else (10, 100, 1000))]
+        costs = _costs(served, 50 if quick else 300)
+        get_ns, swap_ns = _calls(served.address, 500 if quick else 5000)
+    stands = [stand_still(count, costs) for count in ((10, 100) if quick else (10, 100, 1000))]
+    return Hosts(trips, many, get_ns, swap_ns, costs, stands, version("torch"))
 
 
 if __name__ == "__main__":

@@ -492,9 +492,18 @@ one machine, each with a home of its own, one rank with steps of 1 ms, and its o
 
 Of hosts that are simulated the relays' own code runs, and each of their calls is made to a real TCPStore, one after the
 other, which a job's hosts would do at the same time. One that reads takes {duration(found.hosts.get_ns)}, one that
-compares and swaps {duration(found.hosts.swap_ns)}. [scale.md](scale.md) goes on from there:
+compares and swaps {duration(found.hosts.swap_ns)}:
 
-{table(["hosts", "calls to the store in one request", "time in them, one after the other"], _many_rows(found.hosts))}
+{table(_MANY_HEAD, _many_rows(found.hosts))}
+
+How long ranks stand still for a request is modelled: the relays' own code, hosts that work at the same time, a round
+trip of {duration(found.hosts.costs.trip * 1e9)}, and a store whose thread takes what was measured here:
+{duration(found.hosts.costs.answered * 1e9)} for a request that is answered,
+{duration(found.hosts.costs.put * 1e9)} for one that is not, {duration(found.hosts.costs.woken * 1e9)} for the end of a
+wait, {duration(found.hosts.costs.key * 1e9)} for each further key of a request. [scale.md](scale.md) goes on from
+there:
+
+{table(_STAND_HEAD, _stand_rows(found.hosts))}
 
 ## The web page
 
@@ -524,6 +533,13 @@ write-protected. `blocked` counts how often the thread had to wait, for the disk
 {_KINDS.format(table=table(["an empty", "called by", "one thread ever", "has had threads"], kind_rows))}"""
 
 
+_MANY_HEAD = [
+    "hosts",
+    "calls to the store in one request",
+    "time in them, one after the other",
+    "time of the store's thread",
+]
+_STAND_HEAD = ["hosts", "ranks stand still at most", "until the sender is told", "time of the store's thread"]
 _PARK_HEAD = ["ranks", "a step", "decided", "all parked", "steps until then", "from a resume until all run"]
 
 
@@ -579,7 +595,16 @@ def _trip_rows(hosts: Hosts) -> list[list[str]]:
 
 
 def _many_rows(hosts: Hosts) -> list[list[str]]:
-    return [[f"{each.hosts:,}", f"{each.calls:,}", duration(each.store_ns)] for each in hosts.many]
+    return [
+        [f"{each.hosts:,}", f"{each.calls:,}", duration(each.store_ns), duration(each.thread_ns)] for each in hosts.many
+    ]
+
+
+def _stand_rows(hosts: Hosts) -> list[list[str]]:
+    return [
+        [f"{each.hosts:,}", *(duration(seconds * 1e9) for seconds in (each.stands, each.told, each.store))]
+        for each in hosts.stands
+    ]
 
 
 def _saved_rows(reload: Reload) -> list[list[str]]:

@@ -887,8 +887,10 @@ sf_turn(uint64_t step, int may, struct sf_turn *turn)
     if (!(may & SF_TURN_COUNTED))
         return turn_uncounted(slot, step, turn);
 
+    uint64_t applied = worker.applied;
     uint32_t before = get_state();
-    if (before == SF_STATE_IDLE || before == SF_STATE_RELOADING) {
+    int begins = before == SF_STATE_IDLE || before == SF_STATE_RELOADING;
+    if (begins) {
         set_mark(step);
         set_state(SF_STATE_RUNNING);
     }
@@ -944,7 +946,10 @@ sf_turn(uint64_t step, int may, struct sf_turn *turn)
             break;
         }
     } while (clear_word(slot, tail, level));
-    sf_announce(&worker.segment);
+    /* A turn that only found an entry that is not due yet has published nothing. A rank that waits for that entry waits
+     * for an announcement: its own would have it look again at once, for ever. */
+    if (begins || worker.applied != applied || (turn->action != SF_AWAIT && !ahead))
+        sf_announce(&worker.segment);
 
     if (turn->action != SF_GO) {
         atomic_fetch_or(&slot->word, SF_WORD_PENDING);

@@ -251,14 +251,19 @@ def write_reply(folder: Path, ident: int, reply: Reply, rank: int | None = None,
         private_files.write_whole(replies, _name(ident, rank), raw, replace=replace)
 
 
+_OF_RANK = re.compile(r"\.([0-9]{1,9})\.json")
+"""How the name of a rank's answer goes on behind the request's id."""
+
+
 def read_replies(folder: Path, ident: int) -> Mapping[int, Reply]:
     """The answers of several ranks to the request `ident`, by rank."""
-    shape = re.compile(rf"{ident:016x}\.([0-9]{{1,9}})\.json")
+    begins = f"{ident:016x}"
     try:
         with private_files.opened(folder, _REPLIES) as replies:
-            ranks = sorted(int(found[1]) for name in os.listdir(replies) if (found := shape.fullmatch(name)))
+            names = [name for name in os.listdir(replies) if name.startswith(begins)]
     except (OSError, FolderRefusedError):
         return {}
+    ranks = sorted(int(found[1]) for name in names if (found := _OF_RANK.fullmatch(name, len(begins))))
     found_replies = {rank: read_reply(folder, ident, rank) for rank in ranks}
     return {rank: reply for rank, reply in found_replies.items() if reply is not None}
 

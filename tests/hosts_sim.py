@@ -30,7 +30,7 @@ class SimStore:
 
 
 class SimClient:
-    """A host's connection to it. wait() is carried out by the simulation."""
+    """A host's connection to it. Waits are carried out by the simulation, which calls waited() where one ends."""
 
     def __init__(self, store: SimStore) -> None:
         self.store = store
@@ -47,11 +47,22 @@ class SimClient:
             self.store.values[key] = desired
         return self.store.values.get(key) or expected or b""
 
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        return [self.store.values.get(key) for key in keys]
+
     def wait(self, key: str, timeout: float) -> bytes | None:
         raise AssertionError("the simulation waits")
 
-    def delete(self, key: str) -> None:
-        self.store.values.pop(key, None)
+    def wait_many(self, keys: Sequence[str], timeout: float) -> list[bytes | None]:
+        raise AssertionError("the simulation waits")
+
+    def waited(self, keys: Sequence[str]) -> list[bytes | None]:
+        """What a wait for these keys has found."""
+        return self.get_many(keys)
+
+    def delete(self, *keys: str) -> None:
+        for key in keys:
+            self.store.values.pop(key, None)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -133,7 +144,9 @@ class SimHost:
         self.relay: Relay | None = None
         self.steps: Steps[Any] | None = None
         self.answer: Any = None
-        self.waits: tuple[str, float] | None = None
+        self.client: SimClient | None = None
+        self.waits: tuple[str | Sequence[str], float] | None = None
+        self.look = True
         self.idle_until = 0.0
         self.dead_until = 0.0
         self.stirred = True
@@ -444,16 +457,25 @@ class SimJob:
         if host.dead_until > self.time:
             return False
         if host.waits is not None:
-            key, until = host.waits
-            return host.cut or key in self.store.values or self.time >= until
+            keys, until = host.waits
+            return host.cut or self._stand(keys) or self.time >= until
         if host.steps is not None:
             return True
-        key = host.relay.next_key if host.relay is not None else None
-        return (
-            host.stirred
-            or self.time >= host.idle_until
-            or (key is not None and key in self.store.values and host.gone_since is None)
-        )
+        return host.stirred or self.time >= host.idle_until or bool(self._news(host))
+
+    def _stand(self, keys: str | Sequence[str]) -> bool:
+        return all(key in self.store.values for key in ([keys] if isinstance(keys, str) else keys))
+
+    def _news(self, host: SimHost) -> dict[str, bytes]:
+        """What the connections that wait for a host's relay have found."""
+        if host.relay is None or host.gone_since is not None or host.cut:
+            return {}
+        key = host.relay.next_key
+        found = []
+        for keys in ((key,) if key else (), host.relay.awaited):
+            if self._stand(keys):
+                found += keys
+        return {key: self.store.values[key] for key in found}
 
     def _misfortune(self, host: SimHost) -> None:
         if self.chance(self.chances.cut) and not host.cut:
@@ -473,27 +495,38 @@ class SimJob:
             if wait is not None:
                 if host.cut:
                     raise StoreGoneError("cut")
-                host.answer = self.store.values.get(wait[0])
-            self._advance(host)
+                assert host.client is not None
+                keys = wait[0]
+                found = host.client.waited([keys] if isinstance(keys, str) else keys)
+                host.answer = found[0] if isinstance(keys, str) else found
+            else:
+                self._advance(host)
         except StoreGoneError as error:
             self._throw(host, error)
 
     def _begin(self, host: SimHost) -> None:
-        client = self.client(self.store)
+        client = host.client = self.client(self.store)
         if host.relay is None:
             host.relay = Relay(client, host, host.member, self.times)
             host.gone_since = None
+            host.look = True
+        look, host.look = host.look or not host.stirred, False
         host.stirred = False
         host.answer = None
         if host.gone_since is not None and not host.cut:
             host.relay.move(client)
             host.gone_since = None
+            look = True
         if host.gone_since is not None:
             host.steps = self._refuse(host, host.relay)
         elif not host.alive():
             host.steps = self._leave(host, host.relay)
         else:
-            host.steps = host.relay.turn()
+            news = self._news(host)
+            if news:
+                client.waited(list(news))
+                self.store.calls += 1
+            host.steps = host.relay.turn(news, look=look and not news)
 
     def _refuse(self, host: SimHost, relay: Relay) -> Steps[float]:
         assert host.gone_since is not None
@@ -522,7 +555,7 @@ class SimJob:
         self.store.calls += 1
         if host.cut:
             raise StoreGoneError("cut")
-        if function.__name__ == "wait":
+        if function.__name__ in ("wait", "wait_many"):
             host.waits = arguments[0], self.time + arguments[1]
             return
         host.answer = function(*arguments)

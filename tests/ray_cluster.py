@@ -17,7 +17,7 @@ from tests.support import kill
 ONE_NODE = """
 import sys
 import ray
-ray.init(num_cpus=2, include_dashboard=False, _temp_dir=sys.argv[1], object_store_memory=80_000_000)
+ray.init(num_cpus=2, include_dashboard=False, _temp_dir=sys.argv[1] + "/t", object_store_memory=80_000_000)
 print(ray.get_runtime_context().gcs_address, flush=True)
 sys.stdin.read()
 ray.shutdown()
@@ -35,7 +35,7 @@ def node(number):
         "env_vars": {"SPARK_FAST_HOME": f"{sys.argv[1]}/home{number}"},
     }
 
-nodes = Cluster(True, head_node_args={**node(0), "include_dashboard": False, "temp_dir": sys.argv[1]})
+nodes = Cluster(True, head_node_args={**node(0), "include_dashboard": False, "temp_dir": sys.argv[1] + "/t"})
 nodes.add_node(**node(1))
 print(nodes.address, flush=True)
 sys.stdin.read()
@@ -65,7 +65,8 @@ class Ray:
 @contextmanager
 def running(script: str, homes: list[str], **env: str) -> Iterator[Ray]:
     """What the script starts, which gets a folder and says its address, until its input ends."""
-    # Not below pytest's folder: the paths of Ray's sockets would be longer than the system allows.
+    # Not below pytest's folder: the paths of Ray's sockets would be longer than the system allows. Ray lets all users
+    # write into the folder that it gets, so that is another one than that of the homes.
     folder = Path(tempfile.mkdtemp(prefix="ray-"))
     (folder / "ray").mkdir()
     own = {

@@ -1,16 +1,18 @@
 """The agreement between hosts: the relays' own code, on simulated links, ranks and stores. See hosts_sim."""
 
 import json
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from spark_fast.hosts import protocol
+from spark_fast.hosts import answers
+from spark_fast.hosts.answers import decisive
 from spark_fast.hosts.deciding import decide
 from spark_fast.hosts.protocol import Times
-from spark_fast.hosts.words import STEP_MAX, VOID, Answer, Decision, Entry, Member, Place
+from spark_fast.hosts.words import STEP_MAX, VOID, Answer, Decision, Entry, GroupAnswer, Member, Place
 from spark_fast.request import Kind
 from tests.hosts_sim import NO, YES, Chances, SimClient, SimHost, SimJob, SimRank
 from tests.support import ALL
@@ -97,6 +99,90 @@ def test_all_hosts_run_new_code_or_none_does_whatever_is_cut_or_killed(chances: 
         left = [ident for host in job.hosts for ident in host.left]
         assert not left, f"seed {seed}: nobody was ever told of {left}"
     assert run > 20 and refused > 20, "the schedules were too quiet, or too rough"
+
+
+@pytest.fixture
+def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hosts form groups from four hosts on."""
+    monkeypatch.setattr(answers, "_GROUPS_FROM", 4)
+
+
+@pytest.mark.tier("test")
+@pytest.mark.usefixtures("small_groups")
+@pytest.mark.parametrize("chances", [ROUGH, CUT, KILLED], ids=["all", "links", "relays"])
+def test_no_two_hosts_of_groups_act_on_different_steps_whatever_is_cut_or_killed(chances: Chances) -> None:
+    asked = acted = 0
+    for seed in range(15):
+        job = schedule(seed, chances, 4 + seed % 5)
+        asked += job.asked
+        acted += len({ident for host in job.hosts for rank in host.ranks_ for ident in rank.applied})
+        if any(host.left for host in job.hosts):
+            go_on(job)
+        left = [ident for host in job.hosts for ident in host.left]
+        assert not left, f"seed {seed}: nobody was ever told of {left}"
+    assert asked > 100 and acted > asked / 10, "the schedules were too quiet, or too rough"
+
+
+def in_groups() -> SimJob:
+    """Nine hosts in three groups, whose relays have joined."""
+    job = SimJob(15, 9, 2, times=QUICK, lockstep=False)
+    job.run(1.0)
+    return job
+
+
+@pytest.mark.usefixtures("small_groups")
+def test_the_lead_of_each_other_group_tells_what_its_hosts_answer() -> None:
+    job = in_groups()
+    read: list[str] = []
+    asked = job.hosts[4]
+    ident = job.ask(asked, Kind.SET)
+
+    def look() -> bool:
+        wait = asked.waits
+        read.extend(wait[0] if wait is not None and not isinstance(wait[0], str) else [])
+        return ident in asked.fates
+
+    job.run(10.0, look)
+    assert asked.fates[ident][0].state == "applied"
+    assert {key for key in read if key.startswith("low")} == {"low/1/6", "low/1/10", "lows/1/0", "lows/1/2"}
+    assert not [key for key in job.store.values if key.startswith(("low/", "lows/"))], "they have served"
+    job.check()
+
+
+@pytest.mark.usefixtures("small_groups")
+@pytest.mark.parametrize("dead", [0, 1, 3])
+def test_a_group_without_its_lead_or_another_of_its_hosts_is_heard_nevertheless(dead: int) -> None:
+    job = in_groups()
+    late = job.hosts[dead]
+    late.dead_until = job.time + 0.5
+    late.steps = late.relay = None
+    ident = job.ask(job.hosts[4], Kind.SET)
+    job.run(10.0, lambda: ident in job.hosts[4].fates)
+    assert job.hosts[4].fates[ident][0].state == "applied"
+    job.check()
+
+
+@pytest.mark.usefixtures("small_groups")
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"x",
+        b"{}",
+        b'{"hosts":9,"answers":{"0":{"low":0}}}',
+        b'{"hosts":3,"answers":{"x":{}}}',
+        b'{"hosts":3,"answers":{"5":{"low":0}}}',
+        b'{"hosts":3,"answers":[]}',
+    ],
+)
+def test_what_a_lead_says_that_makes_no_sense_is_read_from_its_hosts(raw: bytes) -> None:
+    job = in_groups()
+    job.store.values["lows/1/0"] = raw
+    job.hosts[0].dead_until = job.time + 0.5  # the lead does not write over it
+    job.hosts[0].steps = job.hosts[0].relay = None
+    ident = job.ask(job.hosts[4], Kind.SET)
+    job.run(10.0, lambda: ident in job.hosts[4].fates)
+    assert job.hosts[4].fates[ident][0].state == "applied"
+    job.check()
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -253,13 +339,32 @@ def test_what_the_asked_host_leaves_undecided_is_void_before_any_rank_gives_up()
     job.check()
 
 
+@pytest.mark.parametrize("moves", range(24))
+def test_a_relay_that_starts_again_after_any_move_goes_on_at_once(moves: int) -> None:
+    job = SimJob(17, 3, 1, times=QUICK, lockstep=False)
+    job.run(1.0)
+    asked = job.hosts[0]
+    ident = job.ask(asked, Kind.PAUSE)
+    for _ in range(moves):
+        job._move(asked)
+        for other in job.hosts[1:]:
+            if job._ready(other):
+                job._move(other)
+    job.kill(asked)
+    asked.dead_until = 0.0
+    began = job.time
+    job.run(20.0, lambda: ident in asked.fates)
+    fate, told = asked.fates[ident]
+    assert fate.state == "applied" and told - began < 0.5, "it waits for what it could read"
+
+
 def acted_after_a_delay(moves: int) -> int:
     """The asked host's relay is suspended so many moves after all have answered, and goes on when the others have
     voided the request. How many hosts act on it."""
     job = SimJob(14, 3, 1, times=QUICK, lockstep=False)
     job.run(1.0)
     job.ask(job.hosts[0], Kind.PAUSE)
-    job.run(5.0, lambda: all(f"low/1/{host}" in job.store.values for host in range(3)))
+    job.run(5.0, lambda: all(f"low/1/{host}" in job.store.values for host in (1, 2)))
     for _ in range(moves):
         job._move(job.hosts[0])
     job.hosts[0].dead_until = job.time + 1.2 * QUICK.takeover
@@ -268,9 +373,9 @@ def acted_after_a_delay(moves: int) -> int:
 
 
 def test_a_decision_that_comes_after_the_others_have_voided_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert {acted_after_a_delay(moves) for moves in range(8)} == {0, 3}
+    assert {acted_after_a_delay(moves) for moves in range(16)} == {0, 3}
     monkeypatch.setattr(SimClient, "compare_set", put)
-    assert {acted_after_a_delay(moves) for moves in range(8)} & {1, 2}, "this is what the swap is for"
+    assert {acted_after_a_delay(moves) for moves in range(16)} & {1, 2}, "this is what the swap is for"
 
 
 def test_a_host_that_starts_late_takes_part_from_the_first_request_on() -> None:
@@ -370,7 +475,7 @@ def forgetful(self: SimHost, ident: str, number: int | None) -> None:
 FIND, APPEND, TURN, SWAP = SimHost.find, SimHost.append, SimJob._turn, SimClient.compare_set
 
 BROKEN: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
-    "the smallest step is decided": lambda patch: patch.setattr(protocol, "decide", lowest),
+    "the smallest step is decided": lambda patch: patch.setattr(answers, "decide", lowest),
     "a target below the host's own is committed": lambda patch: (
         patch.setattr(SimHost, "find", commit_anything),
         patch.setattr(SimHost, "append", append_anything),
@@ -433,10 +538,37 @@ def test_what_the_hosts_say_makes_a_decision(kind: Kind, answers: dict[Member, A
     assert decide(kind, answers) == decision
 
 
+def test_the_answers_that_count_decide_as_all_of_them_do() -> None:
+    source = random.Random(3)
+
+    def answer() -> Answer:
+        why = source.choice(("", "", "", "", "nothing", "stopping", "ended") + ("failed",) * (source.random() < 0.1))
+        if why:
+            return Answer(why=why, reason="r" if why == "failed" else "")
+        return Answer(source.randrange(6), source.choice((None, None, source.randrange(8))))
+
+    outcomes = set()
+    for _ in range(3000):
+        hosts = [member(str(rank), rank) for rank in range(6)]
+        odd = source.choice((None, Answer(why=source.choice(("nothing", "stopping", "ended")))))
+        all_of_them = {host: odd if odd is not None and source.random() < 0.9 else answer() for host in hosts}
+        groups = [{host: all_of_them[host] for host in hosts[start : start + 3]} for start in (0, 3)]
+        few = decisive(groups[0]) | decisive(groups[1])
+        kind = source.choice((Kind.PAUSE, Kind.RESUME, Kind.SET, Kind.STOP))
+        one, other = decide(kind, all_of_them), decide(kind, few)
+        assert (one.target, one.why) == (other.target, other.why), (kind, all_of_them, few)
+        assert len(few) <= 4
+        outcomes.add(one.why)
+    assert outcomes == {"", "nothing", "stopping", "ended", "failed"}
+
+
 def test_what_is_packed_is_what_is_parsed() -> None:
     entry = Entry("00000000000000ff", Kind.CALL, 3, 1.5, "me", 2, "", {"call": "f"}, "00000000000000fe", 4)
     assert Entry.parsed(entry.packed()) == entry
+    assert Entry.parsed(replace(entry, group=16).packed()) == replace(entry, group=16)
     assert Member.parsed(A.packed()) == A
+    group = GroupAnswer(3, {0: Answer(3, 4), 8: Answer(2, 2)})
+    assert GroupAnswer.parsed(group.packed()) == group
     for answer in (Answer(3), Answer(0, 0), Answer(why="failed", reason="r"), Answer(why="nothing", same="x")):
         assert Answer.parsed(answer.packed()) == answer
     for decision in (Decision(0), Decision(4, without=(2,)), Decision(why="failed", reason="r")):

@@ -353,8 +353,11 @@ store = RayStore(address, 30.0)
 assert store.get("a") is None
 assert store.compare_set("a", None, b"1") == b"1" == store.compare_set("a", None, b"2")
 assert store.compare_set("a", b"1", b"2") == b"2" == store.wait("a", 1.0)
-store.delete("a")
-assert store.wait("a", 0.1) is None
+store.set("b", b"3")
+assert store.get_many(["a", "b", "c"]) == [b"2", b"3", None] == store.wait_many(["a", "b", "c"], 0.1)
+assert store.wait_many(["a", "b"], 60.0) == [b"2", b"3"]
+store.delete("a", "b")
+assert store.wait("a", 0.1) is None is store.get("b")
 ray.kill(ray.get_actor("test store", NAMESPACE))
 assert raises(StoreGoneError, store.get, "a")
 

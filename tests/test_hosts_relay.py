@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from spark_fast.hosts.local import RunFolder
 from spark_fast.hosts.peers import read_peers
 from spark_fast.hosts.protocol import Relay, Steps, Times
 from spark_fast.hosts.secret import SIGNED
+from spark_fast.hosts.store import OneByOne
 from spark_fast.hosts.words import Member
 from spark_fast.request import FateState, Kind
 from tests.hosts_real import Host, Server, job, parked_together, store
@@ -131,6 +132,7 @@ def test_a_relay_that_is_killed_comes_back_though_nobody_on_its_host_asks_for_an
     with job(tmp_path, 2, address(server)) as found:
         killed = found[1].relay()
         assert killed is not None
+        assert killed.memory_info().rss < 60 << 20, "it takes little memory from the training"
         # Where memory runs out, it goes before any training does.
         assert Path(f"/proc/{killed.pid}/oom_score_adj").read_text() == "1000\n"
         found[1].kill_relay()
@@ -181,7 +183,7 @@ def test_where_no_store_is_known_a_request_is_refused_at_once(
 # --- a relay that is killed between any two of its calls, on real control files ---
 
 
-class Table:
+class Table(OneByOne):
     """A store in this process."""
 
     def __init__(self) -> None:
@@ -208,9 +210,14 @@ class Table:
             time.sleep(0.001)
         return found
 
-    def delete(self, key: str) -> None:
+    def wait_many(self, keys: Sequence[str], timeout: float) -> list[bytes | None]:
+        end = time.monotonic() + timeout
+        return [self.wait(key, end - time.monotonic()) for key in keys]
+
+    def delete(self, *keys: str) -> None:
         with self._lock:
-            self._values.pop(key, None)
+            for key in keys:
+                self._values.pop(key, None)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -241,12 +248,18 @@ class Thread:
                     member = Member(f"node{self._host.rank}", f"h{self._host.rank}", (self._host.rank,), 2)
                     relay = Relay(self._table, local, member, Times(bound=10.0))
                     while not self._over:
-                        self._drive(relay.turn())
+                        self._drive(relay.turn(self._news(relay)))
                         time.sleep(0.002)
                 except _KilledError:
                     self.deaths += 1
         except BaseException as error:
             self.error = error
+
+    def _news(self, relay: Relay) -> dict[str, bytes]:
+        """What a relay's process hears by the connections that wait."""
+        keys = relay.awaited
+        values = self._table.get_many(keys)
+        return {} if None in values else {key: raw for key, raw in zip(keys, values, strict=True) if raw is not None}
 
     def _drive(self, steps: Steps[Any]) -> None:
         answer = None
@@ -312,6 +325,21 @@ def test_a_relay_that_dies_between_any_two_calls_leaves_nothing_half_done(tmp_pa
         assert len(found[0].lines("set")) == applied
         assert found[0].lines("paused") == found[1].lines("paused")
         assert len(found[0].lines("paused")) == 24
+
+
+def test_what_is_written_over_a_file_is_read_whether_it_is_longer_or_shorter(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    with files.opened(tmp_path, create=True) as fd:
+        for found in ({"a": 1}, {"a": "x" * 100}, {"a": 2}, {"a": "y" * 5000}, {"a": 3}, {"a": 4}):
+            files.overwrite_object(fd, "file", found)
+            assert files.read_object(fd, "file", tmp_path) == found
+        os.unlink("file", dir_fd=fd)
+        os.mkfifo("file", 0o600, dir_fd=fd)  # no reader: to open it would wait
+        files.overwrite_object(fd, "file", {"a": 5})
+        assert files.read_object(fd, "file", tmp_path) == {"a": 5}
+        os.link("file", "another name", src_dir_fd=fd, dst_dir_fd=fd)
+        files.overwrite_object(fd, "file", {"a": 6})
+        assert files.read_object(fd, "another name", tmp_path) == {"a": 5}, "it is not written through"
 
 
 def test_peers_are_read_while_somebody_looks(tmp_path: Path) -> None:

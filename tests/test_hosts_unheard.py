@@ -131,7 +131,7 @@ def test_a_stop_is_told_from_what_this_host_knows_where_the_store_ends_with_the_
 ) -> None:
     with store() as server, two(tmp_path, server, slow=True) as found:
         run = at_home(found[1])
-        until(lambda: run.ranks[0].pid, "the other host is heard")
+        until(lambda: run.ranks[0].rank == 0 and run.ranks[0].pid, "the other host is heard")
         request = run.stop(wait=False)
         until(lambda: found[1].lines("stopped"), f"it stops: {found[1].said()}")
         step = int(found[1].lines("stopped")[0][1])

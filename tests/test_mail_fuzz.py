@@ -174,7 +174,7 @@ def filled_folder(path: Path) -> None:
         (os.mkfifo, "found a named pipe"),
         (Path.mkdir, "it is no file of yours"),
         (filled_folder, "it is no file of yours"),
-        (unix_socket, "can't be opened"),
+        (unix_socket, "found a socket"),
         (lambda path: None, "it is not there"),
         (lambda path: path.write_bytes(b""), "it is damaged"),
         (lambda path: path.write_bytes(b" " * (mailbox.MAIL_MAX + 1)), "at most 1048576 are read"),

@@ -5,7 +5,9 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -382,14 +384,22 @@ def test_a_sender_whose_name_is_no_text_is_heard(tmp_path: Path) -> None:
 
 
 def test_a_store_whose_library_is_not_there_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    from spark_fast.hosts import tcp
+    from spark_fast.hosts import torch_store
 
     def absent(name: str) -> None:
         raise ImportError(f"no module named {name}")
 
-    monkeypatch.setattr(tcp, "import_module", absent)
-    with pytest.raises(store.StoreGoneError, match=r"no module named torch\.distributed"):
-        store.open_store("tcp://127.0.0.1:1", 1.0)
+    monkeypatch.setattr(torch_store, "import_module", absent)
+    threads = threading.active_count()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        # A server of another version than the relay's own client speaks: it closes the connection.
+        server = threading.Thread(target=lambda: listener.accept()[0].close())
+        server.start()
+        port = listener.getsockname()[1]
+        with pytest.raises(store.StoreGoneError, match=r"PyTorch's client: .*no module named torch\.distributed"):
+            store.open_store(f"tcp://127.0.0.1:{port}", 10.0)
+        server.join(10.0)
+    assert threading.active_count() == threads, "no thread is left of a client that can't be had"
 
 
 UNTIL_TOLD = """

@@ -28,8 +28,9 @@ so when the job is long over."""
 _FORGOTTEN = "the run folder no longer holds what became of it: hundreds of requests came after it, or it was removed"
 _DEAF = 60.0
 """Seconds without a relay, though one is started each second, after which a sender gives up."""
-_LOOK = 0.002
+_LOOK = 0.0003
 _LOOK_MOST = 0.05
+"""Seconds between two looks at whether the fate is there, ever more."""
 
 
 class Place(Protocol):

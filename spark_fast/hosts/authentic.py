@@ -20,7 +20,7 @@ import hmac
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from spark_fast.hosts.secret import tag
@@ -89,6 +89,10 @@ class Session:
         self._lock = threading.Lock()
         self._versions: dict[str, int] = {}
         self._requests: dict[int, bytes] = {}
+
+    def place(self, key: str) -> str:
+        """Return where a key of this session stands in the store."""
+        return f"{self.ident}/{key}"
 
     def seal(self, key: str, payload: bytes, about: bytes) -> bytes:
         """Return the payload with its signature."""
@@ -162,28 +166,29 @@ class AuthenticStore:
         self._refusals = refusals
         self._mine: tuple[str, bytes] | None = None  # where this host says that it is there, and how
 
-    # --- one key ---
-
     def get(self, key: str) -> bytes | None:
         if key == "job":
             self._raw.get(MARKER)
             return self._session().ident.encode()
-        return self._read(key, self._raw.get(self._place(key)))
+        return self.get_many([key])[0]
+
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        session = self._session()
+        return self._verified(session, keys, self._read(session, [*keys, *_unread(session, keys)]))
 
     def set(self, key: str, value: bytes) -> None:
+        session = self._session()
         if key.startswith("state/"):
-            self._check_session()
-            self._repair()
-        about = self._about(key)
+            self._stay(session)
+        about = self._about(session, key)
         if about is not None:
-            self._raw.set(self._place(key), self._session().seal(key, value, about))
+            self._raw.set(session.place(key), session.seal(key, value, about))
 
     def compare_set(self, key: str, expected: bytes | None, desired: bytes) -> bytes:
         if key == "job":
             return self._gate.enter(self._raw).ident.encode()
-        if key.startswith("log/"):
-            self._check_session()
-        session, place, about = self._session(), self._place(key), self._about(key)
+        session = self._session()
+        place, about = session.place(key), self._about(session, key)
         if about is None:
             return b""
         if expected is None and key.startswith("target/"):
@@ -192,14 +197,14 @@ class AuthenticStore:
         sealed = session.seal(key, desired, about)
         stands = None if expected is None else self._raw.get(place)
         for _ in range(_TRIES):
-            found = None if stands is None else self._read(key, stands)
+            found = None if stands is None else self._open(session, key, stands, about)
             if found is not None and found != expected:
                 return found
             if found is None and expected is not None:
                 return expected
             swapped = self._raw.compare_set(place, stands, sealed)
             if swapped == sealed:
-                self._note(key, desired, sealed)
+                self._note(session, key, desired, sealed)
                 return desired
             # Of a key that has been removed meanwhile, a store says what was expected there.
             stands = swapped if swapped and swapped != stands else None
@@ -208,37 +213,25 @@ class AuthenticStore:
     def wait(self, key: str, timeout: float) -> bytes | None:
         return self.wait_many([key], timeout)[0]
 
-    def delete(self, *keys: str) -> None:
-        for key in keys:
-            self._raw.delete(self._place(key))
-
-    def close(self) -> None:
-        self._raw.close()
-
-    # --- several keys ---
-
-    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Return what stands at each key, as get() does."""
-        found = _get_many(self._raw, [self._place(key) for key in keys])
-        return [self._read(key, raw) for key, raw in zip(keys, found, strict=True)]
-
-    def set_many(self, values: Mapping[str, bytes]) -> None:
-        """Put each value at its key, as set() does."""
-        for key, value in values.items():
-            self.set(key, value)
-
     def wait_many(self, keys: Sequence[str], timeout: float) -> list[bytes | None]:
-        """Return what stands at each key, as soon as something does at all of them, or after so many seconds."""
+        session = self._session()
         end = time.monotonic() + timeout
         left = timeout
         while True:
-            raws = _wait_many(self._raw, [self._place(key) for key in keys], left)
-            found = [self._read(key, raw) for key, raw in zip(keys, raws, strict=True)]
+            raws = self._raw.wait_many([session.place(key) for key in keys], left)
+            found = self._verified(session, keys, dict(zip(keys, raws, strict=True)))
             left = end - time.monotonic()
             if None in raws or None not in found or left <= 0:
                 return found
             time.sleep(min(_FOREIGN_PAUSE, left))  # a value that does not verify ends no wait
             left = max(end - time.monotonic(), 0.0)
+
+    def delete(self, *keys: str) -> None:
+        session = self._session()
+        self._raw.delete(*map(session.place, keys))
+
+    def close(self) -> None:
+        self._raw.close()
 
     # --- signatures ---
 
@@ -247,64 +240,83 @@ class AuthenticStore:
             raise StoreGoneError("this host has not met the others of its job yet")
         return self._gate.session
 
-    def _place(self, key: str) -> str:
-        return f"{self._session().ident}/{key}"
+    def _read(self, session: Session, keys: Sequence[str]) -> dict[str, bytes | None]:
+        """Read what stands at each key, in one call. Raises StoreGoneError at the end of a log that is no longer used.
 
-    def _about(self, key: str) -> bytes | None:
+        A host looks for the end of the log before it puts a request there, and in a session that is over no host would
+        answer it.
+        """
+        keys = list(dict.fromkeys(keys))
+        if not any(key.startswith("log/") for key in keys):
+            return dict(zip(keys, self._raw.get_many([session.place(key) for key in keys]), strict=True))
+        *raws, marker = self._raw.get_many([*map(session.place, keys), MARKER])
+        found = dict(zip(keys, raws, strict=True))
+        if marker != session.marker and any(raw is None for key, raw in found.items() if key.startswith("log/")):
+            raise _met_anew()
+        return found
+
+    def _verified(self, session: Session, keys: Sequence[str], raws: Mapping[str, bytes | None]) -> list[bytes | None]:
+        """Return what each key says. Requests are read first, since the other values are about them."""
+        found: dict[str, bytes | None] = {}
+        for key in sorted(raws, key=lambda key: not key.startswith("log/")):
+            raw = raws[key]
+            found[key] = None
+            if raw is not None:
+                about = self._about(session, key)
+                found[key] = None if about is None else self._open(session, key, raw, about)
+                if about is None:
+                    self._refusals.add(key, raw)
+        return [found[key] for key in keys]
+
+    def _about(self, session: Session, key: str) -> bytes | None:
         """What a key is about; None if that is a request that the store does not have."""
         if (match := _OF_REQUEST.match(key)) is None:
             return b""
         number = int(match[1])
-        if (known := self._session().about(number)) is None:
-            self.get(f"log/{number}")
-            known = self._session().about(number)
-        return known
+        if session.about(number) is None:
+            log = f"log/{number}"
+            self._verified(session, [log], {log: self._raw.get(session.place(log))})
+        return session.about(number)
 
-    def _read(self, key: str, raw: bytes | None) -> bytes | None:
-        if raw is None:
-            return None
-        about = self._about(key)
-        found = None if about is None else self._session().open(key, raw, about)
+    def _open(self, session: Session, key: str, raw: bytes, about: bytes) -> bytes | None:
+        found = session.open(key, raw, about)
         if found is None:
             self._refusals.add(key, raw)
-            return None
-        self._note(key, found, raw)
+        else:
+            self._note(session, key, found, raw)
         return found
 
-    def _note(self, key: str, payload: bytes, raw: bytes) -> None:
+    def _note(self, session: Session, key: str, payload: bytes, raw: bytes) -> None:
         """Keep what is needed of a value that stands in the store."""
         if key == f"host/{self._gate.first}":
-            self._mine = self._place(key), raw
+            self._mine = session.place(key), raw
         if (match := _LOG.fullmatch(key)) is None:
             return
         if payload == FORGOTTEN:
-            self._check_session()
+            if self._raw.get(MARKER) != session.marker:
+                raise _met_anew()
         else:
-            self._session().note(int(match[1]), payload)
+            session.note(int(match[1]), payload)
 
-    def _repair(self) -> None:
-        """Say again that this host is there, if another user has removed or replaced it."""
-        if self._mine is not None and self._raw.get(self._mine[0]) != self._mine[1]:
-            self._raw.set(*self._mine)
-
-    def _check_session(self) -> None:
-        if self._raw.get(MARKER) != self._session().marker:
-            raise StoreGoneError("the hosts of the job meet anew")
-
-
-def _get_many(raw: Store, keys: Sequence[str]) -> list[bytes | None]:
-    """What stands at each key, by one call where the store has one for it."""
-    many: Callable[[Sequence[str]], list[bytes | None]] | None = getattr(raw, "get_many", None)
-    return [raw.get(key) for key in keys] if many is None else many(keys)
+    def _stay(self, session: Session) -> None:
+        """Raise StoreGoneError if the hosts meet anew. Say again that this host is there, if another user has removed
+        or replaced that."""
+        mine = self._mine
+        marker, *stands = self._raw.get_many([MARKER] if mine is None else [MARKER, mine[0]])
+        if marker != session.marker:
+            raise _met_anew()
+        if mine is not None and stands != [mine[1]]:
+            self._raw.set(*mine)
 
 
-def _wait_many(raw: Store, keys: Sequence[str], timeout: float) -> list[bytes | None]:
-    """What stands at each key once something does at all of them, by one call where the store has one for it."""
-    many: Callable[[Sequence[str], float], list[bytes | None]] | None = getattr(raw, "wait_many", None)
-    if many is not None:
-        return many(keys, timeout)
-    end = time.monotonic() + timeout
-    return [raw.wait(key, max(end - time.monotonic(), 0.0)) for key in keys]
+def _met_anew() -> StoreGoneError:
+    return StoreGoneError("the hosts of the job meet anew")
+
+
+def _unread(session: Session, keys: Sequence[str]) -> list[str]:
+    """The keys of the requests that these keys are about and that this host has not read."""
+    numbers = {int(match[1]) for key in keys if (match := _OF_REQUEST.match(key))}
+    return [f"log/{number}" for number in numbers if session.about(number) is None]
 
 
 class UnsignedStore:
@@ -319,46 +331,42 @@ class UnsignedStore:
         self._remedy = remedy
 
     def get(self, key: str) -> bytes | None:
-        found = self._raw.get(key)
-        if found is None:
-            self._check_unsigned(key)
+        return self.get_many([key])[0]
+
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        if not any(map(_meets, keys)):
+            return self._raw.get_many(keys)
+        *found, marker = self._raw.get_many([*keys, MARKER])
+        if any(raw is None for key, raw in zip(keys, found, strict=True) if _meets(key)):
+            self._check_unsigned(marker)
         return found
 
     def set(self, key: str, value: bytes) -> None:
         self._raw.set(key, value)
 
     def compare_set(self, key: str, expected: bytes | None, desired: bytes) -> bytes:
-        self._check_unsigned(key)
+        if _meets(key):
+            self._check_unsigned(self._raw.get(MARKER))
         return self._raw.compare_set(key, expected, desired)
 
     def wait(self, key: str, timeout: float) -> bytes | None:
         return self._raw.wait(key, timeout)
 
+    def wait_many(self, keys: Sequence[str], timeout: float) -> list[bytes | None]:
+        return self._raw.wait_many(keys, timeout)
+
     def delete(self, *keys: str) -> None:
-        for key in keys:
-            self._raw.delete(key)
+        self._raw.delete(*keys)
 
     def close(self) -> None:
         self._raw.close()
 
-    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Return what stands at each key, as get() does."""
-        found = _get_many(self._raw, keys)
-        for key, raw in zip(keys, found, strict=True):
-            if raw is None:
-                self._check_unsigned(key)
-        return found
-
-    def set_many(self, values: Mapping[str, bytes]) -> None:
-        """Put each value at its key, as set() does."""
-        for key, value in values.items():
-            self.set(key, value)
-
-    def wait_many(self, keys: Sequence[str], timeout: float) -> list[bytes | None]:
-        """Return what stands at each key, as soon as something does at all of them, or after so many seconds."""
-        return _wait_many(self._raw, keys, timeout)
-
-    def _check_unsigned(self, key: str) -> None:
-        """Where a host meets the others, and where it looks for a request: whether others sign what they say."""
-        if (key == "job" or key.startswith("log/")) and self._raw.get(MARKER) is not None:
+    def _check_unsigned(self, marker: bytes | None) -> None:
+        """Raise StoreGoneError if the store names a session: other hosts sign what they say."""
+        if marker is not None:
             raise StoreGoneError(f"other hosts of the job have a secret, and this one has none: {self._remedy}")
+
+
+def _meets(key: str) -> bool:
+    """Whether a host meets the others at this key, or looks there for a request."""
+    return key == "job" or key.startswith("log/")

@@ -64,7 +64,7 @@ class RunFolder:
 
     def save(self, note: Note) -> None:
         with files.opened(self._folder) as fd:
-            files.write_object(fd, files.NOTE, asdict(note))
+            files.overwrite_object(fd, files.NOTE, asdict(note))
 
     # --- senders ---
 
@@ -94,7 +94,7 @@ class RunFolder:
                 left["tried"] = True
                 if number is not None:
                     left["number"] = number
-                files.write_object(asks, f"{ident}.json", left)
+                files.overwrite_object(asks, f"{ident}.json", left)
 
     def tell(self, ident: str, fate: Fate) -> None:
         self._keep_replies(ident, fate.replies or {})
@@ -150,7 +150,7 @@ class RunFolder:
         view = _core.read_view(self._control)
         park = view["park"] if view["park"] <= STEP_MAX else None
         with files.opened(self._folder, create=True) as fd:
-            files.write_object(fd, files.APPENDING, {"id": entry.id, "park": park})
+            files.overwrite_object(fd, files.APPENDING, {"id": entry.id, "park": park})
         _core.point("relay:noted")
         only_if = 0
         if entry.only_if:

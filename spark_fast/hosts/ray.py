@@ -112,9 +112,20 @@ class Table(Lasting):
                 return None
         return self._values.get(key)
 
-    async def delete(self, key: str) -> None:
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         self._used = time.monotonic()
-        self._values.pop(key, None)
+        return [self._values.get(key) for key in keys]
+
+    async def wait_many(self, keys: Sequence[str], timeout: float) -> list[bytes | None]:
+        end = time.monotonic() + timeout
+        for key in keys:
+            await self.wait(key, max(0.0, end - time.monotonic()))
+        return await self.get_many(keys)
+
+    async def delete(self, *keys: str) -> None:
+        self._used = time.monotonic()
+        for key in keys:
+            self._values.pop(key, None)
 
     def _tell(self, key: str) -> None:
         if (event := self._awaited.pop(key, None)) is not None:
@@ -206,8 +217,16 @@ class RayStore:
         found: bytes | None = self._call("wait", key, timeout, timeout=timeout + self._timeout)
         return found
 
-    def delete(self, key: str) -> None:
-        self._call("delete", key)
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        found: list[bytes | None] = self._call("get_many", list(keys))
+        return found
+
+    def wait_many(self, keys: Sequence[str], timeout: float) -> list[bytes | None]:
+        found: list[bytes | None] = self._call("wait_many", list(keys), timeout, timeout=timeout + self._timeout)
+        return found
+
+    def delete(self, *keys: str) -> None:
+        self._call("delete", *keys)
 
     def close(self) -> None:
         """Nothing is held but a handle."""

@@ -11,6 +11,7 @@ import select
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -45,6 +46,8 @@ _LOOK_ENDING = 0.2
 """Seconds between two looks, where somebody wants to know, at what the other hosts tell once no rank lives here."""
 _LISTEN = 20.0
 """Seconds after which a wait for the next request begins anew: each takes the store some 20 µs."""
+_AWAIT = 1.0
+"""The same of what the others tell of an open request."""
 _AGAIN = 0.5
 """Seconds between two tries to reach the store."""
 
@@ -68,40 +71,57 @@ def drive(steps: Steps[_Result]) -> _Result:
 
 
 class _Listener:
-    """A thread with a connection of its own that waits for the next request of the job, and rings when it is there."""
+    """A thread with a connection of its own that waits for keys, and rings when all of them are there.
 
-    def __init__(self, store: Store, bell: int) -> None:
+    store: the connection.
+    turn: seconds after which a wait begins anew. It may go on for so long when other keys are expected.
+    """
+
+    def __init__(self, store: Store, bell: int, turn: float) -> None:
         self._bell = bell
+        self._turn = turn
         self._changed = threading.Condition()
-        self._key: str | None = None
+        self._keys: tuple[str, ...] = ()
+        self._news: dict[str, bytes] = {}
         self._over = False
         self.gone = False
         self._store = store
         threading.Thread(target=self._listen, name="spark_fast listener", daemon=True).start()
 
-    def expect(self, key: str | None) -> None:
+    def expect(self, keys: tuple[str, ...]) -> None:
+        """Wait for these keys from here on."""
         with self._changed:
-            self._key = key
+            self._keys = keys
             self._changed.notify()
 
+    def news(self) -> dict[str, bytes]:
+        """Return what was found since the last call."""
+        with self._changed:
+            found, self._news = self._news, {}
+        return found
+
     def close(self) -> None:
+        """End the thread when its wait is over."""
         with self._changed:
             self._over = True
             self._changed.notify()
 
     def _listen(self) -> None:
-        heard: str | None = None
+        heard: tuple[str, ...] = ()
         try:
             while True:
                 with self._changed:
-                    while not self._over and (self._key is None or self._key == heard):
+                    while not self._over and self._keys in ((), heard):
                         self._changed.wait()
                     if self._over:
                         break
-                    key = self._key
-                assert key is not None
-                if self._store.wait(key, _LISTEN) is not None:
-                    heard = key
+                    keys = self._keys
+                found = self._store.wait_many(keys, self._turn)
+                there = {key: raw for key, raw in zip(keys, found, strict=True) if raw is not None}
+                if len(there) == len(keys):
+                    heard = keys
+                    with self._changed:
+                        self._news.update(there)
                     _ring(self._bell)
         except StoreGoneError:
             self.gone = True
@@ -109,9 +129,13 @@ class _Listener:
         self._store.close()
 
 
+_FROM_INSIDE = b"!"
+"""What this process puts into the bell, in which others put something else: they may have left a request."""
+
+
 def _ring(bell: int) -> None:
     with suppress(BlockingIOError):
-        os.write(bell, b".")
+        os.write(bell, _FROM_INSIDE)
 
 
 def _watch(local: RunFolder, bell: int) -> None:
@@ -136,7 +160,7 @@ class _Process:
         self._local = RunFolder(folder)
         self._relay: Relay | None = None
         self._store: Store | None = None
-        self._listener: _Listener | None = None
+        self._listeners: list[_Listener] = []  # for the next request, and for what the others tell of an open one
         self._access = self._access_of(place)
         self._began = self._alive_at = time.monotonic()
         self._gone_since: float | None = None
@@ -145,10 +169,10 @@ class _Process:
 
     def run(self) -> None:
         """Until no rank lives. Raises what RunFolder raises when the folder is gone."""
-        due, rung, alive, look_at = 0.0, True, False, 0.0
+        due, rung, alive, look_at = 0.0, b".", False, 0.0
         while True:
             self._local.segment.check()
-            now = time.monotonic()
+            now, hurried = time.monotonic(), False
             if self._local.alive():
                 self._alive_at, alive = now, True
             elif now - self._alive_at > self._linger():
@@ -158,12 +182,13 @@ class _Process:
                 # The store may end with the job, so the last words are to be in it, and read, before it does.
                 if self._relay is not None:
                     self._relay.hurry(tell=alive)
-                alive, rung, look_at = False, True, now + _LOOK_ENDING
-            rung = self._read_place() or rung
-            if rung or now >= due:
+                alive, hurried, look_at = False, True, now + _LOOK_ENDING
+            outside = bool(rung.strip(_FROM_INSIDE))
+            moved = (outside or not rung) and self._read_place()
+            if moved or hurried or rung or now >= due:
                 try:
-                    self._connect()
-                    delay = self._turn()
+                    look = self._connect() or hurried or not rung
+                    delay = self._turn(look, asked=look or outside)
                 except StoreGoneError as error:
                     delay = self._lose(error)
                 due = time.monotonic() + delay
@@ -213,28 +238,34 @@ class _Process:
             numbers = tuple(range(place.first, place.first + place.count))
         return Member(place.node, place.name, numbers, place.world_size, place.generation)
 
-    def _connect(self) -> None:
-        if self._access.lost or (self._listener is not None and self._listener.gone):
+    def _connect(self) -> bool:
+        """Connect to the store, unless that is done. Return whether it was not."""
+        if self._access.lost or any(listener.gone for listener in self._listeners):
             raise StoreGoneError("the connection to the job's store is lost")
         if self._store is not None:
-            return
+            return False
         self._store = self._access.open()
-        self._listener = _Listener(self._access.open(), self._bell)
+        for seconds in (_LISTEN, _AWAIT):
+            self._listeners.append(_Listener(self._access.open(), self._bell, seconds))
         if self._relay is not None:
             self._relay.move(self._store)
+        return True
 
-    def _turn(self) -> float:
+    def _turn(self, look: bool, asked: bool) -> float:
         if self._relay is None:
             member = self._member()
             if member is None:
                 return 0.2
             assert self._store is not None
             self._relay = Relay(self._store, self._local, member, times_of(self._place))
+            look = asked = True
         self._access.check(self._relay.next_key)
-        delay = drive(self._relay.turn())
+        news = {key: raw for listener in self._listeners for key, raw in listener.news().items()}
+        delay = drive(self._relay.turn(news, look=look, asked=asked))
         self._gone_since = None
-        if self._listener is not None:
-            self._listener.expect(self._relay.next_key)
+        key = self._relay.next_key
+        for listener, keys in zip(self._listeners, ((key,) if key else (), self._relay.awaited), strict=True):
+            listener.expect(keys)
         return delay
 
     def _lose(self, error: StoreGoneError) -> float:
@@ -260,26 +291,29 @@ class _Process:
         return Relay(_NoStore(), self._local, member, times_of(place))
 
     def _drop(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
+        for listener in self._listeners:
+            listener.close()
         self._access.close()
         if self._store is not None:
             self._store.close()
-        self._listener = self._store = None
+        self._listeners, self._store = [], None
 
-    def _wait(self, seconds: float) -> bool:
-        """Whether somebody rang."""
+    def _wait(self, seconds: float) -> bytes:
+        """Wait for the bell, and return what was put into it; nothing if the time is over."""
         ready, _, _ = select.select([self._bell], [], [], seconds)
         if ready:
             with suppress(BlockingIOError):
-                os.read(self._bell, 4096)
-        return bool(ready)
+                return os.read(self._bell, 4096)
+        return b""
 
 
 class _NoStore:
     """A store that is never reached."""
 
     def get(self, key: str) -> bytes | None:
+        raise StoreGoneError("no store")
+
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         raise StoreGoneError("no store")
 
     def set(self, key: str, value: bytes) -> None:
@@ -291,7 +325,10 @@ class _NoStore:
     def wait(self, key: str, timeout: float) -> bytes | None:
         raise StoreGoneError("no store")
 
-    def delete(self, key: str) -> None:
+    def wait_many(self, keys: Sequence[str], timeout: float) -> list[bytes | None]:
+        raise StoreGoneError("no store")
+
+    def delete(self, *keys: str) -> None:
         raise StoreGoneError("no store")
 
     def close(self) -> None:
@@ -325,6 +362,8 @@ def main(folder: Path) -> int:
                 os.mkfifo(files.BELL, 0o600, dir_fd=fd)
             # For writing too, so that it is never at its end.
             bell = open_own(files.BELL, os.O_RDWR, dir_fd=fd, pipe=True)
+        # The threads that wait take over from one that computes for a moment, and not for 5 ms.
+        sys.setswitchinterval(0.0005)
         place = read_place(folder)
         if place is None:
             print(f"{folder} is no run of several hosts", file=sys.stderr)

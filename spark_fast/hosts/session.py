@@ -133,7 +133,7 @@ class Entrance:
             if before | this == before and isinstance(before.get("decision"), str):
                 return str(before["decision"]).encode()
             decision = this | {"decision": payload.decode()}
-            files.write_object(fd, _DECIDED, decision)
+            files.overwrite_object(fd, _DECIDED, decision)
             self._last_decided = decision
         return payload
 
@@ -164,7 +164,7 @@ class Entrance:
         self.session = session
         raw.set(MARKER, session.marker)
         if before is not None and awaited is not None:
-            raw.compare_set(f"{before.ident}/{awaited}", None, before.seal(awaited, FORGOTTEN, b""))
+            raw.compare_set(before.place(awaited), None, before.seal(awaited, FORGOTTEN, b""))
 
     def end(self) -> None:
         """Leave the session for good: no rank of this host lives any more."""

@@ -5,6 +5,7 @@ a class with these methods and a row of SCHEMES. Its class may have two function
 store, and `relay(folder, place)`, which starts a relay and says whether it could.
 """
 
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCHEMES",
+    "OneByOne",
     "Store",
     "StoreGoneError",
     "StoreSlowError",
@@ -41,6 +43,9 @@ class Store(Protocol):
     def get(self, key: str) -> bytes | None:
         """What stands there; None if nothing does. Never waits for it."""
 
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Return what stands at each key, as get() does. The values need not be of one moment."""
+
     def set(self, key: str, value: bytes) -> None:
         """Puts it there, whatever stood there. It may be lost if the store is gone by then; the next call tells."""
 
@@ -51,19 +56,33 @@ class Store(Protocol):
     def wait(self, key: str, timeout: float) -> bytes | None:
         """What stands there, as soon as something does; None if nothing does after so many seconds."""
 
-    def delete(self, key: str) -> None:
-        """Removes it."""
+    def wait_many(self, keys: Sequence[str], timeout: float) -> list[bytes | None]:
+        """Return what stands at each key, as soon as something stands at all of them, or after so many seconds."""
+
+    def delete(self, *keys: str) -> None:
+        """Remove what stands there. As set(), it may be lost."""
 
     def close(self) -> None:
         """Lets go of the connection. No other call follows."""
 
 
+class OneByOne:
+    """The methods for several keys of a store that has none of its own: a call for each key."""
+
+    def get(self, key: str) -> bytes | None:
+        raise NotImplementedError
+
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """See Store."""
+        return [self.get(key) for key in keys]
+
+
 SCHEMES = {
-    "tcp": ("spark_fast.hosts.tcp", "TcpStore"),
+    "tcp": ("spark_fast.hosts.tcp", "open_tcp_store"),
     "ray": ("spark_fast.hosts.ray", "RayStore"),
 }
-"""The store that an address begins with: the module and class, which takes the rest of the address and a number of
-seconds, that each of its calls may take."""
+"""The store that an address begins with: the module, and the class or function that opens it. Its arguments are the
+rest of the address, and the seconds that each call may take."""
 
 
 def parse_address(address: str) -> tuple[str, str]:

@@ -25,6 +25,7 @@ __all__ = [
     "Done",
     "Entry",
     "Fate",
+    "GroupAnswer",
     "Member",
     "Note",
     "Peer",
@@ -142,6 +143,7 @@ class Entry:
         letter: what it carries else; of a reload, the new code.
         only_if: it counts only if the pause of this id is in force.
         home: the lowest rank of the host that was asked.
+        group: how many ranks the hosts of a group have together: see `answers`; 0 if there are no groups.
     """
 
     id: str
@@ -154,6 +156,7 @@ class Entry:
     letter: dict[str, Any] | None = None
     only_if: str = ""
     home: int = 0
+    group: int = 0
 
     def packed(self) -> bytes:
         return _packed(self)
@@ -170,7 +173,7 @@ class Entry:
             return None
         ident, kind = _text(found.get("id")), whole(found.get("kind"), max(Kind))
         duration, letter = found.get("duration", 0.0), found.get("letter")
-        numbers = [whole(found.get(name, 0)) for name in ("arg", "ranks", "home")]
+        numbers = [whole(found.get(name, 0)) for name in ("arg", "ranks", "home", "group")]
         fine = (
             _is_id(ident)
             and kind
@@ -181,9 +184,9 @@ class Entry:
         )
         if not fine:
             return None
-        arg, ranks, home = (number or 0 for number in numbers)
+        arg, ranks, home, group = (number or 0 for number in numbers)
         sender, mail, only_if = _name(found.get("sender")), _text(found.get("mail")), _text(found.get("only_if"))
-        return cls(ident, kind or 0, arg, float(duration), sender, ranks, mail, letter, only_if, home)
+        return cls(ident, kind or 0, arg, float(duration), sender, ranks, mail, letter, only_if, home, group)
 
 
 def _is_id(text: str) -> bool:
@@ -213,13 +216,45 @@ class Answer:
 
     @classmethod
     def parsed(cls, raw: bytes) -> "Answer":
-        found = as_object(raw)
+        return cls.found(as_object(raw))
+
+    @classmethod
+    def found(cls, found: Any) -> "Answer":
+        """The same of what JSON had."""
+        found = found if isinstance(found, dict) else {}
         low = whole(found.get("low"))
         why = _text(found.get("why"))
         if low is None and why not in ("nothing", "stopping", "ended"):
             why = "failed"
         reason = _text(found.get("reason")) or ("" if why != "failed" else "what it says makes no sense")
         return cls(low, whole(found.get("park")), why, reason, _text(found.get("same")))
+
+
+@dataclass(frozen=True)
+class GroupAnswer:
+    """What the hosts of a group answer to a request.
+
+    Attributes:
+        hosts: how many of them have; 0 if nothing is known.
+        answers: of these the ones that count, by the lowest ranks of the hosts.
+    """
+
+    hosts: int
+    answers: Mapping[int, Answer]
+
+    def packed(self) -> bytes:
+        answers = {str(first): json.loads(answer.packed()) for first, answer in self.answers.items()}
+        return json.dumps({"hosts": self.hosts, "answers": answers}, separators=(",", ":")).encode()
+
+    @classmethod
+    def parsed(cls, raw: bytes | None) -> "GroupAnswer":
+        found = as_object(raw)
+        hosts, answers = whole(found.get("hosts")), found.get("answers")
+        if not hosts or not isinstance(answers, dict) or not answers:
+            return cls(0, {})
+        if not all(first.isdecimal() and len(first) < 20 for first in answers):
+            return cls(0, {})
+        return cls(hosts, {int(first): Answer.found(answer) for first, answer in answers.items()})
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,7 @@ empty_folder(void)
 
     while (folder && (item = readdir(folder)) != NULL) {
         snprintf(path, sizeof path, "%s/%s", test_folder, item->d_name);
-        unlink(path);
+        remove(path); /* also an empty folder */
     }
     if (folder)
         closedir(folder);

@@ -65,6 +65,27 @@ TEST(this_host_says_once_from_when_it_could_act_and_its_ranks_go_on_until_then)
     END;
 }
 
+TEST(a_rank_that_waits_for_other_hosts_announces_nothing_and_so_does_not_wake_itself)
+{
+    BEGIN;
+    ask_elsewhere(&segment, SF_PAUSE, 0);
+    PASSES(ranks[0], SF_AWAIT);
+    uint32_t seen = sf_segment_changes(&segment);
+    DOES(ranks[0], do_again, 0, SF_AWAIT);
+    CHECK_EQ(sf_segment_changes(&segment), seen);
+
+    CHECK_EQ(sf_commit(&segment, 1, 9), 9);
+    CHECK(sf_segment_changes(&segment) != seen);
+    seen = sf_segment_changes(&segment);
+    DOES(ranks[0], do_again, 0, SF_GO); /* and neither does one that only comes nearer to the step */
+    PASSES(ranks[0], SF_GO);
+    CHECK_EQ(sf_segment_changes(&segment), seen);
+    rank_run_to(ranks[0], 8);
+    PASSES(ranks[0], SF_HOLD);
+    CHECK(sf_segment_changes(&segment) != seen);
+    END;
+}
+
 TEST(all_ranks_act_at_the_step_that_was_committed_however_late_that_is)
 {
     BEGIN;

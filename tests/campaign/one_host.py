@@ -330,7 +330,7 @@ class OneHost:
 
 def pids_of(run: client.Run) -> list[int]:
     """Return the processes of a run's living ranks."""
-    return [rank.pid for rank in run.ranks if rank.status.live]
+    return [rank.pid for rank in run.ranks if rank.status.live and rank.pid > 1]  # 0 would be this process's group
 
 
 def page_of(served: "Served") -> Page:

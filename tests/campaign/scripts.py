@@ -47,8 +47,9 @@ sleeps = random.Random(rank)
 #BEFORE
 try:
     for item in spark.track(range(10**9), key="batch"):
-        tell(step=worker.step(), item=item, lr=state.lr, calls=calls[:])
-        calls.clear()
+        made = calls[:]
+        del calls[: len(made)]  # another thread may add one meanwhile
+        tell(step=worker.step(), item=item, lr=state.lr, calls=made)
         #BODY
         time.sleep(sleeps.random() * 0.004)
 except spark.SparkStopError as stop:

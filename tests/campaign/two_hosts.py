@@ -91,7 +91,9 @@ class TwoHosts:
     # --- the end ---
 
     def _end(self, end: str, hosts: list[hosts_real.Host], server: hosts_real.Server) -> None:
-        self._ask(hosts[0], "resume")
+        self._settle(hosts)
+        if self.wrong:
+            return
         if end == "kill store":
             server.kill()
             self._count("kill", "stores")
@@ -111,6 +113,21 @@ class TwoHosts:
             self._ask(hosts[0], "stop")
             _, alive = psutil.wait_procs([psutil.Process(host.process.pid) for host in hosts], timeout=PATIENCE)
             self._is("processes end after a stop", [f"process {process.pid} has not ended" for process in alive])
+
+    def _settle(self, hosts: list[hosts_real.Host]) -> None:
+        """Have all hosts go on. What killed senders have left at a host is done before what is asked there later."""
+        end = time.monotonic() + PATIENCE
+        while not self.wrong:
+            for host in hosts:
+                self._ask(host, "resume")
+            before = [host.step for host in hosts]
+            soon = time.monotonic() + 2.0
+            while time.monotonic() < soon:
+                if all(host.step > old + 20 for host, old in zip(hosts, before, strict=True)):
+                    return
+                time.sleep(0.02)
+            if time.monotonic() > end:
+                self._is("hosts go on after a resume", [f"they stand at {before}: {[host.slot() for host in hosts]}"])
 
     def _ask(self, host: hosts_real.Host, kind: str) -> None:
         """Ask as the only controller. A relay that was killed comes back meanwhile, so that a void is asked again."""

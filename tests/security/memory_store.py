@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Sequence
 
 __all__ = ["MemoryStore"]
 
@@ -17,6 +18,10 @@ class MemoryStore:
         with self._changed:
             return self.values.get(key)
 
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        with self._changed:
+            return [self.values.get(key) for key in keys]
+
     def set(self, key: str, value: bytes) -> None:
         with self._changed:
             self.values[key] = value
@@ -30,11 +35,17 @@ class MemoryStore:
             return self.values.get(key) or expected or b""
 
     def wait(self, key: str, timeout: float) -> bytes | None:
+        return self._wait([key], timeout)[0]
+
+    def wait_many(self, keys: Sequence[str], timeout: float) -> list[bytes | None]:
+        return self._wait(keys, timeout)
+
+    def _wait(self, keys: Sequence[str], timeout: float) -> list[bytes | None]:
         end = time.monotonic() + timeout
         with self._changed:
-            while key not in self.values and (left := end - time.monotonic()) > 0:
+            while not self.values.keys() >= set(keys) and (left := end - time.monotonic()) > 0:
                 self._changed.wait(left)
-            return self.values.get(key)
+            return [self.values.get(key) for key in keys]
 
     def delete(self, *keys: str) -> None:
         with self._changed:

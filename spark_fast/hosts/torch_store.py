@@ -1,0 +1,101 @@
+"""The store of a `torch.distributed` job, by PyTorch's own client: for servers whose protocol `tcp` does not speak.
+
+PyTorch is imported by the process that opens the store. Its client waits for an answer for as long as the connection
+lives, which one over a cut link may do for a quarter of an hour. So calls run in a thread beside, and are given up when
+their time is over, together with the connection.
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from functools import partial
+from importlib import import_module
+from typing import Any, TypeVar
+
+from spark_fast.hosts.call_thread import CallThread
+from spark_fast.hosts.store import OneByOne, StoreGoneError
+
+__all__ = ["TorchStore"]
+
+_Result = TypeVar("_Result")
+
+_ABSENT = b"\x00absent"
+"""No value of ours. A swap of this for this changes nothing, and tells what stands there without waiting for it."""
+
+
+class TorchStore(OneByOne):
+    """See Store. address: what follows `tcp://`; timeout: seconds that a call may take."""
+
+    def __init__(self, address: str, timeout: float) -> None:
+        place, _, prefix = address.partition("/")
+        host, _, port = place.rpartition(":")
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # it tells standard error of each wait that ran out
+        distributed: Any = import_module("torch.distributed")
+        self._timeout = timeout
+        self._thread = CallThread()
+        self._gone = False
+
+        def connect() -> Any:
+            client = distributed.TCPStore(
+                host.strip("[]"), int(port), None, False, timedelta(seconds=timeout), wait_for_workers=False
+            )
+            return distributed.PrefixStore(prefix or "spark_fast", client)
+
+        self._store = self._call(connect, timeout + 1)
+        self.get("job")  # connecting is half of it: what answers may be no store
+
+    def _call(self, function: Callable[[], _Result], timeout: float | None = None) -> _Result:
+        if self._gone:
+            raise StoreGoneError("the connection to the job's store is lost")
+        try:
+            return self._thread.run(function, timeout or self._timeout)
+        except StoreGoneError:
+            self._gone = True
+            raise
+        except (RuntimeError, OSError) as error:  # all of torch's own errors are RuntimeErrors
+            self._gone = True
+            self._thread.close()
+            said = str(error).splitlines() or [repr(error)]
+            raise StoreGoneError(f"the job's store can't be reached: {said[0]}") from None
+
+    def get(self, key: str) -> bytes | None:
+        found: bytes = self._call(lambda: self._store.compare_set(key, _ABSENT, _ABSENT))
+        return None if found == _ABSENT else found
+
+    def set(self, key: str, value: bytes) -> None:
+        self._call(lambda: self._store.set(key, value))
+
+    def compare_set(self, key: str, expected: bytes | None, desired: bytes) -> bytes:
+        found: bytes = self._call(lambda: self._store.compare_set(key, expected or b"", desired))
+        return found
+
+    def wait(self, key: str, timeout: float) -> bytes | None:
+        return self.wait_many([key], timeout)[0]
+
+    def wait_many(self, keys: Sequence[str], timeout: float) -> list[bytes | None]:
+        end = time.monotonic() + timeout
+        while True:
+            left = max(end - time.monotonic(), 0.001)
+            self._call(partial(self._woken, list(keys), left), left + self._timeout)
+            found = self.get_many(keys)
+            # A get() that finds nothing wakes those that wait for the key too.
+            if None not in found or time.monotonic() >= end:
+                return found
+
+    def _woken(self, keys: list[str], timeout: float) -> bool:
+        try:
+            self._store.wait(keys, timedelta(seconds=timeout))
+        except RuntimeError as error:
+            if "wait timeout" not in str(error):
+                raise
+            return False
+        return True
+
+    def delete(self, *keys: str) -> None:
+        for key in keys:
+            self._call(partial(self._store.delete_key, key))
+
+    def close(self) -> None:
+        self._gone = True
+        self._thread.close()

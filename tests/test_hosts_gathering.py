@@ -1,0 +1,39 @@
+"""How often a relay looks at what the other hosts tell of a request, on simulated hosts. See hosts_sim."""
+
+import pytest
+
+from spark_fast.hosts.gathering import Gathering
+from spark_fast.hosts.protocol import Times
+from spark_fast.hosts.relay import drive
+from spark_fast.hosts.roster import Roster
+from spark_fast.hosts.words import Ask, Decision, Done, Entry
+from spark_fast.request import Kind
+from tests.hosts_sim import SimClient, SimJob
+
+pytestmark = [pytest.mark.unit, pytest.mark.tier("fast")]
+
+
+def test_a_host_whose_ranks_have_acted_soon_looks_again_at_what_the_others_tell() -> None:
+    times = Times(bound=1.0, beat=1.0, gone=4.0)
+    job = SimJob(3, 2, times=times)
+    job.run(1.0)
+    host, client = job.hosts[0], SimClient(job.store)
+    gathering = Gathering(client, host, host.member, times, Roster(client, host, host.member))
+    first, other = (each.member.first for each in job.hosts)
+    host.left["9"] = Ask(Entry("9", Kind.STOP), 0.0)
+    drive(gathering.begin(9, "9", Decision(target=5), [first, other]))
+    for _ in range(10):  # ever more seldom
+        job.time = max(gathering.dues)
+        drive(gathering.look())
+    assert max(gathering.dues) >= job.time + 0.5
+
+    gathering.learn(9, first, Done("applied", 5))
+    drive(gathering.look())
+    assert max(gathering.dues) <= job.time + 0.01
+    assert gathering.awaited == (f"done/9/{other}",)
+
+    job.store.values[f"done/9/{other}"] = Done("applied", 5).packed()
+    job.time = max(gathering.dues)
+    drive(gathering.look())
+    assert host.fates["9"][0].state == "applied"
+    assert not gathering
