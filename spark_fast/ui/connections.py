@@ -58,7 +58,9 @@ def _origin(address: str) -> str:
         found = found.ipv4_mapped or found
     if found.is_loopback:
         return "this machine"
-    return str(found) if found.version == 4 else str(ipaddress.ip_network((int(found), 64), strict=False))
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    return str(ipaddress.IPv6Network((found, 64), strict=False))
 
 
 class Unauthenticated:
