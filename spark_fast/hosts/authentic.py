@@ -129,6 +129,12 @@ class Session:
                 if len(self._requests) > _KEPT:
                     del self._requests[min(self._requests)]
 
+    def is_meant(self, key: str, payload: bytes) -> bool:
+        """Return whether a verified value may stand under this key: of a request, whether it is the one that was read
+        first under its number, or says that this one is over."""
+        match = _LOG.fullmatch(key)
+        return match is None or payload == FORGOTTEN or self.about(int(match[1])) == hashlib.sha256(payload).digest()
+
     def about(self, number: int) -> bytes | None:
         """Return the digest of the request of this number; None if it was not read."""
         with self._lock:
@@ -155,6 +161,9 @@ class Gate(Protocol):
 
     def decided(self, session: Session, number: int, about: bytes, payload: bytes) -> bytes:
         """Keep what this host decides of a request, and return it; if it has decided before, return that."""
+
+    def abandon(self, session: Session) -> None:
+        """Leave this session, so that all hosts meet anew. Any thread may call it."""
 
 
 class AuthenticStore:
@@ -263,9 +272,17 @@ class AuthenticStore:
             found[key] = None
             if raw is not None:
                 about = self._about(session, key)
-                found[key] = None if about is None else self._open(session, key, raw, about)
+                payload = None if about is None else self._open(session, key, raw, about)
                 if about is None:
                     self._refusals.add(key, raw)
+                elif payload is not None and not session.is_meant(key, payload):
+                    # This host would do the second request, and take what the others say about the first one for an
+                    # answer to it.
+                    self._gate.abandon(session)
+                    raise StoreGoneError(
+                        f"another user has put one request in the place of another, under {key}: the hosts meet anew"
+                    )
+                found[key] = payload
         return [found[key] for key in keys]
 
     def _about(self, session: Session, key: str) -> bytes | None:

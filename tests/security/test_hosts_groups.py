@@ -28,6 +28,9 @@ class OpenGate:
     def decided(self, session: Session, number: int, about: bytes, payload: bytes) -> bytes:
         return payload
 
+    def abandon(self, session: Session) -> None:
+        raise AssertionError("a request was replaced")
+
 
 class SignedClient(SimClient):
     """A simulated host's connection, over which all is signed."""

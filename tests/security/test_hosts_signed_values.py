@@ -225,9 +225,48 @@ def test_an_answer_to_one_request_is_none_to_another_that_takes_its_number(job: 
         three.store.set(key, b'{"low":9}')
         assert one.store.get(key) is None and two.store.get(key) is None
     assert two.store.get("target/1") == b'{"target":3}'
-    # Who has read the first one goes on to mean it, also after a look at the other.
-    assert one.store.get("log/1") == OTHER
+    # A host that has read the first one never takes what is said about it for an answer to the other.
     assert one.store.get("low/1/1") == b'{"low":3}' and one.store.get("low/1/2") is None
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("ask", ["get", "get_many", "wait"])
+def test_a_host_that_is_shown_two_requests_under_one_number_does_neither_and_all_meet_anew(
+    job: Job, first: int, ask: str
+) -> None:
+    """It would do the second one at the step that the others have agreed on for the first one."""
+    hosts = [job.host(0), job.host(1), job.host(2)]
+    assert hosts[0].join() == hosts[1].join() == hosts[2].join()
+    before, shown = hosts[0].entrance.session, hosts[first]
+    hosts[2].store.compare_set("log/1", None, OTHER)
+    place = shown.place("log/1")
+    other = job.raw.values.pop(place)
+    hosts[1 - first].store.compare_set("log/1", None, REQUEST)
+    assert shown.store.get("log/1") == REQUEST
+    job.raw.values[place] = other  # by another user
+    asks = {
+        "get": lambda: shown.store.get("log/1"),
+        "get_many": lambda: shown.store.get_many(["target/1", "log/1"]),
+        "wait": lambda: shown.store.wait("log/1", 1.0),
+    }
+    with pytest.raises(StoreGoneError, match="in the place of another, under log/1"):
+        asks[ask]()
+    assert shown.entrance.session is None
+    met = until(lambda: _met_again(hosts), "all hosts meet anew")
+    assert before is not None and met != before.ident
+
+
+def _met_again(hosts: list[Host]) -> str:
+    """The session that all these hosts are in, after a try of each to come into one; empty if there is none."""
+    found = set()
+    for host in hosts:
+        if host.entrance.must_renew:
+            host.entrance.renew(host.raw)
+        try:
+            found.add(host.join())
+        except StoreGoneError:
+            found.add("")
+    return found.pop() if len(found) == 1 else ""
 
 
 def test_what_a_host_said_before_is_refused_once_it_has_said_more(both: tuple[Host, Host]) -> None:
