@@ -9,9 +9,10 @@ nonce brings a host into a session. Keys, where s is the session:
     welcome/<n>    the answer to nonce n
 
 A host that is started again keeps its session, as a file in its run folder, as long as the store names it. A session
-admits each host once. The leader begins a new one where a host knocks for the second time, since that host has ended, has
-lost its folder, or has seen two requests under one number; and where the store names none or another one, since it has been emptied. Then all others knock.
-So what an ended host has said for the last time is never heard of the host that follows it.
+admits each host once. The leader begins a new one where a host knocks for the second time: that host has ended, has
+lost its folder, or was shown two requests under one number. The leader also begins a new one where the store names none
+or another one, since it has been emptied. Then all others knock. So what an ended host has said for the last time is
+never heard of the host that follows it.
 
 Several sessions at the same time can do no harm: a request needs a word, signed in its session, of every host.
 """
