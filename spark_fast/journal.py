@@ -77,6 +77,7 @@ class Journal:
         lines: the others.
         torn: whether the last line was left out, since it is not whole: its writer was killed, or the disk was full.
         dropped: how many parts of its beginning are not there any more.
+        owner: the user id that owns the file.
     """
 
     path: Path
@@ -84,6 +85,7 @@ class Journal:
     lines: list[dict[str, Any]] = field(repr=False)
     torn: bool
     dropped: int = 0
+    owner: int = -1
 
     @property
     def loss(self) -> str | None:
@@ -254,12 +256,23 @@ def _part_before(path: Path, part: Journal) -> Journal | None:
         return None
     base = path.with_name(name[1]) if (name := _PART.fullmatch(part.path.name)) else part.path
     places = [journal_parts.path_of(each, part.header["before"]) for each in (path, base)]
-    place = next((each for each in places if each.exists()), None)
+    # A part holds code, which a replay runs, and may lie where any user can make a file of its name.
+    place = next((each for each in places if _owner_of(each) == part.owner), None)
     if place is None:
         return None
     found = _read_part(place)
-    same = all(found.header.get(key) == part.header.get(key) for key in ("run", "started"))
+    same = found.owner == part.owner
+    same = same and all(found.header.get(key) == part.header.get(key) for key in ("run", "started"))
     return found if same and found.header.get("part", 1) == part.header["part"] - 1 else None
+
+
+def _owner_of(path: Path) -> int | None:
+    """The user id that owns a regular file; None if it is none."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_uid if stat.S_ISREG(status.st_mode) else None
 
 
 def _read_part(path: Path) -> Journal:
@@ -293,7 +306,7 @@ def _read_part(path: Path) -> Journal:
     for number, line in enumerate(lines[1:], first + 2):
         if not _fits(line):
             raise JournalError(str(path), f"line {number} is damaged")
-    return Journal(path, header, lines[1:], torn)
+    return Journal(path, header, lines[1:], torn, owner=status.st_uid)
 
 
 def _with_payloads(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

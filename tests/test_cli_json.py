@@ -57,6 +57,16 @@ def test_what_json_can_not_express_is_an_error() -> None:
         to_json({"a": object(), "b": math.nan})
 
 
+@pytest.mark.unit
+@pytest.mark.parametrize("indent", [None, 2])
+def test_what_could_steer_a_terminal_is_an_escape_also_where_other_signs_are_not(indent: int | None) -> None:
+    value = {"näme": "über\x1b[31m\x9b31m\u202e\x7f\ud800\U000e0001\n", "π": [1.5, None]}
+    text = to_json(value, indent=indent, ascii_only=False)
+    assert all(sign.isprintable() or sign == "\n" for sign in text)
+    assert "näme" in text and "über" in text and "π" in text
+    assert json.loads(text) == value
+
+
 def test_every_command_prints_null_for_nan(tmp_path: Path) -> None:
     with Child(tmp_path, NOT_FINITE) as child:
         run = child.run()

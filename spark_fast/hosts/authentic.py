@@ -64,12 +64,13 @@ class Refusals:
 
     def add(self, key: str, raw: bytes) -> None:
         """Count a value, once while it stands there."""
+        digest = hashlib.sha256(raw).digest()  # a value may be of any length
         with self._lock:
-            if self._seen.get(key) == raw:
+            if self._seen.get(key) == digest:
                 return
             if len(self._seen) >= _KEPT:
                 self._seen.clear()
-            self._seen[key] = raw
+            self._seen[key] = digest
             self.count += 1
             self.first = self.first or key
 

@@ -45,7 +45,12 @@ def combine(target: int, found: Mapping[Member, Done], silent: Sequence[Member])
     def names(*outcomes: str) -> str:
         return ", ".join(member.name for member, done in found.items() if done.outcome in outcomes)
 
-    replies = {rank: reply for done in found.values() for rank, reply in (done.replies or {}).items()} or None
+    replies = {
+        rank: reply
+        for member, done in found.items()
+        for rank, reply in (done.replies or {}).items()
+        if int(rank) in member.ranks
+    } or None
     steps = [done.step for done in found.values() if done.outcome in ("applied", "failed") and done.step is not None]
     step = min(steps, default=target)
     reasons = []

@@ -25,6 +25,9 @@ __all__ = ["RunFolder"]
 _KEPT = 256
 """Fates that are kept: twice as many as the log has entries."""
 _TURN = 2.0
+_CARRYING = (Kind.RELOAD, Kind.SET, Kind.CALL)
+"""The requests that carry mail across hosts. The mail of a stop has a supervisor end or restart its worker. That is for
+this host's own senders to ask, and hosts without a secret carry stops of any user who reaches the store."""
 _NO_PAUSE = 1 << 62
 
 
@@ -189,6 +192,8 @@ class RunFolder:
         return None
 
     def _mail(self, entry: Entry) -> str:
+        if entry.kind not in _CARRYING:
+            return ""
         if entry.letter is None:
             return entry.mail
         if entry.kind == Kind.RELOAD:

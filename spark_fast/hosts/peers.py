@@ -49,7 +49,7 @@ def read_peers(folder: Path) -> list[dict[str, Any]]:
         return []
     ranks = []
     for host in (found or {}).get("hosts", []):
-        with suppress(KeyError, TypeError, ValueError):
+        with suppress(KeyError, TypeError, ValueError, OverflowError):
             silent = float(host["silent"]) + _age(found) > SILENT or (found or {}).get("unreachable") is True
             said = {rank["rank"]: rank for rank in host["ranks"]}
             for number in host["numbers"]:

@@ -336,10 +336,15 @@ class _NoStore:
 
 
 def _note(text: str, log: int = 2) -> None:
-    """Write a line to the relay's log, which begins anew once it has grown to LOG_MAX bytes."""
+    """Write a line to the relay's log, which begins anew once it has grown to LOG_MAX bytes.
+
+    Other hosts and other users of the store choose some of the text. So a character that could steer the terminal of a
+    reader is written as an escape.
+    """
     if os.fstat(log).st_size >= LOG_MAX:
         os.ftruncate(log, 0)
-    os.write(log, f"{time.strftime('%F %T')} {text}\n".encode())
+    shown = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+    os.write(log, f"{time.strftime('%F %T')} {shown}\n".encode())
 
 
 def main(folder: Path) -> int:

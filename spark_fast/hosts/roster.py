@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from spark_fast.hosts.steps import Local, Steps, call
 from spark_fast.hosts.store import Store
-from spark_fast.hosts.words import Member, Peer, as_object, whole
+from spark_fast.hosts.words import Member, Peer, as_object, ranks_said, whole
 
 __all__ = ["Roster"]
 
@@ -93,10 +93,8 @@ class Roster:
 
     def _peer(self, member: Member, raw: bytes | None, now: float) -> Peer:
         said = as_object(raw)
-        count, ranks = whole(said.get("count")) or 0, said.get("ranks")
+        count, ranks = whole(said.get("count")) or 0, ranks_said(said.get("ranks"), member)
         heard = self._heard.get(member.first)
         if heard is None or heard[0] != count:
             heard = self._heard[member.first] = count, now
-        if not isinstance(ranks, list) or not all(isinstance(rank, dict) for rank in ranks):
-            ranks = []
         return Peer(member, count, ranks, said.get("ended") is True, now - heard[1])

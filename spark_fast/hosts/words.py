@@ -5,11 +5,13 @@ and what makes no sense is as good as nothing.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from spark_fast.request import Kind
+from spark_fast.status import SparkStatus
 
 __all__ = [
     "PHASES",
@@ -29,6 +31,7 @@ __all__ = [
     "Peer",
     "Place",
     "as_object",
+    "ranks_said",
     "whole",
 ]
 
@@ -40,6 +43,9 @@ PHASES = 3
 """SF_PHASE_END of it."""
 VOTE_YES, VOTE_NO = 1, 2
 """SF_VOTE_YES, SF_VOTE_NO of it."""
+
+
+_RANK_NUMBER = re.compile("0|[1-9][0-9]{0,8}")
 
 
 def _packed(found: Any) -> bytes:
@@ -63,6 +69,11 @@ def whole(found: Any, most: int = STEP_MAX) -> int | None:
 
 def _text(found: Any, most: int = 4096) -> str:
     return found[:most] if isinstance(found, str) else ""
+
+
+def _name(found: Any) -> str:
+    """The text with a sign in the place of what could steer a terminal or has no encoding: it stands in log files."""
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in _text(found, 256))
 
 
 @dataclass(frozen=True)
@@ -102,8 +113,23 @@ class Member:
         if len(numbers) != len(ranks):
             return None
         return cls(
-            _text(found.get("node")), _text(found.get("name")), numbers, size, whole(found.get("generation")) or 0
+            _text(found.get("node")), _name(found.get("name")), numbers, size, whole(found.get("generation")) or 0
         )
+
+
+_RANK = ("rank", "status", "step", "pid")
+
+
+def ranks_said(found: Any, member: Member) -> list[dict[str, Any]]:
+    """What a host says of its ranks, without those of which it makes no sense: clients show it as it is."""
+    said = []
+    for each in found if isinstance(found, list) else ():
+        rank = {key: each.get(key) for key in _RANK} if isinstance(each, dict) else {}
+        numbers = [whole(rank.get(key)) for key in ("rank", "step", "pid")]
+        known = rank.get("status") in list(SparkStatus)
+        if None not in numbers and known and rank["rank"] in member.ranks:
+            said.append(rank)
+    return said
 
 
 @dataclass(frozen=True)
@@ -159,8 +185,8 @@ class Entry:
         if not fine:
             return None
         arg, ranks, home, group = (number or 0 for number in numbers)
-        texts = {name: _text(found.get(name)) for name in ("sender", "mail", "only_if")}
-        return cls(ident, kind or 0, arg, float(duration), ranks=ranks, letter=letter, home=home, group=group, **texts)
+        sender, mail, only_if = _name(found.get("sender")), _text(found.get("mail")), _text(found.get("only_if"))
+        return cls(ident, kind or 0, arg, float(duration), sender, ranks, mail, letter, only_if, home, group)
 
 
 def _is_id(text: str) -> bool:
@@ -288,7 +314,7 @@ class Done:
         outcome, replies = _text(found.get("outcome")), found.get("replies")
         if outcome not in ("applied", "failed", "superseded", "late", "nothing"):
             outcome = "lost"
-        if not isinstance(replies, dict) or not all(rank.isdecimal() for rank in replies):
+        if not isinstance(replies, dict) or not all(_RANK_NUMBER.fullmatch(rank) for rank in replies):
             replies = None
         return cls(outcome, whole(found.get("step")), _text(found.get("by")), replies)
 

@@ -7,10 +7,14 @@
 A worker renames FILE and then makes it anew. If it is killed in between, the highest number is the newest part. The
 header of a part that continues another has `part`, its place in the journal, from 2 on, and `before`, the number of the
 part before it: several runs may write to one FILE, one after the other, and their parts lie side by side.
+
+FILE may lie where other users can make files. So only regular files of this user count as parts, and a new part takes a
+number that no file has.
 """
 
 import os
 import re
+import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,6 +44,9 @@ def newest(base: Path) -> Path | None:
 def put_aside(base: Path) -> int:
     """Give the newest part a number, so that FILE can be made anew. Returns the number. Raises OSError."""
     number = max(_numbers(base), default=0) + 1
+    taken = _named(base)
+    while number in taken:  # by another user: it must not be replaced
+        number += 1
     os.rename(base, path_of(base, number))
     return number
 
@@ -61,8 +68,21 @@ def drop_oldest(base: Path, most: int) -> int:
 
 def _numbers(base: Path) -> list[int]:
     """The numbers of the parts, the oldest first."""
+    return sorted(number for number in _named(base) if _is_own(path_of(base, number)))
+
+
+def _named(base: Path) -> set[int]:
+    """The numbers of all files that are called like parts."""
     shape = re.compile(re.escape(base.name) + r"\.([1-9][0-9]{0,8})")
     try:
-        return sorted(int(found[1]) for name in os.listdir(base.parent) if (found := shape.fullmatch(name)))
+        return {int(found[1]) for name in os.listdir(base.parent) if (found := shape.fullmatch(name))}
     except FileNotFoundError:
-        return []
+        return set()
+
+
+def _is_own(path: Path) -> bool:
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()

@@ -7,6 +7,7 @@ number of such connections is limited. At the limit the oldest of them is closed
 
 import asyncio
 import errno
+import ipaddress
 import logging
 import resource
 import socket
@@ -46,8 +47,22 @@ def limit_by_files() -> int:
     return max(1, min(_UNAUTHENTICATED_MAX, files // _FILES_SHARE))
 
 
+def _origin(address: str) -> str:
+    """Return what stands for all the addresses that a client at this one can connect from.
+
+    Any user of this machine can use each of its loopback addresses. A machine with IPv6 can use most addresses of its
+    network. A client with many addresses must not look like many clients.
+    """
+    found = ipaddress.ip_address(address.split("%")[0])
+    if isinstance(found, ipaddress.IPv6Address):
+        found = found.ipv4_mapped or found
+    if found.is_loopback:
+        return "this machine"
+    return str(found) if found.version == 4 else str(ipaddress.ip_network((int(found), 64), strict=False))
+
+
 class Unauthenticated:
-    """The connections whose clients have not shown the token, by the address that they come from.
+    """The connections whose clients have not shown the token, by where they come from.
 
     limit: how many there may be.
     """
@@ -61,22 +76,26 @@ class Unauthenticated:
         return self._count
 
     def add(self, address: str, connection: object, close: Callable[[], None]) -> None:
-        """Count a connection; at the limit close the oldest one of the address that has most."""
+        """Count a connection; at the limit close the oldest one of the origin that has most."""
+        origin = _origin(address)
         if self._count >= self._limit:
             most = max(self._close, key=lambda each: len(self._close[each]))
             oldest, close_oldest = next(iter(self._close[most].items()))
-            self.remove(most, oldest)
+            self._remove(most, oldest)
             close_oldest()
-        self._close.setdefault(address, {})[connection] = close
+        self._close.setdefault(origin, {})[connection] = close
         self._count += 1
 
     def remove(self, address: str, connection: object) -> None:
         """Count a connection no more: its client has shown the token, or it has ended."""
-        of_address = self._close.get(address, {})
-        if of_address.pop(connection, None) is not None:
+        self._remove(_origin(address), connection)
+
+    def _remove(self, origin: str, connection: object) -> None:
+        of_origin = self._close.get(origin, {})
+        if of_origin.pop(connection, None) is not None:
             self._count -= 1
-        if not of_address:
-            self._close.pop(address, None)
+        if not of_origin:
+            self._close.pop(origin, None)
 
 
 class Connection(H11Protocol):

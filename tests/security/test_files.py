@@ -19,11 +19,12 @@ from typing import Any
 
 import pytest
 
-from spark_fast import _core, client, descriptors, homes, private_files, run_folder, safe_paths
-from spark_fast.errors import FolderRefusedError, SegmentError, StoreError
+from spark_fast import _core, client, descriptors, homes, journal, private_files, run_folder, safe_paths
+from spark_fast.errors import FolderRefusedError, JournalError, SegmentError, StoreError
 from spark_fast.hosts import asking
 from spark_fast.hosts import folder as host_files
 from spark_fast.own_process import own_command
+from spark_fast.runfiles import journal_parts
 from spark_fast.ui.detail import Lookout
 from spark_fast.ui.polling import Poller
 from spark_fast.ui.sent import Sent
@@ -368,6 +369,66 @@ def test_a_second_name_of_another_file_is_not_written_into(tmp_path: Path, share
         assert child.err.count("no journal is kept") == 1
         assert "2 names" in child.err
     assert precious.read_text() == ""
+
+
+def _part(path: Path, said: str, part: int = 1, before: int = 0) -> None:
+    header = journal.first_line("r", ["train.py"], 1.0, None, part=part, before=before)
+    path.write_bytes(header + f'{{"said": "{said}"}}\n'.encode())
+
+
+def test_a_part_that_another_user_puts_before_the_owners_is_not_read(
+    shared: Path, give: Callable[[Path], None]
+) -> None:
+    """A part holds code, which a replay runs. The oldest parts are dropped, and then their names are free."""
+    path = shared / "j"
+    _part(path, "mine", part=2, before=1)
+    _part(shared / "j.1", "theirs")
+    give(shared / "j.1")
+    found = journal.read(path)
+    assert [line["said"] for line in found.lines] == ["mine"] and found.dropped == 1
+    path.unlink()  # as while a worker begins a new part
+    with pytest.raises(JournalError, match="No such file"):
+        journal.read(path)
+    assert not journal.is_begun(path)
+
+
+def test_parts_of_another_user_are_neither_written_over_nor_counted(shared: Path, give: Callable[[Path], None]) -> None:
+    path = shared / "j"
+    theirs = [shared / f"j.{number}" for number in (2, 4, 999_999_999)]
+    for each in theirs:
+        each.touch()
+        os.truncate(each, 1 << 40)
+        give(each)
+    for expected in (1, 3, 5):
+        _part(path, str(expected))
+        assert journal_parts.put_aside(path) == expected
+    assert journal_parts.newest(path) == shared / "j.5"
+    assert journal_parts.drop_oldest(path, 1 << 20) == 0
+    assert journal_parts.drop_oldest(path, 0) == 3
+    assert sorted(shared.iterdir()) == sorted(theirs)
+
+
+def test_a_worker_keeps_its_journal_below_the_limit_whatever_parts_another_user_makes(
+    tmp_path: Path, shared: Path
+) -> None:
+    path = shared / "journal.jsonl"
+    attack(f"""
+        import os
+        os.mkfifo({str(path) + ".1"!r})
+        os.mkdir({str(path) + ".3"!r})
+        for number in (2, 5):
+            os.truncate(os.open({str(path) + "."!r} + str(number), os.O_CREAT | os.O_WRONLY, 0o600), 1 << 40)
+    """)
+    with Child(tmp_path, LOOP, SPARK_FAST_JOURNAL=str(path), SPARK_FAST_JOURNAL_LIMIT="64KiB") as child:
+        run = child.run()
+
+        def parted() -> bool:
+            assert run.pause(timeout=DEADLINE).fate.state == "applied"
+            assert run.resume(timeout=DEADLINE).fate.state == "applied"
+            return (shared / "journal.jsonl.6").exists()
+
+        until(parted, "the worker begins a second part")
+        assert "can't be" not in child.err
 
 
 def test_each_folder_that_is_made_for_the_journal_is_ours_alone(tmp_path: Path) -> None:

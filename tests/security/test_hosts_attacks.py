@@ -14,13 +14,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from spark_fast import client
+from spark_fast import _core, client
 from spark_fast.client import FateState
 from spark_fast.code_versions import digest_of
 from spark_fast.hosts.store import Store, open_store
@@ -291,6 +292,48 @@ def test_without_a_secret_only_requests_without_code_and_values_are_taken(
         run.resume(timeout=60)
         assert not found[0].lines("set") and not found[1].lines("set")
         assert run.stop(timeout=60).fate.state is FateState.APPLIED
+
+
+def test_without_a_secret_a_stop_of_another_user_neither_restarts_nor_kills_and_leaves_no_file(
+    tmp_path: Path, server: Server
+) -> None:
+    """A stop with the mail "reset" has a supervisor start the training over; with "grace" it ends it by signals."""
+    place = address(server)
+    with job(tmp_path, 2, place, **UNSIGNED) as found, attacker(place) as eve:
+        eve.ask(1, Kind.PAUSE, letter={"name": "lr", "value": 666})
+        until(lambda: eve.decide(1, (0, 1)), "both hosts answer the pause", 60.0)
+        parked_together(found)
+        for number, mail in ((2, "grace"), (3, "reset")):
+            eve.ask(number, Kind.STOP if mail == "reset" else Kind.RESUME, mail=mail)
+            until(lambda: eve.decide(number, (0, 1)), "both hosts answer", 60.0)  # noqa: B023
+        until(lambda: all(host.lines("stopped") for host in found), "both stop", 60.0)
+        for host in found:
+            control = os.open(host.run / "control", os.O_RDONLY)
+            kinds = [(entry["kind"], entry["mail"]) for entry in map(partial(_core.read_entry, control), (1, 2, 3))]
+            os.close(control)
+            assert kinds == [(Kind.PAUSE, ""), (Kind.RESUME, ""), (Kind.STOP, "")]
+            assert not list(host.run.glob("mail/*"))
+
+
+def test_every_run_is_listed_whatever_another_user_writes_into_the_store_of_one(
+    tmp_path: Path, server: Server, at_home: Callable[[Host], client.Run]
+) -> None:
+    place = address(server)
+    with job(tmp_path, 2, place, **UNSIGNED) as found, attacker(place) as eve:
+        run, count = at_home(found[0]), 1 << 40
+        for rank in ({"step": float("inf")}, {"status": []}, {"rank": {}}):
+            count += 1
+            said = {"count": count, "ranks": [{"rank": 1, "status": "running", "step": 1, "pid": 1} | rank]}
+
+            def read() -> bool:
+                eve.put("state/1", said)  # noqa: B023
+                assert [each.rank for each in run.ranks] == [0, 1]
+                peers = json.loads((found[0].run / "hosts" / "peers.json").read_text())
+                return any(host["count"] == count for host in peers["hosts"])  # noqa: B023
+
+            until(read, "the host reads what another user has written", 60.0)
+        assert [each.id for each in client.runs()] == ["job"]
+        assert found[0].relay() is not None, found[0].said()
 
 
 def test_who_trusts_the_network_needs_no_secret(

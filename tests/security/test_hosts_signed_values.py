@@ -2,6 +2,7 @@
 
 import secrets
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -128,6 +129,16 @@ def test_what_another_user_writes_is_as_good_as_absent(both: tuple[Host, Host], 
         assert two.store.get(key) is None
         assert two.store.wait(key, 0.01) is None
     assert two.refusals.count == 5 and two.refusals.first == key
+
+
+def test_foreign_values_are_counted_and_not_kept() -> None:
+    refusals = Refusals()
+    tracemalloc.start()
+    for number in range(64):
+        refusals.add(f"host/{number}", bytes(1 << 20))
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert refusals.count == 64 and kept < 1 << 20
 
 
 def test_a_wait_for_a_value_is_not_ended_by_a_foreign_one(both: tuple[Host, Host]) -> None:

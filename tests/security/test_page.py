@@ -35,8 +35,9 @@ def server(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
         yield found
 
 
-def _connect(server: Served, stack: ExitStack, sent: bytes = HALF) -> socket.socket:
-    found = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=DEADLINE))
+def _connect(server: Served, stack: ExitStack, sent: bytes = HALF, source: str = "127.0.0.1") -> socket.socket:
+    place = "127.0.0.1", server.port
+    found = stack.enter_context(socket.create_connection(place, timeout=DEADLINE, source_address=(source, 0)))
     if sent:
         found.sendall(sent)
     return found
@@ -64,6 +65,21 @@ def test_connections_without_the_token_do_not_keep_its_owner_out(server: Served,
         assert len(server.server.unauthenticated) <= LIMIT
         # The oldest one made room.
         assert _is_closed(first)
+
+
+def test_connections_from_many_addresses_of_this_machine_do_not_keep_the_page_from_loading(server: Served) -> None:
+    """Each user of the machine can connect from any address that begins with 127."""
+    whole = b"GET /static/app.js HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    with ExitStack() as stack:
+        others = deque(_connect(server, stack, source=f"127.0.9.{number}") for number in range(1, LIMIT + 1))
+        # A browser opens several connections at once and keeps them.
+        browser = [_connect(server, stack, b"") for _ in range(6)]
+        for number in range(3):  # a client that was closed comes again
+            assert _is_closed(others.popleft())
+            others.append(_connect(server, stack, source=f"127.0.8.{number + 1}"))
+        for connection in browser:
+            connection.sendall(whole)
+            assert connection.recv(64).startswith(b"HTTP/1.1 200 ")
 
 
 def test_the_owner_gets_in_during_a_flood_of_connections(home: Path) -> None:
@@ -310,16 +326,39 @@ def test_unauthenticated_connections_leave_most_files_to_the_runs(
 
 def test_the_address_with_the_most_connections_makes_room() -> None:
     closed: list[str] = []
+    few = "192.0.2.1"
     there = Unauthenticated(3)
     for name in ("few", "many1", "many2", "other"):
-        there.add("few" if name in ("few", "other") else "many", name, lambda name=name: closed.append(name))
+        there.add(few if name in ("few", "other") else "192.0.2.2", name, lambda name=name: closed.append(name))
     assert closed == ["many1"]
-    there.remove("few", "few")
-    there.remove("few", "few")
+    there.remove(few, "few")
+    there.remove(few, "few")
     assert len(there) == 2
-    there.add("few", "again", lambda: closed.append("again"))
-    there.add("few", "more", lambda: closed.append("more"))
+    there.add(few, "again", lambda: closed.append("again"))
+    there.add(few, "more", lambda: closed.append("more"))
     assert closed == ["many1", "other"]
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [
+        ("127.0.0.1", "127.7.7.7", "::1", "::ffff:127.0.0.9"),
+        ("2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:0:9::", "2001:db8::2"),
+        ("fe80::1%eth0", "fe80::2%eth0", "fe80::3", "fe80::4"),
+    ],
+    ids=["this machine", "one network", "one link"],
+)
+def test_addresses_that_one_client_can_choose_among_count_as_one(addresses: tuple[str, ...]) -> None:
+    closed: list[int] = []
+    there = Unauthenticated(4)
+    there.add("192.0.2.1", 0, lambda: closed.append(0))
+    for number, address in enumerate(addresses, 1):
+        there.add(address, number, lambda number=number: closed.append(number))
+    there.add("192.0.2.2", 5, lambda: closed.append(5))
+    assert closed == [1, 2]
+    for number, address in enumerate(addresses, 1):
+        there.remove(address, number)
+    assert len(there) == 2
 
 
 def test_log_lines_of_a_kind_are_few_and_the_rest_is_counted() -> None:
