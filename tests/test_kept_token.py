@@ -11,7 +11,7 @@ import pytest
 from spark_fast.errors import FolderRefusedError, StoreError
 from spark_fast.ui import kept_token
 
-pytestmark = pytest.mark.unit
+pytestmark = [pytest.mark.unit, pytest.mark.tier("test")]  # needs the packages of the page
 
 
 @pytest.fixture

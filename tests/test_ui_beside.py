@@ -69,7 +69,7 @@ def test_without_its_packages_the_page_says_what_to_install(tmp_path: Path) -> N
             check=False,
         )
         assert done.returncode == 1
-        assert done.stderr == f"spark-fast: the page needs uvicorn: {sys.executable} -m pip install 'uvicorn>=0.30'\n"
+        assert done.stderr == f"spark-fast: the page needs uvicorn: {sys.executable} -m pip install 'uvicorn>=0.34'\n"
         assert done.stdout == ""
 
 

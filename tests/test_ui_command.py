@@ -196,7 +196,7 @@ main()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"spark-fast: the page needs uvicorn: {sys.executable} -m pip install 'uvicorn>=0.30'\n"
+    assert done.stderr == f"spark-fast: the page needs uvicorn: {sys.executable} -m pip install 'uvicorn>=0.34'\n"
 
 
 def test_no_other_command_loads_a_web_server(home: Path) -> None:

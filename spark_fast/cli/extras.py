@@ -10,7 +10,7 @@ __all__ = ["EXTRAS", "missing"]
 
 EXTRAS = {
     "watch": {"watchfiles": "watchfiles>=0.24"},
-    "ui": {"fastapi": "fastapi>=0.115", "uvicorn": "uvicorn>=0.30", "plotly": "plotly>=6"},
+    "ui": {"fastapi": "fastapi>=0.115", "uvicorn": "uvicorn>=0.34", "plotly": "plotly>=6"},
     "demo": {"numpy": "numpy>=1.24", "sklearn": "scikit-learn>=1.3"},
 }
 """The extras of pyproject.toml: for each module that is imported, the package that brings it."""
