@@ -106,6 +106,27 @@ def test_a_signal_stops_a_rank_whose_jobs_store_says_nothing(tmp_path: Path) -> 
         assert "this process stops alone" in child.err
 
 
+def test_descriptors_that_run_out_once_the_run_is_made_do_not_end_the_training(tmp_path: Path) -> None:
+    code = """
+    import resource
+    import spark_fast as spark
+    from spark_fast.worker import session
+    make = session._make_run
+    def made(*words, **options):
+        run = make(*words, **options)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        return run
+    session._make_run = made
+    for _ in range(3):
+        spark.checkpoint()
+    print("went on")
+    """
+    with Child(tmp_path, code) as child:
+        assert child.ended() == 0, child.err
+        assert child.out == "went on\n"
+        assert "Traceback" not in child.err
+
+
 @pytest.mark.parametrize("logged", [True, False], ids=["in the log", "nowhere"])
 def test_a_stop_that_all_hosts_were_asked_for_is_left_to_the_log_once_it_is_there(tmp_path: Path, logged: bool) -> None:
     code = f"""

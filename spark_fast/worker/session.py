@@ -29,7 +29,7 @@ from spark_fast.errors import (
 from spark_fast.launchers import ancestors
 from spark_fast.request import Kind, format_id
 from spark_fast.status import WorkerState
-from spark_fast.worker import child_process, launchers, options, report
+from spark_fast.worker import child_process, hooks, launchers, options, report, stop_in_threads
 from spark_fast.worker.forking import Parent
 from spark_fast.worker.stopping import StopRule
 
@@ -686,8 +686,6 @@ def state_after(error: BaseException | None) -> WorkerState:
 
 def _at_exit() -> None:
     global outcome
-    from spark_fast.worker import stop_in_threads
-
     if outcome is WorkerState.FINISHED:
         outcome = state_after(None)  # threads of the script may have been stopped since
     if not stop_in_threads.finish():
@@ -724,8 +722,6 @@ def _on_uncaught(kind: type[BaseException], error: BaseException, trace: Traceba
         _previous_hook(kind, error, trace)
         return
     global outcome
-    from spark_fast.worker import hooks
-
     if not hooks.run_on_stop():
         outcome = WorkerState.FAILED
     behind = error_behind(error)
@@ -741,8 +737,6 @@ def _watch_the_end() -> None:
     if sys.excepthook is not _on_uncaught:  # else it was forked from a worker
         _previous_hook = sys.excepthook
         sys.excepthook = _on_uncaught
-    from spark_fast.worker import stop_in_threads
-
     stop_in_threads.watch()
     if child_process.is_child():
         child_process.watch(_on_raised, _on_ended)
@@ -750,8 +744,6 @@ def _watch_the_end() -> None:
 
 def _on_raised(error: BaseException) -> None:
     global outcome
-    from spark_fast.worker import hooks
-
     outcome = state_after(error)
     if is_stop(error) and not hooks.run_on_stop():
         outcome = WorkerState.FAILED
@@ -759,8 +751,6 @@ def _on_raised(error: BaseException) -> None:
 
 def _on_ended(exit_code: int) -> None:
     global outcome
-    from spark_fast.worker import stop_in_threads
-
     if not stop_in_threads.finish():
         outcome = WorkerState.FAILED
     if outcome is not None:
