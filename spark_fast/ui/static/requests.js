@@ -109,7 +109,7 @@ export class FateLine {
     this.words = el("span", { class: "fate-words" });
     this.trace = full ? el("pre", { class: "trace", tabindex: "0", role: "group", "aria-label": "traceback", hidden: true }) : null;
     const more = { type: "button", "data-action": "start-over", hidden: true, onclick: () => this.restart?.() };
-    this.more = el("button", more, "Start over…");
+    this.more = el("button", more);
     this.node = el("div", { class: "fate", hidden: true }, el("span", {}, this.what, " ", this.words), full ? this.more : null, this.trace);
   }
 
@@ -132,6 +132,7 @@ export class FateLine {
   offer(restart) {
     this.restart = restart;
     show(this.more, restart !== null);
+    text(this.more, restart !== null ? "Start over…" : ""); // hidden text would be part of the line's text
   }
 
   clear() {
