@@ -299,10 +299,11 @@ class Relay:
         assert self._note is not None
         if number in self._gathering or number >= self._note.next:
             return
-        raw = yield from call(self._store.get, f"target/{number}")
-        if raw is None:
-            unknown = "it was asked for too long ago" if ask.age > self._times.patience else None
-            if unknown:
+        log, raw = yield from call(self._store.get_many, [f"log/{number}", f"target/{number}"])
+        # The relay before this one has noted the number. By now another user may have put another request there.
+        if raw is None or log is None or _id_of(log) != ask.entry.id:
+            if ask.age > self._times.patience:
+                unknown = "the job's store no longer holds what was decided of it"
                 yield from call(self._local.tell, ask.entry.id, Fate("lost", reason=unknown))
             return
         yield from self._settled(number, ask.entry.id, Decision.parsed(raw))
