@@ -478,8 +478,8 @@ def test_a_second_process_under_a_name_in_use_gets_another_name_and_says_so(tmp_
         until(lambda: len(client.runs()) == 2)
         names = {run.id for run in client.runs()}
         assert names == {"test", "test-2"}
-        loser = second if "called 'test-2'" in second.err else first
-        assert "a living run is called 'test'; this one is called 'test-2'" in loser.err
+        told = "a living run is called 'test'; this one is called 'test-2'"
+        until(lambda: told in first.err + second.err)
         one.pause(timeout=10)
         client.attach("test-2").pause(timeout=10)
 

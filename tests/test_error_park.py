@@ -391,7 +391,8 @@ def test_an_on_stop_function_that_raises_after_threads_were_stopped_fails_the_ru
     with Edited(tmp_path, code, str(tmp_path / "project" / "train.py"), how) as training:
         run = training.run()
         run.stop(timeout=30)
-        assert training.ended() == (1 if how == "joins" else 0)
+        # Of threads that outlive the script: 1 only if the stop came before its last line had run.
+        assert training.ended() in ((1,) if how == "joins" else (0, 1))
         assert training.out.splitlines() == ["also", "also"]
         assert run.status == "failed"
 
