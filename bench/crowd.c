@@ -133,8 +133,10 @@ agree(const char *path, uint32_t ranks, int rounds)
         if (i >= 0)
             took[i] = ended - began;
         for (uint32_t r = 0; r < ranks; r++) {
-            while (atomic_load(&segment.slots[r].applied) < seq)
+            while (atomic_load(&segment.slots[r].applied) < seq) {
+                CHECK(waitpid(stepping, NULL, WNOHANG) == 0); /* it has ended, and said why */
                 usleep(10);
+            }
         }
     }
     kill(stepping, SIGKILL);
