@@ -12,7 +12,7 @@ from spark_fast.hosts.peers import read_peers
 from spark_fast.request import Fate, FateState, Kind, failure_of, is_restart, version_of
 from spark_fast.status import ENDED, Rank, SparkStatus
 
-__all__ = ["ELSEWHERE", "ask", "fate", "peers", "wait", "why_not_here"]
+__all__ = ["ELSEWHERE", "ask", "fate", "have_ended", "peers", "wait", "why_not_here"]
 
 ELSEWHERE = -1
 """Stands for the number of a request in the log: this one has another in each host's log."""
@@ -83,6 +83,11 @@ def peers(folder: Path) -> list[Rank]:
     ]
 
 
+def have_ended(others: Sequence[Rank], count: int) -> bool:
+    """Return whether all ranks of the other hosts are known to have ended; count: how many these hosts have."""
+    return sum(rank.status in ENDED for rank in others) >= count
+
+
 def why_not_here(status: SparkStatus, others: Sequence[Rank], count: int) -> str:
     """Why a host whose own ranks have all ended refuses a request.
 
@@ -91,7 +96,7 @@ def why_not_here(status: SparkStatus, others: Sequence[Rank], count: int) -> str
         others: the ranks of the other hosts, as far as they are known.
         count: how many ranks the other hosts have.
     """
-    if sum(rank.status in ENDED for rank in others) >= count:
+    if have_ended(others, count):
         return f"the run has ended: it is {status}"
     hosts = sorted({rank.host for rank in others if rank.status.live})
     if hosts:

@@ -327,7 +327,9 @@ class Run:
         look = self._look()
         if look is None:
             return False
-        return sum(rank.status in ENDED for rank in look.peers) < self._about.world_size - len(look.slots)
+        from spark_fast.client import meeting
+
+        return not meeting.have_ended(look.peers, self._about.world_size - len(look.slots))
 
     @property
     def ranks(self) -> list[Rank]:
