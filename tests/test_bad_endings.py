@@ -439,6 +439,7 @@ def test_a_link_in_the_place_of_the_control_file_is_not_followed(tmp_path: Path)
 def test_a_control_file_of_another_layout_is_an_error_that_names_both_versions(tmp_path: Path) -> None:
     with Child(tmp_path) as child:
         run = child.run()
+        child.steps_on(run)  # in its first checkpoint it would notice, give up the control and go on without
         control = run.folder / "control"
         with control.open("r+b") as file:
             file.seek(8)

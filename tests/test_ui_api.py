@@ -628,14 +628,14 @@ def test_a_reload_that_would_start_over_says_that_it_can(server: Served, tmp_pat
     with Edited(tmp_path, FORGETFUL) as training:
         training.says(40)
         training.edit('"old"', '"new"')
-        for body in ({}, {"code": training.source().replace('"new"', '"newer"')}, {"code": "def"}):
-            answer = server.api.post("/api/runs/test/reload", json=body)
-            if answer.status_code == 422:  # it does not compile
-                assert answer.json()["request"]["can_start_over"] is False
-                continue
-            assert server.fate("test", answer.json()["request"])["state"] == "refused"
-            told = server.get(f"/api/runs/test/requests/{answer.json()['request']['id']}")["request"]
+        for body in ({}, {"code": training.source().replace('"new"', '"newer"')}):
+            asked = server.api.post("/api/runs/test/reload", json=body).json()["request"]
+            assert server.fate("test", asked)["state"] == "refused"
+            told = server.get(f"/api/runs/test/requests/{asked['id']}")["request"]
             assert told["can_start_over"] is True
+        unreadable = server.api.post("/api/runs/test/reload", json={"code": "def"})
+        assert unreadable.status_code == 422
+        assert unreadable.json()["request"]["can_start_over"] is False
         again = server.post("/api/runs/test/reload", {"restart": True})
         assert server.fate("test", again)["state"] == "applied"
         until(lambda: ["new", 0, 1] in training.said, training.err)

@@ -9,6 +9,7 @@ const WAIT_SECONDS = 2;
 /** Answers that are waited for at a time: a browser has six connections for a server. */
 const AT_ONCE = 2;
 const LOST_SECONDS = 1;
+const START_OVER = "Start over…";
 
 let waiting = 0;
 const queue = [];
@@ -108,8 +109,8 @@ export class FateLine {
     this.what = el("span", { class: "fate-what" });
     this.words = el("span", { class: "fate-words" });
     this.trace = full ? el("pre", { class: "trace", tabindex: "0", role: "group", "aria-label": "traceback", hidden: true }) : null;
-    const more = { type: "button", "data-action": "start-over", hidden: true, onclick: () => this.restart?.() };
-    this.more = el("button", more);
+    const more = { type: "button", "data-action": "start-over", "aria-label": START_OVER, hidden: true };
+    this.more = el("button", { ...more, onclick: () => this.restart?.() });
     this.node = el("div", { class: "fate", hidden: true }, el("span", {}, this.what, " ", this.words), full ? this.more : null, this.trace);
   }
 
@@ -132,7 +133,7 @@ export class FateLine {
   offer(restart) {
     this.restart = restart;
     show(this.more, restart !== null);
-    text(this.more, restart !== null ? "Start over…" : ""); // hidden text would be part of the line's text
+    text(this.more, restart !== null ? START_OVER : ""); // hidden text would be part of the line's text
   }
 
   clear() {
