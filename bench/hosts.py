@@ -16,10 +16,11 @@ import psutil
 
 from bench.homes import environment
 from bench.hosts_model import Costs, StandStill, stand_still
-from spark_fast import hosts, run_folder
+from spark_fast import hosts
 from spark_fast.hosts.store import Store, open_store
 from spark_fast.hosts.tcp import TcpStore
 from spark_fast.request import Kind
+from spark_fast.runfiles import run_folder
 from tests.hosts_sim import SimClient, SimJob
 
 __all__ = ["Hosts", "Many", "RoundTrip", "measure"]

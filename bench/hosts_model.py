@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from spark_fast.hosts.messages import Entry, Place
 from spark_fast.hosts.store import StoreGoneError
-from spark_fast.hosts.words import Entry, Place
 from spark_fast.request import Kind
 from tests.hosts_sim import SimClient, SimHost, SimJob
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from bench.homes import home_to_control
 from bench.processes import child
-from spark_fast import _core, client, run_folder
+from spark_fast import _core, client
+from spark_fast.runfiles import run_folder
 
 __all__ = ["Parked", "measure"]
 

@@ -20,7 +20,7 @@ from bench.start import Import, List
 from bench.values import SHORT_STEP, STEP, Assigning, Flood, Steering, Values
 from bench.wake import Wake
 from bench.web import Looked, Web
-from spark_fast.client.share import BURST, RATE
+from spark_fast.client.rate_limit import BURST, RATE
 
 __all__ = ["Results", "Target", "duration", "each_step", "plot", "summary", "table", "targets", "text"]
 

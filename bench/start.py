@@ -13,7 +13,7 @@ import spark_fast
 from bench.homes import environment, home
 from bench.measure import median
 from bench.processes import child, result
-from spark_fast import run_folder
+from spark_fast.runfiles import run_folder
 
 __all__ = ["Import", "List", "measure_import", "measure_list"]
 

@@ -15,7 +15,7 @@ from bench.peers import Absent
 from bench.processes import child, result
 from bench.worker import ANSWER, FLOODING, READ_AT, READ_VALUE, SENT, WORDS
 from spark_fast import client
-from spark_fast.client.share import RATE
+from spark_fast.client.rate_limit import RATE
 
 __all__ = ["Assigning", "Flood", "Logger", "Steering", "Values", "measure"]
 

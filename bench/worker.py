@@ -103,7 +103,8 @@ def crowd(count: int) -> dict[str, Any]:
     import struct
 
     import spark_fast as spark
-    from spark_fast import client, run_folder
+    from spark_fast import client
+    from spark_fast.runfiles import run_folder
 
     spark.checkpoint()
     (one,) = (run for run in client.runs() if run.ranks[0].pid == os.getpid())

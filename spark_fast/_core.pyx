@@ -395,7 +395,7 @@ cdef class Worker:
                     return 0  # of a signal handler, in the middle of that
                 try:
                     with loading:
-                        from spark_fast.worker.slow_path import checkpoint
+                        from spark_fast.worker.slow_path.checkpoint import checkpoint
                 except Exception as error:  # it was removed or replaced since, or there is no descriptor left
                     sf_worker_quiet()
                     try:
@@ -719,8 +719,8 @@ cdef object length_of(object total):
 
 @cython.final
 cdef class Place:
-    """Where a loop with a key is. It outlives the loop's frame when a reload unwinds that. See worker/places.py, which
-    keeps them and says when one begins and ends."""
+    """Where a loop with a key is. It outlives the loop's frame when a reload unwinds that. See worker/state/loops.py,
+    which keeps them and says when one begins and ends."""
 
     cdef readonly str key
     cdef public object iterator
@@ -971,7 +971,7 @@ cdef object missing = object()
 
 @cython.final
 cdef class State:
-    """The exposed values, as attributes; what expose() returns. See spark_fast/worker/exposing.py.
+    """The exposed values, as attributes; what expose() returns. See spark_fast/worker/state/registry.py.
 
     Assigning a number costs some tens of nanoseconds, reading one what an attribute costs.
     """

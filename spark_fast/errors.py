@@ -499,7 +499,7 @@ def from_code(code: int, call: str, path: str | None) -> Exception:
 def layout_error(path: str) -> LayoutError:
     """Names both layout versions and the file."""
     from spark_fast import __version__, _core
-    from spark_fast.descriptors import open_own
+    from spark_fast.runfiles.descriptors import open_own
 
     fd = open_own(path, os.O_RDONLY)
     try:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from spark_fast import names
+from spark_fast.runfiles import names
 
 __all__ = ["LAUNCHERS", "Launcher", "Place", "ancestors", "checked", "job_of_parent", "leads", "read"]
 

@@ -12,7 +12,7 @@ from spark_fast import _core
 from spark_fast.status import ranges
 
 if TYPE_CHECKING:
-    from spark_fast.mailbox import Reply
+    from spark_fast.runfiles.mailbox import Reply
 
 __all__ = [
     "AFTER_ERROR",
@@ -211,7 +211,7 @@ def fate_of(control: int, seq: int, ident: int, *, folder: Path, alive: bool, en
 
 def _running(folder: Path, ident: int) -> str:
     """Whether the function has begun, and in which ranks."""
-    from spark_fast.mailbox import read_replies, read_reply
+    from spark_fast.runfiles.mailbox import read_replies, read_reply
 
     if (reply := read_reply(folder, ident)) is not None:
         return RUNNING if reply.state == "begun" else ""
@@ -239,7 +239,7 @@ def _warnings_of(folder: Path, entry: dict[str, Any]) -> tuple[str, ...]:
     """What the ranks say of a reload that was applied; each sentence once."""
     if entry["kind"] != Kind.RELOAD:
         return ()
-    from spark_fast.mailbox import read_replies, read_reply
+    from spark_fast.runfiles.mailbox import read_replies, read_reply
 
     alone = read_reply(folder, entry["id"])
     found = [alone] if alone is not None else read_replies(folder, entry["id"]).values()
@@ -257,7 +257,7 @@ def failure_of(folder: Path, ident: int, step: int) -> Fate:
 def _reply_of(folder: Path, ident: int) -> "tuple[Reply | None, str]":
     """What was answered, and the reason with its traceback. Of several ranks, one that is not done speaks for all: the
     first of those that could not, who mostly say the same."""
-    from spark_fast.mailbox import read_replies, read_reply  # rarely needed
+    from spark_fast.runfiles.mailbox import read_replies, read_reply  # rarely needed
 
     reply = read_reply(folder, ident)
     if reply is not None:

@@ -13,7 +13,7 @@ import pytest
 
 import spark_fast
 from spark_fast import client
-from spark_fast.worker.launchers import LAUNCHERS
+from spark_fast.worker.lifecycle.launchers import LAUNCHERS
 from tests.tiers import KINDS, REMEDY, TIERS, kind_of, tier_of, tiers_of_file
 
 # Where the tests run as a background job, or under nohup, these signals are ignored, and what is ignored is inherited

@@ -15,9 +15,9 @@ from typing import Any
 import psutil
 
 from spark_fast import _core, hosts
-from spark_fast.hosts.words import Fate
+from spark_fast.hosts.messages import Fate
 from spark_fast.request import Kind
-from spark_fast.run_folder import new_id
+from spark_fast.runfiles.run_folder import new_id
 from tests.support import until
 
 SECRET = "the secret of the tests' jobs"

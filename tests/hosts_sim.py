@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from spark_fast.hosts.messages import PHASES, VOID, Answer, Ask, Decision, Done, Entry, Fate, Member, Note, Peer, Place
+from spark_fast.hosts.messages import VOTE_NO as NO
+from spark_fast.hosts.messages import VOTE_YES as YES
 from spark_fast.hosts.protocol import Relay, Steps, Times
 from spark_fast.hosts.store import StoreGoneError
-from spark_fast.hosts.words import PHASES, VOID, Answer, Ask, Decision, Done, Entry, Fate, Member, Note, Peer, Place
-from spark_fast.hosts.words import VOTE_NO as NO
-from spark_fast.hosts.words import VOTE_YES as YES
 from spark_fast.request import Kind
 
 NEVER = 1 << 64

@@ -18,7 +18,7 @@ import json, os, random, time
 import spark_fast as spark
 from spark_fast import _core
 from spark_fast._core import worker
-from spark_fast.worker import voting
+from spark_fast.worker.reload import vote as voting
 #TOP
 rank = int(os.environ["RANK"])
 voting.PATIENCE = float(os.environ.get("PATIENCE", voting.PATIENCE))

@@ -2,8 +2,8 @@
 
 import pytest
 
-from spark_fast.worker.libraries import Repetition
-from spark_fast.worker.patching import Patch
+from spark_fast.worker.reload.libraries import Repetition
+from spark_fast.worker.reload.patching import Patch
 from tests.test_patching import Edited
 
 

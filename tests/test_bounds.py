@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from spark_fast import code_versions, mailbox
-from spark_fast.code_versions import Store
 from spark_fast.errors import StoreError
 from spark_fast.hosts import relay
-from spark_fast.mailbox import Reply
+from spark_fast.runfiles import mailbox, versions
+from spark_fast.runfiles.mailbox import Reply
+from spark_fast.runfiles.versions import Store
 from tests.reloading import Edited
 from tests.support import Child, outcome
 
@@ -32,9 +32,9 @@ def count(folder: Path) -> int:
 
 
 def test_the_newest_versions_are_kept_and_the_one_that_runs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(code_versions, "VERSIONS_MAX", 8)
-    monkeypatch.setattr(code_versions, "_PASSED_BY", 2)
-    monkeypatch.setattr(code_versions, "_UNUSED", -1.0)
+    monkeypatch.setattr(versions, "VERSIONS_MAX", 8)
+    monkeypatch.setattr(versions, "_PASSED_BY", 2)
+    monkeypatch.setattr(versions, "_UNUSED", -1.0)
     path = str(store.folder / "train.py")
     imported = store.record("other", str(store.folder / "other.py"), b"other = 1\n", 1)
     for number in range(1, 61):
@@ -58,8 +58,8 @@ def test_the_newest_versions_are_kept_and_the_one_that_runs(store: Store, monkey
 def test_a_source_that_was_put_a_moment_ago_waits_for_its_version(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(code_versions, "VERSIONS_MAX", 4)
-    monkeypatch.setattr(code_versions, "_PASSED_BY", 0)
+    monkeypatch.setattr(versions, "VERSIONS_MAX", 4)
+    monkeypatch.setattr(versions, "_PASSED_BY", 0)
     path = str(store.folder / "train.py")
     old = store.put(b"put long ago")
     os.utime(store.blobs / old, (1.0, 1.0))
@@ -90,7 +90,7 @@ def test_what_was_imported_once_is_recorded_once_also_after_a_restart(store: Sto
 def test_scripts_for_spawned_processes_are_kept_for_the_latest_states_of_the_code(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(code_versions, "SPAWNED_MAX", 5)
+    monkeypatch.setattr(versions, "SPAWNED_MAX", 5)
     first = Path(store.keep_script(b"# first"))
     for number in range(20):
         path = Path(store.keep_script(b"# %d" % number))
@@ -103,9 +103,9 @@ def test_scripts_for_spawned_processes_are_kept_for_the_latest_states_of_the_cod
 
 @pytest.mark.process
 def test_a_run_goes_on_and_back_where_old_versions_are_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(code_versions, "VERSIONS_MAX", 3)
-    monkeypatch.setattr(code_versions, "_PASSED_BY", 0)
-    monkeypatch.setattr(code_versions, "_UNUSED", -1.0)
+    monkeypatch.setattr(versions, "VERSIONS_MAX", 3)
+    monkeypatch.setattr(versions, "_PASSED_BY", 0)
+    monkeypatch.setattr(versions, "_UNUSED", -1.0)
     code = """
     import time
     import spark_fast as spark
@@ -149,7 +149,7 @@ def test_answers_to_reloads_are_pruned_too(tmp_path: Path) -> None:
     code = """
     import time
     import spark_fast as spark
-    from spark_fast.worker import replies
+    from spark_fast.worker.slow_path import replies
     replies._KEPT = 4
     NUMBER = 0
     while True:
@@ -170,7 +170,7 @@ def test_answers_that_a_process_before_has_left_are_removed_by_the_next(tmp_path
     code = """
     import time
     import spark_fast as spark
-    from spark_fast import mailbox
+    from spark_fast.runfiles import mailbox
     from spark_fast.worker import session
     mailbox.REPLIES_MAX = 4
     session.attach()

@@ -14,7 +14,7 @@ import typer
 from typer.testing import CliRunner
 
 from spark_fast import client
-from spark_fast.cli import app, asking, quick
+from spark_fast.cli import app, fast_parse, requests
 from spark_fast.cli.supervisor import Order
 from spark_fast.client import FateState, SparkStatus
 from tests.support import DEADLINE, kill, until
@@ -281,17 +281,17 @@ def test_top_prints_once_where_there_is_no_terminal(start: Start, loop: str) -> 
 def test_what_is_read_without_typer_is_what_typer_reads(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Order] = []
     monkeypatch.setattr("spark_fast.cli.supervisor.supervise", lambda order: read.append(order) or 0)
-    quick_one = quick.read(["run", *words.split()])
+    quick_one = fast_parse.read(["run", *words.split()])
     CliRunner().invoke(app.app, ["run", *words.split()])
     if quick_one is not None:
         assert read == [quick_one]
 
 
 def test_only_run_is_read_without_typer_and_it_loads_none() -> None:
-    assert quick.read(["pause", "one"]) is None
-    assert quick.read([]) is None
+    assert fast_parse.read(["pause", "one"]) is None
+    assert fast_parse.read([]) is None
     code = (
-        "import sys; from spark_fast.cli import quick; print(quick.read(['run', 'x']).target); "
+        "import sys; from spark_fast.cli import fast_parse as quick; print(quick.read(['run', 'x']).target); "
         "print({'typer', 'rich'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -474,7 +474,7 @@ def test_ctrl_c_while_the_request_is_sent_says_that_it_may_stand(
         raise KeyboardInterrupt
 
     with pytest.raises(typer.Exit) as left:
-        asking.ask(run, interrupted, asking.Patience(True, None, 0.0), as_json=False)
+        requests.ask(run, interrupted, requests.Patience(True, None, 0.0), as_json=False)
     assert left.value.exit_code == 130
     said = capsys.readouterr().err
     assert one_line(said) and "`spark-fast status one` shows whether it was asked" in said

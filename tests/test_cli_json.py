@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from spark_fast.json_text import to_json
+from spark_fast.runfiles.json_text import to_json
 from tests.support import Child, until
 from tests.test_cli import cli
 

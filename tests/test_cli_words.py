@@ -2,7 +2,7 @@
 
 import pytest
 
-from spark_fast.cli.words import duration, exact_duration, latency, one_line, printable, speed
+from spark_fast.cli.formatting import duration, exact_duration, latency, one_line, printable, speed
 from spark_fast.durations import parse_duration
 
 pytestmark = pytest.mark.unit

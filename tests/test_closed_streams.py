@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from spark_fast import client, journal
+from spark_fast import client
+from spark_fast.runfiles import journal
 from tests.support import DEADLINE, kill, until
 
 pytestmark = pytest.mark.process
@@ -142,7 +143,7 @@ def test_a_command_works_without_its_streams(tmp_path: Path, closed: str) -> Non
 def test_what_opens_files_leaves_the_numbers_of_standard_streams_alone(tmp_path: Path) -> None:
     code = """
 import json, os, sys
-from spark_fast.descriptors import open_file
+from spark_fast.runfiles.descriptors import open_file
 out = os.dup(1)
 for number in range(3):
     os.close(number)

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from spark_fast.client import changes
 from spark_fast.client.changes import add_version
 from spark_fast.client.diffs import diff
-from spark_fast.code_versions import SOURCE_MAX, Store, Version, digest_of
 from spark_fast.errors import CodeRefusedError, FolderRefusedError, SparkError, StoreError
-from spark_fast.project_files import is_project_file, relative
-from spark_fast.sources import check, decode, encode, imports_of
+from spark_fast.project.files import is_project_file, relative
+from spark_fast.project.sources import check, decode, encode, imports_of
+from spark_fast.runfiles.versions import SOURCE_MAX, Store, Version, digest_of
 from tests.support import until
 
 pytestmark = pytest.mark.unit
@@ -274,7 +274,7 @@ def test_senders_at_once_get_numbers_of_their_own(project: Project) -> None:
     code = """
 import sys
 from pathlib import Path
-from spark_fast.code_versions import Store
+from spark_fast.runfiles.versions import Store
 store = Store(Path(sys.argv[1]))
 for turn in range(20):
     digest = store.put(f"{sys.argv[2]} {turn}".encode())
@@ -296,7 +296,7 @@ def test_a_sender_that_is_killed_leaves_whole_versions_only(project: Project) ->
     code = """
 import sys
 from pathlib import Path
-from spark_fast.code_versions import Store
+from spark_fast.runfiles.versions import Store
 store = Store(Path(sys.argv[1]))
 print("here", flush=True)
 turn = 0

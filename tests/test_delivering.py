@@ -7,10 +7,11 @@ from typing import Any
 import psutil
 import pytest
 
-from spark_fast import _core, client, journal
-from spark_fast.client import SparkCallError, share
+from spark_fast import _core, client
+from spark_fast.client import SparkCallError, rate_limit
 from spark_fast.request import Kind
-from spark_fast.worker.replaying import Replay
+from spark_fast.runfiles import journal
+from spark_fast.worker.journal.replay import Replay
 from tests.reloading import Edited
 from tests.support import DEADLINE, Child, outcome, until
 from tests.test_exposing import send
@@ -304,7 +305,7 @@ def test_mail_without_sense_does_not_cost_the_journal(tmp_path: Path) -> None:
 
 
 def test_more_than_the_log_holds_is_replayed_at_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(share, "RATE", 1e6)  # what a sender may ask is not what this is about
+    monkeypatch.setattr(rate_limit, "RATE", 1e6)  # what a sender may ask is not what this is about
     code = """
     import json, sys, time
     import spark_fast as spark
@@ -343,8 +344,8 @@ def test_more_than_the_log_holds_is_replayed_at_one_step(tmp_path: Path, monkeyp
 INTERRUPTED = """
 import time
 import spark_fast as spark
-from spark_fast import mailbox
-from spark_fast.worker import delivering
+from spark_fast.runfiles import mailbox
+from spark_fast.worker.slow_path import dispatch as delivering
 
 def interrupted(where, name):
     inner = getattr(where, name)
@@ -521,7 +522,7 @@ def test_a_script_that_is_used_has_its_values_when_it_is_handed_out(tmp_path: Pa
         textwrap.dedent("""
         import time
         import spark_fast as spark
-        from spark_fast.worker import exposing
+        from spark_fast.worker.state import registry as exposing
         describe = exposing._describe
         def slowly():
             time.sleep(1)

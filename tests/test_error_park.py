@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from spark_fast import client, journal
+from spark_fast import client
 from spark_fast.errors import SparkRequestError
 from spark_fast.request import sender_name
-from spark_fast.runfiles import run_error
-from spark_fast.worker import places
+from spark_fast.runfiles import journal, run_error
+from spark_fast.worker.state import loops
 from tests.reloading import Edited
 from tests.support import Child, until
 from tests.test_cli import cli
@@ -565,7 +565,7 @@ def test_undoing_that_fails_leaves_the_run_paused(tmp_path: Path) -> None:
 """
     )
     broken = """
-import spark_fast.worker.transaction as transaction
+import spark_fast.worker.reload.transaction as transaction
 def undo(self):
     raise OSError("undo")
 transaction.Transaction.undo = undo
@@ -602,19 +602,19 @@ def keeping(monkeypatch: pytest.MonkeyPatch) -> "list[bool]":
     """Has loops of this thread wait for what an exception comes to; what was said of that."""
     monkeypatch.setenv("SPARK_FAST", "0")
     said: list[bool] = []
-    places.keep_after_errors(said.append)
+    loops.keep_after_errors(said.append)
     yield said  # type: ignore[misc]
-    places.keep_after_errors(None)
+    loops.keep_after_errors(None)
 
 
 @pytest.mark.unit
 def test_loops_wait_for_what_becomes_of_their_exception(keeping: list[bool]) -> None:
     with pytest.raises(ValueError, match="x"):
         unwind(ValueError)
-    assert places.kept() == ["inner", "outer"]
+    assert loops.kept() == ["inner", "outer"]
     assert keeping[-1] is True
-    places.forget_unwound()  # nothing handles the exception any more
-    assert places.kept() == []
+    loops.forget_unwound()  # nothing handles the exception any more
+    assert loops.kept() == []
     assert keeping[-1] is False
 
 
@@ -623,10 +623,10 @@ def test_loops_wait_while_a_handler_runs(keeping: list[bool]) -> None:
     try:
         unwind(ValueError)
     except ValueError:
-        places.forget_unwound()
-        assert places.kept() == ["inner", "outer"]
-    places.forget_unwound()
-    assert places.kept() == []
+        loops.forget_unwound()
+        assert loops.kept() == ["inner", "outer"]
+    loops.forget_unwound()
+    assert loops.kept() == []
 
 
 @pytest.mark.unit
@@ -637,9 +637,9 @@ def test_an_error_in_a_handler_ends_the_script_with_the_loops_of_the_first(keepi
         except ValueError:
             raise KeyError("y") from None
     except KeyError as error:
-        aside = places.set_aside(threading.get_ident(), error)
+        aside = loops.set_aside(threading.get_ident(), error)
     assert sorted(place.key for place in aside) == ["inner", "outer"]
-    assert places.kept() == []
+    assert loops.kept() == []
 
 
 @pytest.mark.unit
@@ -649,9 +649,9 @@ def test_loops_of_an_exception_that_was_caught_are_not_kept_for_a_later_one(keep
     try:
         raise ValueError("another")
     except ValueError as error:
-        aside = places.set_aside(threading.get_ident(), error)
+        aside = loops.set_aside(threading.get_ident(), error)
     assert aside == []
-    assert places.kept() == []
+    assert loops.kept() == []
 
 
 @pytest.mark.unit
@@ -667,7 +667,7 @@ def test_a_handler_that_begins_the_loop_again_begins_it_anew(keeping: list[bool]
 def test_what_ends_the_process_keeps_no_place(keeping: list[bool], error: type[BaseException]) -> None:
     with pytest.raises(error):
         unwind(error)
-    assert places.kept() == []
+    assert loops.kept() == []
 
 
 @pytest.mark.unit
@@ -675,9 +675,9 @@ def test_break_and_return_keep_no_place(keeping: list[bool]) -> None:
     for _ in places_of("outer"):
         for _ in places_of("inner"):
             break
-        assert places.kept() == ["outer"]
+        assert loops.kept() == ["outer"]
         break
-    assert places.kept() == []
+    assert loops.kept() == []
 
 
 def raising(key: str) -> None:
@@ -697,16 +697,16 @@ def test_a_generator_that_raised_is_begun_anew(keeping: list[bool]) -> None:
     try:
         raising("numbers")
     except ValueError as error:
-        aside = places.set_aside(threading.get_ident(), error)
+        aside = loops.set_aside(threading.get_ident(), error)
     assert [place.key for place in aside] == ["numbers"]
-    assert places.begin_anew(aside, new_code=False) == ["numbers"]
-    places.bring_back(aside)
-    places.unwind(threading.get_ident())
-    places.abandon(threading.get_ident())
+    assert loops.begin_anew(aside, new_code=False) == ["numbers"]
+    loops.bring_back(aside)
+    loops.unwind(threading.get_ident())
+    loops.abandon(threading.get_ident())
     try:
         assert list(places_of("numbers")) == [0, 1, 2]
     finally:
-        places.settle()
+        loops.settle()
 
 
 GENERATOR = """

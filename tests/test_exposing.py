@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from spark_fast import _core, client, journal, mailbox
-from spark_fast.client import FateState, SparkCallError, SparkTimeoutError, exposures, share, starting
+from spark_fast import _core, client
+from spark_fast.client import FateState, SparkCallError, SparkTimeoutError, exposures, rate_limit, starting
 from spark_fast.errors import SegmentError
 from spark_fast.request import Kind
+from spark_fast.runfiles import journal, mailbox
 from tests.reloading import Edited
 from tests.support import DEADLINE, Child, outcome, until
 from tests.test_reload_supervised import Supervised
@@ -587,7 +588,7 @@ def test_a_worker_that_is_killed_in_a_call_leaves_it_lost(training: Child) -> No
 
 
 def test_mail_is_gone_when_it_was_read_and_replies_are_pruned(training: Child, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(share, "RATE", 1e6)  # what a sender may ask is not what this is about
+    monkeypatch.setattr(rate_limit, "RATE", 1e6)  # what a sender may ask is not what this is about
     run = training.run()
     for number in range(150):
         run.request_call("evaluate", [str(number) * 100], {"batches": 0})
@@ -709,25 +710,25 @@ def test_mail_that_is_none_is_refused_and_the_loop_goes_on(training: Child, mail
 
 def test_a_share_is_so_many_at_once_and_so_many_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr(share, "monotonic", lambda: now)
-    mine = share.Share()
-    for _ in range(share.BURST):
+    monkeypatch.setattr(rate_limit, "monotonic", lambda: now)
+    mine = rate_limit.Share()
+    for _ in range(rate_limit.BURST):
         assert mine.wait() == 0
         mine.take()
     for _ in range(5):
-        assert mine.wait() == pytest.approx(1 / share.RATE)
+        assert mine.wait() == pytest.approx(1 / rate_limit.RATE)
         now += mine.wait() + 1e-9
         mine.take()
-    now += 3.5 / share.RATE
+    now += 3.5 / rate_limit.RATE
     assert mine.wait() == 0
     for _ in range(3):
         mine.take()
     assert not mine.whole
     # Several that wait stand in a line.
     assert [mine.wait() for _ in range(3) if mine.take() is None] == pytest.approx(  # type: ignore[func-returns-value]
-        [1.5 / share.RATE, 2.5 / share.RATE, 3.5 / share.RATE]
+        [1.5 / rate_limit.RATE, 2.5 / rate_limit.RATE, 3.5 / rate_limit.RATE]
     )
-    now += (share.BURST + 4) / share.RATE
+    now += (rate_limit.BURST + 4) / rate_limit.RATE
     assert mine.whole and mine.wait() == 0
 
 
@@ -760,14 +761,14 @@ def test_a_sender_that_asks_without_a_pause_waits_for_its_turn_and_others_are_se
         finally:
             flood.kill()
     assert not waits  # none of them was behind what the other process asks
-    assert by_both - 20 <= took * share.RATE + 2
+    assert by_both - 20 <= took * rate_limit.RATE + 2
 
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds that this process would have slept until its turn. Its clock stands still, and it sleeps for none."""
-    now, waited = share.monotonic(), list[float]()
-    monkeypatch.setattr(share, "monotonic", lambda: now)
+    now, waited = rate_limit.monotonic(), list[float]()
+    monkeypatch.setattr(rate_limit, "monotonic", lambda: now)
     monkeypatch.setattr(exposures, "time", SimpleNamespace(**vars(time) | {"sleep": waited.append}))
     return waited
 
@@ -776,7 +777,7 @@ def test_a_script_that_sets_in_a_loop_waits_within_its_timeout_and_is_not_refuse
     training: Child, waits: list[float]
 ) -> None:
     run = training.run()
-    for number in range(share.BURST):
+    for number in range(rate_limit.BURST):
         run.set("epochs", number, wait=False)
     before = run.requests
     with pytest.raises(SparkTimeoutError, match="nothing was asked"):
@@ -784,7 +785,7 @@ def test_a_script_that_sets_in_a_loop_waits_within_its_timeout_and_is_not_refuse
     assert len(run.requests) == len(before)
     assert waits == [0]
     assert [run.set("epochs", number, timeout=10).fate.state for number in range(10)] == ["applied"] * 10
-    assert waits[1:] == pytest.approx([number / share.RATE for number in range(1, 11)])
+    assert waits[1:] == pytest.approx([number / rate_limit.RATE for number in range(1, 11)])
     assert run.values["epochs"].value == 9
 
 
@@ -792,14 +793,14 @@ def test_threads_of_a_sender_share_and_a_forked_child_is_a_sender_of_its_own(
     training: Child, waits: list[float]
 ) -> None:
     run = training.run()
-    for number in range(share.BURST):
+    for number in range(rate_limit.BURST):
         run.set("epochs", number, wait=False)
     threads = [threading.Thread(target=run.set, args=("epochs", number)) for number in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(waits) == pytest.approx([number / share.RATE for number in range(1, 7)])
+    assert sorted(waits) == pytest.approx([number / rate_limit.RATE for number in range(1, 7)])
     with exposures._turns:
         child = os.fork()
         if child == 0:

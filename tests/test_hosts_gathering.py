@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from spark_fast.hosts.gathering import Gathering
+from spark_fast.hosts.messages import Ask, Decision, Done, Entry
 from spark_fast.hosts.protocol import Relay, Times
 from spark_fast.hosts.relay import drive
 from spark_fast.hosts.roster import Roster
-from spark_fast.hosts.words import Ask, Decision, Done, Entry
 from spark_fast.request import Kind
 from tests.hosts_sim import SimClient, SimJob
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from spark_fast import client, hosts
-from spark_fast.hosts.words import Fate
+from spark_fast.hosts.messages import Fate
 from spark_fast.request import Kind
 from tests.hosts_real import SECRET, Host, Server, parked_together
 from tests.netns import Network, network

@@ -10,9 +10,9 @@ import pytest
 
 from spark_fast.hosts import answers
 from spark_fast.hosts.answers import decisive
-from spark_fast.hosts.deciding import decide
+from spark_fast.hosts.decision import decide
+from spark_fast.hosts.messages import STEP_MAX, VOID, Answer, Decision, Entry, GroupAnswer, Member, Place
 from spark_fast.hosts.protocol import Times
-from spark_fast.hosts.words import STEP_MAX, VOID, Answer, Decision, Entry, GroupAnswer, Member, Place
 from spark_fast.request import Kind
 from tests.hosts_sim import NO, YES, Chances, SimClient, SimHost, SimJob, SimRank
 from tests.support import ALL

@@ -249,13 +249,13 @@ def test_actors_on_two_nodes_are_one_job_which_outlives_its_store_its_relays_and
 MEETING = """
 import ray
 from spark_fast.hosts.ray import NAMESPACE
-from spark_fast.hosts.ray_meeting import Meeting
+from spark_fast.hosts.ray_rendezvous import Meeting
 
 
 @ray.remote(num_cpus=0, max_restarts=1, max_task_retries=-1)
 class Rank:
     def come(self, rank, timeout=60.0):
-        from spark_fast.hosts.ray_meeting import meet
+        from spark_fast.hosts.ray_rendezvous import meet
         try:
             return meet("test", rank, 2, timeout)[0]
         except TimeoutError as error:
@@ -385,7 +385,7 @@ def test_a_store_outlives_who_made_it_and_ends_when_no_worker_lives_and_nobody_c
 
 
 def test_a_worker_goes_to_no_store_outside_of_its_cluster_and_believes_no_unsigned_place() -> None:
-    from spark_fast.hosts.ray_meeting import checked, signed
+    from spark_fast.hosts.ray_rendezvous import checked, signed
 
     key = b"k" * 32
     workers = [(node, signed(key, rank, node)) for rank, node in enumerate(("a", "b"))]

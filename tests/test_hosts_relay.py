@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from spark_fast import client, hosts
-from spark_fast.hosts import folder as files
+from spark_fast.hosts import state_files as files
 from spark_fast.hosts.local import RunFolder
+from spark_fast.hosts.messages import Member
 from spark_fast.hosts.peers import read_peers
 from spark_fast.hosts.protocol import Relay, Steps, Times
 from spark_fast.hosts.secret import SIGNED
 from spark_fast.hosts.store import OneByOne
-from spark_fast.hosts.words import Member
 from spark_fast.request import FateState, Kind
 from tests.hosts_real import Host, Server, job, parked_together, store
 from tests.support import ALL, outcome, until

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from spark_fast.hosts.asking import store_address
+from spark_fast.hosts.requests import store_address
 from spark_fast.hosts.store import SCHEMES, Store, StoreGoneError, open_store, parse_address
 from tests.hosts_real import Server, store
 from tests.support import until

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from spark_fast import client, hosts
-from spark_fast.hosts import asking, peers, relay
-from spark_fast.hosts import folder as files
+from spark_fast.hosts import peers, relay, requests
+from spark_fast.hosts import state_files as files
 from spark_fast.hosts.local import RunFolder
+from spark_fast.hosts.messages import Member, Peer
 from spark_fast.hosts.peers import read_peers
 from spark_fast.hosts.store import StoreGoneError, StoreSlowError
-from spark_fast.hosts.words import Member, Peer
 from spark_fast.request import FateState, Kind
 from tests.hosts_real import Host, Server, job, store
 from tests.support import DEADLINE, outcome, until
@@ -119,7 +119,7 @@ def test_a_request_is_lost_where_no_relay_can_be_started(tmp_path: Path, monkeyp
     files.write_place(
         tmp_path, files.HostPlace("tcp://none:1/x", "node", "here", 0, 1, 2, 0, 5.0, "/nowhere/python", "")
     )
-    monkeypatch.setattr(asking, "_DEAF", 0.5)
+    monkeypatch.setattr(requests, "_DEAF", 0.5)
     hosts.ask(tmp_path, Kind.PAUSE, 7)
     fate = hosts.wait(tmp_path, 7, DEADLINE)
     assert fate is not None and (fate.state, fate) == ("lost", hosts.fate(tmp_path, 7))

@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spark_fast import client, journal
+from spark_fast import client
 from spark_fast.cli import journals
 from spark_fast.errors import JournalError, ReplayRefusedError
-from spark_fast.worker.replaying import Replay
+from spark_fast.runfiles import journal
+from spark_fast.worker.journal.replay import Replay
 from tests.reloading import Edited
 from tests.support import DEADLINE, LOOP, Child, until
 
@@ -205,7 +206,7 @@ def test_a_line_that_finds_no_room_leaves_nothing_of_itself(tmp_path: Path) -> N
     path.write_bytes(HEAD)
     code = f"""
     import resource
-    from spark_fast import journal
+    from spark_fast.runfiles import journal
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, ({len(HEAD) + 10}, before[1]))
     try:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from spark_fast import client, journal
+from spark_fast import client
 from spark_fast.request import Kind
-from spark_fast.runfiles import journal_parts
+from spark_fast.runfiles import journal, journal_parts
 from spark_fast.sizes import parse_size, size_text
 from spark_fast.worker import options
 from tests.support import DEADLINE, Child, until
@@ -118,7 +118,7 @@ def test_a_journal_keeps_below_its_limit_and_says_what_was_dropped(tmp_path: Pat
 
 KILLED = """
 import os, signal
-from spark_fast.worker import journaling
+from spark_fast.worker.journal import writer as journaling
 put_aside = journaling.journal_parts.put_aside
 
 def killed(path):
@@ -149,7 +149,7 @@ def test_a_worker_that_is_killed_between_two_parts_leaves_all_that_it_applied(tm
 def test_a_journal_that_can_not_be_parted_is_one_warning_and_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "steered.jsonl"
     code = """
-from spark_fast.worker import journaling
+from spark_fast.worker.journal import writer as journaling
 
 def refused(path):
     raise PermissionError(1, "no")

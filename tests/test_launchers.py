@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from spark_fast.launchers import leads
-from spark_fast.worker import launchers
-from spark_fast.worker.launchers import Place, find, place
+from spark_fast.worker.lifecycle import launchers
+from spark_fast.worker.lifecycle.launchers import Place, find, place
 from spark_fast.worker.options import Options
 from tests.support import Child
 
@@ -291,7 +291,7 @@ def test_the_ranks_of_one_job_name_it_alike() -> None:
 
 # --- the process that started them ---
 
-SAY_JOB = "from spark_fast.worker.launchers import find; print(find().job)"
+SAY_JOB = "from spark_fast.worker.lifecycle.launchers import find; print(find().job)"
 
 
 def jobs_of(script: str) -> list[str]:

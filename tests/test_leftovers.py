@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from spark_fast.worker.leftovers import factory_warnings, object_warnings
-from spark_fast.worker.patching import Patch
+from spark_fast.worker.reload.leftovers import factory_warnings, object_warnings
+from spark_fast.worker.reload.patching import Patch
 from tests.reloading import Edited as Training
 from tests.test_patching import Edited
 from tests.test_reload import SAY

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spark_fast import client, journal, mailbox
+from spark_fast import client
 from spark_fast.client import FolderRefusedError, SegmentError, StoreError
 from spark_fast.request import Kind
+from spark_fast.runfiles import journal, mailbox
 from tests.support import Child, outcome, until
 
 pytestmark = pytest.mark.process

@@ -131,7 +131,7 @@ def test_descriptors_that_run_out_once_the_run_is_made_do_not_end_the_training(t
 def test_a_stop_that_all_hosts_were_asked_for_is_left_to_the_log_once_it_is_there(tmp_path: Path, logged: bool) -> None:
     code = f"""
     import spark_fast as spark
-    from spark_fast import run_folder
+    from spark_fast.runfiles import run_folder
     from spark_fast._core import worker
     from spark_fast.request import Kind
     from spark_fast.worker import session
@@ -344,7 +344,7 @@ def test_a_task_is_resumed_where_no_thread_is_to_be_had(tmp_path: Path) -> None:
         child.steps_on(run)
 
 
-@pytest.mark.parametrize("module", ["spark_fast.worker.slow_path", "spark_fast.worker.tracking"])
+@pytest.mark.parametrize("module", ["spark_fast.worker.slow_path.checkpoint", "spark_fast.worker.state.track"])
 def test_a_library_that_can_not_be_loaded_any_more_costs_the_control_alone(tmp_path: Path, module: str) -> None:
     code = f"""
     import sys

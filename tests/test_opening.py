@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import spark_fast
-from spark_fast import descriptors
+from spark_fast.runfiles import descriptors
 
 pytestmark = pytest.mark.unit
 
@@ -31,7 +31,10 @@ ALLOWED = {
     "cli/streams.py": {"os.open(os.devnull)": SYSTEM, "open(number)": WRAPPED},
     "cli/web.py": {"file.write_text()": FRESH},
     "client/changes.py": {"open_file(path)": SOURCE, "open(fd)": WRAPPED},
-    "descriptors.py": {"os.open(path)": "the one call", "open_file(path)": "the functions that check what they opened"},
+    "runfiles/descriptors.py": {
+        "os.open(path)": "the one call",
+        "open_file(path)": "the functions that check what they opened",
+    },
     "hosts/code.py": {"open(path)": SOURCE},
     "hosts/secret.py": {
         "open(fd)": WRAPPED,
@@ -39,21 +42,21 @@ ALLOWED = {
     },
     "hosts/relay.py": {"Path('/proc/self/oom_score_adj').write_text()": SYSTEM},
     "integrations/ray.py": {"open('/proc/self/cmdline')": SYSTEM},
-    "journal.py": {"open(fd)": WRAPPED, "open_file(path)": NAMED},
+    "runfiles/journal.py": {"open(fd)": WRAPPED, "open_file(path)": NAMED},
     "launchers.py": {"open(f'/proc/{pid}/environ')": SYSTEM, "open(f'/proc/{pid}/stat')": SYSTEM},
-    "private_files.py": {"open(fd)": WRAPPED},
-    "run_folder.py": {"open('/proc/sys/kernel/random/boot_id')": SYSTEM},
-    "safe_paths.py": {
+    "runfiles/private_files.py": {"open(fd)": WRAPPED},
+    "runfiles/run_folder.py": {"open('/proc/sys/kernel/random/boot_id')": SYSTEM},
+    "runfiles/safe_paths.py": {
         "open_file('/')": SYSTEM,
         "open_file(name)": "a folder on the way to ours, which is looked at once it is open",
     },
-    "spawned.py": {"open(path)": SOURCE},
+    "project/spawned.py": {"open(path)": SOURCE},
     "ui/assets.py": {"file.read_bytes()": SOURCE},
     "ui/memory.py": {"open(f'/proc/{pid}/statm')": SYSTEM},
-    "worker/ended_loops.py": {"open(path)": SOURCE},
-    "worker/project.py": {"open(path)": SOURCE},
-    "worker/replaying.py": {"Path(here).read_bytes()": SOURCE},
-    "worker/runner.py": {"open(descriptor)": WRAPPED},
+    "worker/reload/ended_loops.py": {"open(path)": SOURCE},
+    "worker/reload/modules.py": {"open(path)": SOURCE},
+    "worker/journal/replay.py": {"Path(here).read_bytes()": SOURCE},
+    "worker/runner/script.py": {"open(descriptor)": WRAPPED},
 }
 
 _METHODS = ("open", "read_text", "read_bytes", "write_text", "write_bytes")

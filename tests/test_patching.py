@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from spark_fast.errors import ReloadRefusedError
-from spark_fast.worker.patching import Patch, preflight
+from spark_fast.worker.reload.patching import Patch, preflight
 from tests.support import until
 
 pytestmark = pytest.mark.unit

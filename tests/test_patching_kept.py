@@ -392,7 +392,7 @@ def test_protocols_abstract_classes_and_what_registered_with_them_stay() -> None
 
 
 def test_a_notebooks_cell_makes_its_classes_anew() -> None:
-    from spark_fast.worker.patching import Patch
+    from spark_fast.worker.reload.patching import Patch
 
     edited = Edited("class A:\n    rate = 1\n")
     a = edited.module.A

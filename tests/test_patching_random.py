@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from spark_fast.worker.patching import Patch
+from spark_fast.worker.reload.patching import Patch
 from tests.support import ALL
 from tests.test_patching import Edited, loaded_modules, snapshot  # noqa: F401
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from spark_fast import client
-from spark_fast.client.look import status_of_ranks
+from spark_fast.client.snapshot import status_of_ranks
 from tests.support import ALL, Child, in_turn, outcome, until
 from tests.torchrun import EXAMPLE, HEAD, START, Ranks, Torchrun, joined, step_of
 

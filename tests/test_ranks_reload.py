@@ -106,7 +106,7 @@ def test_code_that_one_rank_can_not_read_is_refused_by_all_and_none_leaves_its_l
     code = LOOP.replace(
         "#TOP",
         """
-from spark_fast.code_versions import Store
+from spark_fast.runfiles.versions import Store
 from spark_fast.errors import StoreError
 if os.environ["RANK"] == "1":
     def source(self, digest):
@@ -165,7 +165,7 @@ def test_a_rank_killed_while_they_vote_is_not_waited_for(tmp_path: Path, bad: bo
 @pytest.mark.parametrize("when", ["prepares", "executes"])
 def test_a_rank_that_hangs_is_waited_for_and_past_all_patience_the_reload_is_off(tmp_path: Path, when: str) -> None:
     slow = """
-from spark_fast.code_versions import Store
+from spark_fast.runfiles.versions import Store
 import work
 if not hasattr(Store, "plain"):
     Store.plain = Store.source

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from spark_fast._core import frozen_referrers
-from spark_fast.worker.patching import Patch
+from spark_fast.worker.reload.patching import Patch
 from tests.test_patching import Edited
 
 pytestmark = pytest.mark.unit

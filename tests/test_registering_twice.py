@@ -15,8 +15,8 @@ import pytest
 
 from spark_fast import client
 from spark_fast.errors import ReloadRefusedError
-from spark_fast.worker import compiled
-from spark_fast.worker.libraries import Repetition, refuse_libraries
+from spark_fast.worker.reload import dynamo
+from spark_fast.worker.reload.libraries import Repetition, refuse_libraries
 from tests.reloading import Edited as Training
 from tests.scripts import Script
 from tests.support import DEADLINE
@@ -308,7 +308,7 @@ def test_scripts_of_torch_jit_are_made_of_the_new_code() -> None:
     scripted: Any = torch.jit.script
     assert scripted(script.module.f)(torch.zeros(1)).item() == 1
     script.again("x + 1", "x + 2")
-    compiled.forget()
+    dynamo.forget()
     assert scripted(script.module.f)(torch.zeros(1)).item() == 2
 
 
@@ -317,8 +317,8 @@ def test_jax_forgets_what_it_has_compiled(monkeypatch: pytest.MonkeyPatch) -> No
     calls: list[int] = []
     jax.clear_caches = lambda: calls.append(1)
     monkeypatch.setitem(sys.modules, "jax", jax)
-    assert compiled.is_in_use()
-    compiled.forget()
+    assert dynamo.is_in_use()
+    dynamo.forget()
     assert calls == [1]
 
 

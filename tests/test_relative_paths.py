@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from spark_fast import client, journal
+from spark_fast import client
+from spark_fast.runfiles import journal
 from tests.support import Child, until
 
 pytestmark = pytest.mark.process

@@ -18,10 +18,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spark_fast import _core, client, mailbox
-from spark_fast.code_versions import Store
+from spark_fast import _core, client
 from spark_fast.errors import CodeRefusedError
 from spark_fast.request import Fate, FateState, Kind, version_mail, version_of
+from spark_fast.runfiles import mailbox
+from spark_fast.runfiles.versions import Store
 from tests.support import DEADLINE, GATED, LOOP, Child, outcome, until
 
 pytestmark = pytest.mark.process
@@ -32,7 +33,7 @@ from pathlib import Path
 import spark_fast as spark
 from spark_fast import client
 from spark_fast._core import worker
-from spark_fast.code_versions import Store
+from spark_fast.runfiles.versions import Store
 from spark_fast.request import format_id
 from spark_fast.worker import session
 
@@ -434,7 +435,7 @@ def test_a_failure_is_told_with_its_whole_traceback(
 ) -> None:
     import typer
 
-    from spark_fast.cli.asking import Patience, ask
+    from spark_fast.cli.requests import Patience, ask
 
     run = runner.run()
     request = run.reload("rate = 2\n", timeout=10)

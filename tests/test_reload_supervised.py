@@ -44,7 +44,7 @@ def test_what_is_saved_is_reloaded(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [("--watch",), ()], ids=["watched", "not"])
 def test_who_is_watched_waits_for_no_import_at_the_first_edit(tmp_path: Path, options: tuple[str, ...]) -> None:
-    code = 'import json, sys\nprint(json.dumps("spark_fast.worker.transaction" in sys.modules))\n'
+    code = 'import json, sys\nprint(json.dumps("spark_fast.worker.reload.transaction" in sys.modules))\n'
     with Supervised(tmp_path, code, options=options) as training:
         assert training.over() == [bool(options)]
 

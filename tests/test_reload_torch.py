@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from spark_fast import journal
+from spark_fast.runfiles import journal
 from tests.reloading import Edited
 from tests.support import ALL, until
 

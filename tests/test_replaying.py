@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spark_fast import __version__
-from spark_fast.code_versions import digest_of
 from spark_fast.errors import ReplayRefusedError
-from spark_fast.journal import Journal
-from spark_fast.worker.replaying import Replay
+from spark_fast.runfiles.journal import Journal
+from spark_fast.runfiles.versions import digest_of
+from spark_fast.worker.journal.replay import Replay
 
 pytestmark = pytest.mark.unit
 

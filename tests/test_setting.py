@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from spark_fast import client, journal
+from spark_fast import client
 from spark_fast.cli.values import _parsed
 from spark_fast.client import SparkSetError, SparkTimeoutError, exposures
+from spark_fast.runfiles import journal
 from tests.support import GATED, Child, until
 
 pytestmark = pytest.mark.process

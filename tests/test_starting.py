@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from spark_fast import client, run_folder
+from spark_fast import client
 from spark_fast.client import SparkCallError, SparkSetError, SparkTimeoutError, starting
+from spark_fast.runfiles import run_folder
 from tests.ranks import LOOP, Ranks
 from tests.support import DEADLINE, Child, until
 

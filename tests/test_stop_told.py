@@ -194,7 +194,7 @@ def test_the_supervisor_does_not_blame_memory_for_a_grace_that_was_given_later(t
 
 
 def _has_supervisor(run: str) -> bool:
-    from spark_fast import run_folder
+    from spark_fast.runfiles import run_folder
 
     return run_folder.has_supervisor(run)
 

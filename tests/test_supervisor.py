@@ -16,7 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from spark_fast import _core, client, run_folder
+from spark_fast import _core, client
+from spark_fast.runfiles import run_folder
 from tests.support import DEADLINE, LOOP, Child, kill, outcome, until
 
 pytestmark = pytest.mark.process

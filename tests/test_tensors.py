@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from spark_fast import _core
-from spark_fast.worker import tensors
+from spark_fast.worker.state import tensors
 from tests.support import Child, until
 
 pytestmark = pytest.mark.process

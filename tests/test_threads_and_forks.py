@@ -14,9 +14,11 @@ from typing import Any
 import psutil
 import pytest
 
-from spark_fast import client, homes, private_files, run_folder
-from spark_fast.ui import polling, sent
-from spark_fast.worker import persisting, report
+from spark_fast import client
+from spark_fast.runfiles import homes, private_files, run_folder
+from spark_fast.ui import polling, request_cache
+from spark_fast.worker import stderr
+from spark_fast.worker.state import persist
 from tests.reloading import Edited
 from tests.support import DEADLINE, LOOP, Child, until
 
@@ -154,7 +156,7 @@ def test_a_loop_is_left_whose_iterator_joins_a_thread_that_leaves_a_loop_of_its_
 JOINED = """
 import threading, time
 import spark_fast as spark
-from spark_fast.worker import slow_path
+from spark_fast.worker.slow_path import checkpoint as slow_path
 slow_path._PATIENCE = 0.5
 def loop():
     while True:
@@ -245,7 +247,7 @@ def test_what_failed_code_has_exposed_may_join_a_thread_that_passes_checkpoints_
 def test_an_item_goes_where_no_lock_is_held(tmp_path: Path) -> None:
     code = """
     import spark_fast as spark
-    from spark_fast.worker import places
+    from spark_fast.worker.state import loops as places
     class Item:
         def __del__(self):
             print(places._lock._is_owned(), flush=True)
@@ -264,13 +266,13 @@ def test_an_item_goes_where_no_lock_is_held(tmp_path: Path) -> None:
 def test_what_another_thread_persists_while_it_is_put_back_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
     class Key(str):
         def __hash__(self) -> int:
-            persisting._values.setdefault(f"another {len(persisting._values)}", 0)
+            persist._values.setdefault(f"another {len(persist._values)}", 0)
             return super().__hash__()
 
-    monkeypatch.setattr(persisting, "_values", {})
-    persisting._values[Key("model")] = 0
-    persisting.restore({"optim": 1})
-    assert persisting._values["optim"] == 1 and "model" not in persisting._values
+    monkeypatch.setattr(persist, "_values", {})
+    persist._values[Key("model")] = 0
+    persist.restore({"optim": 1})
+    assert persist._values["optim"] == 1 and "model" not in persist._values
 
 
 def test_a_value_that_is_forgotten_as_it_is_made_is_returned_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,8 +280,8 @@ def test_a_value_that_is_forgotten_as_it_is_made_is_returned_all_the_same(monkey
         def __setitem__(self, key: str, value: object) -> None:
             pass
 
-    monkeypatch.setattr(persisting, "_values", Forgetful())
-    assert persisting.persist("model", lambda: "made") == "made"
+    monkeypatch.setattr(persist, "_values", Forgetful())
+    assert persist.persist("model", lambda: "made") == "made"
 
 
 def test_a_task_whose_executor_is_busy_for_good_is_resumed(tmp_path: Path) -> None:
@@ -341,7 +343,7 @@ def test_new_code_is_taken_back_while_other_threads_bind_names_and_import(tmp_pa
 def test_a_value_that_is_assigned_while_new_code_is_taken_back_is_there_throughout(tmp_path: Path) -> None:
     code = """
     import spark_fast as spark
-    from spark_fast.worker import exposing
+    from spark_fast.worker.state import registry as exposing
     state = spark.expose(loss=0.0)
     spark.checkpoint()
 
@@ -368,7 +370,7 @@ def test_a_value_that_is_assigned_while_new_code_is_taken_back_is_there_througho
 def test_a_value_that_is_assigned_while_new_code_drops_it_is_assigned_to_nobody(tmp_path: Path) -> None:
     code = """
     import spark_fast as spark
-    from spark_fast.worker import exposing
+    from spark_fast.worker.state import registry as exposing
     state = spark.expose(card={"layers": 1})
     spark.checkpoint()
 
@@ -390,7 +392,7 @@ def test_of_two_threads_that_change_what_is_exposed_the_last_to_describe_it_is_b
     code = """
     import threading, time
     import spark_fast as spark
-    from spark_fast.worker import exposing
+    from spark_fast.worker.state import registry as exposing
     state = spark.expose(loss=0.0)
     spark.checkpoint()
     write, began, overtaken = exposing.write, threading.Event(), threading.Event()
@@ -461,7 +463,7 @@ def test_a_signal_handler_may_pass_the_first_checkpoint_in_the_middle_of_an_expo
     import signal, threading
     import spark_fast as spark
     from spark_fast import _core
-    from spark_fast.worker import exposing, session
+    from spark_fast.worker.state import registry as exposing; from spark_fast.worker import session
     expose, connect, beginning = exposing._expose_value, exposing.connect, _core.beginning
     main = threading.main_thread()
     asks = threading.Event()
@@ -538,7 +540,7 @@ def test_after_an_interrupt_of_the_first_checkpoint_a_forked_child_has_all_its_d
         assert child.out == "interrupted\n"
 
 
-@pytest.mark.parametrize("module", ["spark_fast.worker.slow_path", "spark_fast.worker.delivering"])
+@pytest.mark.parametrize("module", ["spark_fast.worker.slow_path.checkpoint", "spark_fast.worker.slow_path.dispatch"])
 @pytest.mark.parametrize("use", ["spark.checkpoint()", "spark.on_pause"])
 def test_a_signal_handler_may_pass_a_checkpoint_while_the_first_one_is_imported(
     tmp_path: Path, module: str, use: str
@@ -591,7 +593,7 @@ def test_what_is_to_be_said_while_standard_error_is_written_to_is_said(
             raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stderr>'>")
 
     monkeypatch.setattr(sys, "stderr", Busy())
-    report.say("here")
+    stderr.say("here")
     assert capfd.readouterr().err == "spark_fast: here\n"
 
 
@@ -671,7 +673,8 @@ def test_a_child_that_is_forked_while_another_thread_makes_the_run_comes_through
 
 
 @pytest.mark.parametrize(
-    "module", ["spark_fast.worker.slow_path", "spark_fast.worker.exposing", "spark_fast.worker.tensors"]
+    "module",
+    ["spark_fast.worker.slow_path.checkpoint", "spark_fast.worker.state.registry", "spark_fast.worker.state.tensors"],
 )
 @pytest.mark.parametrize("use", ["spark.checkpoint()", "spark.expose"])
 def test_a_child_that_is_forked_while_another_thread_imports_for_its_checkpoint_comes_through_its_own(
@@ -777,8 +780,8 @@ def test_the_server_shows_a_run_that_it_could_not_open_for_want_of_descriptors_o
 def test_runs_that_the_server_lets_go_of_are_not_kept_open_by_requests_that_it_remembers(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sent, "_RUNS", 1)
-    memory = sent.Sent()
+    monkeypatch.setattr(request_cache, "_RUNS", 1)
+    memory = request_cache.Sent()
     with Child(tmp_path, EXPOSING) as child:
         child.run()
         shutil.copytree(home / "test", home / "other")

@@ -11,7 +11,8 @@ import httpx
 import psutil
 import pytest
 
-from spark_fast import client, run_folder
+from spark_fast import client
+from spark_fast.runfiles import run_folder
 from spark_fast.ui import threads
 from tests.reloading import Edited
 from tests.support import LOOP, Child, until

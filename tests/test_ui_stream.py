@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from spark_fast import client, run_folder
+from spark_fast import client
+from spark_fast.runfiles import run_folder
 from spark_fast.ui import polling
 from tests.support import Child, until
 from tests.ui_support import EXPOSING, Served, served

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 
 import pytest
 
-from spark_fast.client import share
-from spark_fast.client.share import BURST, RATE
-from spark_fast.ui import turns
+from spark_fast.client import rate_limit
+from spark_fast.client.rate_limit import BURST, RATE
+from spark_fast.ui import fair_queue
+from spark_fast.ui.fair_queue import Turns
 from spark_fast.ui.threads import BusyError
-from spark_fast.ui.turns import Turns
 from tests.support import Child
 from tests.ui_support import EXPOSING, served
 
@@ -50,7 +50,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run[Any]:
         with asyncio.Runner(loop_factory=loop) as runner:
             return runner.run(work)
 
-    monkeypatch.setattr(share, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(rate_limit, "monotonic", lambda: clock.now)
     return run
 
 
@@ -83,13 +83,13 @@ def test_another_run_has_turns_of_its_own(run: Run[Any]) -> None:
     async def scenario() -> None:
         found = await _used_up()
         await asyncio.wait_for(found.take("another", "one"), 0.5 / RATE)
-        gone = [asyncio.ensure_future(found.take("test", "one")) for _ in range(turns._WAITING_OF_CLIENT)]
+        gone = [asyncio.ensure_future(found.take("test", "one")) for _ in range(fair_queue._WAITING_OF_CLIENT)]
         await asyncio.sleep(0)
         assert not any(each.done() for each in gone)
         for each in gone:
             each.cancel()
         # Whoever has gone takes nobody's turn.
-        await asyncio.wait_for(found.take("test", "two"), turns._WAITING_OF_CLIENT / 2 / RATE)
+        await asyncio.wait_for(found.take("test", "two"), fair_queue._WAITING_OF_CLIENT / 2 / RATE)
 
     run(scenario())
 
@@ -97,20 +97,20 @@ def test_another_run_has_turns_of_its_own(run: Run[Any]) -> None:
 def test_a_client_with_too_much_waiting_is_told_so_and_another_waits_as_ever(run: Run[Any]) -> None:
     async def scenario() -> None:
         found = await _used_up()
-        waiting = [asyncio.ensure_future(found.take("test", "greedy")) for _ in range(turns._WAITING_OF_CLIENT)]
+        waiting = [asyncio.ensure_future(found.take("test", "greedy")) for _ in range(fair_queue._WAITING_OF_CLIENT)]
         await asyncio.sleep(0)
         with pytest.raises(BusyError):
             await found.take("test", "greedy")
         await asyncio.wait_for(found.take("test", "page"), 10 / RATE)
         found.close()
         ends = await asyncio.gather(*waiting, return_exceptions=True)
-        assert sum(isinstance(end, BusyError) for end in ends) >= turns._WAITING_OF_CLIENT - 10
+        assert sum(isinstance(end, BusyError) for end in ends) >= fair_queue._WAITING_OF_CLIENT - 10
 
     run(scenario())
 
 
 def test_lines_of_runs_that_are_gone_are_forgotten(run: Run[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "_RUNS", 3)
+    monkeypatch.setattr(fair_queue, "_RUNS", 3)
 
     async def scenario() -> None:
         found = await _used_up()

@@ -11,10 +11,10 @@ def main() -> None:
     from spark_fast.cli import streams
 
     streams.open_closed_streams()
-    from spark_fast.cli import exits, misplaced, quick
+    from spark_fast.cli import exits, fast_parse, misplaced
     from spark_fast.cli.supervisor import supervise
 
-    order = quick.read(sys.argv[1:])
+    order = fast_parse.read(sys.argv[1:])
     if order is not None:
         with exits.told():
             misplaced.say_misplaced(order)

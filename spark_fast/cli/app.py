@@ -11,10 +11,10 @@ import typer
 from spark_fast.cli import exits
 from spark_fast.durations import DURATIONS, parse_duration
 from spark_fast.errors import SparkError
-from spark_fast.json_text import to_json
+from spark_fast.runfiles.json_text import to_json
 
 if TYPE_CHECKING:
-    from spark_fast.cli.asking import Patience
+    from spark_fast.cli.requests import Patience
     from spark_fast.client import Request, Run
 
 __all__ = ["app", "main"]
@@ -199,7 +199,7 @@ def ps(
 ) -> None:
     """List the runs: those that are live, and those that ended within a day."""
     from spark_fast import client
-    from spark_fast.homes import refused_places
+    from spark_fast.runfiles.homes import refused_places
 
     found = client.runs()
     for refused in refused_places():
@@ -212,10 +212,10 @@ def ps(
         hidden = f"; 'spark-fast ps --all' lists {len(found)} that ended over a day ago" if found else ""
         print(f"no runs: start one with 'spark-fast run script.py', or call spark.checkpoint() in its loop{hidden}")
         return
-    from spark_fast.cli import showing
+    from spark_fast.cli import render
 
-    console = showing.console()
-    console.print(showing.run_table(shown, console.width))
+    console = render.console()
+    console.print(render.run_table(shown, console.width))
 
 
 def _recent(run: "Run") -> bool:
@@ -237,15 +237,15 @@ def status(
 
     found = client.attach(run)
     if as_json:
-        from spark_fast.cli.asking import request_dict
+        from spark_fast.cli.requests import request_dict
 
         requests = [request_dict(found, request) for request in found.requests]
         print(to_json(found.as_dict() | {"requests": requests}, indent=2))
         return
-    from spark_fast.cli import showing
+    from spark_fast.cli import render
 
-    console = showing.console()
-    console.print(showing.details(found, console.width, each=everything))
+    console = render.console()
+    console.print(render.details(found, console.width, each=everything))
 
 
 @app.command()
@@ -312,7 +312,7 @@ def _ask(
     grace: float | None = None,
 ) -> None:
     from spark_fast import client
-    from spark_fast.cli.asking import Patience, ask
+    from spark_fast.cli.requests import Patience, ask
     from spark_fast.status import monotonic
 
     patience = Patience(wait, timeout, monotonic())
@@ -455,7 +455,7 @@ def set_values(
 ) -> None:
     """Set exposed values at a run's next checkpoint; where it is paused, at once."""
     from spark_fast.cli import values
-    from spark_fast.cli.asking import Patience
+    from spark_fast.cli.requests import Patience
     from spark_fast.status import monotonic
 
     patience = Patience(wait, _seconds(timeout, "--timeout"), monotonic())
@@ -483,7 +483,7 @@ def call(
 ) -> None:
     """Call an exposed function at a run's next checkpoint, also while it is paused, and print what it returns."""
     from spark_fast.cli import values
-    from spark_fast.cli.asking import Patience
+    from spark_fast.cli.requests import Patience
     from spark_fast.status import monotonic
 
     patience = Patience(wait, _seconds(timeout, "--timeout"), monotonic())

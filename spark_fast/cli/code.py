@@ -4,15 +4,15 @@ import sys
 import time
 from collections.abc import Sequence
 
-from spark_fast.cli import showing
+from spark_fast.cli import render
 from spark_fast.cli.exits import Exit, leave
-from spark_fast.cli.showing import Cell, Column, Lines
-from spark_fast.cli.words import clock, printable
+from spark_fast.cli.formatting import clock, printable
+from spark_fast.cli.render import Cell, Column, Lines
 from spark_fast.client import Run
 from spark_fast.client.diffs import diff as diff_of
-from spark_fast.code_versions import SOURCE_MAX, Store, Version
-from spark_fast.json_text import to_json
-from spark_fast.project_files import relative
+from spark_fast.project.files import relative
+from spark_fast.runfiles.json_text import to_json
+from spark_fast.runfiles.versions import SOURCE_MAX, Store, Version
 
 __all__ = ["read_source", "versions"]
 
@@ -53,9 +53,9 @@ def versions(run: Run, *, diff: bool, only: int | None, as_json: bool) -> None:
         print(f"run {run.id} has no versions of its code: it was not started with 'spark-fast run' or spark.run()")
     elif diff:
         lines = Lines([line for old, new in pairs for line in _changes(store, old, new)])
-        showing.console().print(lines, crop=False)
+        render.console().print(lines, crop=False)
     else:
-        console = showing.console()
+        console = render.console()
         console.print(_table(store, pairs, console.width))
 
 
@@ -91,7 +91,7 @@ def _table(store: Store, pairs: Sequence[tuple[Version | None, Version]], width:
                 (printable(changed) or "-", ""),
             ]
         )
-    return showing.layout(_COLUMNS, rows, width)
+    return render.layout(_COLUMNS, rows, width)
 
 
 _LINES = {"---": "bold", "+++": "bold", "@@": "cyan", "+": "green", "-": "red"}

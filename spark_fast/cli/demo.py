@@ -24,9 +24,9 @@ from rich.text import Text
 
 import spark_fast
 from spark_fast import client
-from spark_fast.cli import beside, exits, extras, showing
+from spark_fast.cli import exits, extras, render, ui_server
 from spark_fast.cli.exits import Exit
-from spark_fast.cli.words import duration, latency
+from spark_fast.cli.formatting import duration, latency
 from spark_fast.client import Fate, FateState, NoSuchRunError, Run, SparkError, SparkStatus
 from spark_fast.own_process import own_command
 from spark_fast.status import ENDED
@@ -231,7 +231,7 @@ class _Story:
     """Lines of a timeline."""
 
     def __init__(self) -> None:
-        self._console = showing.console()
+        self._console = render.console()
         self._began = time.monotonic()
         self._lock = threading.Lock()
 
@@ -540,7 +540,7 @@ def hold(*, page: bool = False) -> Exit:
 
 @contextmanager
 def _page(wanted: bool) -> Iterator[None]:
-    found = beside.Page() if wanted else None
+    found = ui_server.Page() if wanted else None
     try:
         yield
     finally:
@@ -584,7 +584,7 @@ def _attend(story: _Story, training: _Training, model: Path) -> Exit:
         try:
             status = _next_status(run, before)
             if before is not None:
-                story.line(str(status), f"at step {run.step}", showing.STYLES[status])
+                story.line(str(status), f"at step {run.step}", render.STYLES[status])
             before = status
             if status in ENDED:
                 break

@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from spark_fast.cli.words import one_line, printable
+from spark_fast.cli.formatting import one_line, printable
 from spark_fast.errors import NoSuchRunError, SparkError, SparkTimeoutError
 
 if TYPE_CHECKING:

@@ -8,16 +8,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from spark_fast import client, journal, names
-from spark_fast.cli import showing
+from spark_fast import client
+from spark_fast.cli import render
 from spark_fast.cli.exits import Exit, leave, say
-from spark_fast.cli.showing import Cell, Column
-from spark_fast.cli.words import command_line, exact_duration, printable
+from spark_fast.cli.formatting import command_line, exact_duration, printable
+from spark_fast.cli.render import Cell, Column
 from spark_fast.errors import NoSuchRunError
-from spark_fast.journal import Journal
-from spark_fast.json_text import to_json
 from spark_fast.request import RESET
-from spark_fast.runfiles import journal_parts
+from spark_fast.runfiles import journal, journal_parts, names
+from spark_fast.runfiles.journal import Journal
+from spark_fast.runfiles.json_text import to_json
 
 __all__ = ["show"]
 
@@ -67,13 +67,13 @@ def _of_run(run: client.Run) -> Path | None:
 
 
 def _print(found: Journal) -> None:
-    console = showing.console()
+    console = render.console()
     header = found.header
     console.print(f"run {printable(str(header['run']))}: {command_line(header['command'])}", soft_wrap=True)
     console.print(f"  {printable(str(found.path))}", style="dim", soft_wrap=True)
     reloads = {line["id"] for line in found.lines if line.get("kind") == "reload"}
     rows = [row for line in found.lines if (row := _row(line, reloads)) is not None]
-    console.print(showing.layout(_COLUMNS, rows, console.width))
+    console.print(render.layout(_COLUMNS, rows, console.width))
 
 
 def _row(line: Mapping[str, Any], reloads: Container[str]) -> list[Cell] | None:

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from spark_fast import client
-from spark_fast.cli import showing
+from spark_fast.cli import render
 from spark_fast.client import Run
 from spark_fast.status import monotonic
 
@@ -28,7 +28,7 @@ _SCAN_SHARE = 20
 
 def top() -> None:
     """Shows the live runs until `q` or Ctrl-C; once, where standard output is no terminal."""
-    console = showing.console()
+    console = render.console()
     watch = _Watch()
     if not console.is_terminal or console.is_dumb_terminal:
         console.print(watch.page(console.width, None))
@@ -64,7 +64,7 @@ def _signals() -> Iterator[None]:
 
 def _show(watch: "_Watch") -> bool:
     """Whether it is to be shown again: it was suspended."""
-    console = showing.console()
+    console = render.console()
     try:
         with (
             _signals(),
@@ -138,12 +138,12 @@ class _Watch:
         if not runs:
             return Group(Text("no live runs; start one with: spark-fast run script.py"))
         if height is None:
-            return Group(showing.run_table(runs, width))
+            return Group(render.run_table(runs, width))
         room = max(1, height - 4)
         lines: list[RenderableType] = [
             Text(f"{len(runs)} live run{'' if len(runs) == 1 else 's'}   q leaves", "dim", no_wrap=True),
             Text(),
-            showing.run_table(runs[:room], width),
+            render.run_table(runs[:room], width),
         ]
         if len(runs) > room:
             lines.append(Text(f"and {len(runs) - room} more: spark-fast ps", "dim", no_wrap=True))

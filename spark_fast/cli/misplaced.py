@@ -5,7 +5,7 @@ import shlex
 
 from spark_fast.cli.exits import say
 from spark_fast.cli.supervisor import Order
-from spark_fast.names import OFF
+from spark_fast.runfiles.names import OFF
 
 __all__ = ["say_misplaced"]
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from spark_fast.cli.words import clock, duration, printable
+from spark_fast.cli.formatting import clock, duration, printable
 from spark_fast.client import Rank, Run, SparkStatus
 from spark_fast.status import ranges, trouble_of
 

@@ -2,8 +2,8 @@
 
 from spark_fast import client
 from spark_fast.cli.exits import Exit, leave
-from spark_fast.cli.words import latency
-from spark_fast.json_text import to_json
+from spark_fast.cli.formatting import latency
+from spark_fast.runfiles.json_text import to_json
 from spark_fast.status import SparkStatus, monotonic
 
 __all__ = ["reset"]

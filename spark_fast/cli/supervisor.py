@@ -17,11 +17,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from spark_fast import _core, launchers, names, run_folder
-from spark_fast.cli import beside, exits, extras, watching
+from spark_fast import _core, launchers
+from spark_fast.cli import exits, extras, ui_server, watching
 from spark_fast.errors import SegmentError, SparkError
 from spark_fast.own_process import asks_for_safe_path
 from spark_fast.request import GRACE, RESET
+from spark_fast.runfiles import names, run_folder
 
 __all__ = ["Order", "order", "supervise"]
 
@@ -125,7 +126,7 @@ def supervise(order: Order) -> int:
     if order.page and extras.missing("ui", "the page"):
         return exits.Exit.REFUSED
     first = not (order.watch or order.page) or launchers.leads()
-    page = beside.Page(sys.stderr) if order.page and first else None
+    page = ui_server.Page(sys.stderr) if order.page and first else None
     # What is ignored now, by nohup or in a shell's background job, stays so in both processes.
     taken = {number for number in _HANDED_ON if signal.getsignal(number) is not signal.SIG_IGN} | _OURS
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)

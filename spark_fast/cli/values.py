@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from spark_fast import client
-from spark_fast.cli import asking, showing
-from spark_fast.cli.asking import Patience
+from spark_fast.cli import render, requests
 from spark_fast.cli.exits import Exit, leave, say
-from spark_fast.cli.showing import Cell, Column
-from spark_fast.cli.words import printable
+from spark_fast.cli.formatting import printable
+from spark_fast.cli.render import Cell, Column
+from spark_fast.cli.requests import Patience
 from spark_fast.client import AmbiguousRunError, FateState, NoSuchRunError, Request, Run, SparkTimeoutError, Value
 from spark_fast.client.deadline import Deadline
 from spark_fast.client.starting import await_exposed
-from spark_fast.exposed import unknown
-from spark_fast.json_text import to_json
+from spark_fast.runfiles.json_text import to_json
+from spark_fast.runfiles.schema import unknown
 
 __all__ = ["call", "get", "set_values", "watch"]
 
@@ -87,7 +87,7 @@ def _print_all(run: Run, values: Sequence[Value]) -> None:
     if not values and not functions:
         print(f"run {run.id} exposes nothing: call spark.expose(lr=0.1, …) in its script")
         return
-    console = showing.console()
+    console = render.console()
     if values:
         rows: list[list[Cell]] = [
             [
@@ -98,7 +98,7 @@ def _print_all(run: Run, values: Sequence[Value]) -> None:
             ]
             for value in values
         ]
-        console.print(showing.layout(_COLUMNS, rows, console.width))
+        console.print(render.layout(_COLUMNS, rows, console.width))
     for name, function in functions.items():
         doc = function.doc.split("\n")[0]
         shown = f"{name}{function.signature}" + ("   on all ranks" if function.ranks == "all" else "")
@@ -153,7 +153,7 @@ def set_values(run: str | None, words: Sequence[str], patience: Patience, *, as_
     values = found.values
     parsed = {name: _parsed(text, values[name].type if name in values else "json") for name, _, text in pairs}
     said = ", ".join(f"{printable(name)} = {_plain(given)}" for name, given in parsed.items())
-    asking.ask(found, lambda: _set(found, parsed, patience), patience, as_json=as_json, what=said)
+    requests.ask(found, lambda: _set(found, parsed, patience), patience, as_json=as_json, what=said)
 
 
 def _set(run: Run, values: Mapping[str, object], patience: Patience) -> Request:
@@ -204,7 +204,7 @@ def call(
         await_exposed(found, [name], "function", patience.deadline)
     request = found.request_call(name, args, kwargs, wait=False, timeout=patience.left(), ranks=ranks)
     if as_json or not patience.wait:
-        asking.ask(found, lambda: request, patience, as_json=as_json)
+        requests.ask(found, lambda: request, patience, as_json=as_json)
         return
     _print_result(found, request, patience)
 
@@ -225,7 +225,7 @@ def _print_result(run: Run, request: Request, patience: Patience) -> None:
     try:
         fate = request._wait(patience.deadline)
     except SparkTimeoutError as error:
-        raise leave(Exit.TIMED_OUT, f"{error}{asking.because(run, 'overdue')}") from None
+        raise leave(Exit.TIMED_OUT, f"{error}{requests.because(run, 'overdue')}") from None
     except KeyboardInterrupt:
         raise leave(Exit.INTERRUPTED, f"no longer waiting; the call of run {run.id} stands: {request.fate}") from None
     for line in request.output.splitlines():

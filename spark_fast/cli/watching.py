@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from spark_fast.cli import exits
-from spark_fast.cli.words import latency, printable
-from spark_fast.code_versions import Store
+from spark_fast.cli.formatting import latency, printable
 from spark_fast.errors import SparkError
+from spark_fast.runfiles.versions import Store
 
 __all__ = ["Watcher"]
 

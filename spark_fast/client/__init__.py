@@ -8,9 +8,9 @@ run.resume()
 """
 
 from spark_fast.client.exposures import Change, History, Value
+from spark_fast.client.proxy import Used, use
 from spark_fast.client.reset import is_worker_initialized, reset_worker
 from spark_fast.client.run import Rank, Request, Run, attach, request_hot_reload, runs
-from spark_fast.client.using import Used, use
 from spark_fast.errors import (
     AmbiguousRunError,
     FolderRefusedError,
@@ -27,9 +27,9 @@ from spark_fast.errors import (
     SparkTimeoutError,
     StoreError,
 )
-from spark_fast.exposed import Function, Parameter
 from spark_fast.request import Fate, FateState
-from spark_fast.run_folder import remove_ended
+from spark_fast.runfiles.run_folder import remove_ended
+from spark_fast.runfiles.schema import Function, Parameter
 from spark_fast.status import Progress, SparkStatus
 
 __all__ = [

@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from spark_fast.code_versions import SOURCE_MAX, About, Store, Version, digest_of, this_python
-from spark_fast.descriptors import open_file
 from spark_fast.errors import CodeRefusedError, StoreError
-from spark_fast.project_files import is_project_file, relative
-from spark_fast.sources import Fault, check, encode, imports_of
+from spark_fast.project.files import is_project_file, relative
+from spark_fast.project.sources import Fault, check, encode, imports_of
+from spark_fast.runfiles.descriptors import open_file
+from spark_fast.runfiles.versions import SOURCE_MAX, About, Store, Version, digest_of, this_python
 
 __all__ = ["add_version"]
 

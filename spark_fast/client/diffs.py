@@ -3,9 +3,9 @@
 import difflib
 import re
 
-from spark_fast.code_versions import Store, Version
-from spark_fast.project_files import relative
-from spark_fast.sources import decode
+from spark_fast.project.files import relative
+from spark_fast.project.sources import decode
+from spark_fast.runfiles.versions import Store, Version
 
 __all__ = ["diff"]
 

@@ -6,9 +6,10 @@ import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from spark_fast import _core, run_folder
+from spark_fast import _core
 from spark_fast.errors import SegmentError, SparkError, SparkTimeoutError
 from spark_fast.request import GRACE, Kind
+from spark_fast.runfiles import run_folder
 from spark_fast.status import ENDED, WorkerState, monotonic
 
 if TYPE_CHECKING:

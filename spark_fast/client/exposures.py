@@ -9,14 +9,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from spark_fast import _core, exposed, mailbox, run_folder
+from spark_fast import _core
 from spark_fast.client.deadline import Deadline
-from spark_fast.client.share import RATE, Share
+from spark_fast.client.rate_limit import RATE, Share
 from spark_fast.client.starting import await_exposed, await_rank, is_before_first_checkpoint
-from spark_fast.descriptors import open_own
 from spark_fast.errors import FolderRefusedError, SegmentError, SparkCallError, SparkTimeoutError, StoreError
-from spark_fast.exposed import Exposures, Limits, UnfitError, check_arguments, fit, unknown
 from spark_fast.request import Fate, FateState, Kind, sender_name
+from spark_fast.runfiles import mailbox, run_folder, schema
+from spark_fast.runfiles.descriptors import open_own
+from spark_fast.runfiles.schema import Exposures, Limits, UnfitError, check_arguments, fit, unknown
 from spark_fast.status import SparkStatus, monotonic, ranges
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class Board:
         ended = os.fstat(self._run._control).st_nlink == 0  # another run may have its name by now
         if known is not None and (ended or os.fstat(known.fd).st_nlink > 0):
             return known
-        path = self._run.folder / exposed.BOARD
+        path = self._run.folder / schema.BOARD
         try:
             found = _File(open_own(path, os.O_RDWR))
         except FileNotFoundError:
@@ -153,7 +154,7 @@ class Board:
     @contextmanager
     def _reading(self) -> Iterator[int]:
         """The board, open. Raises SegmentError or StoreError with its path; FileNotFoundError if there is none."""
-        path = self._run.folder / exposed.BOARD
+        path = self._run.folder / schema.BOARD
         try:
             found = self._open()
             yield found.fd
@@ -175,7 +176,7 @@ class Board:
             described = -1  # none, or a damaged one: what can be called is told by the description alone
         if described < 0 or (found, described) != known[:2]:
             try:
-                known = (found, described, exposed.read(self._run.folder))
+                known = (found, described, schema.read(self._run.folder))
             except FileNotFoundError:  # with its run
                 return known[2]
             self._known = known
@@ -215,7 +216,7 @@ class Board:
             try:
                 raw = json.loads(raw.decode("utf-8", "surrogatepass"))
             except (ValueError, RecursionError):
-                raise StoreError(str(self._run.folder / exposed.BOARD), f"the value {name!r} is damaged") from None
+                raise StoreError(str(self._run.folder / schema.BOARD), f"the value {name!r} is damaged") from None
         elif limits.type == "number" and type(raw) is int:
             raw = float(raw)
         return Value(

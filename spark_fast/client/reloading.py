@@ -5,14 +5,14 @@ import time
 import warnings
 from contextlib import suppress
 
-from spark_fast import run_folder
 from spark_fast.client import changes
 from spark_fast.client.deadline import Deadline
 from spark_fast.client.run import Request, Run
 from spark_fast.client.starting import await_start
-from spark_fast.code_versions import Store, Version
 from spark_fast.errors import CodeRefusedError, LogFullError, SparkReloadWarning, StoreError
 from spark_fast.request import Fate, FateState, Kind, sender_name, version_mail
+from spark_fast.runfiles import run_folder
+from spark_fast.runfiles.versions import Store, Version
 
 __all__ = ["current", "judge", "reload", "versions"]
 

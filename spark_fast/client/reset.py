@@ -2,11 +2,11 @@
 
 import math
 
-from spark_fast import run_folder
 from spark_fast.client.run import Request, Run, attach, find
 from spark_fast.durations import Duration, seconds_of
 from spark_fast.errors import AmbiguousRunError, NoSuchRunError, ResetError, SparkError, SparkTimeoutError
 from spark_fast.request import RESET, FateState, Kind
+from spark_fast.runfiles import run_folder
 from spark_fast.status import monotonic
 
 __all__ = ["ask_reset", "is_worker_initialized", "reset_worker"]

@@ -10,11 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from spark_fast import _core, names, run_folder
+from spark_fast import _core
 from spark_fast._core import Segment
 from spark_fast.client.deadline import Deadline
-from spark_fast.client.look import Look, status_of_ranks, step_of_ranks
-from spark_fast.descriptors import is_short
+from spark_fast.client.snapshot import Look, status_of_ranks, step_of_ranks
 from spark_fast.durations import Duration, seconds_of
 from spark_fast.errors import (
     AmbiguousRunError,
@@ -28,7 +27,6 @@ from spark_fast.errors import (
     SparkSetError,
     SparkTimeoutError,
 )
-from spark_fast.homes import Home, opened_homes
 from spark_fast.request import (
     RESET,
     UNDECIDED,
@@ -41,6 +39,9 @@ from spark_fast.request import (
     sender_name,
     version_of,
 )
+from spark_fast.runfiles import names, run_folder
+from spark_fast.runfiles.descriptors import is_short
+from spark_fast.runfiles.homes import Home, opened_homes
 from spark_fast.status import (
     ENDED,
     Progress,
@@ -53,10 +54,10 @@ from spark_fast.status import (
 
 if TYPE_CHECKING:
     from spark_fast.client.exposures import Board, Change, History, Value
-    from spark_fast.code_versions import Version
-    from spark_fast.exposed import Function
-    from spark_fast.mailbox import Reply
+    from spark_fast.runfiles.mailbox import Reply
     from spark_fast.runfiles.run_error import RunError
+    from spark_fast.runfiles.schema import Function
+    from spark_fast.runfiles.versions import Version
 
 __all__ = ["Rank", "Request", "Run", "attach", "find", "request_hot_reload", "runs"]
 
@@ -156,7 +157,7 @@ class Request:
     def _answered(self) -> "Mapping[int | None, Reply]":
         """The replies by rank; that of a run of one rank under None."""
         if self._replies is None and self.kind in ("set", "call") and self._seq and self.fate.final:
-            from spark_fast.mailbox import read_replies, read_reply
+            from spark_fast.runfiles.mailbox import read_replies, read_reply
 
             alone = read_reply(self._run.folder, self._ident)
             if alone is not None:
@@ -178,9 +179,9 @@ class Request:
         """wait(), as a part of a longer wait."""
         left = deadline.left()
         if self._seq < 0 and not self.fate.final:
-            from spark_fast.client import meeting
+            from spark_fast.client import multihost
 
-            meeting.wait(self._run.folder, self._ident, left)
+            multihost.wait(self._run.folder, self._ident, left)
             left = 0.0
         if not self._run._until(lambda: self.fate.final, left):
             fate = self.fate
@@ -308,9 +309,9 @@ class Run:
             return None
 
     def _peers(self) -> list[Rank]:
-        from spark_fast.client import meeting
+        from spark_fast.client import multihost
 
-        return meeting.peers(self._folder)
+        return multihost.peers(self._folder)
 
     def _why_ended(self) -> str:
         """Why a run that is not live refuses a request."""
@@ -318,18 +319,18 @@ class Run:
         status = status_of_ranks(self._ranks_of(look))
         if look is None or not self._is_elsewhere():
             return f"the run has ended: it is {status}"
-        from spark_fast.client import meeting
+        from spark_fast.client import multihost
 
-        return meeting.why_not_here(status, look.peers, self._about.world_size - len(look.slots))
+        return multihost.why_not_here(status, look.peers, self._about.world_size - len(look.slots))
 
     def _may_live_elsewhere(self) -> bool:
         """Whether ranks of other hosts live, or may live."""
         look = self._look()
         if look is None:
             return False
-        from spark_fast.client import meeting
+        from spark_fast.client import multihost
 
-        return not meeting.have_ended(look.peers, self._about.world_size - len(look.slots))
+        return not multihost.have_ended(look.peers, self._about.world_size - len(look.slots))
 
     @property
     def ranks(self) -> list[Rank]:
@@ -920,15 +921,15 @@ class Run:
         mail: str,
         ranks: "int | Literal['all']",
     ) -> Request:
-        from spark_fast.client import meeting
+        from spark_fast.client import multihost
 
         slots = self._slots()
         fate: Fate | None = None
         if not any(slot["alive"] and slot["state"] < WorkerState.STOPPED for slot in slots):
             fate = Fate(FateState.REFUSED, reason=self._why_ended())
         else:
-            fate = meeting.ask(self._folder, kind, ident, sender, arg=arg, duration=duration, mail=mail, ranks=ranks)
-        return Request(self, kind, ident, meeting.ELSEWHERE, sender, time.time(), fate, mail=mail, ranks=ranks)
+            fate = multihost.ask(self._folder, kind, ident, sender, arg=arg, duration=duration, mail=mail, ranks=ranks)
+        return Request(self, kind, ident, multihost.ELSEWHERE, sender, time.time(), fate, mail=mail, ranks=ranks)
 
     def _name_stuck_rank(self, error: LogFullError) -> LogFullError:
         alive = [(slot["applied"], slot["rank"], slot["step"]) for slot in self._slots() if slot["alive"]]
@@ -941,9 +942,9 @@ class Run:
 
     def _fate(self, seq: int, ident: int) -> Fate:
         if seq < 0:
-            from spark_fast.client import meeting
+            from spark_fast.client import multihost
 
-            return meeting.fate(self._folder, ident, self.step)
+            return multihost.fate(self._folder, ident, self.step)
         try:
             # Life first: what a worker published before it died is then read after its death was seen.
             slots = self._slots()

@@ -15,7 +15,7 @@ from spark_fast.status import WorkerState
 
 if TYPE_CHECKING:
     from spark_fast.client.run import Run
-    from spark_fast.exposed import Exposures
+    from spark_fast.runfiles.schema import Exposures
 
 __all__ = ["PATIENCE", "await_exposed", "await_rank", "await_start", "is_before_first_checkpoint"]
 

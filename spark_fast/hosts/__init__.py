@@ -3,6 +3,6 @@
 `asking` is what senders and ranks call, `relay` the process that carries requests, `protocol` how relays agree.
 """
 
-from spark_fast.hosts.asking import ask, fate, patience, ring, start, wait
+from spark_fast.hosts.requests import ask, fate, patience, ring, start, wait
 
 __all__ = ["ask", "fate", "patience", "ring", "start", "wait"]

@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from spark_fast.hosts import folder as files
+from spark_fast.hosts import state_files as files
 from spark_fast.hosts.authentic import AuthenticStore, Refusals, UnsignedStore
-from spark_fast.hosts.folder import HostPlace
 from spark_fast.hosts.secret import REMEDY, SIGNED, read_key
 from spark_fast.hosts.session import Entrance
+from spark_fast.hosts.state_files import HostPlace
 from spark_fast.hosts.store import Store, StoreGoneError, open_store
 
 __all__ = ["StoreAccess"]

@@ -9,11 +9,11 @@ that was asked reads what they answer itself.
 import math
 from collections.abc import Mapping, Sequence
 
-from spark_fast.hosts.deciding import decide
+from spark_fast.hosts.decision import decide
+from spark_fast.hosts.messages import Answer, Decision, Entry, GroupAnswer, Member
 from spark_fast.hosts.roster import Roster
 from spark_fast.hosts.steps import Local, Steps, Times, call
 from spark_fast.hosts.store import Store
-from spark_fast.hosts.words import Answer, Decision, Entry, GroupAnswer, Member
 from spark_fast.request import Kind
 
 __all__ = ["Answers", "decisive", "ranks_of_group"]

@@ -9,9 +9,9 @@ import base64
 import os
 from typing import Any
 
-from spark_fast.code_versions import About, Store, Version, digest_of
 from spark_fast.errors import CodeRefusedError, StoreError
-from spark_fast.project_files import innermost, is_under, relative
+from spark_fast.project.files import innermost, is_under, relative
+from spark_fast.runfiles.versions import About, Store, Version, digest_of
 
 __all__ = ["CARRIED_MAX", "packed", "unpacked"]
 

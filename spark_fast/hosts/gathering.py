@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from spark_fast.hosts.deciding import combine
+from spark_fast.hosts.decision import combine
+from spark_fast.hosts.messages import Decision, Done, Member
 from spark_fast.hosts.roster import Roster
 from spark_fast.hosts.steps import Local, Steps, Times, call
 from spark_fast.hosts.store import Store
-from spark_fast.hosts.words import Decision, Done, Member
 
 __all__ = ["Gathering"]
 

@@ -8,16 +8,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from spark_fast import _core, mailbox
+from spark_fast import _core
 from spark_fast._core import Segment
-from spark_fast.code_versions import Store
 from spark_fast.errors import SegmentError, SparkError
-from spark_fast.hosts import folder as files
+from spark_fast.hosts import state_files as files
 from spark_fast.hosts.code import unpacked
+from spark_fast.hosts.messages import PHASES, STEP_MAX, VOID, Answer, Ask, Done, Entry, Fate, Note, Peer, Place
 from spark_fast.hosts.secret import NONE, allowed, refusal
-from spark_fast.hosts.words import PHASES, STEP_MAX, VOID, Answer, Ask, Done, Entry, Fate, Note, Peer, Place
 from spark_fast.request import FateState, Kind, Verdict, fate_of, version_mail
-from spark_fast.run_folder import CONTROL
+from spark_fast.runfiles import mailbox
+from spark_fast.runfiles.run_folder import CONTROL
+from spark_fast.runfiles.versions import Store
 from spark_fast.status import ENDED, WorkerState, status_of
 
 __all__ = ["RunFolder"]

@@ -5,10 +5,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from spark_fast.descriptors import is_short
 from spark_fast.errors import FolderRefusedError
-from spark_fast.hosts import asking
-from spark_fast.hosts import folder as files
+from spark_fast.hosts import requests
+from spark_fast.hosts import state_files as files
+from spark_fast.runfiles.descriptors import is_short
 from spark_fast.status import ENDED, SparkStatus
 
 __all__ = ["SILENT", "read_peers"]
@@ -36,7 +36,7 @@ def read_peers(folder: Path) -> list[dict[str, Any]]:
             return []
         fresh = files.touch_watched(folder)
         if fresh:
-            asking.ring(folder)
+            requests.ring(folder)
         with files.opened(folder) as fd:
             found = files.read_object(fd, files.PEERS, shown)
             end = time.monotonic() + _WAIT

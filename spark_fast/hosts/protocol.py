@@ -35,11 +35,11 @@ from typing import Any
 
 from spark_fast.hosts.answers import Answers, ranks_of_group
 from spark_fast.hosts.gathering import Gathering, learned
+from spark_fast.hosts.messages import VOID, Answer, Ask, Decision, Done, Entry, Fate, Member, Note, as_object, whole
 from spark_fast.hosts.roster import Roster
 from spark_fast.hosts.steps import Call, Local, Steps, Times, call
 from spark_fast.hosts.store import Store, StoreGoneError
 from spark_fast.hosts.votes import Votes
-from spark_fast.hosts.words import VOID, Answer, Ask, Decision, Done, Entry, Fate, Member, Note, as_object, whole
 from spark_fast.request import Kind
 
 __all__ = ["Call", "Local", "Relay", "Steps", "Times"]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from spark_fast.hosts.store import StoreGoneError
 
 if TYPE_CHECKING:
-    from spark_fast.hosts.folder import HostPlace
+    from spark_fast.hosts.state_files import HostPlace
 
 __all__ = ["LOOK", "NAMESPACE", "Lasting", "RayStore"]
 

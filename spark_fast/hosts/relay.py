@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import TypeVar
 
 from spark_fast import _core
-from spark_fast.descriptors import open_own
 from spark_fast.errors import FolderRefusedError, SegmentError
-from spark_fast.hosts import folder as files
+from spark_fast.hosts import state_files as files
 from spark_fast.hosts.access import StoreAccess
-from spark_fast.hosts.asking import times_of
-from spark_fast.hosts.folder import HostPlace, read_place
 from spark_fast.hosts.local import RunFolder
+from spark_fast.hosts.messages import Member
 from spark_fast.hosts.protocol import Relay, Steps
+from spark_fast.hosts.requests import times_of
+from spark_fast.hosts.state_files import HostPlace, read_place
 from spark_fast.hosts.store import Store, StoreGoneError, StoreSlowError
-from spark_fast.hosts.words import Member
+from spark_fast.runfiles.descriptors import open_own
 
 __all__ = ["main"]
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 
+from spark_fast.hosts.messages import Member, Peer, as_object, ranks_said, whole
 from spark_fast.hosts.steps import Local, Steps, call
 from spark_fast.hosts.store import Store
-from spark_fast.hosts.words import Member, Peer, as_object, ranks_said, whole
 
 __all__ = ["Roster"]
 

@@ -15,11 +15,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from spark_fast import private_files
-from spark_fast.descriptors import open_file, open_own
 from spark_fast.errors import FolderRefusedError, StoreError
 from spark_fast.request import Kind
-from spark_fast.safe_paths import make_folders
+from spark_fast.runfiles import private_files
+from spark_fast.runfiles.descriptors import open_file, open_own
+from spark_fast.runfiles.safe_paths import make_folders
 
 __all__ = [
     "NONE",

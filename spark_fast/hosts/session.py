@@ -30,13 +30,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spark_fast import private_files
 from spark_fast.errors import StoreError
-from spark_fast.hosts import folder as files
+from spark_fast.hosts import state_files as files
 from spark_fast.hosts.authentic import FORGOTTEN, MARKER, Session
+from spark_fast.hosts.messages import whole
 from spark_fast.hosts.secret import REMEDY, key_id, tag
 from spark_fast.hosts.store import Store, StoreGoneError
-from spark_fast.hosts.words import whole
+from spark_fast.runfiles import private_files
 
 __all__ = ["Entrance"]
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from spark_fast.hosts.words import Ask, Done, Entry, Fate, Note, Peer, Place
+from spark_fast.hosts.messages import Ask, Done, Entry, Fate, Note, Peer, Place
 
 __all__ = ["Call", "Local", "Steps", "Times", "call"]
 

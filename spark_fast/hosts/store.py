@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from spark_fast.hosts.folder import HostPlace
+    from spark_fast.hosts.state_files import HostPlace
 
 __all__ = [
     "SCHEMES",

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from spark_fast.hosts.messages import PHASES, VOTE_NO, VOTE_YES, Entry, Member
 from spark_fast.hosts.roster import Roster
 from spark_fast.hosts.steps import Local, Steps, Times, call
 from spark_fast.hosts.store import Store
-from spark_fast.hosts.words import PHASES, VOTE_NO, VOTE_YES, Entry, Member
 
 __all__ = ["Votes"]
 

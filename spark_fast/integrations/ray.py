@@ -15,17 +15,18 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, ParamSpec, TypeVar
 
-from spark_fast import names
 from spark_fast.errors import first_stop, is_stop
-from spark_fast.project_files import is_under
-from spark_fast.worker import options, report, running, session
+from spark_fast.project.files import is_under
+from spark_fast.runfiles import names
+from spark_fast.worker import options, session, stderr
+from spark_fast.worker.runner import function
 
 try:
     ray: Any = import_module("ray")
 except ImportError as missing:
     raise ImportError("spark_fast.integrations.ray needs Ray, which is not here: pip install 'ray[train]'") from missing
 
-from spark_fast.hosts.ray_meeting import meet
+from spark_fast.hosts.ray_rendezvous import meet
 
 __all__ = ["configure", "run"]
 
@@ -101,10 +102,10 @@ def run(fn: Callable[Args, Result], *args: Args.args, **kwargs: Args.kwargs) -> 
         configure()
     failed: BaseException | None = None
     try:
-        return running.run_hosted(_roots(), None, fn, args, kwargs)
+        return function.run_hosted(_roots(), None, fn, args, kwargs)
     except BaseException as error:
         if is_stop(error):
-            report.say(str(first_stop(error)))
+            stderr.say(str(first_stop(error)))
             return None
         failed = error
         raise
@@ -127,7 +128,7 @@ def _find_others(rank: int, world_size: int, job: str | None, timeout: float, ot
             store, nodes = meet(name, rank, world_size, timeout)
         except (ray.exceptions.RayError, TimeoutError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            report.warn(
+            stderr.warn(
                 f"where the other workers are can't be told, for rank {rank} of {world_size}: {reason}. It is a run of "
                 "its own"
             )

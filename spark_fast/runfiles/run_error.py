@@ -14,8 +14,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from spark_fast import private_files
 from spark_fast.errors import FolderRefusedError, StoreError
+from spark_fast.runfiles import private_files
 
 __all__ = ["FOLDER", "RunError", "clear", "describe", "read", "remedies", "write"]
 

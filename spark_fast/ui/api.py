@@ -7,17 +7,18 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, HTTPException, Path, Query
 from fastapi.responses import Response
 
-from spark_fast import client, journal, names
+from spark_fast import client
 from spark_fast.client import FateState, Request, Run, SparkStatus
 from spark_fast.client.diffs import diff
 from spark_fast.client.reset import ask_reset
 from spark_fast.client.starting import is_before_first_checkpoint
-from spark_fast.code_versions import Store, Version
 from spark_fast.errors import ResetError
-from spark_fast.exposed import unknown
-from spark_fast.json_text import to_json
-from spark_fast.project_files import relative
-from spark_fast.sources import decode
+from spark_fast.project.files import relative
+from spark_fast.project.sources import decode
+from spark_fast.runfiles import journal, names
+from spark_fast.runfiles.json_text import to_json
+from spark_fast.runfiles.schema import unknown
+from spark_fast.runfiles.versions import Store, Version
 from spark_fast.status import monotonic
 from spark_fast.ui import models
 from spark_fast.ui.detail import Parts

@@ -7,12 +7,12 @@ from typing import Any
 
 from spark_fast.client import Run
 from spark_fast.client.run import find_or_none
-from spark_fast.code_versions import Store
 from spark_fast.errors import FolderRefusedError, SegmentError, SparkError, StoreError
-from spark_fast.json_text import to_json
+from spark_fast.runfiles.json_text import to_json
+from spark_fast.runfiles.versions import Store
 from spark_fast.status import monotonic
 from spark_fast.ui.feed import Feed
-from spark_fast.ui.sent import Sent, is_there
+from spark_fast.ui.request_cache import Sent, is_there
 from spark_fast.ui.threads import Threads
 from spark_fast.ui.views import function_view, present_view, shortened, value_view
 

@@ -10,10 +10,10 @@ import secrets
 import stat
 from pathlib import Path
 
-from spark_fast import journal, private_files
-from spark_fast.descriptors import open_own
 from spark_fast.errors import FolderRefusedError, StoreError
-from spark_fast.safe_paths import make_folders
+from spark_fast.runfiles import journal, private_files
+from spark_fast.runfiles.descriptors import open_own
+from spark_fast.runfiles.safe_paths import make_folders
 from spark_fast.ui.security import TOKEN
 
 __all__ = ["path", "read_or_make"]

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spark_fast import run_folder
-from spark_fast.client.look import Look
 from spark_fast.client.run import Run, open_in
-from spark_fast.descriptors import is_short
+from spark_fast.client.snapshot import Look
 from spark_fast.errors import FolderRefusedError, SparkError
-from spark_fast.homes import Home, opened_homes
-from spark_fast.json_text import to_json
+from spark_fast.runfiles import run_folder
+from spark_fast.runfiles.descriptors import is_short
+from spark_fast.runfiles.homes import Home, opened_homes
+from spark_fast.runfiles.json_text import to_json
 from spark_fast.status import SparkStatus, monotonic
 from spark_fast.ui.feed import Feed
 from spark_fast.ui.memory import resident

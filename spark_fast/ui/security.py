@@ -20,7 +20,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from spark_fast.json_text import to_json
+from spark_fast.runfiles.json_text import to_json
 
 __all__ = ["BODY_MAX", "CODE_BODY_MAX", "Guard", "Keys", "answer", "hosts_of"]
 

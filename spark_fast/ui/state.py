@@ -8,10 +8,10 @@ from typing import Annotated
 from fastapi import Depends, FastAPI, Request
 
 from spark_fast.ui.detail import Lookouts
+from spark_fast.ui.fair_queue import Turns
 from spark_fast.ui.polling import Poller
-from spark_fast.ui.sent import Sent
+from spark_fast.ui.request_cache import Sent
 from spark_fast.ui.threads import Threads
-from spark_fast.ui.turns import Turns
 
 __all__ = ["Client", "Server", "State"]
 

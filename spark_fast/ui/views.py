@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spark_fast.client import FateState, Function, History, Request, SparkStatus, Value
-from spark_fast.json_text import to_json
+from spark_fast.runfiles.json_text import to_json
 
 __all__ = [
     "function_view",

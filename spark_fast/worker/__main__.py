@@ -9,8 +9,8 @@ import os
 import signal
 import sys
 
-from spark_fast.worker import runner
-from spark_fast.worker.runner_options import RunnerOptions
+from spark_fast.worker.runner import script
+from spark_fast.worker.runner.options import RunnerOptions
 
 TOLD = "SPARK_FAST_RUNNER"
 
@@ -27,7 +27,7 @@ def main() -> int:
         del words[0]
     if command != "run" or not words:
         print("usage: python -m spark_fast.worker run [-m] SCRIPT|MODULE [ARGS]…", file=sys.stderr)
-        return runner.USAGE
+        return script.USAGE
     options = RunnerOptions(
         name=told.get("name"),
         reload_dirs=tuple(told.get("reload_dirs", ())),
@@ -42,7 +42,7 @@ def main() -> int:
         on_error=told.get("on_error"),
         error_timeout=told.get("error_timeout"),
     )
-    start = runner.run_module if module else runner.run_script
+    start = script.run_module if module else script.run_script
     return start(words[0], words[1:], options=options)
 
 
@@ -50,4 +50,4 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:  # before there was a script to interrupt
-        sys.exit(runner.INTERRUPTED)
+        sys.exit(script.INTERRUPTED)

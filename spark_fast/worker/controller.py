@@ -1,9 +1,10 @@
 """Control from inside the training process."""
 
-from spark_fast import _core, run_folder
+from spark_fast import _core
 from spark_fast._core import worker
 from spark_fast.errors import SegmentError
 from spark_fast.request import Fate, FateState, Kind, Verdict, format_id, sender_name
+from spark_fast.runfiles import run_folder
 from spark_fast.status import SparkStatus, status_of
 from spark_fast.worker import session
 

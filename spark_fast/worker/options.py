@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Final, Literal
 
-from spark_fast import names
 from spark_fast._core import worker
 from spark_fast.durations import Duration, parse_duration, seconds_of
+from spark_fast.runfiles import names
 from spark_fast.sizes import parse_size
-from spark_fast.worker import report
+from spark_fast.worker import stderr
 
 __all__ = ["Options", "configure", "current"]
 
@@ -197,7 +197,7 @@ def _from_environment() -> Options:
     )
     run = os.environ.get("SPARK_FAST_RUN")
     if run and not names.valid(run):
-        report.warn(f"SPARK_FAST_RUN={run!r} can't be a name; the run gets another. {names.RULE}")
+        stderr.warn(f"SPARK_FAST_RUN={run!r} can't be a name; the run gets another. {names.RULE}")
     elif run:
         found = replace(found, run=run)
     for option, parse in _PARSED.items():
@@ -207,7 +207,7 @@ def _from_environment() -> Options:
             try:
                 found = replace(found, **{option: _CHECKS[option](parse(text), variable)})
             except ValueError as error:
-                report.warn(f"{variable}={text!r} is ignored: {error}")
+                stderr.warn(f"{variable}={text!r} is ignored: {error}")
     return found
 
 

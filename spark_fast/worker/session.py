@@ -14,9 +14,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import spark_fast
-from spark_fast import __version__, _core, names, run_folder
+from spark_fast import __version__, _core
 from spark_fast._core import NEVER, beginning, worker
-from spark_fast.descriptors import open_own, open_own_folder
 from spark_fast.errors import (
     JobEndingError,
     RunNameTakenError,
@@ -28,14 +27,18 @@ from spark_fast.errors import (
 )
 from spark_fast.launchers import ancestors
 from spark_fast.request import Kind, format_id
+from spark_fast.runfiles import names, run_folder
+from spark_fast.runfiles.descriptors import open_own, open_own_folder
 from spark_fast.status import WorkerState
-from spark_fast.worker import child_process, hooks, launchers, options, report, stop_in_threads
-from spark_fast.worker.forking import Parent
-from spark_fast.worker.stopping import StopRule
+from spark_fast.worker import options, stderr
+from spark_fast.worker.lifecycle import child_process, launchers, stop_in_threads
+from spark_fast.worker.lifecycle.forking import Parent
+from spark_fast.worker.lifecycle.stopping import StopRule
+from spark_fast.worker.state import hooks
 
 if TYPE_CHECKING:
-    from spark_fast.worker.host import Host
-    from spark_fast.worker.replaying import Replay
+    from spark_fast.worker.journal.replay import Replay
+    from spark_fast.worker.reload.reloader import Host
 
 __all__ = [
     "ask_hosts",
@@ -186,7 +189,7 @@ def attach(*, fresh_name: bool = True) -> bool:
             finally:
                 _attaching = False
     if hint is not None:
-        report.say(hint)  # not holding the locks: somebody may be writing there whose signal handler wants them
+        stderr.say(hint)  # not holding the locks: somebody may be writing there whose signal handler wants them
     return worker.attached()
 
 
@@ -195,20 +198,20 @@ def _attach(fresh_name: bool) -> str | None:
     global _life, _run, _pid
     try:
         spark_fast._load()
-        from spark_fast.worker import exposing
+        from spark_fast.worker.state import registry
     except Exception as error:
         _life = _Life.OFF
         worker.quiet()
-        report.warn(f"this run can't be controlled from outside: {error!r}. The training goes on without.")
+        stderr.warn(f"this run can't be controlled from outside: {error!r}. The training goes on without.")
         return None
     chosen = options.current()
     serves = _parent is not None and (_parent.trains or child_process.is_daemon())
     if not chosen.enabled or serves:
         _life = _Life.OFF
         worker.quiet()
-        exposing.connect(None)
+        registry.connect(None)
         if _parent is not None and not child_process.is_daemon():
-            report.say(
+            stderr.say(
                 f"nothing controls this process: it was forked from the worker of run {_parent.run}, which passes "
                 "checkpoints itself. Start it with multiprocessing's 'spawn', and it is a run of its own"
             )
@@ -220,8 +223,8 @@ def _attach(fresh_name: bool) -> str | None:
     except Exception as error:  # a full disk, a folder of somebody else, a limit on locks: all are the same here
         _life = _Life.OFF
         worker.quiet()
-        exposing.connect(None)
-        report.warn(f"this run can't be controlled from outside: {error}. The training goes on without.")
+        registry.connect(None)
+        stderr.warn(f"this run can't be controlled from outside: {error}. The training goes on without.")
         _take_signals(chosen)
         return None
     _life = _Life.ATTACHED
@@ -244,7 +247,7 @@ def _heed_stop_of(parent: Parent) -> None:
             ident, step = run_folder.new_id(), worker.step()
             worker.append(Kind.STOP, ident, duration=stop["duration"], sender=stop["sender"], target=step)
     except (SparkError, OSError) as error:
-        report.warn(f"whether run {parent.run} was asked to stop can't be told: {error}")
+        stderr.warn(f"whether run {parent.run} was asked to stop can't be told: {error}")
 
 
 def _take_signals(chosen: options.Options) -> None:
@@ -254,7 +257,7 @@ def _take_signals(chosen: options.Options) -> None:
 
             signals.install_chosen()
         except Exception as error:  # it is loaded here, and there may be no descriptor left for that
-            report.warn(f"{', '.join(chosen.stop_signals)} can't ask for a stop: {error}")
+            stderr.warn(f"{', '.join(chosen.stop_signals)} can't ask for a stop: {error}")
 
 
 def _make_run(wanted: str | None, *, fresh_name: bool) -> str:
@@ -280,7 +283,7 @@ def _make_run(wanted: str | None, *, fresh_name: bool) -> str:
             if _place is None or error.errno not in (errno.EADDRINUSE, errno.EINVAL):
                 raise
             if error.errno == errno.EINVAL or time.monotonic() > began + _SEAT or _started_by_its_rank(error.filename):
-                report.warn(
+                stderr.warn(
                     f"rank {_place.rank} of this job is there already; this process, which has its environment, is a "
                     "run of its own"
                 )
@@ -289,7 +292,7 @@ def _make_run(wanted: str | None, *, fresh_name: bool) -> str:
                 time.sleep(_AGAIN)
         else:
             if number > 1 and _place is None and _parent is None:
-                report.warn(f"a living run is called {wanted!r}; this one is called {run!r}")
+                stderr.warn(f"a living run is called {wanted!r}; this one is called {run!r}")
             return run
 
 
@@ -314,7 +317,7 @@ def _started_by_its_rank(control: str) -> bool:
 
 
 def _take_part(name: str | None) -> str:
-    from spark_fast.worker import exposing
+    from spark_fast.worker.state import registry
 
     global _folder
     if _place is None:
@@ -342,9 +345,9 @@ def _take_part(name: str | None) -> str:
         if first_here():
             # Before anybody sees the run, or can ask it for anything.
             _keep_journal(found.folder, found.run, _command(), None)
-            exposing.connect(found.folder)
+            registry.connect(found.folder)
         else:
-            exposing.connect(None)
+            registry.connect(None)
         if found.joined:
             worker.join(found.control, slot=seat, cookie=run_folder.new_id(), timeout=_SEAT)
         else:
@@ -353,7 +356,7 @@ def _take_part(name: str | None) -> str:
         _folder = found.folder
         _hold_folder()
         if found.refused:
-            report.warn(f"{found.refused[0]}. Until then runs are kept in {found.folder.parent}")
+            stderr.warn(f"{found.refused[0]}. Until then runs are kept in {found.folder.parent}")
         return found.run
 
 
@@ -373,7 +376,7 @@ def _hold_folder() -> None:
 def _clear_seat(found: run_folder.Claim, slot: int) -> None:
     """The first rank of a host comes back, or comes late: what it exposes takes the place of what the process before it
     has left. OSError with EADDRINUSE if that lives. Nobody else comes meanwhile: the caller has the turn."""
-    from spark_fast.exposed import BOARD
+    from spark_fast.runfiles.schema import BOARD
 
     fd = open_own(found.control, os.O_RDONLY)
     try:
@@ -398,10 +401,10 @@ def _meet_hosts() -> None:
     try:
         unused = hosts.start(_folder, _place)
     except Exception as error:  # of the store's own kind, too: it is Ray's, say
-        report.warn(f"this host can't be controlled with the others of its job: {error}")
+        stderr.warn(f"this host can't be controlled with the others of its job: {error}")
         return
     if unused:
-        report.warn(f"the hosts of this job have no secret, since {unused}")
+        stderr.warn(f"the hosts of this job have no secret, since {unused}")
 
 
 def ask_hosts(kind: int, *, sender: str, duration: float = 0.0, only_if: str = "") -> tuple[int, str | None]:
@@ -439,7 +442,7 @@ def ring_hosts() -> None:
     try:
         hosts.ring(_folder)
     except Exception as error:
-        report.warn(f"what the other hosts say can't be heard: {error}")
+        stderr.warn(f"what the other hosts say can't be heard: {error}")
 
 
 def _command() -> list[str]:
@@ -465,7 +468,7 @@ def lose_control(error: Exception) -> None:
             return
         _life = _Life.OFF
         worker.quiet()
-        report.warn(f"control of run {_run} is lost: {error}. The training goes on without.")
+        stderr.warn(f"control of run {_run} is lost: {error}. The training goes on without.")
 
 
 def on_trial(whether: bool) -> None:
@@ -547,7 +550,7 @@ def stops_alone() -> tuple[str, str] | None:
                 why = "the other hosts have said nothing"
             if why is not None:
                 _stop_elsewhere = None
-                report.warn(f"the job can't be stopped together ({why}): this process stops alone")
+                stderr.warn(f"the job can't be stopped together ({why}): this process stops alone")
                 stop_alone(sender)
     return _alone
 
@@ -576,16 +579,16 @@ def _keep_journal(place: Path, run: str, command: list[str], entry: tuple[str, b
     chosen = options.current().journal
     if chosen is not None and chosen.lower() in names.OFF:
         return
-    from spark_fast.worker import journaling
+    from spark_fast.worker.journal import writer
 
-    journaling.keep(place, run, command, chosen, entry)
+    writer.keep(place, run, command, chosen, entry)
 
 
 def follow() -> None:
     """After a turn: what the core wrote down, or could not, is followed up."""
-    from spark_fast.worker import journaling
+    from spark_fast.worker.journal import writer
 
-    journaling.follow(host.project if host is not None else None)
+    writer.follow(host.project if host is not None else None)
 
 
 def replay(found: "Replay") -> None:
@@ -600,7 +603,7 @@ def replay_due(step: int) -> None:
     if _replay is None:
         return
     from spark_fast.request import is_restart, version_mail
-    from spark_fast.worker import delivering as delivery
+    from spark_fast.worker.slow_path import dispatch as delivery
 
     within = delivery.running_call()
     inside = _replayed.get(within) if within is not None else None
@@ -614,7 +617,7 @@ def replay_due(step: int) -> None:
         ident = run_folder.new_id()
         try:
             if line["kind"] in ("set", "call"):
-                from spark_fast import mailbox
+                from spark_fast.runfiles import mailbox
 
                 place = folder()
                 content = _replay.payload_of(line)
@@ -632,7 +635,7 @@ def replay_due(step: int) -> None:
                 target=step,
             )
         except (SparkError, OSError, ValueError) as error:
-            report.warn(f"the {line['kind']} of step {line['step']} can't be replayed: {error}")
+            stderr.warn(f"the {line['kind']} of step {line['step']} can't be replayed: {error}")
             _replay.over(line["id"])
     _watch()
 
@@ -666,15 +669,15 @@ def end(state: WorkerState) -> None:
         if _life is _Life.ATTACHED:
             _life = _Life.OFF
             if _replay is not None and (left := _replay.left(worker.step())) is not None:
-                report.warn(left)
+                stderr.warn(left)
             if worker.journal_begun():
-                from spark_fast.worker import journaling
+                from spark_fast.worker.journal import writer
 
-                journaling.end(state.name.lower())
+                writer.end(state.name.lower())
             try:
                 worker.end(state)
             except (SegmentError, OSError) as error:
-                report.warn(f"control of run {_run} was lost some time before it ended: {error}")
+                stderr.warn(f"control of run {_run} was lost some time before it ended: {error}")
 
 
 def state_after(error: BaseException | None) -> WorkerState:
@@ -702,16 +705,16 @@ def _at_exit() -> None:
     state = state_after(error)
     if state is WorkerState.FAILED and error is not None and run is not None:
         try:
-            from spark_fast.worker.error_park import record
+            from spark_fast.worker.reload.error_park import record
 
             record(error_behind(error) or error if is_stop(error) else error)
         except (ImportError, OSError) as reason:  # no file can be opened, say: the end is told all the same
-            report.warn(f"the error that ended run {_run} can't be kept for `spark-fast status`: {reason}")
+            stderr.warn(f"the error that ended run {_run} can't be kept for `spark-fast status`: {reason}")
     end(state)
     if is_stop(error) and run is not None and several():
-        from spark_fast.worker import leaving
+        from spark_fast.worker.lifecycle import shutdown
 
-        leaving.wait_for_others(run, options.current().stop_deadline)
+        shutdown.wait_for_others(run, options.current().stop_deadline)
 
 
 _previous_hook: Callable[[type[BaseException], BaseException, TracebackType | None], object] = sys.__excepthook__
@@ -728,7 +731,7 @@ def _on_uncaught(kind: type[BaseException], error: BaseException, trace: Traceba
     if behind is not None:
         _previous_hook(type(behind), behind, behind.__traceback__)
     else:
-        report.say(str(first_stop(error)))
+        stderr.say(str(first_stop(error)))
 
 
 def _watch_the_end() -> None:
@@ -785,7 +788,7 @@ def forget_after_fork() -> None:
         # The C hook has done this already, unless the child was made without the C library's fork().
         _life = _Life.OFF
         worker.quiet()
-    for name in ("exposing", "journaling"):
+    for name in ("state.registry", "journal.writer"):
         # Not imported: another thread of the parent may have been doing so.
         module = sys.modules.get(f"spark_fast.worker.{name}")
         forget = getattr(module, "forget_after_fork", None)

@@ -11,10 +11,11 @@ import threading
 from collections.abc import Iterable
 from types import FrameType
 
-from spark_fast import run_folder
 from spark_fast._core import next_signal_ends, worker
 from spark_fast.request import Kind, Verdict, sender_name
-from spark_fast.worker import forking, options, report, session
+from spark_fast.runfiles import run_folder
+from spark_fast.worker import options, session, stderr
+from spark_fast.worker.lifecycle import forking
 
 __all__ = ["COPIES", "install"]
 
@@ -46,7 +47,7 @@ def install_chosen() -> None:
     if not names:
         return
     if threading.current_thread() is not threading.main_thread():
-        report.warn(
+        stderr.warn(
             f"{', '.join(names)} can't ask for a stop: only the main thread can take signals. Pass a checkpoint in it, "
             "or call configure() there, before any other thread does"
         )
@@ -73,16 +74,16 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     why = _ask(who)
     at_once = "; once more interrupts at once" if number in (signal.SIGINT, signal.SIGTERM) else ""
     if why is None:
-        report.say_at_once(f"{name}: it will stop at the next checkpoint{at_once}")
+        stderr.say_at_once(f"{name}: it will stop at the next checkpoint{at_once}")
         return
     if options.current().enabled:
         # Whoever counts on it saves then: an exception in the middle of a step would cost what was learned since.
         session.stop_alone(who)
-        report.say_at_once(
+        stderr.say_at_once(
             f"{name}: the run can't be asked to stop ({why}): this process will, at its next checkpoint{at_once}"
         )
         return
-    report.say_at_once(f"{name}: it can't be asked to stop ({why}), so it is interrupted")
+    stderr.say_at_once(f"{name}: it can't be asked to stop ({why}), so it is interrupted")
     if session.host is not None:
         session.host.ending = True
     if number == signal.SIGINT:

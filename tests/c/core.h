@@ -1,4 +1,4 @@
-/* What the tests of the core share: a worker's loop as spark_fast/worker/slow_path.py runs it, and a sender. */
+/* What the tests of the core share: a worker's loop as spark_fast/worker/slow_path/checkpoint.py runs it, and a sender. */
 #ifndef CORE_H
 #define CORE_H
 

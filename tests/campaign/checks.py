@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spark_fast import journal
+from spark_fast.runfiles import journal
 from tests.campaign.senders import Answer
 
 __all__ = ["agreement", "answered", "calls_of", "crashes", "growth", "items", "journaled", "lines_of", "values_of"]

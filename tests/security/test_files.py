@@ -19,15 +19,15 @@ from typing import Any
 
 import pytest
 
-from spark_fast import _core, client, descriptors, homes, journal, private_files, run_folder, safe_paths
+from spark_fast import _core, client
 from spark_fast.errors import FolderRefusedError, JournalError, SegmentError, StoreError
-from spark_fast.hosts import asking
-from spark_fast.hosts import folder as host_files
+from spark_fast.hosts import requests
+from spark_fast.hosts import state_files as host_files
 from spark_fast.own_process import own_command
-from spark_fast.runfiles import journal_parts
+from spark_fast.runfiles import descriptors, homes, journal, journal_parts, private_files, run_folder, safe_paths
 from spark_fast.ui.detail import Lookout
 from spark_fast.ui.polling import Poller
-from spark_fast.ui.sent import Sent
+from spark_fast.ui.request_cache import Sent
 from spark_fast.ui.threads import Threads
 from tests.support import DEADLINE, LOOP, Child, until
 
@@ -595,7 +595,7 @@ def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
 def _in_two(first: Path, second: Path, code: str = LOOP) -> str:
     return f"""
 from pathlib import Path
-from spark_fast import homes
+from spark_fast.runfiles import homes
 homes.places = lambda: [Path({str(first)!r}), Path({str(second)!r})]
 {code}"""
 
@@ -722,10 +722,10 @@ def test_a_relay_imports_nothing_of_its_working_directory(tmp_path: Path, monkey
     host_files.write_place(run, place)
     started: list[list[str]] = []
     monkeypatch.setattr(subprocess, "run", lambda command, **_: started.append(command))
-    asking.ring(run)
+    requests.ring(run)
     [command] = started
     assert command[command.index(sys.executable) + 1] == "-P"
-    assert asking._absolute_python_path() == [str(tmp_path / "libraries")]
+    assert requests._absolute_python_path() == [str(tmp_path / "libraries")]
 
 
 def test_folders_are_made_for_their_owner_alone_whatever_the_umask_allows(tmp_path: Path) -> None:

@@ -23,9 +23,9 @@ import pytest
 
 from spark_fast import _core, client
 from spark_fast.client import FateState
-from spark_fast.code_versions import digest_of
 from spark_fast.hosts.store import Store, open_store
 from spark_fast.request import Kind
+from spark_fast.runfiles.versions import digest_of
 from tests.hosts_real import SECRET, Host, Server, job, parked_together, store
 from tests.ranks import LOOP
 from tests.support import outcome, until

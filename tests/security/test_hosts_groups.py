@@ -6,9 +6,9 @@ import pytest
 
 from spark_fast.hosts import answers
 from spark_fast.hosts.authentic import AuthenticStore, Refusals, Session
+from spark_fast.hosts.messages import Answer, GroupAnswer
 from spark_fast.hosts.protocol import Times
 from spark_fast.hosts.store import Store
-from spark_fast.hosts.words import Answer, GroupAnswer
 from spark_fast.request import Kind
 from tests.hosts_sim import SimClient, SimHost, SimJob, SimStore
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from spark_fast.hosts.deciding import combine
-from spark_fast.hosts.words import Done, Entry, Member, ranks_said
+from spark_fast.hosts.decision import combine
+from spark_fast.hosts.messages import Done, Entry, Member, ranks_said
 
 pytestmark = [pytest.mark.unit, pytest.mark.tier("fast")]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from spark_fast import hosts, launchers
-from spark_fast.hosts import folder as files
+from spark_fast.hosts import state_files as files
 from spark_fast.hosts.secret import (
     NONE,
     REMEDY,

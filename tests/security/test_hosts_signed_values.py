@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from spark_fast.hosts.asking import store_address
 from spark_fast.hosts.authentic import MARKER, AuthenticStore, Refusals, Session, UnsignedStore
+from spark_fast.hosts.messages import Entry
+from spark_fast.hosts.requests import store_address
 from spark_fast.hosts.secret import SIGNED, protection_of, tag
 from spark_fast.hosts.session import Entrance
 from spark_fast.hosts.store import StoreGoneError
-from spark_fast.hosts.words import Entry
 from spark_fast.request import Kind
 from tests.security.memory_store import MemoryStore
 from tests.support import until

@@ -1,0 +1,190 @@
+"""What a control file says of its run, read at one moment."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from spark_fast import _core
+from spark_fast.runfiles import run_folder
+from spark_fast.status import (
+    Progress,
+    Rank,
+    SparkStatus,
+    WorkerState,
+    mean_speed,
+    progress_of,
+    status_of,
+)
+
+__all__ = ["Look", "status_of_ranks", "step_of_ranks"]
+
+
+_APPLIED = 1
+"""SF_OUTCOME_APPLIED of csrc/sf_layout.h."""
+_WITHIN = 1.0
+"""Seconds in which nobody wonders that a rank has not come to a request yet."""
+
+
+class Look:
+    """One look at a control file. Costs some 5 µs for a run of one rank. Two that are equal saw the same.
+
+    Raises SegmentError if the file can't be used.
+    """
+
+    def __init__(self, control: int, peers: Callable[[], list[Rank]] | None = None) -> None:
+        """peers: what tells the ranks of the other hosts, if the job has any."""
+        self._control = control
+        self.view = _core.read_view(control)
+        self.slots = [_core.read_slot(control, rank) for rank in range(self.view["slot_count"])]
+        elsewhere = self.view["world_size"] > self.view["slot_count"]
+        self.peers = peers() if peers is not None and elsewhere else []
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Look):
+            return False
+        return self.slots == other.slots and self.view == other.view and self.peers == other.peers
+
+    __hash__ = None  # type: ignore[assignment] # it holds dicts
+
+    def ranks(self, about: run_folder.About) -> list[Rank]:
+        """The workers that have ever been there, on all hosts of the job, by rank."""
+        there = [slot for slot in self.slots if slot["state"] != WorkerState.NONE or slot["alive"]]
+        furthest = max((slot["step"] for slot in there if slot["alive"]), default=0)
+        applied = self._applied()
+        here = {slot["rank"] for slot in there}
+        found = [peer for peer in self.peers if peer.rank not in here]
+        for slot in there:
+            status = status_of(self.view, slot)
+            lost = status is SparkStatus.LOST
+            found.append(
+                Rank(
+                    slot["rank"],
+                    status,
+                    slot["step"],
+                    slot["pid"],
+                    about.host,
+                    since=slot["lost"] if lost else slot["state_since"],
+                    behind=max(0, furthest - slot["step"]) if slot["alive"] else 0,
+                    overdue=self._overdue(slot) if slot["alive"] and slot["applied"] < applied else 0.0,
+                    stride=slot["stride"],
+                )
+            )
+        return sorted(found, key=lambda rank: rank.rank)
+
+    def _applied(self) -> int:
+        """The newest request that a living rank should have come to, since another has. An only rank should have come
+        to all."""
+        if self.view["world_size"] == 1 and len(self.slots) == 1:
+            return int(self.view["tail"])
+        return max((slot["applied"] for slot in self.slots if slot["alive"]), default=0)
+
+    def waits(self) -> bool:
+        """Whether a rank has not come to what others have: for how long, a later look says anew."""
+        applied = self._applied()
+        return any(slot["alive"] and slot["applied"] < applied for slot in self.slots)
+
+    def _overdue(self, slot: dict[str, Any]) -> float:
+        """Seconds for which this rank has not come to the oldest request that it could have come to."""
+        entry = _core.read_entry(self._control, slot["applied"] + 1)
+        if entry is None or entry["target"] in (_core.TARGET_NONE, _core.TARGET_VOID):
+            return 0.0  # its sender may have died before the rank could hear of it
+        # One that has joined since, or was started again, could not come to it before.
+        since: float = time.time() - max(entry["asked"], slot["state_since"])
+        return since if since >= _WITHIN else 0.0
+
+    def in_first_step(self, now: float) -> float:
+        """Seconds that an only rank has spent in the first step since it began to run; 0 if it is in none.
+
+        Of a later step nothing is known: its beginning is not written down, since that would cost each step a clock.
+        """
+        slot = self.slots[0]
+        if self.view["world_size"] > 1 or len(self.slots) > 1 or not slot["alive"]:
+            return 0.0
+        if slot["state"] != WorkerState.RUNNING or not slot["mark"] or slot["step"] != slot["mark_step"]:
+            return 0.0
+        return max(0.0, now - float(slot["mark"]))
+
+    def unseen_deaths(self) -> list[int]:
+        """The slots of processes that have died, of which nobody has noted when."""
+        return [
+            number
+            for number, slot in enumerate(self.slots)
+            if WorkerState.NONE < slot["state"] < WorkerState.STOPPED and not slot["alive"] and not slot["lost"]
+        ]
+
+    def first(self) -> dict[str, Any]:
+        """The first living rank; rank 0 if none lives."""
+        return next((slot for slot in self.slots if slot["alive"]), self.slots[0])
+
+    def stop_by(self) -> float | None:
+        """When whoever asked for the stop ends the processes itself, as far as that was said."""
+        seq = self.view["stop_seq"]
+        entry = _core.read_entry(self._control, seq) if seq else None
+        return entry["asked"] + entry["duration"] if entry is not None and entry["duration"] else None
+
+    def swallowed_stop(self) -> int | None:
+        """The step at which the stop was raised that a living rank has swallowed, going on with its loop. None if none
+        is known to."""
+        seq = self.view["stop_seq"]
+        for slot in self.slots:
+            if seq and slot["alive"] and slot["state"] == WorkerState.RUNNING and slot["applied"] >= seq:
+                return self.stop_step()
+        return None
+
+    def stop_step(self) -> int | None:
+        """The step at which the stop was raised; None before that."""
+        seq = self.view["stop_seq"]
+        if not seq or not any(slot["applied"] >= seq for slot in self.slots):
+            return None
+        entry = _core.read_entry(self._control, seq)
+        # Of several ranks each applies it at the step that was decided, and the last one publishes the outcome.
+        return None if entry is None else int(entry["value"] if entry["outcome"] == _APPLIED else entry["target"])
+
+    def ended(self) -> float | None:
+        """When the last rank ended; None while one lives, or where none said so."""
+        if any(slot["alive"] for slot in self.slots):
+            return None
+        return max((slot["state_since"] for slot in self.slots if slot["state"] >= WorkerState.STOPPED), default=None)
+
+    def mean_speed(self, now: float) -> float | None:
+        """Of the first living rank since it last began to run."""
+        slot = self.first()
+        return mean_speed(slot, now) if slot["alive"] else None
+
+    def progress(self, now: float) -> Progress | None:
+        """Of the first living rank."""
+        slot = self.first()
+        return progress_of(slot, now) if slot["alive"] else None
+
+    def resumes(self) -> float | None:
+        """When a timed pause ends by itself."""
+        found: Any = self.first()["deadline"]
+        return found or None
+
+
+def _telling(ranks: list[Rank]) -> list[Rank]:
+    """The ranks that tell what the run does: the living; else those that are known to have ended; else all."""
+    heard = [rank for rank in ranks if rank.status is not SparkStatus.UNHEARD]
+    return [rank for rank in heard if rank.status.live] or heard or ranks
+
+
+def step_of_ranks(ranks: list[Rank]) -> int:
+    """How far the run is: see Run.step."""
+    return min((rank.step for rank in _telling(ranks)), default=0)
+
+
+def status_of_ranks(ranks: list[Rank]) -> SparkStatus:
+    """What the run is doing: see Run.status."""
+    found = [rank.status for rank in _telling(ranks)]
+    if not found:
+        return SparkStatus.LOST
+    for status in (SparkStatus.LOST, SparkStatus.FAILED):
+        if status in found:
+            return status
+    if len(set(found)) == 1:
+        return found[0]
+    for status in (SparkStatus.STOPPING, SparkStatus.RELOADING):
+        if status in found:
+            return status
+    # Some are parked, or about to be, and others not: it is paused when all of them are.
+    return SparkStatus.PAUSING if {SparkStatus.PAUSED, SparkStatus.PAUSING} & set(found) else found[0]

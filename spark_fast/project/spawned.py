@@ -1,0 +1,323 @@
+"""What a process that multiprocessing spawns for a worker runs: the code that runs in the worker, not what is on disk.
+
+A spawned process executes the main script once more, as `__mp_main__`, and imports the modules that it needs. While the
+worker's code is kept, a script in the run's folder takes the main script's place: it calls begin(), which lays a finder
+of its own before the others, and executes the main script's source as it was. What is not to be had any more, or was
+never a part of the run's code, is read from disk, as without us.
+
+Not in `worker`, which takes its time to import: a spawned process may need none of it.
+"""
+
+import os
+import runpy
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import spec_from_file_location
+from types import ModuleType
+
+TYPE_CHECKING = False  # typing takes longer to import than all the rest
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["begin", "divert", "running", "script_for"]
+
+MAIN = "__mp_main__"
+"""The name under which multiprocessing executes a main script in another process."""
+
+
+# --- in the process that spawns ---
+
+
+def divert(spawn: ModuleType, script: "Callable[[dict[str, Any]], str | None]") -> Callable[[], None]:
+    """From here on processes that are spawned begin with another script than the main one.
+
+    spawn: the module `multiprocessing.spawn`.
+    script: given what the process would be told, returns the path of what it is to execute; None to leave it.
+
+    Returns what undoes it.
+    """
+    before = spawn.get_preparation_data
+    plain = getattr(before, "plain", before)
+
+    def get_preparation_data(name: str) -> "dict[str, Any]":
+        data: dict[str, Any] = plain(name)
+        path = script(data)
+        if path is None:
+            return before(name) if before is not plain else data
+        data.pop("init_main_from_name", None)
+        data["init_main_from_path"] = path
+        return data
+
+    def undo() -> None:
+        if spawn.get_preparation_data is get_preparation_data:
+            spawn.get_preparation_data = before  # type: ignore[attr-defined]
+
+    get_preparation_data.plain = plain  # type: ignore[attr-defined]
+    spawn.get_preparation_data = get_preparation_data  # type: ignore[attr-defined]
+    return undo
+
+
+def script_for(
+    data: "Mapping[str, Any]",
+    *,
+    folder: str,
+    blobs: str,
+    roots: Sequence[str],
+    modules: Mapping[str, tuple[str, str]],
+    files: Mapping[str, str],
+    anew: Sequence[str],
+) -> bytes:
+    """The script that a spawned process is to execute.
+
+    data: what it would be told.
+    folder, blobs: the run's folder, and the one in it that holds the sources.
+    roots: the folders that hold the project.
+    modules: file and digest of what runs, by the module's name.
+    files: the digest of what runs, by file.
+    anew: the files of which another source was executed than what stood on disk at first.
+    """
+    name: str | None = data.get("init_main_from_name")
+    path: str | None = data.get("init_main_from_path")
+    if name is not None and (name == "__main__" or name.endswith(".__main__")):
+        name = None  # multiprocessing executes neither these
+    elif path is not None and os.path.splitext(os.path.basename(path))[0] == "ipython":
+        path = None  # nor this
+    if name is not None:
+        plain = f"globals().update(runpy.run_module({name!r}, run_name={MAIN!r}, alter_sys=True))"
+    elif path is not None:
+        plain = f"globals().update(runpy.run_path({path!r}, run_name={MAIN!r}))"
+    else:
+        plain = "pass"
+    told = {
+        "main": (name, path),
+        "folder": folder,
+        "blobs": blobs,
+        "roots": list(roots),
+        "modules": dict(modules),
+        "files": dict(files),
+        "anew": list(anew),
+    }
+    return f"""\
+# What a process that multiprocessing spawns for this run executes in place of the main script.
+try:
+    from spark_fast.project.spawned import begin
+except ImportError:  # another interpreter than the worker's: the main script as it is on disk
+    import runpy
+    {plain}
+else:
+    begin(globals(), {told!r})
+""".encode()
+
+
+# --- in the process that was spawned ---
+
+
+class _Code:
+    """The code that ran in the worker when this process was spawned. told: see script_for()."""
+
+    def __init__(self, script: str, told: "dict[str, Any]") -> None:
+        self.script = script
+        self.main: tuple[str | None, str | None] = told["main"]
+        self.modules: dict[str, tuple[str, str]] = told["modules"]
+        self.files: dict[str, str] = told["files"]
+        self.roots: list[str] = told["roots"]
+        self.anew: set[str] = set(told["anew"])
+        self._folder: str = told["folder"]
+        self._blobs: str = told["blobs"]
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What makes it that code."""
+        return self.main, self.modules, self.files
+
+    def read(self, path: str, digest: str) -> "tuple[bytes, os.stat_result | None] | None":
+        """The source that ran of a file, and the file's state if it has been on disk as it ran from the start; None,
+        after a warning, if the source is not to be had."""
+        # Where nothing was edited, nothing needs to be hashed, and nothing imported that can do so.
+        state, disk = _on_disk(path)
+        if disk is not None and disk == _on_disk(os.path.join(self._blobs, digest))[1]:
+            # Bytecode is known by the second and the size: it may be that of the source before.
+            return disk, None if path in self.anew else state
+        from pathlib import Path
+
+        from spark_fast.errors import SparkError
+        from spark_fast.runfiles.versions import Store
+
+        try:
+            return Store(Path(self._folder)).source(digest), None
+        except (OSError, SparkError) as error:
+            from spark_fast.worker import stderr
+
+            stderr.warn(f"a spawned process runs {path} as it is on disk: what runs of it is not to be had: {error}")
+            return None
+
+
+def _on_disk(path: str) -> "tuple[os.stat_result | None, bytes | None]":
+    try:
+        # In this order: bytecode that is kept for this state is never older than the source.
+        state = os.stat(path)
+        with open(path, "rb") as file:
+            return state, file.read()
+    except OSError:
+        return None, None
+
+
+class _Loader(SourceFileLoader):
+    """Loads a source that is given. state: of the file on disk if that has the same, so that bytecode may be kept."""
+
+    def __init__(self, name: str, path: str, digest: str, source: bytes, state: "os.stat_result | None") -> None:
+        super().__init__(name, path)
+        self.digest = digest
+        self.source = source
+        self._state = state
+
+    def get_data(self, path: str) -> bytes:
+        return self.source if path == self.path else super().get_data(path)
+
+    def path_stats(self, path: str) -> "Mapping[str, Any]":
+        if self._state is None:
+            raise OSError("what is on disk is not what runs")
+        return {"mtime": self._state.st_mtime, "size": self._state.st_size}
+
+    def exec_module(self, module: ModuleType) -> None:
+        if self._state is None:
+            _show_in_tracebacks(self.path, self.source)
+        super().exec_module(module)
+
+
+class _Finder:
+    """Finds the modules that the worker had, by name or by file."""
+
+    def __init__(self, code: _Code) -> None:
+        self._code = code
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        known = self._code.modules.get(name)
+        if known is not None and (loader := self._loader(name, *known)) is not None:
+            return spec_from_file_location(name, loader.path, loader=loader)
+        finders = list(sys.meta_path)
+        # Not those before it: another that asks all others would ask this one again, and so on.
+        for finder in finders[finders.index(self) + 1 :] if self in finders else finders:
+            find = getattr(finder, "find_spec", None)
+            if isinstance(finder, _Finder) or find is None:
+                continue
+            spec: ModuleSpec | None = find(name, path, target)
+            if spec is None:
+                continue
+            if type(spec.loader) is SourceFileLoader:
+                digest = self._code.files.get(os.path.abspath(spec.loader.path))
+                if digest is not None:
+                    spec.loader = self._loader(name, spec.loader.path, digest) or spec.loader
+            return spec
+        return None
+
+    def invalidate_caches(self) -> None:
+        """Part of what a finder has; it keeps none."""
+
+    def _loader(self, name: str, path: str, digest: str) -> _Loader | None:
+        found = self._code.read(path, digest)
+        return _Loader(name, path, digest, *found) if found is not None else None
+
+
+_executed: "tuple[_Code, dict[str, Any]] | None" = None
+"""The code that this process has begun with, and the namespace of its main script. A process of a fork server has what
+that had."""
+
+_undo: Callable[[], None] | None = None
+
+
+def begin(space: "dict[str, Any]", told: "dict[str, Any]") -> None:
+    """Has this process run the code that its parent runs: to be called by the script that script_for() made.
+
+    space: the namespace of that script, which becomes the main script's.
+    """
+    global _executed, _undo
+    code = _Code(space["__file__"], told)
+    before = _executed
+    _drop_stale_modules(code)
+    sys.meta_path[:] = [_Finder(code), *(finder for finder in sys.meta_path if not isinstance(finder, _Finder))]
+    if _undo is not None:
+        _undo()
+    # What this process spawns in turn is to run the same.
+    _undo = divert(sys.modules["multiprocessing.spawn"], lambda _: code.script if os.path.exists(code.script) else None)
+    for name in [name for name in space if not (name.startswith("__") and name.endswith("__"))]:
+        del space[name]
+    if before is not None and before[0].key == code.key:
+        space.clear()
+        space.update(before[1])
+    else:
+        _execute_main(space, code)
+    _executed = code, space
+
+
+def running(path: str) -> bytes | None:
+    """What runs of a file in this process, if it was spawned by a worker and has that from it; else None."""
+    if _executed is None or (digest := _executed[0].files.get(path)) is None:
+        return None
+    found = _executed[0].read(path, digest)
+    return found[0] if found is not None else None
+
+
+def _execute_main(space: "dict[str, Any]", code: _Code) -> None:
+    name, path = code.main
+    if name is not None:
+        space.update(runpy.run_module(name, run_name=MAIN, alter_sys=True))
+        return
+    if path is None:
+        del space["__file__"]
+        return
+    digest = code.files.get(path)
+    found = code.read(path, digest) if digest is not None else None
+    if found is None:
+        space.update(runpy.run_path(path, run_name=MAIN))
+        return
+    source, state = found
+    main = sys.modules["__main__"]
+    if state is not None and getattr(main, "__file__", None) == path:
+        # The server of this process was started before the run began, and has executed it.
+        space.clear()
+        space.update(vars(main))
+        return
+    if state is None:
+        _show_in_tracebacks(path, source)
+    space["__file__"] = sys.argv[0] = path  # which runpy puts back
+    exec(compile(source, path, "exec", dont_inherit=True), space)
+
+
+def _drop_stale_modules(code: _Code) -> None:
+    """A fork server's process has what the server had imported. If that is not the code that is to run now, all of the
+    project is imported anew."""
+    if not any(_stale(name, module, code) for name, module in list(sys.modules.items())):
+        return
+    from spark_fast.project.files import is_project_file
+
+    for name, module in list(sys.modules.items()):
+        path = getattr(module, "__file__", None)
+        if name not in ("__main__", MAIN) and isinstance(path, str) and is_project_file(path, code.roots):
+            del sys.modules[name]
+
+
+def _stale(name: str, module: ModuleType, code: _Code) -> bool:
+    path = getattr(module, "__file__", None)
+    if name in ("__main__", MAIN) or not isinstance(path, str):
+        return False
+    path, digest = code.modules.get(name) or (path, code.files.get(path))
+    if digest is None:
+        return False
+    loader = getattr(module.__spec__, "loader", None)
+    if isinstance(loader, _Loader):
+        return loader.digest != digest
+    # The server was told to import it before it knew of us.
+    found = code.read(path, digest)
+    return found is not None and found[1] is None
+
+
+def _show_in_tracebacks(path: str, source: bytes) -> None:
+    import linecache
+
+    from spark_fast.project.sources import decode
+
+    linecache.cache[path] = len(source), None, decode(source).splitlines(keepends=True), path

@@ -1,0 +1,563 @@
+"""The folder of a run, in a folder of all runs (see `homes`). All is for its owner alone, and no link is followed."""
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from spark_fast import _core
+from spark_fast.durations import Duration, seconds_of
+from spark_fast.errors import (
+    FolderRefusedError,
+    JobEndingError,
+    LayoutError,
+    RunNameTakenError,
+    SegmentError,
+    StoreError,
+    layout_error,
+)
+from spark_fast.runfiles import names, private_files
+from spark_fast.runfiles.descriptors import is_short, open_own, open_own_folder
+from spark_fast.runfiles.homes import Home, opened_homes
+
+__all__ = [
+    "About",
+    "Claim",
+    "claim",
+    "has_open",
+    "has_supervisor",
+    "hold_supervisor",
+    "is_worker",
+    "open_control",
+    "open_run",
+    "read_about",
+    "remove_ended",
+    "run_names",
+]
+
+CONTROL = "control"
+ABOUT = "run.json"
+HOME_LOCK = ".lock"
+SUPERVISOR = ".supervisor-"
+ABOUT_MAX = 1 << 20
+
+
+@contextmanager
+def _home_locked(home: Home, timeout: float) -> Iterator[None]:
+    """Turns at making and removing run folders. The kernel ends the turn of a process that dies."""
+    fd = open_own(HOME_LOCK, os.O_RDWR | os.O_CREAT, dir_fd=home.fd, shown=home.path / HOME_LOCK)
+    try:
+        if not _core.lock_file(fd, timeout):
+            raise SegmentError("another process has kept it locked", str(home.path / HOME_LOCK))
+        yield
+    finally:
+        _core.unlock_file(fd)  # whatever came first: an interrupt, say, with the lock just taken
+        os.close(fd)
+
+
+@dataclass(frozen=True)
+class About:
+    """What is known of a run for as long as its folder is there. One JSON object, written before the run exists.
+
+    Attributes:
+        id: the run id.
+        command: the command line, as a list.
+        directory: the working directory at the start.
+        user, host, pid: of the process that made the run.
+        boot: of the host: the kernel's own id of this boot, the same in all containers; "" where there is none.
+        started: seconds since the epoch.
+        version: of spark_fast.
+        python: of the interpreter.
+        job: what all ranks of a job on one host have in common; "" for a run of one process.
+        world_size: how many ranks the job has.
+        generation: how often the launcher had started the job again by then.
+        forked_from, parent: the run, and the process, of the worker that this one was forked from; "" and 0 of any
+            other.
+    """
+
+    id: str
+    command: list[str]
+    directory: str
+    user: str
+    host: str
+    boot: str
+    pid: int
+    started: float
+    version: str
+    python: str
+    job: str = ""
+    world_size: int = 1
+    generation: int = 0
+    forked_from: str = ""
+    parent: int = 0
+
+
+def boot_id() -> str:
+    """What tells this boot of this machine from all others."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:  # not Linux
+        return ""
+
+
+def elsewhere(about: About) -> bool:
+    """Whether a run is on another machine that shares this folder: nothing can be told of it here, not even its end."""
+    return about.host != socket.gethostname() and about.boot != boot_id()
+
+
+def _write_about(run: int, about: About) -> None:
+    private_files.write_whole(run, ABOUT, json.dumps(asdict(about)).encode())
+
+
+def read_about(run: int) -> About | None:
+    """What a run's folder says of it; None if it says nothing that makes sense.
+
+    Raises OSError for want of descriptors or memory, which says nothing of the run.
+    """
+    try:
+        raw = private_files.read_whole(run, ABOUT, ABOUT_MAX, Path())
+    except (FileNotFoundError, StoreError):
+        return None
+    try:
+        found = json.loads(raw)
+        # Of a run of another version, what it does not say is left empty: better shown than hidden.
+        empty = {"command": [], "pid": 0, "started": 0.0, "world_size": 1, "generation": 0, "parent": 0}
+        known = {field.name: found.get(field.name, empty.get(field.name, "")) for field in fields(About)}
+        return About(
+            id=str(known["id"]),
+            command=[str(word) for word in known["command"]],
+            directory=str(known["directory"]),
+            user=str(known["user"]),
+            host=str(known["host"]),
+            boot=str(known["boot"]),
+            pid=int(known["pid"]),
+            started=float(known["started"]),
+            version=str(known["version"]),
+            python=str(known["python"]),
+            job=str(known["job"]),
+            world_size=int(known["world_size"]),
+            generation=int(known["generation"]),
+            forked_from=str(known["forked_from"]),
+            parent=int(known["parent"]),
+        )
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def open_run(home: Home, run: str) -> int:
+    """A descriptor of a run's folder. FileNotFoundError, FolderRefusedError if it can't be trusted, or OSError."""
+    shown = home.path / run
+    try:
+        return open_own_folder(run, dir_fd=home.fd, shown=shown)
+    except FolderRefusedError as error:
+        raise FolderRefusedError(error.path, error.found, f"{error.expected}: mend or remove it") from None
+
+
+def open_control(run: int, shown: Path) -> int:
+    """A descriptor of a run's control file, to read. FileNotFoundError if it has none, FolderRefusedError if it is not
+    the owner's alone, or OSError. shown: the path of the run's folder."""
+    return open_own(CONTROL, os.O_RDONLY, dir_fd=run, shown=shown / CONTROL)
+
+
+def open_control_of(run: str) -> int:
+    """A descriptor of the control file of the run of this name. Raises as open_control() does."""
+    found: OSError = FileNotFoundError(f"there is no run {run}")
+    with opened_homes() as homes:
+        for home in homes:
+            try:
+                folder = open_run(home, run)
+            except FileNotFoundError as error:
+                found = error
+                continue
+            try:
+                return open_control(folder, home.path / run)
+            finally:
+                os.close(folder)
+    raise found
+
+
+def _alive(run: int, shown: Path) -> bool:
+    """Whether a process holds a lock in the control file of this folder, whatever the file holds: a living rank. A run
+    of another machine counts as alive.
+
+    Raises OSError or FolderRefusedError if that can't be told: a file that can't be opened is no proof of death.
+    """
+    about = read_about(run)
+    if about is not None and elsewhere(about):
+        return True
+    try:
+        control = open_control(run, shown)
+    except FileNotFoundError:
+        return False
+    try:
+        return _core.any_lock(control)
+    finally:
+        os.close(control)
+
+
+def name_path(error: SegmentError, path: Path) -> SegmentError:
+    """The same error with the file that it is about."""
+    if isinstance(error, LayoutError):
+        return layout_error(str(path))
+    return SegmentError(error.reason, str(path))
+
+
+def _empty(run: int) -> None:
+    # The control file first: whoever has opened it and then finds no run.json sees by its link count why.
+    for name in sorted(os.listdir(run), key=lambda name: name != CONTROL):
+        try:
+            os.unlink(name, dir_fd=run)
+        except IsADirectoryError:
+            inner = open_own_folder(name, dir_fd=run, inner=True)
+            try:
+                _empty(inner)
+            finally:
+                os.close(inner)
+            os.rmdir(name, dir_fd=run)
+
+
+def run_names(home: Home) -> list[str]:
+    """The names of the run folders, sorted."""
+    return sorted(name for name in os.listdir(home.fd) if names.valid(name))
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A run folder that is this process's to fill, or to join.
+
+    Attributes:
+        run: the run id.
+        folder: the folder.
+        joined: whether another rank of the job has made the run: there is a control file.
+        refused: why the folders of runs that come first can't be used; empty if this is in the first.
+    """
+
+    run: str
+    folder: Path
+    joined: bool = False
+    refused: tuple[Exception, ...] = ()
+
+    @property
+    def control(self) -> Path:
+        """Where the control file is to be."""
+        return self.folder / CONTROL
+
+
+@contextmanager
+def claim(
+    wanted: str | None,
+    command: list[str],
+    version: str,
+    *,
+    job: str = "",
+    everywhere: str = "",
+    world_size: int = 1,
+    generation: int = 0,
+    forked_from: tuple[str, int] = ("", 0),
+    timeout: float = 2.0,
+) -> Iterator[Claim]:
+    """A folder for a new run, or that of the job's run. Until the block ends nobody else makes or removes runs.
+
+    wanted: its id, or None for a new one. A folder that a dead run left under this id is emptied.
+    job: if another rank of this job lives, and has made a run of this id, that is joined. Ranks without a wanted id
+        come to the same one.
+    everywhere: the job, the same on all hosts, so that they come to one id there too.
+    generation: how often the launcher has started the job again. Ranks of two generations share no run: their steps
+        would stand for different items.
+    forked_from: the run and the process of the worker that this process was forked from, if it was.
+    timeout: seconds to wait for others that make or remove runs.
+
+    Raises OSError, FolderRefusedError, SegmentError; RunNameTakenError if a living run has the id, JobEndingError if
+    that is the job's own, and it is stopping or of another generation.
+    """
+    with opened_homes(create=True) as homes:
+        if wanted is not None:
+            home = _home_of(homes, wanted)
+        else:
+            home = _home_of(homes, names.of_job(everywhere or job, 1)) if job else homes[0]
+        with _home_locked(home, timeout):
+            taken = {name for each in homes for name in os.listdir(each.fd)}
+            run = wanted if wanted is not None else _unused(home, job, everywhere or job, generation, taken)
+            try:
+                fd = open_run(home, run)
+            except FileNotFoundError:
+                os.mkdir(run, 0o700, dir_fd=home.fd)
+                fd = open_run(home, run)
+            # One descriptor for all that is done to the folder: it can be removed again where no other is to be had.
+            try:
+                if _alive(fd, home.path / run):
+                    if not _is_of(fd, home.path / run, job, generation):
+                        raise RunNameTakenError(run)
+                    yield Claim(run, home.path / run, joined=True, refused=home.refused)
+                    return
+                _empty(fd)
+                _core.point("claim:folder")
+                made = False
+                try:
+                    _write_about(fd, _about(run, command, version, job, world_size, generation, forked_from))
+                    _core.point("claim:about")
+                    yield Claim(run, home.path / run, refused=home.refused)
+                    made = True
+                finally:
+                    if not made:
+                        # First of all, and this needs no descriptor: a run without a control file is not listed.
+                        with suppress(FileNotFoundError):
+                            os.unlink(CONTROL, dir_fd=fd)
+                        _empty(fd)
+                        os.rmdir(run, dir_fd=home.fd)
+            finally:
+                os.close(fd)
+
+
+def _home_of(homes: list[Home], run: str) -> Home:
+    """The place in which a run of this name lives; the first if it lives in none."""
+    for home in homes[1:]:
+        try:
+            fd = open_run(home, run)
+            try:
+                if _alive(fd, home.path / run):
+                    return home
+            finally:
+                os.close(fd)
+        except (OSError, FolderRefusedError) as error:
+            if is_short(error):
+                raise
+            continue  # there is none, or nothing can be told of it
+    return homes[0]
+
+
+def _about(
+    run: str,
+    command: list[str],
+    version: str,
+    job: str,
+    world_size: int,
+    generation: int,
+    forked_from: tuple[str, int],
+) -> About:
+    """What is known of a run that this process makes."""
+    import platform
+    import pwd
+    import time
+
+    try:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # a container's uid with no name
+        user = str(os.geteuid())
+    return About(
+        id=run,
+        command=command,
+        directory=_directory(),
+        user=user,
+        host=socket.gethostname(),
+        boot=boot_id(),
+        pid=os.getpid(),
+        started=time.time(),
+        version=version,
+        python=platform.python_version(),
+        job=job,
+        world_size=world_size,
+        generation=generation,
+        forked_from=forked_from[0],
+        parent=forked_from[1],
+    )
+
+
+def _unused(home: Home, job: str, everywhere: str, generation: int, taken: set[str]) -> str:
+    """A name for a run that nobody has asked for a certain one. Of a job, that of its run, if there is one."""
+    if not job:
+        return names.draw(taken)
+    for attempt in range(1, 100):
+        run = names.of_job(everywhere, attempt)
+        if run not in taken:
+            return run
+        try:
+            fd = open_run(home, run)
+            try:
+                if not _alive(fd, home.path / run) or _is_of(fd, home.path / run, job, generation):
+                    return run
+            finally:
+                os.close(fd)
+        except (OSError, FolderRefusedError) as error:
+            if is_short(error):
+                raise
+            continue  # it was removed meanwhile, or nothing can be told of it
+    return names.draw(taken)
+
+
+def _is_of(run: int, shown: Path, job: str, generation: int) -> bool:
+    """Whether the living run in this folder is the job's own. Raises JobEndingError if it is, and is stopping or of
+    another generation."""
+    about = read_about(run)
+    if not job or about is None or about.job != job or elsewhere(about):
+        return False
+    if about.generation != generation:
+        raise JobEndingError(about.id)
+    try:
+        control = open_control(run, shown)
+    except FileNotFoundError:
+        return False
+    try:
+        stopping = _core.read_view(control)["stop_seq"] != 0
+    except SegmentError:
+        return False
+    finally:
+        os.close(control)
+    if stopping:
+        raise JobEndingError(about.id)
+    return True
+
+
+def is_worker(pid: int, folder: Path) -> bool:
+    """Whether the process of this number, here, is a worker of the run in this folder: it has the control file open.
+
+    A worker in a container goes by another number there, and its own names another process here. Raises OSError for
+    want of descriptors or memory.
+    """
+    try:
+        fd = open_own(folder / CONTROL, os.O_RDONLY)
+    except (OSError, FolderRefusedError) as error:
+        if is_short(error):
+            raise
+        return False
+    try:
+        return has_open(pid, fd)
+    finally:
+        os.close(fd)
+
+
+def has_open(pid: int, control: int) -> bool:
+    """Whether the process of this number, here, has the control file open of which this is a descriptor.
+
+    Raises OSError for want of descriptors or memory.
+    """
+    ours = os.fstat(control)
+    try:
+        descriptors = os.listdir(f"/proc/{pid}/fd")
+    except OSError as error:
+        if is_short(error):
+            raise
+        return False
+    for name in descriptors:
+        path = f"/proc/{pid}/fd/{name}"
+        try:
+            # The name first: a look at a file of a server that hangs would hang too.
+            if os.path.basename(os.readlink(path)).startswith(CONTROL) and os.path.samestat(os.stat(path), ours):
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def _directory() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # removed under the process
+        return ""
+
+
+# --- supervisors ---
+
+
+def hold_supervisor(run: str) -> int | None:
+    """Takes the lock that says that a supervisor watches over this run; the kernel drops it when the process dies.
+
+    Returns a descriptor that is to be kept open, or None if the lock can't be had now. Never waits. Raises OSError,
+    FolderRefusedError.
+    """
+    with opened_homes() as homes:
+        if not homes:
+            raise FileNotFoundError("the folder of runs is gone")
+        home = next((each for each in homes if run in os.listdir(each.fd)), homes[0])
+        # In the home's turn, so that remove_ended() does not remove the file between its opening and its locking.
+        with suppress(SegmentError), _home_locked(home, 0.0):
+            name = SUPERVISOR + run
+            fd = open_own(name, os.O_RDWR | os.O_CREAT, dir_fd=home.fd, shown=home.path / name)
+            if _core.lock_file(fd, 0.0):
+                return fd
+            os.close(fd)
+        return None
+
+
+def has_supervisor(run: str) -> bool:
+    """Whether a supervisor lives that watches over this run. Raises OSError or FolderRefusedError if that can't be
+    told."""
+    with opened_homes() as homes:
+        return any(_locked(SUPERVISOR + run, home) for home in homes)
+
+
+def _locked(name: str, home: Home) -> bool:
+    try:
+        fd = open_own(name, os.O_RDONLY, dir_fd=home.fd, shown=home.path / name)
+    except FileNotFoundError:
+        return False
+    try:
+        return _core.any_lock(fd)
+    finally:
+        os.close(fd)
+
+
+# --- what is left ---
+
+
+def remove_ended(*, timeout: Duration = 10.0) -> list[str]:
+    """Remove the folders of runs of which no process lives; return their ids. Folders that can't be looked at stay.
+
+    timeout: seconds, or text such as "90s", to wait at most for another process that makes or removes runs.
+
+    Raises SegmentError when the time is up, FolderRefusedError if the folder of runs can't be trusted, OSError for want
+    of descriptors or memory.
+    """
+    limit = seconds_of(timeout, "timeout")
+    removed = []
+    with opened_homes() as homes:
+        for home in homes:
+            with _home_locked(home, limit):
+                removed += [run for run in run_names(home) if _removed(home, run)]
+                _remove_supervisors(home)
+    return removed
+
+
+def _removed(home: Home, run: str) -> bool:
+    """Removes a run's folder if no process of the run lives. Whether it did."""
+    try:
+        fd = open_run(home, run)
+    except (OSError, FolderRefusedError) as error:
+        if is_short(error):
+            raise
+        return False  # nothing can be told of it, so it stays
+    try:
+        try:
+            if _alive(fd, home.path / run):
+                return False
+        except (OSError, FolderRefusedError) as error:
+            if is_short(error):
+                raise
+            return False
+        _empty(fd)
+    finally:
+        os.close(fd)
+    os.rmdir(run, dir_fd=home.fd)
+    return True
+
+
+def _remove_supervisors(home: Home) -> None:
+    for name in os.listdir(home.fd):
+        if name.startswith(SUPERVISOR):
+            try:
+                over = not _locked(name, home)
+            except (OSError, FolderRefusedError) as error:
+                if is_short(error):
+                    raise
+                continue  # as with a run of which nothing can be told
+            if over:
+                os.unlink(name, dir_fd=home.fd)
+
+
+def new_id() -> int:
+    """An id for a request, or a cookie: 63 random bits, not 0."""
+    return int.from_bytes(os.urandom(8), "little") >> 1 or 1

@@ -1,0 +1,1 @@
+"""The journal as the worker writes it, and as it replays one."""

@@ -1,0 +1,206 @@
+"""A journal applied again: the same requests at the same steps."""
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from spark_fast import __version__
+from spark_fast.errors import ReplayRefusedError
+from spark_fast.project.sources import decode
+from spark_fast.runfiles.journal import Journal
+from spark_fast.runfiles.versions import digest_of
+from spark_fast.worker import stderr
+
+__all__ = ["Replay"]
+
+
+class Replay:
+    """The requests of a journal that are still to be applied, of one rank.
+
+    Pauses are replayed without their waiting: what ended a pause stands behind it at the same step, so that both are
+    handed out together. A reload that was taken back is replayed too: it left the loop, and so passed checkpoints. One
+    that was refused did nothing, and brought no code; it is left out.
+    """
+
+    def __init__(self, journal: Journal, rank: int = 0) -> None:
+        self._journal = journal
+        self._path = ""
+        self._code: dict[str, dict[str, str]] = {}
+        self._payloads: dict[str, dict[str, Any]] = {}
+        self._over: set[str] = set()
+        self._open: list[str] = []
+        for line in journal.lines:
+            if "files" in line:
+                self._code[line["id"]] = line["files"]
+            if "payload" in line:
+                self._payloads[line["id"]] = line["payload"]
+        self._waiting = [
+            line
+            for line in _with_calls(journal.lines)
+            if line["rank"] == rank and (line["kind"] != "reload" or line["id"] in self._code)
+        ]
+        self._waiting.reverse()
+
+    def check(self, path: str, source: bytes, command: Sequence[str]) -> None:
+        """Raises ReplayRefusedError with the first difference, if the journal is of another script, another version of
+        it or of a module of its project, or another command line. Another version of Python or of spark_fast is a
+        warning.
+
+        path: the script, absolute. What lay in its folder then is looked for in its folder now.
+        source: of the script.
+        command: as in the header of a journal.
+        """
+        self._path = path
+        entry = self._journal.header["entry"]
+        if entry is None:
+            raise self._refusal("it is of a run whose script can't be run again")
+        name = Path(path).name
+        if entry["source"] != (now := decode(source)):
+            raise self._refusal(f"{name} differs from the journal's, first {_first_difference(entry['source'], now)}")
+        then = list(self._journal.header["command"])
+        for at in range(max(len(then), len(command))):
+            one, other = (words[at] if at < len(words) else None for words in (then, command))
+            # The script itself may lie elsewhere.
+            if one != other and not (at == 0 and one and other and Path(one).name == Path(other).name):
+                raise self._refusal(f"argument {at} was {_shown(one)}, and is now {_shown(other)}")
+        self._check_modules()
+        self._warn_of_versions()
+
+    def _check_modules(self) -> None:
+        changed: set[str] = set()
+        for line in self._journal.lines:
+            if "files" in line:
+                changed |= line["files"].keys()
+            for path, digest in line.get("modules", {}).items():
+                if path in changed:
+                    continue
+                here = self._here(path)
+                try:
+                    now = digest_of(Path(here).read_bytes())
+                except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+                    raise self._refusal(f"{here} can't be read: {getattr(error, 'strerror', error)}") from None
+                if now != digest:
+                    raise self._refusal(f"{here} differs from the one that was imported then")
+
+    def _here(self, path: str) -> str:
+        """Where a file of the project is now: the script may have moved, and what lay beside it with it."""
+        header = self._journal.header
+        entry = header["entry"]["path"]
+        if path == entry:
+            return self._path
+        if header["command"][:1] == ["-m"]:
+            then, now = str(header.get("directory", "")), os.getcwd()
+        else:
+            then, now = os.path.dirname(entry), os.path.dirname(self._path)
+        if then and path.startswith(inside := os.path.join(then, "")):
+            return os.path.join(now, path[len(inside) :])
+        return path
+
+    def _warn_of_versions(self) -> None:
+        header = self._journal.header
+        python = ".".join(str(header.get("python", "")).split(".")[:2])
+        then = f"Python {python} and spark_fast {header.get('version', '')}"
+        now = f"Python {'.'.join(platform.python_version_tuple()[:2])} and spark_fast {__version__}"
+        if then != now:
+            stderr.warn(f"the journal {self._journal.path} is of {then}, this is {now}: it may come out differently")
+
+    def _refusal(self, why: str) -> ReplayRefusedError:
+        return ReplayRefusedError(str(self._journal.path), why)
+
+    @property
+    def next_step(self) -> int | None:
+        """The step of the next request; None if none is left."""
+        return self._waiting[-1]["step"] if self._waiting else None
+
+    def due(
+        self, step: int, within: str | None = None, inner: int = 0, *, most: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Hands out, once, the requests of all steps up to this one. A value to set or a function to call is the last
+        for the time being, until over(): what came after it is not to come while it is delivered.
+
+        within: the id of the call that is running, as the journal has it: only what was applied there is due.
+        inner: how many checkpoints that has passed itself.
+        most: how many at a time; None for all.
+        """
+        found: list[dict[str, Any]] = []
+        while (
+            self._open[-1:] in ([], [within])
+            and (most is None or len(found) < most)
+            and self._waiting
+            and self._waiting[-1]["step"] <= step
+        ):
+            inside = self._waiting[-1].get("within")
+            if inside in self._over:
+                line = self._waiting.pop()
+                stderr.warn(
+                    f"the {line['kind']} of step {line['step']} can't be replayed: it came while a function ran"
+                )
+            elif inside != within or (inside is not None and self._waiting[-1].get("inner", 0) > inner):
+                break
+            else:
+                line = self._waiting.pop()
+                found.append(line)
+                if line["kind"] in ("set", "call"):
+                    self._open.append(line["id"])
+        return found
+
+    def over(self, ident: str) -> None:
+        """A value was set or a function has returned, or could not be replayed, by the request's id in the journal:
+        what was applied while it was delivered, and was not reached, is due no more."""
+        self._over.add(ident)
+        if ident in self._open:
+            del self._open[self._open.index(ident) :]
+
+    def code_of(self, request: Mapping[str, Any]) -> dict[str, bytes]:
+        """The sources that a reload brought, by path."""
+        from spark_fast.project.sources import encode
+
+        return {self._here(path): encode(text) for path, text in self._code[request["id"]].items()}
+
+    def payload_of(self, request: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What a value to set or a call brought; None if the worker was killed before it had written that down."""
+        return self._payloads.get(request["id"])
+
+    def left(self, step: int) -> str | None:
+        """What was never reached by a loop that ended at this step, for people; None if all was."""
+        if not self._waiting:
+            return None
+        count = len(self._waiting)
+        first = self._waiting[-1]
+        what = "1 request was" if count == 1 else f"{count} requests were"
+        return (
+            f"{what} not replayed: the loop ended at step {step}, and the journal's next, a {first['kind']}, was "
+            f"applied at step {first['step']}"
+        )
+
+
+def _with_calls(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The requests; one that was applied while a function ran has the id of that call as "within"."""
+    running: list[str] = []
+    calls: set[str] = set()
+    found = []
+    for line in lines:
+        if "kind" in line:
+            found.append({**line, "within": running[-1]} if running else dict(line))
+            if line["kind"] == "call":
+                calls.add(line["id"])
+        elif "payload" in line and line["id"] in calls:  # whatever it holds
+            running.append(line["id"])
+        elif line.get("returned") in running:
+            running.remove(line["returned"])
+    return found
+
+
+def _first_difference(then: str, now: str) -> str:
+    old, new = then.split("\n"), now.split("\n")
+    at = next(
+        (at for at, (one, other) in enumerate(zip(old, new, strict=False)) if one != other), min(len(old), len(new))
+    )
+    one, other = (_shown(lines[at].strip() if at < len(lines) else None) for lines in (old, new))
+    return f"at line {at + 1}: there {one}, now {other}"
+
+
+def _shown(text: str | None) -> str:
+    return "nothing" if text is None else repr(text if len(text) <= 60 else text[:59] + "…")

@@ -1,0 +1,1 @@
+"""How a worker begins and ends: its rank, its forks, its stop."""

@@ -1,0 +1,69 @@
+"""The end of a process that `multiprocessing` has started, and that is a worker.
+
+Such a process runs no exit handlers where it was forked (Python 3.11, 3.12), and none of them learns what it raised:
+`BaseProcess._bootstrap()` prints the exception and returns an exit code. So what that calls last is wrapped, in this
+process alone: `traceback.print_exc()`, with the exception in hand, and `util._flush_std_streams()`. Where a later
+Python calls neither, its exit handlers do.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from spark_fast.errors import first_stop, is_stop
+from spark_fast.worker import stderr
+
+__all__ = ["is_child", "is_daemon", "watch"]
+
+_watched = False
+
+
+def _this_process() -> Any:
+    """The process as multiprocessing sees it, if that has started it; else None."""
+    module = sys.modules.get("multiprocessing.process")
+    if module is None or module.parent_process() is None:
+        return None
+    return module.current_process()
+
+
+def is_child() -> bool:
+    """Whether multiprocessing has started this process."""
+    return _this_process() is not None
+
+
+def is_daemon() -> bool:
+    """Whether it is one of those that serve another process, and end with it: of a pool, or of a data loader."""
+    process = _this_process()
+    return process is not None and bool(process.daemon)
+
+
+def watch(raised: Callable[[BaseException], None], ended: Callable[[int], None]) -> None:
+    """Has this process, for which is_child() is true, call `raised` with the exception that ends it, if one does, and
+    then `ended` with its exit code. A stop that ends it is told in one line, without a traceback."""
+    global _watched
+    if _watched:
+        return  # before it was forked
+    _watched = True
+    import traceback
+    from multiprocessing import process, util
+
+    bootstrap = process.BaseProcess._bootstrap.__code__  # type: ignore[attr-defined]
+    print_exc, flush = traceback.print_exc, util._flush_std_streams  # type: ignore[attr-defined]
+
+    def print_last(*args: Any, **kwargs: Any) -> None:
+        error = sys.exception()
+        if sys._getframe(1).f_code is bootstrap and error is not None:
+            raised(error)
+            if is_stop(error):
+                stderr.say(str(first_stop(error)))
+                return
+        print_exc(*args, **kwargs)
+
+    def flush_last() -> None:
+        frame = sys._getframe(1)
+        if frame.f_code is bootstrap:
+            ended(frame.f_locals.get("exitcode", 1))
+        flush()
+
+    traceback.print_exc = print_last
+    util._flush_std_streams = flush_last  # type: ignore[attr-defined]

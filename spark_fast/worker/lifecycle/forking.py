@@ -1,0 +1,71 @@
+"""Processes that are forked from a worker: which of them are runs, and how a stop comes from one to the other."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spark_fast import _core
+from spark_fast.errors import FolderRefusedError
+from spark_fast.request import Kind
+from spark_fast.runfiles import run_folder
+from spark_fast.runfiles.descriptors import open_own
+from spark_fast.runfiles.homes import Home, opened_homes
+
+__all__ = ["Parent", "stop_children"]
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The worker that a process was forked from.
+
+    Attributes:
+        run: its run.
+        pid: its process.
+        trains: whether it had passed a checkpoint.
+        control: its control file.
+    """
+
+    run: str
+    pid: int
+    trains: bool
+    control: Path
+
+    def stop(self) -> dict[str, Any] | None:
+        """The stop that its run was asked for, None if it was not: one of all that it forks, of one training after the
+        other, say. Raises OSError, SegmentError."""
+        fd = open_own(self.control, os.O_RDONLY)
+        try:
+            seq = _core.read_view(fd)["stop_seq"]
+            return _core.read_entry(fd, seq) if seq else None
+        finally:
+            os.close(fd)
+
+
+def stop_children(run: str | None, sender: str, deadline: float) -> None:
+    """Asks the runs to stop whose processes were forked from this one: what trains may be one of them.
+
+    run: that of this process.
+    deadline: seconds that they have to end; 0 for as long as they take.
+
+    Raises OSError, SparkError.
+    """
+    with opened_homes() as homes:
+        for home in homes:
+            for name in run_folder.run_names(home):
+                _stop_child(home, name, run, sender, deadline)
+
+
+def _stop_child(home: Home, name: str, run: str | None, sender: str, deadline: float) -> None:
+    """Asks one run to stop if its process was forked from this one."""
+    try:
+        folder = run_folder.open_run(home, name)
+    except (FileNotFoundError, FolderRefusedError):  # it was removed meanwhile, or is none
+        return
+    try:
+        about = run_folder.read_about(folder)
+    finally:
+        os.close(folder)
+    if about is not None and (about.forked_from, about.parent) == (run, os.getpid()):
+        segment = _core.Segment(home.path / name / run_folder.CONTROL)
+        segment.append(Kind.STOP, run_folder.new_id(), duration=deadline, sender=sender)

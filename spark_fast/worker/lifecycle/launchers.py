@@ -1,0 +1,56 @@
+"""Where this process stands in a job of several: what its launcher says, and what `configure()` says instead."""
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from spark_fast.launchers import LAUNCHERS, Environment, Launcher, Place, checked, job_of_parent, read
+from spark_fast.worker import stderr
+
+if TYPE_CHECKING:
+    from spark_fast.worker.options import Options
+
+__all__ = ["LAUNCHERS", "Launcher", "Place", "find", "place"]
+
+
+def find(environ: Environment = os.environ, parent: str | None = None) -> Place | None:
+    """As read(). What makes no sense is said in one warning, and the process counts as alone."""
+    try:
+        return read(environ, parent)
+    except ValueError as error:
+        _warn(error)
+        return None
+
+
+def place(options: "Options") -> Place | None:
+    """Where this process stands: what configure() says, and for the rest its launcher. None if it is alone."""
+    if not options.ranks:
+        return None
+    if options.world_size == 1:
+        return None
+    found = find()
+    rank, local_rank = options.rank, options.local_rank
+    world_size, local_world_size = options.world_size, options.local_world_size
+    if found is None and rank is None and world_size is None:
+        return None
+    name, job = "configure()", options.job
+    if found is not None:
+        job = job or found.job
+        if rank in (None, found.rank) and world_size in (None, found.world_size):
+            name, rank, world_size = found.launcher, found.rank, found.world_size
+            local_rank = found.local_rank if local_rank is None else local_rank
+            local_world_size = found.local_world_size if local_world_size is None else local_world_size
+    try:
+        if rank is None or world_size is None:
+            raise ValueError("configure() needs both rank and world_size where no launcher says them")
+        job = job or job_of_parent(name, "SPARK_FAST_RANK", os.environ)
+        generation = found.generation if found is not None else 0
+        where = checked(name, rank, world_size, local_rank, local_world_size, job, generation)
+        return replace(where, everywhere=options.job or (found.everywhere if found is not None else ""))
+    except ValueError as error:
+        _warn(error)
+        return None
+
+
+def _warn(error: ValueError) -> None:
+    stderr.warn(f"which rank this process is can't be told: {error}. It is a run of its own")

@@ -1,0 +1,47 @@
+"""The stop that leaves a thread of the script: reported in a line, and answered by the `on_stop()` functions.
+
+An exception ends a thread and not the script. So a script whose threads train ends by itself once they are stopped,
+and without a word of the stop.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from spark_fast.errors import error_behind, first_stop, is_stop
+from spark_fast.worker import stderr
+from spark_fast.worker.state import hooks
+
+__all__ = ["finish", "has_left_a_thread", "watch"]
+
+_previous_hook: Callable[[Any], object] = threading.__excepthook__
+_left = False
+
+
+def watch() -> None:
+    """Takes the stops from what reports the exceptions of threads."""
+    global _previous_hook
+    if threading.excepthook is not _on_uncaught:  # else it was forked from a worker
+        _previous_hook = threading.excepthook
+        threading.excepthook = _on_uncaught
+
+
+def has_left_a_thread() -> bool:
+    """Whether a stop has left a thread, and every thread that the script's end waits for has ended."""
+    main = threading.main_thread()
+    return _left and all(each is main or each.daemon for each in threading.enumerate())
+
+
+def finish() -> bool:
+    """Runs the `on_stop()` functions if a stop has left a thread. Returns False if one of them raised."""
+    return not _left or hooks.run_on_stop()
+
+
+def _on_uncaught(args: Any) -> None:
+    global _left
+    error = args.exc_value
+    if error is None or not is_stop(error) or error_behind(error) is not None:
+        _previous_hook(args)
+    elif not _left:
+        _left = True
+        stderr.say(str(first_stop(error)))

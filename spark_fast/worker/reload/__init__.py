@@ -1,0 +1,1 @@
+"""Takes new code into a running script."""

@@ -1,0 +1,208 @@
+"""Keeps a worker alive after an exception that would have ended its script.
+
+The script's frames are gone by then. The process still holds what took days to make: the modules with their globals,
+what is persisted, the iterators of the loops that have a key. So the worker parks, as for a pause. From there its code
+can be mended and reloaded, its exposed functions called, or it is resumed, which runs the code again from where its
+loops were. A stop runs the functions of `on_stop()` and then ends the process as the exception would have.
+"""
+
+import sys
+import threading
+import time
+import traceback
+
+from spark_fast._core import Place, worker
+from spark_fast.errors import SparkError, SparkInterrupt, is_stop
+from spark_fast.request import AFTER_ERROR, Kind, Verdict
+from spark_fast.runfiles import run_error, run_folder
+from spark_fast.runfiles.descriptors import is_short
+from spark_fast.status import monotonic
+from spark_fast.worker import options, session, stderr
+from spark_fast.worker.journal import writer
+from spark_fast.worker.state import loops, persist
+
+__all__ = ["ErrorPark", "record"]
+
+_JOB_TIMEOUT = 300.0
+"""Seconds that a rank of a job is paused after an error: the others may be in a collective, whose time limit is ten
+minutes where nobody has changed it."""
+
+_AGAIN = 1.0
+"""Seconds between two tries to pause where no file can be opened."""
+_SENDER_MAX = 60
+"""Characters of a request's sender that the log has room for, where each is one byte."""
+
+
+class ErrorPark:
+    """Whether the worker is paused after an error, and what happens then. One for each thread that runs code again.
+
+    watched: whether somebody is about to save new code.
+
+    Attributes:
+        error: the exception after which the worker is paused, or whose mended code is on trial; None if there is none.
+    """
+
+    def __init__(self, *, watched: bool) -> None:
+        self.error: BaseException | None = None
+        self._thread = threading.get_ident()
+        self._aside: list[Place] = []
+        self._message = ""
+        self._pause: int | None = None
+        self._after_reload = watched
+        self.arm()
+
+    def arm(self, *, reloaded: bool = False) -> None:
+        """Has loops keep their places from here on when an exception unwinds them, if one may park the worker.
+
+        reloaded: a reload was applied.
+        """
+        self._after_reload |= reloaded
+        if self._is_chosen():
+            loops.keep_after_errors(session.loops_unwound)
+
+    def disarm(self) -> None:
+        """From here on an exception ends loops and script."""
+        loops.keep_after_errors(None)
+
+    def _is_chosen(self) -> bool:
+        chosen = options.current().on_error
+        if chosen is not None:
+            return chosen == "park"
+        # An interactive interpreter shows the error and keeps everything in memory itself.
+        return self._after_reload and not hasattr(sys, "ps1")
+
+    def takes(self, error: BaseException, *, on_trial: bool) -> bool:
+        """Whether this exception is to park the worker.
+
+        on_trial: whether it ended code that had not proved itself, and the code before it can't go on either.
+        """
+        if isinstance(error, (SparkInterrupt, KeyboardInterrupt)) or is_stop(error) or not worker.attached():
+            return False
+        if on_trial:
+            return not (isinstance(error, SystemExit) and error.code in (None, 0))
+        # Hosts agree on a pause by messages, and each has its own ranks that may not have failed.
+        return self._is_chosen() and not isinstance(error, SystemExit) and not session.elsewhere()
+
+    def begin(self, error: BaseException) -> None:
+        """Keeps the error, publishes it, and says what can be done."""
+        self._aside = loops.set_aside(self._thread, error)
+        if error is self.error:
+            return  # mended code has failed on trial: the worker is paused after the same error as before
+        self.error = error
+        kept = record(error, can_resume=self.has_places or bool(persist.snapshot()))
+        self._message = kept.message
+        writer.stopped_by_error(kept.message, kept.traceback)
+        run = session.run_id() or "RUN"
+        stderr.warn(
+            f"run {run} is paused after an error, with everything in memory: {kept.message}\n"
+            f"{kept.traceback.rstrip()}\n" + "\n".join(run_error.remedies(run))
+        )
+
+    def wait(self) -> None:
+        """Parks until the code is to be tried again.
+
+        Raises SparkReloadError for new code, and SparkStopError for a stop, when the time is over, and if the run can
+        no longer be controlled.
+        """
+        seconds = options.current().error_timeout
+        if seconds is None and session.together():
+            seconds = _JOB_TIMEOUT
+        ends = None if seconds is None else monotonic() + seconds
+        try:
+            self._pause = self._ask_pause(seconds or 0.0)
+            worker.checkpoint()
+            if ends is not None and monotonic() >= ends:
+                worker.append(Kind.STOP, run_folder.new_id(), sender=f"the time limit of {seconds:g} s after an error")
+                worker.checkpoint()
+        except (SparkError, OSError) as error:
+            stderr.warn(f"the run can't be paused any longer after its error: {error}")
+        if self.error is not None and not worker.attached():
+            session.stop_alone("the loss of the run's control")  # so that code that saves runs
+            worker.checkpoint()
+            raise self.error
+
+    def _ask_pause(self, seconds: float) -> int | None:
+        """Append the pause; return its number in the log, None if a stop takes its place.
+
+        Where no file can be opened for now, try again each second. The code that failed would fail again at once.
+
+        seconds: after which the pause ends by itself; 0 for never.
+
+        Raises OSError for any other reason, SparkError.
+        """
+        sender = f"{AFTER_ERROR}{self._message}"[:_SENDER_MAX]
+        told = False
+        while True:
+            try:
+                verdict, seq, _target = worker.append(Kind.PAUSE, run_folder.new_id(), sender=sender, duration=seconds)
+                return seq if verdict == Verdict.APPENDED else None
+            except OSError as error:
+                if not is_short(error):
+                    raise
+                if not told:
+                    stderr.warn(f"the run waits, and is paused as soon as a file can be opened: {error}")
+                told = True
+                time.sleep(_AGAIN)
+                if session.stops_alone() is not None:
+                    return None  # the next checkpoint raises the stop that a signal asked for
+
+    def end(self, *, new_code: bool) -> list[str]:
+        """The code is about to be tried again: puts the places of its loops back, and ends the pause.
+
+        Returns the keys of loops that begin at their first items, since their iterators can't go on.
+        """
+        if self._pause is not None:
+            # A reload leaves a pause in force. This one was no person's, and what it waited for has come.
+            try:
+                sender = "the end of an error's pause"
+                worker.append(Kind.RESUME, run_folder.new_id(), sender=sender, only_if_park_seq=self._pause)
+            except (SparkError, OSError) as error:
+                stderr.warn(f"the pause after an error could not be ended: {error}; 'spark-fast resume' ends it")
+        anew = loops.begin_anew(self._aside, new_code=new_code)
+        loops.bring_back(self._aside)
+        self._aside = []
+        loops.unwind(self._thread)
+        for each in loops.chain(self.error):
+            traceback.clear_frames(each.__traceback__)  # they hold what the failed step had made
+        return anew
+
+    def over(self) -> None:
+        """The code that was tried has proved itself."""
+        if self.error is None:
+            return
+        self.error = None
+        folder = session.folder()
+        if folder is not None:
+            try:
+                run_error.clear(folder, session.slot())
+            except (OSError, SparkError) as error:
+                stderr.warn(f"the file that describes an earlier error can't be removed: {error}")
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of the loops that can go on where they were."""
+        return [place.key for place in self._aside]
+
+    @property
+    def has_places(self) -> bool:
+        """Whether a loop with a key can go on where it was."""
+        return bool(self._aside)
+
+
+def record(error: BaseException, *, can_resume: bool = False) -> run_error.RunError:
+    """Keeps an exception that ends or parks this worker in the run's folder, for `status` and the web page."""
+    found = run_error.describe(
+        error,
+        stderr.as_printed(error),
+        step=worker.step(),
+        rank=session.rank() or 0,
+        time=time.time(),
+        can_resume=can_resume,
+    )
+    folder = session.folder()
+    if folder is not None:
+        try:
+            run_error.write(folder, session.slot(), found)
+        except (OSError, SparkError) as problem:
+            stderr.warn(f"why the run failed can't be written down: {problem}")
+    return found

@@ -1,0 +1,168 @@
+"""What the new code of a reload does not reach: objects of classes that are gone, values whose factories changed."""
+
+import ast
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from spark_fast.worker.reload.patching.referrers import REFERENCES_OF_A_CALL, referrers
+from spark_fast.worker.reload.patching.source import Source, parsed
+
+__all__ = ["factory_warnings", "object_warnings"]
+
+_MAKES_INSTANCES = {"__new__", "__init__", "__post_init__"}
+_DEEPEST = 3
+
+
+def object_warnings(
+    classes: list[tuple[str, type]], persisted: Mapping[str, object], kept: Sequence[Mapping[str, object]] = ()
+) -> list[str]:
+    """A warning for each class that has objects. Costs a pass over all objects if there are classes. Runs no code of
+    the user's.
+
+    classes: those that are gone from the source, and where they stood.
+    kept: what is only held for the case that the reload is undone.
+    """
+    sought = [cls for _, cls in classes]
+    if not sought:
+        return []
+    objects = [thing for thing in referrers(sought) if type(thing) in sought]
+    held = Counter(id(thing) for mapping in kept for thing in mapping.values())
+    counts = list(map(sys.getrefcount, objects))
+    found = [
+        type(thing)
+        for thing, count in zip(objects, counts, strict=True)
+        if count > held[id(thing)] + REFERENCES_OF_A_CALL + 1
+    ]
+    warnings = []
+    for label, cls in classes:
+        count = sum(kind is cls for kind in found)
+        keys = [key for key, value in persisted.items() if type(value) is cls]
+        named = f" ({', '.join(f'persisted as {key!r}' for key in keys)})" if keys else ""
+        if count:
+            those = "1 object of it keeps" if count == 1 else f"{count} objects of it keep"
+            warnings.append(
+                f"{label} is gone from the new code; {those} its old methods{named}. To have such objects made anew, "
+                "start the training over (reload --restart), or call spark.clear_persisted(key) before persist()"
+            )
+    return warnings
+
+
+def factory_warnings(
+    old: Mapping[str, str],
+    new: Mapping[str, str],
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    renamed: Mapping[str, str],
+    files: Mapping[str, str],
+) -> list[str]:
+    """The warnings for those keys whose values are still those that were there before the reload.
+
+    old, new: sources of the project by the names of their modules.
+    before, now: what is persisted.
+    renamed: classes that were given another name: the old names by the new ones.
+    files: the names of the files, by those of their modules.
+    """
+    missing = object()
+    return [
+        warning
+        for key, warning in _changed_factories(old, new, renamed, files).items()
+        if before.get(key, missing) is now.get(key, before)
+    ]
+
+
+def _changed_factories(
+    old: Mapping[str, str], new: Mapping[str, str], renamed: Mapping[str, str], files: Mapping[str, str]
+) -> dict[str, str]:
+    """What to warn of, by the keys of persist() whose factories have changed: themselves, or what they call."""
+    if old == new:
+        return {}
+    found: dict[str, str] = {}
+    for module in new:
+        if module not in old or "persist" not in old[module]:
+            continue
+        before, after = _calls(parsed(old[module])), _calls(parsed(new[module]))
+        for key in before.keys() & after.keys():
+            had = dict(_made_of(old, module, before[key]))
+            for where, what in _made_of(new, module, after[key]):
+                for name, earlier in renamed.items():
+                    what = what.replace(f"id={name!r}", f"id={earlier!r}")
+                if had.get(where, what) != what:
+                    what = f"{where[1]} in {files[where[0]]}" if where[1] else "its factory"
+                    found[key] = (
+                        f"{files[module]}:{after[key].lineno}: persist({key!r}) keeps the value that was made before "
+                        f"{what} changed. To have it made anew, start the training over (reload --restart), or call "
+                        f"spark.clear_persisted({key!r}) before persist()"
+                    )
+                    break
+    return found
+
+
+def _calls(source: Source) -> dict[str, ast.expr]:
+    """The factories of all persist() calls with a literal key."""
+    found: dict[str, ast.expr] = {}
+    for node in ast.walk(source.tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", None)
+        given = dict(zip(("key", "initializer"), node.args, strict=False))
+        given |= {each.arg: each.value for each in node.keywords if each.arg is not None}
+        key, factory = given.get("key"), given.get("initializer")
+        if name == "persist" and isinstance(key, ast.Constant) and isinstance(key.value, str) and factory is not None:
+            found[key.value] = factory
+    return found
+
+
+def _made_of(sources: Mapping[str, str], module: str, factory: ast.expr) -> Iterator[tuple[tuple[str, str], str]]:
+    """The parts of the source that make the value: the factory, and what of the project it names."""
+    waiting: list[tuple[str, str, ast.AST, int]] = [(module, "", factory, 0)]
+    seen: set[tuple[str, str]] = set()
+    for where, name, node, depth in waiting:
+        if (where, name) in seen:
+            continue
+        seen.add((where, name))
+        parts = list(_making(node))
+        yield (where, name), "\n".join(map(ast.dump, parts))
+        if depth == _DEEPEST:
+            continue
+        for used in _names(parts):
+            home, called = _home(sources, where, used)
+            for definition in parsed(sources[home]).definitions.get(called, ()) if home in sources else ():
+                waiting.append((home, called, definition, depth + 1))
+
+
+def _making(node: ast.AST) -> Iterator[ast.AST]:
+    """What of a definition decides how an instance is made: of a class not its other methods."""
+    if not isinstance(node, ast.ClassDef):
+        yield node
+        return
+    for statement in node.body:
+        if isinstance(statement, ast.AnnAssign) or getattr(statement, "name", None) in _MAKES_INSTANCES:
+            yield statement
+
+
+def _names(parts: list[ast.AST]) -> Iterator[str]:
+    for part in parts:
+        for node in ast.walk(part):
+            if isinstance(node, ast.Name):
+                yield node.id
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                yield f"{node.value.id}.{node.attr}"
+
+
+def _home(sources: Mapping[str, str], module: str, name: str) -> tuple[str, str]:
+    """The module that defines what a name of this module means, and its name there."""
+    first, _, rest = name.partition(".")
+    package = module.rpartition(".")[0]
+    for node in ast.walk(parsed(sources[module]).tree):
+        if isinstance(node, ast.ImportFrom) and not rest:
+            source = f"{package}.{node.module}" if node.level == 1 and package else node.module or ""
+            for alias in node.names:
+                if (alias.asname or alias.name) == first:
+                    return source, alias.name
+        elif isinstance(node, ast.Import) and rest:
+            for alias in node.names:
+                if (alias.asname or alias.name) == first:
+                    return alias.name, rest
+    return module, name

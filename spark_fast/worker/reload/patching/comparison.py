@@ -1,0 +1,273 @@
+"""What an edit changed: which definitions of a module's two sources are the same."""
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterable, Sequence, Set
+
+from spark_fast.worker.reload.patching.source import Source, bound_by
+
+__all__ = [
+    "Body",
+    "Comparison",
+    "altered_later",
+    "calls_of",
+    "changed_methods",
+    "first_difference",
+    "is_method",
+    "unfit_method",
+    "wrapped_attributes",
+]
+
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+_DEFINITIONS = (*_FUNCTIONS, ast.ClassDef)
+_PLAIN = {"property", "cached_property", "staticmethod", "classmethod", "override", "setter", "getter", "deleter"}
+
+
+class Comparison:
+    """The definitions of two sources of a module, side by side.
+
+    Make it before the tree of the new source is changed.
+
+    Attributes:
+        unchanged: the qualified names of the definitions that both sources make in the same words.
+        methods_changed: those of the classes of which nothing but methods and the docstring differs.
+        changed_names: the names of the top level that the two sources bind in different words.
+    """
+
+    def __init__(self, old: Source, new: Source) -> None:
+        self._old = old
+        self.unchanged = {
+            qualname
+            for qualname, nodes in old.definitions.items()
+            if _same_nodes(old, nodes, new, new.definitions.get(qualname, []))
+        }
+        self.methods_changed = {
+            qualname
+            for qualname, node in old.classes()
+            if qualname not in self.unchanged
+            and new.is_class(qualname)
+            and len(new.definitions[qualname]) == len(old.definitions[qualname]) == 1
+            and first_difference(old, node, new, new.class_node(qualname)) is None
+        }
+        self._had, has = _bindings(old), _bindings(new)
+        self.changed_names = {
+            name
+            for name in self._had.keys() | has.keys()
+            # Of a definition in branches another one may be taken now.
+            if (name not in self.unchanged or len(old.definitions[name]) > 1)
+            and not _same_nodes(old, self._had.get(name, []), new, has.get(name, []))
+        }
+
+    def bindings(self, name: str) -> list[ast.stmt]:
+        """The statements of the old source's top level that bind the name."""
+        return self._had.get(name, [])
+
+
+def calls_of(source: Source) -> dict[str, ast.Assign | ast.AnnAssign]:
+    """The statements `name = call(…)` of the top level that alone bind their name."""
+    found: dict[str, ast.Assign | ast.AnnAssign] = {}
+    for name, statements in _bindings(source).items():
+        statement = statements[0]
+        if len(statements) > 1 or not isinstance(statement, (ast.Assign, ast.AnnAssign)):
+            continue
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        if len(targets) == 1 and isinstance(targets[0], ast.Name) and isinstance(statement.value, ast.Call):
+            found[name] = statement
+    return found
+
+
+def altered_later(source: Source) -> dict[str, set[str]]:
+    """The classes that statements of the top level assign attributes of, or hand to a call, and those attributes."""
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for statement in source.tree.body:
+        targets: list[ast.expr] = []
+        if isinstance(statement, ast.Assign):
+            targets = statement.targets
+        elif isinstance(statement, (ast.AugAssign, ast.AnnAssign)):
+            targets = [statement.target]
+        elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+            for argument in statement.value.args:
+                if isinstance(argument, ast.Name):
+                    found[argument.id].update(())
+        for target in targets:
+            if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name):
+                found[target.value.id].add(target.attr)
+    return dict(found)
+
+
+def wrapped_attributes(source: Source) -> list[tuple[str, str]]:
+    """What statements `a.b.c = …(a.b.c)…` of the top level assign an attribute of (`a.b`), and its name (`c`)."""
+    found: list[tuple[str, str]] = []
+    for statement in source.tree.body:
+        target = statement.targets[0] if isinstance(statement, ast.Assign) else None
+        if isinstance(statement, ast.Assign) and isinstance(target, ast.Attribute):
+            words = ast.unparse(target)
+            parts = (part for part in ast.walk(statement.value) if isinstance(part, ast.Attribute))
+            if any(ast.unparse(part) == words for part in parts):
+                found.append((ast.unparse(target.value), target.attr))
+    return found
+
+
+def first_difference(old: Source, had: ast.ClassDef, new: Source, has: ast.ClassDef) -> ast.AST | None:
+    """The first part of the new class statement, apart from its methods and its docstring, that differs from the old
+    one's. The statement itself if a part is missing.
+    """
+    pairs: list[tuple[Sequence[ast.AST], Sequence[ast.AST]]] = [
+        (had.decorator_list, has.decorator_list),
+        (had.bases, has.bases),
+        (had.keywords, has.keywords),
+        (getattr(had, "type_params", []), getattr(has, "type_params", [])),
+        (_fields(had), _fields(has)),
+    ]
+    for olds, news in pairs:
+        for one, other in zip(olds, news, strict=False):
+            if not _same(one, other):
+                return other
+        if len(olds) != len(news):
+            return news[len(olds)] if len(news) > len(olds) else has
+    return None
+
+
+def is_method(node: ast.stmt) -> bool:
+    return isinstance(node, _FUNCTIONS)
+
+
+def same_node(old: Source, had: ast.stmt, new: Source, has: ast.stmt) -> bool:
+    """Whether both statements say the same. Looks at the text first, as that takes less time."""
+    return old.segment(had) == new.segment(has) or _same(had, has)
+
+
+def changed_methods(old: Source, had: ast.ClassDef, new: Source, has: ast.ClassDef) -> set[str]:
+    """The names of the methods that differ; `__doc__` if the docstring does."""
+    olds, news = _methods(had), _methods(has)
+    names = {
+        name for name in olds.keys() | news.keys() if not _same_nodes(old, olds.get(name, []), new, news.get(name, []))
+    }
+    if ast.get_docstring(had, clean=False) != ast.get_docstring(has, clean=False):
+        names.add("__doc__")
+    return names
+
+
+def unfit_method(old: Source, had: ast.ClassDef, new: Source, has: ast.ClassDef, plain: bool) -> ast.AST | None:
+    """The first method that changed and that can't be taken over alone, without the rest of the class.
+
+    plain: whether methods with decorators of libraries are unfit, too.
+    """
+    olds, news = _methods(had), _methods(has)
+    changed = changed_methods(old, had, new, has) - {"__doc__"}
+    others = set(bound_by(has.body)) - changed
+    for name in sorted(changed):
+        before, after = olds.get(name, []), news.get(name, [])
+        at = after[0] if after else has
+        if name.startswith("__") and name.endswith("__") and not (before and after):
+            return at  # a class has more than a method by such a name
+        words = [[ast.unparse(each) for each in node.decorator_list] for node in (*before, *after)]
+        if before and after and [*map(len, words[: len(before)])] != [*map(len, words[len(before) :])]:
+            return at
+        every = {word for each in words for word in each}
+        if any("abstract" in word or "declared_attr" in word for word in every):
+            return at
+        if (plain or not (before and after)) and not all(_is_plain(word) for word in every):
+            return at
+        if any(used & others for used in map(_names_outside_body, after)):
+            return at
+    return None
+
+
+class Body:
+    """The names that a class's body binds, in its old source.
+
+    Attributes:
+        changed: those that the new source binds in other words.
+        values: those that assignments bind, with their statements, whose words are the same.
+    """
+
+    def __init__(self, old: Source, had: ast.ClassDef, new: Source, has: ast.ClassDef) -> None:
+        self._statements, news = _by_name(had.body), _by_name(has.body)
+        self.changed = {
+            name
+            for name in self._statements.keys() | news.keys()
+            if not _same_nodes(old, self._statements.get(name, []), new, news.get(name, []))
+        }
+        self.values = {
+            name: statements
+            for name, statements in self._statements.items()
+            if name not in self.changed and not any(isinstance(each, _DEFINITIONS) for each in statements)
+        }
+
+    def reached_from(self, changed: Set[str]) -> set[str]:
+        """These names, and all others of the body that mention them, and so on."""
+        reached = set(changed)
+        while more := {
+            name
+            for name, statements in self._statements.items()
+            if name not in reached and any(_names_outside_functions(each) & reached for each in statements)
+        }:
+            reached |= more
+        return reached
+
+
+def _methods(node: ast.ClassDef) -> dict[str, list[ast.FunctionDef | ast.AsyncFunctionDef]]:
+    found: defaultdict[str, list[ast.FunctionDef | ast.AsyncFunctionDef]] = defaultdict(list)
+    for each in node.body:
+        if isinstance(each, _FUNCTIONS):
+            found[each.name].append(each)
+    return found
+
+
+def _is_plain(decorator: str) -> bool:
+    return decorator.rpartition(".")[2] in _PLAIN
+
+
+def _names_outside_functions(node: ast.stmt) -> set[str]:
+    """The names that are looked up when the statement is executed."""
+    if isinstance(node, _FUNCTIONS):
+        return _names_outside_body(node)
+    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+
+
+def _names_outside_body(node: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
+    outside: list[ast.AST] = [*node.decorator_list, node.args, *([node.returns] if node.returns else [])]
+    return {part.id for each in outside for part in ast.walk(each) if isinstance(part, ast.Name)}
+
+
+def _same(had: ast.AST, has: ast.AST) -> bool:
+    """Whether both nodes are equal, wherever they stand. Ends at the first difference."""
+    waiting: list[tuple[object, object]] = [(had, has)]
+    while waiting:
+        one, other = waiting.pop()
+        if one is other:
+            continue
+        if type(one) is not type(other):
+            return False
+        if isinstance(one, ast.AST):
+            waiting += [(getattr(one, name, None), getattr(other, name, None)) for name in one._fields]
+        elif isinstance(one, list) and isinstance(other, list):
+            if len(one) != len(other):
+                return False
+            waiting += zip(one, other, strict=True)
+        elif repr(one) != repr(other):  # unlike ==, tells 0.0 from -0.0
+            return False
+    return True
+
+
+def _same_nodes(old: Source, had: Sequence[ast.stmt], new: Source, has: Sequence[ast.stmt]) -> bool:
+    return len(had) == len(has) and all(same_node(old, one, new, other) for one, other in zip(had, has, strict=True))
+
+
+def _fields(node: ast.ClassDef) -> list[ast.stmt]:
+    """The statements of the class's body that are neither methods nor its docstring."""
+    has_docstring = ast.get_docstring(node, clean=False) is not None
+    return [each for each in node.body[has_docstring:] if not is_method(each) and not isinstance(each, ast.Pass)]
+
+
+def _bindings(source: Source) -> dict[str, list[ast.stmt]]:
+    return _by_name(source.tree.body)
+
+
+def _by_name(statements: Iterable[ast.stmt]) -> dict[str, list[ast.stmt]]:
+    found: defaultdict[str, list[ast.stmt]] = defaultdict(list)
+    for statement in statements:
+        for name in set(bound_by([statement])):
+            found[name].append(statement)
+    return dict(found)

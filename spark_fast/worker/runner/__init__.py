@@ -1,0 +1,1 @@
+"""Runs a script or a function whose code can be reloaded."""

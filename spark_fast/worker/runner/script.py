@@ -1,0 +1,315 @@
+"""Runs a script or a module as the worker of a run: what `spark-fast run` does."""
+
+import contextlib
+import importlib.util
+import io
+import os
+import runpy
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import TYPE_CHECKING, Protocol
+
+from spark_fast.errors import JournalError, ReplayRefusedError, RunNameTakenError, error_behind, first_stop, is_stop
+from spark_fast.runfiles.journal import read
+from spark_fast.status import WorkerState
+from spark_fast.worker import session, signals, stderr
+from spark_fast.worker.journal.replay import Replay
+from spark_fast.worker.lifecycle import stop_in_threads
+from spark_fast.worker.options import configure
+from spark_fast.worker.reload import reloader
+from spark_fast.worker.reload.error_park import record
+from spark_fast.worker.reload.reloader import Host
+from spark_fast.worker.runner.options import RunnerOptions
+from spark_fast.worker.state import hooks
+
+if TYPE_CHECKING:
+    from spark_fast.worker.reload.transaction import Transaction
+
+__all__ = ["run_module", "run_script"]
+
+USAGE = 2
+INTERRUPTED = 128 + signal.SIGINT
+PLAIN = RunnerOptions()
+_RUNPY = frozenset({runpy.__file__, "<frozen runpy>"})
+"""What frames of runpy are said to be of."""
+
+
+def run_script(path: str, args: list[str], *, options: RunnerOptions = PLAIN) -> int:
+    """Runs a script as `python path args…` would, under a run that is there before its first line, and again after each
+    reload of its code.
+
+    Returns the exit status: the script's own; 0 if it was stopped and let SparkStopError through; 1 for an uncaught
+    exception, whose traceback is printed; 2 if it can't be started. The first SIGINT or SIGTERM asks for a stop at the
+    next checkpoint, the second interrupts at once; under a supervisor, a SIGTERM within a second of the first counts as
+    the same. To be called once, from the main thread, with nothing to follow it in the process.
+    """
+    full = os.path.abspath(path)
+    if os.path.isdir(path):
+        return _run(_Folder(path), args, options, [path, *args])
+    try:
+        with io.open_code(full) as file:
+            source = file.read()
+        code = compile(source, full, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError) as error:
+        _show(error)
+        return 1
+    except OSError as error:
+        stderr.say(f"can't read {path}: {error.strerror}")
+        return USAGE
+    return _run(_Script(path, source, code), args, options, [path, *args])
+
+
+def run_module(module: str, args: list[str], *, options: RunnerOptions = PLAIN) -> int:
+    """Runs a module as `python -m module args…` would; as run_script()."""
+    return _run(_Module(module), args, options, ["-m", module, *args])
+
+
+class _Entry(Protocol):
+    """What is executed as `__main__`."""
+
+    argv0: str
+    first_path: str
+
+    def find(self) -> tuple[str, bytes] | None:
+        """Finds it, once the search path is as it will be: its file and source, None if it can't be executed anew."""
+
+    def start(self) -> None:
+        """Executes it for the first time."""
+
+
+class _Script:
+    def __init__(self, path: str, source: bytes, code: CodeType) -> None:
+        self.argv0 = path
+        self.first_path = str(Path(path).resolve().parent)
+        self._path = os.path.abspath(path)
+        self._source = source
+        self._code = code
+
+    def find(self) -> tuple[str, bytes] | None:
+        return self._path, self._source
+
+    def start(self) -> None:
+        _begin_main(__file__=self._path, __cached__=None)
+        exec(self._code, sys.modules["__main__"].__dict__)
+
+
+class _Folder:
+    def __init__(self, path: str) -> None:
+        self.argv0 = path
+        self.first_path = str(Path(path).resolve())
+
+    def find(self) -> tuple[str, bytes] | None:
+        return None
+
+    def start(self) -> None:
+        with _unrunnable():
+            runpy.run_path(self.argv0, run_name="__main__")
+
+
+class _Module:
+    def __init__(self, name: str) -> None:
+        self.argv0 = name
+        self.first_path = os.getcwd()
+        self._name = name
+        self._spec: ModuleSpec | None = None
+        self._source = b""
+
+    def find(self) -> tuple[str, bytes] | None:
+        try:
+            spec = importlib.util.find_spec(self._name)
+            if spec is not None and spec.submodule_search_locations is not None:
+                spec = importlib.util.find_spec(f"{self._name}.__main__")
+        except (ImportError, AttributeError, TypeError, ValueError):
+            return None  # runpy fails likewise, and says why
+        if spec is None or not isinstance(spec.loader, SourceFileLoader):
+            return None
+        self._spec = spec
+        self._source = spec.loader.get_data(spec.loader.path)
+        self.argv0 = spec.loader.path
+        return os.path.abspath(spec.loader.path), self._source
+
+    def start(self) -> None:
+        if self._spec is None:  # runpy knows what is wrong, or how to run it
+            with _unrunnable():
+                runpy.run_module(self._name, run_name="__main__", alter_sys=True)
+            return
+        path = os.path.abspath(self.argv0)
+        code = compile(self._source, path, "exec", dont_inherit=True)
+        _begin_main(
+            __file__=path,
+            __cached__=self._spec.cached,
+            __package__=self._spec.parent,
+            __spec__=self._spec,
+            __loader__=self._spec.loader,
+        )
+        exec(code, sys.modules["__main__"].__dict__)
+
+
+class _UnrunnableError(Exception):
+    """There is nothing to run. The message is the one that python prints."""
+
+
+@contextmanager
+def _unrunnable() -> Iterator[None]:
+    """Tells runpy's own ImportError, that there is no such module, from one of the code that it runs."""
+    try:
+        yield
+    except ImportError as error:
+        last = error.__traceback__
+        while last is not None and last.tb_next is not None:
+            last = last.tb_next
+        if last is None or last.tb_frame.f_code.co_filename not in _RUNPY:
+            raise
+        raise _UnrunnableError(str(error)) from None
+
+
+def _begin_main(**names: object) -> None:
+    # The module stays __main__ to the end of the process: what it defines is pickled by that name, and processes that
+    # multiprocessing spawns look for its file.
+    main = ModuleType("__main__")
+    main.__dict__.update(names, __builtins__=__builtins__)
+    sys.modules["__main__"] = main
+
+
+def _host(entry: _Entry, args: list[str], options: RunnerOptions, command: list[str]) -> None:
+    """Runs the entry, and again after each reload."""
+    if options.watched:
+        # Some 20 ms, that the first edit would wait for.
+        importlib.import_module("spark_fast.worker.reload.transaction")
+    journal = None if options.replay is None else read(Path(options.replay))
+    # What mended an error is in the journal, too.
+    errors = journal is not None and any("error" in line for line in journal.lines)
+    host = Host([entry.first_path, os.getcwd(), *options.reload_dirs], watched=options.watched or errors)
+    host.project.install()
+    if options.safe_path is None and not sys.flags.safe_path:
+        sys.path[0] = entry.first_path
+    elif options.safe_path is False:
+        sys.path.insert(0, entry.first_path)  # the supervisor had this interpreter begin without one
+    found = entry.find()
+    sys.argv = [entry.argv0, *args]
+    if found is None:  # a folder or an archive with a __main__ in it, or nothing that could be run
+        host.close()
+        entry.start()
+        return
+    path, source = found
+    host.open(path, source)
+    session.host = host
+    session.keep_journal(command, found)
+    if options.replay is not None and journal is not None:
+        if session.several() or session.elsewhere():
+            reason = (
+                "this process is one of several ranks, and the journal is of one; SPARK_FAST_RANKS=off makes it a run"
+            )
+            raise ReplayRefusedError(options.replay, f"{reason} of its own")
+        if journal.loss is not None:
+            stderr.warn(f"the journal {journal.path} is replayed, but it is not whole: {journal.loss}")
+        replay = Replay(journal)
+        replay.check(path, source, command)
+        session.replay(replay)
+    folder = os.getcwd()
+
+    def again(transaction: "Transaction") -> None:
+        # The entry begins as it began at first.
+        sys.argv = [entry.argv0, *args]
+        with suppress(OSError):  # removed since; the script may not care
+            os.chdir(folder)
+        exec(transaction.entry_code(), sys.modules["__main__"].__dict__)
+
+    try:
+        host.run(entry.start, again)
+    finally:
+        session.host = None  # threads may outlive the script: nobody runs their loops again
+
+
+def _run(entry: _Entry, args: list[str], options: RunnerOptions, command: list[str]) -> int:
+    sys.argv = command  # what the run is listed with
+    try:
+        if options.name is not None:
+            configure(run=options.name)
+        if options.journal is not None:
+            configure(journal=options.journal)
+        if options.journal_limit is not None:
+            configure(journal_limit=options.journal_limit)
+        if options.stop_deadline is not None:
+            configure(stop_deadline=options.stop_deadline)
+        if options.on_error is not None:
+            configure(on_error=options.on_error)
+        if options.error_timeout is not None:
+            configure(error_timeout=options.error_timeout)
+        session.attach(fresh_name=options.name is None)
+    except RunNameTakenError as error:
+        stderr.say(f"{error}; stop it, or choose another name")
+        return 1
+    except ValueError as error:
+        stderr.say(str(error))
+        return USAGE
+    if options.announce is not None:
+        _announce(options.announce)
+    signals.install([signal.SIGINT, signal.SIGTERM], copies=options.supervisor is not None or session.several())
+    try:
+        _host(entry, args, options, command)
+    except (JournalError, _UnrunnableError) as error:
+        stderr.say(str(error))
+        return _ended(WorkerState.FAILED, 1)
+    except SystemExit as leaving:
+        return _left(leaving)
+    except BaseException as error:
+        return _stopped(error) if is_stop(error) else _failed(error)
+    session.outcome = session.state_after(None)
+    # At the interpreter's end no thread can be started any more, so that what saves in threads fails then.
+    if stop_in_threads.has_left_a_thread() and not stop_in_threads.finish():
+        return _ended(WorkerState.FAILED, 1)
+    return 0
+
+
+def _announce(descriptor: int) -> None:
+    # Closed before the script begins: none of its children is to inherit it.
+    with suppress(OSError), open(descriptor, "w", encoding="utf-8") as file:
+        file.write(f"{session.run_id() or ''}\n")
+
+
+def _ended(state: WorkerState, status: int) -> int:
+    # Published when the interpreter ends: threads of the script may still pass checkpoints.
+    session.outcome = state
+    return status
+
+
+def _stopped(error: BaseException) -> int:
+    """The script let a stop through."""
+    saved = hooks.run_on_stop()
+    behind = error_behind(error)
+    if behind is not None:
+        return _failed(behind)
+    stderr.say(str(first_stop(error)))
+    return _ended(WorkerState.STOPPED, 0) if saved else _ended(WorkerState.FAILED, 1)
+
+
+def _failed(error: BaseException) -> int:
+    """The script has ended with an exception that nothing caught."""
+    record(error)
+    _show(error)
+    return _ended(WorkerState.FAILED, INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1)
+
+
+def _left(leaving: SystemExit) -> int:
+    if leaving.code is None or leaving.code == 0:
+        return _ended(session.state_after(None), 0)
+    record(leaving)
+    if isinstance(leaving.code, int):
+        return _ended(WorkerState.FAILED, leaving.code & 0xFF)
+    print(leaving.code, file=sys.stderr)
+    return _ended(WorkerState.FAILED, 1)
+
+
+def _show(error: BaseException) -> None:
+    """The traceback as the script's author knows it: without the frames of this file."""
+    ours = {__file__, reloader.__file__, contextlib.__file__, *_RUNPY}
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename in ours:
+        trace = trace.tb_next
+    sys.excepthook(type(error), error.with_traceback(trace), trace)

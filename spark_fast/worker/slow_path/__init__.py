@@ -1,0 +1,1 @@
+"""What a checkpoint does when a request is due."""

@@ -1,0 +1,33 @@
+"""What this worker answers to requests, and how much of that it keeps."""
+
+from collections import deque
+from pathlib import Path
+
+from spark_fast.runfiles import mailbox
+from spark_fast.runfiles.mailbox import Reply
+from spark_fast.worker import session
+
+__all__ = ["write"]
+
+_KEPT = 128
+"""Replies of this process that are kept: as many as the log has entries."""
+_SWEEP = 64
+"""After how many replies what other processes have left is looked through: ranks before a restart, other hosts."""
+
+_own: deque[int] = deque()
+_written = 0
+
+
+def write(folder: Path, ident: int, reply: Reply) -> None:
+    """Answer the request `ident`, in the place of the oldest answer that the log has forgotten.
+
+    Raises as mailbox.write_reply().
+    """
+    global _written
+    if _written % _SWEEP == 0:
+        mailbox.prune_replies(folder)
+    _written += 1
+    while len(_own) >= _KEPT:
+        mailbox.remove_reply(folder, _own.popleft(), session.rank())
+    mailbox.write_reply(folder, ident, reply, session.rank())
+    _own.append(ident)

@@ -1,0 +1,1 @@
+"""What the script declares to the worker: values, hooks, loops, persisted objects."""

@@ -1,0 +1,445 @@
+"""Where the loops with a key are, so that they go on there after a reload.
+
+A place belongs to a loop from its beginning to its end, however it ends: the last item, a `break`, an exception. Only a
+reload leaves it standing: the loop of the new code that has the same key goes on with the same iterator, and an item
+whose body had not come round is handed out once more. Loops stand in each other: a loop that had ended within the item
+that its outer loop hands out once more is passed over there, and begins afresh with the outer loop's next item.
+
+An exception that unwinds a loop may be one that would end the script, after which the process is parked and its code
+mended. While it travels, it can't be told from one that a handler catches. So the places of the loops that it unwound
+wait, marked with the exception, until the code that it has left does something else than to handle it: this thread, or
+this task of an event loop. The exception may reach the script through a task group or a thread's future, while other
+tasks and threads pass checkpoints.
+"""
+
+import gc
+import itertools
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from spark_fast._core import Place
+from spark_fast.errors import SparkInterrupt
+from spark_fast.worker.reload import ended_loops
+
+__all__ = [
+    "abandon",
+    "advance",
+    "begin_anew",
+    "bring_back",
+    "chain",
+    "enter",
+    "forget_unwound",
+    "keep_after_errors",
+    "kept",
+    "leave",
+    "living",
+    "set_aside",
+    "settle",
+    "unwind",
+    "waiting",
+]
+
+_places: dict[str, Place] = {}
+_lock = threading.RLock()
+_loops: dict[tuple[int, int], list[Place]] = {}
+"""The living loops of each thread and of each task of an event loop, outermost first: see _frames()."""
+_around: ContextVar[tuple[Place, ...]] = ContextVar("spark_fast_loops_around", default=())
+"""The loops that the code stands in: what a task inherits from the code that starts it."""
+
+_unwinding: int | None = None
+"""The thread whose loops are being left for a reload, or run new code that has not proved itself yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Unwound:
+    """A loop that an exception has unwound.
+
+    number: what the exception is marked with.
+    frames: the thread and the task whose frames it has left.
+    cancelled: whether it was a task's CancelledError.
+    """
+
+    number: int
+    frames: tuple[int, int]
+    cancelled: bool
+
+
+_unwound: dict[str, _Unwound] = {}
+"""The loops that exceptions have unwound, by key."""
+_on_unwound: Callable[[bool], object] | None = None
+"""Is told whether there are such loops; None while exceptions simply end loops."""
+_numbers = itertools.count(1)
+_MARK = "_spark_fast_unwound"
+_UNMARKED = 0
+_CHAIN_MAX = 1000
+"""Exceptions of one chain that are looked at."""
+
+
+def enter(key: str, iterable: Iterable[object], owner: int) -> Place:
+    """The place of the loop `owner` that begins now, or goes on.
+
+    Raises RuntimeError if another living loop has this key.
+    """
+    thread = threading.get_ident()
+    if waiting():
+        forget_unwound()
+    with _lock:
+        gone_place: object = None
+        place = _places.get(key)
+        if place is not None and _unwound.pop(key, None) is not None:
+            gone_place, place = _drop(place), None  # a handler of that exception begins the loop anew
+        # After an unwinding somebody may still hold the object of a loop that is gone: a traceback, say.
+        gone = _unwinding == thread and place is not None and not place.claimed
+        if place is not None and place.owner is not None and not gone:
+            raise RuntimeError(
+                f"two loops that live at the same time have the key {key!r}: a place can be kept for one of them only. "
+                "Give each track() its own key"
+            )
+        frames = _frames()
+        loops = _loops.setdefault(frames, [])
+        parent = (
+            loops[-1] if loops else next((each for each in reversed(_around.get()) if each.owner is not None), None)
+        )
+        showed = _ended_before(key, parent) if place is None else None
+        if showed is not None:
+            place = Place(key)  # not kept
+            place.pass_over(*showed)
+            return place
+        if place is None:
+            place = _places[key] = Place(key)
+        if parent is None:
+            ended_loops.begun(key)
+        place.owner, place.thread, place.frames, place.parent = owner, thread, frames, parent
+        place.claimed = True
+        place.go_on()
+        if parent is not None:
+            parent.inner = True
+        loops.append(place)
+        _around.set((*(each for each in _around.get() if each.owner is not None and each is not place), place))
+    del gone_place
+    try:
+        if place.iterator is None:
+            place.iterator = iter(iterable)
+    except BaseException:
+        leave(place, None)
+        raise
+    return place
+
+
+def _ended_before(key: str, parent: Place | None) -> tuple[int, dict[str, Any]] | None:
+    """What a loop showed that had ended within this item of the outer loop, or before this line of the script: its
+    items and `kept`. None if it had not."""
+    if parent is None:
+        return ended_loops.passes(key)
+    ends = parent.passed.get(key)
+    return ends.pop(0) if ends else None
+
+
+def advance(place: Place) -> None:
+    """The loop goes on to its next item: what is known of the loops within the last one is over."""
+    gone: list[object] = []
+    if waiting():
+        forget_unwound()
+    with _lock:
+        place.inner = False
+        place.ended.clear()
+        place.passed.clear()
+        for inner in [each for each in list(_places.values()) if each.parent is place]:
+            if inner.owner is None:
+                gone.append(_drop(inner))
+            elif inner.frames != place.frames:
+                inner.parent = None  # a task that was started in this loop's body, and goes on beside the loop
+            else:
+                # It runs beside this loop, in a zip() say: its item was this body's, too.
+                gone.append(inner.item())
+                inner.come_round()
+                place.inner = True
+
+
+def leave(place: Place, error: BaseException | None, raised: BaseException | None = None) -> None:
+    """The loop was left.
+
+    error: what its iterator raised; None if it was left otherwise.
+    raised: the exception that unwinds the loop's frame; None if it was left by `break`, say.
+    """
+    gone: object = None
+    with _lock:
+        loops = _loops.get(place.frames or (0, 0), [])
+        # By identity, and not only the last: generators can be left in any order.
+        loops[:] = [each for each in loops if each is not place]
+        if not loops:
+            _loops.pop(place.frames or (0, 0), None)
+        unwinding = _unwinding is not None and _unwinding == place.thread
+        parent = place.parent
+        ended = isinstance(error, StopIteration)
+        if parent is None and (ended or (error is None and raised is None and not unwinding)):
+            ended_loops.ended(place.key, (place.handed, place.kept))
+        elif parent is None and not unwinding:
+            ended_loops.left(place.key)
+        if ended and parent is not None and parent.owner is not None:
+            parent.ended.setdefault(place.key, []).append((place.handed, place.kept))
+            gone = _drop(place)
+        elif unwinding and (error is None or ended):
+            # Kept: the loop may go on, or be gone through once more by the old code, if the new one fails.
+            place.owner = None
+            place.over = ended
+        elif isinstance(error, SparkInterrupt) and unwinding:
+            # It came through a generator, which can't be gone on with. What stands in it keeps its own place.
+            gone, place.owner, place.iterator = place.iterator, None, None
+        elif _on_unwound is not None and not ended and _may_go_on(error or raised):
+            place.owner = None
+            place.over = False
+            place.raised = error is not None
+            left_by = error or raised
+            _unwound[place.key] = _Unwound(_mark(left_by), _frames(), _is_cancellation(left_by))
+            _on_unwound(True)
+        else:
+            gone = _drop(place)
+    del gone
+
+
+def _may_go_on(error: BaseException | None) -> bool:
+    """Whether the loop may be gone on with after this exception, if that ends the script."""
+    return error is not None and not isinstance(error, (SparkInterrupt, KeyboardInterrupt, SystemExit))
+
+
+def _is_cancellation(error: BaseException | None) -> bool:
+    asyncio = sys.modules.get("asyncio.exceptions")
+    return asyncio is not None and isinstance(error, asyncio.CancelledError)
+
+
+def _frames() -> tuple[int, int]:
+    """This thread, and the task that it runs; zero for none. Quick: called within finalizers."""
+    tasks = sys.modules.get("asyncio.tasks")
+    events = sys.modules.get("asyncio.events")
+    loop = events._get_running_loop() if tasks is not None and events is not None else None
+    task = tasks.current_task(loop) if tasks is not None and loop is not None else None
+    return threading.get_ident(), 0 if task is None else id(task)
+
+
+def _mark(error: BaseException | None) -> int:
+    """The number that the exception has, or gets. What closes a generator is no part of the exception's chain."""
+    if isinstance(error, GeneratorExit):
+        return _UNMARKED
+    if error is None:
+        return _UNMARKED
+    number = _mark_of(error)
+    if number == _UNMARKED:
+        number = next(_numbers)
+        BaseException.__setattr__(error, _MARK, number)
+    return number
+
+
+def _mark_of(error: BaseException) -> int:
+    """The number of this exception alone. Its class may have attribute methods of its own, which are not called."""
+    try:
+        number: int = BaseException.__getattribute__(error, _MARK)
+    except AttributeError:
+        return _UNMARKED
+    return number
+
+
+def _marks(error: BaseException | None) -> set[int]:
+    """The numbers of an exception, of those that it was raised from or during, and of the members of groups."""
+    return {_mark_of(each) for each in chain(error)}
+
+
+def chain(error: BaseException | None) -> list[BaseException]:
+    """An exception, those that it was raised from or during, and the members of groups, up to a thousand of them."""
+    return list(itertools.islice(whole_chain(error), _CHAIN_MAX))
+
+
+def whole_chain(error: BaseException | None) -> Iterator[BaseException]:
+    """As chain(), one after the other, and all of them."""
+    seen: set[int] = set()
+    left = [error]
+    while left:
+        each = left.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        yield each
+        left += [each.__context__, each.__cause__]
+        if isinstance(each, BaseExceptionGroup):
+            left += each.exceptions
+
+
+def forget_unwound() -> None:
+    """Forgets the loops that were unwound by an exception that the code which it has left no longer handles.
+
+    Called by that code, as by all other.
+    """
+    handled = sys.exception()
+    marks = _marks(handled)
+    frames = _frames()
+    gone: list[object] = []
+    with _lock:
+        for key, unwound in list(_unwound.items()):
+            place = _places.get(key)
+            if unwound.frames == frames and (handled is None or unwound.number not in {*marks, _UNMARKED}):
+                del _unwound[key]
+                if place is not None:
+                    gone.append(_drop(place))
+        # What a task or a thread has left that ended waits for the next loop with its key, or for the script's end.
+        if not any(unwound.frames == frames for unwound in _unwound.values()) and _on_unwound is not None:
+            _on_unwound(False)
+    del gone
+
+
+def waiting() -> bool:
+    """Whether loops wait for what an exception comes to."""
+    return bool(_unwound)
+
+
+def keep_after_errors(on_unwound: Callable[[bool], object] | None) -> None:
+    """Has the places of loops wait that an exception unwinds; None: from here on it ends them.
+
+    on_unwound: called with whether any wait: then the next checkpoints are to call forget_unwound(). Called within a
+        finalizer, holding a lock: it must be quick and take no other.
+    """
+    global _on_unwound
+    _on_unwound = on_unwound
+
+
+def set_aside(thread: int, error: BaseException | None = None) -> list[Place]:
+    """Takes places out of the way of code that has loops of its own, until bring_back().
+
+    error: the exception that has ended the script: of the loops that exceptions have unwound, only its own count.
+    """
+    global _unwinding
+    marks = _marks(error) | {_UNMARKED}
+    gone: list[object] = []
+    with _lock:
+        if _unwinding == thread:
+            _unwinding = None
+        first = min((each.number for each in _unwound.values() if each.number in marks - {_UNMARKED}), default=None)
+        for key, unwound in _unwound.items():
+            # A task group cancels the other tasks when one has failed.
+            after = unwound.cancelled and first is not None and unwound.number > first
+            if key in _places and unwound.number not in marks and not after:
+                gone.append(_drop(_places[key]))
+        aside = [place for place in _places.values() if place.thread == thread or place.owner is None]
+        for place in aside:
+            _places.pop(place.key, None)
+        _unwound.clear()
+        if _on_unwound is not None:
+            _on_unwound(False)
+        _forget_frames(thread)
+    del gone
+    return aside
+
+
+def begin_anew(aside: Iterable[Place], *, new_code: bool) -> list[str]:
+    """Has the loops begin at their first items whose iterators have raised and can't go on. Returns their keys.
+
+    new_code: whether the code is another than that which made the iterators.
+    """
+    gone = []
+    keys = []
+    for place in aside:
+        if place.raised and (_is_over(place.iterator) or (new_code and _has_workers(place.iterator))):
+            keys.append(place.key)
+            gone.append(place.begin_anew())
+    return keys
+
+
+def _is_over(iterator: object) -> bool:
+    """Whether it is a generator that its own exception has ended: it would hand out nothing more."""
+    return getattr(iterator, "gi_frame", iterator) is None
+
+
+_DEPTH = 3
+"""Objects within objects that are looked at: an iterator may stand in an enumerate() that stands in a zip()."""
+
+
+def _has_workers(iterator: object) -> bool:
+    """Whether it is the iterator of a DataLoader whose worker processes run the code that they began with."""
+    found = [iterator]
+    for _ in range(_DEPTH):
+        for each in found:
+            if type(each).__module__.startswith("torch.utils.data") and getattr(each, "_workers", None):
+                return True
+        found = [each for one in found for each in gc.get_referents(one) if hasattr(each, "__next__")]
+    return False
+
+
+def bring_back(aside: Iterable[Place]) -> None:
+    """Puts places back that set_aside() took: the script is about to run again."""
+    gone: list[object] = []
+    with _lock:
+        for place in aside:
+            if place.key in _places:
+                gone.append(_drop(_places[place.key]))
+            place.owner = None
+            _places[place.key] = place
+    del gone
+
+
+def _drop(place: Place) -> object:
+    """Forgets it. Its iterator and item: they may run code of the user's as they go, where no lock is held then."""
+    if _places.get(place.key) is place:
+        del _places[place.key]
+    gone = place.iterator, place.item()
+    place.forget()
+    return gone
+
+
+# --- reloads ---
+
+
+def unwind(thread: int) -> None:
+    """From here on the loops of this thread that are left keep their places, until settle()."""
+    global _unwinding
+    with _lock:
+        _unwinding = thread
+
+
+def abandon(thread: int) -> None:
+    """The frames of this thread's loops are gone. A loop in a generator that an outer loop goes on with lives on."""
+    with _lock:
+        for place in list(_places.values()):
+            if place.thread == thread or place.owner is None:
+                place.claimed = False
+        _forget_frames(thread)
+
+
+def _forget_frames(thread: int) -> None:
+    for frames in [each for each in _loops if each[0] == thread]:
+        del _loops[frames]
+
+
+def settle() -> None:
+    """The new code runs: loops that it has left since it began are left for good."""
+    global _unwinding
+    with _lock:
+        _unwinding = None
+        gone = [_drop(each) for each in list(_places.values()) if each.owner is None and each.claimed]
+    del gone
+
+
+def kept() -> list[str]:
+    """The keys of all places, for tests and messages."""
+    with _lock:
+        return sorted(_places)
+
+
+def living(thread: int) -> list[str]:
+    """The keys of the loops that this thread is in, and of those that wait to go on, for messages."""
+    with _lock:
+        return sorted(key for key, place in _places.items() if place.thread == thread or place.owner is None)
+
+
+def _forget_after_fork() -> None:
+    # Another thread of the parent may have held the lock; and no reload ever comes to a child.
+    global _lock, _unwinding, _on_unwound
+    _lock = threading.RLock()
+    _unwinding = _on_unwound = None
+    _unwound.clear()
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)

@@ -1,0 +1,66 @@
+"""What the worker says to the person who started it: on standard error, a line at a time."""
+
+import os
+import sys
+import traceback
+from contextlib import suppress
+
+from spark_fast._core import is_forked
+from spark_fast.project.files import is_under
+
+__all__ = ["as_printed", "say", "say_at_once", "warn", "warn_of"]
+
+_LIBRARY = os.path.dirname(os.path.abspath(os.__file__))
+
+
+def say(message: str) -> None:
+    """One line. A standard error that is closed or full is no reason to end a training."""
+    if is_forked():  # another thread of the parent may have had the lock of sys.stderr, and nobody frees it here
+        say_at_once(message)
+        return
+    try:
+        print(f"spark_fast: {message}", file=sys.stderr, flush=True)
+    except (OSError, ValueError, AttributeError):
+        return
+    except RuntimeError:  # in a signal handler that came in the middle of another write
+        say_at_once(message)
+
+
+def say_at_once(message: str) -> None:
+    """One line, past sys.stderr: for signal handlers, since the main thread may be in the middle of writing there."""
+    with suppress(OSError):
+        os.write(2, f"spark_fast: {message}\n".encode(errors="replace"))
+
+
+def warn(message: str) -> None:
+    """One line that something is not as it should be."""
+    say(f"warning: {message}")
+
+
+def warn_of(message: str, error: BaseException) -> None:
+    """A warning with the traceback of an error in the user's own code."""
+    warn(f"{message}\n{as_printed(error).rstrip()}")
+
+
+def as_printed(error: BaseException) -> str:
+    """As Python prints it, without the frames of this package."""
+    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    try:
+        found = traceback.TracebackException.from_exception(error)
+    except Exception as problem:  # the exception's class has attribute methods that raise
+        lines = "".join(traceback.format_tb(error.__traceback__))
+        return (
+            f"Traceback (most recent call last):\n{lines}{type(error).__qualname__}: "
+            f"<its description raised {type(problem).__name__}>\n"
+        )
+    for each in (found, found.__cause__, found.__context__):
+        if each is not None:
+            kept = [
+                frame
+                for frame in each.stack
+                if not is_under(frame.filename, here) and not frame.filename.startswith("<frozen importlib")
+            ]
+            while kept and is_under(kept[0].filename, _LIBRARY):  # how we came to the user's first line
+                del kept[0]
+            each.stack = traceback.StackSummary.from_list(kept)
+    return "".join(found.format())
