@@ -24,9 +24,9 @@ cdef extern from *:
 
     /* Called with the GIL held, where there is one. */
     #ifdef Py_GIL_DISABLED
-    #define SF_COUNT_STEP sf_count
+    #define SF_COUNT_STEP() sf_count(sf_process_counter)
     #else
-    #define SF_COUNT_STEP sf_count_in_turn
+    #define SF_COUNT_STEP() sf_count_in_turn(sf_process_counter)
     #endif
     """
     const char *SPARK_FAST_VERSION
@@ -368,14 +368,14 @@ cdef class Worker:
         cdef uint64_t step
         cdef int hit
         if not collective:
-            hit = sf_look(&step)
+            hit = sf_look(sf_process_counter, &step)
         else:
             step = count_step()
             if sf_yield_due(&yield_policy):
                 with nogil:
-                    hit = sf_asked(step)
+                    hit = sf_asked(sf_process_counter, step)
             else:
-                hit = sf_asked(step)
+                hit = sf_asked(sf_process_counter, step)
         if hit:
             self.take_slow_path(step, collective, None)
 
@@ -384,7 +384,7 @@ cdef class Worker:
 
         Never yields the GIL, blocks or raises. Costs less than checkpoint(). False before the first checkpoint.
         """
-        return sf_pending()
+        return sf_pending(sf_process_counter)
 
     cdef int take_slow_path(self, uint64_t step, bint counted, object done) except -1:
         # done: of a track() loop, GIVEN if it has handed out a new item since it began, and ROUND if the body of its
@@ -397,7 +397,7 @@ cdef class Worker:
                     with loading:
                         from spark_fast.worker.slow_path.checkpoint import checkpoint
                 except Exception as error:  # it was removed or replaced since, or there is no descriptor left
-                    sf_worker_quiet()
+                    sf_worker_detach(&sf_process_worker)
                     try:
                         os.write(2, f"spark_fast: warning: this run can't be controlled: {error!r}\n".encode())
                     except OSError:
@@ -419,28 +419,28 @@ cdef class Worker:
 
     def step(self) -> int:
         """Checkpoints passed."""
-        return sf_worker_step()
+        return sf_step(sf_process_counter)
 
     def uncount(self) -> int:
         """The checkpoint that was counted last was no step of the loop: the loop's step."""
-        return sf_worker_uncount()
+        return sf_worker_uncount(&sf_process_worker)
 
     def set_back(self, step: int) -> None:
         """The loop begins again from where it was at this step."""
-        sf_worker_set_back(step)
+        sf_worker_set_back(&sf_process_worker, step)
 
     def attached(self) -> bool:
         """Whether this process is the worker of a run."""
-        return sf_worker_attached()
+        return sf_worker_attached(&sf_process_worker)
 
     def place(self, rank: int, world_size: int, stride: int = 1) -> None:
         """Where this process stands in its job, and how many steps its checkpoints count. Before attach() or join()."""
-        sf_worker_place(rank, world_size, stride)
+        sf_worker_place(&sf_process_worker, rank, world_size, stride)
 
     def attach(self, path, *, slot_count: int, slot: int, cookie: int) -> None:
         """Makes the control file and becomes its worker. OSError when it can't be made; then nothing has changed."""
         cdef bytes encoded = os.fsencode(path)
-        cdef int rc = sf_worker_attach(encoded, slot_count, slot, cookie)
+        cdef int rc = sf_worker_attach(&sf_process_worker, encoded, slot_count, slot, cookie)
         if rc < 0:
             fail(rc, "attach", encoded)
 
@@ -454,33 +454,35 @@ cdef class Worker:
         cdef const char *name = encoded
         cdef int rc
         with nogil:
-            rc = sf_worker_join(name, number, drawn, timeout_ns)
+            rc = sf_worker_join(&sf_process_worker, name, number, drawn, timeout_ns)
         if rc < 0:
             fail(rc, "join", encoded)
 
     def vote(self, seq: int, phase: int, yes: bool) -> int:
         """Votes on an entry that was applied. Returns what came of it so far, as agreed()."""
-        return sf_worker_vote(seq, phase, yes)
+        return sf_worker_vote(&sf_process_worker, seq, phase, yes)
 
     def agreed(self, seq: int, phase: int, give_up: bool = False) -> int:
         """What the living ranks have agreed on: 1 for yes, 2 for no, 0 if it is open. give_up: settles it with a no."""
-        return sf_worker_agreed(seq, phase, give_up)
+        return sf_worker_agreed(&sf_process_worker, seq, phase, give_up)
 
     def in_the_log(self) -> tuple[int, int]:
         """The numbers of the entry that was applied last, and of the last there is; 0 and 0 if not attached."""
         cdef uint64_t applied = 0, tail = 0
-        sf_worker_in_the_log(&applied, &tail)
+        sf_worker_in_the_log(&sf_process_worker, &applied, &tail)
         return applied, tail
 
     def changes(self) -> int:
         """As Segment.changes(); 0 if not attached."""
-        return sf_segment_changes(sf_worker_segment()) if sf_worker_attached() else 0
+        if not sf_worker_attached(&sf_process_worker):
+            return 0
+        return sf_segment_changes(sf_worker_segment(&sf_process_worker))
 
     def wait_for_change(self, seen: int, timeout: float) -> None:
         """As Segment.wait()."""
         cdef uint32_t value = seen
         cdef int64_t timeout_ns = to_ns(timeout)
-        cdef sf_segment *segment = sf_worker_segment()
+        cdef sf_segment *segment = sf_worker_segment(&sf_process_worker)
         if segment is not NULL:
             with nogil:
                 sf_segment_wait(segment, value, timeout_ns)
@@ -488,28 +490,28 @@ cdef class Worker:
 
     def give_up(self, seq: int) -> int:
         """Nobody has said for too long when this entry is due: it never is, on this host. The target that it has."""
-        cdef sf_segment *segment = sf_worker_segment()
+        cdef sf_segment *segment = sf_worker_segment(&sf_process_worker)
         return SF_TARGET_VOID if segment is NULL else sf_commit(segment, seq, SF_TARGET_VOID)
 
     def quiet(self) -> None:
         """From here on nothing controls this process."""
-        sf_worker_quiet()
+        sf_worker_detach(&sf_process_worker)
 
     def begin_anew(self) -> None:
         """In a forked child of a worker: its next checkpoint is the first of a process that is no worker yet."""
-        sf_worker_begin_anew()
+        sf_worker_begin_anew(&sf_process_worker)
 
     def stop_alone(self) -> None:
         """Checkpoints take the slow path from here on, also where nothing controls this process."""
-        sf_worker_stop_alone()
+        sf_worker_stop_alone(&sf_process_worker)
 
     def stop_swallowed(self) -> None:
         """Publishes that the loop has swallowed the stop that was raised, and goes on."""
-        sf_worker_stop_swallowed()
+        sf_worker_stop_swallowed(&sf_process_worker)
 
     def fileno(self) -> int:
         """The descriptor of the control file, -1 if not attached."""
-        return sf_worker_segment().fd if sf_worker_attached() else -1
+        return sf_worker_segment(&sf_process_worker).fd if sf_worker_attached(&sf_process_worker) else -1
 
     def turn(
         self, step: int, counted: bool, *, reload: bool = True, mail: bool = True, inner: int = 0
@@ -525,74 +527,74 @@ cdef class Worker:
 
         Raises SegmentError or OSError when control is lost.
         """
-        cdef sf_turn_result turn
+        cdef sf_due due
         cdef uint64_t at = step
         cdef int may = (
-            (SF_TURN_COUNTED if counted else 0)
-            | (0 if reload else SF_TURN_NO_RELOAD)
-            | (0 if mail else SF_TURN_NO_MAIL)
-            | (SF_TURN_INNER if inner else 0)
+            (SF_DUE_COUNTED if counted else 0)
+            | (0 if reload else SF_DUE_NO_RELOAD)
+            | (0 if mail else SF_DUE_NO_MAIL)
+            | (SF_DUE_INNER if inner else 0)
         )
         cdef int rc
-        sf_worker_journal().inner = inner
+        sf_worker_journal(&sf_process_worker).inner = inner
         with nogil:
-            rc = sf_turn(at, may, &turn)
+            rc = sf_apply_due(&sf_process_worker, at, may, &due)
         if rc < 0:
             fail(rc, "checkpoint", None)
         entry = None
-        if turn.action > SF_HOLD:
-            entry = entry_dict(&turn.entry)
-            entry["held"] = turn.held
-            if turn.action == SF_DELIVER:
+        if due.action > SF_HOLD:
+            entry = entry_dict(&due.entry)
+            entry["held"] = due.held
+            if due.action == SF_DELIVER:
                 # Kept here, where no signal handler comes in between: what was handed out is not lost.
                 entry["thread"] = PyThread_get_thread_ident()
                 self.handed = [*self.handed, entry]
-        return turn.action, turn.seq, turn.park_for / 1e9, entry
+        return due.action, due.seq, due.park_for / 1e9, entry
 
     def tell(self, seq: int, step: int, *, failed: bool) -> None:
         """Publishes what came of a reload, or of mail, that turn() handed out."""
-        sf_worker_tell(seq, step, failed)
+        sf_worker_publish_outcome(&sf_process_worker, seq, step, failed)
         self.handed = [entry for entry in self.handed if entry["seq"] != seq]
 
     def watch(self, step: int) -> None:
         """From this step on each checkpoint takes the slow path; NEVER ends that."""
-        sf_worker_watch(step)
+        sf_worker_watch(&sf_process_worker, step)
 
     def keep_journal(self, path, header: bytes) -> None:
         """What is applied is written to this file, which begins with the header."""
         cdef bytes encoded = os.fsencode(path)
-        cdef int rc = sf_journal_set(sf_worker_journal(), encoded, header, len(header))
+        cdef int rc = sf_journal_set(sf_worker_journal(&sf_process_worker), encoded, header, len(header))
         if rc < 0:
             fail(rc, "journal", encoded)
 
     def continue_journal(self, header: bytes) -> None:
         """Goes on in a new file in the place of the one that was renamed. It is made at once, and begins with the
         header. Raises OSError; then nothing is written down any more."""
-        cdef int rc = sf_journal_continue(sf_worker_journal(), header, len(header))
+        cdef int rc = sf_journal_continue(sf_worker_journal(&sf_process_worker), header, len(header))
         if rc < 0:
             fail(rc, "journal", None)
 
     def journal_begun(self) -> bool:
         """Whether anything was written down."""
-        return sf_worker_journal().fd >= 0
+        return sf_worker_journal(&sf_process_worker).fd >= 0
 
     def journal_error(self) -> int:
         """The errno of what broke the journal, once; 0 if nothing did."""
-        return sf_journal_error(sf_worker_journal())
+        return sf_journal_error(sf_worker_journal(&sf_process_worker))
 
     def parked(self, seq: int, step: int, deadline: float) -> None:
         """Publishes that the worker is parked; deadline: the time at which it goes on by itself, 0 for never."""
-        sf_worker_parked(seq, step, to_ns(deadline))
+        sf_worker_parked(&sf_process_worker, seq, step, to_ns(deadline))
 
     def unparked(self, step: int) -> None:
         """Publishes that the worker waits no more."""
-        sf_worker_unparked(step)
+        sf_worker_unparked(&sf_process_worker, step)
 
     def wait(self, timeout: float) -> None:
         """Parks for up to `timeout` seconds; may return early. Handles signals."""
         cdef int64_t timeout_ns = to_ns(timeout)
         with nogil:
-            sf_worker_wait(timeout_ns)
+            sf_worker_wait(&sf_process_worker, timeout_ns)
         PyErr_CheckSignals()
 
     def wait_for_resume(self, step: int, timeout: float, turns) -> bool:
@@ -603,16 +605,16 @@ cdef class Worker:
         cdef int64_t timeout_ns = to_ns(timeout)
         cdef uint64_t at = step
         with nogil:
-            sf_worker_wait(timeout_ns)
+            sf_worker_wait(&sf_process_worker, timeout_ns)
         PyErr_CheckSignals()
         with turns:
-            return sf_worker_resume(at)
+            return sf_worker_resume(&sf_process_worker, at)
 
     def append(self, kind: int, ident: int, *, arg: int = 0, duration: float = 0.0, sender: str = "", mail: str = "",
                target: int = 0, only_if_park_seq: int = 0, ranks: int = 0,
                timeout: float = 5.0) -> tuple[int, int, int]:
         """Segment.append() on the worker's own control file."""
-        cdef sf_segment *segment = sf_worker_segment()
+        cdef sf_segment *segment = sf_worker_segment(&sf_process_worker)
         if segment is NULL:
             fail(-SF_EGONE, "append", None)
         return append(segment, None, kind, ident, arg, duration, sender, mail, target, only_if_park_seq, ranks, False,
@@ -620,7 +622,7 @@ cdef class Worker:
 
     def end(self, state: int) -> None:
         """Publishes how the process ends and lets go of the run. Raises SegmentError if control was lost unnoticed."""
-        cdef int rc = sf_worker_end(state)
+        cdef int rc = sf_worker_end(&sf_process_worker, state)
         if rc < 0:
             fail(rc, "end", None)
 
@@ -705,9 +707,9 @@ cdef inline int pass_in_loop(uint64_t *step) noexcept:
     step[0] = count_step()
     if sf_yield_due(&track_yield_policy):
         with nogil:
-            hit = sf_asked(step[0])
+            hit = sf_asked(sf_process_counter, step[0])
     else:
-        hit = sf_asked(step[0])
+        hit = sf_asked(sf_process_counter, step[0])
     return hit
 
 
@@ -938,7 +940,7 @@ cdef class AsyncCheckpoint:
 
     def __await__(self):
         cdef uint64_t step = count_step()
-        if sf_asked(step):
+        if sf_asked(sf_process_counter, step):
             return self.slow(step).__await__()
         if sf_yield_due(&async_yield_policy):
             return self.trip().__await__()
@@ -1042,18 +1044,20 @@ cdef int put(State state, object name, object value) except -1:
             number = value
             memcpy(&bits, &number, sizeof(bits))
             (<Exposed>it).value = value
-            sf_board_put_number((<Exposed>it).index, SF_FLOAT, bits, number, sf_worker_step())
+            sf_board_put_number((<Exposed>it).index, SF_FLOAT, bits, number, sf_step(sf_process_counter))
             return 0
         if type(value) is int and kind != SF_BOOLEAN:
             whole = PyLong_AsLongLongAndOverflow(value, &overflow)
             if not overflow:
                 (<Exposed>it).value = value
-                sf_board_put_number((<Exposed>it).index, SF_INTEGER, <uint64_t>whole, <double>whole, sf_worker_step())
+                sf_board_put_number((<Exposed>it).index, SF_INTEGER, <uint64_t>whole, <double>whole,
+                                    sf_step(sf_process_counter))
                 return 0
         elif type(value) is bool and kind == SF_BOOLEAN:
             whole = value
             (<Exposed>it).value = value
-            sf_board_put_number((<Exposed>it).index, SF_BOOLEAN, <uint64_t>whole, <double>whole, sf_worker_step())
+            sf_board_put_number((<Exposed>it).index, SF_BOOLEAN, <uint64_t>whole, <double>whole,
+                                sf_step(sf_process_counter))
             return 0
     state.assign(name, it, value)
     return 0
@@ -1096,16 +1100,16 @@ def board_put_number(index: int, value) -> None:
     if isinstance(value, int) and -(1 << 63) <= value < 1 << 63:
         whole = value
         sf_board_put_number(index, SF_BOOLEAN if isinstance(value, bool) else SF_INTEGER, <uint64_t>whole,
-                            <double>whole, sf_worker_step())
+                            <double>whole, sf_step(sf_process_counter))
         return
     number = value
     memcpy(&bits, &number, sizeof(bits))
-    sf_board_put_number(index, SF_FLOAT, bits, number, sf_worker_step())
+    sf_board_put_number(index, SF_FLOAT, bits, number, sf_step(sf_process_counter))
 
 
 def board_put_text(index: int, text: bytes) -> None:
     """Puts a text, JSON, into a cell. OSError when there is no room for it."""
-    cdef int rc = sf_board_put_text(index, text, len(text), sf_worker_step())
+    cdef int rc = sf_board_put_text(index, text, len(text), sf_step(sf_process_counter))
     if rc < 0:
         fail(rc, "board", None)
 
