@@ -17,7 +17,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "sf_worker.h"
+#include "sf_apply.h"
+#include "sf_log.h"
 
 #define CHECK(condition)                                                                                               \
     do {                                                                                                               \
