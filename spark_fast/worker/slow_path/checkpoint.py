@@ -98,7 +98,7 @@ def take_turn(step: int, counted: bool) -> "Hold | None":
             break
         # Not holding the turns: a function that is called may take its time, and other threads go on meanwhile.
         dispatch.deliver(entry, step)
-    if action == _HOLD and not dispatch.stands_over(seq):
+    if action == _HOLD and not dispatch.stands_over(seq) and not hooks.inside():
         return Hold(step, counted, seq, park_for)
     if action == _RAISE_STOP and entry is not None:
         _stop(format_id(entry["id"]), step, entry["sender"])
