@@ -65,11 +65,16 @@ class Log:
 
 
 class RecordingCore:
-    """Passes all calls on to the core, and logs those that are not READS."""
+    """Passes all calls on to the core, and logs those that are not READS.
+
+    Attributes:
+        waiting: whether the main thread is parked, in one of WAITS.
+    """
 
     def __init__(self, core: Any, log: Log) -> None:
         object.__setattr__(self, "_core", core)
         object.__setattr__(self, "_log", log)
+        object.__setattr__(self, "waiting", False)
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._core, name)
@@ -78,11 +83,15 @@ class RecordingCore:
 
         @functools.wraps(found)
         def call(*args: Any, **options: Any) -> Any:
+            parks = name in WAITS and threading.current_thread() is threading.main_thread()
+            object.__setattr__(self, "waiting", parks)
             try:
                 result = found(*args, **options)
             except BaseException as error:
                 self._log.add(name, args, options, f"raised {type(error).__name__}")
                 raise
+            finally:
+                object.__setattr__(self, "waiting", False)
             self._log.add(name, args, options, self._log.result(result))
             return result
 
@@ -95,7 +104,6 @@ class RecordingCore:
 def main() -> None:
     """Records the script that the command line names."""
     _, path, how, script = sys.argv
-    import spark_fast  # it takes the fast path of the core itself, which no trace may slow down or change
     from spark_fast import _core
 
     _core.worker = RecordingCore(_core.worker, Log(path))  # type: ignore[assignment]

@@ -3,21 +3,28 @@
 HEAD = """
 import os, signal, sys, threading, time
 import spark_fast as spark
-from spark_fast import client
+from spark_fast import _core, client
 
 def me():
     return client.attach("trace")
 
-def when_paused(act):
-    # From another thread, once this process is parked.
+def when_paused(act, blocks=True):
+    # From another thread, once this process is parked. An event loop that is parked does not block its thread.
     def wait():
         run = me()
         while run.status != "paused":
             time.sleep(0.001)
+        if blocks:
+            waits()
         act(run)
     thread = threading.Thread(target=wait, daemon=True)
     thread.start()
     return thread
+
+def waits():
+    # Until the thread that is parked has done what was asked, and waits again.
+    while not _core.worker.waiting:
+        time.sleep(0.001)
 
 def steps(count=1):
     for _ in range(count):
@@ -59,6 +66,7 @@ steps(2)
 me().pause(wait=False)
 def act(run):
     run.advance(2)
+    waits()
     run.resume()
 thread = when_paused(act)
 steps(5)
@@ -99,7 +107,8 @@ def work():
         print("thread stopped")
 thread = threading.Thread(target=work)
 thread.start()
-thread.join()
+while thread.is_alive():  # a thread that joins it would be spared the stop
+    time.sleep(0.001)
 try:
     spark.checkpoint()
 except spark.SparkStopError:
@@ -142,6 +151,7 @@ steps(2)
 me().pause(wait=False)
 def act(run):
     run.set("lr", 0.5)
+    waits()
     run.resume()
 thread = when_paused(act)
 steps(2)
@@ -228,8 +238,8 @@ try:
     spark.checkpoint()
     spark.checkpoint()
 except spark.SparkStopError:
+    thread.join()
     print("stopped")
-thread.join()
 """,
     "hooks of a pause that pass checkpoints": """
 spark.on_pause(lambda: (print("pauses"), spark.checkpoint()))
@@ -278,17 +288,6 @@ if pid == 0:
 os.waitpid(pid, 0)
 steps(2)
 """,
-    "a fork while another thread attaches": """
-import multiprocessing
-thread = threading.Thread(target=steps)
-thread.start()
-pid = os.fork()
-if pid == 0:
-    os._exit(0)
-os.waitpid(pid, 0)
-thread.join()
-steps(2)
-""",
     "a signal before the first checkpoint": """
 spark.configure(stop_signals=("SIGTERM",))
 steps(1)
@@ -303,7 +302,7 @@ import asyncio
 async def train():
     await spark.checkpoint_async()
     me().pause(wait=False)
-    thread = when_paused(lambda run: run.resume())
+    thread = when_paused(lambda run: run.resume(), blocks=False)
     await spark.checkpoint_async()
     thread.join()
 asyncio.run(train())
@@ -325,7 +324,7 @@ print(spark.has_persisted("state"))
 RELOADING = """
 import json, os, pathlib, sys, threading, time
 import spark_fast as spark
-from spark_fast import client
+from spark_fast import _core, client
 
 FILE = pathlib.Path(__file__)
 
@@ -333,18 +332,7 @@ def edit(old, new, file=FILE):
     file.write_text(file.read_text().replace(old, new))
 
 def reload(**options):
-    # Asked from another thread, while this one passes checkpoints until the answer is there.
-    answer = []
-    def ask():
-        try:
-            answer.append(client.attach("trace").reload(**options).fate.state)
-        except client.SparkRequestError as error:
-            answer.append(error.request.fate.state)
-    thread = threading.Thread(target=ask)
-    thread.start()
-    while not spark.pending() and thread.is_alive():
-        time.sleep(0.001)
-    return thread
+    client.attach("trace").reload(wait=False, **options)
 """
 
 RELOADS = {
@@ -353,7 +341,7 @@ WORD = "old"
 done = spark.persist("done", lambda: [])
 for item in spark.track(range(3), key="items"):
     done.append((item, WORD))
-    if item == 1 and WORD == "old":
+    if item == 1 and len(done) == 2:
         edit('WORD = "ol' + 'd"', 'WORD = "new"')
         reload()
     spark.checkpoint()
@@ -366,7 +354,7 @@ if WORD == "new":
     raise ValueError("broken")
 for item in spark.track(range(3), key="items"):
     done.append((item, WORD))
-    if item == 1 and WORD == "old":
+    if item == 1 and len(done) == 2:
         edit('WORD = "ol' + 'd"', 'WORD = "new"')
         reload()
     spark.checkpoint()
@@ -377,9 +365,9 @@ WORD = "old"
 done = spark.persist("done", lambda: [])
 for item in spark.track(range(3), key="items"):
     done.append((item, WORD))
-    if item == 1 and WORD == "old":
+    if item == 1 and len(done) == 2:
         edit('WORD = "ol' + 'd"', 'WORD = = "new"')
-        reload().join()
+        reload()
     spark.checkpoint()
 print(done)
 """,
@@ -448,7 +436,7 @@ done = spark.persist("done", lambda: [])
 try:
     for item in spark.track(range(3), key="items"):
         done.append((item, WORD))
-        if item == 1 and WORD == "old":
+        if item == 1 and len(done) == 2:
             edit('WORD = "ol' + 'd"', 'WORD = "new"')
             reload()
             client.attach("trace").stop(wait=False)
@@ -463,7 +451,7 @@ done = spark.persist("done", lambda: [])
 spark.on_stop(lambda: print("saved"))
 def stop():
     run = client.attach("trace")
-    while run.error is None:
+    while run.error is None or not _core.worker.waiting:
         time.sleep(0.001)
     run.stop(wait=False)
 for item in spark.track(range(4), key="items"):

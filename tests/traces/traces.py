@@ -17,6 +17,8 @@ NAMES = [*PLAIN, *RELOADS]
 SECONDS = 60
 
 _VARYING = (
+    (re.compile(rf'  File "{re.escape(str(HERE))}.*\n(?:    .*\n)+'), ""),  # frames of record.py
+    (re.compile(r"^ +[~^]+\n", re.MULTILINE), ""),  # which a later Python draws under more lines
     (re.compile(r"\b[0-9a-f]{16}\b"), "<id>"),
     (re.compile(r"\bpid \d+"), "pid <n>"),
     (re.compile(r"\S+@\S+(?=, pid)"), "<user>"),
