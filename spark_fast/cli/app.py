@@ -390,7 +390,7 @@ def stop(
             return found.stop(wait=False, timeout=patience.left())
         from spark_fast.client import ending
 
-        return ending.ask_stop(found, seconds, stays=wait, timeout=patience.left())
+        return ending.ask_stop(found._connection, seconds, stays=wait, timeout=patience.left())
 
     _ask(
         run,
