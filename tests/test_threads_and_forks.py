@@ -791,8 +791,8 @@ def test_runs_that_the_server_lets_go_of_are_not_kept_open_by_requests_that_it_r
         assert run.values["lr"].value == 0.5
         memory.keep(request, None)
         assert memory.run("other") is not None
-        assert run._segment is None
-        assert run._exposed is None
+        assert run._connection._segment is None
+        assert run._board._file is None
         assert memory.request("test", request.id) is request
         assert request.fate.state == "applied"
         assert run.values["lr"].value == 0.5
