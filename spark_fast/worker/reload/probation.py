@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from spark_fast._core import GIVEN, ROUND, Place
 from spark_fast.errors import SparkReloadError
 from spark_fast.request import format_id
-from spark_fast.worker.reload import ended_loops
 from spark_fast.worker.state import loops
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ class Attempt:
         self.due = due
         self.executed = False
         self.aside: list[Place] = []
-        self._ended = ended_loops.snapshot()
+        self._ended = loops.ended_loops.snapshot()
 
     def rollback(self) -> None:
         """Put back what this code replaced. Raises what Transaction.undo() raises, after the places of the loops."""
@@ -75,7 +74,7 @@ class Attempt:
             self.transaction.undo()
         finally:
             loops.bring_back(self.aside)
-            ended_loops.restore(self._ended)
+            loops.ended_loops.restore(self._ended)
 
 
 class Probation:

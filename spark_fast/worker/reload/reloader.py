@@ -20,7 +20,7 @@ from spark_fast.errors import CodeRefusedError, SparkError, SparkReloadError, fi
 from spark_fast.request import is_restart, version_of
 from spark_fast.worker import options, session, stderr
 from spark_fast.worker.journal import writer
-from spark_fast.worker.reload import ended_loops, starting_over, vote
+from spark_fast.worker.reload import starting_over, vote
 from spark_fast.worker.reload.answers import answer, elsewhere_error, publish_applied, reason_of, speaks_against
 from spark_fast.worker.reload.dataloaders import DeferredLoaders
 from spark_fast.worker.reload.error_park import ErrorPark
@@ -133,7 +133,7 @@ class Reloader:
         transaction = self._transaction(self._code.changes_of(number), number, restart=restart)
         transaction.check()
         if not restart:
-            starting_over.look(
+            starting_over.check(
                 transaction, self.project, self._park, self._code.roots, thread=self.thread, anew=self.executes_entry
             )
         return transaction
@@ -193,7 +193,7 @@ class Reloader:
         again: executes the entry again, as far as that is needed, and runs it.
         """
         transaction: Transaction | None = None
-        ended_loops.begin()
+        loops.ended_loops.begin()
         while True:
             try:
                 result = first() if transaction is None else again(transaction)
@@ -248,8 +248,8 @@ class Reloader:
         if transaction.restart:
             attempt.aside = loops.set_aside(self.thread)
             loops.unwind(self.thread)
-            ended_loops.forget()
-        ended_loops.pass_over(starting_over.ended(self.project, self._park)[0])
+            loops.ended_loops.forget()
+        loops.ended_loops.pass_over(starting_over.ended(self.project, self._park)[0])
         if attempt.due is not None:
             writer.code(attempt.due.id, transaction.number, transaction.sources)
         with self._code.spawning.settling():
