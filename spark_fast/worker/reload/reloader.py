@@ -28,9 +28,10 @@ from spark_fast.worker.reload.modules import Project
 from spark_fast.worker.reload.probation import Attempt, DueReload, Probation
 from spark_fast.worker.reload.running_code import RunningCode
 from spark_fast.worker.reload.vote import ElsewhereError
-from spark_fast.worker.state import loops, persist
+from spark_fast.worker.state import hooks, loops, persist, registry
 
 if TYPE_CHECKING:
+    from spark_fast.worker.reload.repetition import Repetitions
     from spark_fast.worker.reload.transaction import Transaction
 
 __all__ = ["Reloader"]
@@ -58,6 +59,7 @@ class Reloader:
         self._loaders = DeferredLoaders()
         self._park = ErrorPark(watched=watched)
         self._undo_error: Exception | None = None
+        self._repetitions: Repetitions | None = None
 
     @property
     def project(self) -> Project:
@@ -139,9 +141,24 @@ class Reloader:
         return transaction
 
     def _transaction(self, sources: Mapping[str, bytes], number: int, *, restart: bool = False) -> "Transaction":
-        from spark_fast.worker.reload.transaction import Transaction  # takes 50 ms, which only a reload is to cost
+        # These take 50 ms to import, which only a reload is to cost.
+        from spark_fast.worker.reload.libraries import make_repetitions
+        from spark_fast.worker.reload.transaction import Transaction
 
-        return Transaction(self.project, sources, number=number, before=self._code.number, restart=restart)
+        if self._repetitions is None:
+            self._repetitions = make_repetitions()
+
+        return Transaction(
+            self.project,
+            sources,
+            number=number,
+            before=self._code.number,
+            persisted=persist,
+            declarations=registry,
+            repetitions=self._repetitions,
+            parts=[hooks],
+            restart=restart,
+        )
 
     def publish_applied(self) -> None:
         """Publish that the new code runs: it has proved itself, or come to a point at which it parks or stops.
@@ -252,7 +269,7 @@ class Reloader:
         loops.ended_loops.pass_over(starting_over.ended(self.project, self._park)[0])
         if attempt.due is not None:
             writer.code(attempt.due.id, transaction.number, transaction.sources)
-        with self._code.spawning.settling():
+        with self._code.spawning.frozen():
             transaction.execute()
         if attempt.due is not None and not vote.agree(attempt.due.seq, vote.EXECUTED):
             raise ElsewhereError("another rank can't execute it")
@@ -314,7 +331,7 @@ class Reloader:
 
         Return whether it is.
         """
-        if self.ending or not self._park.takes(error, on_trial=bool(self._probation)):
+        if self.ending or not self._park.takes(error, on_probation=self.on_probation):
             return False
         while self._probation:
             self._undo(self._probation.pop())
