@@ -38,7 +38,7 @@ from spark_fast.worker.state import hooks
 
 if TYPE_CHECKING:
     from spark_fast.worker.journal.replay import Replay
-    from spark_fast.worker.reload.reloader import Host
+    from spark_fast.worker.reload.reloader import Reloader
 
 __all__ = [
     "ask_hosts",
@@ -110,7 +110,7 @@ _on_trial = False
 _delivering = False
 _loops_unwound = False
 
-host: "Host | None" = None
+host: "Reloader | None" = None
 """Who runs the loop again after a reload; None where nobody does."""
 
 _replay: "Replay | None" = None

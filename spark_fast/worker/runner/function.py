@@ -66,9 +66,9 @@ def run_hosted(
     if session.host is not None or not session.attach():
         return fn(*args, **kwargs)
     # Imported when used: most trainings never need any of it.
-    from spark_fast.worker.reload.reloader import Host
+    from spark_fast.worker.reload.reloader import Reloader
 
-    host = Host(roots)
+    host = Reloader(roots)
     host.executes_entry = script is not None and not args and not kwargs
     host.project.install()
     host.project.adopt_loaded(script)
@@ -83,7 +83,7 @@ def run_hosted(
         nonlocal call
         if script is not None and transaction.touches_entry:
             reached = _reach(transaction.entry_code())
-            if reached is None and host.trying:
+            if reached is None and host.on_probation:
                 raise CodeRefusedError("executed anew, the script does not come to spark.run() any more")
             if reached is None:
                 return None  # it has done all there was to do without: a second time would be one too many

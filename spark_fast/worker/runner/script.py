@@ -23,7 +23,7 @@ from spark_fast.worker.lifecycle import stop_in_threads
 from spark_fast.worker.options import configure
 from spark_fast.worker.reload import reloader
 from spark_fast.worker.reload.error_park import record
-from spark_fast.worker.reload.reloader import Host
+from spark_fast.worker.reload.reloader import Reloader
 from spark_fast.worker.runner.options import RunnerOptions
 from spark_fast.worker.state import hooks
 
@@ -184,7 +184,7 @@ def _host(entry: _Entry, args: list[str], options: RunnerOptions, command: list[
     journal = None if options.replay is None else read(Path(options.replay))
     # What mended an error is in the journal, too.
     errors = journal is not None and any("error" in line for line in journal.lines)
-    host = Host([entry.first_path, os.getcwd(), *options.reload_dirs], watched=options.watched or errors)
+    host = Reloader([entry.first_path, os.getcwd(), *options.reload_dirs], watched=options.watched or errors)
     host.project.install()
     if options.safe_path is None and not sys.flags.safe_path:
         sys.path[0] = entry.first_path

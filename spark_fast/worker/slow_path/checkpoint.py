@@ -165,7 +165,7 @@ def _act(step: int, counted: bool) -> tuple[int, int, int, float, dict[str, Any]
             if action == _RAISE_RELOAD and entry is not None:
                 collector.switch_off()
                 if mine and host is not None:
-                    leaving = host.meet(entry, step)
+                    leaving = host.begin_reload(entry, step)
                     if leaving is not None:
                         raise leaving
                 else:
@@ -179,7 +179,7 @@ def _act(step: int, counted: bool) -> tuple[int, int, int, float, dict[str, Any]
                 break
         if mine and host is not None and action in (_HOLD, _RAISE_STOP):
             collector.switch_off()
-            host.tell()
+            host.publish_applied()
         if action == _HOLD and refused:
             Hold.stands(seq)
     return step, action, seq, park_for, entry

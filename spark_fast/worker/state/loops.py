@@ -24,7 +24,7 @@ from typing import Any
 
 from spark_fast._core import Place
 from spark_fast.errors import SparkInterrupt
-from spark_fast.worker.reload import ended_loops
+from spark_fast.worker.state.ended_loops import EndedLoops
 
 __all__ = [
     "abandon",
@@ -32,6 +32,7 @@ __all__ = [
     "begin_anew",
     "bring_back",
     "chain",
+    "ended_loops",
     "enter",
     "forget_unwound",
     "keep_after_errors",
@@ -44,6 +45,8 @@ __all__ = [
     "waiting",
 ]
 
+ended_loops = EndedLoops()
+"""The outermost loops that have ended."""
 _places: dict[str, Place] = {}
 _lock = threading.RLock()
 _loops: dict[tuple[int, int], list[Place]] = {}

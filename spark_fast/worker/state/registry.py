@@ -35,12 +35,14 @@ from spark_fast.runfiles.schema import (
 )
 from spark_fast.worker import session, stderr
 from spark_fast.worker.state import tensors
+from spark_fast.worker.state.mappings import replace_items
 
 __all__ = [
     "ExposedFunction",
     "ExposedValue",
     "SetterError",
     "connect",
+    "expect_again",
     "expose",
     "function",
     "function_of",
@@ -49,6 +51,7 @@ __all__ = [
     "restore",
     "runs_code",
     "set_values",
+    "settle",
     "snapshot",
     "value",
 ]
@@ -578,8 +581,6 @@ def snapshot() -> tuple[Any, ...]:
 def restore(before: tuple[Any, ...]) -> None:
     """Exposes what a snapshot had, and nothing else: new code that failed leaves nothing behind. What a controller has
     set since stays set: it was told so."""
-    from spark_fast.worker.reload.patching.undo import replace_items  # with those who reload
-
     when: int
     values: dict[str, Any]
     when, values, *then_all = before
