@@ -38,6 +38,7 @@ from spark_fast.worker.reload.error_park import ErrorPark
 from spark_fast.worker.reload.modules import ENTRY, Module, Project
 from spark_fast.worker.reload.spawn import Spawning
 from spark_fast.worker.reload.vote import ElsewhereError
+from spark_fast.worker.session import Reason
 from spark_fast.worker.state import loops, persist
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class Host:
         if folder is None:
             return
         store = Store(folder)
-        if session.several() and not session.first_here():
+        if session.has_local_peers() and not session.first_here():
             self._join(store)
             return
         path = [os.path.abspath(each or ".") for each in sys.path]
@@ -197,7 +198,7 @@ class Host:
     def _on_spawn(self, spawn: ModuleType) -> None:
         self._spawning.begin(self._project, spawn)
 
-    # --- at a checkpoint, holding session.turns ---
+    # --- at a checkpoint, holding session.current.lock ---
 
     def pass_checkpoint(self, done: int | None) -> None:
         """The thread under the host passes a checkpoint. done: GIVEN if its loop has handed out a new item since it
@@ -283,7 +284,7 @@ class Host:
                 )
         for trial in self._trials:
             self._finish_warnings(trial)  # not with the turns: it looks through all objects
-        with session.turns:
+        with session.current.lock:
             self.tell()
         for trial in self._trials:
             try:
@@ -295,8 +296,8 @@ class Host:
         self._trials.clear()
         loops.settle()
         dataloaders.settle()
-        with session.turns:
-            session.on_trial(False)
+        with session.current.lock:
+            session.current.watch.every(Reason.RELOAD_ON_TRIAL, False)
 
     # --- running ---
 
@@ -338,8 +339,8 @@ class Host:
     def _begin_hold(self, error: BaseException) -> None:
         self._leaving = None
         dataloaders.settle()
-        with session.turns:
-            session.on_trial(False)
+        with session.current.lock:
+            session.current.watch.every(Reason.RELOAD_ON_TRIAL, False)
         self._park.begin(error)
 
     def _wait(self) -> None:
@@ -411,9 +412,9 @@ class Host:
         if left is not None and left.asked is not None:
             # They hold the old frames, whose generators may wait for threads as they go: not with the turns.
             left.asked.error.__traceback__ = left.asked.error.__context__ = None
-        with session.turns:
+        with session.current.lock:
             trial, self._leaving = self._leaving, None
-            if trial is not None and trial.asked is not None and session.together():
+            if trial is not None and trial.asked is not None and session.is_distributed():
                 # The new code comes to the step at which the old one was left: nothing was done in it, and what
                 # the log says of it, that they park there say, holds for all ranks alike.
                 worker.set_back(trial.asked.step - options.current().stride)
@@ -421,7 +422,7 @@ class Host:
                 trial = _Trial(self._transaction({}, self._number), None)
             self._trials.append(trial)
             self._began = worker.step()
-            session.on_trial(True)
+            session.current.watch.every(Reason.RELOAD_ON_TRIAL, True)
         if trial.transaction.restart:
             trial.aside = loops.set_aside(self.thread)
             loops.unwind(self.thread)
@@ -453,7 +454,7 @@ class Host:
             if trial.asked is not None:
                 break
         vote.vote(trial.asked.entry["seq"], vote.PROVED if trial.executed else vote.EXECUTED, False)
-        if session.together():
+        if session.is_distributed():
             # In all ranks a step stands for the same item, however many have been done with this code here.
             worker.set_back(self._began + self._rounds * options.current().stride)
         dataloaders.settle()
@@ -467,7 +468,7 @@ class Host:
             after = f"version {transaction.before} runs on"
         back = f"version {transaction.number} of the code failed; {after}"
         stderr.warn(f"{back}:\n{text.rstrip()}")
-        with session.turns:
+        with session.current.lock:
             writer.failed(format_id(trial.asked.entry["id"]), reason_of(error))
             if elsewhere is not None:
                 worker.tell(trial.asked.entry["seq"], trial.asked.step, failed=True)  # whose fault it is has said why

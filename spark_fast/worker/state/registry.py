@@ -276,7 +276,7 @@ def _exclusively() -> Iterator[None]:
     """What is exposed changes. A signal handler may pass a checkpoint in the middle of it: so the locks that this takes
     are taken before, as a thread takes them which comes from a checkpoint. What goes may run code of the user's, and
     does so when they are given back."""
-    with nullcontext() if session.begun() else beginning, session.turns, _lock:
+    with nullcontext() if session.begun() else beginning, session.current.lock, _lock:
         before = dict(_functions), dict(_declared), [it.value for it in _found.values()]
         yield
     del before
