@@ -18,7 +18,8 @@ from typing import Any
 
 from spark_fast.errors import ReloadRefusedError
 from spark_fast.worker import stderr
-from spark_fast.worker.reload.patching.undo import UndoLog, replace_items
+from spark_fast.worker.reload.patching.undo import UndoLog
+from spark_fast.worker.state.mappings import replace_items
 
 __all__ = ["Repetition", "refuse_libraries"]
 

@@ -32,14 +32,14 @@ from spark_fast.request import format_id, is_restart, sender_name, version_of
 from spark_fast.runfiles.versions import Store
 from spark_fast.worker import options, session, stderr
 from spark_fast.worker.journal import writer
-from spark_fast.worker.reload import dataloaders, ended_loops, starting_over, vote
+from spark_fast.worker.reload import dataloaders, starting_over, vote
 from spark_fast.worker.reload.answers import answer, elsewhere_error, publish_applied, reason_of, speaks_against
 from spark_fast.worker.reload.error_park import ErrorPark
 from spark_fast.worker.reload.modules import ENTRY, Module, Project
 from spark_fast.worker.reload.spawn import Spawning
 from spark_fast.worker.reload.vote import ElsewhereError
 from spark_fast.worker.session import Reason
-from spark_fast.worker.state import loops, persist
+from spark_fast.worker.state import ended_loops, loops, persist
 
 if TYPE_CHECKING:
     from spark_fast.worker.reload.transaction import Transaction

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 from spark_fast._core import KeyedTrack, Track
 from spark_fast.project.files import relative
 from spark_fast.project.sources import decode
-from spark_fast.worker.reload import ended_loops
 from spark_fast.worker.reload.modules import ENTRY, Module
 from spark_fast.worker.reload.name_changes import Scope, in_loop, names_in
+from spark_fast.worker.state import ended_loops
 
 __all__ = ["Position", "find", "losses", "lost_keys", "of_ended", "of_stack", "of_traceback"]
 

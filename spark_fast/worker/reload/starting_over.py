@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 from spark_fast._core import worker
 from spark_fast.errors import CodeRefusedError
 from spark_fast.worker import options
-from spark_fast.worker.reload import ended_loops
 from spark_fast.worker.reload.error_park import ErrorPark
 from spark_fast.worker.reload.modules import Project
-from spark_fast.worker.state import loops, persist
+from spark_fast.worker.state import ended_loops, loops, persist
 
 if TYPE_CHECKING:
     from spark_fast.worker.reload.transaction import Transaction

@@ -20,8 +20,8 @@ from spark_fast.worker.reload.leftovers import factory_warnings, object_warnings
 from spark_fast.worker.reload.libraries import Repetition, refuse_libraries
 from spark_fast.worker.reload.modules import ENTRY, Module, Project
 from spark_fast.worker.reload.patching import Patch, preflight
-from spark_fast.worker.reload.patching.undo import replace_items
 from spark_fast.worker.state import hooks, persist, registry
+from spark_fast.worker.state.mappings import replace_items
 
 __all__ = ["Transaction", "without_gc"]
 

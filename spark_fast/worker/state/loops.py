@@ -23,7 +23,7 @@ from typing import Any
 
 from spark_fast._core import Place
 from spark_fast.errors import SparkInterrupt
-from spark_fast.worker.reload import ended_loops
+from spark_fast.worker.state import ended_loops
 
 __all__ = [
     "abandon",

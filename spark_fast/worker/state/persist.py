@@ -5,6 +5,8 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from spark_fast.worker.state.mappings import replace_items
+
 __all__ = ["clear_all_persisted", "clear_persisted", "has_persisted", "persist"]
 
 Value = TypeVar("Value")
@@ -82,8 +84,6 @@ def snapshot() -> dict[str, object]:
 
 def restore(values: dict[str, object]) -> None:
     """Stores what a snapshot had, and nothing else: new code that failed leaves no value behind."""
-    from spark_fast.worker.reload.patching.undo import replace_items  # with those who reload
-
     replace_items(_values, values)
 
 

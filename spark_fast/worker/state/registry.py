@@ -33,6 +33,7 @@ from spark_fast.runfiles.schema import (
 from spark_fast.worker import session, stderr
 from spark_fast.worker.state import tensors
 from spark_fast.worker.state.declare import ExposedFunction, ExposedValue, described, is_function, limits_of
+from spark_fast.worker.state.mappings import replace_items
 
 __all__ = [
     "SetterError",
@@ -400,8 +401,6 @@ def snapshot() -> tuple[Any, ...]:
 def restore(before: tuple[Any, ...]) -> None:
     """Exposes what a snapshot had, and nothing else: new code that failed leaves nothing behind. What a controller has
     set since stays set: it was told so."""
-    from spark_fast.worker.reload.patching.undo import replace_items  # with those who reload
-
     when: int
     values: dict[str, Any]
     when, values, *then_all = before

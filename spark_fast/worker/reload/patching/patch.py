@@ -27,7 +27,8 @@ from spark_fast.worker.reload.patching.referrers import (
 from spark_fast.worker.reload.patching.renames import removed_classes, rename_class, renamed_classes
 from spark_fast.worker.reload.patching.rewriting import Stage, add_decorators, add_settling
 from spark_fast.worker.reload.patching.source import ADOPT, Source, is_ours, parsed
-from spark_fast.worker.reload.patching.undo import EMPTY, UndoLog, cell_contents, replace_items
+from spark_fast.worker.reload.patching.undo import EMPTY, UndoLog, cell_contents
+from spark_fast.worker.state.mappings import replace_items
 
 __all__ = ["Patch"]
 

@@ -3,7 +3,7 @@
 A script trains, and then saves. If saving fails, mended code is to save and not to train a second time. So an outermost
 loop that has ended is passed over when the script runs again, as a loop is that has ended within an item of its outer
 loop. This holds only if the script comes to the loop once: one that stands in a loop without a key begins anew, and so
-does one in code whose source can't be read. Called with the lock of places.py.
+does one in code whose source can't be read. Called with the lock of loops.py.
 """
 
 import ast
