@@ -48,6 +48,7 @@ from spark_fast.status import (
     SparkStatus,
     WorkerState,
     monotonic,
+    slowest,
     trouble_of,
 )
 
@@ -184,10 +185,12 @@ class Request:
             left = 0.0
         if not self._run._until(lambda: self.fate.final, left):
             fate = self.fate
-            ends, now = ("ended", fate.reason) if fate.running else ("taken effect", f"the run is {self._run.status}")
+            ranks = self._run.ranks
+            status, late = status_of_ranks(ranks), slowest(ranks)
+            ends, now = ("ended", fate.reason) if fate.running else ("taken effect", f"the run is {status}")
             raise SparkTimeoutError(
                 f"{self.kind} of run {self._run.id} has not {ends} in {deadline.seconds or 0:g} s: {now}, at step "
-                f"{self._run.step}. The request stands.",
+                f"{step_of_ranks(ranks)}{f'; {late}' if late else ''}. The request stands.",
                 self,
             )
         return self.fate
