@@ -76,8 +76,8 @@ def applied(request: client.Request) -> int:
 def waited(job: Job, runs: list[client.Run], request: client.Request) -> int:
     """The step at which both ranks have done a pause or a stop.
 
-    The ranks share no work, and one that starts late, or comes back, counts from 0: it may be tens of thousands of
-    steps behind. Once the other has acted, the step is decided, and the one that is behind goes there without a rest.
+    The ranks share no work, and one that starts late, or comes back, counts from 0: it may be thousands of steps
+    behind. Once the other has acted, the step is decided, and the one that is behind goes there without a rest.
     """
 
     def acted() -> bool:
@@ -144,7 +144,7 @@ def learn():
         while True:
             spark.checkpoint()
             if not os.path.exists(HURRY):
-                time.sleep(0.002)
+                time.sleep(0.01)
     except spark.SparkStopError as stop:
         return stop.step, state.lr
 """
