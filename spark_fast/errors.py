@@ -482,12 +482,12 @@ _REASONS = {
 
 
 def describe_code(code: int) -> str:
-    """Return what the error number of a C function means: errno's numbers, and those of csrc/sf_segment.h."""
+    """Return what the error number of a C function means: errno's numbers, and those of csrc/sf_error.h."""
     return _REASONS.get(code) or os.strerror(code)
 
 
 def from_code(code: int, call: str, path: str | None) -> Exception:
-    """The exception for a C function's error: errno's numbers, and those of csrc/sf_segment.h."""
+    """The exception for a C function's error: errno's numbers, and those of csrc/sf_error.h."""
     if code not in _REASONS:
         return OSError(code, f"{call}: {os.strerror(code)}", path)
     if code == _LAYOUT:
