@@ -2,7 +2,7 @@
 
 import os
 
-from spark_fast import __version__, _core
+from spark_fast import _core
 from spark_fast.errors import LayoutError, LogFullError, SegmentError
 from spark_fast.runfiles.descriptors import open_own
 
@@ -51,7 +51,7 @@ def layout_error(path: str) -> LayoutError:
         os.close(fd)
     ours = _core.LAYOUT_VERSION
     return LayoutError(
-        f"has layout {theirs}, spark_fast {__version__} has layout {ours}: "
+        f"has layout {theirs}, spark_fast {_core.BUILD_VERSION} has layout {ours}: "
         "use the spark-fast command of the environment that the training runs in",
         path,
     )
