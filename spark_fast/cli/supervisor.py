@@ -14,17 +14,17 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from spark_fast import _core, launchers
 from spark_fast.cli import exits, extras, ui_server, watching
+from spark_fast.cli.run_options import Order
 from spark_fast.errors import SegmentError, SparkError
 from spark_fast.own_process import asks_for_safe_path
 from spark_fast.request import GRACE, RESET
-from spark_fast.runfiles import names, run_folder
+from spark_fast.runfiles import run_folder
 
-__all__ = ["Order", "order", "supervise"]
+__all__ = ["supervise"]
 
 TOLD = "SPARK_FAST_RUNNER"
 
@@ -49,70 +49,6 @@ _SOON = 0.001
 """Seconds that a timer runs at the least: none at all would be no timer."""
 _LAST_WORDS = 2.0
 """Seconds between the SIGTERM and the SIGKILL for a worker that did not end in the time that it was given."""
-
-
-@dataclass(frozen=True)
-class Order:
-    """What is to be run.
-
-    Attributes:
-        target: the script or the module.
-        arguments: its arguments.
-        module: whether it is a module.
-        name: the run id, None for SPARK_FAST_RUN, or one that is drawn.
-        reload_dirs, journal, replay: see RunnerOptions.
-        watch: whether to reload what changes on disk; in a job of several ranks the supervisor of rank 0 sees to it.
-        page: whether to serve the web page, too; likewise.
-        journal_limit, stop_deadline, on_error, error_timeout: see configure().
-    """
-
-    target: str
-    arguments: list[str]
-    module: bool = False
-    name: str | None = None
-    reload_dirs: tuple[str, ...] = ()
-    journal: str | None = None
-    replay: str | None = None
-    watch: bool = False
-    page: bool = False
-    journal_limit: str | None = None
-    stop_deadline: float | None = None
-    on_error: str | None = None
-    error_timeout: float | None = None
-
-
-def order(
-    target: str,
-    arguments: list[str],
-    *,
-    module: bool,
-    watch: bool,
-    name: str | None,
-    reload_dirs: list[str],
-    journal: str | None,
-    replay: str | None,
-    page: bool = False,
-    journal_limit: str | None = None,
-    stop_deadline: float | None = None,
-    on_error: str | None = None,
-    error_timeout: float | None = None,
-) -> Order:
-    """The order that a command line gives. Its paths are those of the working directory as it is now."""
-    return Order(
-        target=target,
-        arguments=arguments,
-        module=module,
-        watch=watch,
-        name=name,
-        reload_dirs=tuple(os.path.abspath(folder) for folder in reload_dirs),
-        journal=journal if journal is None or journal.lower() in names.OFF else os.path.abspath(journal),
-        replay=os.path.abspath(replay) if replay is not None else None,
-        page=page,
-        journal_limit=journal_limit,
-        stop_deadline=stop_deadline,
-        on_error=on_error,
-        error_timeout=error_timeout,
-    )
 
 
 def supervise(order: Order) -> int:
@@ -236,15 +172,8 @@ class _Worker:
         self._news, theirs = os.pipe()
         os.set_blocking(self._news, False)
         os.set_inheritable(theirs, True)
-        told = {
+        told = order.for_worker() | {
             "name": name,
-            "reload_dirs": order.reload_dirs,
-            "journal": order.journal,
-            "replay": order.replay,
-            "journal_limit": order.journal_limit,
-            "stop_deadline": order.stop_deadline,
-            "on_error": order.on_error,
-            "error_timeout": order.error_timeout,
             "supervisor": os.getpid(),
             "safe_path": asks_for_safe_path(),
             "watched": order.watch,
