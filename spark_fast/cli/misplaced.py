@@ -1,4 +1,4 @@
-"""Options of `spark-fast run` that stand after the script, where they belong to the script."""
+"""A hint for options of `spark-fast run` that stand after the script, and so belong to the script."""
 
 import os
 import shlex
@@ -10,7 +10,7 @@ from spark_fast.runfiles.names import OFF
 __all__ = ["say_misplaced"]
 
 _LONG = {option.flag: option for option in OPTIONS.values() if option.flag.startswith("--")}
-"""The options that a script's own are unlikely to be called as; many have a -m."""
+"""The options whose place the hint checks: all but -m, which many scripts have."""
 
 
 def say_misplaced(order: Order) -> None:
