@@ -781,7 +781,7 @@ def test_runs_that_the_server_lets_go_of_are_not_kept_open_by_requests_that_it_r
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(request_cache, "_RUNS", 1)
-    memory = request_cache.Sent()
+    memory = request_cache.RequestCache()
     with Child(tmp_path, EXPOSING) as child:
         child.run()
         shutil.copytree(home / "test", home / "other")
