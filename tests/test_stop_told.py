@@ -216,13 +216,13 @@ def test_a_process_that_was_given_a_dead_workers_number_is_never_signalled(
 ) -> None:
     with Child(tmp_path, HANGS) as child:
         run = child.run()
-        slots = run._slots
+        slots = run._connection.slots
 
         def misled() -> list[dict[str, Any]]:
             return [slot | {"pid": innocent.pid} for slot in slots()]
 
-        monkeypatch.setattr(run, "_slots", misled)
+        monkeypatch.setattr(run._connection, "slots", misled)
         with pytest.raises(client.SparkTimeoutError, match="no process here can be found"):
-            ending.end_after(run, 0.0)
+            ending.end_after(run._connection, 0.0)
         assert innocent.poll() is None
         os.kill(child.pid, 0)

@@ -7,7 +7,7 @@ waits here, where it takes no thread, and another's next request is sent before 
 import asyncio
 from collections import OrderedDict, deque
 
-from spark_fast.client.rate_limit import Share
+from spark_fast.client.rate_limit import TokenBucket
 from spark_fast.ui.threads import BusyError
 
 __all__ = ["Turns"]
@@ -41,13 +41,13 @@ class Turns:
 class _Line:
     def __init__(self, run: str) -> None:
         self._run = run
-        self._share = Share()
+        self._share = TokenBucket()
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def idle(self) -> bool:
-        return not self._waiting and self._share.whole
+        return not self._waiting and self._share.full
 
     async def take(self, client: str) -> None:
         if not self._waiting and self._share.wait() == 0:

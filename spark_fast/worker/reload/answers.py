@@ -7,9 +7,8 @@ from typing import Any
 from spark_fast._core import worker
 from spark_fast.errors import SparkError, SparkInterrupt, is_stop
 from spark_fast.runfiles import mailbox
-from spark_fast.worker import session, stderr
+from spark_fast.worker import replies, session, stderr
 from spark_fast.worker.reload.vote import ElsewhereError
-from spark_fast.worker.slow_path import replies
 
 __all__ = ["answer", "elsewhere_error", "publish_applied", "reason_of", "speaks_against"]
 

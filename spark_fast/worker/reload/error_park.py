@@ -17,11 +17,13 @@ from spark_fast.request import AFTER_ERROR, Kind, Verdict
 from spark_fast.runfiles import run_error, run_folder
 from spark_fast.runfiles.descriptors import is_short
 from spark_fast.status import monotonic
-from spark_fast.worker import options, session, stderr
+from spark_fast.worker import options, process, session, stderr
 from spark_fast.worker.journal import writer
+from spark_fast.worker.lifecycle.error_record import record
+from spark_fast.worker.session import Reason
 from spark_fast.worker.state import loops, persist
 
-__all__ = ["ErrorPark", "record"]
+__all__ = ["ErrorPark"]
 
 _JOB_TIMEOUT = 300.0
 """Seconds that a rank of a job is paused after an error. The other ranks may wait in a collective, whose time limit is
@@ -59,7 +61,7 @@ class ErrorPark:
         """
         self._after_reload |= reloaded
         if self._is_chosen():
-            loops.keep_after_errors(session.loops_unwound)
+            loops.keep_after_errors(_note_unwound)
 
     def disarm(self) -> None:
         """Let exceptions end the loops and the script from here on."""
@@ -83,7 +85,7 @@ class ErrorPark:
         if on_probation:
             return not (isinstance(error, SystemExit) and error.code in (None, 0))
         # Hosts agree on a pause by messages, and each has its own ranks that may not have failed.
-        return self._is_chosen() and not isinstance(error, SystemExit) and not session.elsewhere()
+        return self._is_chosen() and not isinstance(error, SystemExit) and not session.has_remote_peers()
 
     def begin(self, error: BaseException) -> None:
         """Keep the error, publish it, and print what can be done."""
@@ -107,7 +109,7 @@ class ErrorPark:
         no longer be controlled.
         """
         seconds = options.current().error_timeout
-        if seconds is None and session.together():
+        if seconds is None and session.is_distributed():
             seconds = _JOB_TIMEOUT
         ends = None if seconds is None else monotonic() + seconds
         try:
@@ -119,7 +121,7 @@ class ErrorPark:
         except (SparkError, OSError) as error:
             stderr.warn(f"the run can't be paused any longer after its error: {error}")
         if self.error is not None and not worker.attached():
-            session.stop_alone("the loss of the run's control")  # its code that saves is to run
+            process.current.local_stop.stop("the loss of the run's control")  # so that code that saves runs
             worker.checkpoint()
             raise self.error
 
@@ -145,7 +147,7 @@ class ErrorPark:
                     stderr.warn(f"the run waits, and is paused as soon as a file can be opened: {error}")
                 told = True
                 time.sleep(_AGAIN)
-                if session.stops_alone() is not None:
+                if process.current.local_stop.pending() is not None:
                     return None  # the next checkpoint raises the stop that a signal asked for
 
     def end(self, *, new_code: bool) -> list[str]:
@@ -193,20 +195,6 @@ class ErrorPark:
         return bool(self._aside)
 
 
-def record(error: BaseException, *, can_resume: bool = False) -> run_error.RunError:
-    """Write an exception that ends or parks this worker to the run's folder, for `status` and the web page."""
-    found = run_error.describe(
-        error,
-        stderr.as_printed(error),
-        step=worker.step(),
-        rank=session.rank() or 0,
-        time=time.time(),
-        can_resume=can_resume,
-    )
-    folder = session.folder()
-    if folder is not None:
-        try:
-            run_error.write(folder, session.slot(), found)
-        except (OSError, SparkError) as problem:
-            stderr.warn(f"could not write down why the run failed: {problem}")
-    return found
+def _note_unwound(whether: bool) -> None:
+    """Watch for the next checkpoint, which decides whether loops that an exception unwound go on."""
+    session.current.watch.every(Reason.LOOPS_UNWOUND, whether)

@@ -28,6 +28,7 @@ from spark_fast.worker.reload.modules import Project
 from spark_fast.worker.reload.probation import Attempt, DueReload, Probation
 from spark_fast.worker.reload.running_code import RunningCode
 from spark_fast.worker.reload.vote import ElsewhereError
+from spark_fast.worker.session import Reason
 from spark_fast.worker.state import hooks, loops, persist, registry
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class Reloader:
     def begin_reload(self, entry: dict[str, Any], step: int) -> SparkReloadError | None:
         """Prepare the reload that is due. Return the exception to raise; None if the reload was refused.
 
-        The caller holds session.turns.
+        The caller holds session.current.lock.
 
         entry: the request, as the log has it.
         """
@@ -163,7 +164,7 @@ class Reloader:
     def publish_applied(self) -> None:
         """Publish that the new code runs: it has proved itself, or come to a point at which it parks or stops.
 
-        The caller holds session.turns.
+        The caller holds session.current.lock.
         """
         for attempt in self._probation:
             if attempt.due is not None and not attempt.due.published:
@@ -186,7 +187,7 @@ class Reloader:
                 raise due.leave() from ElsewhereError("another rank can't run it")
         for attempt in self._probation:
             self._finish_warnings(attempt)  # before the lock is taken: it looks through all objects
-        with session.turns:
+        with session.current.lock:
             self.publish_applied()
         for attempt in self._probation:
             try:
@@ -198,8 +199,8 @@ class Reloader:
         self._probation.clear()
         loops.settle()
         self._loaders.end()
-        with session.turns:
-            session.on_trial(False)
+        with session.current.lock:
+            session.current.watch.every(Reason.RELOAD_ON_TRIAL, False)
 
     # --- running ---
 
@@ -251,16 +252,16 @@ class Reloader:
             # The exception holds the old frames. Their generators may wait for threads as they are closed, so this
             # comes before the lock is taken.
             left.due.error.__traceback__ = left.due.error.__context__ = None
-        with session.turns:
+        with session.current.lock:
             attempt, self._leaving = self._leaving, None
-            if attempt is not None and attempt.due is not None and session.together():
+            if attempt is not None and attempt.due is not None and session.is_distributed():
                 # The new code begins at the step at which the old code was left: nothing was done in that step, and
                 # what the log says of it, a park say, holds for all ranks alike.
                 worker.set_back(attempt.due.step - options.current().stride)
             if attempt is None:  # after a rollback, or the run was resumed after an error
                 attempt = Attempt(self._transaction({}, self._code.number), None)
             self._probation.begin(attempt, worker.step())
-            session.on_trial(True)
+            session.current.watch.every(Reason.RELOAD_ON_TRIAL, True)
         transaction = attempt.transaction
         if transaction.restart:
             attempt.aside = loops.set_aside(self.thread)
@@ -293,7 +294,7 @@ class Reloader:
                 break
         due, transaction = attempt.due, attempt.transaction
         vote.vote(due.seq, vote.PROVED if attempt.executed else vote.EXECUTED, False)
-        if session.together():
+        if session.is_distributed():
             # A step stands for the same item in all ranks, however many items this rank has done with the new code.
             worker.set_back(self._probation.step + self._probation.rounds * options.current().stride)
         self._loaders.end()
@@ -306,7 +307,7 @@ class Reloader:
             after = f"version {transaction.before} runs on"
         back = f"version {transaction.number} of the code failed; {after}"
         stderr.warn(f"{back}:\n{text.rstrip()}")
-        with session.turns:
+        with session.current.lock:
             writer.failed(due.id, reason_of(error))
             if elsewhere is not None:
                 worker.tell(due.seq, due.step, failed=True)  # the rank whose code failed has said why
@@ -341,8 +342,8 @@ class Reloader:
     def _park_after_rollback(self, error: BaseException) -> None:
         self._leaving = None
         self._loaders.end()
-        with session.turns:
-            session.on_trial(False)
+        with session.current.lock:
+            session.current.watch.every(Reason.RELOAD_ON_TRIAL, False)
         self._park.begin(error)
 
     def _wait(self) -> None:

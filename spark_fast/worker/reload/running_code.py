@@ -54,7 +54,7 @@ class RunningCode:
         if folder is None:
             return
         store = Store(folder)
-        if session.several() and not session.first_here():
+        if session.has_local_peers() and not session.first_here():
             self._join(store)
             return
         path = [os.path.abspath(each or ".") for each in sys.path]

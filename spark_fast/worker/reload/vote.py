@@ -7,7 +7,7 @@ PATIENCE seconds counts as a no. The relays of other hosts bring the votes of th
 import time
 
 from spark_fast._core import worker
-from spark_fast.worker import session
+from spark_fast.worker.lifecycle.hosts import ring_hosts
 
 __all__ = ["EXECUTED", "PATIENCE", "PROVED", "READY", "ElsewhereError", "agree", "vote"]
 
@@ -46,6 +46,6 @@ def agree(seq: int, phase: int) -> bool:
         if verdict == 0:
             if now > ring:
                 ring = now + _RING
-                session.ring_hosts()
+                ring_hosts()
             worker.wait_for_change(seen, _LOOK)
     return verdict == _YES

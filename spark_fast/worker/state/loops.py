@@ -14,7 +14,6 @@ tasks and threads pass checkpoints.
 
 import gc
 import itertools
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -437,12 +436,9 @@ def living(thread: int) -> list[str]:
         return sorted(key for key, place in _places.items() if place.thread == thread or place.owner is None)
 
 
-def _forget_after_fork() -> None:
+def forget_after_fork() -> None:
     # Another thread of the parent may have held the lock; and no reload ever comes to a child.
     global _lock, _unwinding, _on_unwound
     _lock = threading.RLock()
     _unwinding = _on_unwound = None
     _unwound.clear()
-
-
-os.register_at_fork(after_in_child=_forget_after_fork)

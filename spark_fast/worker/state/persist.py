@@ -1,6 +1,5 @@
 """Values that outlive a reload of the code."""
 
-import os
 import sys
 import threading
 from collections.abc import Callable
@@ -88,11 +87,8 @@ def restore(values: dict[str, object]) -> None:
     replace_items(_values, values)
 
 
-def _forget_after_fork() -> None:
+def forget_after_fork() -> None:
     # Another thread of the parent may have been in the middle of it.
     global _lock
     _lock = threading.RLock()
     _making.clear()
-
-
-os.register_at_fork(after_in_child=_forget_after_fork)
