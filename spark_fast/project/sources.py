@@ -2,13 +2,14 @@
 
 import ast
 import io
+import linecache
 import tokenize
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-__all__ = ["Fault", "Import", "check", "decode", "encode", "imports_of"]
+__all__ = ["Fault", "Import", "check", "decode", "encode", "imports_of", "show_in_tracebacks"]
 
 _UNNAMED = "<code to be sent>"
 
@@ -30,6 +31,11 @@ def encode(text: str) -> bytes:
     except SyntaxError:  # an unknown encoding: the compiler has the better message
         return raw
     return raw if encoding.startswith("utf-8") else text.encode(encoding)
+
+
+def show_in_tracebacks(path: str, source: bytes) -> None:
+    """Make tracebacks show the lines of this source for a file, even if the file on disk has changed."""
+    linecache.cache[path] = len(source), None, decode(source).splitlines(keepends=True), path
 
 
 @dataclass(frozen=True)

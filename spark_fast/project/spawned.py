@@ -142,6 +142,7 @@ class _Code:
         if disk is not None and disk == _on_disk(os.path.join(self._blobs, digest))[1]:
             # Python finds bytecode by the second and the size, so it may be that of an earlier source.
             return disk, None if path in self.anew else state
+        # These take longer than all the rest, and only edited files need them.
         from pathlib import Path
 
         from spark_fast.errors import SparkError
@@ -297,7 +298,7 @@ def _drop_stale_modules(code: _Code) -> None:
     """
     if not any(_stale(name, module, code) for name, module in list(sys.modules.items())):
         return
-    from spark_fast.project.files import is_project_file
+    from spark_fast.project.files import is_project_file  # only a fork server's process with old modules needs it
 
     for name, module in list(sys.modules.items()):
         path = getattr(module, "__file__", None)
@@ -321,8 +322,6 @@ def _stale(name: str, module: ModuleType, code: _Code) -> bool:
 
 
 def _show_in_tracebacks(path: str, source: bytes) -> None:
-    import linecache
+    from spark_fast.project.sources import show_in_tracebacks  # it loads ast, and only edited files need it
 
-    from spark_fast.project.sources import decode
-
-    linecache.cache[path] = len(source), None, decode(source).splitlines(keepends=True), path
+    show_in_tracebacks(path, source)
