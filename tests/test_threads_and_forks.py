@@ -30,7 +30,7 @@ EXPOSING = LOOP.replace("while", "spark.expose(lr=0.5)\nwhile", 1)
 @contextmanager
 def home_locked() -> Iterator[None]:
     """Somebody makes or removes runs: those that want to must wait."""
-    with homes.opened_homes(create=True) as found, run_folder._home_locked(found[0], DEADLINE):
+    with homes.opened_homes(create=True) as found, run_folder.locked_home(found[0], DEADLINE):
         yield
 
 

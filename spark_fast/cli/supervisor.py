@@ -22,7 +22,7 @@ from spark_fast.cli import exits, extras, ui_server, watching
 from spark_fast.errors import SegmentError, SparkError
 from spark_fast.own_process import asks_for_safe_path
 from spark_fast.request import GRACE, RESET
-from spark_fast.runfiles import names, run_folder
+from spark_fast.runfiles import names, run_folder, supervisors
 
 __all__ = ["Order", "order", "supervise"]
 
@@ -173,7 +173,7 @@ class _Supervisor:
             if self._lock is None and worker.run is not None:
                 # Somebody else's turn, or a supervisor that is just ending: tried again at the next look.
                 with suppress(OSError, SparkError):
-                    self._lock = run_folder.hold_supervisor(worker.run)
+                    self._lock = supervisors.hold_supervisor(worker.run)
             if self._watcher is not None and worker.run is not None:
                 from spark_fast import client  # now that the worker is on its way, and only where it is needed
 

@@ -91,6 +91,8 @@ class Watch:
 
     def every(self, reason: Reason, whether: bool) -> None:
         """Have every checkpoint take the slow path for this reason, or end that."""
+        if whether == (reason in self._reasons):
+            return
         if whether:
             self._reasons.add(reason)
         else:
