@@ -35,7 +35,7 @@ def check(
             'training over. Give a loop a key, spark.track(…, key="batch"), and keep the model with '
             "spark.persist(); or start over on purpose with --restart"
         )
-    from spark_fast.worker.reload import restarts  # it loads ast, which only a reload is to cost
+    from spark_fast.worker.reload import restarts  # several modules, which only a reload is to cost
 
     modules = list(project.modules.values())
     transaction.warnings += restarts.find(modules, kept.values(), roots, error=park.error)

@@ -15,7 +15,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from spark_fast.errors import ReloadRefusedError
-from spark_fast.project.sources import decode
+from spark_fast.project.sources import decode, show_in_tracebacks
 from spark_fast.worker import stderr
 from spark_fast.worker.reload import dynamo
 from spark_fast.worker.reload.import_order import before_imports
@@ -141,7 +141,7 @@ class Transaction:
             self._namespaces.add(name, self._loaded(name))
         project.pending = {**project.pending, **self._sources}
         for path, source in self._sources.items():
-            _show_in_tracebacks(path, source)
+            show_in_tracebacks(path, source)
         again = [name for name in self._affected if name != ENTRY]
         self._waiting = set(again)
         self._declarations.expect_again(again)
@@ -282,11 +282,6 @@ class Transaction:
         for path in self._sources:
             linecache.cache.pop(path, None)
             if (source := self._project.source_of(path)) is not None:
-                _show_in_tracebacks(path, source)
+                show_in_tracebacks(path, source)
         if self._changed and dynamo.is_in_use():
             dynamo.forget()
-
-
-def _show_in_tracebacks(path: str, source: bytes) -> None:
-    """Make tracebacks show the lines of the source that runs, even if the file on disk has changed."""
-    linecache.cache[path] = len(source), None, decode(source).splitlines(keepends=True), path
