@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import spark_fast
 from spark_fast._core import beginning, worker
@@ -21,7 +21,7 @@ from spark_fast.worker.lifecycle.stopping import StopRule
 from spark_fast.worker.session import Life, Parent
 from spark_fast.worker.state import loops, persist, registry
 
-__all__ = ["WorkerProcess", "after_fork", "attach", "current", "take_signals"]
+__all__ = ["WorkerProcess", "attach", "current", "take_signals"]
 
 _REMOTE = 20.0
 """Seconds for the other hosts to answer a stop: more than a relay takes to start."""
@@ -219,12 +219,8 @@ def _stop_alone(sender: str) -> None:
 
 # --- forks ---
 
-_resets: list[Callable[[], object]] = []
-
-
-def after_fork(reset: Callable[[], object]) -> None:
-    """Have `reset()` called in each child that is forked from this process, after the parts below were replaced."""
-    _resets.append(reset)
+# What belongs to the slow path needs no reset: a worker that has passed a checkpoint is the one that trains, and a
+# process that is forked from it never becomes a worker.
 
 
 def _after_fork() -> None:
@@ -248,8 +244,9 @@ def _after_fork() -> None:
         # The C hook has done this already, unless the child was made without the C library's fork().
         child.life = Life.OFF
         worker.quiet()
-    for reset in (registry.forget_after_fork, writer.forget_after_fork, loops.forget_after_fork, *_resets):
-        reset()
+    registry.forget_after_fork()
+    writer.forget_after_fork()
+    loops.forget_after_fork()
     persist.forget_after_fork()
 
 
