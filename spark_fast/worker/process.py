@@ -13,6 +13,7 @@ from spark_fast.request import Kind, Verdict, sender_name
 from spark_fast.runfiles import run_folder
 from spark_fast.worker import options, session, stderr
 from spark_fast.worker.journal import writer
+from spark_fast.worker.journal.writer import JournalWriter
 from spark_fast.worker.lifecycle import child_process, forking, join
 from spark_fast.worker.lifecycle import exit as ending
 from spark_fast.worker.lifecycle.hosts import ask_hosts, meet_hosts
@@ -245,7 +246,7 @@ def _after_fork() -> None:
         child.life = Life.OFF
         worker.quiet()
     registry.forget_after_fork()
-    writer.forget_after_fork()
+    writer.current = JournalWriter()
     loops.forget_after_fork()
     persist.forget_after_fork()
 

@@ -38,7 +38,7 @@ def end(state: WorkerState) -> None:
         replay = session.current.replay
         if replay is not None and (left := replay.left(worker.step())) is not None:
             stderr.warn(left)
-        writer.end(state.name.lower())
+        writer.current.end(state.name.lower())
         try:
             worker.end(state)
         except (SegmentError, OSError) as error:

@@ -176,4 +176,4 @@ def _keep_journal(folder: Path, run: str, command: list[str], entry: tuple[str, 
     chosen = options.current().journal
     if chosen is not None and chosen.lower() in names.OFF:
         return
-    writer.keep(folder, run, command, chosen, entry)
+    writer.current.keep(folder, run, command, chosen, entry)

@@ -93,7 +93,7 @@ class ErrorPark:
         self.error = error
         kept = record(error, can_resume=self.has_places or bool(persist.snapshot()))
         self._message = kept.message
-        writer.stopped_by_error(kept.message, kept.traceback)
+        writer.current.stopped_by_error(kept.message, kept.traceback)
         run = session.run_id() or "RUN"
         stderr.warn(
             f"run {run} is paused after an error, with everything in memory: {kept.message}\n"

@@ -430,7 +430,7 @@ class Host:
         ended_loops.pass_over(starting_over.ended(self._project, self._park)[0])
         if trial.asked is not None:
             ident = format_id(trial.asked.entry["id"])
-            writer.code(ident, trial.transaction.number, trial.transaction.sources)
+            writer.current.code(ident, trial.transaction.number, trial.transaction.sources)
         with self._spawning.settling():
             trial.transaction.execute()
         if trial.asked is not None and not vote.agree(trial.asked.entry["seq"], vote.EXECUTED):
@@ -469,7 +469,7 @@ class Host:
         back = f"version {transaction.number} of the code failed; {after}"
         stderr.warn(f"{back}:\n{text.rstrip()}")
         with session.current.lock:
-            writer.failed(format_id(trial.asked.entry["id"]), reason_of(error))
+            writer.current.failed(format_id(trial.asked.entry["id"]), reason_of(error))
             if elsewhere is not None:
                 worker.tell(trial.asked.entry["seq"], trial.asked.step, failed=True)  # whose fault it is has said why
             elif not trial.asked.told:

@@ -189,7 +189,7 @@ def _turn(
     try:
         found = worker.turn(step, counted, reload=reload, mail=mail, inner=inner)
         host = session.current.host
-        writer.follow(host.project if host is not None else None)
+        writer.current.follow(host.project if host is not None else None)
         return found
     except (SegmentError, OSError) as error:
         session.lose_control(error)

@@ -158,19 +158,19 @@ def _do(entry: dict[str, Any]) -> Reply:
         if values is None:
             return Reply("refused", "what it carries is damaged")
         if not mailbox.stands_in_log(mail):  # what does stands in the line of the request too
-            writer.payload(format_id(entry["id"]), content)
+            writer.current.payload(format_id(entry["id"]), content)
         return _set(values)
     name = content.get("name")
     if not isinstance(name, str):
         return Reply("refused", "what it carries is damaged")
     ident = format_id(entry["id"])
-    writer.payload(ident, content)
+    writer.current.payload(ident, content)
     with suppress(OSError, FolderRefusedError):  # it only tells its sender more, once the log has forgotten it
         mailbox.write_reply(folder, entry["id"], _BEGUN, session.rank(), replace=False)
     try:
         return _call(name, ident, content)
     finally:
-        writer.returned(ident)
+        writer.current.returned(ident)
 
 
 def _set(values: Mapping[str, Any]) -> Reply:
@@ -267,7 +267,7 @@ def _tell(entry: dict[str, Any], step: int, reply: Reply) -> None:
     failed = reply.state != "done"
     told = False
     if failed:
-        writer.failed(format_id(entry["id"]), reply.reason)
+        writer.current.failed(format_id(entry["id"]), reply.reason)
     try:
         if folder is not None and (failed or entry["kind"] == Kind.CALL or reply.output):
             replies.write(folder, entry["id"], replace(reply, step=step))
