@@ -345,7 +345,7 @@ INTERRUPTED = """
 import time
 import spark_fast as spark
 from spark_fast.runfiles import mailbox
-from spark_fast.worker.slow_path import dispatch as delivering
+from spark_fast.worker.slow_path.dispatch import dispatcher
 
 def interrupted(where, name):
     inner = getattr(where, name)
@@ -355,7 +355,7 @@ def interrupted(where, name):
     setattr(where, name, once)
 
 def before():
-    interrupted(delivering, "deliver")
+    interrupted(dispatcher, "deliver")
 
 def answering():
     interrupted(mailbox, "write_reply")

@@ -266,13 +266,13 @@ def test_an_item_goes_where_no_lock_is_held(tmp_path: Path) -> None:
 def test_what_another_thread_persists_while_it_is_put_back_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
     class Key(str):
         def __hash__(self) -> int:
-            persist._values.setdefault(f"another {len(persist._values)}", 0)
+            persist.current._values.setdefault(f"another {len(persist.current._values)}", 0)
             return super().__hash__()
 
     monkeypatch.setattr(persist, "_values", {})
-    persist._values[Key("model")] = 0
-    persist.restore({"optim": 1})
-    assert persist._values["optim"] == 1 and "model" not in persist._values
+    persist.current._values[Key("model")] = 0
+    persist.current.restore({"optim": 1})
+    assert persist.current._values["optim"] == 1 and "model" not in persist.current._values
 
 
 def test_a_value_that_is_forgotten_as_it_is_made_is_returned_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

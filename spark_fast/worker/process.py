@@ -248,7 +248,7 @@ def _after_fork() -> None:
     registry.forget_after_fork()
     writer.current = JournalWriter()
     loops.forget_after_fork()
-    persist.forget_after_fork()
+    persist.current.after_fork()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -91,7 +91,7 @@ class ErrorPark:
         if error is self.error:
             return  # mended code has failed on trial: the worker is paused after the same error as before
         self.error = error
-        kept = record(error, can_resume=self.has_places or bool(persist.snapshot()))
+        kept = record(error, can_resume=self.has_places or bool(persist.current.snapshot()))
         self._message = kept.message
         writer.current.stopped_by_error(kept.message, kept.traceback)
         run = session.run_id() or "RUN"

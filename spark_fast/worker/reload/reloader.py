@@ -377,7 +377,7 @@ class Host:
 
     def _can_go_on(self) -> bool:
         """Whether code that runs again finds anything of what was there."""
-        return self._park.has_places or bool(persist.snapshot())
+        return self._park.has_places or bool(persist.current.snapshot())
 
     def _undo(self, trial: _Trial) -> None:
         """Puts back what the trial's code took the place of."""

@@ -111,7 +111,7 @@ class Transaction:
         self._before_sources: dict[str, Module] = {}
         self._before_snapshot: dict[str, bytes] = {}
         self._before_values: dict[str, object] = {}
-        self._before_hooks = hooks.snapshot()
+        self._before_hooks = hooks.current.snapshot()
         self._before_exposed = registry.snapshot()
         self._names: set[str] = set()
         self._waiting: set[str] = set()
@@ -153,8 +153,8 @@ class Transaction:
         self._affected = [name for name in project.importers(self._changed) if name in sys.modules]
         self._before_sources = dict(project.modules)
         self._before_snapshot = dict(project.snapshot)
-        self._before_values = persist.snapshot()
-        self._before_hooks = hooks.snapshot()
+        self._before_values = persist.current.snapshot()
+        self._before_hooks = hooks.current.snapshot()
         self._before_exposed = registry.snapshot()
         self._names = set(sys.modules)
         self._executed = True
@@ -224,7 +224,7 @@ class Transaction:
             return
         if self._repetition is not None:
             self.warnings += self._repetition.warnings
-        values = persist.snapshot()
+        values = persist.current.snapshot()
         self.warnings += object_warnings(
             self._patch.removed_classes(),
             values,
@@ -322,8 +322,8 @@ class Transaction:
             linecache.cache.pop(path, None)
             if (source := next((m.source for m in list(project.modules.values()) if m.path == path), None)) is not None:
                 _show_in_tracebacks(path, source)
-        persist.restore(self._before_values)
-        hooks.restore(self._before_hooks)
+        persist.current.restore(self._before_values)
+        hooks.current.restore(self._before_hooks)
         registry.restore(self._before_exposed)
         if self._changed and dynamo.is_in_use():
             dynamo.forget()

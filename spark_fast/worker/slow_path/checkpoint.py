@@ -11,7 +11,7 @@ from spark_fast.request import Kind, format_id
 from spark_fast.worker import process, session, stderr
 from spark_fast.worker.journal import writer
 from spark_fast.worker.lifecycle.hosts import ring_hosts
-from spark_fast.worker.slow_path import dispatch
+from spark_fast.worker.slow_path.dispatch import dispatcher
 from spark_fast.worker.slow_path.parking import Hold
 from spark_fast.worker.state import hooks, loops
 
@@ -55,7 +55,7 @@ def note_stop(error: BaseException) -> None:
     if is_stop(error):
         with session.current.lock:
             session.current.stop_raised = True
-            process.current.stop_rule.raised(called=dispatch.inside() or hooks.inside())
+            process.current.stop_rule.raised(called=dispatcher.inside() or hooks.current.inside())
 
 
 def enter_checkpoint(step: int, counted: bool, done: int | None) -> Hold | None:
@@ -67,13 +67,13 @@ def enter_checkpoint(step: int, counted: bool, done: int | None) -> Hold | None:
         loops.forget_unwound()
     session.current.passed = True
     with session.current.lock:
-        if counted and dispatch.inside():
-            step = dispatch.pass_inner()
+        if counted and dispatcher.inside():
+            step = dispatcher.pass_inner()
     host = session.current.host
     if counted and host is not None and host.thread == threading.get_ident():
         # What a function that was called passes says nothing of the loop's code. The turns are not held: what the old
         # code made goes now, and may wait for threads that pass checkpoints.
-        host.pass_checkpoint(0 if dispatch.inside() else done)
+        host.pass_checkpoint(0 if dispatcher.inside() else done)
     return apply_due(step, counted)
 
 
@@ -89,12 +89,12 @@ def apply_due(step: int, counted: bool) -> Hold | None:
             break
         # Not holding the turns: a function that is called may take its time, and other threads go on meanwhile.
         try:
-            dispatch.deliver(entry, step)
+            dispatcher.deliver(entry, step)
         finally:
             with session.current.lock:
                 if session.current.replay is not None:
                     session.current.replay.delivered(entry["id"])
-    if action == _HOLD and not dispatch.stands_over(seq):
+    if action == _HOLD and not dispatcher.stands_over(seq):
         return Hold(step, counted, seq, park_for, apply_due)
     if action == _RAISE_STOP and entry is not None:
         _stop(format_id(entry["id"]), step, entry["sender"])
@@ -104,7 +104,7 @@ def apply_due(step: int, counted: bool) -> Hold | None:
 def _stop(request_id: str, step: int, sender: str) -> None:
     """Raises the stop that is in force, where the rule of stopping.py has it raised."""
     with session.current.lock:
-        applies = process.current.stop_rule.applies(called=dispatch.inside() or hooks.inside())
+        applies = process.current.stop_rule.applies(called=dispatcher.inside() or hooks.current.inside())
     if applies:
         raise SparkStopError(request_id, step, sender)
 
@@ -142,12 +142,12 @@ def _act(step: int, counted: bool) -> tuple[int, int, int, float, dict[str, Any]
             _stop(alone[0], step, alone[1])
             return step, _GO, 0, 0.0, None
         if counted:
-            left = dispatch.left_over()
+            left = dispatcher.left_over()
             if left is not None:
                 return step, _DELIVER, left["seq"], 0.0, left
             replay = session.current.replay
             if replay is not None:
-                replay.append_due(step, within=dispatch.running_call(), inner=dispatch.inner())
+                replay.append_due(step, within=dispatcher.running_call(), inner=dispatcher.inner())
         host = session.current.host
         mine = host is not None and host.thread == threading.get_ident()
         refused = gives_way = beside = False
@@ -157,8 +157,8 @@ def _act(step: int, counted: bool) -> tuple[int, int, int, float, dict[str, Any]
                 step,
                 counted,
                 reload=mine or host is None or gives_way,
-                mail=beside or dispatch.mine() or not dispatch.busy(),
-                inner=dispatch.inner(),
+                mail=beside or dispatcher.mine() or not dispatcher.busy(),
+                inner=dispatcher.inner(),
             )
             if action == _RAISE_RELOAD and entry is not None:
                 collector.switch_off()
@@ -245,7 +245,7 @@ def _is_in_the_way() -> bool:
 def _mail_is_in_the_way() -> bool:
     """Whether a value or a call waits for a function that runs in another thread, and anything but values and calls
     stands behind it in the log: a pause has no reason to wait for that function."""
-    if not dispatch.busy() or dispatch.mine():
+    if not dispatcher.busy() or dispatcher.mine():
         return False
     applied, tail = worker.in_the_log()
     if tail - applied < 2:
