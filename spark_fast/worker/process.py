@@ -84,7 +84,7 @@ def _attach(fresh_name: bool) -> str | None:
     serves = parent is not None and (parent.trains or child_process.is_daemon())
     if not chosen.enabled or serves:
         _stay_alone()
-        registry.connect(None)
+        registry.current.connect(None)
         if parent is not None and not child_process.is_daemon():
             stderr.say(
                 f"nothing controls this process: it was forked from the worker of run {parent.run}, which passes "
@@ -98,7 +98,7 @@ def _attach(fresh_name: bool) -> str | None:
         raise
     except Exception as error:  # a full disk, another user's folder, a limit on locks: all have the same answer
         _stay_alone()
-        registry.connect(None)
+        registry.current.connect(None)
         stderr.warn(f"this run can't be controlled from outside: {error}. The training goes on without.")
         _take_chosen_signals(chosen)
         return None
@@ -245,7 +245,7 @@ def _after_fork() -> None:
         # The C hook has done this already, unless the child was made without the C library's fork().
         child.life = Life.OFF
         worker.quiet()
-    registry.forget_after_fork()
+    registry.current.after_fork()
     writer.current = JournalWriter()
     loops.forget_after_fork()
     persist.current.after_fork()

@@ -112,7 +112,7 @@ class Transaction:
         self._before_snapshot: dict[str, bytes] = {}
         self._before_values: dict[str, object] = {}
         self._before_hooks = hooks.current.snapshot()
-        self._before_exposed = registry.snapshot()
+        self._before_exposed = registry.current.snapshot()
         self._names: set[str] = set()
         self._waiting: set[str] = set()
         self._executed = False
@@ -155,7 +155,7 @@ class Transaction:
         self._before_snapshot = dict(project.snapshot)
         self._before_values = persist.current.snapshot()
         self._before_hooks = hooks.current.snapshot()
-        self._before_exposed = registry.snapshot()
+        self._before_exposed = registry.current.snapshot()
         self._names = set(sys.modules)
         self._executed = True
         if self.restart:
@@ -173,7 +173,7 @@ class Transaction:
             _show_in_tracebacks(path, source)
         again = [name for name in self._affected if name != ENTRY]
         self._waiting = set(again)
-        registry.expect_again(again)
+        registry.current.expect_again(again)
         with _asked_first(self._before_import):
             for name in again:
                 self._execute_module(name)
@@ -264,7 +264,7 @@ class Transaction:
         module = self._project.modules[ENTRY]
         source = self._sources.get(module.path, module.source)
         main = sys.modules[ENTRY]
-        registry.expect_again([ENTRY])
+        registry.current.expect_again([ENTRY])
         if ENTRY not in self._spaces:
             self._modules[ENTRY] = self._listed[ENTRY] = main
             self._spaces[ENTRY] = dict(main.__dict__)
@@ -283,7 +283,7 @@ class Transaction:
         for warning in self.warnings[self._told :]:  # too late for the fate
             stderr.warn(f"after a reload: {warning}")
         self._listed.clear()
-        registry.settle()
+        registry.current.commit()
         running = {module.path for module in list(self._project.modules.values())}
         self._project.snapshot = {
             path: source for path, source in self._project.snapshot.items() if path not in running
@@ -324,7 +324,7 @@ class Transaction:
                 _show_in_tracebacks(path, source)
         persist.current.restore(self._before_values)
         hooks.current.restore(self._before_hooks)
-        registry.restore(self._before_exposed)
+        registry.current.restore(self._before_exposed)
         if self._changed and dynamo.is_in_use():
             dynamo.forget()
 

@@ -171,18 +171,18 @@ class Dispatcher:
         """Set values, all or none."""
         none = "; none of the values is set" if len(values) > 1 else ""
         for name in values:
-            if not registry.is_value(name):
-                return Reply("refused", unknown(name, "value", registry.listed("value")) + none)
-            if registry.runs_code(name) and not self.mine():
+            if not registry.current.is_value(name):
+                return Reply("refused", unknown(name, "value", registry.current.listed("value")) + none)
+            if registry.current.runs_code(name) and not self.mine():
                 return Reply("refused", f"its on_set would have to wait, because {_BESIDE}{none}")
         # If no code of the script runs, nothing is printed: that saves most of the cost.
-        output = _Output(sys.stdout) if any(map(registry.runs_code, values)) else None
+        output = _Output(sys.stdout) if any(map(registry.current.runs_code, values)) else None
         try:
             if output is None:
-                registry.set_values(values)
+                registry.current.set_values(values)
             else:
                 with output.taken():
-                    registry.set_values(values)
+                    registry.current.set_values(values)
         except UnfitError as error:
             return Reply("refused", str(error) + none)
         except registry.SetterError as failed:  # setting a value must not end the training
@@ -196,9 +196,9 @@ class Dispatcher:
         args, kwargs = content.get("args", []), content.get("kwargs", {})
         if not isinstance(args, list) or not isinstance(kwargs, dict):
             return Reply("refused", "what it carries is damaged")
-        if name not in registry.listed("function"):
-            return Reply("refused", unknown(name, "function", registry.listed("function")))
-        fn, described = registry.function_of(name)
+        if name not in registry.current.listed("function"):
+            return Reply("refused", unknown(name, "function", registry.current.listed("function")))
+        fn, described = registry.current.function_of(name)
         try:
             check_arguments(name, described, args, kwargs)
         except UnfitError as error:

@@ -30,7 +30,7 @@ class Hooks:
         return fn
 
     def snapshot(self) -> Snapshot:
-        """The functions of each kind as they are now, for self.restore()."""
+        """Return the functions of each kind as they are now, for restore()."""
         return {kind: list(functions) for kind, functions in self._hooks.items()}
 
     def restore(self, hooks: Snapshot) -> None:
