@@ -27,7 +27,7 @@ def check(
 
     Raises CodeRefusedError if the whole training would start over.
     """
-    kept = persist.snapshot()
+    kept = persist.current.snapshot()
     in_loops = park.has_places or bool(loops.living(thread))
     if not in_loops and not kept and anew and worker.step() > options.current().stride:
         raise CodeRefusedError(
@@ -54,4 +54,4 @@ def ended(project: Project, park: ErrorPark) -> tuple[list[str], list[str]]:
     """
     sources = {module.path: module.source for module in list(project.modules.values())}
     passed, begin_again = loops.ended_loops.find(sources, loops.kept() + park.keys)
-    return (passed, begin_again) if persist.snapshot() else ([], [*passed, *begin_again])
+    return (passed, begin_again) if persist.current.snapshot() else ([], [*passed, *begin_again])

@@ -133,7 +133,7 @@ class Transaction:
         self._affected = [name for name in project.importers(self._changed) if name in sys.modules]
         self._take_snapshots()
         if self.restart:
-            self._persisted.clear_all_persisted()
+            self._persisted.clear_all()
         old = [module.source for name, module in project.modules.items() if name in self._affected or name == ENTRY]
         self._repetition = Repetition(self._repetitions, [*self._affected, ENTRY], old)
         self._repetition.begin()
@@ -260,7 +260,7 @@ class Transaction:
         self._patch.commit()
         for warning in self.warnings[self._reported :]:  # too late for the reload's fate
             stderr.warn(f"after a reload: {warning}")
-        self._declarations.settle()
+        self._declarations.commit()
         running = {module.path for module in list(self._project.modules.values())}
         self._project.pending = {path: source for path, source in self._project.pending.items() if path not in running}
         self._namespaces.forget()

@@ -287,7 +287,7 @@ def _ended(state: WorkerState, status: int) -> int:
 
 def _stopped(error: BaseException) -> int:
     """The script let a stop through."""
-    saved = hooks.run_on_stop()
+    saved = hooks.current.run_on_stop()
     behind = error_behind(error)
     if behind is not None:
         return _failed(behind)
