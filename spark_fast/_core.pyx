@@ -88,7 +88,7 @@ cdef int64_t LONGEST = 1 << 62
 
 cdef object fail(int code, str call, object path):
     """Raises what a negative result of a C function means."""
-    from spark_fast.errors import from_code
+    from spark_fast.core_errors import from_code  # here, because that module imports this one
 
     raise from_code(-code, call, None if path is None else os.fsdecode(path))
 
