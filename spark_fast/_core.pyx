@@ -32,10 +32,10 @@ cdef extern from *:
     const char *SPARK_FAST_VERSION
     uint64_t count_step "SF_COUNT_STEP"() noexcept
 
-beginning = RLock()
+attach_lock = RLock()
 """Held while a first checkpoint imports what it needs and makes the run. A fork waits for it: the child would wait for
 ever for a module that nobody in it is importing."""
-os.register_at_fork(before=beginning.acquire, after_in_parent=beginning.release, after_in_child=beginning.release)
+os.register_at_fork(before=attach_lock.acquire, after_in_parent=attach_lock.release, after_in_child=attach_lock.release)
 
 cdef bint forked = False
 
@@ -61,13 +61,13 @@ cdef class Loading:
 
     def __enter__(self):
         global loads
-        beginning.acquire()
+        attach_lock.acquire()
         loads += 1
 
     def __exit__(self, *raised):
         global loads
         loads -= 1
-        beginning.release()
+        attach_lock.release()
 
 
 loading = Loading()

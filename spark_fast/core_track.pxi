@@ -33,7 +33,7 @@ cdef class Track:
             raise StopIteration
         sf_level_done(self.level, self.handed)
         if pass_in_loop(&step):
-            the_worker.take_slow_path(step, True, GIVEN | ROUND if self.handed > 0 else 0)
+            the_worker.take_slow_path(step, True, ITEM_YIELDED | BODY_DONE if self.handed > 0 else 0)
         try:
             item = next(self.iterator)
         except BaseException:
@@ -209,7 +209,9 @@ cdef class KeyedTrack:
                 self.advance(place)
         sf_level_done(place.level, place.handed - place.held)
         if pass_in_loop(&step):
-            the_worker.take_slow_path(step, True, (GIVEN if self.given else 0) | (ROUND if came_round else 0))
+            the_worker.take_slow_path(
+                step, True, (ITEM_YIELDED if self.given else 0) | (BODY_DONE if came_round else 0)
+            )
         if place.again:
             # That its body comes round will say nothing: the loops within it may all be at their ends.
             place.again = False

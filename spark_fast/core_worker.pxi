@@ -5,8 +5,8 @@ cdef sf_yield track_yield_policy
 cdef sf_yield async_yield_policy
 cdef int64_t TRACK_YIELD_NS = 50_000
 
-GIVEN = 1
-ROUND = 2
+ITEM_YIELDED = 1
+BODY_DONE = 2
 
 
 @cython.final
@@ -60,10 +60,10 @@ cdef class Worker:
         return sf_pending(sf_process_counter)
 
     cdef int take_slow_path(self, uint64_t step, bint counted, object done) except -1:
-        # done: of a track() loop, GIVEN if it has handed out a new item since it began, and ROUND if the body of its
-        # last item has come round; None where that can't be told.
+        # done: of a track() loop, ITEM_YIELDED if it has handed out a new item since it began, and BODY_DONE if the
+        # body of its last item is complete; None for a checkpoint outside track().
         if self.slow is None:
-            with beginning:
+            with attach_lock:
                 if loads:
                     return 0  # of a signal handler, in the middle of that
                 try:
@@ -166,7 +166,7 @@ cdef class Worker:
         cdef sf_segment *segment = sf_worker_segment(&sf_process_worker)
         return SF_TARGET_VOID if segment is NULL else sf_commit(segment, seq, SF_TARGET_VOID)
 
-    def quiet(self) -> None:
+    def detach(self) -> None:
         """From here on nothing controls this process."""
         sf_worker_detach(&sf_process_worker)
 
@@ -186,13 +186,13 @@ cdef class Worker:
         """The descriptor of the control file, -1 if not attached."""
         return sf_worker_segment(&sf_process_worker).fd if sf_worker_attached(&sf_process_worker) else -1
 
-    def turn(
+    def apply_due(
         self, step: int, counted: bool, *, reload: bool = True, mail: bool = True, inner: int = 0
     ) -> tuple[int, int, float, dict | None]:
         """Applies what is due: (action, sequence number, seconds to stay parked, the entry that asks).
 
         The entry of mail has the pause that is in force there, 0 if none is, as "held", and the thread as "thread"; it
-        stands in `handed` until tell().
+        stands in `handed` until publish_outcome().
 
         reload: False leaves a reload, and what stands behind it in the log, for a later turn.
         mail: False does the same with values to set and functions to call.
@@ -224,8 +224,8 @@ cdef class Worker:
                 self.handed = [*self.handed, entry]
         return due.action, due.seq, due.park_for / 1e9, entry
 
-    def tell(self, seq: int, step: int, *, failed: bool) -> None:
-        """Publishes what came of a reload, or of mail, that turn() handed out."""
+    def publish_outcome(self, seq: int, step: int, *, failed: bool) -> None:
+        """Publishes what came of a reload, or of mail, that apply_due() handed out."""
         sf_worker_publish_outcome(&sf_process_worker, seq, step, failed)
         self.handed = [entry for entry in self.handed if entry["seq"] != seq]
 

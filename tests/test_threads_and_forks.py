@@ -428,17 +428,17 @@ def test_a_controller_and_a_checkpoint_in_two_threads_make_the_run_together(tmp_
     import spark_fast as spark
     from spark_fast.worker import process
     controller = spark.create_controller()
-    attach, beginning = process.attach, process.beginning
+    attach, attach_lock = process.attach, process.attach_lock
     comes, holds = threading.Event(), threading.Event()
 
     class Noted:
         def __enter__(self):
-            beginning.acquire()
+            attach_lock.acquire()
             if threading.current_thread() is threading.main_thread():
                 holds.set()
 
         def __exit__(self, *_):
-            beginning.release()
+            attach_lock.release()
 
     def noted(**options):
         if threading.current_thread() is not threading.main_thread():
@@ -446,7 +446,7 @@ def test_a_controller_and_a_checkpoint_in_two_threads_make_the_run_together(tmp_
             holds.wait()
         return attach(**options)
 
-    process.attach, process.beginning = noted, Noted()
+    process.attach, process.attach_lock = noted, Noted()
     thread = threading.Thread(target=spark.checkpoint)
     thread.start()
     comes.wait()
@@ -464,18 +464,18 @@ def test_a_signal_handler_may_pass_the_first_checkpoint_in_the_middle_of_an_expo
     import spark_fast as spark
     from spark_fast import _core
     from spark_fast.worker.state import registry as exposing; from spark_fast.worker import process
-    expose, connect, beginning = exposing.current._expose_value, exposing.current.connect, _core.beginning
+    expose, connect, attach_lock = exposing.current._expose_value, exposing.current.connect, _core.attach_lock
     main = threading.main_thread()
     asks = threading.Event()
 
     class Noted:
         def acquire(self):
-            if threading.current_thread() is not main and not beginning._is_owned() and main_holds():
+            if threading.current_thread() is not main and not attach_lock._is_owned() and main_holds():
                 asks.set()
-            beginning.acquire()
+            attach_lock.acquire()
 
         def release(self):
-            beginning.release()
+            attach_lock.release()
 
         def __enter__(self):
             self.acquire()
@@ -484,8 +484,8 @@ def test_a_signal_handler_may_pass_the_first_checkpoint_in_the_middle_of_an_expo
             self.release()
 
     def main_holds():
-        if beginning.acquire(blocking=False):
-            beginning.release()
+        if attach_lock.acquire(blocking=False):
+            attach_lock.release()
             return False
         return True
 
@@ -501,7 +501,7 @@ def test_a_signal_handler_may_pass_the_first_checkpoint_in_the_middle_of_an_expo
         expose(*exposed)
 
     exposing.current._expose_value, exposing.current.connect = interrupted, connecting
-    exposing.beginning = process.beginning = _core.beginning = Noted()
+    exposing.attach_lock = process.attach_lock = _core.attach_lock = Noted()
     signal.signal(signal.SIGUSR1, lambda *_: spark.checkpoint())
     thread = threading.Thread(target=spark.checkpoint)
     spark.expose(answer=42)
