@@ -1,4 +1,4 @@
-"""The exceptions for the error numbers of the C functions: those of errno, and those of csrc/sf_segment.h."""
+"""The exceptions for the error numbers of the C functions: those of errno, and those of csrc/sf_error.h."""
 
 import os
 

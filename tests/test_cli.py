@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -282,7 +283,7 @@ def test_what_is_read_without_typer_is_what_typer_reads(words: str, monkeypatch:
     read: list[Order] = []
     monkeypatch.setattr("spark_fast.cli.supervisor.supervise", lambda order: read.append(order) or 0)
     quick_one = fast_parse.read(["run", *words.split()])
-    CliRunner().invoke(app.app, ["run", *words.split()])
+    CliRunner().invoke(app.build(app.COMMANDS), ["run", *words.split()])
     if quick_one is not None:
         assert read == [quick_one]
 
@@ -296,6 +297,23 @@ def test_only_run_is_read_without_typer_and_it_loads_none() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "x\nset()\n"
+
+
+def test_the_documented_commands_are_those_of_the_command_line() -> None:
+    table = (Path(__file__).parent.parent / "docs" / "cli.md").read_text().partition("## Commands")[2].split("\n**")[0]
+    assert set(re.findall(r"^\| `([a-z]+)", table, re.MULTILINE)) == set(app.COMMANDS)
+
+
+def test_a_command_loads_the_module_of_its_group_alone() -> None:
+    code = (
+        "import sys; sys.argv[1:] = ['gc', '--help']; from spark_fast.cli import app\n"
+        "try: app.main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted(name for name in sys.modules if name.startswith('spark_fast.cli.commands.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    group = "'spark_fast.cli.commands.housekeeping', 'spark_fast.cli.commands.parameters'"
+    assert done.stdout.splitlines()[-1] == f"[{group}]"
 
 
 # --- ask ---

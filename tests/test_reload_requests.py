@@ -37,21 +37,21 @@ from spark_fast.runfiles.versions import Store
 from spark_fast.request import format_id
 from spark_fast.worker import session
 
-class Host:
+class Reloader:
     thread = threading.get_ident()
     project = None
 
     def pass_checkpoint(self, done):
         pass
 
-    def tell(self):
+    def publish_applied(self):
         pass
 
-    def meet(self, entry, step):
+    def begin_reload(self, entry, step):
         worker.tell(entry["seq"], step, failed=False)
         return spark.SparkReloadError(format_id(entry["id"]), step, entry["sender"])
 
-session.host = Host()
+session.current.host = Reloader()
 train = Path(sys.argv[1])
 spark.checkpoint()
 run = client.attach("test")

@@ -54,8 +54,8 @@ while True:
 
 RUNS = f"""
 {WAITS}
-from spark_fast.worker import session
-session.attach()
+from spark_fast.worker import process
+process.attach()
 gate("go")
 def main():
     for _ in spark.track(range(10**9), key="item"):

@@ -426,9 +426,9 @@ def test_a_controller_and_a_checkpoint_in_two_threads_make_the_run_together(tmp_
     code = """
     import os, threading
     import spark_fast as spark
-    from spark_fast.worker import session
+    from spark_fast.worker import process
     controller = spark.create_controller()
-    attach, beginning = session.attach, session.beginning
+    attach, beginning = process.attach, process.beginning
     comes, holds = threading.Event(), threading.Event()
 
     class Noted:
@@ -446,7 +446,7 @@ def test_a_controller_and_a_checkpoint_in_two_threads_make_the_run_together(tmp_
             holds.wait()
         return attach(**options)
 
-    session.attach, session.beginning = noted, Noted()
+    process.attach, process.beginning = noted, Noted()
     thread = threading.Thread(target=spark.checkpoint)
     thread.start()
     comes.wait()
@@ -463,7 +463,7 @@ def test_a_signal_handler_may_pass_the_first_checkpoint_in_the_middle_of_an_expo
     import signal, threading
     import spark_fast as spark
     from spark_fast import _core
-    from spark_fast.worker.state import registry as exposing; from spark_fast.worker import session
+    from spark_fast.worker.state import registry as exposing; from spark_fast.worker import process
     expose, connect, beginning = exposing._expose_value, exposing.connect, _core.beginning
     main = threading.main_thread()
     asks = threading.Event()
@@ -501,7 +501,7 @@ def test_a_signal_handler_may_pass_the_first_checkpoint_in_the_middle_of_an_expo
         expose(*exposed)
 
     exposing._expose_value, exposing.connect = interrupted, connecting
-    exposing.beginning = session.beginning = _core.beginning = Noted()
+    exposing.beginning = process.beginning = _core.beginning = Noted()
     signal.signal(signal.SIGUSR1, lambda *_: spark.checkpoint())
     thread = threading.Thread(target=spark.checkpoint)
     spark.expose(answer=42)
@@ -567,13 +567,13 @@ def test_a_signal_handler_may_pass_a_checkpoint_while_the_first_one_makes_the_ru
     code = """
     import signal
     import spark_fast as spark
-    from spark_fast.worker import session
+    from spark_fast.worker.lifecycle import join
     controller = spark.create_controller()
-    make = session._make_run
+    make = join.make_run
     def interrupted(*args, **options):
         signal.raise_signal(signal.SIGUSR1)
         return make(*args, **options)
-    session._make_run = interrupted
+    join.make_run = interrupted
     signal.signal(signal.SIGUSR1, lambda *_: (spark.checkpoint(), print(controller.stop().state, flush=True)))
     spark.checkpoint()
     spark.checkpoint()

@@ -335,6 +335,32 @@ def test_a_second_thread_runs_at_every_step_of_a_tight_loop_by_default(tmp_path:
 # --- hooks ---
 
 
+def test_a_checkpoint_in_a_hook_does_not_park(tmp_path: Path) -> None:
+    code = """
+    import spark_fast as spark
+    @spark.on_pause
+    def save():
+        for _ in range(3):
+            spark.checkpoint()
+        print("saved", flush=True)
+    @spark.on_resume
+    def load():
+        spark.create_controller().pause()
+        spark.checkpoint()
+        print("loaded", flush=True)
+    while True:
+        spark.checkpoint()
+    """
+    with Child(tmp_path, code) as child:
+        run = child.run()
+        assert run.pause(timeout=20).fate.state == "applied"
+        assert run.status == "paused"
+        assert child.out == "saved\n"
+        run.resume(wait=False)
+        until(lambda: child.out == "saved\nloaded\nsaved\n", child.err)  # it parks at the loop's next checkpoint
+        until(lambda: run.status == "paused", child.err)
+
+
 def test_hooks_run_around_the_pause_and_paused_means_that_they_are_done(tmp_path: Path) -> None:
     code = """
     import time

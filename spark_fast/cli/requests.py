@@ -12,7 +12,7 @@ from spark_fast.cli.formatting import latency, printable
 from spark_fast.client import FateState, Request, Run, SparkStatus, SparkTimeoutError
 from spark_fast.client.deadline import Deadline
 from spark_fast.runfiles.json_text import to_json
-from spark_fast.status import ENDED, monotonic
+from spark_fast.status import ENDED, monotonic, slowest
 
 __all__ = ["Patience", "ask", "because", "request_dict"]
 
@@ -256,11 +256,17 @@ def _judge_end(run: Run, *, as_json: bool) -> None:
 
 
 def because(run: Run, trouble: str) -> str:
-    """Which ranks it lies with, where there are several; of one that is overdue, for how long."""
+    """Say which ranks have this trouble, where there are several, and for how long a rank is overdue.
+
+    If none is overdue, say which one is furthest behind: the others wait at the step of the request until it comes.
+    """
     if not ranks.several(run):
         late = ranks.lateness(run) if trouble == "overdue" else ""
         return f" ({late})" if late else ""
-    words = ranks.concerns(run.ranks, run.steps_per_second, time.time(), only=[trouble])
+    there = run.ranks
+    words = ranks.concerns(there, run.steps_per_second, time.time(), only=[trouble])
+    if not words and trouble == "overdue" and (last := slowest(there)):
+        words = [last]
     return f" ({'; '.join(words)})" if words else ""
 
 

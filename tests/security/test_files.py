@@ -288,7 +288,7 @@ def test_the_page_shows_a_run_that_can_not_be_looked_at_as_it_was(
 def test_ps_says_which_place_is_refused_and_lists_the_runs_of_the_other(
     tmp_path: Path, two: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from spark_fast.cli.app import ps
+    from spark_fast.cli.commands.observe import ps
 
     first, _ = two
     first.touch()

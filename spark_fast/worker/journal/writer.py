@@ -185,7 +185,7 @@ def _append(line: Mapping[str, Any]) -> None:
     if _path is None or not worker.journal_begun():
         return
     try:
-        with session.turns:  # in which the core writes its lines
+        with session.current.lock:  # in which the core writes its lines
             journal.append(_path, line)
     except RecursionError:  # as deep as can be read, and then within a line: without its payload it is not replayed
         stderr.warn("what a request carries is nested too deep for the journal")

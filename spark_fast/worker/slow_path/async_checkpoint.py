@@ -3,7 +3,7 @@
 from collections.abc import Awaitable
 
 from spark_fast._core import AsyncCheckpoint, worker
-from spark_fast.worker.slow_path.checkpoint import arrive, note_stop
+from spark_fast.worker.slow_path.checkpoint import enter_checkpoint, note_stop
 
 __all__ = ["checkpoint_async"]
 
@@ -32,13 +32,13 @@ async def _slow(step: int) -> None:
 async def _park(step: int) -> None:
     import asyncio
 
-    hold = arrive(step, True, None)
+    hold = enter_checkpoint(step, True, None)
     if hold is None:
         return
     loop = asyncio.get_running_loop()
     try:
         hold.begin()
-        while hold.goes_on():
+        while hold.should_wait():
             # The loop's other tasks run on. The thread is the executor's, and waits only while the run is paused. Where
             # the executor has none left, those that have them may wait for this very task.
             limit = hold.timeout()

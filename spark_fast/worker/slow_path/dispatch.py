@@ -23,9 +23,9 @@ from spark_fast.request import Kind, format_id
 from spark_fast.runfiles import mailbox
 from spark_fast.runfiles.mailbox import Reply
 from spark_fast.runfiles.schema import UnfitError, check_arguments, unknown
-from spark_fast.worker import session, stderr
+from spark_fast.worker import replies, session, stderr
 from spark_fast.worker.journal import writer
-from spark_fast.worker.slow_path import replies
+from spark_fast.worker.session import Reason
 from spark_fast.worker.state import registry
 
 __all__ = [
@@ -83,7 +83,7 @@ def depth() -> int:
 
 
 def left_over() -> dict[str, Any] | None:
-    """What was handed to this thread, and has not begun. Called with `session.turns`."""
+    """What was handed to this thread, and has not begun. Called with the session's lock held."""
     handed = worker.handed
     return handed[-1] if mine() and handed[-1]["seq"] not in _begun else None
 
@@ -94,7 +94,7 @@ def inner() -> int:
 
 
 def pass_inner() -> int:
-    """This thread has passed one more: the step at which the loop stands. Called with `session.turns`."""
+    """This thread has passed one more: the step at which the loop stands. Called with the session's lock held."""
     global _inner
     _inner += 1
     return worker.uncount()
@@ -120,11 +120,11 @@ def deliver(entry: dict[str, Any], step: int) -> None:
         return  # a signal handler that has passed a checkpoint just now has seen to it
     reply = _LEFT
     try:
-        with session.turns:
+        with session.current.lock:
             if not _begun:
                 _inner = 0
             _begun.append(seq)
-            session.delivering(True)
+            session.current.watch.every(Reason.DELIVERY, True)
         try:
             reply = _do(entry)
         except BaseException as error:
@@ -135,11 +135,10 @@ def deliver(entry: dict[str, Any], step: int) -> None:
         finally:
             _tell(entry, step, reply)
     finally:
-        with session.turns:
+        with session.current.lock:
             if seq in _begun:
                 _begun.remove(seq)
-            session.delivered(entry["id"])
-            session.delivering(bool(_begun))
+            session.current.watch.every(Reason.DELIVERY, bool(_begun))
 
 
 def _do(entry: dict[str, Any]) -> Reply:
@@ -148,7 +147,7 @@ def _do(entry: dict[str, Any]) -> Reply:
         return Reply("refused", "the run is not controlled any more")
     mail = entry["mail"]
     try:
-        shared = session.several() and not entry["ranks"] and not mailbox.stands_in_log(mail)
+        shared = session.has_local_peers() and not entry["ranks"] and not mailbox.stands_in_log(mail)
         content = mailbox.read_mail(folder, mail, keep=shared)
         if shared:
             _keep(folder, entry["id"])
@@ -278,7 +277,7 @@ def _tell(entry: dict[str, Any], step: int, reply: Reply) -> None:
         if folder is not None:
             mailbox.remove_reply(folder, entry["id"])  # that it has begun
     finally:
-        with session.turns:
+        with session.current.lock:
             # Without its result, a call is not what it was asked for.
             worker.tell(entry["seq"], step, failed=failed or not told)
 

@@ -26,7 +26,7 @@ def on_pause(fn: Hook) -> Hook:
     The status is `paused` only when all of them have returned. They run in the thread that parks, in the order in
     which they were added. One that raises is reported on standard error and does not break the pause. Returns `fn`,
     so that it can be used as a decorator. A function that was added before is not added again: a script that is
-    executed anew after a reload adds its own once more.
+    executed anew after a reload adds its own once more. A checkpoint that `fn` passes does not park.
     """
     return _add("on_pause", fn)
 

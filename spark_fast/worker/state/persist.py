@@ -1,12 +1,13 @@
 """Values that outlive a reload of the code."""
 
-import os
 import sys
 import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = ["clear_all_persisted", "clear_persisted", "has_persisted", "persist"]
+from spark_fast.worker.state.mappings import replace_items
+
+__all__ = ["clear_all_persisted", "clear_persisted", "has_persisted", "persist", "restore", "snapshot"]
 
 Value = TypeVar("Value")
 
@@ -83,16 +84,11 @@ def snapshot() -> dict[str, object]:
 
 def restore(values: dict[str, object]) -> None:
     """Stores what a snapshot had, and nothing else: new code that failed leaves no value behind."""
-    from spark_fast.worker.reload.patching.undo import replace_items  # with those who reload
-
     replace_items(_values, values)
 
 
-def _forget_after_fork() -> None:
+def forget_after_fork() -> None:
     # Another thread of the parent may have been in the middle of it.
     global _lock
     _lock = threading.RLock()
     _making.clear()
-
-
-os.register_at_fork(after_in_child=_forget_after_fork)

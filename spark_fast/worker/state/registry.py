@@ -6,16 +6,14 @@ nothing controls it, has that alone.
 """
 
 import inspect
-import json
-import math
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from spark_fast import _core
 from spark_fast._core import Exposed, State, beginning
@@ -27,7 +25,6 @@ from spark_fast.runfiles.schema import (
     Exposures,
     Function,
     Limits,
-    Parameter,
     fit,
     json_bytes,
     type_of,
@@ -35,22 +32,22 @@ from spark_fast.runfiles.schema import (
 )
 from spark_fast.worker import session, stderr
 from spark_fast.worker.state import tensors
+from spark_fast.worker.state.declare import ExposedFunction, ExposedValue, described, is_function, limits_of
+from spark_fast.worker.state.mappings import replace_items
 
 __all__ = [
-    "ExposedFunction",
-    "ExposedValue",
     "SetterError",
     "connect",
+    "expect_again",
     "expose",
-    "function",
     "function_of",
     "is_value",
     "listed",
     "restore",
     "runs_code",
     "set_values",
+    "settle",
     "snapshot",
-    "value",
 ]
 
 _found: dict[str, Exposed] = {}
@@ -71,139 +68,6 @@ _sent: dict[str, tuple[int, object]] = {}
 _turns = count(1)
 _warned: set[str] = set()
 _KINDS = {"number": _core.FLOAT, "integer": _core.INTEGER, "boolean": _core.BOOLEAN}
-
-
-@dataclass(frozen=True)
-class ExposedValue:
-    """What value() returns: a value to expose(), and its limits."""
-
-    initial: Any
-    min: float | None = None
-    max: float | None = None
-    step: float | None = None
-    choices: Sequence[Any] | None = None
-    unit: str = ""
-    doc: str = ""
-    readonly: bool = False
-    on_set: Callable[[Any], object] | None = None
-
-
-def value(
-    initial: Any,
-    *,
-    min: float | None = None,  # noqa: A002
-    max: float | None = None,  # noqa: A002
-    step: float | None = None,
-    choices: Sequence[Any] | None = None,
-    unit: str = "",
-    doc: str = "",
-    readonly: bool = False,
-    on_set: Callable[[Any], object] | None = None,
-) -> ExposedValue:
-    """A value with its limits, for expose(): `spark.expose(lr=spark.value(1e-3, min=0, max=1))`.
-
-    What the script itself assigns is not checked; what comes from outside is refused, with the reason, if it does not
-    fit.
-
-    Args:
-        initial: the value at the beginning. Its type is what may be set: a float takes any finite number, an int whole
-            ones, a bool, a str, or for dicts and lists any JSON.
-        min, max: the smallest and the largest number.
-        step: by how much an input field changes it at a time.
-        choices: all that it may be.
-        unit: of the number, for people.
-        doc: what it is, for people.
-        readonly: True if only the script changes it.
-        on_set: called with the new value, at a checkpoint, when a controller sets it: to hand it to an optimizer's
-            parameter groups, say. If it raises, the value stays, and who set it gets the traceback.
-
-    Raises ValueError if the limits make no sense or the initial value does not fit them, TypeError if they are not what
-    they should be.
-    """
-    min, max, step = _number("min", min), _number("max", max), _number("step", step)  # noqa: A001
-    if not isinstance(unit, str) or not isinstance(doc, str):
-        raise TypeError(f"unit and doc are texts: {unit!r}, {doc!r}")
-    found = ExposedValue(initial, min, max, step, choices, unit, doc, bool(readonly), on_set)
-    limits = _limits_of(found, -1)
-    if min is not None and max is not None and min > max:
-        raise ValueError(f"min is {min}, and max is {max}")
-    if limits.type not in ("number", "integer") and not (min is None and max is None and step is None):
-        raise ValueError(f"min, max and step are for numbers: {initial!r}")
-    if step is not None and step <= 0:
-        raise ValueError(f"step is more than 0: {step}")
-    if choices is not None:
-        _checked("choices", choices, limits)
-    # The best loss so far begins at infinity, and a loss that is not known yet is no number.
-    if not tensors.is_tensor(initial) and not (isinstance(initial, float) and not math.isfinite(initial)):
-        fit("the initial value", replace(limits, readonly=False), _as_sent(initial))
-    return found
-
-
-@dataclass(frozen=True)
-class ExposedFunction:
-    """What function() returns: a function to expose(), and which ranks call it."""
-
-    call: Callable[..., object]
-    ranks: Literal[0, "all"] = 0
-
-
-def function(call: Callable[..., object], *, ranks: Literal[0, "all"] = 0) -> ExposedFunction:
-    """A function, for expose(), and which ranks of a job call it:
-    `spark.expose(evaluate=spark.function(evaluate, ranks="all"))`.
-
-    What uses collectives has to be called by all ranks: called by one, it waits for the others for ever. So this is
-    said where the function is, once, and not by each who calls it.
-
-    Args:
-        call: the function.
-        ranks: the ranks that call it where the caller names none: 0 for the first, "all" for all of them at the same
-            step. Then what they return comes by rank, also in a run of one rank.
-
-    Raises TypeError if it can't be called, ValueError for other ranks.
-    """
-    if not _is_function(call) or isinstance(call, ExposedFunction):
-        raise TypeError(f"it is no function: {call!r}")
-    if ranks != "all" and (isinstance(ranks, bool) or ranks != 0):
-        raise ValueError(f'ranks is 0 or "all": {ranks!r}')
-    return ExposedFunction(call, ranks)
-
-
-def _number(name: str, limit: Any) -> float | None:
-    if tensors.is_tensor(limit):
-        limit = limit.item()
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, (int, float))):
-        raise TypeError(f"{name} is a number: {limit!r}")
-    return limit
-
-
-def _as_sent(found: Any) -> Any:
-    """What comes of it on its way from a controller: lists, and no tuples."""
-    return json.loads(json_bytes(found))
-
-
-def _checked(name: str, choices: Sequence[Any], limits: Limits) -> None:
-    plain = replace(limits, choices=None, readonly=False)
-    for each in choices:
-        fit(f"each of {name}", plain, each)
-
-
-def _limits_of(found: ExposedValue, cell: int) -> Limits:
-    tensor = tensors.is_tensor(found.initial)
-    kind = "number" if tensor else type_of(found.initial)
-    choices = None
-    if found.choices is not None:
-        choices = [float(each) if kind == "number" and type(each) is int else _as_sent(each) for each in found.choices]
-    return Limits(
-        cell,
-        kind,
-        found.readonly or tensor,  # what is set from outside is a number, and would take the tensor's place
-        found.min,
-        found.max,
-        found.step,
-        choices,
-        found.unit,
-        found.doc,
-    )
 
 
 def expose(bindings: Mapping[str, Any] | None = None, /, **more: Any) -> State:
@@ -241,7 +105,7 @@ def expose(bindings: Mapping[str, Any] | None = None, /, **more: Any) -> State:
             raise ValueError(f"an exposed value can't be called {name!r}")
         if inspect.iscoroutinefunction(each.call if isinstance(each, ExposedFunction) else each):
             raise TypeError(f"{name}: a function that is awaited can't be called at a checkpoint")
-        if not _is_function(each):
+        if not is_function(each):
             initial = each.initial if isinstance(each, ExposedValue) else each
             if not tensors.is_tensor(initial):
                 before = _declared.get(name)
@@ -253,9 +117,9 @@ def expose(bindings: Mapping[str, Any] | None = None, /, **more: Any) -> State:
             given[name] = replace(each, initial=initial) if isinstance(each, ExposedValue) else initial
     functions = {}
     for name, each in given.items():
-        if _is_function(each):
+        if is_function(each):
             made = each if isinstance(each, ExposedFunction) else ExposedFunction(each)
-            functions[name] = made.call, _described(made)
+            functions[name] = made.call, described(made)
     with _exclusively():
         for name, each in given.items():
             _origins[name] = origin
@@ -276,14 +140,10 @@ def _exclusively() -> Iterator[None]:
     """What is exposed changes. A signal handler may pass a checkpoint in the middle of it: so the locks that this takes
     are taken before, as a thread takes them which comes from a checkpoint. What goes may run code of the user's, and
     does so when they are given back."""
-    with nullcontext() if session.begun() else beginning, session.turns, _lock:
+    with nullcontext() if session.begun() else beginning, session.current.lock, _lock:
         before = dict(_functions), dict(_declared), [it.value for it in _found.values()]
         yield
     del before
-
-
-def _is_function(each: object) -> bool:
-    return isinstance(each, ExposedFunction) or (callable(each) and not isinstance(each, ExposedValue))
 
 
 def _expose_value(name: str, given: ExposedValue) -> None:
@@ -294,7 +154,7 @@ def _expose_value(name: str, given: ExposedValue) -> None:
         it = _found[name] = Exposed(name, given.initial)
     elif before is None or not _same(before.initial, given.initial):
         it.value = given.initial
-    _limits[name] = _limits_of(given, it.index)
+    _limits[name] = limits_of(given, it.index)
     _show(name, it)
 
 
@@ -394,41 +254,6 @@ def _warn(what: str, text: str) -> None:
     if what not in _warned:
         _warned.add(what)
         stderr.warn(text)
-
-
-def _described(given: ExposedFunction) -> Function:
-    fn = given.call
-    try:
-        signature = inspect.signature(fn)
-        shown = str(signature)
-        parameters = [_parameter(each) for each in signature.parameters.values()]
-    except Exception:  # a builtin that does not say, or a default whose repr() raises
-        names = [Parameter("args", "var_positional", False), Parameter("kwargs", "var_keyword", False)]
-        return Function(inspect.getdoc(fn) or "", "(*args, **kwargs)", names, given.ranks)
-    return Function(inspect.getdoc(fn) or "", shown, parameters, given.ranks)
-
-
-_PARAMETER_KINDS = {
-    inspect.Parameter.POSITIONAL_ONLY: "positional",
-    inspect.Parameter.POSITIONAL_OR_KEYWORD: "positional_or_keyword",
-    inspect.Parameter.VAR_POSITIONAL: "var_positional",
-    inspect.Parameter.KEYWORD_ONLY: "keyword",
-    inspect.Parameter.VAR_KEYWORD: "var_keyword",
-}
-
-
-def _parameter(each: inspect.Parameter) -> Parameter:
-    empty = inspect.Parameter.empty
-    variable = each.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    default = None if each.default is empty else each.default
-    try:
-        json_bytes(default)
-    except (TypeError, ValueError):
-        default = None
-    annotation = "" if each.annotation is empty else inspect.formatannotation(each.annotation)
-    return Parameter(
-        each.name, _PARAMETER_KINDS[each.kind], each.default is empty and not variable, default, annotation
-    )
 
 
 # --- assigning ---
@@ -578,8 +403,6 @@ def snapshot() -> tuple[Any, ...]:
 def restore(before: tuple[Any, ...]) -> None:
     """Exposes what a snapshot had, and nothing else: new code that failed leaves nothing behind. What a controller has
     set since stays set: it was told so."""
-    from spark_fast.worker.reload.patching.undo import replace_items  # with those who reload
-
     when: int
     values: dict[str, Any]
     when, values, *then_all = before

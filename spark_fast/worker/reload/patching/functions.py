@@ -120,12 +120,12 @@ class FunctionPatcher:
         old.__kwdefaults__ = {_TARGET: new}
         vars(old)["__wrapped__"] = new  # for signatures
 
-    def settle(self, old: object, new: object, namespace: dict[str, Any], qualname: str) -> object:
+    def keep(self, old: object, new: object, namespace: dict[str, Any], qualname: str) -> object:
         """The new value of a name that a decorated definition binds: the old value where it can be made equal."""
         if old is new or old is EMPTY:
             return new
         if isinstance(old, LruCache):
-            return self._settle_cache(old, new)
+            return self._keep_cache(old, new)
         if not isinstance(old, FunctionType) or not callable(new):
             return new
         if isinstance(new, FunctionType) and are_of_one_def(old, new):
@@ -136,7 +136,7 @@ class FunctionPatcher:
             self.forward(old, new)
         return new
 
-    def _settle_cache(self, old: Any, new: object) -> object:
+    def _keep_cache(self, old: Any, new: object) -> object:
         # What it holds was computed by the old code; what it will hold when this is undone, by the new.
         self.log.add(old.cache_clear)
         old.cache_clear()

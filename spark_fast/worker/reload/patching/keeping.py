@@ -299,7 +299,7 @@ class Keeper:
         """The decorators of the class are about to be called with it, and to change it."""
         self._undecorated[cls] = dict(vars(cls))
 
-    def settle_decorated(self, cls: type) -> None:
+    def finish_decorated(self, cls: type) -> None:
         """They have been called. What they changed can be undone from here on."""
         had = self._undecorated.pop(cls, None)
         if had is not None:
@@ -310,12 +310,12 @@ class Keeper:
         change = self._dependencies.first_change(self, statement, instances_live_on=True, runs_functions=runs)
         return change is not None
 
-    def settle_class(self, qualname: str) -> None:
+    def finish_class(self, qualname: str) -> None:
         """The class is complete. Puts back the attributes whose lines did not change, as they may have been set."""
         cls = self._module.old_class(qualname, None)
         if cls is None:
             return
-        self.settle_decorated(cls)
+        self.finish_decorated(cls)
         self._registries.come_back(cls)
         for name, value in self._values.pop(qualname, {}).items():
             now = vars(cls).get(name, EMPTY)

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from types import CellType, FunctionType, WrapperDescriptorType
 from typing import Any
 
-__all__ = ["EMPTY", "UndoLog", "cell_contents", "replace_items"]
+from spark_fast.worker.state.mappings import replace_items
+
+__all__ = ["EMPTY", "UndoLog", "cell_contents"]
 
 EMPTY = object()
 """Stands for what is not there: the contents of an empty cell, a name that is not bound."""
@@ -143,14 +145,6 @@ class UndoLog:
             replace_items(vars(function), attributes)
 
         self.add(put_back)
-
-
-def replace_items(mapping: dict[Any, Any], items: dict[Any, Any]) -> None:
-    """Makes the mapping hold just these items, with no moment in which one that stays is missing."""
-    mapping.update(items)  # at once, for threads that look at it meanwhile
-    # A list, and no look that fails: they bind and unbind names, too.
-    for key in [key for key in list(mapping) if key not in items]:
-        mapping.pop(key, None)
 
 
 def _put_attribute(cls: type, name: str, value: object) -> None:
