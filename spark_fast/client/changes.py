@@ -11,7 +11,7 @@ from spark_fast.errors import CodeRefusedError, StoreError
 from spark_fast.project.files import is_project_file, relative
 from spark_fast.project.sources import Fault, check, encode, imports_of
 from spark_fast.runfiles.descriptors import open_file
-from spark_fast.runfiles.versions import SOURCE_MAX, About, Store, Version, digest_of, this_python
+from spark_fast.runfiles.versions import SOURCE_MAX, CodeInfo, Store, Version, digest_of, this_python
 
 __all__ = ["add_version"]
 
@@ -61,7 +61,7 @@ def _older(store: Store, number: int, base: Version) -> _Found:
     return _Found(dict(store.with_loaded(old).files), dict(base.disk), {}, f"back to {number}")
 
 
-def _pushed(about: About, base: Version, code: str | bytes) -> _Found:
+def _pushed(about: CodeInfo, base: Version, code: str | bytes) -> _Found:
     if about.entry is None:
         raise CodeRefusedError("the run has no entry file that the code could replace")
     try:
@@ -73,7 +73,7 @@ def _pushed(about: About, base: Version, code: str | bytes) -> _Found:
     return _complete(about, base, {about.entry: source}, base.disk, "pushed")
 
 
-def _on_disk(about: About, base: Version) -> _Found:
+def _on_disk(about: CodeInfo, base: Version) -> _Found:
     found = _differing(base.files, base.disk)
     changed = {path: source for path, source in found.items() if source is not None}
     if about.entry in changed:
@@ -94,7 +94,7 @@ def _refuse_blank(path: str, source: bytes) -> None:
 
 
 def _complete(
-    about: About, base: Version, changed: Mapping[str, bytes], on_disk: Mapping[str, str], note: str
+    about: CodeInfo, base: Version, changed: Mapping[str, bytes], on_disk: Mapping[str, str], note: str
 ) -> _Found:
     """The files of `base` with those that changed, and with those that these import and that are not known yet."""
     sources = dict(changed)
@@ -214,7 +214,7 @@ def _read(path: str) -> tuple[bytes | None, str, bool]:
 # --- what imports lead to ---
 
 
-def _imported(path: str, source: bytes, about: About) -> Iterator[tuple[str, bool]]:
+def _imported(path: str, source: bytes, about: CodeInfo) -> Iterator[tuple[str, bool]]:
     """The project's files that the import statements of a source may lead to, and whether they surely do."""
     folder = os.path.dirname(path)
     for each in imports_of(source):

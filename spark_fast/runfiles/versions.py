@@ -35,7 +35,7 @@ __all__ = [
     "SOURCE_MAX",
     "SPAWNED_MAX",
     "VERSIONS_MAX",
-    "About",
+    "CodeInfo",
     "Loaded",
     "Store",
     "Version",
@@ -97,7 +97,7 @@ class Version:
 
 
 @dataclass(frozen=True)
-class About:
+class CodeInfo:
     """What a run that can be reloaded was started with.
 
     Attributes:
@@ -241,7 +241,7 @@ class Store:
             return False
         return True
 
-    def about(self) -> About:
+    def about(self) -> CodeInfo:
         """Return what the run was started with. Raises FileNotFoundError if it can't be reloaded."""
         with private_files.opened(self._folder, _CODE) as code:
             raw = private_files.read_whole(code, _ABOUT, _RECORD_MAX, self._shown)
@@ -459,8 +459,8 @@ def _number(value: object) -> int:
     return value
 
 
-def _as_about(found: Any) -> About:
-    return About(
+def _as_about(found: Any) -> CodeInfo:
+    return CodeInfo(
         entry=None if found["entry"] is None else _path(found["entry"]),
         roots=tuple(_path(root) for root in found["roots"]),
         path=tuple(_path(entry) for entry in found["path"]),
