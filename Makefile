@@ -20,7 +20,7 @@ CORE := $(wildcard csrc/*.c csrc/*.h spark_fast/*.pyx spark_fast/*.pxd spark_fas
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help build demo test-fast test test-python test-more test-all test-beyond test-c test-others system verify \
-    bench campaign lint types audit lock wheel screenshots clean
+    bench campaign lint types audit lock wheel screenshots docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## /  make \1\t/' | expand -t 22
@@ -55,6 +55,10 @@ $(VENV)/made-lint: $(VENV)/made-test tests/requirements-lint.txt
 
 $(VENV)/made-ci: $(VENV)/made tests/requirements-ci.txt
 	$(PIP) --requirement tests/requirements-ci.txt
+	touch $@
+
+$(VENV)/made-docs: $(VENV)/made docs/requirements.txt
+	$(PIP) --requirement docs/requirements.txt
 	touch $@
 
 $(VENV)/made-bench: $(VENV)/made-all bench/requirements.txt
@@ -129,8 +133,12 @@ lock: $(VENV)/made-ci  ## the newest packages that the lists allow, with their h
 wheel: $(VENV)/made-test  ## a wheel and a source distribution, in dist/
 	$(BIN)/python -m build --outdir dist .
 
-screenshots: $(VENV)/made-all  ## the pictures of the web page, in docs/images; needs Debian's chromium
+screenshots: $(VENV)/made-all  ## the pictures in docs/images; needs Debian's chromium and tmux
+	$(BIN)/python -m tests.recording
 	$(BIN)/python -m tests.screenshots
+
+docs: $(VENV)/made-docs  ## the documentation, with the API reference, in build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:  ## removes what was made
 	rm -rf $(VENV) build dist *.egg-info .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis spark_fast/*.so

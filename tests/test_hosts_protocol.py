@@ -11,7 +11,7 @@ import pytest
 from spark_fast.hosts import answers
 from spark_fast.hosts.answers import decisive
 from spark_fast.hosts.decision import decide
-from spark_fast.hosts.messages import STEP_MAX, VOID, Answer, Decision, Entry, GroupAnswer, Member, Place
+from spark_fast.hosts.messages import STEP_MAX, VOID, Answer, Decision, Entry, GroupAnswer, Member, Note, Place
 from spark_fast.hosts.protocol import Times
 from spark_fast.request import Kind
 from tests.hosts_sim import NEVER, NO, YES, Chances, SimClient, SimHost, SimJob, SimRank
@@ -356,6 +356,23 @@ def test_a_relay_that_starts_again_after_any_move_goes_on_at_once(moves: int) ->
     job.run(20.0, lambda: ident in asked.fates)
     fate, told = asked.fates[ident]
     assert fate.state == "applied" and told - began < 0.5, "it waits for what it could read"
+
+
+def test_a_relay_without_its_note_appends_nothing_twice() -> None:
+    job = SimJob(18, 2, 1, times=QUICK, lockstep=False)
+    job.run(1.0)
+    asked, other = job.hosts
+    for kind in (Kind.PAUSE, Kind.SET):  # the paused ranks stand at the step of the set
+        ident = job.ask(asked, kind)
+        job.run(5.0, lambda: ident in asked.fates)  # noqa: B023
+        assert asked.fates[ident][0].state == "applied"
+    job.kill(other)
+    other.note, other.dead_until = Note(), 0.0
+    ident = job.ask(asked, Kind.RESUME)
+    job.run(5.0, lambda: ident in asked.fates)
+    assert asked.fates[ident][0].state == "applied"
+    assert [found.entry.kind for found in other.log] == [Kind.PAUSE, Kind.SET, Kind.RESUME]
+    job.check()
 
 
 def acted_after_a_delay(moves: int) -> int:

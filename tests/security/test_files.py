@@ -33,9 +33,9 @@ from spark_fast.runfiles import (
     safe_paths,
     supervisors,
 )
-from spark_fast.ui.detail import Lookout
+from spark_fast.ui.detail import RunWatcher
 from spark_fast.ui.polling import Poller
-from spark_fast.ui.request_cache import Sent
+from spark_fast.ui.request_cache import RequestCache
 from spark_fast.ui.threads import Threads
 from tests.support import DEADLINE, LOOP, Child, until
 
@@ -264,10 +264,10 @@ def test_the_page_shows_a_run_that_can_not_be_looked_at_as_it_was(
     with Child(tmp_path) as child:
         child.run()
         threads = Threads()
-        poller, lookout = Poller(threads), Lookout("test", threads, Sent())
+        poller, watcher = Poller(threads), RunWatcher("test", threads, RequestCache())
         assert [*poller._look()[1]] == ["test"]
-        assert lookout._look()[0] is not None
-        fresh = Lookout("test", threads, Sent())
+        assert watcher._look()[0] is not None
+        fresh = RunWatcher("test", threads, RequestCache())
 
         def refusing(path: str, *_: Any, **__: Any) -> int:
             raise OSError(number, os.strerror(number), path)
@@ -277,7 +277,7 @@ def test_the_page_shows_a_run_that_can_not_be_looked_at_as_it_was(
             _, found, error, _ = poller._look()
             assert [str(seen.summary["status"]) for seen in found.values()] == ["running"]
             assert error is not None and os.strerror(number) in error
-            for look in (lookout, fresh):  # else it would tell the page that the run is gone
+            for look in (watcher, fresh):  # else it would tell the page that the run is gone
                 look._run = None
                 with pytest.raises(OSError, match=os.strerror(number)):
                     look._look()
