@@ -27,7 +27,10 @@ _COLUMNS = (
 
 
 def read_source(path: str) -> bytes:
-    """Return the content of a file, or of standard input for "-". Raise OSError. Read little more than SOURCE_MAX."""
+    """Return the content of a file, or of standard input for "-", but little more than a source may have.
+
+    Raises OSError.
+    """
     if path == "-":
         return sys.stdin.buffer.read(SOURCE_MAX + 1)
     with open(path, "rb") as file:
