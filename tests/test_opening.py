@@ -53,8 +53,8 @@ ALLOWED = {
     "project/spawned.py": {"open(path)": SOURCE},
     "ui/assets.py": {"file.read_bytes()": SOURCE},
     "ui/memory.py": {"open(f'/proc/{pid}/statm')": SYSTEM},
-    "worker/reload/ended_loops.py": {"open(path)": SOURCE},
     "worker/reload/modules.py": {"open(path)": SOURCE},
+    "worker/state/ended_loops.py": {"open(path)": SOURCE},
     "worker/journal/replay.py": {"Path(here).read_bytes()": SOURCE},
     "worker/runner/script.py": {"open(descriptor)": WRAPPED},
 }

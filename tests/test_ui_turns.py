@@ -136,7 +136,7 @@ def test_a_script_that_floods_through_the_server_waits_and_pages_are_served(home
                     answers.append((answer.status_code, "" if answer.is_success else answer.text))
 
         floods = [threading.Thread(target=flood) for _ in range(6)]
-        began, before = time.monotonic(), run._view()["tail"]
+        began, before = time.monotonic(), run._connection.view()["tail"]
         for each in floods:
             each.start()
         try:
@@ -146,7 +146,7 @@ def test_a_script_that_floods_through_the_server_waits_and_pages_are_served(home
                 assert server.fate("test", server.post("/api/runs/test/resume"))["state"] == "applied"
                 answer = server.api.put("/api/runs/test/values/lr", json={"value": number / 10})
                 assert answer.status_code == 202, answer.text
-            asked = run._view()["tail"] - before
+            asked = run._connection.view()["tail"] - before
             took = time.monotonic() - began
         finally:
             over.set()

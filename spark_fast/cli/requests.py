@@ -12,7 +12,7 @@ from spark_fast.cli.formatting import latency, printable
 from spark_fast.client import FateState, Request, Run, SparkStatus, SparkTimeoutError
 from spark_fast.client.deadline import Deadline
 from spark_fast.runfiles.json_text import to_json
-from spark_fast.status import ENDED, monotonic
+from spark_fast.status import ENDED, monotonic, slowest
 
 __all__ = ["Patience", "ask", "because", "request_dict"]
 
@@ -135,7 +135,7 @@ def _wait_for_end(run: Run, patience: Patience, began: float, grace: float | Non
     if grace is not None:
         from spark_fast.client.ending import end_after  # only `stop --grace` pays for it
 
-        for name in end_after(run, max(0.0, began + grace - monotonic()), timeout=patience.left()):
+        for name in end_after(run._connection, max(0.0, began + grace - monotonic()), timeout=patience.left()):
             say(f"run {run.id} did not end in {grace:g} s: it got {name}")
         return
     reported = False
@@ -143,7 +143,7 @@ def _wait_for_end(run: Run, patience: Patience, began: float, grace: float | Non
     def wait(timeout: float | None) -> None:
         nonlocal reported
         end = None if timeout is None else monotonic() + timeout
-        run._until(lambda: run.status in ENDED or run.swallowed_stop is not None, timeout)
+        run._connection.wait_until(lambda: run.status in ENDED or run.swallowed_stop is not None, timeout)
         if run.swallowed_stop is not None and not reported:
             reported = True
             say(f"{_went_on(run)}; waiting for the end of its process (Ctrl-C ends the waiting only)")
@@ -230,7 +230,7 @@ def _judge(run: Run, request: Request, *, as_json: bool, waited: bool, grace: fl
     if fate.state is FateState.LOST:
         raise leave(Exit.LOST, f"{what} is lost: {fate.reason}; 'spark-fast status {run.id}' shows what is left")
     if fate.state is FateState.REFUSED and run.status is SparkStatus.LOST:
-        hint = "" if run._may_live_elsewhere() else "; 'spark-fast gc' removes what it left"
+        hint = "" if run._connection.remote_ranks_may_live() else "; 'spark-fast gc' removes what it left"
         raise leave(Exit.LOST, f"{what} was refused: {fate.reason}{hint}")
     if fate.state is FateState.SUPERSEDED:
         raise leave(Exit.REFUSED, f"{what} was superseded by {_other(run, fate.by)}; run {run.id} is {run.status}")
@@ -256,11 +256,17 @@ def _judge_end(run: Run, *, as_json: bool) -> None:
 
 
 def because(run: Run, trouble: str) -> str:
-    """Return in brackets which ranks have a trouble, where there are several; for one overdue rank, for how long."""
+    """Return in brackets which ranks have a trouble, where there are several; for one overdue rank, for how long.
+
+    If none is overdue, return which one is furthest behind: the others wait at the step of the request until it comes.
+    """
     if not ranks.several(run):
         late = ranks.lateness(run) if trouble == "overdue" else ""
         return f" ({late})" if late else ""
-    words = ranks.concerns(run.ranks, run.steps_per_second, time.time(), only=[trouble])
+    there = run.ranks
+    words = ranks.concerns(there, run.steps_per_second, time.time(), only=[trouble])
+    if not words and trouble == "overdue" and (last := slowest(there)):
+        words = [last]
     return f" ({'; '.join(words)})" if words else ""
 
 

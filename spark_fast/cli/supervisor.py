@@ -22,7 +22,7 @@ from spark_fast.cli.run_options import Order
 from spark_fast.errors import SegmentError, SparkError
 from spark_fast.own_process import asks_for_safe_path
 from spark_fast.request import GRACE, RESET
-from spark_fast.runfiles import run_folder
+from spark_fast.runfiles import run_folder, supervisors
 
 __all__ = ["supervise"]
 
@@ -111,7 +111,7 @@ class _Supervisor:
             if self._lock is None and worker.run is not None:
                 # Another process, or a supervisor that is just ending, holds the lock. The next look tries again.
                 with suppress(OSError, SparkError):
-                    self._lock = run_folder.hold_supervisor(worker.run)
+                    self._lock = supervisors.hold_supervisor(worker.run)
             if self._watcher is not None and worker.run is not None:
                 from spark_fast import client  # here, so that the worker starts earlier, and only --watch pays for it
 

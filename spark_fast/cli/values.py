@@ -48,7 +48,7 @@ def _attach(run: str | None) -> tuple[Run, str | None]:
 
 def _refuse_unknown(run: Run, wanted: Sequence[str]) -> None:
     """Raises typer.Exit if the run has no value of one of these names."""
-    await_exposed(run, wanted, "value", Deadline(None))
+    await_exposed(run._board, wanted, "value", Deadline(None))
     values = run.values
     missing = [name for name in wanted if name not in values]
     if missing:
@@ -151,7 +151,7 @@ def set_values(run: str | None, words: Sequence[str], patience: Patience, *, as_
         raise leave(Exit.USAGE, "say what to set: spark-fast set [RUN] lr=0.1")
     found = client.attach(run)
     if patience.wait:  # the type of a value says how its text is read
-        await_exposed(found, [name for name, _, _ in pairs], "value", patience.deadline)
+        await_exposed(found._board, [name for name, _, _ in pairs], "value", patience.deadline)
     values = found.values
     parsed = {name: _parsed(text, values[name].type if name in values else "json") for name, _, text in pairs}
     said = ", ".join(f"{printable(name)} = {_plain(given)}" for name, given in parsed.items())
@@ -203,7 +203,7 @@ def call(
     args, kwargs = (given, {}) if isinstance(given, list) else ([], given)
     found = _attach_for_call(rest[0] if rest else None, name)
     if patience.wait:
-        await_exposed(found, [name], "function", patience.deadline)
+        await_exposed(found._board, [name], "function", patience.deadline)
     request = found.request_call(name, args, kwargs, wait=False, timeout=patience.left(), ranks=ranks)
     if as_json or not patience.wait:
         requests.ask(found, lambda: request, patience, as_json=as_json)

@@ -191,7 +191,7 @@ async def reset(server: Server, run: str, body: models.Reset | None = None) -> R
     """Ask for a fresh process in the place of the run's. The request that is returned is the stop of the old one."""
     grace = (body or models.Reset()).grace
     try:
-        return await _ask(server, run, lambda found: ask_reset(found, grace=grace))
+        return await _ask(server, run, lambda found: ask_reset(found._connection, grace=grace))
     except ResetError as error:
         raise HTTPException(409, str(error)) from None
 
@@ -203,7 +203,7 @@ async def set_values(server: Server, of: Client, run: str, body: models.SetValue
     def send(found: Run) -> Request:
         there = found.values
         for name in body.values:
-            if name not in there and not is_before_first_checkpoint(found):
+            if name not in there and not is_before_first_checkpoint(found._connection):
                 raise HTTPException(404, unknown(name, "value", list(there)))
         return next(iter(found.set(body.values, wait=False).values()))
 
@@ -215,7 +215,7 @@ async def set_value(server: Server, of: Client, run: str, name: str, body: model
     """Ask a run to take a new value at its next checkpoint."""
 
     def send(found: Run) -> Request:
-        if name not in found.values and not is_before_first_checkpoint(found):
+        if name not in found.values and not is_before_first_checkpoint(found._connection):
             raise HTTPException(404, unknown(name, "value", list(found.values)))
         return found.set(name, body.value, wait=False)
 
@@ -228,7 +228,7 @@ async def call(server: Server, of: Client, run: str, name: str, body: models.Cal
     said = body or models.Call()
 
     def send(found: Run) -> Request:
-        if name not in found.functions and not is_before_first_checkpoint(found):
+        if name not in found.functions and not is_before_first_checkpoint(found._connection):
             raise HTTPException(404, unknown(name, "function", list(found.functions)))
         return found.request_call(name, said.args, said.kwargs, wait=False, ranks=said.ranks)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from spark_fast.client import Run
-from spark_fast.client.run import find_or_none
+from spark_fast.client.discovery import find_or_none
 from spark_fast.errors import FolderRefusedError, SegmentError, SparkError, StoreError
 from spark_fast.runfiles.json_text import to_json
 from spark_fast.runfiles.versions import Store
@@ -46,7 +46,7 @@ class Parts:
         summary = run.as_dict() | {"id": run.folder.name}
         summary["present"] = present_view(summary["ranks"])
         try:
-            view = run._view()
+            view = run._connection.view()
             log: object = view["tail"], view["changes"], summary["status"]
         except SegmentError as error:
             log = str(error)

@@ -7,7 +7,7 @@ turns: one that asks without a pause waits here, without a thread, and the next 
 import asyncio
 from collections import OrderedDict, deque
 
-from spark_fast.client.rate_limit import Share
+from spark_fast.client.rate_limit import TokenBucket
 from spark_fast.ui.threads import BusyError
 
 __all__ = ["FairQueue"]
@@ -41,13 +41,13 @@ class FairQueue:
 class _Line:
     def __init__(self, run: str) -> None:
         self._run = run
-        self._share = Share()
+        self._share = TokenBucket()
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def idle(self) -> bool:
-        return not self._waiting and self._share.whole
+        return not self._waiting and self._share.full
 
     async def take(self, client: str) -> None:
         if not self._waiting and self._share.wait() == 0:

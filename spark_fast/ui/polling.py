@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spark_fast.client.run import Run, open_in
-from spark_fast.client.snapshot import Look
+from spark_fast.client.discovery import open_in
+from spark_fast.client.run import Run
+from spark_fast.client.snapshot import Snapshot
 from spark_fast.errors import FolderRefusedError, SparkError
 from spark_fast.runfiles import run_folder
 from spark_fast.runfiles.descriptors import is_short
@@ -57,7 +58,7 @@ class _Seen:
     """A run as the last round saw it."""
 
     run: Run
-    look: Look | None = None
+    look: Snapshot | None = None
     summary: dict[str, Any] = field(default_factory=dict)
     text: str = ""
     step: int = -1
@@ -84,7 +85,7 @@ class _Folders:
         with opened_homes() as homes:
             self._list(homes)
             for name, seen in list(self.seen.items()):
-                if os.fstat(seen.run._control).st_nlink == 0:  # removed, or a fresh worker has taken its name
+                if os.fstat(seen.run._connection.control).st_nlink == 0:  # removed or replaced
                     del self.seen[name]
                     self._unusable[name] = None
             by_path = {home.path: home for home in homes}
@@ -252,7 +253,7 @@ class Poller:
 
 def _look_at(seen: _Seen, now: float) -> bool:
     """Return whether the run has published something new."""
-    look = seen.run._look()
+    look = seen.run._snapshot()
     if look == seen.look and seen.summary and not (look is not None and look.waits()):
         return False
     before, seen.look = seen.summary, look

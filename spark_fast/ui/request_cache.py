@@ -5,7 +5,7 @@ from collections import OrderedDict
 from typing import Any
 
 from spark_fast.client import Request, Run
-from spark_fast.client.run import find_or_none
+from spark_fast.client.discovery import find_or_none
 from spark_fast.runfiles import run_folder
 from spark_fast.ui.views import request_view
 
@@ -24,7 +24,7 @@ def is_there(run: Run) -> bool:
         there = os.stat(run.folder / run_folder.CONTROL, follow_symlinks=False)
     except (FileNotFoundError, NotADirectoryError):
         return False
-    return os.path.samestat(there, os.fstat(run._control))
+    return os.path.samestat(there, os.fstat(run._connection.control))
 
 
 class RequestCache:
@@ -48,12 +48,12 @@ class RequestCache:
             while len(self._runs) > _RUNS:
                 # Kept requests keep their run. What the run has open beyond its own file is opened again when needed.
                 _, old = self._runs.popitem(last=False)
-                old._segment = old._exposed = None
+                old._release()
         return found
 
     def keep(self, request: Request, name: str | None) -> None:
         """Keep a request that was sent. name: that of the value or the function."""
-        self._requests[request._run.folder.name, request.id] = request
+        self._requests[request._connection.folder.name, request.id] = request
         self._names[request.id] = name
         while len(self._requests) > _REQUESTS:
             (_, ident), _ = self._requests.popitem(last=False)

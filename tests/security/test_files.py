@@ -24,7 +24,15 @@ from spark_fast.errors import FolderRefusedError, JournalError, SegmentError, St
 from spark_fast.hosts import requests
 from spark_fast.hosts import state_files as host_files
 from spark_fast.own_process import own_command
-from spark_fast.runfiles import descriptors, homes, journal, journal_parts, private_files, run_folder, safe_paths
+from spark_fast.runfiles import (
+    descriptors,
+    homes,
+    journal,
+    journal_parts,
+    private_files,
+    safe_paths,
+    supervisors,
+)
 from spark_fast.ui.detail import RunWatcher
 from spark_fast.ui.polling import Poller
 from spark_fast.ui.request_cache import RequestCache
@@ -214,7 +222,7 @@ def test_a_pipe_in_the_place_of_a_lock_blocks_no_command(run_path: Path, home: P
     (home / name).unlink(missing_ok=True)
     os.mkfifo(home / name)
     with pytest.raises(FolderRefusedError, match="a named pipe"):
-        client.remove_ended() if name == ".lock" else run_folder.has_supervisor("test")
+        client.remove_ended() if name == ".lock" else supervisors.has_supervisor("test")
     assert (home / name).exists()
 
 

@@ -81,7 +81,7 @@ def stop(
             return found.stop(wait=False, timeout=patience.left())
         from spark_fast.client import ending
 
-        return ending.ask_stop(found, within, stays=wait, timeout=patience.left())
+        return ending.ask_stop(found._connection, within, stays=wait, timeout=patience.left())
 
     send(run, make, wait=wait, timeout=timeout, as_json=as_json, grace=within)
 
