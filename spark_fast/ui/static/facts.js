@@ -6,7 +6,7 @@ import { brief } from "./ranks.js";
 
 const SILENT_SECONDS = 10;
 
-/** The status, with a word on what is wrong. */
+/** The status, with a word on its trouble. */
 export class Status {
   constructor() {
     this.word = el("span", { class: "status" });
