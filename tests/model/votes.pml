@@ -4,9 +4,9 @@
  * (e, phase) in its own slot: sf_vote() in csrc/sf_log.c. Then it looks: sf_agreed(), which goes through the votes of
  * all ranks and swaps the entry's agreed[phase] from open to yes, if all that are there said yes, or to no, if one said
  * no or this one has waited too long. It does what agreed[phase] says, whoever swapped it. After a no it takes its part
- * back and goes on to what the log says next. agree() in spark_fast/worker/voting.py is the loop around both.
+ * back and goes on to what the log says next. agree() in spark_fast/worker/reload/vote.py is the loop around both.
  *
- * A new rank may take the slot of one that died: sf_worker_join(), find_front(), move_on(), leaves(). It begins behind
+ * A new rank may take the slot of one that died: sf_worker_join(), find_front(), move_on(). It begins behind
  * what the others are at, and counts as one that has said yes to all of that.
  *
  * One d_step is one access to shared memory, together with what the process does alone. A wait is for the header's
