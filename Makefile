@@ -15,12 +15,12 @@ LOCKED ?=
 PIP_LOCK := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $(LOCK)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(LOCKED),--no-index)
 
-CORE := $(wildcard csrc/*.c csrc/*.h spark_fast/*.pyx spark_fast/*.pxd) setup.py pyproject.toml
+CORE := $(wildcard csrc/*.c csrc/*.h spark_fast/*.pyx spark_fast/*.pxd spark_fast/*.pxi) setup.py pyproject.toml
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help build demo test-fast test test-python test-more test-all test-beyond test-c test-others system verify \
-    bench campaign lint types audit lock wheel screenshots clean
+    bench campaign lint types audit lock wheel screenshots docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## /  make \1\t/' | expand -t 22
@@ -55,6 +55,10 @@ $(VENV)/made-lint: $(VENV)/made-test tests/requirements-lint.txt
 
 $(VENV)/made-ci: $(VENV)/made tests/requirements-ci.txt
 	$(PIP) --requirement tests/requirements-ci.txt
+	touch $@
+
+$(VENV)/made-docs: $(VENV)/made docs/requirements.txt
+	$(PIP) --requirement docs/requirements.txt
 	touch $@
 
 $(VENV)/made-bench: $(VENV)/made-all bench/requirements.txt
@@ -110,7 +114,7 @@ campaign: $(VENV)/made-all  ## kills, faults and bad inputs for real jobs, for H
 lint: $(VENV)/made-lint  ## style, of Python, Cython and C
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	PATH="$(abspath $(BIN)):$$PATH" cython-lint spark_fast/*.pyx spark_fast/*.pxd
+	PATH="$(abspath $(BIN)):$$PATH" cython-lint spark_fast/*.pyx spark_fast/*.pxd spark_fast/*.pxi
 	$(BIN)/clang-format --dry-run --Werror csrc/*.[ch] tests/c/*.[ch] bench/*.c
 
 types: $(VENV)/made-lint  ## types, and the stub against the built module
@@ -129,8 +133,12 @@ lock: $(VENV)/made-ci  ## the newest packages that the lists allow, with their h
 wheel: $(VENV)/made-test  ## a wheel and a source distribution, in dist/
 	$(BIN)/python -m build --outdir dist .
 
-screenshots: $(VENV)/made-all  ## the pictures of the web page, in docs/images; needs Debian's chromium
+screenshots: $(VENV)/made-all  ## the pictures in docs/images; needs Debian's chromium and tmux
+	$(BIN)/python -m tests.recording
 	$(BIN)/python -m tests.screenshots
+
+docs: $(VENV)/made-docs  ## the documentation, with the API reference, in build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:  ## removes what was made
 	rm -rf $(VENV) build dist *.egg-info .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis spark_fast/*.so

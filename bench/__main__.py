@@ -29,7 +29,7 @@ def main() -> None:
     options = parser.parse_args()
     quick: bool = options.quick
 
-    from bench import hosts, idle, longest, parked, ranks, readme, reload, report, start, values, wake, web
+    from bench import hosts, idle, longest, parked, ranks, readme, reload, report, results, start, values, wake, web
     from bench.homes import become_worker
 
     began = time.monotonic()
@@ -66,7 +66,7 @@ def main() -> None:
     say("the longest of many calls")
     slow_calls = longest.measure(calls=300_000 if quick else 10_000_000, seconds=3.0 if quick else 60.0)
 
-    found = report.Results(
+    found = results.Results(
         quick=quick,
         took=time.monotonic() - began,
         idle=found_idle,

@@ -48,7 +48,7 @@ TYPE_CHECKING = False  # type checkers know the name; importing typing would tak
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from spark_fast.client import Used
+    from spark_fast.client import RunProxy
     from spark_fast.errors import SparkError, SparkInterrupt, SparkReloadError, SparkStopError
     from spark_fast.status import SparkStatus
     from spark_fast.worker import (
@@ -101,7 +101,7 @@ __all__ = [
 ]
 
 
-def use(target: str, arguments: "Sequence[str]" = (), **options: object) -> "Used":
+def use(target: str, arguments: "Sequence[str]" = (), **options: object) -> "RunProxy":
     """A run as an object: `spark.use("train.py")` starts a script, `spark.use(run_id)` takes a live run.
 
     Its exposed values are attributes, its exposed functions methods: see `spark_fast.client.use()`.

@@ -2,9 +2,12 @@
 
 import pytest
 
-from spark_fast.worker.reload.libraries import Repetition
+from spark_fast.worker.reload.libraries import make_repetitions
 from spark_fast.worker.reload.patching import Patch
+from spark_fast.worker.reload.repetition import Repetition
 from tests.test_patching import Edited
+
+REPETITIONS = make_repetitions()
 
 
 class Script(Edited):
@@ -13,7 +16,7 @@ class Script(Edited):
     def reload(self, source: str) -> list[str]:
         """Reloads it; the warnings."""
         patch = Patch()
-        repetition = Repetition([self.module.__name__], [self.source.encode()])
+        repetition = Repetition(REPETITIONS, [self.module.__name__], [self.source.encode()])
         repetition.begin()
         try:
             self.run(patch, source)

@@ -149,7 +149,7 @@ def test_answers_to_reloads_are_pruned_too(tmp_path: Path) -> None:
     code = """
     import time
     import spark_fast as spark
-    from spark_fast.worker.slow_path import replies
+    from spark_fast.worker import replies
     replies._KEPT = 4
     NUMBER = 0
     while True:
@@ -171,9 +171,9 @@ def test_answers_that_a_process_before_has_left_are_removed_by_the_next(tmp_path
     import time
     import spark_fast as spark
     from spark_fast.runfiles import mailbox
-    from spark_fast.worker import session
+    from spark_fast.worker import process, session
     mailbox.REPLIES_MAX = 4
-    session.attach()
+    process.attach()
     for ident in range(1, 21):
         mailbox.write_reply(session.folder(), ident, mailbox.Reply("done"))
     state = spark.expose(f=len)

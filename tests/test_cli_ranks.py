@@ -15,6 +15,7 @@ import pytest
 from spark_fast import client
 from spark_fast.cli import ranks
 from spark_fast.client import Rank, SparkStatus
+from spark_fast.client.send import ask
 from spark_fast.request import Kind
 from spark_fast.status import ranges, trouble_of
 from tests.job import RANKS, Job
@@ -176,7 +177,7 @@ for step in range(1_000_000):
 def test_a_stop_with_a_deadline_says_how_much_time_is_left(tmp_path: Path) -> None:
     with Job(tmp_path / "job", SAVING="30") as job:
         run = job.run()
-        run._ask(Kind.STOP, False, DEADLINE, duration=90.0)
+        ask(run._connection, Kind.STOP, False, DEADLINE, duration=90.0)
         by = run.stop_by
         assert by is not None
         found = next(line for line in status_of() if line.split()[:2] == ["stops", "by"])

@@ -169,7 +169,7 @@ def test_a_function_that_was_called_while_parked_may_wait_for_a_thread_that_pass
         run = child.run()
         run.pause()
         call = run.request_call("joins", wait=False)
-        until(lambda: _core.read_slot(run._control, 0)["applied"] == 2, "it is called")
+        until(lambda: _core.read_slot(run._connection.control, 0)["applied"] == 2, "it is called")
         run.resume(timeout=30)
         assert call.wait(30).state == "applied"
         child.steps_on(run)
@@ -345,7 +345,7 @@ INTERRUPTED = """
 import time
 import spark_fast as spark
 from spark_fast.runfiles import mailbox
-from spark_fast.worker.slow_path import dispatch as delivering
+from spark_fast.worker.slow_path.dispatch import dispatcher
 
 def interrupted(where, name):
     inner = getattr(where, name)
@@ -355,7 +355,7 @@ def interrupted(where, name):
     setattr(where, name, once)
 
 def before():
-    interrupted(delivering, "deliver")
+    interrupted(dispatcher, "deliver")
 
 def answering():
     interrupted(mailbox, "write_reply")
@@ -523,11 +523,11 @@ def test_a_script_that_is_used_has_its_values_when_it_is_handed_out(tmp_path: Pa
         import time
         import spark_fast as spark
         from spark_fast.worker.state import registry as exposing
-        describe = exposing._describe
+        describe = exposing.current._describe
         def slowly():
             time.sleep(1)
             describe()
-        exposing._describe = slowly
+        exposing.current._describe = slowly
         spark.expose(lr=0.5)
         while True:
             spark.checkpoint()
@@ -596,7 +596,7 @@ def test_what_waits_for_a_function_of_another_thread_holds_up_no_pause(
     with Child(tmp_path, BESIDE) as child:
         run = child.run()
         first = run.set("slow", 2, wait=False) if busy == "slow" else run.request_call("waits", wait=False)
-        until(lambda: first.fate.running or (busy == "slow" and run._slots()[0]["applied"] > 0))
+        until(lambda: first.fate.running or (busy == "slow" and run._connection.slots()[0]["applied"] > 0))
         between = run.request_call(what, wait=False) if what == "quick" else run.set(what, 3, wait=False)
         later = run.pause(timeout=DEADLINE) if behind == "pause" else run.advance(3, timeout=DEADLINE)
         assert later.fate.state == "applied"

@@ -17,6 +17,7 @@ import pytest
 
 from spark_fast import _core, client
 from spark_fast.client import FateState, SparkCallError, SparkTimeoutError, exposures, rate_limit, starting
+from spark_fast.client.send import ask
 from spark_fast.errors import SegmentError
 from spark_fast.request import Kind
 from spark_fast.runfiles import journal, mailbox
@@ -200,7 +201,7 @@ def send(run: client.Run, kind: Kind, content: dict[str, Any], mail: str | None 
     """A request of somebody who checks nothing."""
     ident = int.from_bytes(os.urandom(7), "big")
     mailbox.write_mail(run.folder, ident, content)
-    return run._ask(kind, False, None, mail=mailbox.mail_name(ident) if mail is None else mail, ident=ident)
+    return ask(run._connection, kind, False, None, mail=mailbox.mail_name(ident) if mail is None else mail, ident=ident)
 
 
 def test_a_setter_that_raises_leaves_the_value_and_its_sender_gets_the_traceback(training: Child) -> None:
@@ -530,9 +531,12 @@ def _begun(run: client.Run, *args: object) -> client.Request:
     request = run.request_call("wait", args, wait=False)
     until(lambda: (run.folder / "replies" / f"{request.id}.json").exists(), "it is called")
     for number in range(_core.LOG_CAPACITY):
-        run._ask(Kind.PAUSE if number % 2 == 0 else Kind.RESUME, False, 30)
+        ask(run._connection, Kind.PAUSE if number % 2 == 0 else Kind.RESUME, False, 30)
         if args[0]:
-            until(lambda: _core.read_slot(run._control, 0)["applied"] == run._view()["tail"], "it is applied")
+            until(
+                lambda: _core.read_slot(run._connection.control, 0)["applied"] == run._connection.view()["tail"],
+                "it is applied",
+            )
     assert request.id not in [known.id for known in run.requests]
     return request
 
@@ -580,7 +584,7 @@ def test_a_call_that_can_not_be_answered_is_not_waited_for_when_the_log_has_forg
 def test_a_worker_that_is_killed_in_a_call_leaves_it_lost(training: Child) -> None:
     run = training.run()
     request = run.request_call("forever", wait=False)
-    until(lambda: _core.read_slot(run._control, 0)["applied"] == 1, "it is called")
+    until(lambda: _core.read_slot(run._connection.control, 0)["applied"] == 1, "it is called")
     training.process.kill()
     training.process.wait()
     assert request.wait(30).state == "lost"
@@ -610,7 +614,7 @@ def test_what_is_short_stands_in_the_log_and_needs_no_file(training: Child) -> N
 def test_what_was_set_and_stood_in_the_log_is_written_down_once_and_read_with_its_value(training: Child) -> None:
     run = training.run()
     short, long = run.set("lr", 0.25), run.set("name", "é" * 50)
-    broken = run._ask(Kind.SET, True, 30, mail='{"name":1}')
+    broken = ask(run._connection, Kind.SET, True, 30, mail='{"name":1}')
     path = journal.of_folder(run.folder)
     assert path is not None
     lines = [json.loads(line) for line in path.read_bytes().splitlines()[1:]]
@@ -693,7 +697,7 @@ def test_a_log_that_can_not_be_read_lets_no_mail_be_removed(training: Child, mon
 @pytest.mark.parametrize("mail", ["{", "{}", "{1}", '{"name": 1}', '{"name":"evaluate","args":1}'])
 def test_what_stands_in_the_log_and_is_none_is_refused(training: Child, mail: str) -> None:
     run = training.run()
-    request = run._ask(Kind.CALL, True, 30, mail=mail)
+    request = ask(run._connection, Kind.CALL, True, 30, mail=mail)
     assert request.fate.state == "refused"
     assert "what it carries" in request.fate.reason
     training.steps_on(run)
@@ -702,7 +706,7 @@ def test_what_stands_in_the_log_and_is_none_is_refused(training: Child, mail: st
 @pytest.mark.parametrize("mail", ["", "../x", "0123456789abcdef", "0123456789ABCDEF", "version-1", "/etc/passwd"])
 def test_mail_that_is_none_is_refused_and_the_loop_goes_on(training: Child, mail: str) -> None:
     run = training.run()
-    request = run._ask(Kind.CALL, True, 30, mail=mail)
+    request = ask(run._connection, Kind.CALL, True, 30, mail=mail)
     assert request.fate.state == "refused"
     assert "what it carries can't be read" in request.fate.reason
     training.steps_on(run)
@@ -711,7 +715,7 @@ def test_mail_that_is_none_is_refused_and_the_loop_goes_on(training: Child, mail
 def test_a_share_is_so_many_at_once_and_so_many_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(rate_limit, "monotonic", lambda: now)
-    mine = rate_limit.Share()
+    mine = rate_limit.TokenBucket()
     for _ in range(rate_limit.BURST):
         assert mine.wait() == 0
         mine.take()
@@ -723,13 +727,13 @@ def test_a_share_is_so_many_at_once_and_so_many_a_second(monkeypatch: pytest.Mon
     assert mine.wait() == 0
     for _ in range(3):
         mine.take()
-    assert not mine.whole
+    assert not mine.full
     # Several that wait stand in a line.
     assert [mine.wait() for _ in range(3) if mine.take() is None] == pytest.approx(  # type: ignore[func-returns-value]
         [1.5 / rate_limit.RATE, 2.5 / rate_limit.RATE, 3.5 / rate_limit.RATE]
     )
     now += (rate_limit.BURST + 4) / rate_limit.RATE
-    assert mine.whole and mine.wait() == 0
+    assert mine.full and mine.wait() == 0
 
 
 FLOODING = """
@@ -752,10 +756,10 @@ def test_a_sender_that_asks_without_a_pause_waits_for_its_turn_and_others_are_se
     with subprocess.Popen([sys.executable, "-c", FLOODING], stdout=subprocess.PIPE) as flood:
         try:
             assert flood.stdout is not None and flood.stdout.readline() == b"flooding\n"
-            began, before = time.monotonic(), run._view()["tail"]
+            began, before = time.monotonic(), run._connection.view()["tail"]
             for number in range(20):
                 assert run.set("name", str(number)).fate.state == "applied"
-            by_both = run._view()["tail"] - before
+            by_both = run._connection.view()["tail"] - before
             took = time.monotonic() - began
             assert flood.poll() is None
         finally:
@@ -801,7 +805,7 @@ def test_threads_of_a_sender_share_and_a_forked_child_is_a_sender_of_its_own(
     for thread in threads:
         thread.join()
     assert sorted(waits) == pytest.approx([number / rate_limit.RATE for number in range(1, 7)])
-    with exposures._turns:
+    with exposures._lock:
         child = os.fork()
         if child == 0:
             try:
@@ -1149,7 +1153,7 @@ def test_a_script_is_started_and_used_as_an_object(tmp_path: Path) -> None:
         used.controller.pause()
         again = client.use("used")
         assert again.lr == 0.2
-        assert repr(again) == f"<Used {run!r}>"
+        assert repr(again) == f"<RunProxy {run!r}>"
         with pytest.raises(client.SparkError, match="a living run is called 'used'"):
             client.use(str(script), name="used")
     finally:

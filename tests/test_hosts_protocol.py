@@ -14,7 +14,7 @@ from spark_fast.hosts.decision import decide
 from spark_fast.hosts.messages import STEP_MAX, VOID, Answer, Decision, Entry, GroupAnswer, Member, Note, Place
 from spark_fast.hosts.protocol import Times
 from spark_fast.request import Kind
-from tests.hosts_sim import NO, YES, Chances, SimClient, SimHost, SimJob, SimRank
+from tests.hosts_sim import NEVER, NO, YES, Chances, SimClient, SimHost, SimJob, SimRank
 from tests.support import ALL
 
 pytestmark = pytest.mark.unit
@@ -393,6 +393,26 @@ def test_a_decision_that_comes_after_the_others_have_voided_is_none(monkeypatch:
     assert {acted_after_a_delay(moves) for moves in range(16)} == {0, 3}
     monkeypatch.setattr(SimClient, "compare_set", put)
     assert {acted_after_a_delay(moves) for moves in range(16)} & {1, 2}, "this is what the swap is for"
+
+
+@pytest.mark.parametrize("moves", range(16))
+def test_a_request_that_comes_while_the_relay_of_a_host_without_ranks_ends_is_done_by_the_others(moves: int) -> None:
+    job = SimJob(18, 2, 1, times=QUICK, lockstep=False)
+    job.run(1.0)
+    asked, ending = job.hosts
+    ending.ranks_[0].alive = False
+    ending.steps = ending.waits = None
+    job._begin(ending)  # its last turn, and its last word
+    for _ in range(moves):
+        if ending.steps is not None:
+            job._move(ending)
+    ident = job.ask(asked, Kind.PAUSE)
+    ending.dead_until = job.time + QUICK.bound / 2  # suspended, until the asked host has found no last word and waits
+    job.run(5.0, lambda: job.time > ending.dead_until and ending.steps is None)
+    ending.dead_until = NEVER  # it has ended, and no other one is started
+    job.run(5.0, lambda: ident in asked.fates)
+    assert asked.fates[ident][0].state == "applied", asked.fates
+    job.check()
 
 
 def test_a_host_that_starts_late_takes_part_from_the_first_request_on() -> None:

@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -101,7 +101,8 @@ def running(
         for host in job.hosts:
             host.__exit__()
         for relay in job.relays():
-            relay.kill()
+            with suppress(psutil.NoSuchProcess):  # it has ended since, of itself
+                relay.kill()
         if home is None:
             os.environ.pop("SPARK_FAST_HOME", None)
         else:

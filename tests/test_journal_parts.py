@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from spark_fast import client
+from spark_fast.client.send import ask
 from spark_fast.request import Kind
 from spark_fast.runfiles import journal, journal_parts
 from spark_fast.sizes import parse_size, size_text
@@ -43,7 +44,7 @@ def trained(folder: Path, *words: str, code: str = TRAINING, **env: str) -> Chil
 def steer(run: client.Run, count: int) -> None:
     """Sets `add` so many times, without a sender's share."""
     for number in range(count, 0, -1):
-        request = run._ask(Kind.SET, False, DEADLINE, mail=json.dumps({"name": "add", "value": number}))
+        request = ask(run._connection, Kind.SET, False, DEADLINE, mail=json.dumps({"name": "add", "value": number}))
         if number % 50 == 1:
             assert request.wait(DEADLINE).state == "applied"
 
@@ -137,7 +138,7 @@ def test_a_worker_that_is_killed_between_two_parts_leaves_all_that_it_applied(tm
         number = 0
         while run.status.live:
             number += 1
-            request = run._ask(Kind.SET, False, DEADLINE, mail=json.dumps({"name": "add", "value": number}))
+            request = ask(run._connection, Kind.SET, False, DEADLINE, mail=json.dumps({"name": "add", "value": number}))
             if request.wait(DEADLINE).state == "applied":
                 told.append(number)
         child.ended()

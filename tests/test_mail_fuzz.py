@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from spark_fast import client
 from spark_fast.client import FolderRefusedError, SegmentError, StoreError
+from spark_fast.client.send import ask
 from spark_fast.request import Kind
 from spark_fast.runfiles import journal, mailbox
 from tests.support import Child, outcome, until
@@ -101,7 +102,7 @@ class Post:
     def sends(self, kind: Kind, leave: Callable[[Path], object]) -> client.Fate:
         ident = int.from_bytes(os.urandom(7), "big")
         leave(self.folder / f"{mailbox.mail_name(ident)}.json")
-        request = self.run._ask(kind, False, None, mail=mailbox.mail_name(ident), ident=ident)
+        request = ask(self.run._connection, kind, False, None, mail=mailbox.mail_name(ident), ident=ident)
         fate = request.wait(30)
         assert fate.state in ("applied", "refused", "failed"), fate
         assert fate.step is not None

@@ -23,8 +23,8 @@ pytestmark = [pytest.mark.process, pytest.mark.tier("fast")]
 SAVES = """
 import time
 import spark_fast as spark
-from spark_fast.worker import signals
-signals._ELSEWHERE = 0.5
+from spark_fast.worker import process
+process._REMOTE = 0.5
 try:
     while True:
         spark.checkpoint()
@@ -110,13 +110,13 @@ def test_descriptors_that_run_out_once_the_run_is_made_do_not_end_the_training(t
     code = """
     import resource
     import spark_fast as spark
-    from spark_fast.worker import session
-    make = session._make_run
+    from spark_fast.worker.lifecycle import join
+    make = join.make_run
     def made(*words, **options):
         run = make(*words, **options)
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         return run
-    session._make_run = made
+    join.make_run = made
     for _ in range(3):
         spark.checkpoint()
     print("went on")
@@ -134,12 +134,12 @@ def test_a_stop_that_all_hosts_were_asked_for_is_left_to_the_log_once_it_is_ther
     from spark_fast.runfiles import run_folder
     from spark_fast._core import worker
     from spark_fast.request import Kind
-    from spark_fast.worker import session
+    from spark_fast.worker import process
     spark.checkpoint()
     ident = run_folder.new_id()
     if {logged}:
         worker.append(Kind.PAUSE, ident, arg=10**6)
-    session.expect_stop(ident, "me", 0.0)
+    process.current.local_stop.expect(ident, "me", 0.0)
     try:
         for _ in range(3):
             spark.checkpoint()

@@ -27,7 +27,7 @@ FRESH = "in a folder that this process has just made under a random name"
 
 ALLOWED = {
     "cli/code.py": {"open(path)": SOURCE},
-    "cli/demo.py": {"self.script.read_text()": FRESH, "self.script.write_text()": FRESH},
+    "cli/demo_training.py": {"self.script.read_text()": FRESH, "self.script.write_text()": FRESH},
     "cli/streams.py": {"os.open(os.devnull)": SYSTEM, "open(number)": WRAPPED},
     "cli/web.py": {"file.write_text()": FRESH},
     "client/changes.py": {"open_file(path)": SOURCE, "open(fd)": WRAPPED},
@@ -53,8 +53,8 @@ ALLOWED = {
     "project/spawned.py": {"open(path)": SOURCE},
     "ui/assets.py": {"file.read_bytes()": SOURCE},
     "ui/memory.py": {"open(f'/proc/{pid}/statm')": SYSTEM},
-    "worker/reload/ended_loops.py": {"open(path)": SOURCE},
     "worker/reload/modules.py": {"open(path)": SOURCE},
+    "worker/state/ended_loops.py": {"open(path)": SOURCE},
     "worker/journal/replay.py": {"Path(here).read_bytes()": SOURCE},
     "worker/runner/script.py": {"open(descriptor)": WRAPPED},
 }

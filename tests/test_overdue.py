@@ -94,7 +94,7 @@ def test_a_request_whose_sender_died_before_the_rank_heard_of_it_is_not_waited_f
         asked = run.requests[-1].asked
         until(lambda: time.time() > asked + 1.5)
         assert run.ranks[0].overdue == 0
-        assert _core.read_view(run._control)["tail"] == 1
+        assert _core.read_view(run._connection.control)["tail"] == 1
 
 
 def test_a_first_step_that_takes_long_is_said_although_nothing_waits_for_it(

@@ -114,10 +114,12 @@ run = client.attach({run.id!r})
 _core.arm_point({point!r})
 {asks[what]}
 """
-            tail = run._view()["tail"]
+            tail = run._connection.view()["tail"]
             done = subprocess.run([sys.executable, "-c", code], timeout=60, capture_output=True, check=False)
             assert done.returncode == KILLED, done.stderr.decode()
-            added = run.requests[tail - run._view()["tail"] :] if run._view()["tail"] > tail else []
+            added = (
+                run.requests[tail - run._connection.view()["tail"] :] if run._connection.view()["tail"] > tail else []
+            )
             assert len(added) == (1 if APPEND_POINTS.index(point) >= 4 else 0), point
             _obeys(run)
             assert [request.fate.state in ("void", "applied", "superseded") for request in added] == [True] * len(added)

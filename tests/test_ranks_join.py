@@ -149,7 +149,7 @@ def test_a_process_that_a_rank_starts_is_a_run_of_its_own_and_disturbs_nothing(t
     code = LOOP.replace("#TOP", "import subprocess, sys").replace(
         "#BODY",
         """if item == 2 and rank == 1:
-            loop = "import time, spark_fast as spark; from spark_fast.worker import session; session._SEAT = 1e9\\n"
+            loop = "import time, spark_fast as spark; from spark_fast.worker.lifecycle import join; join._SEAT = 1e9\\n"
             loop += "while True: spark.checkpoint(); time.sleep(0.01)"
             child = subprocess.Popen(["sh", "-c", '"$1" -c "$2"; true', "sh", sys.executable, loop])""",
     )
@@ -172,13 +172,13 @@ def test_a_process_with_the_environment_of_a_rank_that_did_not_start_it_waits_fo
     """As when a launcher starts a rank again whose old process is slow to die."""
     code = LOOP.replace(
         "#TOP",
-        """from spark_fast.worker import session
-plain = session._started_by_its_rank
+        """from spark_fast.worker.lifecycle import join
+plain = join._started_by_its_rank
 def look(control):
     found = plain(control)
     tell(found=found)
     return found
-session._started_by_its_rank = look
+join._started_by_its_rank = look
 """,
     )
     with Ranks(tmp_path, 2, code) as job:

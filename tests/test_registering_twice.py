@@ -16,9 +16,9 @@ import pytest
 from spark_fast import client
 from spark_fast.errors import ReloadRefusedError
 from spark_fast.worker.reload import dynamo
-from spark_fast.worker.reload.libraries import Repetition, refuse_libraries
+from spark_fast.worker.reload.torch_operators import refuse_operators
 from tests.reloading import Edited as Training
-from tests.scripts import Script
+from tests.scripts import REPETITIONS, Script
 from tests.support import DEADLINE
 from tests.test_patching import Edited
 
@@ -31,7 +31,7 @@ def nothing_is_left_exchanged() -> Iterator[None]:
     yield
     now = logging.Logger.addHandler, atexit.register, multiprocessing.set_start_method.__func__.__defaults__
     assert now == before
-    assert Repetition.current() is None
+    assert REPETITIONS.current is None
 
 
 def test_a_flag_of_absl_keeps_its_value_and_takes_another_default() -> None:
@@ -244,9 +244,9 @@ def test_operators_of_torch_that_would_be_defined_twice_are_refused(line: str) -
     module = types.ModuleType("edited")
     vars(module).update(torch=torch, given=given, Library=torch.library.Library)
     inside = f"def make():\n    {line.replace(chr(10), chr(10) + '    ')}\n"
-    refuse_libraries(inside.encode(), "/x/ops.py", module)
+    refuse_operators(inside.encode(), "/x/ops.py", module)
     with pytest.raises(ReloadRefusedError, match=r"ops.py:[12]: .* can be defined once in a process"):
-        refuse_libraries(line.encode(), "/x/ops.py", module)
+        refuse_operators(line.encode(), "/x/ops.py", module)
     given._destroy()
 
 

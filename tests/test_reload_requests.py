@@ -37,21 +37,21 @@ from spark_fast.runfiles.versions import Store
 from spark_fast.request import format_id
 from spark_fast.worker import session
 
-class Host:
+class Reloader:
     thread = threading.get_ident()
     project = None
 
     def pass_checkpoint(self, done):
         pass
 
-    def tell(self):
+    def publish_applied(self):
         pass
 
-    def meet(self, entry, step):
+    def begin_reload(self, entry, step):
         worker.tell(entry["seq"], step, failed=False)
         return spark.SparkReloadError(format_id(entry["id"]), step, entry["sender"])
 
-session.host = Host()
+session.current.host = Reloader()
 train = Path(sys.argv[1])
 spark.checkpoint()
 run = client.attach("test")
@@ -131,8 +131,8 @@ def test_a_reload_brings_the_worker_a_version_of_what_changed_on_disk(runner: Ru
     first, second = run.versions
     assert (first.note, second.note, second.sender) == ("start", "changed on disk", request.sender)
     assert Store(run.folder).source(second.files[str(runner.train)]) == b"rate = 2\n"
-    view = _core.read_view(run._control)
-    entry = _core.read_entry(run._control, view["tail"])
+    view = _core.read_view(run._connection.control)
+    entry = _core.read_entry(run._connection.control, view["tail"])
     assert entry is not None and (entry["mail"], entry["arg"]) == ("version-2", 0)
     assert [each.version for each in run.requests] == [2]
     runner.steps_on(run)
@@ -270,7 +270,7 @@ def test_mail_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     with Child(tmp_path) as child:
         run = child.run()
         with pytest.raises(ValueError, match="64 bytes: at most 63 are"):
-            run._open_segment().append(1, 1, mail="é" * 32)
+            run._connection.segment().append(1, 1, mail="é" * 32)
         assert run.requests == []
 
 
@@ -306,7 +306,7 @@ def failed(request: client.Request, monkeypatch: pytest.MonkeyPatch) -> Fate:
     with monkeypatch.context() as patched:
         patched.setattr(_core, "read_entry", entry)
         return client.Request(
-            request._run, Kind.RELOAD, request._ident, request._seq, request.sender, request.asked
+            request._connection, Kind.RELOAD, request._ident, request._seq, request.sender, request.asked
         ).fate
 
 

@@ -10,7 +10,8 @@ import pytest
 
 import spark_fast as spark
 from spark_fast import client
-from spark_fast.worker.reload.restarts import Position, losses
+from spark_fast.worker.reload.positions import Position
+from spark_fast.worker.reload.restarts import losses
 from tests.reloading import Edited
 from tests.support import until
 

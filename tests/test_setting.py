@@ -185,7 +185,7 @@ def test_a_time_limit_that_is_up_is_told_as_it_was_asked(
         time.sleep(0.05)  # a part of the limit is used up before the waiting begins
         return "a slow sender"
 
-    monkeypatch.setattr(client.run, "sender_name", slow_name)
+    monkeypatch.setattr(client.send, "sender_name", slow_name)
     with Child(tmp_path, HELD) as child:
         run = child.run()
         asks = {

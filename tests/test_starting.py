@@ -12,6 +12,7 @@ import pytest
 
 from spark_fast import client
 from spark_fast.client import SparkCallError, SparkSetError, SparkTimeoutError, starting
+from spark_fast.client.connection import Connection
 from spark_fast.runfiles import run_folder
 from tests.ranks import LOOP, Ranks
 from tests.support import DEADLINE, Child, until
@@ -53,8 +54,8 @@ while True:
 
 RUNS = f"""
 {WAITS}
-from spark_fast.worker import session
-session.attach()
+from spark_fast.worker import process
+process.attach()
 gate("go")
 def main():
     for _ in spark.track(range(10**9), key="item"):
@@ -178,7 +179,7 @@ def test_the_command_line_waits_too(tmp_path: Path, words: tuple[str, ...], show
         run = there()
         command = [sys.executable, "-m", "spark_fast", *words]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as asking:
-            until(lambda: asking.poll() is not None or run_folder.has_open(asking.pid, run._control))
+            until(lambda: asking.poll() is not None or run_folder.has_open(asking.pid, run._connection.control))
             child.go()
             out, err = asking.communicate(timeout=DEADLINE)
         assert out.startswith(shows), err
@@ -241,14 +242,14 @@ def test_a_run_that_has_ended_is_not_waited_for(tmp_path: Path, monkeypatch: pyt
         run.stop()
         child.ended()
     waits: list[float | None] = []
-    until_of = client.Run._until
+    until_of = Connection.wait_until
 
-    def noting(run: client.Run, done: Callable[[], bool], timeout: float | None) -> bool:
+    def noting(run: Connection, done: Callable[[], bool], timeout: float | None) -> bool:
         waits.append(timeout)
         assert done()
         return until_of(run, done, timeout)
 
-    monkeypatch.setattr(client.Run, "_until", noting)
+    monkeypatch.setattr(Connection, "wait_until", noting)
     with pytest.raises(SparkCallError, match="the run has ended"):
         run.call("double", 1)
     with pytest.raises(SparkSetError, match="the run has ended"):

@@ -194,9 +194,9 @@ def test_the_supervisor_does_not_blame_memory_for_a_grace_that_was_given_later(t
 
 
 def _has_supervisor(run: str) -> bool:
-    from spark_fast.runfiles import run_folder
+    from spark_fast.runfiles import supervisors
 
-    return run_folder.has_supervisor(run)
+    return supervisors.has_supervisor(run)
 
 
 def test_without_a_supervisor_a_grace_needs_a_command_that_waits(tmp_path: Path) -> None:
@@ -216,13 +216,13 @@ def test_a_process_that_was_given_a_dead_workers_number_is_never_signalled(
 ) -> None:
     with Child(tmp_path, HANGS) as child:
         run = child.run()
-        slots = run._slots
+        slots = run._connection.slots
 
         def misled() -> list[dict[str, Any]]:
             return [slot | {"pid": innocent.pid} for slot in slots()]
 
-        monkeypatch.setattr(run, "_slots", misled)
+        monkeypatch.setattr(run._connection, "slots", misled)
         with pytest.raises(client.SparkTimeoutError, match="no process here can be found"):
-            ending.end_after(run, 0.0)
+            ending.end_after(run._connection, 0.0)
         assert innocent.poll() is None
         os.kill(child.pid, 0)

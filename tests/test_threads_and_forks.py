@@ -30,7 +30,7 @@ EXPOSING = LOOP.replace("while", "spark.expose(lr=0.5)\nwhile", 1)
 @contextmanager
 def home_locked() -> Iterator[None]:
     """Somebody makes or removes runs: those that want to must wait."""
-    with homes.opened_homes(create=True) as found, run_folder._home_locked(found[0], DEADLINE):
+    with homes.opened_homes(create=True) as found, run_folder.locked_home(found[0], DEADLINE):
         yield
 
 
@@ -266,13 +266,13 @@ def test_an_item_goes_where_no_lock_is_held(tmp_path: Path) -> None:
 def test_what_another_thread_persists_while_it_is_put_back_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
     class Key(str):
         def __hash__(self) -> int:
-            persist._values.setdefault(f"another {len(persist._values)}", 0)
+            persist.current._values.setdefault(f"another {len(persist.current._values)}", 0)
             return super().__hash__()
 
     monkeypatch.setattr(persist, "_values", {})
-    persist._values[Key("model")] = 0
-    persist.restore({"optim": 1})
-    assert persist._values["optim"] == 1 and "model" not in persist._values
+    persist.current._values[Key("model")] = 0
+    persist.current.restore({"optim": 1})
+    assert persist.current._values["optim"] == 1 and "model" not in persist.current._values
 
 
 def test_a_value_that_is_forgotten_as_it_is_made_is_returned_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,10 +357,10 @@ def test_a_value_that_is_assigned_while_new_code_is_taken_back_is_there_througho
             state.loss = 1.0
             return super().items()
 
-    when, values, *names = exposing.snapshot()
+    when, values, *names = exposing.current.snapshot()
     spark.expose(more=1.0)
-    exposing.restore((when, values, *map(Assigning, names)))
-    print(exposing.listed("value"))
+    exposing.current.restore((when, values, *map(Assigning, names)))
+    print(exposing.current.listed("value"))
     """
     with Child(tmp_path, code) as child:
         assert child.ended() == 0, child.err
@@ -376,12 +376,12 @@ def test_a_value_that_is_assigned_while_new_code_drops_it_is_assigned_to_nobody(
 
     class Dropped(dict):
         def items(self):
-            exposing.expect_again(["__main__"])
-            exposing.settle()
+            exposing.current.expect_again(["__main__"])
+            exposing.current.commit()
             return super().items()
 
     state.card = Dropped(layers=2)
-    print(exposing.listed("value"))
+    print(exposing.current.listed("value"))
     """
     with Child(tmp_path, code) as child:
         assert child.ended() == 0, child.err
@@ -426,9 +426,9 @@ def test_a_controller_and_a_checkpoint_in_two_threads_make_the_run_together(tmp_
     code = """
     import os, threading
     import spark_fast as spark
-    from spark_fast.worker import session
+    from spark_fast.worker import process
     controller = spark.create_controller()
-    attach, beginning = session.attach, session.beginning
+    attach, beginning = process.attach, process.beginning
     comes, holds = threading.Event(), threading.Event()
 
     class Noted:
@@ -446,7 +446,7 @@ def test_a_controller_and_a_checkpoint_in_two_threads_make_the_run_together(tmp_
             holds.wait()
         return attach(**options)
 
-    session.attach, session.beginning = noted, Noted()
+    process.attach, process.beginning = noted, Noted()
     thread = threading.Thread(target=spark.checkpoint)
     thread.start()
     comes.wait()
@@ -463,8 +463,8 @@ def test_a_signal_handler_may_pass_the_first_checkpoint_in_the_middle_of_an_expo
     import signal, threading
     import spark_fast as spark
     from spark_fast import _core
-    from spark_fast.worker.state import registry as exposing; from spark_fast.worker import session
-    expose, connect, beginning = exposing._expose_value, exposing.connect, _core.beginning
+    from spark_fast.worker.state import registry as exposing; from spark_fast.worker import process
+    expose, connect, beginning = exposing.current._expose_value, exposing.current.connect, _core.beginning
     main = threading.main_thread()
     asks = threading.Event()
 
@@ -500,8 +500,8 @@ def test_a_signal_handler_may_pass_the_first_checkpoint_in_the_middle_of_an_expo
         signal.raise_signal(signal.SIGUSR1)
         expose(*exposed)
 
-    exposing._expose_value, exposing.connect = interrupted, connecting
-    exposing.beginning = session.beginning = _core.beginning = Noted()
+    exposing.current._expose_value, exposing.current.connect = interrupted, connecting
+    exposing.beginning = process.beginning = _core.beginning = Noted()
     signal.signal(signal.SIGUSR1, lambda *_: spark.checkpoint())
     thread = threading.Thread(target=spark.checkpoint)
     spark.expose(answer=42)
@@ -567,13 +567,13 @@ def test_a_signal_handler_may_pass_a_checkpoint_while_the_first_one_makes_the_ru
     code = """
     import signal
     import spark_fast as spark
-    from spark_fast.worker import session
+    from spark_fast.worker.lifecycle import join
     controller = spark.create_controller()
-    make = session._make_run
+    make = join.make_run
     def interrupted(*args, **options):
         signal.raise_signal(signal.SIGUSR1)
         return make(*args, **options)
-    session._make_run = interrupted
+    join.make_run = interrupted
     signal.signal(signal.SIGUSR1, lambda *_: (spark.checkpoint(), print(controller.stop().state, flush=True)))
     spark.checkpoint()
     spark.checkpoint()
@@ -781,7 +781,7 @@ def test_runs_that_the_server_lets_go_of_are_not_kept_open_by_requests_that_it_r
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(request_cache, "_RUNS", 1)
-    memory = request_cache.Sent()
+    memory = request_cache.RequestCache()
     with Child(tmp_path, EXPOSING) as child:
         child.run()
         shutil.copytree(home / "test", home / "other")
@@ -791,8 +791,8 @@ def test_runs_that_the_server_lets_go_of_are_not_kept_open_by_requests_that_it_r
         assert run.values["lr"].value == 0.5
         memory.keep(request, None)
         assert memory.run("other") is not None
-        assert run._segment is None
-        assert run._exposed is None
+        assert run._connection._segment is None
+        assert run._board._file is None
         assert memory.request("test", request.id) is request
         assert request.fate.state == "applied"
         assert run.values["lr"].value == 0.5

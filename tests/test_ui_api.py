@@ -494,7 +494,7 @@ client.attach("kept").pause(wait=False)
 def test_a_run_whose_log_is_kept_locked_holds_up_no_other_and_says_so(
     server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client.run, "_TURN", 600.0)
+    monkeypatch.setattr(client.send, "_TURN", 600.0)
     with Child(tmp_path, name="kept") as one, Child(tmp_path, name="free") as other:
         one.run("kept")
         other.run("free")
@@ -525,7 +525,7 @@ def test_a_run_whose_log_is_kept_locked_holds_up_no_other_and_says_so(
 def test_a_sender_that_waits_too_long_for_a_log_that_is_kept_locked_is_told_so(
     server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client.run, "_TURN", 0.2)
+    monkeypatch.setattr(client.send, "_TURN", 0.2)
     with Child(tmp_path, name="kept") as one:
         one.run("kept")
         with Child(tmp_path, HOLDING, name=None) as holder:

@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from spark_fast import client
+from spark_fast.client.send import ask
 from spark_fast.request import Kind
 from spark_fast.ui import metrics
 from spark_fast.ui.polling import RANKS_MAX
@@ -270,7 +271,7 @@ def test_a_rank_that_is_not_there_can_not_be_called(server: api.Served, job: Job
 def test_when_a_stop_is_over_is_told(server: api.Served, home: Path, tmp_path: Path) -> None:
     with Job(tmp_path / "job", SAVING="30") as job:
         run = job.run()
-        run._ask(Kind.STOP, False, DEADLINE, duration=90.0)
+        ask(run._connection, Kind.STOP, False, DEADLINE, duration=90.0)
         by = until(lambda: next((each["stop_by"] for each in server.get("/api/runs")["runs"]), None))
         assert by == server.get("/api/runs/job")["stop_by"] == run.stop_by
 
@@ -457,7 +458,7 @@ def test_the_time_that_a_stop_has_left_counts_down(browser: Browser, served: pag
         fact = page.locator(".fact", has_text="Stops by")
         expect(lines(page)).to_have_count(3)
         expect(fact).to_be_hidden()
-        run._ask(Kind.STOP, False, DEADLINE, duration=59.0)
+        ask(run._connection, Kind.STOP, False, DEADLINE, duration=59.0)
         by = run.stop_by
         assert by is not None
         clock = re.escape(time.strftime("%H:%M:%S", time.localtime(by)))

@@ -13,7 +13,7 @@ import pytest
 from spark_fast.client import rate_limit
 from spark_fast.client.rate_limit import BURST, RATE
 from spark_fast.ui import fair_queue
-from spark_fast.ui.fair_queue import Turns
+from spark_fast.ui.fair_queue import FairQueue
 from spark_fast.ui.threads import BusyError
 from tests.support import Child
 from tests.ui_support import EXPOSING, served
@@ -54,8 +54,8 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run[Any]:
     return run
 
 
-async def _used_up() -> Turns:
-    found = Turns()
+async def _used_up() -> FairQueue:
+    found = FairQueue()
     for _ in range(BURST):
         await asyncio.wait_for(found.take("test", "one"), 0.1)
     return found
@@ -136,7 +136,7 @@ def test_a_script_that_floods_through_the_server_waits_and_pages_are_served(home
                     answers.append((answer.status_code, "" if answer.is_success else answer.text))
 
         floods = [threading.Thread(target=flood) for _ in range(6)]
-        began, before = time.monotonic(), run._view()["tail"]
+        began, before = time.monotonic(), run._connection.view()["tail"]
         for each in floods:
             each.start()
         try:
@@ -146,7 +146,7 @@ def test_a_script_that_floods_through_the_server_waits_and_pages_are_served(home
                 assert server.fate("test", server.post("/api/runs/test/resume"))["state"] == "applied"
                 answer = server.api.put("/api/runs/test/values/lr", json={"value": number / 10})
                 assert answer.status_code == 202, answer.text
-            asked = run._view()["tail"] - before
+            asked = run._connection.view()["tail"] - before
             took = time.monotonic() - began
         finally:
             over.set()

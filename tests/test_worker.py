@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from spark_fast import client
+from spark_fast.client.send import ask
 from spark_fast.errors import SparkInterrupt, SparkReloadError, SparkStopError
 from spark_fast.request import Kind
 from tests.support import GATED, Child, until
@@ -209,7 +210,7 @@ def test_interrupts_pickle_and_are_no_exceptions_that_a_loop_would_swallow(kind:
 def test_a_reload_that_nobody_would_run_again_is_refused_and_the_loop_goes_on(tmp_path: Path) -> None:
     with Child(tmp_path) as child:
         run = child.run()
-        request = run._ask(Kind.RELOAD, True, 10)
+        request = ask(run._connection, Kind.RELOAD, True, 10)
         assert request.fate.state == "refused"
         assert "start it with 'spark-fast run' or spark.run()" in request.fate.reason
         assert "a reload was refused" in child.err
@@ -220,7 +221,7 @@ def test_a_reload_that_nobody_would_run_again_is_refused_and_the_loop_goes_on(tm
 def test_what_follows_a_refused_reload_in_the_log_is_applied(tmp_path: Path) -> None:
     with Child(tmp_path, GATED) as child:
         run = child.run()
-        requests = [run._ask(Kind.RELOAD, False, None), run.pause(wait=False)]
+        requests = [ask(run._connection, Kind.RELOAD, False, None), run.pause(wait=False)]
         child.go()
         assert [request.wait(10).state for request in requests] == ["refused", "applied"]
         assert run.status == "paused"
@@ -332,6 +333,32 @@ def test_a_second_thread_runs_at_every_step_of_a_tight_loop_by_default(tmp_path:
 
 
 # --- hooks ---
+
+
+def test_a_checkpoint_in_a_hook_does_not_park(tmp_path: Path) -> None:
+    code = """
+    import spark_fast as spark
+    @spark.on_pause
+    def save():
+        for _ in range(3):
+            spark.checkpoint()
+        print("saved", flush=True)
+    @spark.on_resume
+    def load():
+        spark.create_controller().pause()
+        spark.checkpoint()
+        print("loaded", flush=True)
+    while True:
+        spark.checkpoint()
+    """
+    with Child(tmp_path, code) as child:
+        run = child.run()
+        assert run.pause(timeout=20).fate.state == "applied"
+        assert run.status == "paused"
+        assert child.out == "saved\n"
+        run.resume(wait=False)
+        until(lambda: child.out == "saved\nloaded\nsaved\n", child.err)  # it parks at the loop's next checkpoint
+        until(lambda: run.status == "paused", child.err)
 
 
 def test_hooks_run_around_the_pause_and_paused_means_that_they_are_done(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Controls runs from outside: other processes, on the same host, of the same user.
+"""Control runs from outside: from other processes on the same host, as the same user.
 
 from spark_fast import client
 
@@ -7,10 +7,12 @@ run.pause()
 run.resume()
 """
 
-from spark_fast.client.exposures import Change, History, Value
-from spark_fast.client.proxy import Used, use
+from spark_fast.client.board import Change, History, Value
+from spark_fast.client.discovery import attach, request_hot_reload, runs
+from spark_fast.client.proxy import RunProxy, use
+from spark_fast.client.request import Request
 from spark_fast.client.reset import is_worker_initialized, reset_worker
-from spark_fast.client.run import Rank, Request, Run, attach, request_hot_reload, runs
+from spark_fast.client.run import Run
 from spark_fast.errors import (
     AmbiguousRunError,
     FolderRefusedError,
@@ -28,9 +30,12 @@ from spark_fast.errors import (
     StoreError,
 )
 from spark_fast.request import Fate, FateState
-from spark_fast.runfiles.run_folder import remove_ended
+from spark_fast.runfiles.removal import remove_ended
 from spark_fast.runfiles.schema import Function, Parameter
-from spark_fast.status import Progress, SparkStatus
+from spark_fast.status import Progress, Rank, SparkStatus
+
+Used = RunProxy
+"""The former name of RunProxy."""
 
 __all__ = [
     "AmbiguousRunError",
@@ -49,6 +54,7 @@ __all__ = [
     "Request",
     "ResetError",
     "Run",
+    "RunProxy",
     "SegmentError",
     "SparkCallError",
     "SparkError",

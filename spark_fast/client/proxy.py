@@ -1,42 +1,44 @@
 """A run as an object: its exposed values are attributes, its functions methods."""
 
 import subprocess
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from spark_fast.client.run import Run, attach, runs
+from spark_fast.client.deadline import Deadline, wait_until
+from spark_fast.client.discovery import attach, runs
+from spark_fast.client.run import Run
 from spark_fast.durations import Duration, seconds_of
 from spark_fast.errors import NoSuchRunError, SparkError, SparkTimeoutError
 from spark_fast.own_process import own_command
 from spark_fast.runfiles import names
-from spark_fast.status import monotonic
 
-__all__ = ["Used", "use"]
+__all__ = ["RunProxy", "use"]
 
-_LOOK = 0.02
-"""Seconds between looks whether a script that was started has come to something."""
+_INTERVAL = 0.02
+"""Seconds between two checks whether a script that was started runs."""
 
 
 class _LivesOn(subprocess.Popen[bytes]):
-    """A process that is meant to outlive us: no warning that it does."""
+    """A process that may outlive this one. It gives no warning when it does."""
 
     def __del__(self) -> None:
         pass
 
 
 _started: list[_LivesOn] = []
-"""What use() has started and may still live: kept, so that its end is noticed and no zombie stays."""
+"""The processes that use() has started and that may still live. Polling them leaves no zombie when they end."""
 
 
-class Used:
-    """What use() returns.
+class RunProxy:
+    """A run as an object, as use() returns it.
 
-    Reading an attribute reads an exposed value, or gives a function that calls an exposed one; assigning sets a value,
-    and returns when the run has it; `used["learning rate"]` does the same with names that are no identifiers.
-    `controller` is the `Run`, with all that can be asked of one. Raises AttributeError
-    for what is not exposed, SparkSetError for a value that was refused or failed, SparkCallError for a call that was.
+    Reading an attribute reads an exposed value, or returns a function that calls an exposed one. Assigning to it sets
+    the value, and returns when the run has it. `proxy["learning rate"]` does the same for names that are no
+    identifiers. `controller` is the `Run`.
+
+    Raises AttributeError for a name that is not exposed, SparkSetError for a value that was refused or failed,
+    SparkCallError for such a call.
     """
 
     controller: Run
@@ -45,7 +47,7 @@ class Used:
         object.__setattr__(self, "controller", run)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return Used, (self.controller,)
+        return RunProxy, (self.controller,)
 
     def __getattr__(self, name: str) -> Any:
         run = self.controller
@@ -84,7 +86,7 @@ class Used:
         return sorted({*self.controller.values, *self.controller.functions, "controller"})
 
     def __repr__(self) -> str:
-        return f"<Used {self.controller!r}>"
+        return f"<RunProxy {self.controller!r}>"
 
 
 def use(
@@ -94,8 +96,8 @@ def use(
     name: str | None = None,
     options: Sequence[str] = (),
     timeout: Duration | None = 60.0,
-) -> Used:
-    """A run whose exposed values are attributes and whose exposed functions are methods.
+) -> RunProxy:
+    """Return a run as an object: its exposed values are attributes, its exposed functions methods.
 
         s = spark.use("train.py")
         s.lr = 0.1
@@ -112,14 +114,14 @@ def use(
             checkpoint; None for as long as it takes.
 
     Raises NoSuchRunError if no live run has this id, FileNotFoundError if there is no such script, SparkError if it
-    ended before it came to anything, SparkTimeoutError when the time is up (the script goes on).
+    ended before its first checkpoint, SparkTimeoutError when the time is up (the script goes on).
     """
     limit = seconds_of(timeout, "timeout")
     if not target.endswith(".py") and "/" not in target:
         run = attach(target)
         if not run.status.live:
             raise NoSuchRunError(target, [each.id for each in runs(ended=False)])
-        return Used(run)
+        return RunProxy(run)
     if not Path(target).exists():
         raise FileNotFoundError(target)
     return _start(target, arguments, name, options, limit)
@@ -127,7 +129,7 @@ def use(
 
 def _start(
     script: str, arguments: Sequence[str], name: str | None, options: Sequence[str], timeout: float | None
-) -> Used:
+) -> RunProxy:
     if name is None:
         name = names.draw([run.id for run in runs()])
     elif name in [run.id for run in runs(ended=False)]:
@@ -136,17 +138,22 @@ def _start(
     # A session of its own: Ctrl-C at this process is not meant for the training.
     process = _LivesOn(command, stdin=subprocess.DEVNULL, start_new_session=True)
     _started[:] = [each for each in _started if each.poll() is None] + [process]
-    end = None if timeout is None else monotonic() + timeout
-    while True:
+    found: Run | None = None
+
+    def runs_now() -> bool:
+        nonlocal found
         ended = process.poll()
         found = _found(name)
         if found is not None and (found.step > 0 or found.functions or found.values or ended is not None):
-            return Used(found)
+            return True
         if ended is not None:
             raise SparkError(f"{script} ended with status {ended} before it had begun to run")
-        if end is not None and monotonic() >= end:
-            raise SparkTimeoutError(f"{script} has passed no checkpoint in {timeout or 0:g} s; it goes on")
-        time.sleep(_LOOK)
+        return False
+
+    if not wait_until(runs_now, Deadline(timeout), interval=_INTERVAL):
+        raise SparkTimeoutError(f"{script} has passed no checkpoint in {timeout or 0:g} s; it goes on")
+    assert found is not None
+    return RunProxy(found)
 
 
 def _found(name: str) -> Run | None:

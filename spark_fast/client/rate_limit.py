@@ -1,31 +1,30 @@
-"""How much one sender may ask of a run: what a value or a call costs is time that the training does not have."""
+"""The rate limit of a sender: each value or call that the worker handles takes time from the training."""
 
 from spark_fast.status import monotonic
 
-__all__ = ["BURST", "RATE", "Share"]
+__all__ = ["BURST", "RATE", "TokenBucket"]
 
 BURST = 64
 RATE = 20.0
-"""Values and calls that one sender may ask for at once, and those a second in the long run. Each costs the training
-some 16 µs, or 100 where it comes alone and finds none of our code in the caches: two thousandths of its time at most.
-"""
+"""Values and calls that one sender may send at once (BURST), and per second in the long run (RATE). Each costs the
+training some 16 µs, or 100 µs if it comes alone and none of our code is in the caches: 0.2 % of its time at most."""
 
 
-class Share:
-    """What one sender may still ask of one run. It is not safe with threads."""
+class TokenBucket:
+    """The values and calls that one sender may still send to one run. Its callers hold a lock."""
 
     def __init__(self) -> None:
-        self._whole_at = 0.0
+        self._full_at = 0.0
 
     @property
-    def whole(self) -> bool:
-        """Whether all of it is there."""
-        return self._whole_at <= monotonic()
+    def full(self) -> bool:
+        """Whether no token is in use."""
+        return self._full_at <= monotonic()
 
     def wait(self) -> float:
-        """Seconds until the sender may ask again; 0 if it may now."""
-        return max(0.0, self._whole_at - monotonic() - (BURST - 1) / RATE)
+        """Return the seconds until the sender may send again; 0 if it may now."""
+        return max(0.0, self._full_at - monotonic() - (BURST - 1) / RATE)
 
     def take(self) -> None:
-        """The sender asks, now or when it may."""
-        self._whole_at = max(self._whole_at, monotonic()) + 1 / RATE
+        """Take a token, now or when one is there."""
+        self._full_at = max(self._full_at, monotonic()) + 1 / RATE

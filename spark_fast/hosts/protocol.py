@@ -135,15 +135,18 @@ class Relay:
             self._beat_due = 0.0
 
     def leave(self) -> Steps[None]:
-        """No rank lives any more: tells the others."""
+        """No rank lives any more: tell the others, and answer the requests that came before they could know it."""
         if self._note is None:
             return
         yield from self._report(ended=True)
         yield from self._gathering.look()
-        yield from self._save()
         self._count += 1
         state = self._state((yield from call(self._local.ranks)), True)
         yield from call(self._store.set, f"state/{self._member.first}", state)
+        # The host that is asked puts its request into the log, then reads this. So either it finds that this host has
+        # ended, or this host finds the request. Else the other host would wait in vain, and fail the request.
+        yield from self._follow({}, True)
+        yield from self._save()
         # A put may be on its way still; what is answered was taken.
         yield from call(self._store.get, "job")
 

@@ -19,6 +19,7 @@ from spark_fast.errors import first_stop, is_stop
 from spark_fast.project.files import is_under
 from spark_fast.runfiles import names
 from spark_fast.worker import options, session, stderr
+from spark_fast.worker.lifecycle.exit import end, state_after
 from spark_fast.worker.runner import function
 
 try:
@@ -79,8 +80,8 @@ def configure(
     if rank is not None and world_size is not None and world_size > 1:
         _find_others(rank, world_size, job, timeout, others)
         others.setdefault("job", _job_on(ray.get_runtime_context().get_node_id(), job))
-    if session.command is None:
-        session.command = _title()
+    if session.current.command is None:
+        session.current.command = _title()
     options.configure(rank=rank, world_size=world_size, **others)
     _configured = True
 
@@ -110,7 +111,7 @@ def run(fn: Callable[Args, Result], *args: Args.args, **kwargs: Args.kwargs) -> 
         failed = error
         raise
     finally:
-        session.end(session.state_after(failed))
+        end(state_after(failed))
 
 
 def _find_others(rank: int, world_size: int, job: str | None, timeout: float, others: dict[str, Any]) -> None:

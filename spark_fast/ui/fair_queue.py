@@ -1,30 +1,30 @@
-"""Whose value or call goes next, where the pages and scripts of one server ask a run for more than its share.
+"""A fair queue of the clients of one server that set values of a run or call its functions.
 
-To a run the server is one sender. Its clients take turns, so that one which asks without a pause holds up itself: it
-waits here, where it takes no thread, and another's next request is sent before its second.
+A run takes only so many values and calls a second from one sender, and the whole server is one sender. Its clients take
+turns: one that asks without a pause waits here, without a thread, and the next request of another client goes first.
 """
 
 import asyncio
 from collections import OrderedDict, deque
 
-from spark_fast.client.rate_limit import Share
+from spark_fast.client.rate_limit import TokenBucket
 from spark_fast.ui.threads import BusyError
 
-__all__ = ["Turns"]
+__all__ = ["FairQueue"]
 
 _RUNS = 256
 _WAITING = 256
 _WAITING_OF_CLIENT = 16
 
 
-class Turns:
-    """The turns at all runs."""
+class FairQueue:
+    """The clients that wait, for each run."""
 
     def __init__(self) -> None:
         self._lines: dict[str, _Line] = {}
 
     async def take(self, run: str, client: str) -> None:
-        """Waits for the client's turn. BusyError if too many of its requests, or of all, wait already."""
+        """Wait for the client's turn. Raise BusyError if too many of its requests, or of all clients, wait already."""
         line = self._lines.get(run)
         if line is None:
             if len(self._lines) >= _RUNS:
@@ -33,7 +33,7 @@ class Turns:
         await line.take(client)
 
     def close(self) -> None:
-        """Whoever waits is told that it is over."""
+        """End all waiting: take() raises BusyError."""
         for line in self._lines.values():
             line.close()
 
@@ -41,20 +41,20 @@ class Turns:
 class _Line:
     def __init__(self, run: str) -> None:
         self._run = run
-        self._share = Share()
+        self._share = TokenBucket()
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def idle(self) -> bool:
-        return not self._waiting and self._share.whole
+        return not self._waiting and self._share.full
 
     async def take(self, client: str) -> None:
         if not self._waiting and self._share.wait() == 0:
             self._share.take()
             return
         if len(self._waiting.get(client, ())) >= _WAITING_OF_CLIENT or self._count() >= _WAITING:
-            raise BusyError(f"more values and calls were asked of run {self._run} than are sent in some seconds")
+            raise BusyError(f"too many values and calls wait for run {self._run} already")
         turn = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(client, deque()).append(turn)
         if self._timer is None:

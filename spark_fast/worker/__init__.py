@@ -7,9 +7,10 @@ from spark_fast.worker.controller import SparkController, controller, create_con
 from spark_fast.worker.options import configure
 from spark_fast.worker.runner.function import run
 from spark_fast.worker.slow_path.async_checkpoint import checkpoint_async
+from spark_fast.worker.state.declare import function, value
 from spark_fast.worker.state.hooks import on_pause, on_resume, on_stop
 from spark_fast.worker.state.persist import clear_all_persisted, clear_persisted, has_persisted, persist
-from spark_fast.worker.state.registry import expose, function, value
+from spark_fast.worker.state.registry import expose
 from spark_fast.worker.state.track import track
 
 __all__ = [

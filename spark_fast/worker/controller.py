@@ -6,7 +6,8 @@ from spark_fast.errors import SegmentError
 from spark_fast.request import Fate, FateState, Kind, Verdict, format_id, sender_name
 from spark_fast.runfiles import run_folder
 from spark_fast.status import SparkStatus, status_of
-from spark_fast.worker import session
+from spark_fast.worker import process, session
+from spark_fast.worker.lifecycle.hosts import ask_hosts
 
 __all__ = ["SparkController", "controller", "create_controller"]
 
@@ -53,11 +54,11 @@ class SparkController:
 
     def _ask(self, kind: Kind) -> Fate:
         # A process that was forked from a worker becomes one by a checkpoint: it may be none that trains.
-        if session.forked() or not session.attach():
+        if session.forked() or not process.attach():
             return Fate(FateState.REFUSED, reason="nothing controls this process")
         try:
-            if session.elsewhere():
-                _, why = session.ask_hosts(kind, sender=sender_name())
+            if session.has_remote_peers():
+                _, why = ask_hosts(kind, sender=sender_name())
                 return Fate(FateState.ASKED) if why is None else Fate(FateState.REFUSED, reason=why)
             verdict, seq, _target = worker.append(kind, run_folder.new_id(), sender=sender_name())
         except Exception as error:  # a log that is full or gone, no descriptor left, what the hosts' store raises

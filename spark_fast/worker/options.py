@@ -14,7 +14,7 @@ from spark_fast.runfiles import names
 from spark_fast.sizes import parse_size
 from spark_fast.worker import stderr
 
-__all__ = ["Options", "configure", "current"]
+__all__ = ["Options", "configure", "current", "freeze", "thaw"]
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ _EARLY: dict[str, Check] = {
     "stop_deadline": _or_none(_deadline),
     "stride": _size,
 }
-"""What is settled at the first checkpoint."""
+"""What can't change after the first checkpoint."""
 
 _CHECKS = _EARLY | {
     "yield_interval": _or_none(_interval),
@@ -212,6 +212,20 @@ def _from_environment() -> Options:
 
 
 _current: Options | None = None
+_frozen = False
+"""Whether the run has begun, with the options that it keeps."""
+
+
+def freeze() -> None:
+    """Refuse changes of what the run begins with from now on."""
+    global _frozen
+    _frozen = True
+
+
+def thaw() -> None:
+    """Allow such changes again: this process was forked from a worker and begins a run of its own."""
+    global _frozen
+    _frozen = False
 
 
 def current() -> Options:
@@ -292,11 +306,9 @@ def configure(
     """
     global _current
     given = {name: value for name, value in locals().items() if value is not _UNSET}
-    from spark_fast.worker import session
-
     before = current()
     options = replace(before, **{name: _CHECKS[name](value, name) for name, value in given.items()})
-    if session.begun():
+    if _frozen:
         # A script that is executed anew at a reload says what it said at first.
         late = [name for name in given if name in _EARLY and getattr(options, name) != getattr(before, name)]
         if late:

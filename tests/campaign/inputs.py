@@ -10,9 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import spark_fast.cli.app  # noqa: F401 # once, and not in each forked process
 from spark_fast import client
-from spark_fast.cli import main
+from spark_fast.cli import app, main
 from tests.campaign.senders import Page
 
 __all__ = ["bad_api", "bad_cli", "bad_mail", "bad_page"]
@@ -30,6 +29,8 @@ _VALUES: list[Any] = [
     *["", "x", "\ud800", "1h", b"x", "a" * 100_000],
     *[[], [[]], {}, {"a": 1}, object(), set(), ("a",), [None] * 10_000],
 ]
+
+app.build(app.COMMANDS)  # loads the modules of all commands here, once, and not in each forked process
 
 
 def bad_cli(folder: Path, run: str, chance: random.Random) -> str | None:

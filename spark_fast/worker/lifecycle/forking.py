@@ -1,8 +1,6 @@
 """Processes that are forked from a worker: which of them are runs, and how a stop comes from one to the other."""
 
 import os
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from spark_fast import _core
@@ -11,35 +9,23 @@ from spark_fast.request import Kind
 from spark_fast.runfiles import run_folder
 from spark_fast.runfiles.descriptors import open_own
 from spark_fast.runfiles.homes import Home, opened_homes
+from spark_fast.worker.session import Parent
 
-__all__ = ["Parent", "stop_children"]
+__all__ = ["stop_children", "stop_of"]
 
 
-@dataclass(frozen=True)
-class Parent:
-    """The worker that a process was forked from.
+def stop_of(parent: Parent) -> dict[str, Any] | None:
+    """Return the stop that a run was asked for, None if it was not. It may be a stop of all processes that this worker
+    forks, of one training after the other, say.
 
-    Attributes:
-        run: its run.
-        pid: its process.
-        trains: whether it had passed a checkpoint.
-        control: its control file.
+    Raises OSError, SegmentError.
     """
-
-    run: str
-    pid: int
-    trains: bool
-    control: Path
-
-    def stop(self) -> dict[str, Any] | None:
-        """The stop that its run was asked for, None if it was not: one of all that it forks, of one training after the
-        other, say. Raises OSError, SegmentError."""
-        fd = open_own(self.control, os.O_RDONLY)
-        try:
-            seq = _core.read_view(fd)["stop_seq"]
-            return _core.read_entry(fd, seq) if seq else None
-        finally:
-            os.close(fd)
+    fd = open_own(parent.control, os.O_RDONLY)
+    try:
+        seq = _core.read_view(fd)["stop_seq"]
+        return _core.read_entry(fd, seq) if seq else None
+    finally:
+        os.close(fd)
 
 
 def stop_children(run: str | None, sender: str, deadline: float) -> None:

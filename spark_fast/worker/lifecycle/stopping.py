@@ -31,7 +31,13 @@ __all__ = ["StopRule"]
 _HERE = "spark_fast.worker."
 _PASSED_OVER = frozenset(
     f"{_HERE}{name}"
-    for name in ("controller", "lifecycle.stopping", "slow_path.async_checkpoint", "slow_path.checkpoint")
+    for name in (
+        "controller",
+        "lifecycle.stopping",
+        "slow_path.async_checkpoint",
+        "slow_path.checkpoint",
+        "slow_path.parking",
+    )
 )
 """Modules of ours that lie between the user's frame and the rule."""
 _EVENT_LOOPS = ("asyncio", "anyio", "trio")
@@ -45,7 +51,7 @@ _raised_in: ContextVar[object] = ContextVar("spark_fast_stop_raised_in", default
 
 
 class StopRule:
-    """The rule for the one stop in the life of a process. Its methods are called with `session.turns`."""
+    """The rule for the one stop in the life of a process. Its methods are called with the session's lock held."""
 
     def __init__(self) -> None:
         self._places: set[Place] = set()
@@ -69,7 +75,7 @@ class StopRule:
         if not frames:
             self._note(thread)
             return True  # a worker that is paused after an error, say
-        if hooks.inside_on_stop():
+        if hooks.current.inside_on_stop():
             return False
         received = self._received(thread)
         if _place(frames) in self._places:

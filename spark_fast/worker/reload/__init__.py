@@ -1,1 +1,1 @@
-"""Takes new code into a running script."""
+"""Replaces the code of a running script."""

@@ -1,4 +1,4 @@
-"""What the sender of a reload is told: that the new code runs, or why it does not."""
+"""Answers the sender of a reload: the new code runs, or why it does not."""
 
 import traceback
 from collections.abc import Sequence
@@ -7,28 +7,34 @@ from typing import Any
 from spark_fast._core import worker
 from spark_fast.errors import SparkError, SparkInterrupt, is_stop
 from spark_fast.runfiles import mailbox
-from spark_fast.worker import session, stderr
+from spark_fast.worker import replies, session, stderr
 from spark_fast.worker.reload.vote import ElsewhereError
-from spark_fast.worker.slow_path import replies
 
 __all__ = ["answer", "elsewhere_error", "publish_applied", "reason_of", "speaks_against"]
 
 
 def speaks_against(error: BaseException) -> bool:
-    """Whether the code failed, and was not just ended."""
+    """Whether an exception shows that the code failed. An exit, an interrupt or a stop does not."""
     quits = isinstance(error, SystemExit) and error.code in (None, 0)
     interrupted = isinstance(error, (SparkInterrupt, KeyboardInterrupt)) or is_stop(error)
     return elsewhere_error(error) is not None or not (quits or interrupted)
 
 
 def elsewhere_error(error: BaseException) -> ElsewhereError | None:
-    """The fault of another rank that this error stands for, if it does."""
+    """Return the failure in another rank that this error stands for; None if it stands for none."""
     found = error if isinstance(error, ElsewhereError) else error.__cause__
     return found if isinstance(found, ElsewhereError) else None
 
 
 def answer(entry: dict[str, Any], step: int, state: str, reason: str, trace: str = "") -> None:
-    """Tells the sender of a reload why it came to nothing. The fate is published whatever happens to the words."""
+    """Tell the sender why its reload was refused or has failed.
+
+    If the reason can't be written, a warning says so, and the fate alone is published.
+
+    entry: the request, as the log has it.
+    state: "refused" or "failed".
+    trace: the traceback of the new code, if it has failed.
+    """
     if state == "refused":
         stderr.warn(f"a reload was refused: {reason}")
     folder = session.folder()
@@ -36,12 +42,15 @@ def answer(entry: dict[str, Any], step: int, state: str, reason: str, trace: str
         try:
             replies.write(folder, entry["id"], mailbox.Reply(state, reason, trace))
         except (OSError, SparkError) as error:
-            stderr.warn(f"the sender of a reload can't be told why it came to nothing: {error}")
+            stderr.warn(f"could not write down for the sender why its reload failed: {error}")
     worker.tell(entry["seq"], step, failed=True)
 
 
 def publish_applied(entry: dict[str, Any], step: int, warnings: Sequence[str]) -> None:
-    """Tells the sender of a reload that the new code runs, and what stays as the old code made it."""
+    """Tell the sender of a reload that the new code runs.
+
+    warnings: a sentence for each thing that stays as the old code made it.
+    """
     folder = session.folder()
     for warning in warnings:
         stderr.warn(f"after a reload: {warning}")
@@ -50,14 +59,15 @@ def publish_applied(entry: dict[str, Any], step: int, warnings: Sequence[str]) -
         try:
             replies.write(folder, entry["id"], reply)
         except (OSError, SparkError) as error:
-            stderr.warn(f"the sender of a reload can't be told of its warnings: {error}")
+            stderr.warn(f"could not write down the warnings of a reload for its sender: {error}")
     worker.tell(entry["seq"], step, failed=False)
 
 
 def reason_of(error: BaseException) -> str:
+    """Return the message of an error, in words for people."""
     if isinstance(error, SyntaxError):
         return "".join(traceback.format_exception_only(error)).strip()
     try:
         return str(error)
-    except Exception:  # of the user's own class
+    except Exception:  # the str() of a class of the user's may raise
         return type(error).__name__

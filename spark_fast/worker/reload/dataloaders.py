@@ -1,9 +1,9 @@
-"""DataLoaders that are asked for an iterator which nobody will use.
+"""Makes the iterators of PyTorch's DataLoaders lazily while new code is on probation.
 
-A script that runs again after a reload comes to `track(enumerate(loader), key=…)`: that makes an iterator of the loader
-before `track()` can say that it goes on with the one that it had. A PyTorch DataLoader then draws from the random
-generator and starts its workers; one with persistent workers begins the epoch over, under the iterator that is in use.
-So while new code is on trial, a loader's iterator is made when it is first asked for an item.
+A script that runs again after a reload comes to `track(enumerate(loader), key=…)`. Python makes the loader's iterator
+before `track()` is called, which then goes on with the iterator that it had, and the new one is never used. But to make
+it, a DataLoader draws from the random generator and starts its workers. With persistent workers it even begins the
+epoch over, under the iterator that is in use. So the iterator is made when it is first asked for an item.
 """
 
 import sys
@@ -11,14 +11,37 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-__all__ = ["defer", "settle"]
+__all__ = ["DeferredLoaders"]
 
-_deferred: dict[type, tuple[Callable[..., object], Callable[..., object]]] = {}
-"""The classes whose `__iter__` is replaced: what stands there, and what stood there."""
+
+class DeferredLoaders:
+    """Replaces `__iter__` of DataLoader and its subclasses, from begin() to end()."""
+
+    def __init__(self) -> None:
+        # By class: the method that stands there now, and the one that stood there.
+        self._replaced: dict[type, tuple[Callable[..., object], Callable[..., object]]] = {}
+
+    def begin(self, thread: int) -> None:
+        """Make the iterators of DataLoaders lazily in this thread. Does nothing where PyTorch is not loaded."""
+        base = getattr(sys.modules.get("torch.utils.data"), "DataLoader", None)
+        if not isinstance(base, type):
+            return
+        for each in _with_subclasses(base):
+            if "__iter__" in vars(each) and each not in self._replaced:
+                before = vars(each)["__iter__"]
+                self._replaced[each] = _deferring(before, thread), before
+                each.__iter__ = self._replaced[each][0]  # type: ignore[attr-defined]
+
+    def end(self) -> None:
+        """Make iterators at once again, in all threads."""
+        while self._replaced:
+            each, (ours, before) = self._replaced.popitem()
+            if vars(each).get("__iter__") is ours:  # new code may have replaced it meanwhile
+                each.__iter__ = before  # type: ignore[attr-defined]
 
 
 class _Later:
-    """The iterator of a loader that is made when somebody uses it."""
+    """An iterator of a loader that is made at its first use."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
         self._make = make
@@ -42,23 +65,11 @@ class _Later:
         return getattr(self._begun(), name)
 
 
-def defer(thread: int) -> None:
-    """From here on, until settle(), a DataLoader that this thread asks for an iterator makes it when it is used."""
-    base = getattr(sys.modules.get("torch.utils.data"), "DataLoader", None)
-    if not isinstance(base, type):
-        return
-    for each in _tree(base):
-        if "__iter__" in vars(each) and each not in _deferred:
-            before = vars(each)["__iter__"]
-            _deferred[each] = _deferring(before, thread), before
-            each.__iter__ = _deferred[each][0]  # type: ignore[attr-defined]
-
-
-def _tree(base: type) -> Iterator[type]:
+def _with_subclasses(base: type) -> Iterator[type]:
     yield base
     below: list[type] = base.__subclasses__()
     for each in below:
-        yield from _tree(each)
+        yield from _with_subclasses(each)
 
 
 def _deferring(inner: Callable[..., object], thread: int) -> Callable[..., object]:
@@ -68,11 +79,3 @@ def _deferring(inner: Callable[..., object], thread: int) -> Callable[..., objec
         return _Later(lambda: inner(self))
 
     return begin
-
-
-def settle() -> None:
-    """Loaders make their iterators at once again."""
-    while _deferred:
-        each, (ours, before) = _deferred.popitem()
-        if vars(each).get("__iter__") is ours:  # and not what new code has put there
-            each.__iter__ = before  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What others have made of the user's code and keep: it does not see that the code was replaced."""
+"""Makes compilers forget what they have compiled of the user's code when a reload replaces it."""
 
 import sys
 from collections.abc import Callable
@@ -9,7 +9,7 @@ __all__ = ["differs", "forget", "is_in_use"]
 
 
 def differs(old: bytes, new: bytes, path: str) -> bool:
-    """Whether two sources make different code: comments, blank lines and where things stand do not count."""
+    """Whether two sources make different code. Comments, blank lines and line numbers do not count."""
     return not _same(_compiled(old, path), _compiled(new, path))
 
 
@@ -20,7 +20,7 @@ def _compiled(source: bytes, path: str) -> CodeType:
 
 def _same(one: object, other: object) -> bool:
     if not isinstance(one, CodeType) or not isinstance(other, CodeType):
-        # repr: 0.0 and -0.0, 1 and True are equal, and not the same.
+        # repr: 0.0 equals -0.0, and 1 equals True, but they are not the same.
         return type(one) is type(other) and repr(one) == repr(other)
     parts = ("co_code", "co_flags", "co_names", "co_varnames", "co_freevars", "co_cellvars", "co_name", "co_argcount")
     more = ("co_posonlyargcount", "co_kwonlyargcount", "co_exceptiontable")
@@ -32,15 +32,15 @@ def _same(one: object, other: object) -> bool:
 
 
 def is_in_use() -> bool:
-    """Whether something is loaded that keeps what it has compiled."""
+    """Whether a library is loaded that keeps what it has compiled."""
     return any(name in sys.modules for name in _COMPILERS)  # other threads import meanwhile
 
 
 def forget() -> None:
-    """Makes torch.compile, torch.jit.script and jax.jit forget what they have compiled, if they are in use.
+    """Make torch.compile, torch.jit.script and jax.jit forget what they have compiled, where they are loaded.
 
-    They know a function by its identity, which a reload keeps. Functions that were compiled before, and those that they
-    call, are compiled anew, from the code that they have then, when they are next called or scripted.
+    These compilers know a function by its identity, which a reload keeps. So a function that was compiled, and the
+    functions that it calls, are compiled again from their present code when it is next called or scripted.
     """
     for name, forget_all in _COMPILERS.items():
         if name in sys.modules:

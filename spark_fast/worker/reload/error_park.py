@@ -1,9 +1,9 @@
 """Keeps a worker alive after an exception that would have ended its script.
 
-The script's frames are gone by then. The process still holds what took days to make: the modules with their globals,
-what is persisted, the iterators of the loops that have a key. So the worker parks, as for a pause. From there its code
-can be mended and reloaded, its exposed functions called, or it is resumed, which runs the code again from where its
-loops were. A stop runs the functions of `on_stop()` and then ends the process as the exception would have.
+The script's frames are gone by then. But the process still holds what may have taken days to make: the modules with
+their globals, persisted values, and the iterators of the loops that have a key. So the worker parks, as for a pause.
+Its code can then be mended and reloaded, and its exposed functions called. A resume runs the code again from where its
+loops were. A stop runs the functions of `on_stop()`, and then ends the process as the exception would have.
 """
 
 import sys
@@ -17,29 +17,32 @@ from spark_fast.request import AFTER_ERROR, Kind, Verdict
 from spark_fast.runfiles import run_error, run_folder
 from spark_fast.runfiles.descriptors import is_short
 from spark_fast.status import monotonic
-from spark_fast.worker import options, session, stderr
+from spark_fast.worker import options, process, session, stderr
 from spark_fast.worker.journal import writer
+from spark_fast.worker.lifecycle.error_record import record
+from spark_fast.worker.session import Reason
 from spark_fast.worker.state import loops, persist
 
-__all__ = ["ErrorPark", "record"]
+__all__ = ["ErrorPark"]
 
 _JOB_TIMEOUT = 300.0
-"""Seconds that a rank of a job is paused after an error: the others may be in a collective, whose time limit is ten
-minutes where nobody has changed it."""
+"""Seconds that a rank of a job is paused after an error. The other ranks may wait in a collective, whose time limit is
+ten minutes by default."""
 
 _AGAIN = 1.0
 """Seconds between two tries to pause where no file can be opened."""
 _SENDER_MAX = 60
-"""Characters of a request's sender that the log has room for, where each is one byte."""
+"""Bytes of a request's sender that the log has room for."""
 
 
 class ErrorPark:
-    """Whether the worker is paused after an error, and what happens then. One for each thread that runs code again.
+    """Parks the worker after an error, and keeps what the code needs to run again. A reloader has one.
 
-    watched: whether somebody is about to save new code.
+    watched: whether new code is expected, so that an error parks the worker from the start.
 
     Attributes:
-        error: the exception after which the worker is paused, or whose mended code is on trial; None if there is none.
+        error: the exception after which the worker is parked, or whose mended code is on probation; None if there is
+            none.
     """
 
     def __init__(self, *, watched: bool) -> None:
@@ -52,46 +55,47 @@ class ErrorPark:
         self.arm()
 
     def arm(self, *, reloaded: bool = False) -> None:
-        """Has loops keep their places from here on when an exception unwinds them, if one may park the worker.
+        """Make loops keep their places from here on when an exception unwinds them, if errors park the worker.
 
-        reloaded: a reload was applied.
+        reloaded: whether a reload was applied.
         """
         self._after_reload |= reloaded
         if self._is_chosen():
-            loops.keep_after_errors(session.loops_unwound)
+            loops.keep_after_errors(_note_unwound)
 
     def disarm(self) -> None:
-        """From here on an exception ends loops and script."""
+        """Let exceptions end the loops and the script from here on."""
         loops.keep_after_errors(None)
 
     def _is_chosen(self) -> bool:
+        """Whether errors park the worker: as configured, or else once a reload was applied or is expected."""
         chosen = options.current().on_error
         if chosen is not None:
             return chosen == "park"
         # An interactive interpreter shows the error and keeps everything in memory itself.
         return self._after_reload and not hasattr(sys, "ps1")
 
-    def takes(self, error: BaseException, *, on_trial: bool) -> bool:
+    def takes(self, error: BaseException, *, on_probation: bool) -> bool:
         """Whether this exception is to park the worker.
 
-        on_trial: whether it ended code that had not proved itself, and the code before it can't go on either.
+        on_probation: whether it ended code on probation, and the code before it can't go on either.
         """
         if isinstance(error, (SparkInterrupt, KeyboardInterrupt)) or is_stop(error) or not worker.attached():
             return False
-        if on_trial:
+        if on_probation:
             return not (isinstance(error, SystemExit) and error.code in (None, 0))
         # Hosts agree on a pause by messages, and each has its own ranks that may not have failed.
-        return self._is_chosen() and not isinstance(error, SystemExit) and not session.elsewhere()
+        return self._is_chosen() and not isinstance(error, SystemExit) and not session.has_remote_peers()
 
     def begin(self, error: BaseException) -> None:
-        """Keeps the error, publishes it, and says what can be done."""
+        """Keep the error, publish it, and print what can be done."""
         self._aside = loops.set_aside(self._thread, error)
         if error is self.error:
-            return  # mended code has failed on trial: the worker is paused after the same error as before
+            return  # mended code has failed on probation: the worker is parked after the same error as before
         self.error = error
-        kept = record(error, can_resume=self.has_places or bool(persist.snapshot()))
+        kept = record(error, can_resume=self.has_places or bool(persist.current.snapshot()))
         self._message = kept.message
-        writer.stopped_by_error(kept.message, kept.traceback)
+        writer.current.stopped_by_error(kept.message, kept.traceback)
         run = session.run_id() or "RUN"
         stderr.warn(
             f"run {run} is paused after an error, with everything in memory: {kept.message}\n"
@@ -99,13 +103,13 @@ class ErrorPark:
         )
 
     def wait(self) -> None:
-        """Parks until the code is to be tried again.
+        """Park until the code is to run again.
 
         Raises SparkReloadError for new code, and SparkStopError for a stop, when the time is over, and if the run can
         no longer be controlled.
         """
         seconds = options.current().error_timeout
-        if seconds is None and session.together():
+        if seconds is None and session.is_distributed():
             seconds = _JOB_TIMEOUT
         ends = None if seconds is None else monotonic() + seconds
         try:
@@ -117,7 +121,7 @@ class ErrorPark:
         except (SparkError, OSError) as error:
             stderr.warn(f"the run can't be paused any longer after its error: {error}")
         if self.error is not None and not worker.attached():
-            session.stop_alone("the loss of the run's control")  # so that code that saves runs
+            process.current.local_stop.stop("the loss of the run's control")  # so that code that saves runs
             worker.checkpoint()
             raise self.error
 
@@ -143,16 +147,18 @@ class ErrorPark:
                     stderr.warn(f"the run waits, and is paused as soon as a file can be opened: {error}")
                 told = True
                 time.sleep(_AGAIN)
-                if session.stops_alone() is not None:
+                if process.current.local_stop.pending() is not None:
                     return None  # the next checkpoint raises the stop that a signal asked for
 
     def end(self, *, new_code: bool) -> list[str]:
-        """The code is about to be tried again: puts the places of its loops back, and ends the pause.
+        """Prepare to run the code again: put the places of its loops back, and end the pause.
 
-        Returns the keys of loops that begin at their first items, since their iterators can't go on.
+        Return the keys of loops that begin at their first items, since their iterators can't go on.
+
+        new_code: whether a reload brought new code.
         """
         if self._pause is not None:
-            # A reload leaves a pause in force. This one was no person's, and what it waited for has come.
+            # A reload leaves a pause in force, but this one was made for the error, and has served its purpose.
             try:
                 sender = "the end of an error's pause"
                 worker.append(Kind.RESUME, run_folder.new_id(), sender=sender, only_if_park_seq=self._pause)
@@ -163,11 +169,11 @@ class ErrorPark:
         self._aside = []
         loops.unwind(self._thread)
         for each in loops.chain(self.error):
-            traceback.clear_frames(each.__traceback__)  # they hold what the failed step had made
+            traceback.clear_frames(each.__traceback__)  # its frames hold the objects of the failed step
         return anew
 
     def over(self) -> None:
-        """The code that was tried has proved itself."""
+        """Forget the error: the code that ran again has proved itself."""
         if self.error is None:
             return
         self.error = None
@@ -189,20 +195,6 @@ class ErrorPark:
         return bool(self._aside)
 
 
-def record(error: BaseException, *, can_resume: bool = False) -> run_error.RunError:
-    """Keeps an exception that ends or parks this worker in the run's folder, for `status` and the web page."""
-    found = run_error.describe(
-        error,
-        stderr.as_printed(error),
-        step=worker.step(),
-        rank=session.rank() or 0,
-        time=time.time(),
-        can_resume=can_resume,
-    )
-    folder = session.folder()
-    if folder is not None:
-        try:
-            run_error.write(folder, session.slot(), found)
-        except (OSError, SparkError) as problem:
-            stderr.warn(f"why the run failed can't be written down: {problem}")
-    return found
+def _note_unwound(whether: bool) -> None:
+    """Watch for the next checkpoint, which decides whether loops that an exception unwound go on."""
+    session.current.watch.every(Reason.LOOPS_UNWOUND, whether)

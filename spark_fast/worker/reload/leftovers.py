@@ -1,4 +1,4 @@
-"""What the new code of a reload does not reach: objects of classes that are gone, values whose factories changed."""
+"""Warns of what new code does not reach: objects of removed classes, and persisted values whose factories changed."""
 
 import ast
 import sys
@@ -18,11 +18,13 @@ _DEEPEST = 3
 def object_warnings(
     classes: list[tuple[str, type]], persisted: Mapping[str, object], kept: Sequence[Mapping[str, object]] = ()
 ) -> list[str]:
-    """A warning for each class that has objects. Costs a pass over all objects if there are classes. Runs no code of
-    the user's.
+    """Return a warning for each class that still has objects. Runs no code of the user's.
 
-    classes: those that are gone from the source, and where they stood.
-    kept: what is only held for the case that the reload is undone.
+    Costs a pass over all objects if there are classes.
+
+    classes: the classes that are gone from the source, each with the place where it stood.
+    persisted: the persisted values, by key.
+    kept: mappings whose values are held only so that the reload can be undone.
     """
     sought = [cls for _, cls in classes]
     if not sought:
@@ -57,12 +59,12 @@ def factory_warnings(
     renamed: Mapping[str, str],
     files: Mapping[str, str],
 ) -> list[str]:
-    """The warnings for those keys whose values are still those that were there before the reload.
+    """Return a warning for each key whose factory changed, but whose value is the one from before the reload.
 
-    old, new: sources of the project by the names of their modules.
-    before, now: what is persisted.
-    renamed: classes that were given another name: the old names by the new ones.
-    files: the names of the files, by those of their modules.
+    old, new: the project's sources, by module name.
+    before, now: the persisted values, by key.
+    renamed: the old names of renamed classes, by their new names.
+    files: the names of the files, by module name.
     """
     missing = object()
     return [
@@ -75,7 +77,7 @@ def factory_warnings(
 def _changed_factories(
     old: Mapping[str, str], new: Mapping[str, str], renamed: Mapping[str, str], files: Mapping[str, str]
 ) -> dict[str, str]:
-    """What to warn of, by the keys of persist() whose factories have changed: themselves, or what they call."""
+    """Return the warnings, by key, for factories of persist() that changed, or that call a function that changed."""
     if old == new:
         return {}
     found: dict[str, str] = {}
@@ -100,7 +102,7 @@ def _changed_factories(
 
 
 def _calls(source: Source) -> dict[str, ast.expr]:
-    """The factories of all persist() calls with a literal key."""
+    """Return the factories of all persist() calls with a literal key, by key."""
     found: dict[str, ast.expr] = {}
     for node in ast.walk(source.tree):
         if not isinstance(node, ast.Call):
@@ -115,7 +117,7 @@ def _calls(source: Source) -> dict[str, ast.expr]:
 
 
 def _made_of(sources: Mapping[str, str], module: str, factory: ast.expr) -> Iterator[tuple[tuple[str, str], str]]:
-    """The parts of the source that make the value: the factory, and what of the project it names."""
+    """Yield the sources that make the value: the factory, and the definitions of the project that it names."""
     waiting: list[tuple[str, str, ast.AST, int]] = [(module, "", factory, 0)]
     seen: set[tuple[str, str]] = set()
     for where, name, node, depth in waiting:
@@ -133,7 +135,7 @@ def _made_of(sources: Mapping[str, str], module: str, factory: ast.expr) -> Iter
 
 
 def _making(node: ast.AST) -> Iterator[ast.AST]:
-    """What of a definition decides how an instance is made: of a class not its other methods."""
+    """Yield the parts of a definition that decide how an instance is made; of a class not its other methods."""
     if not isinstance(node, ast.ClassDef):
         yield node
         return
@@ -152,7 +154,7 @@ def _names(parts: list[ast.AST]) -> Iterator[str]:
 
 
 def _home(sources: Mapping[str, str], module: str, name: str) -> tuple[str, str]:
-    """The module that defines what a name of this module means, and its name there."""
+    """Return the module that defines what a name of this module means, and the name there."""
     first, _, rest = name.partition(".")
     package = module.rpartition(".")[0]
     for node in ast.walk(parsed(sources[module]).tree):

@@ -1,7 +1,7 @@
-"""The project's modules: what was executed, from which source, and who imports whom.
+"""The project's modules: which sources were executed, and which modules import which.
 
-A finder at the head of `sys.meta_path` lets the other finders find, and puts a loader of its own where they found a
-file of the project. That loader notes what it executes.
+A finder at the head of `sys.meta_path` asks the other finders. Where they find a file of the project, it replaces the
+loader by its own, which notes what it executes.
 """
 
 import os
@@ -17,7 +17,7 @@ from spark_fast.runfiles.versions import digest_of
 __all__ = ["ENTRY", "Module", "Project"]
 
 ENTRY = "__main__"
-"""The name of the module that the script is."""
+"""The name of the module that holds the script."""
 
 _SPAWN = "multiprocessing.spawn"
 
@@ -28,9 +28,9 @@ class Module:
     Attributes:
         name: its name, `__main__` for the entry.
         path: its file.
-        source: what was executed.
-        loaded: in whose namespace; None for the entry, and for what `sys.modules` has by that name. Another object may
-            have been put there in its place.
+        source: the text that was executed.
+        loaded: the module in whose namespace it was executed; None for the entry, and if it is the one in
+            `sys.modules`. A module may put another object there in its place.
     """
 
     __slots__ = ("_digest", "_imports", "loaded", "name", "path", "source")
@@ -45,13 +45,13 @@ class Module:
 
     @property
     def digest(self) -> str:
-        """What the source is known by in a version."""
+        """The digest by which a version names the source."""
         if self._digest is None:
             self._digest = digest_of(self.source)
         return self._digest
 
     def imports(self) -> list[tuple[tuple[str, ...], int]]:
-        """The names that its import statements name, and the dots before them."""
+        """Return the names in its import statements, each with the number of dots before it."""
         if self._imports is None:
             self._imports = [(each.names, each.level) for each in imports_of(self.source)]
         return self._imports
@@ -68,18 +68,18 @@ class _Loader(SourceFileLoader):
         project = self._project
         name = module.__name__
         path = os.path.abspath(self.path)
-        if (source := project.snapshot.get(path)) is not None:
+        if (source := project.pending.get(path)) is not None:
             exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)
             project.note(Module(name, path, source, module), from_disk=False)
             return
-        # Read before it is executed: what is noted is never newer than what runs.
+        # Read before it is executed, so that the noted source is never newer than the one that runs.
         source = self.get_data(self.path)
         super().exec_module(module)
         project.note(Module(name, path, source, module), from_disk=True)
 
 
 class _SpawnLoader(SourceFileLoader):
-    """Loads `multiprocessing.spawn`, and tells of it."""
+    """Loads `multiprocessing.spawn`, and calls a function with it."""
 
     def __init__(self, name: str, path: str, on_loaded: Callable[[ModuleType], None]) -> None:
         super().__init__(name, path)
@@ -94,13 +94,13 @@ class Project:
     """All modules of the project in this process.
 
     on_loaded: called with each module that was executed from disk.
-    on_spawn: called with `multiprocessing.spawn`, once that is there.
+    on_spawn: called with `multiprocessing.spawn`, once that is imported.
 
     Attributes:
-        roots: the folders that hold it.
-        modules: what has been executed, by name, in the order in which each was done for the first time.
-        snapshot: the sources of the version that runs of files that no module was made from yet, by path.
-        anew: the files of which another source was executed than what stood on disk at first.
+        roots: the folders that hold its files.
+        modules: the modules that were executed, by name, in the order of their first execution.
+        pending: the sources of the running version of files that are not loaded yet, by path.
+        anew: the files whose running source differs from the one first read from disk.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Project:
     ) -> None:
         self.roots = [os.path.abspath(root) for root in roots]
         self.modules: dict[str, Module] = {}
-        self.snapshot: dict[str, bytes] = {}
+        self.pending: dict[str, bytes] = {}
         self.anew: set[str] = set()
         self._on_loaded = on_loaded
         self._on_spawn = on_spawn
@@ -119,22 +119,22 @@ class Project:
     # --- finding ---
 
     def install(self) -> None:
-        """From here on imports go through it."""
+        """Begin to find the project's modules for import statements."""
         sys.meta_path.insert(0, self)
         if _SPAWN in sys.modules:
             self._on_spawn(sys.modules[_SPAWN])
 
     def remove(self) -> None:
-        """Imports are as they were."""
+        """Stop finding modules for import statements."""
         if self in sys.meta_path:
             sys.meta_path.remove(self)
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """What the finders behind this one find, with a loader of the project's own if it is the project's."""
+        """Find a module by the finders behind this one. If it is the project's, replace its loader."""
         finders = list(sys.meta_path)
-        # Not those before it: another that asks all others would ask this one again, and so on.
+        # Not by those before it: one that asks all others would ask this one again, and so on without end.
         for finder in finders[finders.index(self) + 1 :] if self in finders else finders:
             find = getattr(finder, "find_spec", None)
             if find is None:
@@ -151,12 +151,12 @@ class Project:
         return None
 
     def invalidate_caches(self) -> None:
-        """Part of what a finder has; it keeps none."""
+        """Do nothing: this finder has no caches. Python calls it."""
 
     # --- what was executed ---
 
     def note(self, module: Module, *, from_disk: bool) -> None:
-        """A module was executed."""
+        """Note a module that was executed. from_disk: whether from the file on disk, and not from a version."""
         before = self.modules.get(module.name)
         self.modules[module.name] = module
         if from_disk:
@@ -165,12 +165,16 @@ class Project:
             self.anew.add(module.path)
 
     def adopt_loaded(self, entry: str | None) -> None:
-        """Notes what was imported before the finder was there, as it stands on disk now; in a process that a worker
-        has spawned, as it runs."""
+        """Note the modules that were imported before install(), with the sources that are on disk now.
+
+        In a process that a worker has spawned, note the sources that run.
+
+        entry: the file of `__main__`; None if it is no file.
+        """
         main = sys.modules.get(ENTRY)
         for name, found in list(sys.modules.items()):
             path = getattr(found, "__file__", None)
-            # The script has a second name where multiprocessing is imported.
+            # multiprocessing gives the script a second name.
             if found is main or not isinstance(path, str) or not is_project_file(path, self.roots):
                 continue
             self._adopt(name, os.path.abspath(path))
@@ -184,25 +188,35 @@ class Project:
             try:
                 with open(path, "rb") as file:
                     source = file.read()
-            except OSError:  # removed since it was imported: it can't be reloaded, and need not
+            except OSError:  # the file was removed since: it can't change any more
                 return
         self.note(Module(name, path, source), from_disk=True)
 
     def source_of(self, path: str) -> bytes | None:
-        """What runs of a file; None if no module was made from it."""
+        """Return the source that runs of a file; None if no module was made from it."""
         return next((module.source for module in list(self.modules.values()) if module.path == path), None)
 
-    # --- who imports whom ---
+    # --- a reload that fails ---
+
+    def snapshot(self) -> tuple[dict[str, Module], dict[str, bytes]]:
+        """Return which modules run which sources, for restore()."""
+        return dict(self.modules), dict(self.pending)
+
+    def restore(self, taken: tuple[dict[str, Module], dict[str, bytes]]) -> None:
+        """Put back what a snapshot has: the code that ran since is rolled back."""
+        self.modules, self.pending = taken
+
+    # --- imports ---
 
     def importers(self, changed: Iterable[str]) -> list[str]:
-        """The names of the modules in `changed` and of all that import them, in the order of import."""
+        """Return the names of these modules and of all that import them, in the order of their first execution."""
         found = set(changed)
         waiting = list(found)
         while waiting:
             name = waiting.pop()
             last = name.rpartition(".")[2].encode()
             for module in list(self.modules.values()):
-                # Most sources do not even hold the word: they need not be taken apart.
+                # Most sources do not contain the word, so they need not be parsed.
                 near = last in module.source or b"from ." in module.source
                 if near and module.name not in found and self._imports(module, name):
                     found.add(module.name)

@@ -1,7 +1,7 @@
-"""Which names a loop carries from one item to the next, and which objects it works with, by its source.
+"""Finds out which names a loop carries from one item to the next, and which objects it works with, by its source.
 
-A loop does so in its own body, and in the functions that it calls: a function counts with `global` or `nonlocal`, or
-appends to a list of the function around it. Calls are followed by their names, within one file.
+A loop does both in its own body and in the functions that it calls: a function may count with `global` or `nonlocal`,
+or append to a list of the function around it. Calls are followed by name, within one file.
 """
 
 import ast
@@ -88,7 +88,7 @@ def _functions_in(node: ast.AST) -> Iterator[_Function]:
 
 
 def _called(loop: ast.stmt, tree: ast.Module) -> list[_Function]:
-    """The functions of the file that the loop may call, by their names: also those that these call."""
+    """Return the functions of the file that the loop may call, by their names, and those that these call."""
     by_name: dict[str, list[_Function]] = {}
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -137,7 +137,7 @@ def _within(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
 
 
 def _stored(node: ast.AST) -> set[str]:
-    """The names that a statement, or the body of a function, sets."""
+    """Return the names that a statement, or the body of a function, sets."""
     found: set[str] = set()
     inner: set[int] = set()
     for each in _own_nodes(node):
@@ -151,7 +151,7 @@ def _stored(node: ast.AST) -> set[str]:
 
 
 def _repeated(loop: ast.stmt) -> list[ast.AST]:
-    """What a loop does for each item."""
+    """Return what a loop does for each item, as statements."""
     assert isinstance(loop, _LOOPS)
     if isinstance(loop, ast.While):
         return [loop.test, *loop.body]
@@ -159,7 +159,7 @@ def _repeated(loop: ast.stmt) -> list[ast.AST]:
 
 
 def _flow(nodes: Sequence[ast.AST], name: str) -> tuple[bool, bool]:
-    """Whether these statements may read a name before they set it, and whether they set it in any case."""
+    """Return whether these statements may read a name before they set it, and whether they always set it."""
     for node in nodes:
         read, is_set = _flow_of(node, name)
         if read or is_set:
@@ -234,7 +234,7 @@ def _works_on(node: ast.AST, name: str) -> bool:
 
 
 def _root(node: ast.AST) -> str | None:
-    """The name at the beginning of an expression like `name.a[0].b`."""
+    """Return the name at the beginning of an expression like `name.a[0].b`; None if it begins otherwise."""
     while isinstance(node, (ast.Attribute, ast.Subscript)):
         node = node.value
     return node.id if isinstance(node, ast.Name) else None

@@ -1,72 +1,68 @@
-"""Notebooks: a cell that is run again changes the classes and functions that it defined before in place.
+"""Makes a notebook cell that is run again change in place the classes and functions that it defined before.
 
-So what was persisted, or made in other cells, runs the new methods, as after a reload of a script.
+So persisted objects, and objects that other cells have made, run the new methods, as after a reload of a script.
 """
 
 import ast
 import sys
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spark_fast.worker import stderr
 
-__all__ = ["attend"]
+if TYPE_CHECKING:
+    from spark_fast.worker.reload.patching import Patch
 
-_attended: object = None
+__all__ = ["attend"]
 
 
 def attend() -> None:
-    """Sees to the cells of the IPython session of this process, if it is one. A second call changes nothing."""
+    """Begin to patch the cells of this process's IPython session, if there is one. A second call changes nothing."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
-    if shell is not None and shell is not _attended:
-        _attend(shell)
+    if shell is not None and not any(isinstance(each, _Cells) for each in shell.ast_transformers):
+        cells = _Cells(shell)
+        shell.ast_transformers.append(cells)
+        shell.events.register("post_run_cell", cells.finish)
 
 
-def _attend(shell: Any) -> None:
-    global _attended
-    from spark_fast.worker.reload.patching import Patch
+class _Cells(ast.NodeTransformer):
+    """Gives each cell to a patch of its own when it is about to be compiled."""
 
-    class Cells(ast.NodeTransformer):
-        """Hands each cell, as it is about to be compiled, to a patch of its own."""
+    def __init__(self, shell: Any) -> None:
+        self._sources = _defined_before(shell)
+        self._patch: Patch | None = None
+        self._main: ModuleType = shell.user_module
 
-        def __init__(self) -> None:
-            self._sources = _defined_before(shell)
-            self._patch: Patch | None = None
-            self._main: ModuleType = shell.user_module
+    def visit(self, node: ast.AST) -> ast.AST:
+        from spark_fast.worker.reload.patching import Patch  # takes tens of ms, which only a notebook is to cost
 
-        def visit(self, node: ast.AST) -> ast.AST:
-            if not isinstance(node, ast.Module):
-                return node
-            defined = _defined_in(node)
-            # Of the definitions alone: the rest of a cell may hold what is no Python outside of one.
-            before = "\n".join(self._sources[name] for name in defined if name in self._sources)
-            after = "\n".join(defined.values())
-            self.finish()
-            self._sources |= defined
-            if before:
-                self._patch = Patch(splits_classes=True)
-                self._patch.begin_module(self._main, before, after)
-                self._patch.transform(node, self._main)
+        if not isinstance(node, ast.Module):
             return node
+        defined = _defined_in(node)
+        # The definitions alone: the rest of a cell may be valid only in a notebook.
+        before = "\n".join(self._sources[name] for name in defined if name in self._sources)
+        after = "\n".join(defined.values())
+        self.finish()
+        self._sources |= defined
+        if before:
+            self._patch = Patch(splits_classes=True)
+            self._patch.begin_module(self._main, before, after)
+            self._patch.transform(node, self._main)
+        return node
 
-        def finish(self, *_: object) -> None:
-            """The cell has been run, whatever came of it: what it has defined stays, as in any notebook."""
-            patch, self._patch = self._patch, None
-            if patch is not None:
-                patch.end_module(self._main)
-                patch.commit()
-                for warning in patch.warnings:
-                    stderr.warn(warning)
-
-    cells = Cells()
-    shell.ast_transformers.append(cells)
-    shell.events.register("post_run_cell", cells.finish)
-    _attended = shell
+    def finish(self, *_: object) -> None:
+        """Keep what the cell has defined, even if it raised, as in any notebook."""
+        patch, self._patch = self._patch, None
+        if patch is not None:
+            patch.end_module(self._main)
+            patch.commit()
+            for warning in patch.warnings:
+                stderr.warn(warning)
 
 
 def _defined_in(tree: ast.Module) -> dict[str, str]:
-    """The sources of the classes and functions of a cell, by name."""
+    """Return the sources of the classes and functions of a cell, by name."""
     return {
         each.name: ast.unparse(each)
         for each in tree.body
@@ -75,11 +71,11 @@ def _defined_in(tree: ast.Module) -> dict[str, str]:
 
 
 def _defined_before(shell: Any) -> dict[str, str]:
-    """The same of all cells that were run by now."""
+    """Return the sources of the classes and functions of all cells that were run before, by name."""
     found: dict[str, str] = {}
     for cell in shell.user_ns.get("In", ()):
         try:
             found |= _defined_in(ast.parse(shell.transform_cell(cell)))
-        except SyntaxError:  # it failed, too
+        except SyntaxError:  # the cell failed when it was run
             continue
     return found

@@ -1,4 +1,4 @@
-"""Processes that the worker spawns run the code that runs in the worker: see spark_fast/project/spawned.py."""
+"""Makes processes that the worker spawns run the worker's code: see spark_fast/project/spawned.py."""
 
 import os
 import sys
@@ -17,10 +17,10 @@ __all__ = ["Spawning"]
 
 
 class Spawning:
-    """What the processes are told that this process spawns, and those that it forks.
+    """Hands the running code to the processes that this process spawns. Forked children hand it on, too.
 
     Attributes:
-        store: where the sources are kept; None as long as they are not: such processes read the files on disk.
+        store: where the sources are kept; None if they are not kept: then such processes read the files on disk.
     """
 
     def __init__(self) -> None:
@@ -31,21 +31,24 @@ class Spawning:
         self._failed = False
 
     def begin(self, project: Project, spawn: ModuleType) -> None:
-        """`multiprocessing.spawn` is there."""
-        from spark_fast.project import spawned
+        """Begin, as `multiprocessing.spawn` has been imported. It is the module `spawn`."""
+        from spark_fast.project import spawned  # it loads runpy, which only a worker that spawns is to cost
 
         self._project = project
         self._undo = spawned.divert(spawn, self._script)
 
     def close(self) -> None:
-        """From here on such processes read the files on disk."""
+        """Stop: processes that are spawned from here on read the files on disk."""
         self.store = None
         if self._undo is not None:
             self._undo()
 
     @contextmanager
-    def settling(self) -> Iterator[None]:
-        """Within it modules are executed that may be taken back: what other threads spawn runs what ran before."""
+    def frozen(self) -> Iterator[None]:
+        """Within the block, spawned processes run the code that ran when it began.
+
+        For the time in which a reload executes modules that may be rolled back: other threads may spawn meanwhile.
+        """
         self._before = self._running() if self._project is not None else None
         try:
             yield
@@ -53,7 +56,8 @@ class Spawning:
             self._before = None
 
     def _script(self, data: dict[str, Any]) -> str | None:
-        from spark_fast.project import spawned
+        """Return the script for a process that is about to be spawned; None to leave it as it is: see divert()."""
+        from spark_fast.project import spawned  # as in begin(), after which this is called
 
         if self.store is None or self._project is None:
             return None
@@ -78,21 +82,21 @@ class Spawning:
         except (OSError, SparkError) as error:
             if not self._failed:
                 self._failed = True
-                stderr.warn(f"processes that are spawned read the code from disk, and not what runs: {error}")
+                stderr.warn(f"spawned processes read the code from disk instead of the code that runs: {error}")
             return None
 
     def _running(self) -> tuple[dict[str, tuple[str, str]], dict[str, str]]:
-        """File and digest of what runs, by the module's name; and the digest by file."""
+        """Return the file and digest of what runs, by module name, and the digest by file."""
         assert self._project is not None
-        # What is being executed anew stands in the snapshot first, all of it.
-        newest = {path: digest_of(source) for path, source in self._project.snapshot.items()}
+        # Sources that a reload is executing are pending until their modules are noted.
+        newest = {path: digest_of(source) for path, source in self._project.pending.items()}
         found = list(self._project.modules.values())
         modules = {
             module.name: (module.path, newest.get(module.path, module.digest))
             for module in found
             if module.name == ENTRY or _found_as_usual(module.name)
         }
-        # The entry last: imported too, under its name, it may have been read at another time.
+        # The entry comes last, so that it wins if its file was imported under another name, too.
         files = {module.path: module.digest for module in sorted(found, key=lambda module: module.name == ENTRY)}
         return modules, files | newest
 

@@ -1,4 +1,4 @@
-"""Whether a reload starts the training over, and what of it begins anew."""
+"""Refuses a reload that would start the training over, and warns of the parts that begin again."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 from spark_fast._core import worker
 from spark_fast.errors import CodeRefusedError
 from spark_fast.worker import options
-from spark_fast.worker.reload import ended_loops
 from spark_fast.worker.reload.error_park import ErrorPark
 from spark_fast.worker.reload.modules import Project
 from spark_fast.worker.state import loops, persist
@@ -14,21 +13,21 @@ from spark_fast.worker.state import loops, persist
 if TYPE_CHECKING:
     from spark_fast.worker.reload.transaction import Transaction
 
-__all__ = ["ended", "look"]
+__all__ = ["check", "ended"]
 
 
-def look(
+def check(
     transaction: "Transaction", project: Project, park: ErrorPark, roots: Sequence[str], *, thread: int, anew: bool
 ) -> None:
-    """Adds warnings to the transaction for what it begins anew.
+    """Add a warning to the transaction for each part of the training that begins again.
 
     roots: the folders below which paths are shown in short.
-    thread: the one that runs the script.
-    anew: whether the script is executed once more, and with it what it makes at its top level.
+    thread: the thread that runs the script.
+    anew: whether the script is executed again, and with it what it makes at its top level.
 
     Raises CodeRefusedError if the whole training would start over.
     """
-    kept = persist.snapshot()
+    kept = persist.current.snapshot()
     in_loops = park.has_places or bool(loops.living(thread))
     if not in_loops and not kept and anew and worker.step() > options.current().stride:
         raise CodeRefusedError(
@@ -36,12 +35,12 @@ def look(
             'training over. Give a loop a key, spark.track(…, key="batch"), and keep the model with '
             "spark.persist(); or start over on purpose with --restart"
         )
-    from spark_fast.worker.reload import restarts  # it loads ast
+    from spark_fast.worker.reload import restarts  # several modules, which only a reload is to cost
 
     modules = list(project.modules.values())
     transaction.warnings += restarts.find(modules, kept.values(), roots, error=park.error)
-    passed, begin_anew = ended(project, park)
-    transaction.warnings += restarts.of_ended(passed, begin_anew, modules, kept.values(), roots)
+    passed, begin_again = ended(project, park)
+    transaction.warnings += restarts.of_ended(loops.ended_loops, passed, begin_again, modules, kept.values(), roots)
     sources = {module.path: module.source for module in modules}
     after = {**sources, **transaction.sources}
     keys = [*loops.living(thread), *park.keys]
@@ -49,10 +48,10 @@ def look(
 
 
 def ended(project: Project, park: ErrorPark) -> tuple[list[str], list[str]]:
-    """The keys of outermost loops that have ended: those that are passed over, and those that begin anew.
+    """Return the keys of outermost loops that have ended: those that are passed over, and those that begin again.
 
-    A loop is passed over only if something is persisted: without it, there is nothing that the loop has trained.
+    A loop is passed over only if a value is persisted. Without one, nothing is left that the loop has trained.
     """
     sources = {module.path: module.source for module in list(project.modules.values())}
-    passed, anew = ended_loops.find(sources, loops.kept() + park.keys)
-    return (passed, anew) if persist.snapshot() else ([], [*passed, *anew])
+    passed, begin_again = loops.ended_loops.find(sources, loops.kept() + park.keys)
+    return (passed, begin_again) if persist.current.snapshot() else ([], [*passed, *begin_again])

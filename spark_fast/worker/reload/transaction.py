@@ -1,34 +1,41 @@
-"""One reload: the modules that changed, and those that imported them, are executed anew; or everything is as it was."""
+"""Takes the project from the sources that run to new ones, wholly or not at all.
+
+The modules that changed, and those that import them, are executed again, each in the namespace that it has. If the new
+code fails, everything is put back.
+"""
 
 import ast
-import builtins
 import gc
 import linecache
 import os
 import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import CodeType, ModuleType
 from typing import Any
 
 from spark_fast.errors import ReloadRefusedError
-from spark_fast.project.sources import decode
+from spark_fast.project.sources import decode, show_in_tracebacks
 from spark_fast.worker import stderr
 from spark_fast.worker.reload import dynamo
+from spark_fast.worker.reload.import_order import before_imports
 from spark_fast.worker.reload.leftovers import factory_warnings, object_warnings
-from spark_fast.worker.reload.libraries import Repetition, refuse_libraries
 from spark_fast.worker.reload.modules import ENTRY, Module, Project
+from spark_fast.worker.reload.namespaces import Namespaces
 from spark_fast.worker.reload.patching import Patch, preflight
-from spark_fast.worker.reload.patching.undo import replace_items
-from spark_fast.worker.state import hooks, persist, registry
+from spark_fast.worker.reload.repetition import Repetition, Repetitions
+from spark_fast.worker.reload.snapshots import Declarations, Persisted, Snapshot
+from spark_fast.worker.reload.torch_operators import refuse_operators
 
 __all__ = ["Transaction", "without_gc"]
 
 
 @contextmanager
 def without_gc() -> Iterator[None]:
-    """Parsing makes so many objects that the collector would look through all of the training's: 100 ms at a time."""
+    """Switch the garbage collector off for the block.
+
+    Parsing makes so many objects that the collector would look through all objects of the training: 100 ms each time.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -38,65 +45,36 @@ def without_gc() -> Iterator[None]:
             gc.enable()
 
 
-@contextmanager
-def _asked_first(before: Callable[[Iterable[str]], None]) -> Iterator[None]:
-    """Within it, an import statement of this thread first calls `before` with the names of the modules that it needs.
-
-    So a module that is to be executed anew is executed before those that import it, without leaving `sys.modules`: a
-    thread that imports or unpickles meanwhile would be handed an exception of the new code, or execute it itself.
-    """
-    thread = threading.get_ident()
-    inner = builtins.__import__
-
-    def asking(name: str, *args: Any, **kwargs: Any) -> ModuleType:
-        if threading.get_ident() == thread:
-            given = dict(zip(("globals", "locals", "fromlist", "level"), args, strict=False)) | kwargs
-            before(_needed(name, given.get("globals") or {}, given.get("fromlist") or (), given.get("level", 0)))
-        return inner(name, *args, **kwargs)
-
-    builtins.__import__ = asking
-    try:
-        yield
-    finally:
-        if builtins.__import__ is asking:
-            builtins.__import__ = inner
-        thread = 0  # for whoever has put it into something of his own
-
-
-def _needed(name: str, space: Mapping[str, object], fromlist: Sequence[str], level: int) -> Iterator[str]:
-    """The names of the modules that an import statement executes, packages first."""
-    if level:
-        package = str(space.get("__package__") or "")
-        parts = package.split(".")
-        if not package or level > len(parts):
-            return  # the import itself will say so
-        name = ".".join([*parts[: len(parts) - level + 1], *([name] if name else [])])
-    parts = name.split(".")
-    for count in range(1, len(parts) + 1):
-        yield ".".join(parts[:count])
-    for each in fromlist:
-        listed = getattr(sys.modules.get(name), "__all__", ()) if each == "*" else (each,)
-        for last in listed:
-            yield f"{name}.{last}"
-
-
 class Transaction:
-    """Takes the project from the sources that run to those of another version.
+    """Takes the project from the running sources to those of another version.
 
-    sources: those that differ from what runs, and those that nothing runs of yet, by path.
-    number, before: of the version that it leads to, and of the one that runs.
-    restart: whether the code starts over: what is persisted is forgotten.
+    sources: the sources that differ from the running ones, and those of files that are not loaded yet, by path.
+    number, before: the version that it leads to, and the version that runs.
+    persisted: the values of persist().
+    declarations: the values and functions that modules expose as they are executed.
+    repetitions: tells libraries that code is executed a second time.
+    parts: all other parts of the worker that the user's code fills. undo() restores them too.
+    restart: whether the training starts over: then persisted values are forgotten.
 
     Attributes:
-        warnings: what will stay as the old code made it, one sentence each, for the reload's fate. Complete when the
-            loop of the new code has come round, by finish_warnings().
+        warnings: a sentence for each thing that stays as the old code made it. finish_warnings() completes them.
 
-    Called from the thread that runs the entry, in this order: check(), execute(), and in the end commit() or undo().
-    Transactions may follow each other before the first is committed; they are then undone from the last on.
+    Call it from the thread that runs the entry, in this order: check(), execute(), and at last commit() or undo().
+    Several transactions may follow each other before the first is committed. Then undo the last one first.
     """
 
     def __init__(
-        self, project: Project, sources: Mapping[str, bytes], *, number: int, before: int, restart: bool = False
+        self,
+        project: Project,
+        sources: Mapping[str, bytes],
+        *,
+        number: int,
+        before: int,
+        persisted: Persisted,
+        declarations: Declarations,
+        repetitions: Repetitions,
+        parts: Sequence[Snapshot] = (),
+        restart: bool = False,
     ) -> None:
         self.number = number
         self.before = before
@@ -104,37 +82,39 @@ class Transaction:
         self.restart = restart
         self._project = project
         self._sources = dict(sources)
+        self._persisted = persisted
+        self._repetitions = repetitions
+        self._declarations = declarations
+        self._parts = [project, declarations, *parts]
         loaded = {module.path: module.name for module in list(project.modules.values())}
         self._changed = [loaded[path] for path in sources if path in loaded]
         self._affected: list[str] = []
-        self._patch = Patch(keeps_unchanged=True, warnings=self.warnings)
-        self._before_sources: dict[str, Module] = {}
-        self._before_snapshot: dict[str, bytes] = {}
-        self._before_values: dict[str, object] = {}
-        self._before_hooks = hooks.snapshot()
-        self._before_exposed = registry.snapshot()
-        self._names: set[str] = set()
         self._waiting: set[str] = set()
         self._executed = False
-        self._modules: dict[str, ModuleType] = {}
-        self._spaces: dict[str, dict[str, object]] = {}
-        self._listed: dict[str, ModuleType] = {}
-        self._told: int | None = None
+        self._patch = Patch(keeps_unchanged=True, warnings=self.warnings)
         self._repetition: Repetition | None = None
+        self._namespaces = Namespaces()
+        self._taken: list[tuple[Snapshot, Any]] = []
+        self._modules_before: dict[str, Module] = {}
+        self._values_before: Mapping[str, object] = {}
+        self._reported: int | None = None
 
     @property
     def sources(self) -> dict[str, bytes]:
-        """What it was made of: the sources that differ from those before, by path."""
+        """The sources that differ from the running ones, by path."""
         return dict(self._sources)
 
     @property
     def touches_entry(self) -> bool:
-        """Whether the entry, or anything that it imports, changed."""
+        """Whether the entry, or a module that it imports, changed."""
         return ENTRY in self._affected
 
     @without_gc()
     def check(self) -> None:
-        """Raises what speaks against it, SyntaxError or ReloadRefusedError, before anything has changed."""
+        """Check, before anything is changed, whether the new sources can take the place of the running ones.
+
+        Raises SyntaxError or ReloadRefusedError if they can't.
+        """
         for name in self._changed:
             module = self._project.modules[name]
             source = self._sources[module.path]
@@ -143,64 +123,64 @@ class Transaction:
         for name in self._project.importers(self._changed):
             if name == ENTRY or name in sys.modules:
                 module = self._project.modules[name]
-                refuse_libraries(self._sources.get(module.path, module.source), module.path, self._loaded(name))
+                refuse_operators(self._sources.get(module.path, module.source), module.path, self._loaded(name))
 
     @without_gc()
     def execute(self) -> None:
-        """Executes all modules but the entry. Whatever it raises, undo() is to follow."""
+        """Execute all affected modules but the entry. If it raises, call undo()."""
         project = self._project
-        # Taken now, and not when the reload was met: what left the loop since may have imported or persisted something.
+        # Found now, and not when the reload began: the code that left the loop may have imported modules since.
         self._affected = [name for name in project.importers(self._changed) if name in sys.modules]
-        self._before_sources = dict(project.modules)
-        self._before_snapshot = dict(project.snapshot)
-        self._before_values = persist.snapshot()
-        self._before_hooks = hooks.snapshot()
-        self._before_exposed = registry.snapshot()
-        self._names = set(sys.modules)
-        self._executed = True
+        self._take_snapshots()
         if self.restart:
-            persist.clear_all_persisted()
+            self._persisted.clear_all()
         old = [module.source for name, module in project.modules.items() if name in self._affected or name == ENTRY]
-        self._repetition = Repetition([*self._affected, ENTRY], old)
+        self._repetition = Repetition(self._repetitions, [*self._affected, ENTRY], old)
         self._repetition.begin()
         for name in self._affected:
-            module = self._loaded(name)
-            self._modules[name] = module
-            self._listed[name] = sys.modules[name]
-            self._spaces[name] = dict(module.__dict__)
-        project.snapshot = {**project.snapshot, **self._sources}
+            self._namespaces.add(name, self._loaded(name))
+        project.pending = {**project.pending, **self._sources}
         for path, source in self._sources.items():
-            _show_in_tracebacks(path, source)
+            show_in_tracebacks(path, source)
         again = [name for name in self._affected if name != ENTRY]
         self._waiting = set(again)
-        registry.expect_again(again)
-        with _asked_first(self._before_import):
-            for name in again:
-                self._execute_module(name)
+        self._declarations.expect_again(again)
+        with before_imports(self._execute_modules):
+            self._execute_modules(again)
         self._forget_compiled()
 
-    def _before_import(self, names: Iterable[str]) -> None:
+    def _take_snapshots(self) -> None:
+        self._modules_before = dict(self._project.modules)
+        self._values_before = self._persisted.snapshot()
+        self._taken = [(self._persisted, self._values_before), *((part, part.snapshot()) for part in self._parts)]
+        self._namespaces.begin()
+        self._executed = True
+
+    def _execute_modules(self, names: Iterable[str]) -> None:
         for name in names:
             self._execute_module(name)
 
     def _execute_module(self, name: str) -> None:
+        """Execute a module, unless it needs none or has been executed."""
         if name not in self._waiting:
             return
         self._waiting.remove(name)  # before it is executed: modules may import each other in a circle
         old = self._project.modules[name]
-        source = self._project.snapshot.get(old.path, old.source)
+        source = self._project.pending.get(old.path, old.source)
+        module = self._namespaces.modules[name]
         try:
-            self._run_new(self._modules[name], old, source)
+            exec(self._compile(module, old.path, old.source, source), module.__dict__)
+            self._patch.end_module(module)
         except BaseException:
-            self._waiting.add(name)  # its importer may go on without it, but the reload can't
+            self._waiting.add(name)  # its importer may catch the error and go on, but the reload can't
             raise
         self._project.note(Module(name, old.path, source, old.loaded), from_disk=False)
-        _list_in_package(name, self._listed[name])
+        self._namespaces.update_package(name)
 
     def _loaded(self, name: str) -> ModuleType:
-        """The module in whose namespace a source was executed, and is to be executed anew.
+        """Return the module in whose namespace a source was executed, and is to be executed again.
 
-        Not always what `sys.modules` has: a module may put an object there in its place.
+        It may differ from what `sys.modules` has: a module may put another object there in its place.
         """
         listed = sys.modules.get(name)
         known = self._project.modules[name]
@@ -218,39 +198,14 @@ class Transaction:
             )
         return loaded
 
-    def finish_warnings(self) -> None:
-        """Completes `warnings`: the new code runs, and what the old one had is gone, but for what lives on."""
-        if self._told is not None:
-            return
-        if self._repetition is not None:
-            self.warnings += self._repetition.warnings
-        values = persist.snapshot()
-        self.warnings += object_warnings(
-            self._patch.removed_classes(),
-            values,
-            [*self._spaces.values(), *self._patch.kept_for_undo(), self._before_values, values],
-        )
-        old, new = (
-            {name: decode(modules[name].source) for name in self._affected if name in modules}
-            for modules in (self._before_sources, self._project.modules)
-        )
-        files = {name: os.path.basename(self._project.modules[name].path) for name in new}
-        renamed = self._patch.renamed_classes()
-        self.warnings += factory_warnings(old, new, self._before_values, values, renamed, files)
-        self._told = len(self.warnings)
-
     def _forget_compiled(self) -> None:
-        # Asked only where it matters: it compiles both sources.
+        """Make compilers forget the old code, if the new sources make other code."""
+        # is_in_use() comes first, since differs() compiles both sources.
         if dynamo.is_in_use() and any(
-            dynamo.differs(self._before_sources[name].source, self._sources[self._before_sources[name].path], name)
+            dynamo.differs(self._modules_before[name].source, self._sources[self._modules_before[name].path], name)
             for name in self._changed
         ):
             dynamo.forget()
-
-    def _run_new(self, module: ModuleType, old: Module, source: bytes) -> None:
-        code = self._compile(module, old.path, old.source, source)
-        exec(code, module.__dict__)
-        self._patch.end_module(module)
 
     def _compile(self, module: ModuleType, path: str, old: bytes, new: bytes) -> CodeType:
         tree = ast.parse(new, path)
@@ -260,83 +215,73 @@ class Transaction:
 
     @without_gc()
     def entry_code(self) -> CodeType:
-        """The entry, to be executed in its old namespace with the patch active."""
+        """Return the entry's code, to be executed in the namespace of `__main__` with the patch active."""
         module = self._project.modules[ENTRY]
         source = self._sources.get(module.path, module.source)
         main = sys.modules[ENTRY]
-        registry.expect_again([ENTRY])
-        if ENTRY not in self._spaces:
-            self._modules[ENTRY] = self._listed[ENTRY] = main
-            self._spaces[ENTRY] = dict(main.__dict__)
+        self._declarations.expect_again([ENTRY])
+        if ENTRY not in self._namespaces.modules:
+            self._namespaces.add(ENTRY, main)
         code = self._compile(main, module.path, module.source, source)
         self._project.note(Module(ENTRY, module.path, source), from_disk=False)
         if self._patch.removed_classes():
-            gc.collect()  # so that of the objects that are left only those count that live on
+            gc.collect()  # so that the warnings count only objects that live on
         return code
 
+    def finish_warnings(self) -> None:
+        """Complete `warnings`. Call it once the new code runs and has dropped the old code's objects.
+
+        A second call changes nothing. Costs a pass over all objects if classes are gone from the sources.
+        """
+        if self._reported is not None:
+            return
+        if self._repetition is not None:
+            self.warnings += self._repetition.warnings
+        values = self._persisted.snapshot()
+        self.warnings += object_warnings(
+            self._patch.removed_classes(),
+            values,
+            [*self._namespaces.before.values(), *self._patch.kept_for_undo(), self._values_before, values],
+        )
+        old, new = (
+            {name: decode(modules[name].source) for name in self._affected if name in modules}
+            for modules in (self._modules_before, self._project.modules)
+        )
+        files = {name: os.path.basename(self._project.modules[name].path) for name in new}
+        renamed = self._patch.renamed_classes()
+        self.warnings += factory_warnings(old, new, self._values_before, values, renamed, files)
+        self._reported = len(self.warnings)
+
     def commit(self) -> None:
-        """The new code has proved itself: what would undo it is forgotten."""
+        """Keep the new code: forget all that undo() would need."""
         if self._repetition is not None:
             self._repetition.keep()
         self._patch.drop_removed_names()
         self._patch.commit()
-        for warning in self.warnings[self._told :]:  # too late for the fate
+        for warning in self.warnings[self._reported :]:  # too late for the reload's fate
             stderr.warn(f"after a reload: {warning}")
-        self._listed.clear()
-        registry.settle()
+        self._declarations.commit()
         running = {module.path for module in list(self._project.modules.values())}
-        self._project.snapshot = {
-            path: source for path, source in self._project.snapshot.items() if path not in running
-        }
-        self._spaces.clear()
-        self._modules.clear()
-        self._before_values.clear()
-        self._before_hooks = {}
-        self._before_exposed = ()
-        self._before_sources.clear()
-        self._before_snapshot.clear()
+        self._project.pending = {path: source for path, source in self._project.pending.items() if path not in running}
+        self._namespaces.forget()
+        self._taken.clear()
+        self._values_before = {}
+        self._modules_before.clear()
         self._patch.recompile()
 
     def undo(self) -> None:
-        """Puts everything back as it was before execute()."""
-        project = self._project
+        """Put everything back as it was before execute()."""
         if not self._executed:
             return
         if self._repetition is not None:
             self._repetition.undo()
         self._patch.undo()
-        for name, space in self._spaces.items():
-            replace_items(self._modules[name].__dict__, space)
-            tried = sys.modules.get(name)
-            sys.modules[name] = self._listed[name]
-            if tried is not None:
-                _list_in_package(name, tried)
-        for name in [name for name in list(sys.modules) if name not in self._names and name in project.modules]:
-            gone_module = sys.modules.pop(name, None)
-            package, _, last = name.rpartition(".")
-            if package in sys.modules and sys.modules[package].__dict__.get(last) is gone_module:
-                delattr(sys.modules[package], last)
-        project.modules = self._before_sources
-        project.snapshot = self._before_snapshot
+        self._namespaces.restore(self._project.modules)
+        for part, taken in self._taken:
+            part.restore(taken)
         for path in self._sources:
             linecache.cache.pop(path, None)
-            if (source := next((m.source for m in list(project.modules.values()) if m.path == path), None)) is not None:
-                _show_in_tracebacks(path, source)
-        persist.restore(self._before_values)
-        hooks.restore(self._before_hooks)
-        registry.restore(self._before_exposed)
+            if (source := self._project.source_of(path)) is not None:
+                show_in_tracebacks(path, source)
         if self._changed and dynamo.is_in_use():
             dynamo.forget()
-
-
-def _list_in_package(name: str, before: ModuleType) -> None:
-    """Makes the attribute of a package what `sys.modules` has now, if it was what stood there before."""
-    package, _, last = name.rpartition(".")
-    parent, now = sys.modules.get(package), sys.modules.get(name)
-    if now is not before and getattr(parent, last, None) is before:
-        setattr(parent, last, now)
-
-
-def _show_in_tracebacks(path: str, source: bytes) -> None:
-    """Tracebacks show the lines of the source that runs, whatever is on disk by then."""
-    linecache.cache[path] = len(source), None, decode(source).splitlines(keepends=True), path

@@ -1,42 +1,41 @@
-"""What the ranks of a run can only do together: each says whether it can, and does it once all have said so.
+"""Votes of the ranks on a reload: a rank goes on to the next phase once all ranks have voted yes.
 
-A rank that waits for the others uses no CPU. One that has died is not waited for, and one that says nothing for
-PATIENCE seconds has said no. What the ranks of other hosts say their relays bring.
+A rank that waits for the others uses no CPU. It does not wait for a rank that has died. A rank that does not vote for
+PATIENCE seconds counts as a no. The relays of other hosts bring the votes of the ranks there.
 """
 
 import time
 
 from spark_fast._core import worker
-from spark_fast.worker import session
+from spark_fast.worker.lifecycle.hosts import ring_hosts
 
 __all__ = ["EXECUTED", "PATIENCE", "PROVED", "READY", "ElsewhereError", "agree", "vote"]
 
 READY, EXECUTED, PROVED = range(3)
-"""enum sf_phase of csrc/sf_layout.h: the new code was found and can be compiled; it was executed; its loop has come
-round."""
+"""The phases of a reload (enum sf_phase of csrc/sf_layout.h): the new code was found and can be compiled, was executed,
+and has proved itself, as its loop came round."""
 
 PATIENCE = 600.0
-"""Seconds to wait for the other ranks. Each is within one step, which may begin with a compilation of minutes."""
+"""Seconds to wait for the other ranks. Each finishes its step first, which may begin with minutes of compilation."""
 
 _LOOK = 0.1
-"""Seconds between looks whether those who have not voted still live. A vote wakes at once."""
+"""Seconds between checks whether the ranks that have not voted still live. A vote wakes the rank at once."""
 _RING = 1.0
-"""Seconds between looks whether what other hosts say is carried."""
+"""Seconds between checks whether this host's relay still runs."""
 _YES = 1
 
 
 class ElsewhereError(Exception):
-    """What the ranks were to do together, another one could not."""
+    """Another rank could not do its part of a reload, so this rank does not either."""
 
 
 def vote(seq: int, phase: int, yes: bool) -> None:
-    """Says what came of a phase of entry `seq` in this rank, and waits for nobody."""
+    """Vote on a phase of entry `seq` for this rank, and wait for no other rank."""
     worker.vote(seq, phase, yes)
 
 
 def agree(seq: int, phase: int) -> bool:
-    """Says that this rank has come so far with entry `seq`, waits for what the others say, and returns whether all
-    have."""
+    """Vote yes on a phase of entry `seq` for this rank, and wait for the others. Return whether all voted yes."""
     verdict = worker.vote(seq, phase, True)
     ring = time.monotonic() + _RING
     end = time.monotonic() + PATIENCE
@@ -47,6 +46,6 @@ def agree(seq: int, phase: int) -> bool:
         if verdict == 0:
             if now > ring:
                 ring = now + _RING
-                session.ring_hosts()
+                ring_hosts()
             worker.wait_for_change(seen, _LOOK)
     return verdict == _YES

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 from spark_fast.errors import CodeRefusedError
-from spark_fast.worker import session
+from spark_fast.worker import process, session
 
 __all__ = ["run", "run_hosted"]
 
@@ -63,17 +63,17 @@ def run_hosted(
     script: what is executed anew if it changed; None where `__main__` is no script of the user's.
     """
     args, kwargs = tuple(args), dict(kwargs or {})
-    if session.host is not None or not session.attach():
+    if session.current.host is not None or not process.attach():
         return fn(*args, **kwargs)
     # Imported when used: most trainings never need any of it.
-    from spark_fast.worker.reload.reloader import Host
+    from spark_fast.worker.reload.reloader import Reloader
 
-    host = Host(roots)
+    host = Reloader(roots)
     host.executes_entry = script is not None and not args and not kwargs
     host.project.install()
     host.project.adopt_loaded(script)
     host.open(script, None)
-    session.host = host
+    session.current.host = host
     call: tuple[Callable[..., object], tuple[Any, ...], dict[str, Any]] = fn, args, kwargs
 
     def first() -> object:
@@ -83,7 +83,7 @@ def run_hosted(
         nonlocal call
         if script is not None and transaction.touches_entry:
             reached = _reach(transaction.entry_code())
-            if reached is None and host.trying:
+            if reached is None and host.on_probation:
                 raise CodeRefusedError("executed anew, the script does not come to spark.run() any more")
             if reached is None:
                 return None  # it has done all there was to do without: a second time would be one too many
@@ -93,7 +93,7 @@ def run_hosted(
     try:
         return host.run(first, again)  # type: ignore[return-value]
     finally:
-        session.host = None
+        session.current.host = None
         host.close()
 
 

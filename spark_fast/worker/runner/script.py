@@ -17,14 +17,17 @@ from typing import TYPE_CHECKING, Protocol
 from spark_fast.errors import JournalError, ReplayRefusedError, RunNameTakenError, error_behind, first_stop, is_stop
 from spark_fast.runfiles.journal import read
 from spark_fast.status import WorkerState
-from spark_fast.worker import session, signals, stderr
+from spark_fast.worker import process, session, stderr
 from spark_fast.worker.journal.replay import Replay
 from spark_fast.worker.lifecycle import stop_in_threads
+from spark_fast.worker.lifecycle.error_record import record
+from spark_fast.worker.lifecycle.exit import state_after
+from spark_fast.worker.lifecycle.join import keep_journal
 from spark_fast.worker.options import configure
 from spark_fast.worker.reload import reloader
-from spark_fast.worker.reload.error_park import record
-from spark_fast.worker.reload.reloader import Host
+from spark_fast.worker.reload.reloader import Reloader
 from spark_fast.worker.runner.options import RunnerOptions
+from spark_fast.worker.slow_path import replay_driver
 from spark_fast.worker.state import hooks
 
 if TYPE_CHECKING:
@@ -180,11 +183,12 @@ def _host(entry: _Entry, args: list[str], options: RunnerOptions, command: list[
     """Runs the entry, and again after each reload."""
     if options.watched:
         # Some 20 ms, that the first edit would wait for.
-        importlib.import_module("spark_fast.worker.reload.transaction")
+        for name in ("libraries", "restarts", "transaction"):
+            importlib.import_module(f"spark_fast.worker.reload.{name}")
     journal = None if options.replay is None else read(Path(options.replay))
     # What mended an error is in the journal, too.
     errors = journal is not None and any("error" in line for line in journal.lines)
-    host = Host([entry.first_path, os.getcwd(), *options.reload_dirs], watched=options.watched or errors)
+    host = Reloader([entry.first_path, os.getcwd(), *options.reload_dirs], watched=options.watched or errors)
     host.project.install()
     if options.safe_path is None and not sys.flags.safe_path:
         sys.path[0] = entry.first_path
@@ -198,10 +202,10 @@ def _host(entry: _Entry, args: list[str], options: RunnerOptions, command: list[
         return
     path, source = found
     host.open(path, source)
-    session.host = host
-    session.keep_journal(command, found)
+    session.current.host = host
+    keep_journal(command, found)
     if options.replay is not None and journal is not None:
-        if session.several() or session.elsewhere():
+        if session.has_local_peers() or session.has_remote_peers():
             reason = (
                 "this process is one of several ranks, and the journal is of one; SPARK_FAST_RANKS=off makes it a run"
             )
@@ -210,7 +214,7 @@ def _host(entry: _Entry, args: list[str], options: RunnerOptions, command: list[
             stderr.warn(f"the journal {journal.path} is replayed, but it is not whole: {journal.loss}")
         replay = Replay(journal)
         replay.check(path, source, command)
-        session.replay(replay)
+        replay_driver.start(replay)
     folder = os.getcwd()
 
     def again(transaction: "Transaction") -> None:
@@ -223,7 +227,7 @@ def _host(entry: _Entry, args: list[str], options: RunnerOptions, command: list[
     try:
         host.run(entry.start, again)
     finally:
-        session.host = None  # threads may outlive the script: nobody runs their loops again
+        session.current.host = None  # threads may outlive the script: none of them is run again
 
 
 def _run(entry: _Entry, args: list[str], options: RunnerOptions, command: list[str]) -> int:
@@ -241,7 +245,7 @@ def _run(entry: _Entry, args: list[str], options: RunnerOptions, command: list[s
             configure(on_error=options.on_error)
         if options.error_timeout is not None:
             configure(error_timeout=options.error_timeout)
-        session.attach(fresh_name=options.name is None)
+        process.attach(fresh_name=options.name is None)
     except RunNameTakenError as error:
         stderr.say(f"{error}; stop it, or choose another name")
         return 1
@@ -250,7 +254,9 @@ def _run(entry: _Entry, args: list[str], options: RunnerOptions, command: list[s
         return USAGE
     if options.announce is not None:
         _announce(options.announce)
-    signals.install([signal.SIGINT, signal.SIGTERM], copies=options.supervisor is not None or session.several())
+    process.take_signals(
+        [signal.SIGINT, signal.SIGTERM], copies=options.supervisor is not None or session.has_local_peers()
+    )
     try:
         _host(entry, args, options, command)
     except (JournalError, _UnrunnableError) as error:
@@ -260,7 +266,7 @@ def _run(entry: _Entry, args: list[str], options: RunnerOptions, command: list[s
         return _left(leaving)
     except BaseException as error:
         return _stopped(error) if is_stop(error) else _failed(error)
-    session.outcome = session.state_after(None)
+    session.current.outcome = state_after(None)
     # At the interpreter's end no thread can be started any more, so that what saves in threads fails then.
     if stop_in_threads.has_left_a_thread() and not stop_in_threads.finish():
         return _ended(WorkerState.FAILED, 1)
@@ -275,13 +281,13 @@ def _announce(descriptor: int) -> None:
 
 def _ended(state: WorkerState, status: int) -> int:
     # Published when the interpreter ends: threads of the script may still pass checkpoints.
-    session.outcome = state
+    session.current.outcome = state
     return status
 
 
 def _stopped(error: BaseException) -> int:
     """The script let a stop through."""
-    saved = hooks.run_on_stop()
+    saved = hooks.current.run_on_stop()
     behind = error_behind(error)
     if behind is not None:
         return _failed(behind)
@@ -298,7 +304,7 @@ def _failed(error: BaseException) -> int:
 
 def _left(leaving: SystemExit) -> int:
     if leaving.code is None or leaving.code == 0:
-        return _ended(session.state_after(None), 0)
+        return _ended(state_after(None), 0)
     record(leaving)
     if isinstance(leaving.code, int):
         return _ended(WorkerState.FAILED, leaving.code & 0xFF)

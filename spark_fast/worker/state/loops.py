@@ -14,7 +14,6 @@ tasks and threads pass checkpoints.
 
 import gc
 import itertools
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +23,7 @@ from typing import Any
 
 from spark_fast._core import Place
 from spark_fast.errors import SparkInterrupt
-from spark_fast.worker.reload import ended_loops
+from spark_fast.worker.state.ended_loops import EndedLoops
 
 __all__ = [
     "abandon",
@@ -32,6 +31,7 @@ __all__ = [
     "begin_anew",
     "bring_back",
     "chain",
+    "ended_loops",
     "enter",
     "forget_unwound",
     "keep_after_errors",
@@ -44,6 +44,8 @@ __all__ = [
     "waiting",
 ]
 
+ended_loops = EndedLoops()
+"""The outermost loops that have ended."""
 _places: dict[str, Place] = {}
 _lock = threading.RLock()
 _loops: dict[tuple[int, int], list[Place]] = {}
@@ -434,12 +436,9 @@ def living(thread: int) -> list[str]:
         return sorted(key for key, place in _places.items() if place.thread == thread or place.owner is None)
 
 
-def _forget_after_fork() -> None:
+def forget_after_fork() -> None:
     # Another thread of the parent may have held the lock; and no reload ever comes to a child.
     global _lock, _unwinding, _on_unwound
     _lock = threading.RLock()
     _unwinding = _on_unwound = None
     _unwound.clear()
-
-
-os.register_at_fork(after_in_child=_forget_after_fork)

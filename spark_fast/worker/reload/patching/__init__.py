@@ -1,6 +1,6 @@
-"""New code takes the place of old code in place, as one step that can be undone.
+"""Updates classes and functions in place with new code, as one step that can be undone.
 
-Not imported with the package: only a worker that is reloaded needs it.
+Only a worker that is reloaded imports it.
 """
 
 from spark_fast.worker.reload.patching.patch import Patch

@@ -1,4 +1,4 @@
-"""A class object that lives on becomes what the class that was made anew is."""
+"""Updates a class object in place: it gets all that a new class of the same name has."""
 
 import functools
 from abc import ABCMeta
@@ -15,29 +15,29 @@ from spark_fast.worker.reload.patching.undo import EMPTY, UndoLog, cell_contents
 
 __all__ = ["bases_differ", "find_class", "layout_difference", "listed", "update_class", "update_methods"]
 
-# What belongs to the class object itself; the abstract methods are renewed apart.
+# These belong to the class object itself. Abstract methods are updated separately.
 _ITS_OWN = {"__dict__", "__weakref__", "_abc_impl", "__abstractmethods__"}
 _TupleField = type(vars(namedtuple("_One", "field"))["field"])
 
 
 def find_class(value: object, namespace: dict[str, Any], module: str, qualname: str) -> type | None:
-    """The class that a `class` statement of this namespace made, in what decorators made of it."""
+    """Find the class that a `class` statement of this namespace made, within what decorators made of it."""
     for part in parts(value):
         kind = part if isinstance(part, type) else type(part)
         found = [cls for cls in kind.__mro__ if cls.__qualname__ == qualname and cls.__module__ == module]
-        # A decorator's class, made from ours, bears its names too; so does the namedtuple that a class has for a base.
+        # A class that a decorator made from ours has its names, too. So has a namedtuple that is a base of our class.
         ours = [cls for cls in found if _has_body_in(cls, namespace, qualname)]
         bare = [cls for cls in found if "__wrapped__" not in vars(cls)]
         if found:
             return ours[-1] if ours else (bare or found)[0]
-    # Decorators that publish a class give it another module.
+    # Some decorators that export a class give it another `__module__`.
     if isinstance(value, type) and value.__qualname__ == qualname and _has_body_in(value, namespace, qualname):
         return value
     return None
 
 
 def _has_body_in(cls: type, namespace: dict[str, Any], qualname: str) -> bool:
-    """Whether functions of the class tell that a `class` statement of this namespace made it."""
+    """Whether a `class` statement of this namespace made the class, by the functions in it."""
     return any(
         isinstance(part, FunctionType)
         and part.__globals__ is namespace
@@ -48,7 +48,7 @@ def _has_body_in(cls: type, namespace: dict[str, Any], qualname: str) -> bool:
 
 
 def layout_difference(old: type, new: type) -> str | None:
-    """Why instances of the old class can't be instances of the new one; None if they can."""
+    """Return why instances of the old class can't be instances of the new one; None if they can."""
     had, has = _slots(old), _slots(new)
     if had != has:
         return f"its __slots__ changed from {listed(had)} to {listed(has)}, and its instances live on"
@@ -59,11 +59,12 @@ def layout_difference(old: type, new: type) -> str | None:
 
 
 def bases_differ(error: TypeError, old: type, bases: tuple[type, ...]) -> str:
+    """Return the reason for a refusal: Python can't change the bases of a class."""
     return f"its bases can't be changed from {_named(old.__bases__)} to {_named(bases)}: {error}"
 
 
 def _point_cells(old: type, new: type) -> None:
-    """Makes the new class's functions, with their zero-argument super(), find the old class."""
+    """Make zero-argument super() in the functions of the new class find the old class."""
     for value in list(vars(new).values()):
         for part in parts(value):
             for cell in (part.__closure__ or ()) if isinstance(part, FunctionType) else ():
@@ -74,10 +75,12 @@ def _point_cells(old: type, new: type) -> None:
 def update_class(
     old: type, new: type, removed: set[str], functions: FunctionPatcher, refuse: Callable[[str], Exception]
 ) -> None:
-    """Gives the old class all that the new one has.
+    """Give the old class all that the new one has.
 
-    removed: the names that the old source gave it and the new one may not. Other names that only the old class has
-    were set at run time and stay; but not `__names__`, which decorators such as dataclass make and would find made.
+    removed: the names that the old source bound in the class. If the new class lacks them, they are removed. Other
+        names that only the old class has were set at run time, and stay. But names like `__this__` are removed, too:
+        decorators such as dataclass make them, and would find them made.
+    refuse: makes the error to raise, from a reason.
     """
     log = functions.log
     reason = layout_difference(old, new)
@@ -107,9 +110,9 @@ def update_class(
 
 
 def update_methods(old: type, holder: type, names: Set[str], functions: FunctionPatcher) -> None:
-    """Gives the old class the methods of these names, or its docstring, from a class that has nothing else.
+    """Give the old class the methods of these names, or its docstring, from a class that has only these.
 
-    The old class loses what the holder lacks of them.
+    holder: that class. The old class loses the names that it lacks.
     """
     _point_cells(old, holder)
     for name in names:
@@ -142,7 +145,7 @@ def _update_attributes(
 def _attribute(
     have: Any, value: Any, old: type, new: type, stands: dict[int, object], functions: FunctionPatcher
 ) -> object:
-    """What the attribute of the old class is to be."""
+    """Return what the attribute of the old class is to be."""
     if have is value:
         return have
     if value is new:
@@ -186,9 +189,9 @@ def _method(have: FunctionType, value: FunctionType, functions: FunctionPatcher)
     if are_of_one_def(have, value):
         return functions.adopt(have, value)
     if have.__qualname__ != value.__qualname__ or have.__module__ != value.__module__:
-        functions.code_changed = True  # set at run time, or another function by its name
+        functions.code_changed = True  # it was set at run time, or another function has this name now
         return value
-    # It has lost, got or changed decorators: what is bound somewhere calls what stands now.
+    # Its decorators changed. Bound references to the old function are to call the new one.
     raw = functions.find(have, value.__globals__, value.__qualname__)
     stays = functions.adopt(raw, value) if raw is not None and are_of_one_def(raw, value) else value
     if stays is not have:
@@ -218,7 +221,7 @@ def _property(have: property, value: property, functions: FunctionPatcher) -> pr
 
 
 def _update_hidden(have: object, value: object, functions: FunctionPatcher) -> None:
-    """Objects of a decorator's class: the new one stands; the functions inside the old one get the new code."""
+    """Give the functions in an object that a decorator made the new code, though the new object replaces it."""
     news = [part for part in parts(value) if isinstance(part, FunctionType)]
     for part in parts(have):
         if not isinstance(part, FunctionType):
@@ -249,7 +252,7 @@ def _update_abstract_methods(log: UndoLog, old: type, new: type) -> None:
     if abstract != vars(old).get("__abstractmethods__", EMPTY):
         log.set_attribute(old, "__abstractmethods__", abstract)
         for cls in _subclasses(old):
-            # As abc.update_abstractmethods() does, which has no undo.
+            # abc.update_abstractmethods() does the same, but can't be undone.
             names = set(vars(cls).get("__abstractmethods__", ())).union(
                 *(getattr(base, "__abstractmethods__", ()) for base in cls.__bases__),
                 vars(cls),

@@ -1,4 +1,4 @@
-"""What an edit changed: which definitions of a module's two sources are the same."""
+"""Compares two sources of a module: which definitions an edit changed."""
 
 import ast
 from collections import defaultdict
@@ -29,9 +29,9 @@ class Comparison:
     Make it before the tree of the new source is changed.
 
     Attributes:
-        unchanged: the qualified names of the definitions that both sources make in the same words.
-        methods_changed: those of the classes of which nothing but methods and the docstring differs.
-        changed_names: the names of the top level that the two sources bind in different words.
+        unchanged: the qualified names of the definitions that have the same text in both sources.
+        methods_changed: the qualified names of the classes in which only methods and the docstring differ.
+        changed_names: the names that the two top levels bind by statements with different text.
     """
 
     def __init__(self, old: Source, new: Source) -> None:
@@ -53,18 +53,18 @@ class Comparison:
         self.changed_names = {
             name
             for name in self._had.keys() | has.keys()
-            # Of a definition in branches another one may be taken now.
+            # If a definition stands in several branches, another branch may be taken now.
             if (name not in self.unchanged or len(old.definitions[name]) > 1)
             and not _same_nodes(old, self._had.get(name, []), new, has.get(name, []))
         }
 
     def bindings(self, name: str) -> list[ast.stmt]:
-        """The statements of the old source's top level that bind the name."""
+        """Return the statements of the old source's top level that bind the name."""
         return self._had.get(name, [])
 
 
 def calls_of(source: Source) -> dict[str, ast.Assign | ast.AnnAssign]:
-    """The statements `name = call(…)` of the top level that alone bind their name."""
+    """Return the statements `name = call(…)` of the top level, by name, if no other statement binds the name."""
     found: dict[str, ast.Assign | ast.AnnAssign] = {}
     for name, statements in _bindings(source).items():
         statement = statements[0]
@@ -77,7 +77,10 @@ def calls_of(source: Source) -> dict[str, ast.Assign | ast.AnnAssign]:
 
 
 def altered_later(source: Source) -> dict[str, set[str]]:
-    """The classes that statements of the top level assign attributes of, or hand to a call, and those attributes."""
+    """Return the names of classes that the top level changes after their definition, each with these attributes.
+
+    Statements assign an attribute of the class, or hand the class to a call.
+    """
     found: defaultdict[str, set[str]] = defaultdict(set)
     for statement in source.tree.body:
         targets: list[ast.expr] = []
@@ -96,7 +99,7 @@ def altered_later(source: Source) -> dict[str, set[str]]:
 
 
 def wrapped_attributes(source: Source) -> list[tuple[str, str]]:
-    """What statements `a.b.c = …(a.b.c)…` of the top level assign an attribute of (`a.b`), and its name (`c`)."""
+    """Return the owner (`a.b`) and the name (`c`) of attributes that statements `a.b.c = …(a.b.c)…` wrap."""
     found: list[tuple[str, str]] = []
     for statement in source.tree.body:
         target = statement.targets[0] if isinstance(statement, ast.Assign) else None
@@ -109,8 +112,9 @@ def wrapped_attributes(source: Source) -> list[tuple[str, str]]:
 
 
 def first_difference(old: Source, had: ast.ClassDef, new: Source, has: ast.ClassDef) -> ast.AST | None:
-    """The first part of the new class statement, apart from its methods and its docstring, that differs from the old
-    one's. The statement itself if a part is missing.
+    """Return the first part of the new class statement that differs from the old, other than methods and docstring.
+
+    Return the statement itself if a part is missing, None if no part differs.
     """
     pairs: list[tuple[Sequence[ast.AST], Sequence[ast.AST]]] = [
         (had.decorator_list, has.decorator_list),
@@ -129,16 +133,17 @@ def first_difference(old: Source, had: ast.ClassDef, new: Source, has: ast.Class
 
 
 def is_method(node: ast.stmt) -> bool:
+    """Whether the statement, in the body of a class, defines a method."""
     return isinstance(node, _FUNCTIONS)
 
 
 def same_node(old: Source, had: ast.stmt, new: Source, has: ast.stmt) -> bool:
-    """Whether both statements say the same. Looks at the text first, as that takes less time."""
+    """Whether both statements are equal. Compares their text first, which is faster."""
     return old.segment(had) == new.segment(has) or _same(had, has)
 
 
 def changed_methods(old: Source, had: ast.ClassDef, new: Source, has: ast.ClassDef) -> set[str]:
-    """The names of the methods that differ; `__doc__` if the docstring does."""
+    """Return the names of the methods that differ, and `__doc__` if the docstring differs."""
     olds, news = _methods(had), _methods(has)
     names = {
         name for name in olds.keys() | news.keys() if not _same_nodes(old, olds.get(name, []), new, news.get(name, []))
@@ -149,9 +154,9 @@ def changed_methods(old: Source, had: ast.ClassDef, new: Source, has: ast.ClassD
 
 
 def unfit_method(old: Source, had: ast.ClassDef, new: Source, has: ast.ClassDef, plain: bool) -> ast.AST | None:
-    """The first method that changed and that can't be taken over alone, without the rest of the class.
+    """Return the first changed method that can't be taken over alone, without the rest of the class; None if all can.
 
-    plain: whether methods with decorators of libraries are unfit, too.
+    plain: whether methods with decorators of libraries can't be taken over either.
     """
     olds, news = _methods(had), _methods(has)
     changed = changed_methods(old, had, new, has) - {"__doc__"}
@@ -160,7 +165,7 @@ def unfit_method(old: Source, had: ast.ClassDef, new: Source, has: ast.ClassDef,
         before, after = olds.get(name, []), news.get(name, [])
         at = after[0] if after else has
         if name.startswith("__") and name.endswith("__") and not (before and after):
-            return at  # a class has more than a method by such a name
+            return at  # a class keeps more than the method by such a name
         words = [[ast.unparse(each) for each in node.decorator_list] for node in (*before, *after)]
         if before and after and [*map(len, words[: len(before)])] != [*map(len, words[len(before) :])]:
             return at
@@ -175,11 +180,11 @@ def unfit_method(old: Source, had: ast.ClassDef, new: Source, has: ast.ClassDef,
 
 
 class Body:
-    """The names that a class's body binds, in its old source.
+    """The names that the body of a class binds, in its old source.
 
     Attributes:
-        changed: those that the new source binds in other words.
-        values: those that assignments bind, with their statements, whose words are the same.
+        changed: the names that the new source binds by statements with another text.
+        values: the names that only assignments bind, with these statements, if their text is unchanged.
     """
 
     def __init__(self, old: Source, had: ast.ClassDef, new: Source, has: ast.ClassDef) -> None:
@@ -196,7 +201,7 @@ class Body:
         }
 
     def reached_from(self, changed: Set[str]) -> set[str]:
-        """These names, and all others of the body that mention them, and so on."""
+        """Return these names, the names of the body whose statements mention them, and so on."""
         reached = set(changed)
         while more := {
             name
@@ -220,7 +225,7 @@ def _is_plain(decorator: str) -> bool:
 
 
 def _names_outside_functions(node: ast.stmt) -> set[str]:
-    """The names that are looked up when the statement is executed."""
+    """Return the names that are looked up when the statement is executed."""
     if isinstance(node, _FUNCTIONS):
         return _names_outside_body(node)
     return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
@@ -232,7 +237,7 @@ def _names_outside_body(node: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str
 
 
 def _same(had: ast.AST, has: ast.AST) -> bool:
-    """Whether both nodes are equal, wherever they stand. Ends at the first difference."""
+    """Whether both nodes are equal but for their places in the file. Ends at the first difference."""
     waiting: list[tuple[object, object]] = [(had, has)]
     while waiting:
         one, other = waiting.pop()
@@ -256,7 +261,7 @@ def _same_nodes(old: Source, had: Sequence[ast.stmt], new: Source, has: Sequence
 
 
 def _fields(node: ast.ClassDef) -> list[ast.stmt]:
-    """The statements of the class's body that are neither methods nor its docstring."""
+    """Return the statements of the class's body that are neither methods nor its docstring."""
     has_docstring = ast.get_docstring(node, clean=False) is not None
     return [each for each in node.body[has_docstring:] if not is_method(each) and not isinstance(each, ast.Pass)]
 

@@ -1,4 +1,4 @@
-"""What a definition depends on when it is made, and whether any of that has changed."""
+"""Finds out what a definition depends on when it is executed, and whether any of that has changed."""
 
 import ast
 import functools
@@ -24,8 +24,8 @@ class Reloaded(Protocol):
     """A module of the transaction.
 
     Attributes:
-        kept: the qualified names of the classes that stay as they are, or of which only methods change.
-        remade: those of the classes that were executed again.
+        kept: the qualified names of the classes that stay, or of which only methods change.
+        remade: the qualified names of the classes that were executed again.
     """
 
     namespace: dict[str, Any]
@@ -37,7 +37,7 @@ class Reloaded(Protocol):
 
 
 class _Needs(NamedTuple):
-    """Names that a statement looks up as it is executed: base classes, what it calls, and all others."""
+    """Names that a statement looks up as it is executed: base classes, functions that it calls, and all others."""
 
     bases: set[Dotted]
     called: set[Dotted]
@@ -45,9 +45,9 @@ class _Needs(NamedTuple):
 
 
 class Dependencies:
-    """Tells whether a statement of an unchanged text would do again what it did before.
+    """Tells whether a statement with unchanged text would do the same again.
 
-    modules: those of the transaction, by the id of their namespaces. The patch adds to this mapping.
+    modules: the modules of the transaction, by the id of their namespaces. The patch adds to this mapping.
     """
 
     def __init__(self, modules: Mapping[int, Reloaded]) -> None:
@@ -57,12 +57,12 @@ class Dependencies:
     def first_change(
         self, module: Reloaded, node: ast.AST, *, instances_live_on: bool = False, runs_functions: bool = True
     ) -> str | None:
-        """The first name that the statement looks up and that means something else now; None if there is none.
+        """Return the first name that the statement looks up and that means something else now; None if none does.
 
         node: the statement as it stands in the old source.
-        instances_live_on: an instance that the statement made of a class that is still there counts as the same,
-            though the class's methods changed.
-        runs_functions: whether a function that the statement names without calling it may run meanwhile.
+        instances_live_on: whether an instance that the statement made counts as the same if its class is still there,
+            though methods of the class changed.
+        runs_functions: whether functions that the statement names without calling them may run as it is executed.
 
         Follows functions of the transaction's modules through their bodies, since the statement may run them.
         """
@@ -84,7 +84,7 @@ class Dependencies:
         return None
 
     def is_edited(self, module: Reloaded, dotted: str) -> bool:
-        """Whether the edit changed the words that bind the name. If not, their execution gave another value."""
+        """Whether the edit changed the text that binds the name. If not, its execution gave another value."""
         name, *rest = dotted.split(".")
         value = module.namespace.get(name, EMPTY)
         if rest and isinstance(value, ModuleType) and id(vars(value)) in self._modules:
@@ -118,7 +118,7 @@ class Dependencies:
             if not same_value(module.old_namespace.get(name, EMPTY), value):
                 return True
             for statement in module.comparison.bindings(name):
-                if not isinstance(statement, _SIMPLE):  # of those, the value counts
+                if not isinstance(statement, _SIMPLE):  # for simple statements, comparing the value is enough
                     waiting += [(module, each) for each in self._mentioned_in(statement)]
             waiting += self._definitions_in(value)
         return False
@@ -130,7 +130,7 @@ class Dependencies:
         return names
 
     def _definitions_in(self, value: object) -> list[tuple[Reloaded, Dotted]]:
-        """The names of the definitions in the transaction's modules that the value is, or that it holds."""
+        """Return the names of the transaction's definitions that the value is, or that it holds."""
         found: list[tuple[Reloaded, Dotted]] = []
         for part in parts(value):
             thing = part if isinstance(part, (type, FunctionType)) else type(part)
@@ -140,7 +140,10 @@ class Dependencies:
         return found
 
     def _base_changed(self, module: Reloaded, dotted: Dotted) -> bool:
-        """A base class may have other methods now: only what it runs when a subclass is made counts."""
+        """Whether a base class changed in a way that a subclass depends on when it is made.
+
+        Its methods may change, but not those that Python calls when a subclass is made.
+        """
         base = _resolve(module.namespace, dotted)
         if not isinstance(base, type):
             return self._any_changed([(module, dotted)])
@@ -160,7 +163,7 @@ class Dependencies:
                 if isinstance(method, _FUNCTIONS) and method.name in _HOOKS
             ]
             if hooks and qualname in home.comparison.methods_changed:
-                return True  # it may be this very method
+                return True  # one of these hooks may be the method that changed
             if self._any_changed([(home, each) for hook in hooks for each in self._mentioned_in(hook)]):
                 return True
         return False
@@ -170,7 +173,7 @@ class Dependencies:
         return isinstance(value, FunctionType) and value is _resolve(module.old_namespace, dotted)
 
     def _is_kept_class(self, module: Reloaded, dotted: Dotted) -> bool:
-        """Whether the name means the class that it meant, whose fields are what they were."""
+        """Whether the name means the same class as before, with the same fields."""
         cls: Any = _resolve(module.namespace, dotted)
         home = self._home(cls)
         if home is None or not self._is_same_class(module, dotted) or cls.__qualname__ in home.remade:
@@ -182,7 +185,7 @@ class Dependencies:
         return isinstance(cls, type) and cls is _resolve(module.old_namespace, dotted)
 
     def _home(self, thing: Any) -> Reloaded | None:
-        """The module of the transaction that defines the class or the function."""
+        """Return the module of the transaction that defines the class or the function; None if none does."""
         if isinstance(thing, FunctionType):
             return self._modules.get(id(thing.__globals__))
         if not isinstance(thing, type):
@@ -192,7 +195,7 @@ class Dependencies:
 
 
 def same_value(old: object, new: object) -> bool:
-    """Whether what a name meant and what it means now can take each other's place."""
+    """Whether the old and the new value of a name are interchangeable."""
     if old is new:
         return True
     if type(old) is not type(new):
@@ -206,12 +209,12 @@ def same_value(old: object, new: object) -> bool:
         )
     if type(old) is tuple and type(new) is tuple:
         return len(old) == len(new) and all(map(same_value, old, new))
-    # What compares by its contents and can be a key never changes: numbers, texts, paths, generic aliases.
+    # Objects that have a hash and compare by their contents never change: numbers, texts, paths, generic aliases.
     if type(old).__hash__ in (None, object.__hash__):
         return False
     try:
         return hash(old) == hash(new) and (old == new) is True
-    except Exception:  # what holds an object without a hash, or compares in a way of its own, is no such value
+    except Exception:  # it holds an object without a hash, or its comparison is special: then it is no such value
         return False
 
 
@@ -258,9 +261,9 @@ def _needs(node: ast.AST) -> _Needs:
 
 
 def _names(node: ast.AST, *, deep: bool) -> Iterator[tuple[Dotted, bool]]:
-    """The names that are looked up when the node is executed, and whether it calls them.
+    """Yield the names that are looked up when the node is executed, each with whether it is called.
 
-    deep: those in the bodies of functions too.
+    deep: whether to include names in the bodies of functions.
     """
     dotted = _dotted(node)
     if dotted is not None:
@@ -298,12 +301,12 @@ def _names_of_signature(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambd
 
 
 def _names_of_annotation(node: ast.expr) -> Iterator[tuple[Dotted, bool]]:
-    """Those in texts too, which stand for annotations that are evaluated later."""
+    """Yield the names of an annotation, also those in strings, which are annotations that are evaluated later."""
     yield from _names(node, deep=False)
     for part in ast.walk(node):
         if isinstance(part, ast.Constant) and isinstance(part.value, str):
             try:
                 inner = ast.parse(part.value.strip(), mode="eval")
-            except SyntaxError:  # another text, as in Literal["a b"]
+            except SyntaxError:  # a string that is no annotation, as in Literal["a b"]
                 continue
             yield from _names(inner, deep=False)

@@ -1,4 +1,4 @@
-"""How the tree of a module's new source is changed so that its definitions hand themselves to a patch."""
+"""Changes the tree of a module's new source so that its definitions hand themselves to a patch."""
 
 import ast
 from collections.abc import Mapping, Set
@@ -9,32 +9,32 @@ from spark_fast.worker.reload.patching.source import ADOPT, Source, is_ours
 
 _HOLDERS = (ast.stmt, ast.mod, ast.ExceptHandler, ast.match_case)
 
-__all__ = ["Stage", "add_decorators", "add_settling", "choose_calls", "choose_definitions", "choose_statements"]
+__all__ = ["Stage", "add_decorators", "add_finishing", "choose_calls", "choose_definitions", "choose_statements"]
 
 
 class Stage(IntEnum):
-    """What a module asks the patch for, by calling ADOPT with the name of a definition and one of these."""
+    """What a module asks the patch for: it calls ADOPT with the name of a definition and one of these."""
 
     INNERMOST = 0
     """The decorator nearest to the definition."""
     OUTERMOST = 1
     """The decorator farthest from it."""
     EXECUTES = 2
-    """Whether the statement is to be executed."""
+    """Whether to execute the statement."""
     STANDS = 3
-    """What stands in its place if not."""
+    """The value of its name if it is not executed."""
     METHODS = 4
-    """The decorator of a class that holds nothing but the methods of the definition."""
+    """The decorator of a class that holds only methods of the definition."""
     CALLED = 5
-    """What takes the result of the call that makes the definition."""
-    SETTLE = 6
-    """What is called after definitions, before the code below uses what their hooks have put somewhere."""
+    """The function that gets the result of the call that makes the definition."""
+    FINISHED = 6
+    """A call after definitions, before the code below uses what their hooks have put somewhere."""
 
 
 def add_decorators(old: Source, new: Source) -> None:
-    """Gives each definition that both sources make once the decorators that hand it to the patch.
+    """Add the decorators that hand a definition to the patch to each definition that both sources make once.
 
-    They stand on the lines that the definition or its first decorator has, so that all line numbers stay.
+    They get the line of the definition or of its first decorator, so that all line numbers stay.
     """
     for qualname, nodes in new.definitions.items():
         both_classes = new.is_class(qualname) and old.is_class(qualname)
@@ -48,15 +48,18 @@ def add_decorators(old: Source, new: Source) -> None:
             node.decorator_list[:] = [*outer, *node.decorator_list, inner]
 
 
-def add_settling(tree: ast.Module) -> None:
-    """Has the patch look, after each run of definitions at the top level, where their hooks have put things."""
+def add_finishing(tree: ast.Module) -> None:
+    """Add a call of the patch after each group of definitions at the top level.
+
+    The hooks of these definitions may have put discarded objects elsewhere.
+    """
     body: list[ast.stmt] = []
     defined = False
     for statement in tree.body:
         defines = _defines(statement)
         if defined and not defines and not isinstance(statement, (ast.Import, ast.ImportFrom)):
             at = body[-1]
-            body.append(ast.copy_location(ast.Expr(_asked("", Stage.SETTLE, at)), at))
+            body.append(ast.copy_location(ast.Expr(_asked("", Stage.FINISHED, at)), at))
             defined = False
         defined |= defines
         body.append(statement)
@@ -70,7 +73,7 @@ def _defines(statement: ast.stmt) -> bool:
 
 
 def choose_definitions(tree: ast.Module, chosen: Mapping[ast.stmt, tuple[str, Set[str] | None]]) -> None:
-    """Makes class statements ask first whether they are to be executed.
+    """Make class statements ask first whether they are to be executed.
 
     chosen: by statement, its qualified name, and the names of the methods that are executed if the statement is not.
 
@@ -80,7 +83,7 @@ def choose_definitions(tree: ast.Module, chosen: Mapping[ast.stmt, tuple[str, Se
 
 
 def choose_calls(tree: ast.Module, calls: Mapping[ast.stmt, tuple[str, bool]]) -> None:
-    """Makes the statements `name = call(…)` of the top level hand their result to the patch.
+    """Make the statements `name = call(…)` of the top level hand their result to the patch.
 
     calls: by statement, its name and whether it first asks if it is to be executed.
     """
@@ -100,7 +103,7 @@ def choose_calls(tree: ast.Module, calls: Mapping[ast.stmt, tuple[str, bool]]) -
 
 
 def choose_statements(tree: ast.Module, chosen: Mapping[ast.stmt, str]) -> None:
-    """Makes other statements of the top level ask under a name whether they are to be executed."""
+    """Make other statements of the top level ask, under a name, whether they are to be executed."""
     for index, statement in enumerate(tree.body):
         if statement in chosen:
             tree.body[index] = _choice(chosen[statement], statement, ast.copy_location(ast.Pass(), statement))
@@ -111,7 +114,7 @@ class _Chooser(ast.NodeTransformer):
         self._chosen = chosen
 
     def visit(self, node: ast.AST) -> ast.AST:
-        if isinstance(node, ast.stmt) and is_method(node):  # nothing in functions is chosen
+        if isinstance(node, ast.stmt) and is_method(node):  # definitions within functions are not the module's
             return node
         if not isinstance(node, ast.ClassDef):
             return self.generic_visit(node) if isinstance(node, _HOLDERS) else node
@@ -125,7 +128,7 @@ class _Chooser(ast.NodeTransformer):
 
 
 def _methods_alone(qualname: str, node: ast.ClassDef, names: Set[str]) -> ast.ClassDef:
-    """A class of the same name with these methods and the docstring."""
+    """Return a class of the same name that has only these methods and the docstring."""
     body: list[ast.stmt] = [
         each for each in node.body if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef)) and each.name in names
     ]

@@ -1,0 +1,68 @@
+"""The other hosts of the job, as the worker asks them and hears from them."""
+
+from spark_fast.errors import SparkError
+from spark_fast.runfiles import run_folder
+from spark_fast.worker import session, stderr
+
+__all__ = ["ask_hosts", "meet_hosts", "refusal", "ring_hosts"]
+
+# `spark_fast.hosts` is imported by the functions: only a job of several hosts needs it.
+
+
+def meet_hosts() -> None:
+    """Connect this host with the others of the job, if there are any. The first rank of each host does so."""
+    place, folder = session.current.place, session.current.folder
+    if not session.has_remote_peers() or not session.first_here() or place is None or folder is None:
+        return
+    from spark_fast import hosts
+
+    try:
+        unused = hosts.start(folder, place)
+    except Exception as error:  # of the store's own kind, too: it is Ray's, say
+        stderr.warn(f"this host can't be controlled with the others of its job: {error}")
+        return
+    if unused:
+        stderr.warn(f"the hosts of this job have no secret, since {unused}")
+
+
+def ask_hosts(kind: int, *, sender: str, duration: float = 0.0, only_if: str = "") -> tuple[int, str | None]:
+    """Ask all hosts of the job, if it has several, and wait for none of them.
+
+    Returns the request's id, and why it was refused, if that is known at once. Raises OSError, SparkError.
+    """
+    from spark_fast import hosts
+
+    ident = run_folder.new_id()
+    folder = session.current.folder
+    if folder is None:
+        return ident, "nothing controls this process"
+    return ident, hosts.ask(folder, kind, ident, sender=sender, duration=duration, only_if=only_if)
+
+
+def refusal(ident: int) -> str | None:
+    """Return why the hosts did not apply a request; None if they did, or if that is not known."""
+    from spark_fast import hosts
+
+    folder = session.current.folder
+    try:
+        fate = hosts.fate(folder, ident) if folder is not None else None
+    except (OSError, SparkError):  # no descriptor is left, say: the caller looks again
+        return None
+    if fate is None or fate.state in ("asked", "applied", "superseded"):
+        return None
+    if fate.state == "lost" and session.is_in_the_log(ident):
+        return None  # only its answer is gone
+    return fate.reason or fate.state
+
+
+def ring_hosts() -> None:
+    """Start this host's relay again if it died, in a job of several hosts."""
+    folder = session.current.folder
+    if not session.has_remote_peers() or folder is None:
+        return
+    from spark_fast import hosts
+
+    try:
+        hosts.ring(folder)
+    except Exception as error:
+        stderr.warn(f"what the other hosts say can't be heard: {error}")

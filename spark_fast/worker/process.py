@@ -1,0 +1,254 @@
+"""This process's worker: makes its parts, makes it the worker of a run, and gives a forked child new parts."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterable
+
+import spark_fast
+from spark_fast._core import beginning, worker
+from spark_fast.errors import RunNameTakenError, SparkError
+from spark_fast.request import Kind, Verdict, sender_name
+from spark_fast.runfiles import run_folder
+from spark_fast.worker import options, session, stderr
+from spark_fast.worker.journal import writer
+from spark_fast.worker.journal.writer import JournalWriter
+from spark_fast.worker.lifecycle import child_process, forking, join
+from spark_fast.worker.lifecycle import exit as ending
+from spark_fast.worker.lifecycle.hosts import ask_hosts, meet_hosts
+from spark_fast.worker.lifecycle.local_stop import LocalStop
+from spark_fast.worker.lifecycle.stopping import StopRule
+from spark_fast.worker.session import Life, Parent
+from spark_fast.worker.state import loops, persist, registry
+
+__all__ = ["WorkerProcess", "attach", "current", "take_signals"]
+
+_REMOTE = 20.0
+"""Seconds for the other hosts to answer a stop: more than a relay takes to start."""
+
+
+class WorkerProcess:
+    """The parts of this process's worker that a forked child gets anew.
+
+    Attributes:
+        stop_rule: Decides which checkpoints raise the stop that is in force. Used with the session's lock held.
+        local_stop: The stop that this process raises by itself.
+    """
+
+    def __init__(self) -> None:
+        self.stop_rule = StopRule()
+        self.local_stop = LocalStop()
+
+
+current = WorkerProcess()
+"""The worker of this process. A forked child gets a new one: don't keep it across code that may fork."""
+
+
+# --- the start ---
+
+
+def attach(*, fresh_name: bool = True) -> bool:
+    """Make this process the worker of a new run, if it is not decided yet what it is; return whether it is a worker.
+
+    Never raises an Exception: one warning says what prevents control, and the loop goes on uncontrolled.
+
+    fresh_name: whether to take another name if a living run has the one that was asked for. If not, RunNameTakenError
+        is raised.
+    """
+    if session.begun():  # before the lock: a signal handler may come here while another thread waits for this one
+        return worker.attached()
+    hint = None
+    with beginning, session.current.lock:
+        if not session.begun() and not session.current.attaching:  # else by a signal handler, in the middle of it
+            session.current.attaching = True
+            try:
+                hint = _attach(fresh_name)
+            finally:
+                session.current.attaching = False
+    if hint is not None:
+        stderr.say(hint)  # without the locks: a thread may be writing there whose signal handler wants them
+    return worker.attached()
+
+
+def _attach(fresh_name: bool) -> str | None:
+    """Attach; return the hint to print, if any."""
+    try:
+        spark_fast._load()
+    except Exception as error:
+        _stay_alone()
+        stderr.warn(f"this run can't be controlled from outside: {error!r}. The training goes on without.")
+        return None
+    chosen = options.current()
+    parent = session.current.parent
+    serves = parent is not None and (parent.trains or child_process.is_daemon())
+    if not chosen.enabled or serves:
+        _stay_alone()
+        registry.current.connect(None)
+        if parent is not None and not child_process.is_daemon():
+            stderr.say(
+                f"nothing controls this process: it was forked from the worker of run {parent.run}, which passes "
+                "checkpoints itself. Start it with multiprocessing's 'spawn', and it is a run of its own"
+            )
+        return None
+    try:
+        wanted = chosen.run if parent is None else chosen.run or parent.run
+        run = join.make_run(wanted, _command(), fresh_name=fresh_name)
+    except RunNameTakenError:
+        raise
+    except Exception as error:  # a full disk, another user's folder, a limit on locks: all have the same answer
+        _stay_alone()
+        registry.current.connect(None)
+        stderr.warn(f"this run can't be controlled from outside: {error}. The training goes on without.")
+        _take_chosen_signals(chosen)
+        return None
+    session.current.run = run
+    options.freeze()
+    session.current.life = Life.ATTACHED
+    session.current.pid = os.getpid()
+    if parent is not None:
+        _heed_stop_of(parent)
+    ending.watch_the_end()
+    meet_hosts()
+    _take_chosen_signals(chosen)
+    place = session.current.place
+    return _hint(run) if not chosen.quiet and (place is None or place.rank == 0) else None
+
+
+def _stay_alone() -> None:
+    """Decide that this process is no worker."""
+    options.freeze()
+    session.current.life = Life.OFF
+    worker.quiet()
+
+
+def _heed_stop_of(parent: Parent) -> None:
+    """Stop this process too if the run that it was forked from was asked to stop."""
+    try:
+        stop = forking.stop_of(parent)
+        if stop is not None:
+            # Due at the checkpoint that makes this run, if it is one: before anything is done.
+            ident, step = run_folder.new_id(), worker.step()
+            worker.append(Kind.STOP, ident, duration=stop["duration"], sender=stop["sender"], target=step)
+    except (SparkError, OSError) as error:
+        stderr.warn(f"whether run {parent.run} was asked to stop can't be told: {error}")
+
+
+def _command() -> list[str]:
+    return list(session.current.command or getattr(sys, "argv", None) or sys.orig_argv)
+
+
+def _hint(run: str) -> str:
+    home = os.environ.get("SPARK_FAST_HOME")
+    where = f"SPARK_FAST_HOME={home} " if home else ""
+    parent = session.current.parent
+    if parent is not None:
+        return (
+            f"this process was forked from the worker of run {parent.run}, and is run {run}; control it with: "
+            f"{where}spark-fast pause {run}   (as long as {parent.run} is idle, its name stands for this run too)"
+        )
+    return f"this is run {run}; control it with: {where}spark-fast pause {run}   (also resume, stop, status, top)"
+
+
+# --- signals ---
+
+
+def take_signals(numbers: Iterable[signal.Signals], *, copies: bool) -> None:
+    """Have these signals ask for a stop from now on.
+
+    copies: whether a SIGTERM may come several times.
+    """
+    from spark_fast.worker import signals  # most scripts take none
+
+    signals.install(numbers, copies=copies, ask=_ask_for_stop, stop_alone=_stop_alone)
+
+
+def _take_chosen_signals(chosen: options.Options) -> None:
+    """Take the signals that configure() names."""
+    if not chosen.stop_signals:
+        return
+    names = ", ".join(chosen.stop_signals)
+    if threading.current_thread() is not threading.main_thread():
+        stderr.warn(
+            f"{names} can't ask for a stop: only the main thread can take signals. Pass a checkpoint in it, "
+            "or call configure() there, before any other thread does"
+        )
+        return
+    try:
+        take_signals([signal.Signals[name] for name in chosen.stop_signals], copies=True)
+    except Exception as error:  # the handler is loaded here, and there may be no descriptor left for that
+        stderr.warn(f"{names} can't ask for a stop: {error}")
+
+
+def _ask_for_stop(name: str) -> tuple[str, str | None]:
+    """Ask for a stop in the name of a signal; return the sender, and why that can't be done, None if it is done."""
+    sender = _sender(name)
+    try:
+        return sender, _ask(sender)
+    except Exception as error:  # of the store of several hosts, too
+        return sender, str(error)
+
+
+def _sender(name: str) -> str:
+    rank = session.rank()
+    try:
+        here = sender_name()
+    except Exception:  # it is looked up now, and there is no descriptor left for that
+        here = f"pid {os.getpid()}"
+    return f"{name}, {here}" if rank is None else f"{name} to rank {rank}, {here}"
+
+
+def _ask(sender: str) -> str | None:
+    # A process that was forked from a worker becomes one by a checkpoint: it may be none that trains.
+    if session.forked() or not attach():
+        return "nothing controls this process"
+    deadline = options.current().stop_deadline or 0.0
+    if session.has_remote_peers():
+        ident, why = ask_hosts(Kind.STOP, sender=sender, duration=deadline)
+        if why is None:
+            current.local_stop.expect(ident, sender, min(_REMOTE, deadline / 2) if deadline else _REMOTE)
+        return why
+    verdict, _seq, _target = worker.append(Kind.STOP, run_folder.new_id(), sender=sender, duration=deadline)
+    if not session.current.passed:
+        forking.stop_children(session.run_id(), sender, deadline)
+    return None if verdict in (Verdict.APPENDED, Verdict.NOTHING_TO_DO) else "no rank of the run is left"
+
+
+def _stop_alone(sender: str) -> None:
+    current.local_stop.stop(sender)
+
+
+# --- forks ---
+
+# What belongs to the slow path needs no reset: a worker that has passed a checkpoint is the one that trains, and a
+# process that is forked from it never becomes a worker.
+
+
+def _after_fork() -> None:
+    """In a forked child: make it another process than its parent, and show nothing that it does in its parent's run."""
+    global current
+    before = session.current
+    if before.host is not None:
+        before.host.forget_after_fork()
+    session.current = child = before.after_fork()
+    current = WorkerProcess()
+    if child.life is Life.ATTACHED and child.run is not None and child.folder is not None:
+        # No worker yet, and one of its own at its first checkpoint, if it is the process that trains.
+        child.become_new(Parent(child.run, child.pid, child.passed, child.folder / run_folder.CONTROL))
+        options.thaw()
+        if child.folder_lock >= 0:
+            os.close(child.folder_lock)
+            child.folder_lock = -1
+        worker.begin_anew()
+        child.watch.publish()
+    elif child.life is not Life.NEW:  # else it may still become a worker of its own
+        # The C hook has done this already, unless the child was made without the C library's fork().
+        child.life = Life.OFF
+        worker.quiet()
+    registry.current.after_fork()
+    writer.current = JournalWriter()
+    loops.forget_after_fork()
+    persist.current.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

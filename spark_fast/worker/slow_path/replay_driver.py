@@ -1,0 +1,92 @@
+"""Puts the requests of a journal that is replayed into the log, each at its step."""
+
+from typing import Any
+
+from spark_fast import _core
+from spark_fast._core import worker
+from spark_fast.errors import SegmentError, SparkError
+from spark_fast.request import Kind, format_id, is_restart, version_mail
+from spark_fast.runfiles import mailbox, run_folder
+from spark_fast.worker import session, stderr
+from spark_fast.worker.journal.replay import Replay
+
+__all__ = ["ReplayDriver", "start"]
+
+
+def start(replay: Replay) -> None:
+    """Have the requests of a journal applied at their steps. Called before the first checkpoint."""
+    session.current.replay = ReplayDriver(replay)
+    session.current.watch.at(replay.next_step)
+
+
+class ReplayDriver:
+    """A journal that is replayed, and the requests of it that are in the log."""
+
+    def __init__(self, replay: Replay) -> None:
+        self._replay = replay
+        self._delivering: dict[str, str] = {}
+        """For the requests with mail that are in the log: their ids there, and their ids in the journal."""
+
+    def append_due(self, step: int, *, within: str | None, inner: int) -> None:
+        """Append the requests whose step has come. Called with the session's lock held, before the log is applied.
+
+        within: the id of the call that this thread runs, None if it runs none.
+        inner: how many checkpoints that call has passed.
+        """
+        inside = self._delivering.get(within) if within is not None else None
+        for line in self._replay.due(step, inside, inner, most=_room()):
+            self._append(line, step)
+        session.current.watch.at(self._replay.next_step)
+
+    def _append(self, line: dict[str, Any], step: int) -> None:
+        # A reset ended the process that the journal is of. Its stop is all of it that is done again.
+        mail = ""
+        if line["kind"] == "reload":
+            host = session.current.host
+            if host is None or (version := host.add_version(self._replay.code_of(line), line["sender"])) is None:
+                return
+            mail = version_mail(version, restart=is_restart(line["mail"]))
+        ident = run_folder.new_id()
+        try:
+            if line["kind"] in ("set", "call"):
+                folder = session.folder()
+                content = self._replay.payload_of(line)
+                if content is None or folder is None:
+                    raise ValueError("the journal lacks its payload")
+                mail = mailbox.send_mail(folder, ident, content)
+                self._delivering[format_id(ident)] = line["id"]
+            worker.append(
+                Kind[line["kind"].upper()],
+                ident,
+                arg=line["arg"],
+                duration=line["duration"],
+                sender=f"the journal: {line['sender']}",
+                mail=mail,
+                target=step,
+            )
+        except (SparkError, OSError, ValueError) as error:
+            stderr.warn(f"the {line['kind']} of step {line['step']} can't be replayed: {error}")
+            self._replay.over(line["id"])
+
+    def delivered(self, ident: int) -> None:
+        """Note that a request with mail was delivered. Called with the session's lock held."""
+        if (line := self._delivering.pop(format_id(ident), None)) is not None:
+            self._replay.over(line)
+
+    def left(self, step: int) -> str | None:
+        """Return a sentence on the requests that a loop which ended at this step never reached; None if it reached all
+        of them."""
+        return self._replay.left(step)
+
+
+def _room() -> int:
+    """Return how many requests may be appended at once: half of the log stays for requests from outside.
+
+    All that was asked of a run while it was parked is of one step, and may be more than the log takes.
+    """
+    try:
+        tail: int = _core.read_view(worker.fileno())["tail"]
+        applied: int = _core.read_slot(worker.fileno(), 0)["applied"]
+        return _core.LOG_CAPACITY // 2 - (tail - applied)
+    except (SegmentError, OSError):  # the log is applied next, which finds what is wrong with it
+        return 0
