@@ -628,7 +628,7 @@ inline state_at(entry)
     fi
 }
 
-/* move_on(). `seen`: the last entry that is due where the furthest stands. */
+/* apply_passed(). `seen`: the last entry that is due where the furthest stands. */
 inline move_on()
 {
     seen = applied;
@@ -643,7 +643,7 @@ inline move_on()
     od
 }
 
-/* The end of find_place(), and join_locked(): all of the slot is as it should be before its lock is taken. */
+/* The end of find_start(), and sf_worker_join_locked(): all of the slot is as it should be before its lock is taken. */
 inline sit_down(me)
 {
     i = front_at;

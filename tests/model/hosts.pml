@@ -1,5 +1,5 @@
 /* How the hosts of a job agree on the step of a request, as a model for SPIN: spark_fast/hosts/protocol.py, answers.py
- * and gathering.py on one side, csrc/sf_log.c and csrc/sf_worker.c, cut down, on the other.
+ * and gathering.py on one side, csrc/sf_log.c and csrc/sf_apply.c, cut down, on the other.
  *
  * Each host has a relay and one rank, which stands for all its ranks: agreement.pml shows that they act as one. The
  * store takes one call of one relay at a time. A value that a relay reads may be old when the relay acts on it, since the
@@ -112,7 +112,6 @@ byte kind[REQUESTS] = 0;
 byte acted_at[REQUESTS] = 0;        /* by id: where the first host has applied it */
 bool acted[HOSTS * REQUESTS] = 0;   /* by host and id */
 byte last_number[HOSTS] = 0;
-bool gave_up[REQUESTS] = 0;         /* by number: a rank has waited for too long */
 bool dead[HOSTS] = 0;
 byte deaths = 0, ends = 0, restarts = 0;
 
@@ -153,7 +152,7 @@ inline decide_low(h, at, next)
     low[at] = MAX(low[at], log_target[h])
 }
 
-/* sf_turn(): the rank goes through the host's log at step[h]. */
+/* sf_apply_due(): the rank goes through the host's log at step[h]. */
 inline look(h)
 {
     awaits[h] = 0;
@@ -223,7 +222,6 @@ end:
     :: d_step {
         !dead[h] && awaits[h] && decided[IN(h, seen[h])] == 0 ->
         decided[IN(h, seen[h])] = VOID;
-        gave_up[number[IN(h, seen[h])] - 1] = 1;
         look(h)
     }
 #endif
