@@ -1,9 +1,9 @@
 """The outermost loops with a key that have ended, which code that runs again passes over.
 
-A script trains, and then saves. If saving fails, mended code is to save and not to train a second time. So an outermost
-loop that has ended is passed over when the script runs again, as a loop is that has ended within an item of its outer
-loop. This holds only if the script comes to the loop once: one that stands in a loop without a key begins anew, and so
-does one in code whose source can't be read. Called with the lock of loops.py.
+A script trains, and then saves. If saving fails, fixed code is to save and not to train a second time. So an outermost
+loop that has ended is passed over when the script runs again, as is a loop that has ended within an item of its outer
+loop. This holds only if the script comes to the loop once: a loop within a loop without a key begins anew, and so does
+one in code whose source can't be read. The functions are called with the lock of loops.py held.
 """
 
 import ast
@@ -34,11 +34,11 @@ __all__ = [
 _WORKER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _RELOADER = os.path.join(_WORKER, "reload", "reloader.py")
 _CALLERS = frozenset(os.path.join(_WORKER, name) for name in ("slow_path/dispatch.py", "state/hooks.py"))
-"""What calls functions of the script in the middle of a checkpoint."""
+"""Files that call functions of the script in the middle of a checkpoint."""
 _PACKAGE = os.path.dirname(_WORKER) + os.sep
 _ASYNCIO = os.path.join(os.path.dirname(os.path.abspath(os.__file__)), "asyncio") + os.sep
 _ENDED_MAX = 1000
-"""Loops that are remembered: a script that makes up a key for each loop is to take no more memory all the time."""
+"""Loops that are remembered: bounds the memory of a script that makes up a key for each loop."""
 _LOOPS = (ast.For, ast.AsyncFor, ast.While)
 
 _Stack = tuple[tuple[str, str, int], ...]
@@ -51,7 +51,7 @@ class _Ended:
 
     stack: file, function and line of the frames that it began in, the innermost first.
     showed: its items and its `kept`.
-    once: whether the script comes to it once; None if that has not been looked at.
+    once: whether the script comes to it only once; None if that is not known yet.
     """
 
     stack: _Stack
@@ -67,32 +67,32 @@ _passed: set[str] = set()
 
 
 def begin() -> None:
-    """A script begins that can be run again."""
+    """Note that a script begins that can be run again."""
     global _recording
     _recording = True
     forget()
 
 
 def forget() -> None:
-    """Every loop is gone through again."""
+    """Forget all loops, so that none is passed over."""
     _begun.clear()
     _ended.clear()
     _passed.clear()
 
 
 def snapshot() -> dict[str, _Ended]:
-    """What is known, for restore()."""
+    """Return the loops that have ended, for restore()."""
     return {key: replace(each) for key, each in _ended.items()}
 
 
 def restore(found: dict[str, _Ended]) -> None:
-    """Knows again what was known at a snapshot: the code that has run since is taken back."""
+    """Put back a snapshot: the code that has run since is rolled back."""
     forget()
     _ended.update(found)
 
 
 def begun(key: str) -> None:
-    """An outermost loop begins. Costs about a tenth of a microsecond for each frame on the stack."""
+    """Note that an outermost loop begins. Costs about a tenth of a microsecond for each frame on the stack."""
     if not _recording:
         return
     found = []
@@ -110,7 +110,7 @@ def begun(key: str) -> None:
 
 
 def ended(key: str, showed: _Showed) -> None:
-    """An outermost loop has come to its end, or was left by a `break`. showed: its items and its `kept`."""
+    """Note that an outermost loop has come to its end, or was left by a `break`. showed: its items and its `kept`."""
     stack = _begun.pop(key, None)
     if stack is None:
         return
@@ -121,22 +121,21 @@ def ended(key: str, showed: _Showed) -> None:
 
 
 def left(key: str) -> None:
-    """An exception has left an outermost loop. If the script goes on, a later run of it does not pass the loop over."""
+    """Note that an exception has left an outermost loop. A later run of the script does not pass it over."""
     stack = _begun.pop(key, None)
     if stack is not None and key not in _ended and len(_ended) < _ENDED_MAX:
         _ended[key] = _Ended(stack, (0, {}), times=0, once=False)
 
 
 def was_left(key: str) -> bool:
-    """Whether the loop ended by an exception, and in no other way."""
+    """Return whether the loop ended by an exception, and in no other way."""
     return key in _ended and _ended[key].times == 0
 
 
 def find(sources: Mapping[str, bytes], living: list[str]) -> tuple[list[str], list[str]]:
-    """The keys of loops that have ended: those to pass over, and those that begin anew though the script may come to
-    them once.
+    """Return the keys of loops that have ended: those to pass over, and those that begin anew.
 
-    sources: what runs, by path.
+    sources: the sources that run, by path.
     living: the keys of the loops that go on.
     """
     trees: dict[str, ast.Module | None] = {}
@@ -148,19 +147,19 @@ def find(sources: Mapping[str, bytes], living: list[str]) -> tuple[list[str], li
 
 
 def places(keys: Iterable[str]) -> list[tuple[str, str, int]]:
-    """File, function and line of these loops."""
+    """Return file, function and line of these loops."""
     return [_ended[key].stack[0] for key in keys if _ended[key].stack]
 
 
 def pass_over(keys: list[str]) -> None:
-    """The script is about to run again: passes over these loops, each once."""
+    """Have these loops passed over, each once: the script is about to run again."""
     _begun.clear()
     _passed.clear()
     _passed.update(keys)
 
 
 def passes(key: str) -> _Showed | None:
-    """The items and the `kept` of the outermost loop that begins now, if it is passed over."""
+    """Return the items and the `kept` of the outermost loop that begins now if it is passed over, else None."""
     if key not in _passed:
         return None
     _passed.remove(key)
@@ -175,14 +174,14 @@ def _is_met_once(stack: _Stack, sources: Mapping[str, bytes], trees: dict[str, a
         if tree is None:
             return False
         inside = [node for node in ast.walk(tree) if isinstance(node, _LOOPS) and _repeats(node, line)]
-        # The innermost line is that of the loop itself, whose body may stand on it too.
+        # The innermost line is that of the loop itself, whose body may be on that line too.
         if len(inside) > (number == 0 and any(node.lineno == line for node in inside)):
             return False
     return True
 
 
 def _repeats(loop: ast.For | ast.AsyncFor | ast.While, line: int) -> bool:
-    """Whether the loop runs this line again and again."""
+    """Return whether the loop repeats this line."""
     first = loop.lineno if isinstance(loop, ast.While) else loop.body[0].lineno
     return first <= line <= (loop.body[-1].end_lineno or line)
 
