@@ -199,7 +199,7 @@ def _sender(name: str) -> str:
 
 
 def _ask(sender: str) -> str | None:
-    # A process that was forked from a worker becomes one by a checkpoint: it may be none that trains.
+    # A process that was forked from a worker may not train. It becomes a worker only by its first checkpoint.
     if session.forked() or not attach():
         return "nothing controls this process"
     deadline = options.current().stop_deadline or 0.0
