@@ -62,17 +62,17 @@ def run_hosted(
     script: the file that is executed anew if it changed; None if `__main__` is no script of the user's.
     """
     args, kwargs = tuple(args), dict(kwargs or {})
-    if session.current.host is not None or not process.attach():
+    if session.current.reloader is not None or not process.attach():
         return fn(*args, **kwargs)
     # Imported when used: most scripts are not reloaded.
     from spark_fast.worker.reload.reloader import Reloader
 
-    host = Reloader(roots)
-    host.executes_entry = script is not None and not args and not kwargs
-    host.project.install()
-    host.project.adopt_loaded(script)
-    host.open(script, None)
-    session.current.host = host
+    reloader = Reloader(roots)
+    reloader.executes_entry = script is not None and not args and not kwargs
+    reloader.project.install()
+    reloader.project.adopt_loaded(script)
+    reloader.open(script, None)
+    session.current.reloader = reloader
     call: tuple[Callable[..., object], tuple[Any, ...], dict[str, Any]] = fn, args, kwargs
 
     def first() -> object:
@@ -82,7 +82,7 @@ def run_hosted(
         nonlocal call
         if script is not None and transaction.touches_entry:
             reached = _reach(transaction.entry_code())
-            if reached is None and host.on_probation:
+            if reached is None and reloader.on_probation:
                 raise CodeRefusedError("executed anew, the script does not come to spark.run() any more")
             if reached is None:
                 return None  # the script has done all its work without run(), so there is nothing left to run
@@ -90,10 +90,10 @@ def run_hosted(
         return call[0](*call[1], **call[2])
 
     try:
-        return host.run(first, again)  # type: ignore[return-value]
+        return reloader.run(first, again)  # type: ignore[return-value]
     finally:
-        session.current.host = None
-        host.close()
+        session.current.reloader = None
+        reloader.close()
 
 
 def _reach(code: Any) -> tuple[Callable[..., object], tuple[Any, ...], dict[str, Any]] | None:

@@ -24,7 +24,7 @@ from spark_fast.worker.lifecycle.error_record import record
 from spark_fast.worker.lifecycle.exit import state_after
 from spark_fast.worker.lifecycle.join import keep_journal
 from spark_fast.worker.options import configure
-from spark_fast.worker.reload import reloader
+from spark_fast.worker.reload import reloader as reloader_module
 from spark_fast.worker.reload.reloader import Reloader
 from spark_fast.worker.runner.options import RunnerOptions
 from spark_fast.worker.slow_path import replay_driver
@@ -179,7 +179,7 @@ def _begin_main(**names: object) -> None:
     sys.modules["__main__"] = main
 
 
-def _host(entry: _Entry, args: list[str], options: RunnerOptions, command: list[str]) -> None:
+def _run_with_reloads(entry: _Entry, args: list[str], options: RunnerOptions, command: list[str]) -> None:
     """Run the entry, and again after each reload."""
     if options.watched:
         # It takes some 20 ms, for which the first edit would wait.
@@ -188,8 +188,8 @@ def _host(entry: _Entry, args: list[str], options: RunnerOptions, command: list[
     journal = None if options.replay is None else read(Path(options.replay))
     # If the journal has an error, it has the reload after it, too.
     errors = journal is not None and any("error" in line for line in journal.lines)
-    host = Reloader([entry.first_path, os.getcwd(), *options.reload_dirs], watched=options.watched or errors)
-    host.project.install()
+    reloader = Reloader([entry.first_path, os.getcwd(), *options.reload_dirs], watched=options.watched or errors)
+    reloader.project.install()
     if options.safe_path is None and not sys.flags.safe_path:
         sys.path[0] = entry.first_path
     elif options.safe_path is False:
@@ -197,12 +197,12 @@ def _host(entry: _Entry, args: list[str], options: RunnerOptions, command: list[
     found = entry.find()
     sys.argv = [entry.argv0, *args]
     if found is None:  # a folder or an archive with a __main__ in it, or nothing that could be run
-        host.close()
+        reloader.close()
         entry.start()
         return
     path, source = found
-    host.open(path, source)
-    session.current.host = host
+    reloader.open(path, source)
+    session.current.reloader = reloader
     keep_journal(command, found)
     if options.replay is not None and journal is not None:
         if session.has_local_peers() or session.has_remote_peers():
@@ -225,9 +225,9 @@ def _host(entry: _Entry, args: list[str], options: RunnerOptions, command: list[
         exec(transaction.entry_code(), sys.modules["__main__"].__dict__)
 
     try:
-        host.run(entry.start, again)
+        reloader.run(entry.start, again)
     finally:
-        session.current.host = None  # threads may outlive the script: none of them is run again
+        session.current.reloader = None  # threads may outlive the script: none of them is run again
 
 
 def _run(entry: _Entry, args: list[str], options: RunnerOptions, command: list[str]) -> int:
@@ -258,7 +258,7 @@ def _run(entry: _Entry, args: list[str], options: RunnerOptions, command: list[s
         [signal.SIGINT, signal.SIGTERM], copies=options.supervisor is not None or session.has_local_peers()
     )
     try:
-        _host(entry, args, options, command)
+        _run_with_reloads(entry, args, options, command)
     except (JournalError, _UnrunnableError) as error:
         stderr.say(str(error))
         return _ended(WorkerState.FAILED, 1)
@@ -314,7 +314,7 @@ def _left(leaving: SystemExit) -> int:
 
 def _show(error: BaseException) -> None:
     """Print the traceback without the frames of this package's runner."""
-    ours = {__file__, reloader.__file__, contextlib.__file__, *_RUNPY}
+    ours = {__file__, reloader_module.__file__, contextlib.__file__, *_RUNPY}
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename in ours:
         trace = trace.tb_next
