@@ -273,7 +273,7 @@ def _measure_under(rounds: int) -> Under:
         for _ in range(rounds):
             for how in order.sample(list(kinds), 2):
                 step = result(home, "step", runner=how == "run")
-                assert step["host"] is (how == "run"), "the runner's host is there, or is not"
+                assert step["reloader"] is (how == "run"), "the runner has a reloader, or has none"
                 kinds[how].append(float(step["ns"]))
     return under
 

@@ -183,7 +183,7 @@ def step() -> dict[str, Any]:
     found = interleave(cases, rounds=50, seconds=0.002)
     assert worker.attached() and worker.step() > before
     costs = [one - other for one, other in zip(found["checkpoint"], found["empty"], strict=True)]
-    return {"ns": statistics.median(costs), "host": session.current.host is not None}
+    return {"ns": statistics.median(costs), "reloader": session.current.reloader is not None}
 
 
 def _map_words(path: str) -> memoryview:
