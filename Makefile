@@ -15,7 +15,7 @@ LOCKED ?=
 PIP_LOCK := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $(LOCK)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(LOCKED),--no-index)
 
-CORE := $(wildcard csrc/*.c csrc/*.h spark_fast/*.pyx spark_fast/*.pxd) setup.py pyproject.toml
+CORE := $(wildcard csrc/*.c csrc/*.h spark_fast/*.pyx spark_fast/*.pxd spark_fast/*.pxi) setup.py pyproject.toml
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -114,7 +114,7 @@ campaign: $(VENV)/made-all  ## kills, faults and bad inputs for real jobs, for H
 lint: $(VENV)/made-lint  ## style, of Python, Cython and C
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	PATH="$(abspath $(BIN)):$$PATH" cython-lint spark_fast/*.pyx spark_fast/*.pxd
+	PATH="$(abspath $(BIN)):$$PATH" cython-lint spark_fast/*.pyx spark_fast/*.pxd spark_fast/*.pxi
 	$(BIN)/clang-format --dry-run --Werror csrc/*.[ch] tests/c/*.[ch] bench/*.c
 
 types: $(VENV)/made-lint  ## types, and the stub against the built module

@@ -1,4 +1,4 @@
-"""Builds the extension. What the project is, pyproject.toml says."""
+"""Build the extension. All else about the package is in pyproject.toml."""
 
 import os
 import re
@@ -10,10 +10,16 @@ from setuptools import Extension, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "spark_fast/__init__.py").read_text(), re.MULTILINE)[1]
 
+
+def files(*patterns: str) -> list[str]:
+    """List the files of these patterns, relative to this folder."""
+    return sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern))
+
+
 core = Extension(
     "spark_fast._core",
-    sources=["spark_fast/_core.pyx", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/*.c"))],
-    depends=[*sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/*.h")), "spark_fast/_core.pxd"],
+    sources=["spark_fast/_core.pyx", *files("csrc/*.c")],
+    depends=files("csrc/*.h", "spark_fast/*.pxi", "spark_fast/*.pxd"),
     include_dirs=["csrc"],
     define_macros=[("_GNU_SOURCE", None), ("SPARK_FAST_VERSION", f'"{VERSION}"')],
     extra_compile_args=[

@@ -17,7 +17,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "sf_worker.h"
+#include "sf_apply.h"
+#include "sf_log.h"
 
 #define CHECK(condition)                                                                                               \
     do {                                                                                                               \
@@ -72,7 +73,7 @@ step_all(struct sf_segment *segment)
                 continue;
             uint64_t seq = atomic_load(&slot->applied) + 1, tail = atomic_load(&segment->header->tail);
             if (seq <= tail && atomic_load(&sf_entry_at(segment, seq)->target) == SF_TARGET_NONE)
-                CHECK(sf_settle(segment, seq, r, 1) == 0); /* it helps, as a rank does */
+                CHECK(sf_decide_or_void(segment, seq, r, 1) == 0); /* it helps, as a rank does */
             if (seq <= tail && atomic_load(&sf_entry_at(segment, seq)->target) <= step) {
                 /* None comes to the same target later than it. */
                 CHECK(step == atomic_load(&sf_entry_at(segment, seq)->target));
@@ -152,32 +153,32 @@ static void
 run_rank(const char *path, uint32_t ranks, uint32_t rank, int64_t step_ns)
 {
     uint64_t step;
-    struct sf_turn turn;
+    struct sf_due due;
 
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     prctl(PR_SET_TIMERSLACK, 1000);
     CHECK(sf_worker_setup() == 0);
     if (rank == 0)
-        CHECK(sf_worker_attach(path, ranks, 0, 1) == 0);
+        CHECK(sf_worker_attach(&sf_process_worker, path, ranks, 0, 1) == 0);
     else
-        CHECK(sf_worker_join(path, rank, 1 + rank, 60 * SF_SECOND) == 0);
+        CHECK(sf_worker_join(&sf_process_worker, path, rank, 1 + rank, 60 * SF_SECOND) == 0);
     for (;;) {
         uint64_t published = 0;
 
         nanosleep(&(struct timespec){.tv_nsec = step_ns}, NULL);
-        if (!sf_pass(&step))
+        if (!sf_pass(sf_process_counter, &step))
             continue;
         for (;;) {
-            CHECK(sf_turn(step, SF_TURN_COUNTED, &turn) == 0);
-            if (turn.action != SF_HOLD)
+            CHECK(sf_apply_due(&sf_process_worker, step, SF_DUE_COUNTED, &due) == 0);
+            if (due.action != SF_HOLD)
                 break;
-            if (turn.seq != published)
-                sf_worker_parked(turn.seq, step, 0);
-            published = turn.seq;
-            sf_worker_wait(SF_SECOND);
+            if (due.seq != published)
+                sf_worker_parked(&sf_process_worker, due.seq, step, 0);
+            published = due.seq;
+            sf_worker_wait(&sf_process_worker, SF_SECOND);
         }
-        sf_worker_unparked(step);
-        if (turn.action == SF_RAISE_STOP)
+        sf_worker_unparked(&sf_process_worker, step);
+        if (due.action == SF_RAISE_STOP)
             exit(0);
     }
 }

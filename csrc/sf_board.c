@@ -13,7 +13,7 @@
 #include "sf_open.h"
 #include "sf_point.h"
 #include "sf_read.h"
-#include "sf_segment.h"
+#include "sf_error.h"
 
 /* A reader that meets the writer tries again: it takes some nanoseconds, unless the system lets another process run
  * just then. So the later tries are some time apart, 20 ms in all. */

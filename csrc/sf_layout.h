@@ -158,7 +158,7 @@ struct sf_header {
     uint32_t world_size; /* ranks of the whole job; slot_count of them run on this host */
 
     /* Entries 1..tail exist. Stored seq_cst by the sender that holds the log's lock: the store is the moment from
-     * which a request exists. Pairs with the loads in sf_turn(): see "sets its word again" there. */
+     * which a request exists. Pairs with the loads of clear_word() in sf_apply.c. */
     alignas(128) _Atomic uint64_t tail;
     _Atomic int32_t lock_pid; /* who is in the middle of an append, or died there; 0 if nobody is */
 

@@ -20,60 +20,6 @@
 
 #define LOG_LOCK SF_LOG_OFFSET, (SF_SLOTS_OFFSET - SF_LOG_OFFSET)
 
-struct sf_state
-sf_state_first(void)
-{
-    return (struct sf_state){.park = SF_NEVER};
-}
-
-int
-sf_state_fold(struct sf_state *state, const struct sf_entry *entry, uint64_t seq, uint64_t target)
-{
-    if (entry->kind == 0 || entry->kind >= SF_KIND_END || entry->arg > SF_STEP_MAX || target > SF_STEP_MAX)
-        return -SF_ECORRUPT;
-    if (target > state->target)
-        state->target = target;
-    switch (entry->kind) {
-    case SF_PAUSE:
-        state->park = entry->arg > target ? entry->arg : target;
-        state->park_seq = seq;
-        state->park_for = entry->duration_ns > 0 ? entry->duration_ns : 0;
-        break;
-    case SF_ADVANCE:
-        state->park = target + entry->arg;
-        state->park_seq = seq;
-        state->park_for = 0;
-        break;
-    case SF_STOP:
-        if (state->stop_seq == 0)
-            state->stop_seq = seq;
-        /* fall through */
-    case SF_RESUME:
-        state->park = SF_NEVER;
-        state->park_seq = 0;
-        state->park_for = 0;
-        break;
-    case SF_RELOAD:
-        state->reload_seq = seq;
-        break;
-    }
-    return 0;
-}
-
-int
-sf_state_after(const struct sf_entry *entry, uint64_t seq, struct sf_state *state)
-{
-    uint64_t target = atomic_load_explicit(&entry->target, memory_order_acquire);
-
-    *state = entry->before;
-    if (state->target > SF_STEP_MAX)
-        return -SF_ECORRUPT;
-    if (target == SF_TARGET_VOID)
-        return 0;
-    /* Undecided: what will be, if it is not voided. It takes effect no earlier than the entry before it. */
-    return sf_state_fold(state, entry, seq, target == SF_TARGET_NONE ? state->target : target);
-}
-
 void
 sf_announce(struct sf_segment *segment)
 {
@@ -207,7 +153,7 @@ sf_log_void_last(struct sf_segment *segment, uint64_t tail)
 }
 
 int
-sf_settle(struct sf_segment *segment, uint64_t seq, uint32_t rank, int standing)
+sf_decide_or_void(struct sf_segment *segment, uint64_t seq, uint32_t rank, int standing)
 {
     int busy = atomic_load(&sf_entry_at(segment, seq)->low) != 0 ? 1 : sf_log_busy(segment->fd);
 
@@ -458,9 +404,8 @@ has_done(const struct sf_slot *slot, uint64_t seq)
     return atomic_load(&slot->held) == seq;
 }
 
-/* Whether a rank is there that others wait for. */
-static int
-is_there(const struct sf_segment *segment, uint32_t slot)
+int
+sf_rank_lives(const struct sf_segment *segment, uint32_t slot)
 {
     uint32_t state = atomic_load(&segment->slots[slot].state);
     if (state == SF_STATE_NONE || state >= SF_STATE_STOPPED)
@@ -475,7 +420,7 @@ int
 sf_all_done(const struct sf_segment *segment, uint64_t seq, uint32_t self)
 {
     for (uint32_t r = 0; r < segment->slot_count; r++) {
-        if (r != self && !has_done(&segment->slots[r], seq) && is_there(segment, r))
+        if (r != self && !has_done(&segment->slots[r], seq) && sf_rank_lives(segment, r))
             return 0;
     }
     return 1;
@@ -519,7 +464,7 @@ sf_conclude(struct sf_segment *segment, uint64_t seq)
     if (only != SF_NO_RANK) {
         /* It tells first, and then that it has done it: a rank of which only this can be read is another process, that
          * came later. */
-        if (is_there(segment, only) && !has_done(&segment->slots[only], seq))
+        if (sf_rank_lives(segment, only) && !has_done(&segment->slots[only], seq))
             return 0;
         return atomic_load(&entry->outcome) == outcome ? -ESRCH : 1;
     }
@@ -538,83 +483,4 @@ sf_conclude(struct sf_segment *segment, uint64_t seq)
         return SF_OUTCOME_CODE(outcome) != SF_OUTCOME_OPEN;
     sf_announce(segment);
     return 1;
-}
-
-void
-sf_vote(struct sf_segment *segment, uint64_t seq, uint32_t slot, enum sf_phase phase, int yes)
-{
-    atomic_store(&segment->slots[slot].vote, SF_VOTE(seq, phase, yes ? SF_VOTE_YES : SF_VOTE_NO));
-    SF_POINT("vote:given");
-    sf_announce(segment);
-}
-
-/* What a vote says of a phase of an entry: whoever is further on has said yes to it. */
-static unsigned
-said(uint64_t vote, uint64_t seq, enum sf_phase phase)
-{
-    if (SF_VOTE_SEQ(vote) != seq)
-        return SF_VOTE_SEQ(vote) > seq ? SF_VOTE_YES : 0;
-    if (SF_VOTE_PHASE(vote) != phase)
-        return SF_VOTE_PHASE(vote) > phase ? SF_VOTE_YES : 0;
-    return SF_VOTE_SAID(vote) == SF_VOTE_OVER ? SF_VOTE_YES : SF_VOTE_SAID(vote);
-}
-
-/* Settles a vote at this place of `agreed`. What it is settled as: another verdict if somebody was first. */
-static unsigned
-settle(struct sf_segment *segment, struct sf_entry *entry, unsigned shift, unsigned verdict)
-{
-    uint32_t agreed = atomic_load(&entry->agreed);
-
-    while ((agreed >> shift & 3u) == 0) {
-        SF_POINT("vote:counted");
-        if (atomic_compare_exchange_weak(&entry->agreed, &agreed, agreed | verdict << shift)) {
-            sf_announce(segment);
-            return verdict;
-        }
-    }
-    return agreed >> shift & 3u;
-}
-
-/* What the living ranks of this host say of it, 0 while that is open. */
-static unsigned
-count(struct sf_segment *segment, uint64_t seq, enum sf_phase phase, int give_up)
-{
-    unsigned verdict = SF_VOTE_YES;
-
-    for (uint32_t r = 0; r < segment->slot_count && verdict != SF_VOTE_NO; r++) {
-        unsigned vote = said(atomic_load(&segment->slots[r].vote), seq, phase);
-        /* Asking the kernel costs more than all the rest: once it is known to be open, only a no matters. */
-        if (vote != SF_VOTE_YES && (vote == SF_VOTE_NO || verdict != 0) && is_there(segment, r))
-            verdict = vote == SF_VOTE_NO || give_up ? SF_VOTE_NO : 0;
-    }
-    return verdict;
-}
-
-unsigned
-sf_agreed(struct sf_segment *segment, uint64_t seq, enum sf_phase phase, int give_up)
-{
-    struct sf_entry *entry = sf_entry_at(segment, seq);
-    int elsewhere = atomic_load(&entry->low) != 0;
-    unsigned here = elsewhere ? SF_VERDICT_HERE(phase) : SF_VERDICT(phase);
-    uint32_t agreed = atomic_load(&entry->agreed);
-    unsigned verdict = agreed >> here & 3u;
-
-    if (atomic_load(&entry->number) != seq)
-        return SF_VOTE_NO; /* a damaged file: the log keeps what ranks are at */
-    if (elsewhere && (agreed >> SF_VERDICT(phase) & 3u) != 0)
-        return agreed >> SF_VERDICT(phase) & 3u;
-    if (verdict == 0 && (verdict = count(segment, seq, phase, give_up)) != 0)
-        verdict = settle(segment, entry, here, verdict);
-    if (!elsewhere || verdict == 0)
-        return verdict;
-    /* One no is enough. A yes waits for the other hosts, for as long as this rank has patience. */
-    return verdict == SF_VOTE_NO || give_up ? settle(segment, entry, SF_VERDICT(phase), SF_VOTE_NO) : 0;
-}
-
-unsigned
-sf_commit_vote(struct sf_segment *segment, uint64_t seq, enum sf_phase phase, unsigned verdict)
-{
-    struct sf_entry *entry = sf_entry_at(segment, seq);
-
-    return atomic_load(&entry->number) == seq ? settle(segment, entry, SF_VERDICT(phase), verdict) : SF_VOTE_NO;
 }

@@ -14,21 +14,7 @@
 #define SF_LOG_H
 
 #include "sf_segment.h"
-
-struct sf_state sf_state_first(void);
-
-/* Folds one decided entry. 0, or -SF_ECORRUPT if the entry can't be honest. */
-int sf_state_fold(struct sf_state *state, const struct sf_entry *entry, uint64_t seq, uint64_t target);
-
-/* The state after the entry numbered seq, decided or not, void or not. */
-int sf_state_after(const struct sf_entry *entry, uint64_t seq, struct sf_state *state);
-
-/* Whether the ranks of a run in this state park at `step`. */
-static inline int
-sf_state_parks(const struct sf_state *state, uint64_t step)
-{
-    return state->stop_seq == 0 && state->park <= step;
-}
+#include "sf_state.h"
 
 struct sf_request {
     uint32_t kind;
@@ -71,7 +57,7 @@ int sf_append(struct sf_segment *segment, const struct sf_request *request, int6
  * `standing` says that the rank is at a counted checkpoint and has applied nothing of this entry, so that it can still
  * act at the step where it is. 0 or -errno. */
 #define SF_NO_RANK UINT32_MAX
-int sf_settle(struct sf_segment *segment, uint64_t seq, uint32_t rank, int standing);
+int sf_decide_or_void(struct sf_segment *segment, uint64_t seq, uint32_t rank, int standing);
 
 /* For those who wait for the fate of an entry: voids it if it has no target and its sender is dead. 0 or -errno. */
 int sf_void_orphan(struct sf_segment *segment, uint64_t seq);
@@ -105,17 +91,8 @@ uint32_t sf_only_slot(const struct sf_segment *segment, const struct sf_entry *e
  * to do it have died, and nobody will. */
 int sf_conclude(struct sf_segment *segment, uint64_t seq);
 
-/* Gives the vote of the rank in `slot` on an entry that it has applied. */
-void sf_vote(struct sf_segment *segment, uint64_t seq, uint32_t slot, enum sf_phase phase, int yes);
-
-/* What the ranks that live have agreed on: SF_VOTE_YES once all have said so, SF_VOTE_NO once one has; 0 if it is open.
- * Whoever asks first settles it, for all. `give_up`: settles it against, if it is still open. Where other hosts have a
- * say in the entry, a yes is the other hosts' too: see sf_commit_vote(). */
-unsigned sf_agreed(struct sf_segment *segment, uint64_t seq, enum sf_phase phase, int give_up);
-
-/* Commits what all hosts have agreed on, for an entry that they have a say in. What stands: another verdict if somebody
- * was first. */
-unsigned sf_commit_vote(struct sf_segment *segment, uint64_t seq, enum sf_phase phase, unsigned verdict);
+/* Whether a living process holds the slot, so that the others wait for it. Notes when it was first seen dead. */
+int sf_rank_lives(const struct sf_segment *segment, uint32_t slot);
 
 /* Whether a sender has the log's lock: 1, 0, or -errno. */
 int sf_log_busy(int fd);

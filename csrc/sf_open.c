@@ -5,7 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "sf_segment.h"
+#include "sf_error.h"
 
 int
 sf_open(const char *path, int flags, mode_t mode)

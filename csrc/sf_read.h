@@ -6,7 +6,7 @@
 #include <stdint.h>
 #include <unistd.h>
 
-#include "sf_segment.h"
+#include "sf_error.h"
 
 /* 0, -SF_EGONE if the file ends before, or -errno. */
 static inline int

@@ -1,20 +1,12 @@
-/* A control file, made or opened, and what can be read of it. */
+/* A control file: making it, mapping it, and asking which of its slots are held by a living process. */
 #ifndef SF_SEGMENT_H
 #define SF_SEGMENT_H
 
 #include <sys/types.h>
 
+#include "sf_error.h"
 #include "sf_layout.h"
 #include "sf_lock.h"
-
-/* Errors beyond errno's own: what is wrong with a control file. Returned negative, as errno's are. */
-#define SF_ENOTCONTROL 4001 /* no control file: wrong magic, or the file is not finished */
-#define SF_ELAYOUT 4002     /* a control file of another layout version */
-#define SF_ECORRUPT 4003    /* sizes, numbers or kinds in it make no sense */
-#define SF_EGONE 4004       /* the file was removed, replaced or cut short after it was opened */
-#define SF_EFULL 4005       /* the log is full: some rank has applied nothing for a long time */
-#define SF_EBUSY 4006       /* another sender has held the log's lock for all the time allowed */
-#define SF_EFOREIGN 4007    /* not a regular file of this user with one name: another user may have put it there */
 
 /* One mapped control file. Sizes and counts are copies, checked when it was opened: the file may change under us. */
 struct sf_segment {
@@ -39,7 +31,7 @@ struct sf_segment {
  * there before. 0 or -errno. */
 int sf_segment_create(struct sf_segment *segment, const char *path, uint32_t slot_count, uint32_t rank);
 
-/* Maps an existing control file. 0, -errno, or one of the errors above. */
+/* Maps an existing control file. 0, -errno, or an error of sf_error.h. */
 int sf_segment_open(struct sf_segment *segment, const char *path);
 void sf_segment_close(struct sf_segment *segment);
 
@@ -67,52 +59,14 @@ sf_entry_at(const struct sf_segment *segment, uint64_t seq)
     return &segment->log[(seq - 1) & (SF_LOG_CAPACITY - 1)];
 }
 
-/* --- reading without a mapping: nothing here can fault, and nothing is trusted --- */
+/* Where the slot of a rank lies in the file. */
+static inline uint64_t
+sf_slot_offset(uint32_t rank)
+{
+    return SF_SLOTS_OFFSET + (uint64_t)rank * sizeof(struct sf_slot);
+}
 
-struct sf_view {
-    uint32_t layout_version;
-    uint32_t slot_count;
-    int64_t created_ns;
-    uint32_t world_size;
-    uint64_t tail;
-    uint32_t changes;
-    struct sf_state state; /* after all entries of the log */
-};
-
-/* A plain copy of sf_slot. */
-struct sf_slot_view {
-    uint32_t word, state;
-    int32_t pid;
-    int alive;
-    uint64_t step, alarm, applied, seen, mark_step, wakes;
-    int64_t attached_ns, state_ns, mark_ns, parked_ns, park_ns, deadline_ns;
-    uint64_t done[SF_LOG_CAPACITY / 64], vote;
-    uint32_t rank, generation, stride;
-    int64_t lost_ns;
-    uint64_t held;
-    struct {
-        uint64_t total, done;
-        int64_t began_ns, parked_ns;
-    } level[SF_LEVELS];
-};
-
-/* A plain copy of sf_entry. */
-struct sf_entry_view {
-    uint64_t seq, target, outcome, id, arg;
-    uint32_t kind;
-    int32_t sender_pid;
-    int64_t duration_ns, asked_ns;
-    uint32_t ranks, agreed;
-    uint64_t low;
-    char sender[SF_SENDER_MAX];
-    char mail[SF_MAIL_MAX];
-};
-
-int sf_read_view(int fd, struct sf_view *view);
-int sf_read_slot(int fd, uint32_t rank, struct sf_slot_view *view);
-/* -ENOENT if the log no longer, or not yet, holds an entry of this number. */
-int sf_read_entry(int fd, uint64_t seq, struct sf_entry_view *view);
-/* The layout version that the file claims, 0 if it is no control file. */
-uint32_t sf_read_layout_version(int fd);
+/* Reads and checks the header of a control file without a mapping. 0, -errno, or an error of sf_error.h. */
+int sf_read_header(int fd, struct sf_header *header);
 
 #endif

@@ -22,14 +22,24 @@ cdef extern from "sf_layout.h" nogil:
     unsigned SF_OUTCOME_CODE(uint64_t outcome)
     uint64_t SF_OUTCOME_VALUE(uint64_t outcome)
 
-cdef extern from "sf_segment.h" nogil:
+cdef extern from "sf_error.h" nogil:
     enum:
         SF_EGONE
+
+cdef extern from "sf_segment.h" nogil:
     struct sf_header:
         pass
     struct sf_segment:
         sf_header *header
         int fd
+    int sf_segment_open(sf_segment *segment, const char *path)
+    void sf_segment_close(sf_segment *segment)
+    int sf_segment_check(const sf_segment *segment)
+    void sf_note_lost(const sf_segment *segment, uint32_t slot)
+    int sf_segment_wait(sf_segment *segment, uint32_t seen, int64_t timeout_ns)
+    uint32_t sf_segment_changes(const sf_segment *segment)
+
+cdef extern from "sf_view.h" nogil:
     struct sf_view:
         uint32_t layout_version
         uint32_t slot_count
@@ -80,12 +90,6 @@ cdef extern from "sf_segment.h" nogil:
         uint64_t low
         char *sender
         char *mail
-    int sf_segment_open(sf_segment *segment, const char *path)
-    void sf_segment_close(sf_segment *segment)
-    int sf_segment_check(const sf_segment *segment)
-    void sf_note_lost(const sf_segment *segment, uint32_t slot)
-    int sf_segment_wait(sf_segment *segment, uint32_t seen, int64_t timeout_ns)
-    uint32_t sf_segment_changes(const sf_segment *segment)
     int sf_read_view(int fd, sf_view *view)
     int sf_read_slot(int fd, uint32_t rank, sf_slot_view *view)
     int sf_read_entry(int fd, uint64_t seq, sf_entry_view *view)
@@ -112,6 +116,8 @@ cdef extern from "sf_log.h" nogil:
     int sf_void_orphan(sf_segment *segment, uint64_t seq)
     int sf_conclude(sf_segment *segment, uint64_t seq)
     uint64_t sf_commit(sf_segment *segment, uint64_t seq, uint64_t target)
+
+cdef extern from "sf_vote.h" nogil:
     unsigned sf_commit_vote(sf_segment *segment, uint64_t seq, int phase, unsigned verdict)
 
 cdef extern from "sf_point.h" nogil:
@@ -137,58 +143,68 @@ cdef extern from "sf_journal.h" nogil:
     int sf_journal_continue(sf_journal *journal, const char *header, size_t header_size)
     int sf_journal_error(sf_journal *journal)
 
-cdef extern from "sf_worker.h" nogil:
-    enum:
-        SF_TURN_COUNTED
-        SF_TURN_NO_RELOAD
-        SF_TURN_NO_MAIL
-        SF_TURN_INNER
-        SF_HOLD
-        SF_DELIVER
+cdef extern from "sf_yield.h" nogil:
     struct sf_yield:
         pass
-    struct sf_turn_result "sf_turn":
-        int action
-        uint64_t seq
-        int64_t park_for
-        uint64_t held
-        sf_entry_view entry
-    int sf_asked(uint64_t step) noexcept
-    int sf_look(uint64_t *step) noexcept
-    bint sf_pending() noexcept
     void sf_yield_set(sf_yield *policy, int64_t interval_ns) noexcept
     bint sf_yield_due(sf_yield *policy) noexcept
+
+cdef extern from "sf_worker.h" nogil:
+    struct sf_counter:
+        pass
+    const sf_counter sf_process_counter
+    struct sf_worker:
+        pass
+    sf_worker sf_process_worker
+    int sf_asked(sf_counter counter, uint64_t step) noexcept
+    int sf_look(sf_counter counter, uint64_t *step) noexcept
+    bint sf_pending(sf_counter counter) noexcept
+    uint64_t sf_step(sf_counter counter) noexcept
     int sf_worker_setup()
-    void sf_worker_place(uint32_t rank, uint32_t world_size, uint32_t stride)
-    int sf_worker_attach(const char *path, uint32_t slot_count, uint32_t slot, uint64_t cookie)
-    int sf_worker_join(const char *path, uint32_t slot, uint64_t cookie, int64_t timeout_ns)
-    unsigned sf_worker_vote(uint64_t seq, int phase, int yes)
-    unsigned sf_worker_agreed(uint64_t seq, int phase, int give_up)
-    void sf_worker_quiet()
-    void sf_worker_begin_anew()
-    void sf_worker_stop_alone()
-    void sf_worker_stop_swallowed()
-    bint sf_worker_attached()
-    sf_segment *sf_worker_segment()
-    uint64_t sf_worker_step()
-    uint64_t sf_worker_uncount()
-    void sf_worker_set_back(uint64_t step)
-    int sf_turn(uint64_t step, int may, sf_turn_result *turn)
-    void sf_worker_in_the_log(uint64_t *applied, uint64_t *tail)
-    void sf_worker_tell(uint64_t seq, uint64_t step, int failed)
-    void sf_worker_watch(uint64_t step)
-    sf_journal *sf_worker_journal()
-    bint sf_worker_resume(uint64_t step)
-    void sf_worker_parked(uint64_t seq, uint64_t step, int64_t deadline_ns)
-    void sf_worker_unparked(uint64_t step)
-    int sf_worker_wait(int64_t timeout_ns)
-    int sf_worker_end(uint32_t state)
+    void sf_worker_place(sf_worker *worker, uint32_t rank, uint32_t world_size, uint32_t stride)
+    int sf_worker_attach(sf_worker *worker, const char *path, uint32_t slot_count, uint32_t slot, uint64_t cookie)
+    int sf_worker_join(sf_worker *worker, const char *path, uint32_t slot, uint64_t cookie, int64_t timeout_ns)
+    void sf_worker_detach(sf_worker *worker)
+    void sf_worker_begin_anew(sf_worker *worker)
+    int sf_worker_end(sf_worker *worker, uint32_t state)
+    bint sf_worker_attached(sf_worker *worker)
+    sf_segment *sf_worker_segment(sf_worker *worker)
+    sf_journal *sf_worker_journal(sf_worker *worker)
+    uint64_t sf_worker_uncount(sf_worker *worker)
+    void sf_worker_set_back(sf_worker *worker, uint64_t step)
+    void sf_worker_watch(sf_worker *worker, uint64_t step)
+    void sf_worker_stop_alone(sf_worker *worker)
     struct sf_since:
         int64_t began_ns
         int64_t parked_ns
     int sf_level_enter(uint64_t total, sf_since *since)
     void sf_level_leave(int level)
     void sf_level_done(int level, uint64_t done) noexcept
+
+cdef extern from "sf_apply.h" nogil:
+    enum:
+        SF_DUE_COUNTED
+        SF_DUE_NO_RELOAD
+        SF_DUE_NO_MAIL
+        SF_DUE_INNER
+        SF_HOLD
+        SF_DELIVER
+    struct sf_due:
+        int action
+        uint64_t seq
+        int64_t park_for
+        uint64_t held
+        sf_entry_view entry
+    int sf_apply_due(sf_worker *worker, uint64_t step, int may, sf_due *due)
+    void sf_worker_publish_outcome(sf_worker *worker, uint64_t seq, uint64_t step, int failed)
+    unsigned sf_worker_vote(sf_worker *worker, uint64_t seq, int phase, int yes)
+    unsigned sf_worker_agreed(sf_worker *worker, uint64_t seq, int phase, int give_up)
+    void sf_worker_in_the_log(sf_worker *worker, uint64_t *applied, uint64_t *tail)
+    void sf_worker_parked(sf_worker *worker, uint64_t seq, uint64_t step, int64_t deadline_ns)
+    void sf_worker_unparked(sf_worker *worker, uint64_t step)
+    int sf_worker_wait(sf_worker *worker, int64_t timeout_ns)
+    bint sf_worker_resume(sf_worker *worker, uint64_t step)
+    void sf_worker_stop_swallowed(sf_worker *worker)
 
 cdef extern from "sf_board.h" nogil:
     enum:

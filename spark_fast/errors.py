@@ -1,6 +1,5 @@
-"""What is raised, by the worker and by those who control it."""
+"""The exceptions of the worker and of its controllers."""
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
@@ -37,15 +36,15 @@ __all__ = [
 
 
 class SparkInterrupt(BaseException):
-    """Raised by `checkpoint()` when the loop is to be left.
+    """Raised by `checkpoint()` to leave the loop.
 
     A `BaseException`, as `KeyboardInterrupt` and `asyncio.CancelledError` are: a loop that skips bad batches with
     `except Exception` must not swallow it.
 
     Attributes:
-        request_id: the id of the request, as its sender has it.
+        request_id: the id of the request.
         step: the step at which the worker applied it.
-        sender: who asked, for people: user, host and process.
+        sender: the user, host and process that sent the request, for people.
     """
 
     verb = "interrupted"
@@ -61,10 +60,10 @@ class SparkInterrupt(BaseException):
 
 
 class SparkStopError(SparkInterrupt):
-    """The run is to stop. Save what is worth keeping and let it through.
+    """Raised to stop the run. Save what you need, and don't swallow it.
 
-    Each thread and each asyncio task gets it once, at its next checkpoint; only code that comes back to that checkpoint
-    gets it again. So a validation loop before the save passes its checkpoints. Once code has come back, every
+    Each thread and each asyncio task gets it once, at its next checkpoint. Only code that comes back to that checkpoint
+    gets it again, so a validation loop before the save passes its checkpoints. Once code has come back, every
     checkpoint of its thread raises, except within the `except` and `finally` blocks that handle the stop.
 
     A task group of asyncio or anyio in which tasks raise nothing else raises a `SparkStopGroupError`, which is a
@@ -93,7 +92,7 @@ class SparkStopGroupError(BaseExceptionGroup[BaseException], SparkStopError):
         self.request_id, self.step, self.sender = first.request_id, first.step, first.sender
 
     def derive(self, errors: Sequence[BaseException]) -> BaseExceptionGroup[Any]:  # type: ignore[override]
-        """A part of it, for `split()` and `except*`."""
+        """Return a group of some of the errors, for `split()` and `except*`."""
         return type(self)(self.message, errors)
 
     def __str__(self) -> str:
@@ -101,12 +100,12 @@ class SparkStopGroupError(BaseExceptionGroup[BaseException], SparkStopError):
 
 
 def is_stop(error: BaseException | None) -> bool:
-    """Whether an exception is a stop: SparkStopError, or a group of nothing else, in which groups may be nested."""
+    """Return whether an exception is a SparkStopError, or a group of nothing else, in which groups may be nested."""
     return _consists_of(error, SparkStopError)
 
 
 def is_reload(error: BaseException | None) -> bool:
-    """The same of SparkReloadError."""
+    """Return whether an exception is a SparkReloadError, or a group of nothing else."""
     return _consists_of(error, SparkReloadError)
 
 
@@ -117,15 +116,17 @@ def _consists_of(error: BaseException | None, kind: type[SparkInterrupt]) -> boo
 
 
 def first_stop(error: BaseException) -> SparkStopError:
-    """The first of the stops of which an exception consists, for which is_stop() is true."""
+    """Return the first stop in an exception for which is_stop() is true."""
     found = next(_leaves(error)) if isinstance(error, BaseExceptionGroup) else error
     assert isinstance(found, SparkStopError)
     return found
 
 
 def error_behind(error: BaseException) -> BaseException | None:
-    """The exception after which the run was paused that this stop ends, for which is_stop() is true; None if there is
-    none."""
+    """Return the exception that had paused the run when it was stopped; None if there is none.
+
+    error: an exception for which is_stop() is true.
+    """
     return first_stop(error).__cause__
 
 
@@ -138,22 +139,22 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
 
 
 class SparkReloadError(SparkInterrupt):
-    """The run's code is to be replaced: whoever runs the loop again, with the new code, catches it."""
+    """Raised to replace the run's code. The runner catches it, and runs the loop again with the new code."""
 
     verb = "left for a reload"
 
 
 class SparkError(Exception):
-    """The base of the errors that a controller meets."""
+    """The base of the errors that a controller gets."""
 
 
 class NoSuchRunError(SparkError, LookupError):
     """No run has this id, or no run is live.
 
     Attributes:
-        run: the id that was asked for, None if any would have done.
+        run: the id that the caller gave; None if it gave none.
         candidates: ids of the live runs.
-        ended: ids of the runs that have ended last, the latest first, where none was named and none is live.
+        ended: if the caller gave no id and no run is live, ids of the runs that ended last, the latest first.
     """
 
     def __init__(self, run: str | None, candidates: list[str], ended: Sequence[str] = ()) -> None:
@@ -173,7 +174,7 @@ class NoSuchRunError(SparkError, LookupError):
 
 
 class AmbiguousRunError(NoSuchRunError):
-    """Several runs could be meant: none was named and several are live, or the ids of several begin as the name does.
+    """Several runs could be meant: several are live, or the ids of several begin with the name.
 
     Attributes:
         run: the beginning of the ids; None if none was named.
@@ -186,7 +187,7 @@ class AmbiguousRunError(NoSuchRunError):
 
 
 class JobEndingError(SparkError):
-    """The processes of this job's run are those that were there before a restart, and about to end.
+    """The job was started again, and the processes of its former run have not ended yet.
 
     Attributes:
         run: its id.
@@ -213,12 +214,12 @@ class RunNameTakenError(SparkError):
 
 
 class FolderRefusedError(SparkError):
-    """A folder or file is not what it should be, so that another user might have put it there.
+    """A folder or file has the wrong owner, mode or type, so another user may have put it there.
 
     Attributes:
-        path: what was looked at.
-        found: what it is.
-        expected: what it should be, and what to do.
+        path: the folder or file.
+        found: its owner, mode and type.
+        expected: what they should be, and the remedy.
     """
 
     def __init__(self, path: str, found: str, expected: str) -> None:
@@ -232,12 +233,13 @@ class FolderRefusedError(SparkError):
 
 
 class SparkTimeoutError(SparkError, TimeoutError):
-    """What was waited for did not happen in the time allowed. The request stands: it may still be applied. Where it was
-    the turn to make one, nothing was asked.
+    """A wait took longer than the caller allowed. The request stands: the run may still apply it.
+
+    If the caller waited for its turn to send a request, none was sent.
 
     Attributes:
-        message: what was waited for, and what the run did meanwhile.
-        request: the `Request` that was waited for, None if it was a status or a turn.
+        message: the awaited event, and what the run did meanwhile.
+        request: the awaited `Request`; None if the caller waited for a status or a turn.
     """
 
     def __init__(self, message: str, request: object = None) -> None:
@@ -250,18 +252,18 @@ class SparkTimeoutError(SparkError, TimeoutError):
 
 
 class SparkRequestError(SparkError):
-    """A request was made of a run, or was to be made, and did not take effect.
+    """A request to a run did not take effect.
 
-    The base of `SparkSetError`, `SparkCallError` and `ResetError`. Pickling drops `request`: its run may be gone where
-    the error is read.
+    The base of `SparkSetError`, `SparkCallError` and `ResetError`. Pickling drops `request`, because the run may be
+    gone where the error is unpickled.
 
     Attributes:
         kind: `pause`, `resume`, `stop`, `advance`, `reload`, `set`, `call` or `reset`.
         run: the id of the run.
         state: the request's final state: `refused`, `failed`, `void` or `lost`.
         reason: why, in one line.
-        traceback: of the code that raised, as Python prints it; empty where there is none.
-        request: the `Request`; None if none was made.
+        traceback: of the code that raised, as Python prints it; empty if there is none.
+        request: the `Request`; None if none was sent.
     """
 
     def __init__(
@@ -285,13 +287,13 @@ class SparkRequestError(SparkError):
 
 
 class SparkCallError(SparkRequestError):
-    """An exposed function was called, and returned nothing that can be sent.
+    """The call of an exposed function failed, or has no result that can be sent.
 
     Attributes:
         function: its name.
         state: as in SparkRequestError; also `superseded`, since such a call has no result.
         reason: why, in one line: of a function that raised, the exception.
-        output: what it had printed.
+        output: the text that the function had printed.
     """
 
     def __init__(
@@ -321,8 +323,8 @@ class SparkSetError(SparkRequestError, ValueError):
     """An exposed value was not set, nor any other that was to be set with it.
 
     Attributes:
-        name: of the value; of several that the worker did not set, all names.
-        traceback: of its setter, as Python prints it; empty where there is none.
+        name: the name of the value; if the worker did not set several, all names.
+        traceback: of its setter, as Python prints it; empty if there is none.
     """
 
     def __init__(
@@ -339,7 +341,7 @@ class SparkSetError(SparkRequestError, ValueError):
 
 
 class ResetError(SparkRequestError):
-    """A run gets no fresh worker.
+    """A reset is not possible.
 
     Attributes:
         run: the id.
@@ -355,15 +357,15 @@ class ResetError(SparkRequestError):
 
 
 class SparkReloadWarning(UserWarning):
-    """A run refused new code, and goes on with the old. `Run.reload(check=True)` raises SparkRequestError instead."""
+    """The run refused new code and goes on with the old. `Run.reload(check=True)` raises SparkRequestError instead."""
 
 
 class ReloadRefusedError(SparkError):
-    """New code can't take the place of the old while the objects that the old code made live on. Nothing is changed.
+    """New code can't replace the old while objects of the old code live on. Nothing is changed.
 
     Attributes:
-        what: where, for people: file, line and definition, as in `train.py:12: class Model`.
-        reason: what stands against it.
+        what: the file, line and definition, for people, as in `train.py:12: class Model`.
+        reason: why it can't.
     """
 
     def __init__(self, what: str, reason: str) -> None:
@@ -397,12 +399,12 @@ class LayoutError(SegmentError):
 
 
 class LogFullError(SegmentError):
-    """The run's log has no room: a rank has passed no checkpoint since the oldest request in it.
+    """The run's log is full: a rank has passed no checkpoint since the oldest request in it.
 
     Attributes:
-        rank: the rank that has applied the least; -1 where that is not known.
-        step: the step at which it was last seen.
-        since: when the oldest request was asked that it has not applied, in seconds since the epoch.
+        rank: the rank that has applied the fewest requests; -1 if it is not known.
+        step: the last checkpoint that it passed.
+        since: when the oldest request that it has not applied was sent, in seconds since the epoch.
     """
 
     def __init__(self, reason: str, path: str | None = None, rank: int = -1, step: int = 0, since: float = 0.0) -> None:
@@ -423,7 +425,7 @@ class LogFullError(SegmentError):
 
 
 class StoreError(SparkError):
-    """A file that is kept of a run, other than its control file, can't be used.
+    """A file of a run, other than its control file, can't be used.
 
     Attributes:
         path: the file or folder.
@@ -440,7 +442,7 @@ class StoreError(SparkError):
 
 
 class CodeRefusedError(SparkError):
-    """New code that no worker is asked to run: it can't be read, or it does not compile.
+    """New code is not sent to any worker, because it can't be read or does not compile.
 
     Attributes:
         reason: why, for people; of a syntax error, the lines after the first are what Python prints.
@@ -462,53 +464,7 @@ class JournalError(StoreError):
 
 
 class ReplayRefusedError(JournalError):
-    """A journal is not of this script: the reason is the first difference."""
+    """A journal does not fit this script. The reason is the first difference."""
 
     def __str__(self) -> str:
         return f"the journal {self.path} can't be replayed: {self.reason}"
-
-
-_NOT_CONTROL, _LAYOUT, _CORRUPT, _GONE, _FULL, _BUSY, _FOREIGN = range(4001, 4008)
-
-_REASONS = {
-    _NOT_CONTROL: "not a control file, or one that its maker did not finish",
-    _LAYOUT: "a control file of another layout",
-    _CORRUPT: "damaged: sizes or numbers in it make no sense",
-    _GONE: "removed, replaced or cut short",
-    _FULL: "its log is full: a rank has passed no checkpoint for a long time",
-    _BUSY: "another sender has kept the log for too long; if it is suspended, continue or end it",
-    _FOREIGN: "not a regular file of yours with one name: another user may have put it there",
-}
-
-
-def describe_code(code: int) -> str:
-    """Return what the error number of a C function means: errno's numbers, and those of csrc/sf_segment.h."""
-    return _REASONS.get(code) or os.strerror(code)
-
-
-def from_code(code: int, call: str, path: str | None) -> Exception:
-    """The exception for a C function's error: errno's numbers, and those of csrc/sf_segment.h."""
-    if code not in _REASONS:
-        return OSError(code, f"{call}: {os.strerror(code)}", path)
-    if code == _LAYOUT:
-        return layout_error(path) if path is not None else LayoutError(_REASONS[code])
-    kind = LogFullError if code == _FULL else SegmentError
-    return kind(_REASONS[code], path)
-
-
-def layout_error(path: str) -> LayoutError:
-    """Names both layout versions and the file."""
-    from spark_fast import __version__, _core
-    from spark_fast.runfiles.descriptors import open_own
-
-    fd = open_own(path, os.O_RDONLY)
-    try:
-        theirs = _core.read_layout_version(fd)
-    finally:
-        os.close(fd)
-    ours = _core.LAYOUT_VERSION
-    return LayoutError(
-        f"has layout {theirs}, spark_fast {__version__} has layout {ours}: "
-        "use the spark-fast command of the environment that the training runs in",
-        path,
-    )

@@ -150,11 +150,14 @@ class Rank:
         host: where it runs.
         since: when it came to this status, in seconds since the epoch; of a rank that is `lost`, when somebody first
             saw it; of one that is `unheard`, when its host was last heard. 0 where nobody knows.
-        behind: steps that it is behind the furthest of the living ranks.
+        behind: steps that it is behind the furthest of the living ranks, those of other hosts among them. 0 of a rank
+            that has ended or that is not heard.
         overdue: seconds for which it has not come to a request, though others have, or though it is the only rank:
             since the oldest was asked for, or since it joined, if that was later. 0 if it is no more than a second. It
             hangs, or its step takes long.
         stride: steps that each of its checkpoints counts.
+        told: whether it is a rank of another host. Its status and step are what that host has told last, and may be
+            some seconds old.
     """
 
     rank: int
@@ -166,11 +169,14 @@ class Rank:
     behind: int = 0
     overdue: float = 0.0
     stride: int = 1
+    told: bool = False
 
 
 _FAR = 10
 """Checkpoints that a rank may be behind, and nobody needs to know: in a job that does its steps together they are 0 or
 1, and a few where hosts run ahead of their accelerators. Where each runs freely, it may be a second's worth of them."""
+_TOLD = 3.0
+"""Seconds for which the step of another host's rank may be old: each host tells and reads once a second."""
 
 
 def trouble_of(rank: Rank, per_second: float | None) -> str:
@@ -183,7 +189,20 @@ def trouble_of(rank: Rank, per_second: float | None) -> str:
         return str(rank.status)
     if rank.overdue:
         return "overdue"
-    return "behind" if rank.behind > max(_FAR * rank.stride, per_second or 0.0) else ""
+    free = (per_second or 0.0) * (_TOLD if rank.told else 1.0)
+    return "behind" if rank.behind > max(_FAR * rank.stride, free) else ""
+
+
+def slowest(ranks: Iterable[Rank]) -> str:
+    """Say which rank is furthest behind and by how many steps, for a message about a request that takes long.
+
+    The other ranks may be parked at the step of the request, and wait there until this rank comes to it. Empty if no
+    rank is behind by more than a few checkpoints.
+    """
+    last = max(ranks, key=lambda rank: rank.behind, default=None)
+    if last is None or last.behind <= _FAR * last.stride:
+        return ""
+    return f"rank {last.rank} is {last.behind} steps behind"
 
 
 _SHOWN = 12
@@ -208,4 +227,14 @@ def monotonic() -> float:
     return time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
-__all__ += ["ENDED", "WorkerState", "mean_speed", "monotonic", "progress_of", "ranges", "status_of", "trouble_of"]
+__all__ += [
+    "ENDED",
+    "WorkerState",
+    "mean_speed",
+    "monotonic",
+    "progress_of",
+    "ranges",
+    "slowest",
+    "status_of",
+    "trouble_of",
+]

@@ -107,11 +107,21 @@ class Host:
             "MASTER_PORT": str(1024 + rank),
             **env,
         }
-        script = folder / "worker.py"
-        script.write_text(textwrap.dedent(WORKER))
-        with self.err.open("wb") as err:
-            command = [*self.prefix, sys.executable, str(script), str(self.out)]
-            self.process = subprocess.Popen(command, env=self.env, stdin=subprocess.DEVNULL, stderr=err)
+        self.script = folder / "worker.py"
+        self.script.write_text(textwrap.dedent(WORKER))
+        self.process = self._start()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        command = [*self.prefix, sys.executable, str(self.script), str(self.out)]
+        with self.err.open("ab") as err:
+            return subprocess.Popen(command, env=self.env, stdin=subprocess.DEVNULL, stderr=err)
+
+    def start_again(self, **env: str) -> None:
+        """Kill the worker and start another one of the same rank, as a launcher does that restarts a single rank."""
+        self.process.kill()
+        self.process.wait()
+        self.env |= env
+        self.process = self._start()
 
     # --- what it does ---
 
@@ -141,8 +151,12 @@ class Host:
 
     def joined(self) -> bool:
         """Whether its relay has taken its place in the job."""
+        return bool(self.joined_store())
+
+    def joined_store(self) -> str:
+        """Return what tells the store, or the session, that its relay has joined last; empty if it has joined none."""
         note = self.run / "hosts" / "note.json"
-        return note.exists() and bool(json.loads(note.read_text())["store"])
+        return str(json.loads(note.read_text())["store"]) if note.exists() else ""
 
     def kill_relay(self) -> None:
         process = self.relay()

@@ -2,7 +2,7 @@
 
 Each call that a relay makes is one move, and so is each checkpoint of a rank. A seeded generator of random numbers
 picks who moves next, when a link is cut, before or after a call got through, when it heals, and when a relay is killed.
-Time is simulated too. What a rank and a host's log do is csrc/sf_log.c and csrc/sf_worker.c, cut down to what agreement
+Time is simulated too. What a rank and a host's log do is csrc/sf_log.c and csrc/sf_apply.c, cut down to what agreement
 needs.
 """
 
@@ -420,7 +420,7 @@ class SimJob:
             self._turn(host, rank)
 
     def _turn(self, host: SimHost, rank: SimRank) -> None:
-        """sf_turn(), and what the worker's Python does when it has to wait."""
+        """sf_apply_due(), and what the worker's Python does when it has to wait."""
         if rank.voting is not None:
             host.hear(rank)
         while rank.seq < len(host.log) and rank.voting is None:

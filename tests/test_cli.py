@@ -1,5 +1,6 @@
 """The command line, with real processes."""
 
+import dataclasses
 import json
 import os
 import re
@@ -16,8 +17,9 @@ from typer.testing import CliRunner
 
 from spark_fast import client
 from spark_fast.cli import app, fast_parse, requests
-from spark_fast.cli.supervisor import Order
+from spark_fast.cli.run_options import OPTIONS, Order
 from spark_fast.client import FateState, SparkStatus
+from spark_fast.worker.runner.options import RunnerOptions
 from tests.support import DEADLINE, kill, until
 
 pytestmark = pytest.mark.process
@@ -267,6 +269,11 @@ def test_top_prints_once_where_there_is_no_terminal(start: Start, loop: str) -> 
         "--reload-dir a --reload-dir=b --journal j --replay=r -m --watch x -- y",
         "--name --watch train.py",
         "--journal= a",
+        "--journal OFF --journal-limit 64MiB --stop-deadline 1m30s --on-error park --error-timeout=0.5 --ui train.py x",
+        "--on-error later train.py",
+        "--on-error later --on-error exit train.py",
+        "--stop-deadline 0 train.py",
+        "--error-timeout 1x train.py",
         "-- train.py",
         "--help",
         "-x train.py",
@@ -302,6 +309,20 @@ def test_only_run_is_read_without_typer_and_it_loads_none() -> None:
 def test_the_documented_commands_are_those_of_the_command_line() -> None:
     table = (Path(__file__).parent.parent / "docs" / "cli.md").read_text().partition("## Commands")[2].split("\n**")[0]
     assert set(re.findall(r"^\| `([a-z]+)", table, re.MULTILINE)) == set(app.COMMANDS)
+
+
+def test_the_documented_options_of_run_are_those_of_the_command_line() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "cli.md").read_text()
+    table = text.partition("### run")[2].partition("### ps")[0].replace("\\|", "|")
+    documented = re.findall(r"^\| `(--[a-z-]+)(?: ([^`]+))?` \|", table, re.MULTILINE)
+    options = [option for option in OPTIONS.values() if option.flag != "-m"]  # which stands among the commands
+    assert sorted(documented) == sorted((option.flag, option.metavar) for option in options)
+
+
+def test_the_worker_takes_each_option_that_the_supervisor_hands_on() -> None:
+    order = Order("train.py", [], on_error="park", watch=True)
+    assert order.for_worker()["on_error"] == "park"
+    assert set(order.for_worker()) < {field.name for field in dataclasses.fields(RunnerOptions)}
 
 
 def test_a_command_loads_the_module_of_its_group_alone() -> None:

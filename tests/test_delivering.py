@@ -345,7 +345,7 @@ INTERRUPTED = """
 import time
 import spark_fast as spark
 from spark_fast.runfiles import mailbox
-from spark_fast.worker.slow_path import dispatch as delivering
+from spark_fast.worker.slow_path.dispatch import dispatcher
 
 def interrupted(where, name):
     inner = getattr(where, name)
@@ -355,7 +355,7 @@ def interrupted(where, name):
     setattr(where, name, once)
 
 def before():
-    interrupted(delivering, "deliver")
+    interrupted(dispatcher, "deliver")
 
 def answering():
     interrupted(mailbox, "write_reply")
@@ -523,11 +523,11 @@ def test_a_script_that_is_used_has_its_values_when_it_is_handed_out(tmp_path: Pa
         import time
         import spark_fast as spark
         from spark_fast.worker.state import registry as exposing
-        describe = exposing._describe
+        describe = exposing.current._describe
         def slowly():
             time.sleep(1)
             describe()
-        exposing._describe = slowly
+        exposing.current._describe = slowly
         spark.expose(lr=0.5)
         while True:
             spark.checkpoint()

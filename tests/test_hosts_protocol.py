@@ -11,10 +11,10 @@ import pytest
 from spark_fast.hosts import answers
 from spark_fast.hosts.answers import decisive
 from spark_fast.hosts.decision import decide
-from spark_fast.hosts.messages import STEP_MAX, VOID, Answer, Decision, Entry, GroupAnswer, Member, Place
+from spark_fast.hosts.messages import STEP_MAX, VOID, Answer, Decision, Entry, GroupAnswer, Member, Note, Place
 from spark_fast.hosts.protocol import Times
 from spark_fast.request import Kind
-from tests.hosts_sim import NO, YES, Chances, SimClient, SimHost, SimJob, SimRank
+from tests.hosts_sim import NEVER, NO, YES, Chances, SimClient, SimHost, SimJob, SimRank
 from tests.support import ALL
 
 pytestmark = pytest.mark.unit
@@ -358,6 +358,23 @@ def test_a_relay_that_starts_again_after_any_move_goes_on_at_once(moves: int) ->
     assert fate.state == "applied" and told - began < 0.5, "it waits for what it could read"
 
 
+def test_a_relay_without_its_note_appends_nothing_twice() -> None:
+    job = SimJob(18, 2, 1, times=QUICK, lockstep=False)
+    job.run(1.0)
+    asked, other = job.hosts
+    for kind in (Kind.PAUSE, Kind.SET):  # the paused ranks stand at the step of the set
+        ident = job.ask(asked, kind)
+        job.run(5.0, lambda: ident in asked.fates)  # noqa: B023
+        assert asked.fates[ident][0].state == "applied"
+    job.kill(other)
+    other.note, other.dead_until = Note(), 0.0
+    ident = job.ask(asked, Kind.RESUME)
+    job.run(5.0, lambda: ident in asked.fates)
+    assert asked.fates[ident][0].state == "applied"
+    assert [found.entry.kind for found in other.log] == [Kind.PAUSE, Kind.SET, Kind.RESUME]
+    job.check()
+
+
 def acted_after_a_delay(moves: int) -> int:
     """The asked host's relay is suspended so many moves after all have answered, and goes on when the others have
     voided the request. How many hosts act on it."""
@@ -376,6 +393,26 @@ def test_a_decision_that_comes_after_the_others_have_voided_is_none(monkeypatch:
     assert {acted_after_a_delay(moves) for moves in range(16)} == {0, 3}
     monkeypatch.setattr(SimClient, "compare_set", put)
     assert {acted_after_a_delay(moves) for moves in range(16)} & {1, 2}, "this is what the swap is for"
+
+
+@pytest.mark.parametrize("moves", range(16))
+def test_a_request_that_comes_while_the_relay_of_a_host_without_ranks_ends_is_done_by_the_others(moves: int) -> None:
+    job = SimJob(18, 2, 1, times=QUICK, lockstep=False)
+    job.run(1.0)
+    asked, ending = job.hosts
+    ending.ranks_[0].alive = False
+    ending.steps = ending.waits = None
+    job._begin(ending)  # its last turn, and its last word
+    for _ in range(moves):
+        if ending.steps is not None:
+            job._move(ending)
+    ident = job.ask(asked, Kind.PAUSE)
+    ending.dead_until = job.time + QUICK.bound / 2  # suspended, until the asked host has found no last word and waits
+    job.run(5.0, lambda: job.time > ending.dead_until and ending.steps is None)
+    ending.dead_until = NEVER  # it has ended, and no other one is started
+    job.run(5.0, lambda: ident in asked.fates)
+    assert asked.fates[ident][0].state == "applied", asked.fates
+    job.check()
 
 
 def test_a_host_that_starts_late_takes_part_from_the_first_request_on() -> None:

@@ -33,9 +33,10 @@ def ray(started: Ray, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ray:
 
 
 class Job:
-    """A job of two ranks, one on each node, as it is seen from both."""
+    """A job of two ranks, one on each node, as it is seen from both. folder: where LEARNING lies."""
 
-    def __init__(self, ray: Ray, monkeypatch: pytest.MonkeyPatch, driver: Child, name: str) -> None:
+    def __init__(self, ray: Ray, monkeypatch: pytest.MonkeyPatch, driver: Child, name: str, folder: Path) -> None:
+        self.hurry = folder / "hurry"
         self._ray = ray
         self._monkeypatch = monkeypatch
         self._driver = driver
@@ -72,14 +73,46 @@ def applied(request: client.Request) -> int:
     return request.fate.step
 
 
+def waited(job: Job, runs: list[client.Run], request: client.Request) -> int:
+    """The step at which both ranks have done a pause or a stop.
+
+    The ranks share no work, and one that starts late, or comes back, counts from 0: it may be thousands of steps
+    behind. Once the other has acted, the step is decided, and the one that is behind goes there without a rest.
+    """
+
+    def acted() -> bool:
+        here = [rank for run in runs for rank in run.ranks if not rank.told]  # of the others it may be old
+        return request.fate.final or any(rank.status in ("paused", "stopped") for rank in here)
+
+    try:
+        until(acted, "one rank has done it", TIMEOUT)
+        job.hurry.touch()
+        request.wait(timeout=TIMEOUT)
+    except (AssertionError, client.SparkTimeoutError) as error:
+        raise AssertionError(f"{error}\n{tables(runs)}") from None
+    finally:
+        job.hurry.unlink(missing_ok=True)
+    return applied(request)
+
+
+def tables(runs: list[client.Run]) -> str:
+    """What each node says of the ranks, and its relay of itself."""
+    found = []
+    for run in runs:
+        found += [f"{rank.rank} {rank.status} {rank.step} {rank.pid}" for rank in run.ranks]
+        log = run.folder / "hosts" / "relay.log"
+        found.append(log.read_text() if log.exists() else "no relay has written anything")
+    return "\n".join(found)
+
+
 def pids(runs: list[client.Run]) -> list[int]:
     """By rank."""
     return [rank.pid for rank in sorted(runs[0].ranks, key=lambda rank: rank.rank)]
 
 
-def steers(runs: list[client.Run], lr: float) -> None:
+def steers(job: Job, runs: list[client.Run], lr: float) -> None:
     """Both ranks do at one step what either node is asked for."""
-    parked = applied(runs[0].pause(timeout=TIMEOUT))
+    parked = waited(job, runs, runs[0].pause(wait=False))
     for run in runs:  # a node tells of the other what that has said last
         both = {("paused", parked)}
         until(lambda: {(str(rank.status), rank.step) for rank in run.ranks} == both, f"both parked at {parked}")  # noqa: B023
@@ -88,9 +121,9 @@ def steers(runs: list[client.Run], lr: float) -> None:
     applied(runs[1].resume(timeout=TIMEOUT))
 
 
-def stopped(runs: list[client.Run], asked: client.Run) -> int:
+def stopped(job: Job, runs: list[client.Run], asked: client.Run) -> int:
     """The step at which both ranks stop, when one node is asked."""
-    step = applied(asked.stop(timeout=TIMEOUT))
+    step = waited(job, runs, asked.stop(wait=False))
     for run in runs:
         assert run.wait("stopped", timeout=TIMEOUT) == "stopped"
         assert run.step == step
@@ -98,8 +131,11 @@ def stopped(runs: list[client.Run], asked: client.Run) -> int:
 
 
 LEARNING = """
+import os
 import time
 import spark_fast as spark
+
+HURRY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "hurry")
 
 
 def learn():
@@ -107,7 +143,8 @@ def learn():
     try:
         while True:
             spark.checkpoint()
-            time.sleep(0.002)
+            if not os.path.exists(HURRY):
+                time.sleep(0.01)
     except spark.SparkStopError as stop:
         return stop.step, state.lr
 """
@@ -147,15 +184,15 @@ def test_the_workers_of_ray_train_on_two_nodes_are_one_job_and_the_next_of_that_
     ray: Ray, folder: Path, monkeypatch: pytest.MonkeyPatch, starts: int
 ) -> None:
     with Child(folder, TRAIN, str(folder / "kept"), str(starts), name=None) as driver:
-        job = Job(ray, monkeypatch, driver, "arms")
+        job = Job(ray, monkeypatch, driver, "arms", folder)
         runs = job.runs()
-        steers(runs, 0.2)
+        steers(job, runs, 0.2)
         first = pids(runs)
-        stopped(runs, runs[1])
+        stopped(job, runs, runs[1])
         if starts == 2:
             runs = job.runs(but=set(first))
             assert [run.values["lr"].value for run in runs] == [0.1, 0.1]
-            stopped(runs, runs[0])
+            stopped(job, runs, runs[0])
         assert driver.ended(START) == 0, driver.err
 
 
@@ -207,22 +244,22 @@ def test_actors_on_two_nodes_are_one_job_which_outlives_its_store_its_relays_and
     ray: Ray, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Child(folder, ACTORS, name=None) as driver:
-        job = Job(ray, monkeypatch, driver, "actors")
+        job = Job(ray, monkeypatch, driver, "actors", folder)
         runs = job.runs()
-        steers(runs, 0.2)
+        steers(job, runs, 0.2)
         before = [joined(run) for run in runs]
         for process in actors("Table", ray):
             process.kill()  # as if its node had died; that of the test before may be there still
         until(lambda: all(joined(run) not in before for run in runs), "all have joined in the new store", TIMEOUT)
-        steers(runs, 0.25)
+        steers(job, runs, 0.25)
         for run in runs:
             process = relay(run, ray)
             process.kill()
             process.wait(TIMEOUT)
             hosts.ring(run.folder)  # as a command on the node would
-        steers(runs, 0.3)
+        steers(job, runs, 0.3)
         first = pids(runs)
-        step = stopped(runs, runs[1])
+        step = stopped(job, runs, runs[1])
 
         # The next start of the job: nothing that was asked for before is there. A rank that dies comes back.
         runs = job.runs(but=set(first))
@@ -231,7 +268,7 @@ def test_actors_on_two_nodes_are_one_job_which_outlives_its_store_its_relays_and
         os.kill(killed, signal.SIGKILL)
         runs = job.runs(but={killed})
         assert pids(runs)[1] not in first
-        steers(runs, 0.4)
+        steers(job, runs, 0.4)
 
         # Now it is dead for good.
         os.kill(pids(runs)[0], signal.SIGKILL)

@@ -120,10 +120,10 @@ def test_what_makes_the_value_must_be_a_function() -> None:
 def test_a_snapshot_brings_back_what_was_stored_and_nothing_else() -> None:
     spark.persist("a", lambda: 1)
     spark.persist("b", lambda: 2)
-    before = persist.snapshot()
+    before = persist.current.snapshot()
     spark.clear_persisted("a")
     spark.persist("c", lambda: 3)
-    persist.restore(before)
+    persist.current.restore(before)
     assert (spark.has_persisted("a"), spark.has_persisted("b"), spark.has_persisted("c")) == (True, True, False)
 
 

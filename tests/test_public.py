@@ -106,7 +106,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_carries_what_it_needs_and_no_source_of_the_core(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     suffixes = {Path(name).suffix for name in names}
-    assert not suffixes & {".pyx", ".pxd", ".c", ".h"}, names
+    assert not suffixes & {".pyx", ".pxd", ".pxi", ".c", ".h"}, names
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     assert {f"spark_fast/_core{suffix}", "spark_fast/_core.pyi", "spark_fast/py.typed"} <= names
     assert "spark_fast/examples/digits.py" in names

@@ -73,6 +73,7 @@ def test_a_folder_without_a_main_is_told_as_python_tells_it(project: Path) -> No
         (["script.py", "--lr", "0.1", "--ui"], "spark-fast run --ui script.py …"),
         (["script.py", "--name=digits"], "spark-fast run --name NAME script.py …"),
         (["-m", "script", "--journal", "off"], "spark-fast run --journal PATH -m script …"),
+        (["script.py", "--error-timeout=5m"], "spark-fast run --error-timeout DURATION script.py …"),
         (["--stop-deadline", "5s", "script.py", "--replay", "x"], "spark-fast run --replay FILE script.py …"),
     ],
 )

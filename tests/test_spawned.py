@@ -408,7 +408,7 @@ def test_a_source_that_was_lost_is_read_from_disk(tmp_path: Path) -> None:
         training.mend_all()
         training.write("helper.py", "# of another size: bytecode\n" + training.source("helper.py"))
         assert training.next() == [NEW, NEW]
-        assert "is not to be had" in training.err
+        assert "the source that runs can't be read" in training.err
 
 
 def test_bytecode_on_disk_is_that_of_the_file_on_disk(tmp_path: Path) -> None:

@@ -194,9 +194,9 @@ def test_the_supervisor_does_not_blame_memory_for_a_grace_that_was_given_later(t
 
 
 def _has_supervisor(run: str) -> bool:
-    from spark_fast.runfiles import run_folder
+    from spark_fast.runfiles import supervisors
 
-    return run_folder.has_supervisor(run)
+    return supervisors.has_supervisor(run)
 
 
 def test_without_a_supervisor_a_grace_needs_a_command_that_waits(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from spark_fast import _core, client
-from spark_fast.runfiles import run_folder
+from spark_fast.runfiles import supervisors
 from tests.support import DEADLINE, LOOP, Child, kill, outcome, until
 
 pytestmark = pytest.mark.process
@@ -215,7 +215,7 @@ def test_the_workers_command_runs_a_script_by_itself(tmp_path: Path) -> None:
 def test_an_idle_supervisor_uses_no_cpu(tmp_path: Path) -> None:
     with Script(tmp_path) as child:
         run = child.run()
-        until(lambda: run_folder.has_supervisor("test"))
+        until(lambda: supervisors.has_supervisor("test"))
         used = child.cpu_time()
         time.sleep(2.0)  # the time over which nothing may happen
         assert child.cpu_time() - used <= 0.021
@@ -580,12 +580,12 @@ def test_a_worker_is_initialized_from_its_first_checkpoint_to_its_end(tmp_path: 
 def test_what_supervisors_leave_is_removed_with_the_runs_and_no_earlier(tmp_path: Path, home: Path) -> None:
     with Script(tmp_path) as child:
         run = child.run()
-        until(lambda: run_folder.has_supervisor("test"))
+        until(lambda: supervisors.has_supervisor("test"))
         assert client.remove_ended() == []
-        assert run_folder.has_supervisor("test")
+        assert supervisors.has_supervisor("test")
         run.stop(timeout=10)
         child.ended()
-        assert not run_folder.has_supervisor("test")
+        assert not supervisors.has_supervisor("test")
         assert client.remove_ended() == ["test"]
         assert [entry.name for entry in home.iterdir()] == [".lock"]
 

@@ -30,7 +30,7 @@ EXPOSING = LOOP.replace("while", "spark.expose(lr=0.5)\nwhile", 1)
 @contextmanager
 def home_locked() -> Iterator[None]:
     """Somebody makes or removes runs: those that want to must wait."""
-    with homes.opened_homes(create=True) as found, run_folder._home_locked(found[0], DEADLINE):
+    with homes.opened_homes(create=True) as found, run_folder.locked_home(found[0], DEADLINE):
         yield
 
 
@@ -266,13 +266,13 @@ def test_an_item_goes_where_no_lock_is_held(tmp_path: Path) -> None:
 def test_what_another_thread_persists_while_it_is_put_back_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
     class Key(str):
         def __hash__(self) -> int:
-            persist._values.setdefault(f"another {len(persist._values)}", 0)
+            persist.current._values.setdefault(f"another {len(persist.current._values)}", 0)
             return super().__hash__()
 
     monkeypatch.setattr(persist, "_values", {})
-    persist._values[Key("model")] = 0
-    persist.restore({"optim": 1})
-    assert persist._values["optim"] == 1 and "model" not in persist._values
+    persist.current._values[Key("model")] = 0
+    persist.current.restore({"optim": 1})
+    assert persist.current._values["optim"] == 1 and "model" not in persist.current._values
 
 
 def test_a_value_that_is_forgotten_as_it_is_made_is_returned_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,10 +357,10 @@ def test_a_value_that_is_assigned_while_new_code_is_taken_back_is_there_througho
             state.loss = 1.0
             return super().items()
 
-    when, values, *names = exposing.snapshot()
+    when, values, *names = exposing.current.snapshot()
     spark.expose(more=1.0)
-    exposing.restore((when, values, *map(Assigning, names)))
-    print(exposing.listed("value"))
+    exposing.current.restore((when, values, *map(Assigning, names)))
+    print(exposing.current.listed("value"))
     """
     with Child(tmp_path, code) as child:
         assert child.ended() == 0, child.err
@@ -376,12 +376,12 @@ def test_a_value_that_is_assigned_while_new_code_drops_it_is_assigned_to_nobody(
 
     class Dropped(dict):
         def items(self):
-            exposing.expect_again(["__main__"])
-            exposing.settle()
+            exposing.current.expect_again(["__main__"])
+            exposing.current.commit()
             return super().items()
 
     state.card = Dropped(layers=2)
-    print(exposing.listed("value"))
+    print(exposing.current.listed("value"))
     """
     with Child(tmp_path, code) as child:
         assert child.ended() == 0, child.err
@@ -464,7 +464,7 @@ def test_a_signal_handler_may_pass_the_first_checkpoint_in_the_middle_of_an_expo
     import spark_fast as spark
     from spark_fast import _core
     from spark_fast.worker.state import registry as exposing; from spark_fast.worker import process
-    expose, connect, beginning = exposing._expose_value, exposing.connect, _core.beginning
+    expose, connect, beginning = exposing.current._expose_value, exposing.current.connect, _core.beginning
     main = threading.main_thread()
     asks = threading.Event()
 
@@ -500,7 +500,7 @@ def test_a_signal_handler_may_pass_the_first_checkpoint_in_the_middle_of_an_expo
         signal.raise_signal(signal.SIGUSR1)
         expose(*exposed)
 
-    exposing._expose_value, exposing.connect = interrupted, connecting
+    exposing.current._expose_value, exposing.current.connect = interrupted, connecting
     exposing.beginning = process.beginning = _core.beginning = Noted()
     signal.signal(signal.SIGUSR1, lambda *_: spark.checkpoint())
     thread = threading.Thread(target=spark.checkpoint)
@@ -781,7 +781,7 @@ def test_runs_that_the_server_lets_go_of_are_not_kept_open_by_requests_that_it_r
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(request_cache, "_RUNS", 1)
-    memory = request_cache.Sent()
+    memory = request_cache.RequestCache()
     with Child(tmp_path, EXPOSING) as child:
         child.run()
         shutil.copytree(home / "test", home / "other")

@@ -102,7 +102,7 @@ def test_values_are_told_as_they_change_and_only_those_that_do(
             # The run is told that somebody looks, once a second: what is on an accelerator is copied only then.
             before = len(touched)
             stream.until(lambda *_: len(touched) >= before + 2)
-        until(lambda: not server.state.lookouts.names)
+        until(lambda: not server.state.watchers.names)
         before = len(touched)
         server.get("/api/runs")
         assert len(touched) == before
@@ -180,7 +180,7 @@ def test_two_pages_make_no_more_looks_than_one(server: Served, tmp_path: Path, m
             streams = [first, second]
             for stream in streams:
                 stream.until(lambda name, data: name == "run" and data["full"])
-            assert len(server.state.lookouts.names) == 1
+            assert len(server.state.watchers.names) == 1
             before = len(looks)
             told: list[dict[tuple[str, str], Any]] = [{}, {}]
             for stream, events in zip(streams, told, strict=True):
@@ -193,7 +193,7 @@ def test_two_pages_make_no_more_looks_than_one(server: Served, tmp_path: Path, m
             assert sum(name == "run" for name, _ in both) >= 5
             assert all(told[0][event] == told[1][event] for event in both)
             assert len(looks) - before <= 7
-        until(lambda: not server.state.lookouts.names, "nobody looks any more")
+        until(lambda: not server.state.watchers.names, "nobody looks any more")
         assert not server.state.poller.feed.watched
 
 

@@ -13,7 +13,7 @@ import pytest
 from spark_fast.client import rate_limit
 from spark_fast.client.rate_limit import BURST, RATE
 from spark_fast.ui import fair_queue
-from spark_fast.ui.fair_queue import Turns
+from spark_fast.ui.fair_queue import FairQueue
 from spark_fast.ui.threads import BusyError
 from tests.support import Child
 from tests.ui_support import EXPOSING, served
@@ -54,8 +54,8 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run[Any]:
     return run
 
 
-async def _used_up() -> Turns:
-    found = Turns()
+async def _used_up() -> FairQueue:
+    found = FairQueue()
     for _ in range(BURST):
         await asyncio.wait_for(found.take("test", "one"), 0.1)
     return found

@@ -4,8 +4,8 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Runs the command line of this process, and exits with its status."""
-    # Loaded when run: whoever only imports the package pays nothing for it.
+    """Run the command line of this process, and exit with its status."""
+    # Imported here, so that an import of the package costs nothing for the command line.
     import sys
 
     from spark_fast.cli import streams
@@ -16,7 +16,7 @@ def main() -> None:
 
     order = fast_parse.read(sys.argv[1:])
     if order is not None:
-        with exits.told():
+        with exits.reporting_errors():
             misplaced.say_misplaced(order)
             sys.exit(supervise(order))
 

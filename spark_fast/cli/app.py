@@ -50,7 +50,7 @@ _SETTINGS: Mapping[str, Mapping[str, Any]] = {
 
 def main() -> None:
     """Run the command line of this process, and exit with its status."""
-    with exits.told():
+    with exits.reporting_errors():
         # A typer app of all commands takes ten times as long to build as one of the command that is called.
         called = sys.argv[1:2]
         build(called if called and called[0] in COMMANDS else COMMANDS)(prog_name="spark-fast")

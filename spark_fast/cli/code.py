@@ -1,4 +1,4 @@
-"""The versions of a run's code: their table, their differences; and new code from a file."""
+"""The versions of a run's code, as a table or as differences; and new code from a file."""
 
 import sys
 import time
@@ -27,7 +27,10 @@ _COLUMNS = (
 
 
 def read_source(path: str) -> bytes:
-    """The content of a file, of standard input for "-"; never much more than what is taken as a source. OSError."""
+    """Return the content of a file, or of standard input for "-", but little more than a source may have.
+
+    Raises OSError.
+    """
     if path == "-":
         return sys.stdin.buffer.read(SOURCE_MAX + 1)
     with open(path, "rb") as file:
@@ -102,7 +105,7 @@ def _changes(store: Store, old: Version | None, new: Version) -> list[list[Cell]
         f"version {new.number}: {new.note}, {clock(new.made, time.time())}{f', by {new.sender}' if new.sender else ''}"
     )
     lines: list[list[Cell]] = [[(printable(head), "yellow")]]
-    # Not splitlines(): a form feed ends no line. Tabs are what a person wants to see.
+    # Not splitlines(): a form feed ends no line. Tabs stay tabs.
     for line in diff_of(store, old, new).split("\n")[:-1] if old is not None else []:
         style = next((style for start, style in _LINES.items() if line.startswith(start)), "")
         lines.append([("\t".join(printable(part) for part in line.split("\t")), style)])

@@ -1,4 +1,4 @@
-"""The exit statuses of the command line, and the one line on standard error that goes with each but 0."""
+"""The exit statuses of the command line, and the line on standard error that goes with each but 0."""
 
 import sys
 from collections.abc import Iterator
@@ -12,30 +12,30 @@ from spark_fast.errors import NoSuchRunError, SparkError, SparkTimeoutError
 if TYPE_CHECKING:
     import typer
 
-__all__ = ["Exit", "exit_of", "leave", "say", "told"]
+__all__ = ["Exit", "exit_of", "leave", "reporting_errors", "say"]
 
 
 class Exit(IntEnum):
-    """What the command line says to the shell. `run` exits as the script does."""
+    """An exit status of the command line. `run` exits as the script does."""
 
     DONE = 0
-    """What was asked for happened."""
+    """The request was applied."""
     REFUSED = 1
-    """It was refused, it failed, or a later request took its place; the message says what."""
+    """The request was refused, it failed, or a later request superseded it. The message says which."""
     USAGE = 2
-    """The command line makes no sense."""
+    """The command line is wrong."""
     NO_RUN = 3
-    """There is no such run; or none was named, and not exactly one is live."""
+    """There is no such run, or the command names none and not exactly one is live."""
     TIMED_OUT = 4
-    """It did not happen in the time allowed. The request stands."""
+    """The request was not applied in the time allowed. It stands."""
     LOST = 5
-    """The worker died, or ended, before it came to the request."""
+    """The worker ended before it came to the request."""
     INTERRUPTED = 130
-    """Ctrl-C. A request that was made stands."""
+    """Ctrl-C. A request that was sent stands."""
 
 
 def exit_of(error: SparkError | OSError) -> Exit:
-    """The status for an error of the client."""
+    """Return the status for an error of the client."""
     if isinstance(error, NoSuchRunError):
         return Exit.NO_RUN
     if isinstance(error, SparkTimeoutError):
@@ -44,11 +44,11 @@ def exit_of(error: SparkError | OSError) -> Exit:
 
 
 def say(message: str, more: str = "") -> None:
-    """One line for a person, on standard error, and below it whatever lines there are in `more`.
+    """Print a message on standard error, on one line, and the lines of `more` below it.
 
-    Where it is closed, or its terminal gone, nothing is said.
+    Where standard error is closed, or its terminal is gone, print nothing.
     """
-    # A name in it may hold what the terminal's encoding lacks.
+    # A name may hold characters that the terminal's encoding lacks.
     encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
     lines = [f"spark-fast: {one_line(message)}", *(printable(line.expandtabs()) for line in more.splitlines())]
     text = "".join(f"{line}\n" for line in lines)
@@ -58,8 +58,8 @@ def say(message: str, more: str = "") -> None:
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """What goes wrong in the block is said in a line, and this process exits."""
+def reporting_errors() -> Iterator[None]:
+    """Print an error of the block in one line, and exit with its status."""
     try:
         yield
     except (SparkError, OSError) as error:
@@ -68,8 +68,8 @@ def told() -> Iterator[None]:
 
 
 def leave(status: Exit, message: str, more: str = "") -> "typer.Exit":
-    """Says why, and returns what is to be raised to exit with this status."""
-    import typer  # not for `run`, whose process says things too, and lives long
+    """Print a message. Return the exception that exits with a status, for the caller to raise."""
+    import typer  # here, since `run` needs this module for as long as it lives, and no typer
 
     say(message, more)
     return typer.Exit(int(status))

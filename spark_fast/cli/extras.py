@@ -1,4 +1,4 @@
-"""What the parts of the command line need that a plain installation does not bring, and how to install it."""
+"""The packages of the extras, which a plain installation lacks, and how to install them."""
 
 import shlex
 import sys
@@ -17,7 +17,7 @@ EXTRAS = {
 
 
 def missing(extra: str, what: str) -> bool:
-    """Return whether a package of this extra is not installed; say then which, and the command that installs it.
+    """Return whether a package of an extra is missing. If so, print which, and the command that installs it.
 
     The command names the packages, not the extra: it works wherever this project was installed from, and in whatever
     folder it is run.

@@ -1,50 +1,43 @@
 """The command line of `run`, read without typer.
 
-Typer takes a tenth of a second to load, more with the packages that it then finds, and the memory of all that would be
-held for as long as the training runs. It still has the say on how `run` is called: whatever is not plainly right, or
-asks for help, is left to it.
+Typer takes a tenth of a second to load, more with the packages that it then finds, and its memory would be held for as
+long as the training runs. Typer still decides how `run` is called: this parser leaves to it each command line that is
+wrong, or that asks for help.
 """
 
-from spark_fast.cli.supervisor import Order, order
+from typing import Any
+
+from spark_fast.cli.run_options import OPTIONS, Order
 
 __all__ = ["read"]
 
-_WITH_VALUE = ("--name", "--reload-dir", "--journal", "--replay", "--on-error")
+_FIELDS = {option.flag: name for name, option in OPTIONS.items()}
 
 
 def read(words: list[str]) -> Order | None:
-    """What `spark-fast WORDS` is to run; None if it is for typer to say."""
+    """Return what `spark-fast WORDS` is to run; None if typer has to read it."""
     if words[:1] != ["run"]:
         return None
     rest = words[1:]
-    values: dict[str, list[str]] = {option: [] for option in _WITH_VALUE}
-    flags = set()
+    values: dict[str, Any] = {}
     while rest and rest[0].startswith("-"):
-        option, equals, value = rest.pop(0).partition("=")
-        if option in ("-m", "--watch", "--ui") and not equals:
-            flags.add(option)
-        elif option not in _WITH_VALUE:
+        flag, equals, text = rest.pop(0).partition("=")
+        if flag not in _FIELDS:
             return None
-        elif equals:
-            values[option].append(value)
-        elif rest:
-            values[option].append(rest.pop(0))
-        else:
+        name = _FIELDS[flag]
+        option = OPTIONS[name]
+        if not option.metavar:
+            if equals:
+                return None
+            values[name] = True
+            continue
+        if not equals:
+            if not rest:
+                return None
+            text = rest.pop(0)
+        try:
+            value = option.parse(text)
+        except ValueError:
             return None
-    if not rest:
-        return None
-    if any(value not in ("park", "exit") for value in values["--on-error"]):
-        return None
-    last = {option: found[-1] if found else None for option, found in values.items()}
-    return order(
-        rest[0],
-        rest[1:],
-        module="-m" in flags,
-        watch="--watch" in flags,
-        name=last["--name"],
-        reload_dirs=values["--reload-dir"],
-        journal=last["--journal"],
-        replay=last["--replay"],
-        page="--ui" in flags,
-        on_error=last["--on-error"],
-    )
+        values[name] = (*values.get(name, ()), value) if option.repeated else value
+    return Order(rest[0], rest[1:], **values) if rest else None

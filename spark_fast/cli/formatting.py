@@ -8,7 +8,7 @@ __all__ = ["clock", "command_line", "duration", "exact_duration", "latency", "on
 
 
 def duration(seconds: float) -> str:
-    """Short, to the two largest units: `42s`, `5m03s`, `2h05m`, `3d04h`."""
+    """Return a duration in its two largest units: `42s`, `5m03s`, `2h05m`, `3d04h`."""
     whole = int(max(0.0, seconds))
     for size, unit, below, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
         if whole >= size:
@@ -17,7 +17,7 @@ def duration(seconds: float) -> str:
 
 
 def exact_duration(seconds: float) -> str:
-    """All of a duration, to the millisecond, as people type it: `500ms`, `1.5s`, `1h00m`, `2h05m30s`."""
+    """Return a duration to the millisecond, as people type it: `500ms`, `1.5s`, `1h00m`, `2h05m30s`."""
     if seconds < 1:
         return f"{seconds * 1e3:.4g}ms"
     left = round(seconds * 1e3)
@@ -35,21 +35,21 @@ def exact_duration(seconds: float) -> str:
 
 
 def clock(when: float, now: float) -> str:
-    """Local time, with the date where that is another day's."""
+    """Return the local time, with the date if it is not today."""
     local = time.localtime(when)
     today = local[:3] == time.localtime(now)[:3]
     return time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S", local)
 
 
 def latency(seconds: float) -> str:
-    """Two or three figures: `0.21 ms`, `31 ms`, `2.4 s`."""
+    """Return a time to two or three figures: `0.21 ms`, `31 ms`, `2.4 s`."""
     if seconds < 0.01:
         return f"{seconds * 1e3:.2f} ms"
     return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
 def speed(per_second: float | None) -> str:
-    """Three figures or so; a dash where it can't be told."""
+    """Return a speed to about three figures, or a dash if it is not known."""
     if per_second is None:
         return "-"
     if per_second >= 1e6:
@@ -62,17 +62,17 @@ def speed(per_second: float | None) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with whatever would steer a terminal shown as its escape."""
+    """Return the text with escapes in the place of characters that would control a terminal."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def one_line(text: str) -> str:
-    """The text on one line, without control characters."""
+    """Return the text on one line, without control characters."""
     return printable(" ".join(text.split("\n")))
 
 
 def command_line(words: Iterable[str]) -> str:
-    """A command as a shell would take it, on one line."""
+    """Return a command on one line, quoted for a shell."""
     return printable(shlex.join(words))

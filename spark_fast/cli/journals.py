@@ -31,7 +31,7 @@ _COLUMNS = (
 
 
 def show(which: str | None, *, as_json: bool) -> None:
-    """Prints the journal of a run, or of a file. Raises JournalError, NoSuchRunError."""
+    """Print the journal of a run, or of a file. Raise JournalError or NoSuchRunError."""
     path = _locate(which)
     if path is None or journal_parts.newest(path) is None:
         if as_json:
@@ -56,12 +56,12 @@ def _locate(which: str | None) -> Path | None:
         return _of_run(client.attach(None))
     with suppress(NoSuchRunError):
         return _of_run(client.attach(which, exact=True))
-    # A run that is gone may have left one. Its whole name means more than the beginning of another run's.
+    # A removed run may have left a journal. Its full name goes before another run's that only begins with it.
     return journal.find(which) or _of_run(client.attach(which))
 
 
 def _of_run(run: client.Run) -> Path | None:
-    """The journal of a run; None as long as there is nothing in it."""
+    """Return the path of a run's journal; None as long as it is empty."""
     path = journal.of_folder(run.folder)
     return path if path is not None and journal.is_begun(path) else None
 
@@ -77,7 +77,7 @@ def _print(found: Journal) -> None:
 
 
 def _row(line: Mapping[str, Any], reloads: Container[str]) -> list[Cell] | None:
-    """reloads: the ids of requests that brought code."""
+    """Return the cells of a line. reloads: the ids of the requests that brought code."""
     if "kind" in line:
         return [
             (_clock(line["time"]), "dim"),

@@ -23,23 +23,23 @@ __all__ = ["top"]
 
 _REFRESH = 0.5
 _SCAN_SHARE = 20
-"""Looking for new runs takes at most one part in so many of the time: thousands of ended ones may lie about."""
+"""The search for new runs takes at most one part in so many of the time: there may be thousands of ended runs."""
 
 
 def top() -> None:
-    """Shows the live runs until `q` or Ctrl-C; once, where standard output is no terminal."""
+    """Show the live runs until `q` or Ctrl-C; only once, where standard output is no terminal."""
     console = render.console()
     watch = _Watch()
     if not console.is_terminal or console.is_dumb_terminal:
         console.print(watch.page(console.width, None))
         return
     while _show(watch):
-        # Ctrl-Z: the terminal is as it was. The process is stopped here, until the shell continues it.
+        # Ctrl-Z: the terminal is restored. The process stops here, until the shell continues it.
         os.kill(os.getpid(), signal.SIGTSTP)
 
 
 class _SuspendError(Exception):
-    """Ctrl-Z."""
+    """The user has pressed Ctrl-Z."""
 
 
 def _suspend(number: int, frame: FrameType | None) -> None:
@@ -52,7 +52,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """Those that end or stop the process come as exceptions, so that the terminal is put right first."""
+    """Turn the signals that end or stop the process into exceptions, so that the terminal is restored first."""
     wanted = {signal.SIGTSTP: _suspend, signal.SIGTERM: _terminate, signal.SIGHUP: _terminate}
     before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
     try:
@@ -63,7 +63,7 @@ def _signals() -> Iterator[None]:
 
 
 def _show(watch: "_Watch") -> bool:
-    """Whether it is to be shown again: it was suspended."""
+    """Show the runs. Return whether the user has suspended the process, so that they are to be shown again."""
     console = render.console()
     try:
         with (
@@ -82,13 +82,13 @@ def _show(watch: "_Watch") -> bool:
 
 
 class _Keys:
-    """Reads keys one by one, without waiting for the end of the line."""
+    """Reads single keys, without waiting for the end of a line."""
 
     def __init__(self, source: int | None) -> None:
         self._source = source
 
     def __call__(self, timeout: float) -> str | None:
-        """The key pressed within this time, if one was."""
+        """Return the key that is pressed within this time, or None."""
         if self._source is None:
             select.select([], [], [], timeout)
             return None
@@ -97,7 +97,7 @@ class _Keys:
         got = os.read(self._source, 16).decode("ascii", "replace")
         if not got:
             self._source = None  # closed: there will be no more keys
-        # An arrow key begins as the escape key does.
+        # The code of an arrow key begins with that of the escape key.
         return got if len(got) == 1 else None
 
 
@@ -116,7 +116,7 @@ def _keys() -> Iterator[_Keys]:
 
 
 class _Watch:
-    """The live runs. They are kept from look to look, since a run's speed is measured between two of them."""
+    """The live runs. They are kept from one look to the next, since a run's speed is measured between two looks."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, float], Run] = {}
@@ -132,7 +132,7 @@ class _Watch:
         self._next_scan = ended + max(0.0, (ended - began) * _SCAN_SHARE - _REFRESH)
 
     def page(self, width: int, height: int | None) -> Group:
-        """What fits on a screen of this size."""
+        """Return the page for a screen of this size. height: None for a page of any length."""
         self._scan()
         runs = [run for run in self._known.values() if run.status.live]
         if not runs:

@@ -1,4 +1,4 @@
-"""What there is to say of the ranks of a run: which are there, what is wrong with some, and those that are alike."""
+"""The ranks of a run in words: which are there, which are in trouble, and which are alike."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ from spark_fast.status import ranges, trouble_of
 __all__ = ["Group", "concerns", "grouped", "lateness", "present", "several", "troubles", "wanted"]
 
 _EACH = 16
-"""Ranks that are listed one by one, whatever they do; of more, those that are alike share a line."""
+"""Up to so many ranks, each has a line. Of more ranks, those that are alike share one."""
 _LONG_STEP = 10.0
-"""Seconds after which a step counts as long that no request waits for the end of."""
+"""Seconds after which a step counts as long, even if no request waits for its end."""
 _LINES = 4
-"""Ranks of which the same is wrong, and of which each gets a line."""
+"""Up to so many ranks with the same trouble, each has a line."""
 
 
 def several(run: Run) -> bool:
-    """Whether the run is of a job of several ranks, wherever they are."""
+    """Return whether the run's job has several ranks, on this host or on others."""
     return run.world_size > 1 or run.local_world_size > 1
 
 
@@ -31,7 +31,7 @@ def wanted(ranks: Sequence[Rank], here: int, world_size: int) -> int:
 
 
 def present(ranks: Sequence[Rank], here: int, world_size: int) -> str:
-    """How many ranks are there, and which are not. here: as wanted()."""
+    """Say how many ranks are there, and which are missing. here: see wanted()."""
     live = [rank for rank in ranks if rank.status.live]
     total = wanted(ranks, here, world_size)
     unheard = [rank for rank in ranks if rank.status is SparkStatus.UNHEARD]
@@ -52,7 +52,7 @@ def present(ranks: Sequence[Rank], here: int, world_size: int) -> str:
 
 
 def troubles(ranks: Sequence[Rank], per_second: float | None) -> dict[int, str]:
-    """What is wrong with each rank, by its number; nothing of those that are well. See trouble_of()."""
+    """Return the trouble of each rank that has one, by its number. See trouble_of()."""
     found = {rank.rank: trouble_of(rank, per_second) for rank in ranks}
     return {number: trouble for number, trouble in found.items() if trouble}
 
@@ -60,7 +60,7 @@ def troubles(ranks: Sequence[Rank], per_second: float | None) -> dict[int, str]:
 def concerns(
     ranks: Sequence[Rank], per_second: float | None, now: float, *, only: Collection[str] | None = None
 ) -> list[str]:
-    """What is wrong, a sentence for each rank, or for many at once.
+    """Return the troubles of the ranks in sentences, one for each rank, or for many at once.
 
     only: the troubles that are wanted, see trouble_of(); None for all.
     """
@@ -76,7 +76,7 @@ def concerns(
 
 
 def lateness(run: Run) -> str:
-    """How long the only rank of a run has passed no checkpoint, as far as that is known and worth saying; else empty.
+    """Say for how long the only rank of a run has passed no checkpoint, if that is known and long; else return "".
 
     It is known where the rank has not come to a request, and in the first step since it began or was resumed.
     """
@@ -128,7 +128,7 @@ _SAYINGS: dict[str, Callable[[Sequence[Rank], float], str]] = {
 
 @dataclass(frozen=True)
 class Group:
-    """Ranks that are alike, as a line of a table.
+    """A line of a table: ranks that are alike.
 
     Attributes:
         ranks: their numbers.
@@ -147,7 +147,7 @@ class Group:
 
 
 def grouped(ranks: Sequence[Rank], per_second: float | None, now: float, *, each: bool = False) -> list[Group]:
-    """The ranks in order; of many, those that do the same, and with which the same is wrong, as one.
+    """Return the ranks in order. Of many ranks, those with the same status and the same trouble share a group.
 
     each: whether to list each for itself, however many there are.
     """
@@ -171,7 +171,7 @@ def grouped(ranks: Sequence[Rank], per_second: float | None, now: float, *, each
 
 
 def _span(found: Sequence[object]) -> str:
-    """The first and the last; one where they are the same, nothing where there is none."""
+    """Return the first and the last with a dash; only one if they are equal, "" if there is none."""
     ends = [str(found[0]), str(found[-1])] if found else []
     return "–".join(dict.fromkeys(ends))
 

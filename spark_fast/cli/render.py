@@ -25,7 +25,7 @@ __all__ = ["Column", "Lines", "console", "details", "layout", "run_table"]
 _GAP = "  "
 _ELLIPSIS = "…"
 _LEAST = 16
-"""What the last column of a table needs to be of use."""
+"""The least width at which the last column of a table is of use."""
 _UNBOUND = 1_000_000
 
 STYLES = {
@@ -44,7 +44,7 @@ STYLES = {
 
 
 def console() -> Console:
-    """Standard output: coloured where it is a terminal that wants it, and of any width where it is none."""
+    """Return a console for standard output: with colours on a terminal that has them, of any width elsewhere."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _UNBOUND)
@@ -56,8 +56,8 @@ class Column:
 
     Attributes:
         heading: its first line.
-        right: whether it is set to the right.
-        drop: its turn at being left out where the terminal is narrow; 0 for never.
+        right: whether it is aligned to the right.
+        drop: in which order columns are left out on a narrow terminal, 1 first; 0 for never.
     """
 
     heading: str
@@ -70,7 +70,7 @@ Cell = tuple[str, str]
 
 
 class Lines:
-    """Lines of styled text, for rich to print: in a terminal that is narrower than they are, cut short.
+    """Lines of styled text for rich to print. A narrower terminal cuts them.
 
     Not rich's own table, nor its texts: those take a second and a half, and half a second, for a thousand rows.
     """
@@ -86,7 +86,7 @@ class Lines:
 
 
 def layout(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], width: int) -> Lines:
-    """A table with a line of headings. Its last column gets what the others leave."""
+    """Return a table with a line of headings. Its last column gets the width that the others leave."""
     lines = [[(column.heading, "bold") for column in columns], *rows]
     sizes = [max(cell_len(line[at][0]) for line in lines) for at in range(len(columns))]
     shown = list(range(len(columns)))
@@ -134,7 +134,7 @@ _RUN_COLUMNS = (
 
 
 def run_table(runs: Iterable[Run], width: int) -> Lines:
-    """One line for each run, below one of headings."""
+    """Return a table with a line for each run."""
     now = time.time()
     shown = list(runs)
     columns, rows = list(_RUN_COLUMNS), [_run_cells(run, now) for run in shown]
@@ -169,7 +169,7 @@ def _run_cells(run: Run, now: float) -> list[tuple[str, str]]:
 
 
 def _present(ranks: Sequence[Rank], wanted: int, rest: str) -> Cell:
-    """How many ranks; of a live run that lacks some, how many of how many."""
+    """Return how many ranks there are; for a live run that lacks some, how many of how many."""
     live = sum(rank.status.live for rank in ranks)
     if live in (0, wanted):
         return str(wanted), rest
@@ -182,12 +182,12 @@ def _loops(progress: Progress) -> str:
 
 
 def _short_command(command: list[str]) -> str:
-    """Without the folder of the script: that is long, and the same for most."""
+    """Return the command without the folder of the script, which is long, and the same for most runs."""
     return command_line([os.path.basename(command[0]) or command[0], *command[1:]] if command else [])
 
 
 def details(run: Run, width: int, *, last: int = 10, each: bool = False) -> Group:
-    """All that there is to know of one run.
+    """Return the page of one run.
 
     last: how many of its requests to list.
     each: whether to list each of its ranks, also where there are many that are alike.
@@ -274,7 +274,7 @@ def details(run: Run, width: int, *, last: int = 10, each: bool = False) -> Grou
 
 
 def unsigned(count: int) -> str:
-    """What is to be said of values in the store of a job that no host of it has signed."""
+    """Say how many values in a job's store no host of the job has signed."""
     values = "a value was" if count == 1 else f"{count} values were"
     return (
         f"{values} ignored that no host of this job has signed: another user writes into its store, or a host has "
@@ -283,7 +283,7 @@ def unsigned(count: int) -> str:
 
 
 def _why(error: RunError, status: SparkStatus, several: bool) -> str:
-    """The exception of a run that failed, or is paused after it, on one line."""
+    """Return the exception that ended or paused a run, on one line."""
     where = f" (rank {error.rank})" if several else ""
     after = "" if status is SparkStatus.FAILED else "after an error: "
     return f"{after}{printable(error.message)}{where}"

@@ -1,4 +1,4 @@
-"""Makes a request of a run, waits for what becomes of it, and says it."""
+"""Sends a request to a run, waits for its fate, and prints it."""
 
 import sys
 import time
@@ -12,12 +12,12 @@ from spark_fast.cli.formatting import latency, printable
 from spark_fast.client import FateState, Request, Run, SparkStatus, SparkTimeoutError
 from spark_fast.client.deadline import Deadline
 from spark_fast.runfiles.json_text import to_json
-from spark_fast.status import ENDED, monotonic
+from spark_fast.status import ENDED, monotonic, slowest
 
 __all__ = ["Patience", "ask", "because", "request_dict"]
 
 _SILENT = 2.0
-"""Seconds after which whoever waits at a terminal is told what for."""
+"""Seconds after which a user who waits at a terminal reads what the command waits for."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,16 @@ class Patience:
 
     @property
     def deadline(self) -> Deadline:
-        """The end of the waiting."""
+        """The time at which the waiting ends."""
         return Deadline(self.timeout, began=self.began)
 
     def left(self) -> float | None:
-        """Seconds that are left, 0 or more."""
+        """Return the seconds that are left, 0 or more; None if there is no limit."""
         return self.deadline.left()
 
 
 def request_dict(run: Run, request: Request) -> dict[str, Any]:
-    """A request for JSON."""
+    """Return a request for JSON."""
     fate = request.fate
     return {
         "id": request.id,
@@ -76,13 +76,13 @@ def ask(
     what: str = "",
     grace: float | None = None,
 ) -> None:
-    """Makes the request, waits as long as there is patience, and says what became of it.
+    """Make a request, wait for its fate as long as `patience` says, and print it.
 
     make: sends it, without waiting.
     what: of a value that is set: its name and what it is set to.
     grace: of a stop: seconds that the processes have to end by themselves; None for as long as they take.
 
-    Raises typer.Exit with a status of `Exit`, unless all is well.
+    Raises typer.Exit with a status of `Exit`, unless the request was applied, or only asked for.
     """
     began = monotonic()
     try:
@@ -124,7 +124,7 @@ def _wait_for_fate(run: Run, request: Request, patience: Patience, grace: float 
     if grace is None:
         _wait(run, request.kind, request.wait, patience)
         return
-    try:  # a run that hangs does not come to it, and is ended all the same
+    try:  # a run that hangs does not come to the stop, and its processes are ended all the same
         _wait(run, request.kind, request.wait, Patience(True, min(grace, _or_forever(patience.left())), monotonic()))
     except SparkTimeoutError:
         if patience.left() == 0.0:
@@ -138,14 +138,14 @@ def _wait_for_end(run: Run, patience: Patience, began: float, grace: float | Non
         for name in end_after(run._connection, max(0.0, began + grace - monotonic()), timeout=patience.left()):
             say(f"run {run.id} did not end in {grace:g} s: it got {name}")
         return
-    told = False
+    reported = False
 
     def wait(timeout: float | None) -> None:
-        nonlocal told
+        nonlocal reported
         end = None if timeout is None else monotonic() + timeout
         run._connection.wait_until(lambda: run.status in ENDED or run.swallowed_stop is not None, timeout)
-        if run.swallowed_stop is not None and not told:
-            told = True
+        if run.swallowed_stop is not None and not reported:
+            reported = True
             say(f"{_went_on(run)}; waiting for the end of its process (Ctrl-C ends the waiting only)")
         run.wait(ENDED, None if end is None else max(0.0, end - monotonic()))
 
@@ -256,11 +256,17 @@ def _judge_end(run: Run, *, as_json: bool) -> None:
 
 
 def because(run: Run, trouble: str) -> str:
-    """Which ranks it lies with, where there are several; of one that is overdue, for how long."""
+    """Return in brackets which ranks have a trouble, where there are several; for one overdue rank, for how long.
+
+    If none is overdue, return which one is furthest behind: the others wait at the step of the request until it comes.
+    """
     if not ranks.several(run):
         late = ranks.lateness(run) if trouble == "overdue" else ""
         return f" ({late})" if late else ""
-    words = ranks.concerns(run.ranks, run.steps_per_second, time.time(), only=[trouble])
+    there = run.ranks
+    words = ranks.concerns(there, run.steps_per_second, time.time(), only=[trouble])
+    if not words and trouble == "overdue" and (last := slowest(there)):
+        words = [last]
     return f" ({'; '.join(words)})" if words else ""
 
 
@@ -269,7 +275,7 @@ def _past(state: FateState) -> str:
 
 
 def _other(run: Run, ident: str | None) -> str:
-    """Who superseded it: the log says so as long as it holds the entry."""
+    """Return what superseded a request, and its sender, as long as the log holds that entry."""
     for request in run.requests:
         if request.id == ident:
             return f"a later {request.kind} ({ident}, by {request.sender})"

@@ -1,4 +1,4 @@
-"""`spark-fast reset`: has a run's process replaced, and says what came of it."""
+"""`spark-fast reset`: replaces a run's process by a fresh one."""
 
 from spark_fast import client
 from spark_fast.cli.exits import Exit, leave
@@ -10,7 +10,10 @@ __all__ = ["reset"]
 
 
 def reset(run: str | None, *, grace: float, timeout: float | None, as_json: bool) -> None:
-    """Raises typer.Exit with a status of `Exit`, unless the fresh worker runs or has come to a good end."""
+    """Replace the process of a run, wait for its fresh worker, and print its status.
+
+    Raises typer.Exit with a status of `Exit` if the fresh worker has failed or is lost, or on Ctrl-C.
+    """
     began = monotonic()
     try:
         fresh = client.reset_worker(run, grace=grace, timeout=timeout)

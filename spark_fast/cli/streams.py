@@ -15,7 +15,7 @@ def open_closed_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            # The lowest number that is free: this one, since those before it are open.
+            # open() takes the lowest free number. That is this one, since those before it are open.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115

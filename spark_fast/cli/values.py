@@ -24,8 +24,10 @@ _COLUMNS = (Column("NAME"), Column("VALUE"), Column("LIMITS", drop=1), Column("S
 
 
 def _attach(run: str | None) -> tuple[Run, str | None]:
-    """The run that the first word of a command names, and no word; or the only live run and the word, which names one
-    of its values then."""
+    """Return the run that the first word of a command names, and None.
+
+    Where the word names no run, return the only live run and the word, which then names one of its values.
+    """
     if run is None:
         return client.attach(None), None
     try:
@@ -57,7 +59,7 @@ def _refuse_unknown(run: Run, wanted: Sequence[str]) -> None:
 
 
 def get(run: str | None, names: Sequence[str], *, history: bool, as_json: bool) -> None:
-    """Prints the values of a run, or those that are named."""
+    """Print the values of a run, all or those in `names`."""
     found, word = _attach(run)
     wanted = [word, *names] if word is not None else list(names)
     _refuse_unknown(found, wanted)
@@ -140,7 +142,7 @@ def _print_history(run: Run, names: Sequence[str], *, as_json: bool) -> None:
 
 
 def set_values(run: str | None, words: Sequence[str], patience: Patience, *, as_json: bool) -> None:
-    """Sets values of a run at one step, and says so; none if one does not fit."""
+    """Set values of a run at one step, all or none, and print the outcome."""
     if run is not None and "=" in run:
         words = [run, *words]
         run = None
@@ -169,11 +171,11 @@ def _parsed(text: str, kind: str) -> object:
     except (ValueError, RecursionError):
         pass
     number = _number(text) if kind in ("number", "integer") else None
-    return text if number is None else number  # a text is refused, with the reason, where none is wanted
+    return text if number is None else number  # where the value is no text, the run refuses this one and says why
 
 
 def _number(text: str) -> int | float | None:
-    """A number as Python takes it and JSON does not: .3, 1., +5, 1_000, inf. None if it is none."""
+    """Return a number that Python can read, and JSON may not: .3, 1., +5, 1_000, inf. None if it is none."""
     for parse in (int, float):
         try:
             return parse(text)
@@ -188,7 +190,7 @@ def _number(text: str) -> int | float | None:
 def call(
     run: str | None, words: Sequence[str], patience: Patience, *, ranks: int | Literal["all"] | None, as_json: bool
 ) -> None:
-    """Calls a function of a run, and prints what it returns; of all ranks, as an object with their numbers."""
+    """Call a function of a run, and print its result; that of all ranks as an object by rank."""
     rest = [*([run] if run is not None else []), *words]
     arguments = rest.pop() if len(rest) > 1 and rest[-1][:1] in ("{", "[") else "{}"
     if not 1 <= len(rest) <= 2:
@@ -210,7 +212,7 @@ def call(
 
 
 def _attach_for_call(run: str | None, word: str) -> Run:
-    """The run that is named. Raises typer.Exit where that is a function, and the word after it an argument."""
+    """Return the named run. Raise typer.Exit if it is a function's name, and `word` its argument."""
     try:
         return client.attach(run)
     except NoSuchRunError as error:
@@ -242,7 +244,7 @@ def _print_result(run: Run, request: Request, patience: Patience) -> None:
 
 
 def watch(run: str | None, names: Sequence[str], *, as_json: bool) -> None:
-    """Prints the values of a run, and each that changes, until the run ends or somebody presses Ctrl-C."""
+    """Print the values of a run, and each change, until the run ends or the user presses Ctrl-C."""
     found, word = _attach(run)
     wanted = [word, *names] if word is not None else list(names)
     _refuse_unknown(found, wanted)

@@ -16,23 +16,23 @@ from spark_fast.runfiles.versions import Store
 __all__ = ["Watcher"]
 
 _STEP = 4
-"""Milliseconds between the watcher's looks at what the system told it. A save is seen at the first look after it, and
-handed on at the next, at which nothing more has come. Each look costs some 30 µs."""
+"""Milliseconds between the watcher's looks at the system's notices. It sees a save at the first look after it, and
+reports it at the next look without a new notice. Each look costs some 30 µs."""
 _TOGETHER = 50
-"""Milliseconds in which what is saved together is one change."""
+"""Milliseconds. Files that are saved within this time are one change."""
 _LOOK = 500
-"""Milliseconds between looks whether the run has loaded more files, and whether one changed untold, as on a network's
-file system."""
+"""Milliseconds between two looks for files that the run has loaded since, and for changes without a notice, as on a
+network's file system."""
 _CLOCK = 0.01
-"""Seconds by which the time of a file may be behind that of the clock."""
+"""Seconds by which the time stamp of a file may be behind the clock."""
 
 
 class Watcher:
-    """Watches the folders that hold code of a run, and never what lies below them.
+    """Watches the folders that hold code of a run, but not the folders in them.
 
-    To be made before the worker starts: what is saved later counts as a change.
+    To be made before the worker starts: a file that is saved later counts as changed.
 
-    script: the script, or what is thought to be the file of the module.
+    script: the script, or the likely file of the module.
     more: other folders to watch.
     """
 
@@ -46,13 +46,13 @@ class Watcher:
         self._loaded: set[str] = set()
 
     def start(self, attach: Callable[[], Any]) -> None:
-        """Watches until the process ends. attach: gives the run as it is now."""
+        """Watch until the process ends. attach: returns the run as it is now."""
         self._attach = attach
         threading.Thread(target=self._run, name="watch", daemon=True).start()
 
     def _run(self) -> None:
         try:
-            # All that is needed for a reload is there before the first change.
+            # Imported here, in the thread: before the first change, but not before the worker starts.
             from watchfiles import watch
 
             import spark_fast.client.reloading  # noqa: F401
@@ -72,7 +72,7 @@ class Watcher:
                 )
                 for told in changes:
                     pending |= {path for _, path in told} or self._look()
-                    # An editor may have emptied it to write it anew.
+                    # An empty file may be one that an editor is just writing.
                     ready = {path for path in pending if not told or _has_text(path)}
                     pending -= ready
                     if ready:
@@ -91,12 +91,12 @@ class Watcher:
         return self._loaded if self._script is None else self._loaded | {self._script}
 
     def _look(self) -> set[str]:
-        """Those files of the run that have changed since they were last looked at."""
+        """Return the files of the run that have changed since the last look."""
         self._read_loaded()
         changed = set()
         for path in self._files():
             saved = _saved(path)
-            # One that is looked at for the first time was loaded after this process began, as it was then or is now.
+            # The run has loaded a new file after this process began. So only a later save can be one that it lacks.
             new = saved > self._began if path not in self._seen and saved is not None else saved != self._seen.get(path)
             if new and saved is not None:
                 changed.add(path)
@@ -129,12 +129,12 @@ class Watcher:
         since = max(saved, default=seen)
         took = time.time() - (since if seen - _LOOK / 500 < since <= seen else seen)
         if fate.state == "applied":
-            if not fate.reason:  # else nothing was to do
+            if not fate.reason:  # a reason says that there was nothing to do
                 exits.say(f"reloaded {names} at step {fate.step}, {latency(took)} after it was saved")
         elif run.status.live:
             first, *rest = (fate.reason or "no reason was given").splitlines()
             exits.say(f"{names}: the reload {_was(str(fate.state))}: {first}")
-            if fate.step is None:  # else the worker, on the same terminal, has said it all
+            if fate.step is None:  # otherwise the worker has printed it on the same terminal
                 sys.stderr.write("".join(f"{printable(line)}\n" for line in rest))
                 sys.stderr.flush()
 
@@ -146,12 +146,12 @@ def _was(state: str) -> str:
 def _has_text(path: str) -> bool:
     try:
         return os.stat(path).st_size > 0
-    except OSError:  # about to be put in place anew, maybe
+    except OSError:  # an editor may be about to rename the new file into place
         return False
 
 
 def _saved(path: str) -> float | None:
     try:
         return os.stat(path).st_mtime
-    except OSError:  # removed, or not readable: nothing of it can be reloaded
+    except OSError:  # removed, or not readable: it can't be reloaded
         return None

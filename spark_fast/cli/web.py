@@ -1,4 +1,4 @@
-"""`spark-fast ui`: serves the web page until it is ended."""
+"""`spark-fast ui`: serves the web page until a signal ends it."""
 
 import os
 import shutil
@@ -29,7 +29,9 @@ def ui(
     keep_token: bool = False,
     beside: bool = False,
 ) -> None:
-    """beside: whether it runs beside something else, and ends when standard input does.
+    """Serve the web page until a signal ends this process.
+
+    beside: whether another process has started this one; it then ends with its standard input.
 
     Raises typer.Exit with a status of `Exit` if it can't be served, OSError if it can't listen there, StoreError or
     FolderRefusedError if the kept token can't be used.
@@ -65,7 +67,7 @@ def ui(
                 _open(address, Path(folder))
 
         def end(number: int, _frame: object) -> None:
-            # The server's own handler, which has seen to its end, hands the signal on to this one.
+            # The server's own handler has ended the server, and raises the signal again for this one.
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
             signal.signal(number, signal.SIG_DFL)
@@ -87,7 +89,7 @@ def _end_with_input() -> None:
 
 
 def _open(address: str, folder: Path) -> None:
-    # By way of a file: a browser's command line, which would hold the token, is for all to see.
+    # The address goes through a file: other users can read the command line of a browser, and so the token.
     file = folder / "open.html"
     file.write_text(
         f'<!doctype html><title>spark-fast</title><meta http-equiv="refresh" content="0;url={address}">',

@@ -30,7 +30,7 @@ from spark_fast.errors import (
     StoreError,
 )
 from spark_fast.request import Fate, FateState
-from spark_fast.runfiles.run_folder import remove_ended
+from spark_fast.runfiles.removal import remove_ended
 from spark_fast.runfiles.schema import Function, Parameter
 from spark_fast.status import Progress, Rank, SparkStatus
 

@@ -13,7 +13,7 @@ from spark_fast.client.request import Request
 from spark_fast.client.send import ask
 from spark_fast.errors import SegmentError, SparkError, SparkTimeoutError
 from spark_fast.request import GRACE, Kind
-from spark_fast.runfiles import run_folder
+from spark_fast.runfiles import run_folder, supervisors
 from spark_fast.status import ENDED, WorkerState
 
 __all__ = ["LAST_WORDS", "ask_stop", "end_after"]
@@ -31,7 +31,7 @@ def ask_stop(run: Connection, grace: float, *, stays: bool, timeout: float | Non
     """
     if grace < 0:
         raise ValueError(f"grace is a number of seconds, 0 or more: {grace}")
-    if not stays and not run_folder.has_supervisor(run.id):
+    if not stays and not supervisors.has_supervisor(run.id):
         raise SparkError(
             f"run {run.id} has no supervisor that could end it after {grace:g} s, since 'spark-fast run' did not start "
             "it: wait for its end"
@@ -79,7 +79,7 @@ def _is_supervised(run: Connection) -> bool:
     try:
         seq = run.view()["stop_seq"]
         entry = _core.read_entry(run.control, seq) if seq else None
-        return entry is not None and entry["mail"] == GRACE and run_folder.has_supervisor(run.id)
+        return entry is not None and entry["mail"] == GRACE and supervisors.has_supervisor(run.id)
     except (OSError, SparkError):  # no supervisor is known, so this process ends the run
         return False
 

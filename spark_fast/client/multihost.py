@@ -79,7 +79,7 @@ def wait(folder: Path, ident: int, timeout: float | None) -> None:
 def peers(folder: Path) -> list[Rank]:
     """The ranks of the other hosts."""
     return [
-        Rank(rank["rank"], rank["status"], rank["step"], rank["pid"], rank["host"], since=rank["since"])
+        Rank(rank["rank"], rank["status"], rank["step"], rank["pid"], rank["host"], since=rank["since"], told=True)
         for rank in read_peers(folder)
     ]
 

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from spark_fast.client.connection import REMOTE, Connection
 from spark_fast.client.deadline import Deadline
+from spark_fast.client.snapshot import status_of_ranks, step_of_ranks
 from spark_fast.durations import Duration, seconds_of
 from spark_fast.errors import SegmentError, SparkCallError, SparkRequestError, SparkSetError, SparkTimeoutError
 from spark_fast.request import Fate, FateState, Kind, format_id, sender_name, version_of
 from spark_fast.runfiles import run_folder
+from spark_fast.status import slowest
 
 if TYPE_CHECKING:
     from spark_fast.runfiles.mailbox import Reply
@@ -115,11 +117,12 @@ class Request:
             multihost.wait(self._connection.folder, self._ident, left)
             left = 0.0
         if not self._connection.wait_until(lambda: self.fate.final, left):
-            run, fate = self._connection, self.fate
-            ends, now = ("ended", fate.reason) if fate.running else ("taken effect", f"the run is {run.status}")
+            fate, ranks = self.fate, self._connection.ranks
+            status, late = status_of_ranks(ranks), slowest(ranks)
+            ends, now = ("ended", fate.reason) if fate.running else ("taken effect", f"the run is {status}")
             raise SparkTimeoutError(
-                f"{self.kind} of run {run.id} has not {ends} in {deadline.seconds or 0:g} s: {now}, at step "
-                f"{run.step}. The request stands.",
+                f"{self.kind} of run {self._connection.id} has not {ends} in {deadline.seconds or 0:g} s: {now}, at "
+                f"step {step_of_ranks(ranks)}{f'; {late}' if late else ''}. The request stands.",
                 self,
             )
         return self.fate

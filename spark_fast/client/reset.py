@@ -12,7 +12,7 @@ from spark_fast.client.send import ask
 from spark_fast.durations import Duration, seconds_of
 from spark_fast.errors import AmbiguousRunError, NoSuchRunError, ResetError, SparkError, SparkTimeoutError
 from spark_fast.request import RESET, FateState, Kind
-from spark_fast.runfiles import run_folder
+from spark_fast.runfiles import supervisors
 from spark_fast.status import monotonic
 
 __all__ = ["ask_reset", "is_worker_initialized", "reset_worker"]
@@ -50,7 +50,7 @@ def reset_worker(run: str | None = None, *, grace: Duration = 30.0, timeout: Dur
         except (OSError, SparkError):  # it is being replaced
             found = old
         if found.is_same_worker(old):
-            if run_folder.has_supervisor(old.id):
+            if supervisors.has_supervisor(old.id):
                 alone_since = None
             elif alone_since is None:
                 alone_since = monotonic()
@@ -83,7 +83,7 @@ def ask_reset(run: Connection, *, grace: Duration = 30.0, timeout: float | None 
     if run.about.world_size > 1 or run.local_world_size > 1:
         reason = f"a launcher has started its {run.about.world_size} ranks, and only that can start them afresh"
         raise ResetError(run.id, f"{reason}; 'spark-fast stop {run.id}' stops all of them")
-    if not run.wait_until(lambda: run_folder.has_supervisor(run.id), _PATIENCE):
+    if not run.wait_until(lambda: supervisors.has_supervisor(run.id), _PATIENCE):
         raise ResetError(run.id, "no supervisor is there to start a fresh process; 'spark-fast run' is one")
     request = ask(run, Kind.STOP, False, timeout, duration=seconds, mail=RESET)
     if (fate := request.fate).state is FateState.REFUSED:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from spark_fast.client import exposures
 from spark_fast.client.board import Board, Change, History, Value
-from spark_fast.client.connection import Connection
+from spark_fast.client.connection import Connection, find
 from spark_fast.client.request import Request, requests_in_log
 from spark_fast.client.send import steer
 from spark_fast.client.snapshot import Snapshot, SpeedMeter, status_of_ranks
@@ -53,7 +53,7 @@ class Run:
         self._speed = SpeedMeter()
 
     def __reduce__(self) -> tuple[object, ...]:
-        return Run, (self._connection,)
+        return _found, (self.id,)  # a copy, or one in another process, needs a connection of its own
 
     def _release(self) -> None:
         """Close the files that are opened again when they are needed: all but a descriptor of the control file."""
@@ -293,14 +293,8 @@ class Run:
         duration = seconds_of(resume_after, "resume_after") or 0.0
         if resume_after is not None and not 0 < duration < math.inf:
             raise ValueError(f"resume_after is a duration of more than 0: {resume_after!r}")
-        return steer(
-            self._connection,
-            Kind.PAUSE,
-            wait,
-            seconds_of(timeout, "timeout"),
-            arg=at_step or 0,
-            duration=duration,
-        )
+        limit = seconds_of(timeout, "timeout")
+        return steer(self._connection, Kind.PAUSE, wait, limit, arg=at_step or 0, duration=duration)
 
     def resume(self, *, wait: bool = True, timeout: Duration | None = None) -> Request:
         """Ask a paused run to go on, and call off a pause that was set for later. Nothing happens otherwise.
@@ -495,3 +489,7 @@ class Run:
         if found not in wanted:
             raise SparkError(f"run {self.id} will not be {names_wanted}: it is {found}")
         return found
+
+
+def _found(run: str) -> Run:
+    return Run(find(run))

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from spark_fast import _core
@@ -54,10 +55,17 @@ class Snapshot:
     def ranks(self, about: run_folder.About) -> list[Rank]:
         """Return the workers that have ever joined, on all hosts of the job, by rank."""
         there = [slot for slot in self.slots if slot["state"] != WorkerState.NONE or slot["alive"]]
-        furthest = max((slot["step"] for slot in there if slot["alive"]), default=0)
-        applied = self._applied()
         here = {slot["rank"] for slot in there}
         found = [peer for peer in self.peers if peer.rank not in here]
+        # A host that has told nothing yet of a rank shows it without a process, at step 0.
+        heard = {peer.rank for peer in found if peer.pid and peer.status.live}
+        steps = [slot["step"] for slot in there if slot["alive"]] + [peer.step for peer in found if peer.rank in heard]
+        furthest = max(steps, default=0)
+        stride = self.first()["stride"] or 1  # every rank of a job has the same
+        found = [
+            replace(peer, behind=furthest - peer.step if peer.rank in heard else 0, stride=stride) for peer in found
+        ]
+        applied = self._applied()
         for slot in there:
             status = status_of(self.view, slot)
             lost = status is SparkStatus.LOST

@@ -71,7 +71,7 @@ class Relay:
         self._numbers: dict[str, int] = {}  # of this host's requests
         self._unmarked: dict[str, int] = {}  # those of which the number is not kept yet
         self._sent = 0  # the last of them
-        self._joined = False  # whether the relay before this one may have begun with the next request
+        self._begun = 0  # the last request that the relay before this one may have appended to the host's log
         self._told: set[int] = set()
         self._save_due: float | None = None
         self._count = 0
@@ -135,15 +135,18 @@ class Relay:
             self._beat_due = 0.0
 
     def leave(self) -> Steps[None]:
-        """No rank lives any more: tells the others."""
+        """No rank lives any more: tell the others, and answer the requests that came before they could know it."""
         if self._note is None:
             return
         yield from self._report(ended=True)
         yield from self._gathering.look()
-        yield from self._save()
         self._count += 1
         state = self._state((yield from call(self._local.ranks)), True)
         yield from call(self._store.set, f"state/{self._member.first}", state)
+        # The host that is asked puts its request into the log, then reads this. So either it finds that this host has
+        # ended, or this host finds the request. Else the other host would wait in vain, and fail the request.
+        yield from self._follow({}, True)
+        yield from self._save()
         # A put may be on its way still; what is answered was taken.
         yield from call(self._store.get, "job")
 
@@ -193,6 +196,9 @@ class Relay:
                     yield from call(self._local.tell, ask.entry.id, lost)
             note = Note(store, max(1, tail - _RING + 1))
             yield from call(self._local.save, note)
+            begun = max(1, tail)  # it may have had a note that is lost
+        else:
+            begun = note.next
         key = f"host/{mine.first}"
         while True:
             stands = yield from call(self._store.get, key)
@@ -206,7 +212,7 @@ class Relay:
         said = as_object((yield from call(self._store.get, f"state/{mine.first}")))
         self._count = whole(said.get("count")) or 0
         self._note = self._saved = note
-        self._joined = True
+        self._begun = begun
 
     def _save_later(self) -> Steps[float]:
         """Keep it, unless what is open may be over in a moment: then not before that, or some milliseconds later.
@@ -330,7 +336,7 @@ class Relay:
             number = self._note.next
             key, target = f"log/{number}", None
             raw = news.get(key)
-            if raw is None or self._joined:  # of the first request it may be decided already what news does not tell
+            if raw is None or number <= self._begun:  # it may be decided already, and news does not tell that
                 if raw is None and not look and number > self._sent:
                     return
                 raw, target = yield from call(self._store.get_many, [key, f"target/{number}"])
@@ -350,8 +356,7 @@ class Relay:
         """Has a request decided, and the decision handed to the ranks: its number in the host's own log, 0 if it has no
         part in it. raw: what was decided, if that is known."""
         mine, first = entry.home == self._member.first, self._member.first
-        place = (yield from call(self._local.find, entry.id)) if self._joined else None
-        self._joined = False
+        place = (yield from call(self._local.find, entry.id)) if number <= self._begun else None
         if place is None and (raw is None or Decision.parsed(raw).target is not None):
             place = yield from call(self._local.append, entry)
         asked = raw is None

@@ -1,1 +1,1 @@
-"""The source files of a run: which they are, how they are read, and those of spawned processes."""
+"""The user's source files: which files belong to the project, how they are read, and how spawned processes get them."""

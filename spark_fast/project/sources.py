@@ -1,20 +1,21 @@
-"""Python source as bytes: how it is read as text, whether it compiles, and what it imports."""
+"""Reads Python source: decodes its bytes, checks that it compiles, and lists what it imports."""
 
 import ast
 import io
+import linecache
 import tokenize
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-__all__ = ["Fault", "Import", "check", "decode", "encode", "imports_of"]
+__all__ = ["Fault", "Import", "check", "decode", "encode", "imports_of", "show_in_tracebacks"]
 
 _UNNAMED = "<code to be sent>"
 
 
 def decode(source: bytes) -> str:
-    """The text, in the encoding that it declares. What can't be decoded is replaced."""
+    """Return the text, by the encoding that the source declares. Bytes that can't be decoded are replaced."""
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(source).readline)
     except SyntaxError:
@@ -23,13 +24,18 @@ def decode(source: bytes) -> str:
 
 
 def encode(text: str) -> bytes:
-    """The bytes of a source, in the encoding that it declares itself. UnicodeEncodeError if that can't be."""
+    """Return the bytes of a source, in the encoding that it declares. Raises UnicodeEncodeError if that fails."""
     raw = text.encode("utf-8", "surrogatepass")
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(raw).readline)
-    except SyntaxError:  # of an encoding that there is none: the compiler says it better
+    except SyntaxError:  # an unknown encoding: the compiler has the better message
         return raw
     return raw if encoding.startswith("utf-8") else text.encode(encoding)
+
+
+def show_in_tracebacks(path: str, source: bytes) -> None:
+    """Make tracebacks show the lines of this source for a file, even if the file on disk has changed."""
+    linecache.cache[path] = len(source), None, decode(source).splitlines(keepends=True), path
 
 
 @dataclass(frozen=True)
@@ -38,9 +44,9 @@ class Fault:
 
     Attributes:
         path: its file.
-        line: where; None where that can't be told.
-        what: the kind of error and its message, "SyntaxError: invalid syntax" say.
-        text: all that Python prints of it.
+        line: its line; None if the error has none.
+        what: the kind of error and its message, like "SyntaxError: invalid syntax".
+        text: all that Python prints of the error.
     """
 
     path: str
@@ -50,7 +56,7 @@ class Fault:
 
 
 def check(files: Mapping[str, bytes]) -> list[Fault]:
-    """Compiles each file with this interpreter; returns what is wrong."""
+    """Compile each file with this interpreter. Return the faults."""
     return [fault for path, source in files.items() if (fault := _check(path, source)) is not None]
 
 
@@ -78,9 +84,10 @@ class Import:
     """A module that a source names in an import statement.
 
     Attributes:
-        names: its name, taken apart at the dots; of `from a import b`, where b may be a module or not, a and b.
-        level: the number of dots before it.
-        sure: whether it is imported as soon as the source is executed, and nothing is said of what to do without it.
+        names: the parts of its name. For `from a import b`, they are a and b, though b may be no module.
+        level: the number of dots before the name.
+        sure: whether it is imported in any case when the source is executed. An import within a function, an `if` or a
+            `try` is not.
     """
 
     names: tuple[str, ...]
@@ -89,7 +96,7 @@ class Import:
 
 
 def imports_of(source: bytes) -> list[Import]:
-    """What a source imports, anywhere in it; nothing if this interpreter can't read it."""
+    """Return the modules that a source imports, anywhere in it; an empty list if this interpreter can't parse it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -103,7 +110,7 @@ _BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 
 
 def _imports(tree: ast.Module) -> Iterator[Import]:
-    # Statements only: most of a tree is expressions, in which there are no imports.
+    # Statements only: most nodes of a tree are expressions, which have no imports.
     waiting: list[tuple[ast.AST, bool]] = [(tree, True)]
     while waiting:
         node, sure = waiting.pop()

@@ -1,11 +1,11 @@
-"""What a process that multiprocessing spawns for a worker runs: the code that runs in the worker, not what is on disk.
+"""Makes processes that multiprocessing spawns run the worker's code, and not the files on disk.
 
-A spawned process executes the main script once more, as `__mp_main__`, and imports the modules that it needs. While the
-worker's code is kept, a script in the run's folder takes the main script's place: it calls begin(), which lays a finder
-of its own before the others, and executes the main script's source as it was. What is not to be had any more, or was
-never a part of the run's code, is read from disk, as without us.
+A spawned process executes the main script again, as `__mp_main__`, and imports the modules that it needs. While the
+worker keeps its code, a script in the run's folder takes the place of the main script. It calls begin(), which puts a
+finder before all others, and executes the main script's source as it runs in the worker. Files whose source is gone, or
+that were never part of the run's code, are read from disk.
 
-Not in `worker`, which takes its time to import: a spawned process may need none of it.
+This module is not part of `worker`, which takes long to import: a spawned process may need none of it.
 """
 
 import os
@@ -30,12 +30,13 @@ MAIN = "__mp_main__"
 
 
 def divert(spawn: ModuleType, script: "Callable[[dict[str, Any]], str | None]") -> Callable[[], None]:
-    """From here on processes that are spawned begin with another script than the main one.
+    """Make processes that are spawned from here on begin with another script than the main one.
 
     spawn: the module `multiprocessing.spawn`.
-    script: given what the process would be told, returns the path of what it is to execute; None to leave it.
+    script: gets the preparation data of a process, and returns the path of the script that it is to execute; None for
+        the main script.
 
-    Returns what undoes it.
+    Return the function that undoes this.
     """
     before = spawn.get_preparation_data
     plain = getattr(before, "plain", before)
@@ -68,21 +69,21 @@ def script_for(
     files: Mapping[str, str],
     anew: Sequence[str],
 ) -> bytes:
-    """The script that a spawned process is to execute.
+    """Return the script that a spawned process is to execute.
 
-    data: what it would be told.
-    folder, blobs: the run's folder, and the one in it that holds the sources.
+    data: the preparation data of the process, by multiprocessing.
+    folder, blobs: the run's folder, and the folder in it that holds the sources.
     roots: the folders that hold the project.
-    modules: file and digest of what runs, by the module's name.
-    files: the digest of what runs, by file.
-    anew: the files of which another source was executed than what stood on disk at first.
+    modules: file and digest of the running code, by module name.
+    files: the digest of the running source, by file.
+    anew: the files whose running source differs from the one first read from disk.
     """
     name: str | None = data.get("init_main_from_name")
     path: str | None = data.get("init_main_from_path")
     if name is not None and (name == "__main__" or name.endswith(".__main__")):
-        name = None  # multiprocessing executes neither these
+        name = None  # multiprocessing does not execute these
     elif path is not None and os.path.splitext(os.path.basename(path))[0] == "ipython":
-        path = None  # nor this
+        path = None  # nor does it execute this
     if name is not None:
         plain = f"globals().update(runpy.run_module({name!r}, run_name={MAIN!r}, alter_sys=True))"
     elif path is not None:
@@ -114,7 +115,7 @@ else:
 
 
 class _Code:
-    """The code that ran in the worker when this process was spawned. told: see script_for()."""
+    """The code that ran in the worker when this process was spawned. told: the arguments of script_for()."""
 
     def __init__(self, script: str, told: "dict[str, Any]") -> None:
         self.script = script
@@ -128,17 +129,20 @@ class _Code:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What makes it that code."""
+        """Equal for equal code."""
         return self.main, self.modules, self.files
 
     def read(self, path: str, digest: str) -> "tuple[bytes, os.stat_result | None] | None":
-        """The source that ran of a file, and the file's state if it has been on disk as it ran from the start; None,
-        after a warning, if the source is not to be had."""
-        # Where nothing was edited, nothing needs to be hashed, and nothing imported that can do so.
+        """Return the source that ran of a file; None, after a warning, if the source can't be read.
+
+        Return also the state of the file on disk, if it has always had this source: then its bytecode may be used.
+        """
+        # Where no file was edited, nothing needs to be hashed, and no module that can do so be imported.
         state, disk = _on_disk(path)
         if disk is not None and disk == _on_disk(os.path.join(self._blobs, digest))[1]:
-            # Bytecode is known by the second and the size: it may be that of the source before.
+            # Python finds bytecode by the second and the size, so it may be that of an earlier source.
             return disk, None if path in self.anew else state
+        # These take longer than all the rest, and only edited files need them.
         from pathlib import Path
 
         from spark_fast.errors import SparkError
@@ -149,13 +153,13 @@ class _Code:
         except (OSError, SparkError) as error:
             from spark_fast.worker import stderr
 
-            stderr.warn(f"a spawned process runs {path} as it is on disk: what runs of it is not to be had: {error}")
+            stderr.warn(f"a spawned process runs {path} as it is on disk: the source that runs can't be read: {error}")
             return None
 
 
 def _on_disk(path: str) -> "tuple[os.stat_result | None, bytes | None]":
     try:
-        # In this order: bytecode that is kept for this state is never older than the source.
+        # In this order, so that bytecode that is kept for this state is never older than the source.
         state = os.stat(path)
         with open(path, "rb") as file:
             return state, file.read()
@@ -164,7 +168,7 @@ def _on_disk(path: str) -> "tuple[os.stat_result | None, bytes | None]":
 
 
 class _Loader(SourceFileLoader):
-    """Loads a source that is given. state: of the file on disk if that has the same, so that bytecode may be kept."""
+    """Loads a given source. state: the state of the file on disk, if it has this source: then bytecode may be kept."""
 
     def __init__(self, name: str, path: str, digest: str, source: bytes, state: "os.stat_result | None") -> None:
         super().__init__(name, path)
@@ -177,7 +181,7 @@ class _Loader(SourceFileLoader):
 
     def path_stats(self, path: str) -> "Mapping[str, Any]":
         if self._state is None:
-            raise OSError("what is on disk is not what runs")
+            raise OSError("the file on disk is not the source that runs")
         return {"mtime": self._state.st_mtime, "size": self._state.st_size}
 
     def exec_module(self, module: ModuleType) -> None:
@@ -187,7 +191,7 @@ class _Loader(SourceFileLoader):
 
 
 class _Finder:
-    """Finds the modules that the worker had, by name or by file."""
+    """Finds the worker's modules, by name or by file."""
 
     def __init__(self, code: _Code) -> None:
         self._code = code
@@ -199,7 +203,7 @@ class _Finder:
         if known is not None and (loader := self._loader(name, *known)) is not None:
             return spec_from_file_location(name, loader.path, loader=loader)
         finders = list(sys.meta_path)
-        # Not those before it: another that asks all others would ask this one again, and so on.
+        # Not by those before it: one that asks all others would ask this one again, and so on without end.
         for finder in finders[finders.index(self) + 1 :] if self in finders else finders:
             find = getattr(finder, "find_spec", None)
             if isinstance(finder, _Finder) or find is None:
@@ -215,7 +219,7 @@ class _Finder:
         return None
 
     def invalidate_caches(self) -> None:
-        """Part of what a finder has; it keeps none."""
+        """Do nothing: this finder has no caches. Python calls it."""
 
     def _loader(self, name: str, path: str, digest: str) -> _Loader | None:
         found = self._code.read(path, digest)
@@ -223,14 +227,14 @@ class _Finder:
 
 
 _executed: "tuple[_Code, dict[str, Any]] | None" = None
-"""The code that this process has begun with, and the namespace of its main script. A process of a fork server has what
-that had."""
+"""The code that this process has begun with, and the namespace of its main script. A process that a fork server makes
+inherits them."""
 
 _undo: Callable[[], None] | None = None
 
 
 def begin(space: "dict[str, Any]", told: "dict[str, Any]") -> None:
-    """Has this process run the code that its parent runs: to be called by the script that script_for() made.
+    """Make this process run the code that its parent runs. The script of script_for() calls this.
 
     space: the namespace of that script, which becomes the main script's.
     """
@@ -241,7 +245,7 @@ def begin(space: "dict[str, Any]", told: "dict[str, Any]") -> None:
     sys.meta_path[:] = [_Finder(code), *(finder for finder in sys.meta_path if not isinstance(finder, _Finder))]
     if _undo is not None:
         _undo()
-    # What this process spawns in turn is to run the same.
+    # Processes that this process spawns are to run the same code.
     _undo = divert(sys.modules["multiprocessing.spawn"], lambda _: code.script if os.path.exists(code.script) else None)
     for name in [name for name in space if not (name.startswith("__") and name.endswith("__"))]:
         del space[name]
@@ -254,7 +258,7 @@ def begin(space: "dict[str, Any]", told: "dict[str, Any]") -> None:
 
 
 def running(path: str) -> bytes | None:
-    """What runs of a file in this process, if it was spawned by a worker and has that from it; else None."""
+    """Return the source that runs of a file, if a worker spawned this process and handed it that source; else None."""
     if _executed is None or (digest := _executed[0].files.get(path)) is None:
         return None
     found = _executed[0].read(path, digest)
@@ -277,22 +281,24 @@ def _execute_main(space: "dict[str, Any]", code: _Code) -> None:
     source, state = found
     main = sys.modules["__main__"]
     if state is not None and getattr(main, "__file__", None) == path:
-        # The server of this process was started before the run began, and has executed it.
+        # This process was forked by a server that was started before the run began, and that has executed the script.
         space.clear()
         space.update(vars(main))
         return
     if state is None:
         _show_in_tracebacks(path, source)
-    space["__file__"] = sys.argv[0] = path  # which runpy puts back
+    space["__file__"] = sys.argv[0] = path  # runpy puts sys.argv back
     exec(compile(source, path, "exec", dont_inherit=True), space)
 
 
 def _drop_stale_modules(code: _Code) -> None:
-    """A fork server's process has what the server had imported. If that is not the code that is to run now, all of the
-    project is imported anew."""
+    """Remove the project's modules, if one of them runs other code than is to run now.
+
+    A process that a fork server makes has the modules that the server has imported.
+    """
     if not any(_stale(name, module, code) for name, module in list(sys.modules.items())):
         return
-    from spark_fast.project.files import is_project_file
+    from spark_fast.project.files import is_project_file  # only a fork server's process with old modules needs it
 
     for name, module in list(sys.modules.items()):
         path = getattr(module, "__file__", None)
@@ -310,14 +316,12 @@ def _stale(name: str, module: ModuleType, code: _Code) -> bool:
     loader = getattr(module.__spec__, "loader", None)
     if isinstance(loader, _Loader):
         return loader.digest != digest
-    # The server was told to import it before it knew of us.
+    # The server imported it before this module was in use.
     found = code.read(path, digest)
     return found is not None and found[1] is None
 
 
 def _show_in_tracebacks(path: str, source: bytes) -> None:
-    import linecache
+    from spark_fast.project.sources import show_in_tracebacks  # it loads ast, and only edited files need it
 
-    from spark_fast.project.sources import decode
-
-    linecache.cache[path] = len(source), None, decode(source).splitlines(keepends=True), path
+    show_in_tracebacks(path, source)

@@ -36,9 +36,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spark_fast import __version__
+from spark_fast import _core
 from spark_fast.errors import FolderRefusedError, JournalError
-from spark_fast.runfiles import journal_parts
+from spark_fast.runfiles import journal_parts, mailbox, private_files
 from spark_fast.runfiles.descriptors import open_file, open_own
 
 __all__ = [
@@ -128,8 +128,6 @@ def find(run: str) -> Path | None:
 
 def of_folder(run_folder: Path) -> Path | None:
     """Where the journal of the run in this folder is, or would be; None if it keeps none."""
-    from spark_fast.runfiles import private_files
-
     try:
         with private_files.opened(run_folder) as descriptor:
             return Path(os.fsdecode(private_files.read_whole(descriptor, POINTER, 1 << 16, run_folder)))
@@ -158,7 +156,7 @@ def first_line(
             "command": command,
             "directory": directory,
             "started": started,
-            "version": __version__,
+            "version": _core.BUILD_VERSION,
             "python": platform.python_version(),
             "entry": None if entry is None else _entry(*entry),
             **({"part": part, "before": before} if part > 1 else {}),
@@ -167,7 +165,7 @@ def first_line(
 
 
 def _entry(path: str, source: bytes) -> dict[str, str]:
-    from spark_fast.project.sources import decode
+    from spark_fast.project.sources import decode  # it loads ast and tokenize
 
     return {"path": path, "source": decode(source)}
 
@@ -298,9 +296,8 @@ def _read_part(path: Path) -> Journal:
     if "journal" not in header:
         raise JournalError(str(path), "line 1: it is no journal")
     if header["journal"] != FORMAT:
-        raise JournalError(
-            str(path), f"it is of version {header['journal']!r}, spark_fast {__version__} reads version {FORMAT}"
-        )
+        ours = f"spark_fast {_core.BUILD_VERSION} reads version {FORMAT}"
+        raise JournalError(str(path), f"it is of version {header['journal']!r}, {ours}")
     if not _fits_header(header):
         raise JournalError(str(path), f"line {first + 1} is damaged")
     for number, line in enumerate(lines[1:], first + 2):
@@ -311,8 +308,6 @@ def _read_part(path: Path) -> Journal:
 
 def _with_payloads(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The lines, and what a set brought also where it stood in the log, and so in the line of the request."""
-    from spark_fast.runfiles import mailbox
-
     there = {line["id"] for line in lines if "payload" in line}
     found = []
     for line in lines:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from spark_fast import _core
-from spark_fast.durations import Duration, seconds_of
+from spark_fast.core_errors import layout_error
 from spark_fast.errors import (
     FolderRefusedError,
     JobEndingError,
@@ -17,7 +17,6 @@ from spark_fast.errors import (
     RunNameTakenError,
     SegmentError,
     StoreError,
-    layout_error,
 )
 from spark_fast.runfiles import names, private_files
 from spark_fast.runfiles.descriptors import is_short, open_own, open_own_folder
@@ -27,27 +26,30 @@ __all__ = [
     "About",
     "Claim",
     "claim",
+    "clear",
     "has_open",
-    "has_supervisor",
-    "hold_supervisor",
+    "is_alive",
     "is_worker",
+    "locked_home",
+    "new_id",
     "open_control",
     "open_run",
     "read_about",
-    "remove_ended",
     "run_names",
 ]
 
 CONTROL = "control"
 ABOUT = "run.json"
 HOME_LOCK = ".lock"
-SUPERVISOR = ".supervisor-"
 ABOUT_MAX = 1 << 20
 
 
 @contextmanager
-def _home_locked(home: Home, timeout: float) -> Iterator[None]:
-    """Turns at making and removing run folders. The kernel ends the turn of a process that dies."""
+def locked_home(home: Home, timeout: float) -> Iterator[None]:
+    """Hold the lock under which run folders are made and removed. The kernel drops the lock of a process that dies.
+
+    Raises SegmentError after `timeout` seconds, OSError, FolderRefusedError.
+    """
     fd = open_own(HOME_LOCK, os.O_RDWR | os.O_CREAT, dir_fd=home.fd, shown=home.path / HOME_LOCK)
     try:
         if not _core.lock_file(fd, timeout):
@@ -180,7 +182,7 @@ def open_control_of(run: str) -> int:
     raise found
 
 
-def _alive(run: int, shown: Path) -> bool:
+def is_alive(run: int, shown: Path) -> bool:
     """Whether a process holds a lock in the control file of this folder, whatever the file holds: a living rank. A run
     of another machine counts as alive.
 
@@ -206,7 +208,7 @@ def name_path(error: SegmentError, path: Path) -> SegmentError:
     return SegmentError(error.reason, str(path))
 
 
-def _empty(run: int) -> None:
+def clear(run: int) -> None:
     # The control file first: whoever has opened it and then finds no run.json sees by its link count why.
     for name in sorted(os.listdir(run), key=lambda name: name != CONTROL):
         try:
@@ -214,7 +216,7 @@ def _empty(run: int) -> None:
         except IsADirectoryError:
             inner = open_own_folder(name, dir_fd=run, inner=True)
             try:
-                _empty(inner)
+                clear(inner)
             finally:
                 os.close(inner)
             os.rmdir(name, dir_fd=run)
@@ -279,7 +281,7 @@ def claim(
             home = _home_of(homes, wanted)
         else:
             home = _home_of(homes, names.of_job(everywhere or job, 1)) if job else homes[0]
-        with _home_locked(home, timeout):
+        with locked_home(home, timeout):
             taken = {name for each in homes for name in os.listdir(each.fd)}
             run = wanted if wanted is not None else _unused(home, job, everywhere or job, generation, taken)
             try:
@@ -289,12 +291,12 @@ def claim(
                 fd = open_run(home, run)
             # One descriptor for all that is done to the folder: it can be removed again where no other is to be had.
             try:
-                if _alive(fd, home.path / run):
+                if is_alive(fd, home.path / run):
                     if not _is_of(fd, home.path / run, job, generation):
                         raise RunNameTakenError(run)
                     yield Claim(run, home.path / run, joined=True, refused=home.refused)
                     return
-                _empty(fd)
+                clear(fd)
                 _core.point("claim:folder")
                 made = False
                 try:
@@ -307,7 +309,7 @@ def claim(
                         # First of all, and this needs no descriptor: a run without a control file is not listed.
                         with suppress(FileNotFoundError):
                             os.unlink(CONTROL, dir_fd=fd)
-                        _empty(fd)
+                        clear(fd)
                         os.rmdir(run, dir_fd=home.fd)
             finally:
                 os.close(fd)
@@ -319,7 +321,7 @@ def _home_of(homes: list[Home], run: str) -> Home:
         try:
             fd = open_run(home, run)
             try:
-                if _alive(fd, home.path / run):
+                if is_alive(fd, home.path / run):
                     return home
             finally:
                 os.close(fd)
@@ -378,7 +380,7 @@ def _unused(home: Home, job: str, everywhere: str, generation: int, taken: set[s
         try:
             fd = open_run(home, run)
             try:
-                if not _alive(fd, home.path / run) or _is_of(fd, home.path / run, job, generation):
+                if not is_alive(fd, home.path / run) or _is_of(fd, home.path / run, job, generation):
                     return run
             finally:
                 os.close(fd)
@@ -458,104 +460,6 @@ def _directory() -> str:
         return os.getcwd()
     except FileNotFoundError:  # removed under the process
         return ""
-
-
-# --- supervisors ---
-
-
-def hold_supervisor(run: str) -> int | None:
-    """Takes the lock that says that a supervisor watches over this run; the kernel drops it when the process dies.
-
-    Returns a descriptor that is to be kept open, or None if the lock can't be had now. Never waits. Raises OSError,
-    FolderRefusedError.
-    """
-    with opened_homes() as homes:
-        if not homes:
-            raise FileNotFoundError("the folder of runs is gone")
-        home = next((each for each in homes if run in os.listdir(each.fd)), homes[0])
-        # In the home's turn, so that remove_ended() does not remove the file between its opening and its locking.
-        with suppress(SegmentError), _home_locked(home, 0.0):
-            name = SUPERVISOR + run
-            fd = open_own(name, os.O_RDWR | os.O_CREAT, dir_fd=home.fd, shown=home.path / name)
-            if _core.lock_file(fd, 0.0):
-                return fd
-            os.close(fd)
-        return None
-
-
-def has_supervisor(run: str) -> bool:
-    """Whether a supervisor lives that watches over this run. Raises OSError or FolderRefusedError if that can't be
-    told."""
-    with opened_homes() as homes:
-        return any(_locked(SUPERVISOR + run, home) for home in homes)
-
-
-def _locked(name: str, home: Home) -> bool:
-    try:
-        fd = open_own(name, os.O_RDONLY, dir_fd=home.fd, shown=home.path / name)
-    except FileNotFoundError:
-        return False
-    try:
-        return _core.any_lock(fd)
-    finally:
-        os.close(fd)
-
-
-# --- what is left ---
-
-
-def remove_ended(*, timeout: Duration = 10.0) -> list[str]:
-    """Remove the folders of runs of which no process lives; return their ids. Folders that can't be looked at stay.
-
-    timeout: seconds, or text such as "90s", to wait at most for another process that makes or removes runs.
-
-    Raises SegmentError when the time is up, FolderRefusedError if the folder of runs can't be trusted, OSError for want
-    of descriptors or memory.
-    """
-    limit = seconds_of(timeout, "timeout")
-    removed = []
-    with opened_homes() as homes:
-        for home in homes:
-            with _home_locked(home, limit):
-                removed += [run for run in run_names(home) if _removed(home, run)]
-                _remove_supervisors(home)
-    return removed
-
-
-def _removed(home: Home, run: str) -> bool:
-    """Removes a run's folder if no process of the run lives. Whether it did."""
-    try:
-        fd = open_run(home, run)
-    except (OSError, FolderRefusedError) as error:
-        if is_short(error):
-            raise
-        return False  # nothing can be told of it, so it stays
-    try:
-        try:
-            if _alive(fd, home.path / run):
-                return False
-        except (OSError, FolderRefusedError) as error:
-            if is_short(error):
-                raise
-            return False
-        _empty(fd)
-    finally:
-        os.close(fd)
-    os.rmdir(run, dir_fd=home.fd)
-    return True
-
-
-def _remove_supervisors(home: Home) -> None:
-    for name in os.listdir(home.fd):
-        if name.startswith(SUPERVISOR):
-            try:
-                over = not _locked(name, home)
-            except (OSError, FolderRefusedError) as error:
-                if is_short(error):
-                    raise
-                continue  # as with a run of which nothing can be told
-            if over:
-                os.unlink(name, dir_fd=home.fd)
 
 
 def new_id() -> int:

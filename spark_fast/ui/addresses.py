@@ -1,7 +1,7 @@
-"""Where the server listens, and the address that leads there.
+"""The addresses at which the server listens, and the one that it prints.
 
-A name can lead to several addresses, and a browser may try another of them than we listen on, where another user's
-server can wait. So a name is looked up once, the server listens on all that it leads to, and a number is printed.
+A name can have several addresses. A browser may try one at which this server does not listen, but another user's does.
+So the server looks the name up once, listens at all of its addresses, and prints a number.
 """
 
 import errno
@@ -55,7 +55,7 @@ def listen(addresses: Sequence[Address], port: int | None) -> list[socket.socket
     if port is not None:
         return _listen_at(addresses, port)
     for each in range(PORT, PORT + _PORTS):
-        with suppress(OSError):  # taken; what else may be wrong is met again below
+        with suppress(OSError):  # the port is taken; any other error comes again below
             return _listen_at(addresses, each)
     return _listen_anywhere(addresses)
 

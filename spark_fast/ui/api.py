@@ -1,4 +1,4 @@
-"""The routes below /api, but for the stream."""
+"""The routes below /api, except the stream."""
 
 import asyncio
 from collections.abc import Callable
@@ -31,27 +31,27 @@ _Found = TypeVar("_Found")
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": models.Error, "description": "No token, or a wrong one"},
-    403: {"model": models.Error, "description": "From elsewhere: the Host or the Origin is foreign"},
-    503: {"model": models.Error, "description": "A file of the run can't be used, or too much is asked at once"},
+    403: {"model": models.Error, "description": "The Host or the Origin header is not that of this server"},
+    503: {"model": models.Error, "description": "A file of the run can't be used, or too many requests wait already"},
 }
 _OF_A_RUN: dict[int | str, dict[str, Any]] = {
-    404: {"model": models.Error, "description": "There is no such run, or it has no such thing"}
+    404: {"model": models.Error, "description": "There is no such run, or it has nothing of this name"}
 }
-_INVALID: dict[int | str, dict[str, Any]] = {422: {"model": models.Refused, "description": "It does not fit"}}
+_INVALID: dict[int | str, dict[str, Any]] = {422: {"model": models.Refused, "description": "A value does not fit"}}
 _ASKING: dict[int | str, dict[str, Any]] = {
     **_OF_A_RUN,
     **_INVALID,
-    409: {"model": models.Refused, "description": "The run is in no state for it: it has ended, say"},
+    409: {"model": models.Refused, "description": "The state of the run does not allow it: it has ended, for example"},
     400: {"model": models.Error, "description": "The body can't be read as JSON"},
-    413: {"model": models.Error, "description": "Too long"},
+    413: {"model": models.Error, "description": "The body is too long"},
 }
 
 router = APIRouter(prefix="/api", responses=ERRORS)
 
 _MOMENT = 0.05
-"""Seconds between two looks at a fate that somebody waits for."""
+"""Seconds between two looks at the fate that a client waits for."""
 _WAITERS = 100
-"""How many may wait at a time; others are answered at once."""
+"""How many clients may wait at a time. Others get the fate as it is."""
 
 
 def _json(content: object, status: int = 200) -> Response:
@@ -59,7 +59,7 @@ def _json(content: object, status: int = 200) -> Response:
 
 
 def _there(server: State, name: str) -> Run:
-    found = server.sent.run(name) if names.valid(name) else None
+    found = server.cache.run(name) if names.valid(name) else None
     if found is None:
         raise HTTPException(404, f"there is no run {name}")
     return found
@@ -70,21 +70,21 @@ def _there(server: State, name: str) -> Run:
 
 @router.get("/runs", response_model=models.Runs)
 async def runs(server: Server) -> Response:
-    """All runs, live or ended, by the time at which they began."""
+    """List all runs, live or ended, in the order in which they started."""
     return _json({"runs": await server.poller.summaries(), "error": server.poller.error})
 
 
 @router.get("/runs/{run}", response_model=models.Detail, responses=_OF_A_RUN)
 async def run(server: Server, run: str) -> Response:
-    """One run in full."""
+    """Show one run in full."""
     summary = await server.poller.summary(run) or {}
-    found = await server.threads.read(lambda: Parts(_there(server, run), server.sent).look())
+    found = await server.threads.read(lambda: Parts(_there(server, run), server.cache).look())
     return _json(found | {name: summary.get(name) for name in ("memory", "since_checkpoint")})
 
 
 @router.get("/runs/{run}/history", response_model=models.Histories, responses=_OF_A_RUN | _INVALID)
 async def history(server: Server, run: str, name: Annotated[list[str], Query(min_length=1)]) -> Response:
-    """The courses of values over the whole run, of at most some thousand points each."""
+    """Return the histories of values over the whole run, each of some thousand points at most."""
 
     def look() -> str:
         found = _there(server, run)
@@ -109,22 +109,22 @@ async def _ask(
     wait: float = 0.0,
     of: str | None = None,
 ) -> Response:
-    """Has the request sent, and answers with it.
+    """Send a request to a run, and answer with it.
 
-    what: the name of the value or the function that it is about.
-    of: the client, if it is to wait for its turn.
+    what: the name of the value that it sets, or of the function that it calls.
+    of: the client, where it has to wait for its turn.
     """
 
     def ask() -> tuple[Request, dict[str, Any], bool]:
         run = _there(server, name)
         request = send(run)
-        server.sent.keep(request, what)
+        server.cache.keep(request, what)
         over = not run.status.live or run.status is SparkStatus.STOPPING
         over = over or (request.kind == "reload" and not Store(run.folder).reloadable)
-        return request, server.sent.view(request), over
+        return request, server.cache.view(request), over
 
     if of is not None:
-        await server.turns.take(name, of)
+        await server.queue.take(name, of)
     try:
         request, view, over = await server.threads.ask(name, ask)
     except (ValueError, TypeError, OverflowError) as error:
@@ -136,7 +136,7 @@ async def _ask(
 
 
 async def _waited(server: State, request: Request, view: dict[str, Any], wait: float) -> dict[str, Any]:
-    """The request, once its fate is final or the time is up."""
+    """Return the request once its fate is final, or the time is up."""
     if view["fate"]["final"] or server.waiters >= _WAITERS:
         return view
     end = monotonic() + wait
@@ -144,7 +144,7 @@ async def _waited(server: State, request: Request, view: dict[str, Any], wait: f
     try:
         while not view["fate"]["final"] and not server.closing and (left := end - monotonic()) > 0:
             await asyncio.sleep(min(_MOMENT, left))
-            view = await server.threads.read(lambda: server.sent.view(request))
+            view = await server.threads.read(lambda: server.cache.view(request))
     finally:
         server.waiters -= 1
     return view
@@ -152,7 +152,7 @@ async def _waited(server: State, request: Request, view: dict[str, Any], wait: f
 
 @router.post("/runs/{run}/pause", status_code=202, response_model=models.Asked, responses=_ASKING)
 async def pause(server: Server, run: str, body: models.Pause | None = None) -> Response:
-    """Asks a run to park at its next checkpoint, or at a step."""
+    """Ask a run to park at its next checkpoint, or at a step."""
     said = body or models.Pause()
     return await _ask(
         server,
@@ -163,32 +163,32 @@ async def pause(server: Server, run: str, body: models.Pause | None = None) -> R
 
 @router.post("/runs/{run}/resume", status_code=202, response_model=models.Asked, responses=_ASKING)
 async def resume(server: Server, run: str, body: models.Nothing | None = None) -> Response:
-    """Asks a paused run to go on, and calls off a pause that is set for later."""
+    """Ask a paused run to go on, and cancel a pause that is set for later."""
     return await _ask(server, run, lambda found: found.resume(wait=False))
 
 
 @router.post("/runs/{run}/stop", status_code=202, response_model=models.Asked, responses=_ASKING)
 async def stop(server: Server, run: str, body: models.Nothing | None = None) -> Response:
-    """Asks a run to stop at its next checkpoint."""
+    """Ask a run to stop at its next checkpoint."""
     return await _ask(server, run, lambda found: found.stop(wait=False))
 
 
 @router.post("/runs/{run}/advance", status_code=202, response_model=models.Asked, responses=_ASKING)
 async def advance(server: Server, run: str, body: models.Advance) -> Response:
-    """Asks a run to do so many more steps, and to park."""
+    """Ask a run to do some more steps, and to park again."""
     return await _ask(server, run, lambda found: found.advance(body.steps, wait=False))
 
 
 @router.post("/runs/{run}/reload", status_code=202, response_model=models.Asked, responses=_ASKING)
 async def reload(server: Server, run: str, body: models.Reload | None = None) -> Response:
-    """Asks a run to go on with new code. Code that does not compile is refused."""
+    """Ask a run to go on with new code. Code that does not compile is refused."""
     said = body or models.Reload()
     return await _ask(server, run, lambda found: found.reload(said.code, to=said.to, restart=said.restart, wait=False))
 
 
 @router.post("/runs/{run}/reset", status_code=202, response_model=models.Asked, responses=_ASKING)
 async def reset(server: Server, run: str, body: models.Reset | None = None) -> Response:
-    """Asks for a fresh process in the place of the run's. The request is the stop that it begins with."""
+    """Ask for a fresh process in the place of the run's. The request that is returned is the stop of the old one."""
     grace = (body or models.Reset()).grace
     try:
         return await _ask(server, run, lambda found: ask_reset(found._connection, grace=grace))
@@ -198,7 +198,7 @@ async def reset(server: Server, run: str, body: models.Reset | None = None) -> R
 
 @router.put("/runs/{run}/values", status_code=202, response_model=models.Asked, responses=_ASKING)
 async def set_values(server: Server, of: Client, run: str, body: models.SetValues) -> Response:
-    """Asks a run to take several new values at one step, at its next checkpoint: all or none."""
+    """Ask a run to take several new values at its next checkpoint, all at one step, or none."""
 
     def send(found: Run) -> Request:
         there = found.values
@@ -212,7 +212,7 @@ async def set_values(server: Server, of: Client, run: str, body: models.SetValue
 
 @router.put("/runs/{run}/values/{name:path}", status_code=202, response_model=models.Asked, responses=_ASKING)
 async def set_value(server: Server, of: Client, run: str, name: str, body: models.SetValue) -> Response:
-    """Asks a run to take a new value, at its next checkpoint."""
+    """Ask a run to take a new value at its next checkpoint."""
 
     def send(found: Run) -> Request:
         if name not in found.values and not is_before_first_checkpoint(found._connection):
@@ -224,7 +224,7 @@ async def set_value(server: Server, of: Client, run: str, name: str, body: model
 
 @router.post("/runs/{run}/calls/{name:path}", status_code=202, response_model=models.Asked, responses=_ASKING)
 async def call(server: Server, of: Client, run: str, name: str, body: models.Call | None = None) -> Response:
-    """Asks a run to call a function, at its next checkpoint. The result is in the request when its fate is final."""
+    """Ask a run to call a function at its next checkpoint. The request holds the result once its fate is final."""
     said = body or models.Call()
 
     def send(found: Run) -> Request:
@@ -244,14 +244,14 @@ async def request(
         float, Query(ge=0, le=30, allow_inf_nan=False, description="Seconds to wait for its fate to be final.")
     ] = 0.0,
 ) -> Response:
-    """What became of a request."""
+    """Show a request, with its fate."""
 
     def find() -> tuple[Request, dict[str, Any]]:
         _there(server, run)
-        found = server.sent.request(run, ident)
+        found = server.cache.request(run, ident)
         if found is None:
             raise HTTPException(404, f"run {run} knows of no request {ident}")
-        return found, server.sent.view(found)
+        return found, server.cache.view(found)
 
     found, view = await server.threads.read(find)
     return _json({"request": await _waited(server, found, view, wait)})
@@ -262,7 +262,7 @@ async def request(
 
 @router.get("/runs/{run}/journal", response_model=models.Journal, responses=_OF_A_RUN)
 async def journal_of(server: Server, run: str) -> Response:
-    """What was applied to a run, at which step."""
+    """List the requests that were applied to a run, each with its step."""
 
     def look() -> dict[str, Any]:
         path = journal.of_folder(_there(server, run).folder)
@@ -277,7 +277,7 @@ async def journal_of(server: Server, run: str) -> Response:
 
 @router.get("/runs/{run}/versions", response_model=models.Versions, responses=_OF_A_RUN)
 async def versions(server: Server, run: str) -> Response:
-    """The versions of a run's code, oldest first."""
+    """List the versions of a run's code, oldest first."""
 
     def look() -> dict[str, Any]:
         found = _there(server, run)
@@ -293,7 +293,7 @@ async def versions(server: Server, run: str) -> Response:
 
 @router.get("/runs/{run}/versions/{number}", response_model=models.Code, responses=_OF_A_RUN | _INVALID)
 async def version(server: Server, run: str, number: Annotated[int, Path(ge=1, lt=10**9)]) -> Response:
-    """One version: its files, and what changed from the one before."""
+    """Show one version: its files, and how it differs from the one before."""
 
     def look() -> dict[str, Any]:
         store = Store(_there(server, run).folder)
@@ -342,7 +342,7 @@ def _entry_and_roots(store: Store) -> tuple[str | None, tuple[str, ...]]:
 
 @router.post("/clean", response_model=models.Cleaned, responses=_INVALID | {400: _ASKING[400], 413: _ASKING[413]})
 async def clean(server: Server, body: models.Nothing | None = None) -> Response:
-    """Removes what ended runs left."""
+    """Remove what ended runs left."""
     removed = await server.threads.ask("", client.remove_ended)
     server.poller.hurry()
     return _json({"removed": removed})

@@ -1,4 +1,4 @@
-"""One run in full, for the pages that look at it."""
+"""One run in full, for the pages that show it."""
 
 import asyncio
 import logging
@@ -12,36 +12,36 @@ from spark_fast.runfiles.json_text import to_json
 from spark_fast.runfiles.versions import Store
 from spark_fast.status import monotonic
 from spark_fast.ui.feed import Feed
-from spark_fast.ui.request_cache import Sent, is_there
+from spark_fast.ui.request_cache import RequestCache, is_there
 from spark_fast.ui.threads import Threads
 from spark_fast.ui.views import function_view, present_view, shortened, value_view
 
-__all__ = ["Lookout", "Lookouts", "Parts"]
+__all__ = ["Parts", "RunWatcher", "RunWatchers"]
 
 _log = logging.getLogger(__name__)
 
 _INTERVAL = 0.15
 _AGAIN = 5.0
-"""Seconds after which a look that failed is tried again."""
+"""Seconds between a look that failed and the next one."""
 _TOUCH = 1.0
-"""Seconds between two times at which the run is told that somebody looks."""
+"""Seconds between two signs to the run that a page shows it."""
 _BY_NAME = {"values": "name", "requests": "id", "ranks": "rank"}
-"""The parts of which an event holds only those items that changed, and what each is known by."""
+"""The parts that are lists, and the key of their items. An event holds only the items that changed."""
 
 
 class Parts:
-    """What there is to say of a run, beyond its summary; each part is read anew only if it may have changed."""
+    """Reads a run: its summary, and the other parts of its page. A part is read again only if it may have changed."""
 
-    def __init__(self, run: Run, sent: Sent) -> None:
+    def __init__(self, run: Run, cache: RequestCache) -> None:
         self._run = run
-        self._sent = sent
+        self._cache = cache
         self._final: dict[str, dict[str, Any]] = {}
         self._keys: dict[str, object] = {}
         self._parts: dict[str, Any] = {}
         self._touch_due = 0.0
 
     def look(self) -> dict[str, Any]:
-        """The summary and all parts, by name. In a thread: it reads small files."""
+        """Return the summary and all parts, by name. To be called in a thread: it reads small files."""
         run = self._run
         summary = run.as_dict() | {"id": run.folder.name}
         summary["present"] = present_view(summary["ranks"])
@@ -62,7 +62,7 @@ class Parts:
         for request in self._run.requests:
             view = self._final.get(request.id)
             if view is None:
-                view = shortened(self._sent.view(request))
+                view = shortened(self._cache.view(request))
             if view["fate"]["final"]:
                 final[request.id] = view
             found.append(view)
@@ -85,7 +85,7 @@ class Parts:
             functions = [function_view(name, function) for name, function in run.functions.items()]
         except (SparkError, OSError) as damage:
             error = str(damage)
-            self._keys.pop("board", None)  # it may be readable at the next look, with no other version
+            self._keys.pop("board", None)  # the next look may be able to read the same version
         self._parts |= {"values": values, "functions": functions, "board_error": error}
 
     def _changed(self, part: str, key: object) -> bool:
@@ -101,24 +101,24 @@ def _code(run: Run) -> dict[str, Any]:
         return {"version": None, "reloadable": False}
 
 
-class Lookout:
-    """Looks at one run while a page does. What changed is published once for all of them.
+class RunWatcher:
+    """Watches one run while pages show it, and publishes its changes once for all of them.
 
     Attributes:
         feed: the events named "run".
     """
 
-    def __init__(self, name: str, threads: Threads, sent: Sent) -> None:
+    def __init__(self, name: str, threads: Threads, cache: RequestCache) -> None:
         self._name = name
         self._threads = threads
-        self._sent = sent
+        self._cache = cache
         self._run: Run | None = None
         self._parts: Parts | None = None
         self._shown: dict[str, Any] | None = None
         self.feed = Feed("run", self._whole)
 
     async def keep_looking(self) -> None:
-        """Looks until it is cancelled."""
+        """Look at the run again and again, until the task is cancelled."""
         while True:
             try:
                 found, anew = await self._threads.read(self._look)
@@ -134,18 +134,18 @@ class Lookout:
             await asyncio.sleep(_INTERVAL)
 
     def _look(self) -> tuple[dict[str, Any] | None, bool]:
-        """What there is to say of the run, None if it has gone; and whether it is another one than before."""
+        """Return all parts of the run, or None if it is gone; and whether it is another run than before."""
         anew = False
         if self._run is not None and not is_there(self._run):
             self._run = self._parts = None
         if self._run is None or self._parts is None:
             try:
                 self._run = find_or_none(self._name)
-            except SparkError:  # for want of a descriptor, an OSError, it is looked again: the run may well live
+            except SparkError:  # not OSError: where no descriptor is left, the run may well live
                 self._run = None
             if self._run is None:
                 return None, False
-            self._parts = Parts(self._run, self._sent)
+            self._parts = Parts(self._run, self._cache)
             anew = True
         return self._parts.look(), anew
 
@@ -169,32 +169,32 @@ def _items(before: Iterable[dict[str, Any]] | None, found: Iterable[dict[str, An
     return [item for item in found if item != known.get(item[name])]
 
 
-class Lookouts:
-    """One for each run that a page looks at."""
+class RunWatchers:
+    """The watchers of a server: one for each run that a page shows."""
 
-    def __init__(self, threads: Threads, sent: Sent) -> None:
+    def __init__(self, threads: Threads, cache: RequestCache) -> None:
         self._threads = threads
-        self._sent = sent
-        self._there: dict[str, tuple[Lookout, asyncio.Task[None]]] = {}
+        self._cache = cache
+        self._there: dict[str, tuple[RunWatcher, asyncio.Task[None]]] = {}
 
     @property
     def names(self) -> list[str]:
-        """Of the runs that are looked at."""
+        """The runs that are watched."""
         return list(self._there)
 
     def enter(self, name: str, bell: asyncio.Event) -> Feed:
-        """The events of a run, for a page whose bell is rung when there are any."""
+        """Return the events of a run for one more page. Its bell is set at each event."""
         if name not in self._there:
-            lookout = Lookout(name, self._threads, self._sent)
-            self._there[name] = lookout, asyncio.create_task(lookout.keep_looking())
+            watcher = RunWatcher(name, self._threads, self._cache)
+            self._there[name] = watcher, asyncio.create_task(watcher.keep_looking())
         feed = self._there[name][0].feed
         feed.bells.add(bell)
         return feed
 
     def leave(self, name: str, bell: asyncio.Event) -> None:
-        """The page has gone."""
-        lookout, task = self._there[name]
-        lookout.feed.bells.discard(bell)
-        if not lookout.feed.watched:
+        """Take a page away. Stop the watcher after its last page."""
+        watcher, task = self._there[name]
+        watcher.feed.bells.discard(bell)
+        if not watcher.feed.watched:
             task.cancel()
             del self._there[name]

@@ -1,7 +1,7 @@
-"""Whose value or call goes next, where the pages and scripts of one server ask a run for more than its share.
+"""A fair queue of the clients of one server that set values of a run or call its functions.
 
-To a run the server is one sender. Its clients take turns, so that one which asks without a pause holds up itself: it
-waits here, where it takes no thread, and another's next request is sent before its second.
+A run takes only so many values and calls a second from one sender, and the whole server is one sender. Its clients take
+turns: one that asks without a pause waits here, without a thread, and the next request of another client goes first.
 """
 
 import asyncio
@@ -10,21 +10,21 @@ from collections import OrderedDict, deque
 from spark_fast.client.rate_limit import TokenBucket
 from spark_fast.ui.threads import BusyError
 
-__all__ = ["Turns"]
+__all__ = ["FairQueue"]
 
 _RUNS = 256
 _WAITING = 256
 _WAITING_OF_CLIENT = 16
 
 
-class Turns:
-    """The turns at all runs."""
+class FairQueue:
+    """The clients that wait, for each run."""
 
     def __init__(self) -> None:
         self._lines: dict[str, _Line] = {}
 
     async def take(self, run: str, client: str) -> None:
-        """Waits for the client's turn. BusyError if too many of its requests, or of all, wait already."""
+        """Wait for the client's turn. Raise BusyError if too many of its requests, or of all clients, wait already."""
         line = self._lines.get(run)
         if line is None:
             if len(self._lines) >= _RUNS:
@@ -33,7 +33,7 @@ class Turns:
         await line.take(client)
 
     def close(self) -> None:
-        """Whoever waits is told that it is over."""
+        """End all waiting: take() raises BusyError."""
         for line in self._lines.values():
             line.close()
 
@@ -54,7 +54,7 @@ class _Line:
             self._share.take()
             return
         if len(self._waiting.get(client, ())) >= _WAITING_OF_CLIENT or self._count() >= _WAITING:
-            raise BusyError(f"more values and calls were asked of run {self._run} than are sent in some seconds")
+            raise BusyError(f"too many values and calls wait for run {self._run} already")
         turn = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(client, deque()).append(turn)
         if self._timer is None:

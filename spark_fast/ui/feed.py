@@ -7,17 +7,17 @@ from collections.abc import Callable
 __all__ = ["Feed"]
 
 _KEPT = 16
-"""Events that are kept for pages that are behind; one that is further behind is told everything anew."""
+"""How many events are kept for pages that are behind. A page that is further behind gets the whole state again."""
 
 
 class Feed:
-    """What has changed, as numbered events.
+    """Publishes changes as numbered events.
 
-    Nothing is queued for a page: it asks for what came after the last event that it has sent. So one on a slow line
-    costs no memory, and skips what it has missed.
+    No event is queued for a page: the page asks for the events after the last one that it got. So a page on a slow line
+    costs no memory, and skips the events that it has missed.
 
-    name: of its events.
-    whole: gives everything as JSON, for a page that begins, or was too slow.
+    name: the name of the events.
+    whole: returns the whole state as JSON, for a page that begins or is too far behind.
     """
 
     def __init__(self, name: str, whole: Callable[[], str]) -> None:
@@ -29,27 +29,30 @@ class Feed:
 
     @property
     def watched(self) -> bool:
-        """Whether there is a page."""
+        """Whether a page takes the events."""
         return bool(self.bells)
 
     def publish(self, text: str) -> None:
-        """One more event."""
+        """Add an event with this JSON, and wake all pages."""
         self._number += 1
         self._events.append((self._number, self._framed(text)))
         self.ring()
 
     def ring(self) -> None:
-        """Wakes all pages."""
+        """Wake all pages."""
         for bell in self.bells:
             bell.set()
 
     @property
     def begun(self) -> bool:
-        """Whether there was an event. Before the first there is nothing to tell, not even everything."""
+        """Whether there was an event. Before the first one a page gets nothing, not even the whole state."""
         return self._number > 0
 
     def since(self, number: int | None) -> tuple[int | None, bytes]:
-        """What came after this event, framed to be sent, and the number of the last; None for everything."""
+        """Return the number of the last event, and the events after number `number`, framed to be sent.
+
+        number: None for the whole state.
+        """
         if number == self._number or not self.begun:
             return number, b""
         if number is None or not self._events or self._events[0][0] > number + 1:

@@ -1,4 +1,4 @@
-"""How much memory a worker has, as far as this host's /proc says it."""
+"""The memory of a worker, from this host's /proc."""
 
 import os
 
@@ -8,7 +8,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def resident(pid: int) -> int | None:
-    """Bytes in memory; None if there is no such process, or the system does not say."""
+    """Return the bytes that a process has in memory; None if there is no such process, or /proc does not say."""
     try:
         with open(f"/proc/{pid}/statm", "rb", buffering=0) as file:
             return int(file.read(128).split()[1]) * _PAGE

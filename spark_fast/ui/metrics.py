@@ -1,4 +1,4 @@
-"""What Prometheus collects, in its text format."""
+"""Metrics in the text format of Prometheus."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,7 +21,7 @@ router = APIRouter(responses=ERRORS)
 _TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _OF_RUN: dict[str, tuple[str, str]] = {
-    "step": ("counter", "Checkpoints passed, by the living rank that is furthest behind."),
+    "step": ("counter", "Checkpoints that the live rank that is furthest behind has passed."),
     "steps_per_second": ("gauge", "The speed now."),
     "started": ("gauge", "When the run began, in seconds since the epoch."),
     "memory": ("gauge", "Bytes that rank 0 has in memory."),
@@ -41,9 +41,9 @@ _NAMES = {
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "The metrics"}},
 )
 async def metrics(server: Server) -> Response:
-    """The live runs, their speed, and the numbers that they expose."""
+    """Return the live runs, their speed, and the numbers that they expose."""
     summaries = [each for each in await server.poller.summaries() if SparkStatus(each["status"]).live]
-    values = await server.threads.read(lambda: [*_values(server.sent.run, summaries)])
+    values = await server.threads.read(lambda: [*_values(server.cache.run, summaries)])
     several = [each for each in summaries if each["world_size"] > 1 or each["local_world_size"] > 1]
     ages = {each["id"]: server.poller.since_checkpoints(each["id"]) for each in several}
     lines = [*_lines(summaries, values), *_lines_of_jobs(several), *_lines_of_ranks(several, ages), ""]
@@ -53,7 +53,7 @@ async def metrics(server: Server) -> Response:
 def _values(
     find: Callable[[str], Run | None], summaries: Iterable[Mapping[str, Any]]
 ) -> Iterator[tuple[str, str, float]]:
-    """Run, name and value of the numbers that are exposed."""
+    """Yield run, name and value of each exposed number."""
     for summary in summaries:
         try:
             run = find(summary["id"])
@@ -61,12 +61,12 @@ def _values(
             for value in values.values():
                 if isinstance(value.value, (bool, int, float)):
                     yield summary["id"], value.name, float(value.value)
-        except (SparkError, OSError):  # it ended in this moment; the next collection has it no more
+        except (SparkError, OSError):  # the run has just ended; the next collection leaves it out
             continue
 
 
 def _lines(summaries: list[dict[str, Any]], values: list[tuple[str, str, float]]) -> Iterator[str]:
-    yield from _head("spark_fast_run_status", "gauge", "1 for what the run is doing.")
+    yield from _head("spark_fast_run_status", "gauge", "1 for the status that the run has.")
     for each in summaries:
         yield _sample("spark_fast_run_status", {"run": each["id"], "status": each["status"]}, 1)
     for key, (kind, text) in _OF_RUN.items():
@@ -75,7 +75,7 @@ def _lines(summaries: list[dict[str, Any]], values: list[tuple[str, str, float]]
         for each in summaries:
             if each[key] is not None:
                 yield _sample(name, {"run": each["id"]}, each[key])
-    yield from _head("spark_fast_progress_ratio", "gauge", "How far the outermost track() loop is.")
+    yield from _head("spark_fast_progress_ratio", "gauge", "The part of the outermost track() loop that is done.")
     for each in summaries:
         if each["progress"] is not None and each["progress"]["fraction"] is not None:
             yield _sample("spark_fast_progress_ratio", {"run": each["id"]}, each["progress"]["fraction"])
@@ -85,12 +85,12 @@ def _lines(summaries: list[dict[str, Any]], values: list[tuple[str, str, float]]
 
 
 def _lines_of_jobs(several: list[dict[str, Any]]) -> Iterator[str]:
-    """What there is to say of any number of ranks."""
+    """Yield the metrics of a whole job, whatever the number of its ranks."""
     metrics: dict[str, tuple[str, Callable[[dict[str, Any]], float | None]]] = {
         "world_size": ("Ranks that the job has, on all hosts.", lambda each: each["world_size"]),
-        "alive": ("Ranks that are known to live.", lambda each: each["present"]["live"]),
+        "alive": ("Ranks that live.", lambda each: each["present"]["live"]),
         "unheard": (
-            "Ranks of which it is not known whether they live, since their hosts are not heard.",
+            "Ranks of hosts that are not heard: whether they live is not known.",
             lambda each: sum(rank["status"] == SparkStatus.UNHEARD for rank in each["ranks"]),
         ),
         "overdue": (
@@ -98,10 +98,10 @@ def _lines_of_jobs(several: list[dict[str, Any]]) -> Iterator[str]:
             lambda each: sum(rank["overdue"] > 0 for rank in each["ranks"]),
         ),
         "step_min": (
-            "The step of the living rank that is furthest behind.",
+            "The lowest step of a live rank.",
             lambda each: min(_steps(each), default=None),
         ),
-        "step_max": ("The step of the living rank that is furthest.", lambda each: max(_steps(each), default=None)),
+        "step_max": ("The highest step of a live rank.", lambda each: max(_steps(each), default=None)),
     }
     for key, (text, of) in metrics.items():
         name = f"spark_fast_ranks_{key}"
@@ -116,7 +116,7 @@ def _steps(summary: Mapping[str, Any]) -> list[int]:
 
 
 def _lines_of_ranks(several: list[dict[str, Any]], ages: Mapping[str, Mapping[int, float]]) -> Iterator[str]:
-    """Each rank whose host is heard, of runs that do not have too many."""
+    """Yield the metrics of each rank whose host is heard, for runs of RANKS_MAX ranks at most."""
     metrics: dict[str, tuple[str, Callable[[str, dict[str, Any]], float | None]]] = {
         "alive": ("1 for a rank that lives.", lambda _, rank: int(SparkStatus(rank["status"]).live)),
         "step": ("Checkpoints passed by a rank.", lambda _, rank: rank["step"]),

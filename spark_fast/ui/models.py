@@ -1,4 +1,4 @@
-"""What the API takes and gives, for its description. What it takes is checked against these."""
+"""The bodies of the API's requests and answers. Requests are checked against them; answers are described by them."""
 
 from typing import Annotated, Any, Literal
 
@@ -25,10 +25,10 @@ __all__ = [
     "Versions",
 ]
 
-_STEPS_MAX = 10**15  # what JavaScript can count to, and no run reaches
+_STEPS_MAX = 10**15  # JavaScript counts so far without error, and no run gets there
 _SECONDS_MAX = 1e9
 
-# --- what is taken ---
+# --- requests ---
 
 
 class _Body(BaseModel):
@@ -47,7 +47,7 @@ Seconds = Annotated[float, Field(ge=0.001, le=_SECONDS_MAX, allow_inf_nan=False)
 
 
 class Nothing(_Body):
-    """A request that says nothing more."""
+    """An empty body."""
 
 
 class Pause(_Body):
@@ -64,10 +64,10 @@ class Advance(_Body):
 
 
 class Reload(_Body):
-    """Where the new code comes from: what changed on disk, if nothing is said. `code` and `to` exclude each other."""
+    """Where the new code comes from. Default: the files on disk. `code` and `to` exclude each other."""
 
     code: Annotated[str | None, Field(description="The complete new source of the entry file.")] = None
-    to: Annotated[Number | None, Field(description="The version to go back to, or forth.")] = None
+    to: Annotated[Number | None, Field(description="The version to run, older or newer than the current one.")] = None
     restart: Annotated[bool, Field(description="Whether to start the training over, with nothing kept.")] = False
 
 
@@ -84,36 +84,37 @@ class SetValue(_Body):
 
 
 class SetValues(_Body):
-    """New values by name, of which all are set at one step, or none."""
+    """New values by name: all are set at one step, or none."""
 
     values: dict[str, JsonValue] = Field(min_length=1, max_length=256)
 
 
 class Call(_Body):
-    """What a function is called with."""
+    """The arguments of a call."""
 
     args: list[JsonValue] = []
     kwargs: dict[str, JsonValue] = {}
     ranks: Annotated[
         Place | Literal["all"] | None,
-        Field(description="The rank that calls it; or all of them, at the same step; else as the function says."),
+        Field(description="The rank that calls it, or all of them, at the same step. Default: what the function says."),
     ] = None
     timeout: Annotated[
-        float, Field(ge=0, le=30, allow_inf_nan=False, description="Seconds in which the answer waits for the result.")
+        float,
+        Field(ge=0, le=30, allow_inf_nan=False, description="Seconds to wait for the result, at most."),
     ] = 0.0
 
 
-# --- what is given ---
+# --- answers ---
 
 
 class Error(BaseModel):
-    """What is wrong, for people."""
+    """An error, in words for people."""
 
     error: str
 
 
 class Progress(BaseModel):
-    """How far the track() loops are."""
+    """How far the track() loops have come."""
 
     loops: list[tuple[int, int | None]]
     fraction: float | None
@@ -135,19 +136,19 @@ class Rank(BaseModel):
             "unheard, when its host was last heard. 0 if unknown."
         ),
     ]
-    behind: Annotated[int, Field(description="Steps that it is behind the furthest of those that live.")]
+    behind: Annotated[int, Field(description="Steps that it is behind the live rank that is furthest.")]
     overdue: Annotated[
         float,
         Field(description="Whole seconds since the oldest request that only this rank has not come to; or 0."),
     ]
     trouble: Annotated[
         Literal["", "lost", "failed", "unheard", "overdue", "behind"],
-        Field(description="What is wrong with it, if so."),
+        Field(description="What is wrong with it; empty if nothing is."),
     ]
 
 
 class Trouble(BaseModel):
-    """Ranks with which the same is wrong: how many, and the first of them."""
+    """Ranks that have the same trouble: how many, and the first of them."""
 
     trouble: Literal["lost", "failed", "unheard", "overdue", "behind"]
     count: int
@@ -155,7 +156,7 @@ class Trouble(BaseModel):
 
 
 class Present(BaseModel):
-    """How many ranks there are, or were, how many live, on how many hosts, and with which something is wrong."""
+    """How many ranks the run has or had, how many live, on how many hosts, and which of them are in trouble."""
 
     ranks: int
     live: int
@@ -164,7 +165,7 @@ class Present(BaseModel):
 
 
 class RunError(BaseModel):
-    """The exception that ended a run, or after which it is paused; of several ranks, the first."""
+    """The exception that ended a run, or after which it is paused. Where several ranks have one: the first."""
 
     type: str
     message: Annotated[str, Field(description="Its last line, as Python prints it.")]
@@ -192,14 +193,15 @@ class Summary(BaseModel):
     folder: str
     resumes: float | None
     stop_by: Annotated[
-        float | None, Field(description="When whoever asked for the stop ends the processes, as far as that was said.")
+        float | None, Field(description="When the sender of the stop kills the processes; null if it did not say.")
     ]
     swallowed_stop: Annotated[
-        int | None, Field(description="The step at which a stop was raised that its loop swallowed, and goes on.")
+        int | None,
+        Field(description="The step at which the loop caught SparkStopError and went on; else null."),
     ]
     world_size: Annotated[int, Field(description="How many ranks the job has, on all hosts.")]
-    local_world_size: Annotated[int, Field(description="How many of them are to be on this host.")]
-    ranks: Annotated[list[Rank], Field(description="Those that are there, or were.")]
+    local_world_size: Annotated[int, Field(description="How many ranks of the job this host has, once all have come.")]
+    ranks: Annotated[list[Rank], Field(description="The ranks that are there, or were.")]
     present: Present
     memory: Annotated[int | None, Field(description="Bytes that rank 0 has in memory.")]
     since_checkpoint: Annotated[
@@ -208,14 +210,14 @@ class Summary(BaseModel):
 
 
 class Runs(BaseModel):
-    """All runs, and why they can't be listed, if so."""
+    """All runs; or an error, if they can't be listed."""
 
     runs: list[Summary]
     error: str | None
 
 
 class Fate(BaseModel):
-    """What became of a request."""
+    """The outcome of a request."""
 
     state: Literal["asked", "applied", "superseded", "refused", "failed", "void", "lost"]
     step: int | None
@@ -228,10 +230,11 @@ class Fate(BaseModel):
 class Request(BaseModel):
     """A request to a run.
 
-    Of one that sets a value or calls a function: `name` is of that, where this server sent it; `result` and `output`
-    are what came of it; with `cut`, they are too long for a list of requests, and whole in the request by itself.
-    `ranks` says which rank was to call it; if all were, `result` is an object by rank.
-    `can_start_over`: it was refused since the training would start over, which a reload with `restart` does.
+    Of a request that sets values or calls a function: `name` is the name of those, if this server sent the request.
+    `result` is what the function returned, `output` what it printed. `cut` tells that both are too long for a list;
+    the request by itself has them whole. `ranks` is the rank that calls the function; where all do, `result` is an
+    object by rank.
+    `can_start_over`: the reload was refused because the training would start over; a reload with `restart` does that.
     """
 
     id: str
@@ -249,13 +252,13 @@ class Request(BaseModel):
 
 
 class Asked(BaseModel):
-    """The request that was made."""
+    """The request that was sent."""
 
     request: Request
 
 
 class Refused(BaseModel):
-    """Why not; of a request that was made, and refused at once, also the request."""
+    """Why a request was refused; and the request, if the run got it."""
 
     error: str
     request: Request | None = None
@@ -279,7 +282,7 @@ class Value(BaseModel):
 
 
 class Parameter(BaseModel):
-    """One parameter of a function. Without `required`, `default` is what it has; null also where that is no JSON."""
+    """One parameter of a function. `default` is null where there is no default, or where JSON can't express it."""
 
     name: str
     kind: Literal["positional", "keyword", "positional_or_keyword", "var_positional", "var_keyword"]
@@ -296,7 +299,7 @@ class Function(BaseModel):
     signature: str
     parameters: list[Parameter]
     ranks: Annotated[
-        Literal[0, "all"], Field(description="The rank that calls it, or all of them, where the caller does not say.")
+        Literal[0, "all"], Field(description="The rank that calls it, or all of them, unless the call says another.")
     ]
 
 
@@ -312,7 +315,7 @@ class Detail(Summary):
 
 
 class History(BaseModel):
-    """The course of a value: points of equal number of assignments, over the whole run."""
+    """The history of a value over the whole run. Each point stands for the same number of assignments."""
 
     steps: list[int]
     times: list[float]
@@ -323,14 +326,14 @@ class History(BaseModel):
 
 
 class Histories(BaseModel):
-    """By name."""
+    """Histories by the name of their values."""
 
     history: dict[str, History]
 
 
 class Journal(BaseModel):
-    """The lines of a journal, its header first. `torn`: the last one was left out, since it is not whole. `loss`: what
-    is missing of its beginning, for people."""
+    """The lines of a journal, its header first. `torn`: the last line was incomplete, and is left out. `loss`: the part
+    of its beginning that is missing, in words for people."""
 
     path: str | None
     lines: list[dict[str, Any]]
@@ -339,7 +342,7 @@ class Journal(BaseModel):
 
 
 class Version(BaseModel):
-    """A version of the code; `changed`: the files that differ from the version before."""
+    """A version of the code. `changed`: the files that differ from the version before."""
 
     number: int
     made: float
@@ -349,7 +352,7 @@ class Version(BaseModel):
 
 
 class Versions(BaseModel):
-    """All versions, and the number of the one that runs."""
+    """All versions, and the number of the running one."""
 
     current: int | None
     versions: list[Version]
@@ -365,7 +368,7 @@ class File(BaseModel):
 
 
 class Code(Version):
-    """A version with its sources, and what it changed, as a unified diff."""
+    """A version with its sources, and a unified diff from the version before."""
 
     files: list[File]
     diff: str

@@ -1,8 +1,8 @@
-"""What the runs publish, looked at by one poller for all pages.
+"""One poller looks at what the runs publish, for all pages.
 
-Each round looks for new run folders only if their parent has changed, and at the control file of each known run through
-a descriptor that stays open. What a round finds is turned into JSON once, whatever the number of pages. Where there are
-so many runs that a round takes long, rounds are further apart: they take a twentieth of a core at the most.
+Each round looks for new run folders only if their parent has changed. It reads the control file of each known run
+through a descriptor that stays open. What it finds is turned into JSON once, however many pages there are. With very
+many runs, rounds are further apart: together they take a twentieth of a core at most.
 """
 
 import asyncio
@@ -30,32 +30,32 @@ from spark_fast.ui.views import listed_view, present_view
 __all__ = ["RANKS_MAX", "Poller"]
 
 RANKS_MAX = 64
-"""Ranks of a run up to which it is kept for each since when its step is the same."""
+"""For runs of at most so many ranks, the poller keeps for each rank since when its step is the same."""
 
 _log = logging.getLogger(__name__)
 
 _WATCHED = 0.5
 """Seconds between rounds while a page looks."""
 _UNWATCHED = 5.0
-"""While none does: whoever comes then learns for how long a run has been at its step."""
+"""The same while no page looks. So the next page sees at once for how long a run has been at its step."""
 _SHARE = 20
-"""Rounds take one part in so many of a core at the most."""
+"""Rounds take at most one part in so many of a core."""
 _FRESH = 0.25
 _MEMORY = 5.0
 """Seconds between two looks at a worker's memory."""
 _MEMORY_LOOKS = 100
-"""Such looks in one round at the most."""
+"""Such looks in one round, at most."""
 _MEMORY_STEP = 1 << 20
-"""Bytes by which it has to differ to be worth an event."""
+"""A change of memory makes an event if it is of so many bytes."""
 _SETTLED = 0.05
-"""A folder that was changed less than so many seconds ago may be changed again without its time telling."""
+"""Seconds. A folder that changed less than so long ago may change again without a new time stamp."""
 
 _Signature = tuple[int, int, int]
 
 
 @dataclass
 class _Seen:
-    """A run, as it was last seen."""
+    """A run as the last round saw it."""
 
     run: Run
     look: Snapshot | None = None
@@ -71,17 +71,17 @@ class _Seen:
 
 
 class _Folders:
-    """The run folders: which have come, and which have gone."""
+    """Keeps track of the run folders that appear and disappear."""
 
     def __init__(self) -> None:
         self.seen: dict[str, _Seen] = {}
         self._homes: dict[Path, _Signature | None] = {}
         self._unusable: dict[str, _Signature | None] = {}
         self._where: dict[str, Path] = {}
-        """The folder of runs that has the run of this name."""
+        """By the name of a run: the folder of runs that has it."""
 
     def look(self) -> None:
-        """Brings `seen` up to date. Raises OSError, FolderRefusedError if the folder of runs can't be read."""
+        """Bring `seen` up to date. Raise OSError or FolderRefusedError if the folder of runs can't be read."""
         with opened_homes() as homes:
             self._list(homes)
             for name, seen in list(self.seen.items()):
@@ -112,14 +112,14 @@ class _Folders:
         try:
             self.seen[name] = _Seen(open_in(home, name))
         except (OSError, SparkError) as error:
-            # Of a lack of descriptors the folder says nothing: it is tried again.
+            # Where no descriptor was left, that is no fault of the folder: the next round tries it again.
             self._unusable[name] = None if is_short(error) else signature
         else:
             del self._unusable[name]
 
 
 def _signature(folder: str | int, home: int | None = None) -> _Signature | None:
-    """What tells that nothing came into a folder or went; None if that can't be told yet."""
+    """Return what changes when an entry of a folder comes or goes; None if the folder changed too recently to tell."""
     try:
         found = os.stat(folder, dir_fd=home, follow_symlinks=False) if home is not None else os.stat(folder)
     except OSError:
@@ -150,12 +150,12 @@ class Poller:
         self.feed = Feed("runs", self._whole)
 
     async def keep_looking(self) -> None:
-        """Makes rounds until it is cancelled."""
+        """Make rounds until the task is cancelled."""
         while True:
             try:
                 took = await self._round(0.0)
             except Exception:
-                # Whatever is wrong with one run is no reason to show the others no more.
+                # An error of one run must not hide the others.
                 _log.exception("a look at the runs failed")
                 took = 0.0
             pause = max(_WATCHED if self.feed.watched else _UNWATCHED, took * _SHARE)
@@ -167,22 +167,22 @@ class Poller:
                 continue
 
     def hurry(self) -> None:
-        """Makes the next round at once: something was asked for, or a page has come."""
+        """Make the next round at once, because a request was sent or a page has come."""
         self._wanted.set()
 
     async def look(self) -> None:
-        """Makes a round now."""
+        """Make a round now."""
         await self._round(0.0)
 
     async def summaries(self) -> list[dict[str, Any]]:
-        """All runs, by the time at which they began; none as it was more than a quarter of a second ago."""
+        """Return all runs in the order in which they started, as they were a quarter of a second ago at most."""
         await self._round(_FRESH)
         now = monotonic()
         found = [_with_age(seen, now) for seen in self._shown.values()]
         return sorted(found, key=lambda summary: (summary["started"], summary["id"]))
 
     async def summary(self, run: str) -> dict[str, Any] | None:
-        """One of them; None if there is no such run."""
+        """Return one run, as summaries() does; None if there is no such run."""
         await self._round(_FRESH)
         if run not in self._shown:
             await self._round(0.0)
@@ -190,20 +190,22 @@ class Poller:
         return None if seen is None else _with_age(seen, monotonic())
 
     def since_checkpoints(self, run: str) -> dict[int, float]:
-        """Of the ranks of a run that has several, and RANKS_MAX at the most: the seconds for which the step of each is
-        the same, as far as that was seen."""
+        """Return for each rank of a run the seconds for which its step is the same, as far as the poller has seen it.
+
+        Only runs of 2 to RANKS_MAX ranks have any.
+        """
         now = monotonic()
         seen = self._shown.get(run)
         return {} if seen is None else {rank: now - since for rank, (_, since) in seen.rank_steps.items()}
 
     def _whole(self) -> str:
-        # A run that hangs makes no events: how long it has done so is told anew.
+        # A run that hangs makes no events, so its age is computed here.
         now = monotonic()
         runs = [to_json(listed_view(_with_age(seen, now))) for seen in self._shown.values()]
         return _event(runs, [], self.error, full=True)
 
     async def _round(self, age: float) -> float:
-        """Makes a round unless one was begun within `age` seconds; the CPU time that it took."""
+        """Make a round unless the last one began less than `age` seconds ago. Return the CPU time that it took."""
         async with self._turn:
             began = monotonic()
             if began - self._made < age:
@@ -218,14 +220,14 @@ class Poller:
             return took
 
     def _look(self) -> tuple[list[_Seen], dict[str, _Seen], str | None, float]:
-        """In a thread: the runs that changed, all runs, what is wrong, and the CPU time."""
+        """Return the runs that changed, all runs, the error if any, and the CPU time. To be called in a thread."""
         began = time.thread_time()
         error = None
         try:
             self._folders.look()
         except (OSError, FolderRefusedError) as refused:
             error = str(refused)
-            if not is_short(refused):  # then the runs that were seen may well live
+            if not is_short(refused):  # where no descriptor is left, the known runs may well live
                 self._folders = _Folders()
         now = monotonic()
         found = dict(self._folders.seen)
@@ -242,7 +244,7 @@ class Poller:
                 if not is_short(refused) or not seen.summary:
                     raise
                 error = str(refused)
-                continue  # it is shown as it was: it may well live
+                continue  # the pages show the run as it was: it may well live
             if news:
                 seen.text = to_json(listed_view(_with_age(seen, now)))
                 changed.append(seen)
@@ -250,12 +252,12 @@ class Poller:
 
 
 def _look_at(seen: _Seen, now: float) -> bool:
-    """Whether the run has published something new."""
+    """Return whether the run has published something new."""
     look = seen.run._snapshot()
     if look == seen.look and seen.summary and not (look is not None and look.waits()):
         return False
     before, seen.look = seen.summary, look
-    # By the name of its folder it is asked for; a folder that was copied or renamed still holds the old one.
+    # Clients ask for a run by the name of its folder. A copied or renamed folder still holds the old name.
     seen.summary = seen.run._as_dict(look, now) | {"id": seen.run.folder.name}
     ranks = seen.summary["ranks"]
     seen.summary["present"] = present_view(ranks)
@@ -269,7 +271,7 @@ def _look_at(seen: _Seen, now: float) -> bool:
 
 
 def _look_at_memory(seen: _Seen) -> bool:
-    """Whether the worker's memory has changed."""
+    """Return whether the worker's memory has changed."""
     pids = [rank["pid"] for rank in seen.summary["ranks"][:1] if SparkStatus(rank["status"]).live]
     memory = None
     if pids:

@@ -1,4 +1,4 @@
-"""Runs that something was asked of, and the requests, for whoever asks what became of them."""
+"""The last runs that clients used, and the last requests that they sent."""
 
 import os
 from collections import OrderedDict
@@ -9,14 +9,14 @@ from spark_fast.client.discovery import find_or_none
 from spark_fast.runfiles import run_folder
 from spark_fast.ui.views import request_view
 
-__all__ = ["Sent", "is_there"]
+__all__ = ["RequestCache", "is_there"]
 
 _RUNS = 256
 _REQUESTS = 1024
 
 
 def is_there(run: Run) -> bool:
-    """Whether a run is still the one in its folder: neither removed nor renamed, nor replaced by a fresh worker.
+    """Return whether a run is still the one in its folder: neither removed nor renamed, nor replaced by a fresh worker.
 
     Raises OSError if that can't be told.
     """
@@ -27,9 +27,11 @@ def is_there(run: Run) -> bool:
     return os.path.samestat(there, os.fstat(run._connection.control))
 
 
-class Sent:
-    """Keeps the runs, so that the next request to one finds its control file mapped; and the last requests, since one
-    that was refused stands in no log."""
+class RequestCache:
+    """Keeps runs and requests.
+
+    The next request to a kept run finds its control file mapped. Requests are kept because a refused one is in no log.
+    """
 
     def __init__(self) -> None:
         self._runs: OrderedDict[str, Run] = OrderedDict()
@@ -37,20 +39,20 @@ class Sent:
         self._names: dict[str, str | None] = {}
 
     def run(self, name: str) -> Run | None:
-        """The run of this id; None if there is none. Raises SparkError, OSError if it can't be used."""
+        """Return the run of this name; None if there is none. Raise SparkError or OSError if it can't be used."""
         found = self._runs.pop(name, None)
         if found is None or not is_there(found):
             found = find_or_none(name)
         if found is not None:
             self._runs[name] = found
             while len(self._runs) > _RUNS:
-                # Requests that are remembered keep their run; what it has open beyond its own file is opened again.
+                # Kept requests keep their run. What the run has open beyond its own file is opened again when needed.
                 _, old = self._runs.popitem(last=False)
                 old._release()
         return found
 
     def keep(self, request: Request, name: str | None) -> None:
-        """Remembers what was sent; name: of the value or the function."""
+        """Keep a request that was sent. name: that of the value or the function."""
         self._requests[request._connection.folder.name, request.id] = request
         self._names[request.id] = name
         while len(self._requests) > _REQUESTS:
@@ -58,11 +60,11 @@ class Sent:
             self._names.pop(ident, None)
 
     def view(self, request: Request) -> dict[str, Any]:
-        """The request for JSON."""
+        """Return the request for JSON."""
         return request_view(request, self._names.get(request.id))
 
     def request(self, run: str, ident: str) -> Request | None:
-        """The request of this id to a run: of those that were sent from here, and of those that the run's log holds."""
+        """Return the request of this id to a run, if this server sent it or the run's log holds it; else None."""
         if (sent := self._requests.get((run, ident))) is not None:
             return sent
         found = self.run(run)

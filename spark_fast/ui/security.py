@@ -1,8 +1,8 @@
-"""Who may talk to the server: the owner of the runs, who has its token. Others change nothing and learn nothing.
+"""Access for the owner of the runs alone, who has the token. Other users change nothing and learn nothing.
 
-A request passes if its Host names this server (else a foreign name was made to lead here: DNS rebinding), its Origin,
-if it has one, is this server (else a page from elsewhere sends it), and it carries the token as a bearer. The page's
-own files, which are the same everywhere, need no token.
+A request passes if it meets three conditions. Its Host header names this server: another name may point here by DNS
+rebinding. Its Origin header, if there is one, is this server: otherwise a foreign page has sent it. It carries the
+token as a bearer. The page's own files are the same everywhere, and need no token.
 
 There is no cookie. A browser sends the cookies of a host to every port of that host, so another user's server on the
 same machine would receive it. A header that the page's script sets goes to this server alone.
@@ -25,15 +25,15 @@ from spark_fast.runfiles.json_text import to_json
 __all__ = ["BODY_MAX", "CODE_BODY_MAX", "Guard", "Keys", "answer", "hosts_of"]
 
 BODY_MAX = 2 << 20
-"""Bytes of a request. What a run takes of it is less, and the run says so."""
+"""The most bytes of a request's body. A run takes less, and refuses more itself."""
 CODE_BODY_MAX = 40 << 20
-"""Of a request that brings code: twice what is taken as a source, since JSON escapes some of it."""
+"""The same for a request that brings code: twice the limit of a source, since JSON escapes some characters."""
 
 _DISCARDED_MAX = 64 << 10
 """Bytes of the body of a refused request that are read and thrown away."""
 
 _BODY_PATIENCE = 30.0
-"""Seconds in which a body is to come."""
+"""Seconds in which the whole body has to come."""
 
 POLICY = "; ".join(
     [
@@ -105,7 +105,7 @@ def hosts_of(names: Iterable[str]) -> frozenset[str]:
 
 
 class Guard:
-    """Stands before the app: lets in what may come in, and puts the same headers on all that goes out.
+    """Stands before the app: passes on the requests that are allowed, and puts the same headers on all answers.
 
     secure: whether the connection is encrypted.
     """
@@ -117,7 +117,7 @@ class Guard:
         self._scheme = "https" if secure else "http"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, or the server's start and end."""
+        """Handle one request, or the server's start and end."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
@@ -188,7 +188,7 @@ def _is_public(scope: Scope) -> bool:
 
 
 def _opens_page(scope: Scope, headers: Headers) -> bool:
-    """Whether a browser goes to the page itself: it does not hand what it gets to a page from elsewhere."""
+    """Return whether a browser opens the page itself, so that no foreign page can read the answer."""
     return (
         scope["method"] == "GET"
         and scope["path"] == "/"
@@ -198,7 +198,7 @@ def _opens_page(scope: Scope, headers: Headers) -> bool:
 
 
 async def _read_body(receive: Receive, headers: Headers, limit: int) -> bytes | Response:
-    """All of the body, or why it is not taken."""
+    """Return the whole body, or the answer that refuses it."""
     too_long = answer(413, f"at most {limit} bytes are taken here", {"connection": "close"})
     announced = headers.get("content-length", "0")
     if not announced.isdecimal() or int(announced) > limit:
@@ -218,7 +218,7 @@ async def _read_body(receive: Receive, headers: Headers, limit: int) -> bytes | 
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Hands on what was read, then what comes after it: that the client has gone."""
+    """Return a `receive` that gives the body, and then what comes after it: that the client has gone."""
     waiting = [body]
 
     async def receive_again() -> Message:
@@ -230,7 +230,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 def answer(status: int, error: str, headers: Mapping[str, str] | None = None) -> Response:
-    """What is said when something is wrong."""
+    """Return the answer for an error."""
     return Response(to_json({"error": error}), status, dict(headers or {}), media_type="application/json")
 
 

@@ -1,4 +1,4 @@
-"""The app: its routes, what it says when something goes wrong, and its description."""
+"""The app: its routes, its answers to errors, and its description."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -21,7 +21,7 @@ __all__ = ["make_app"]
 
 
 def make_app(keys: Keys, *, hosts: Iterable[str] = (), secure: bool = False) -> tuple[ASGIApp, State]:
-    """The app behind its guard, and what it keeps.
+    """Return the app behind its guard, and its state.
 
     hosts: the names and addresses that the server is bound to.
     secure: whether connections are encrypted.
@@ -39,18 +39,18 @@ def make_app(keys: Keys, *, hosts: Iterable[str] = (), secure: bool = False) -> 
     app.state.spark = state
     for each in (api, streaming, metrics, assets):
         app.include_router(each.router)
-    app.add_exception_handler(HTTPException, _told)
-    app.add_exception_handler(RequestValidationError, _told_invalid)
-    app.add_exception_handler(BusyError, _told_busy)
-    app.add_exception_handler(SparkError, _told_unusable)
-    app.add_exception_handler(OSError, _told_unusable)
-    app.add_exception_handler(Exception, _told_broken)
+    app.add_exception_handler(HTTPException, _answer_refused)
+    app.add_exception_handler(RequestValidationError, _answer_invalid)
+    app.add_exception_handler(BusyError, _answer_busy)
+    app.add_exception_handler(SparkError, _answer_unusable)
+    app.add_exception_handler(OSError, _answer_unusable)
+    app.add_exception_handler(Exception, _answer_broken)
     _describe(app)
     return Guard(app, keys=keys, hosts=hosts_of(hosts), secure=secure), state
 
 
 def _describe(app: FastAPI) -> None:
-    """Puts into the description what the guard asks for."""
+    """Add to the description of the API the token that the guard asks for."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -63,28 +63,28 @@ def _describe(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign] # this is how FastAPI has it done
 
 
-async def _told(request: Request, error: Exception) -> Response:
+async def _answer_refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return answer(error.status_code, str(error.detail), error.headers)
 
 
-async def _told_invalid(request: Request, error: Exception) -> Response:
+async def _answer_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    told = []
+    found = []
     for each in error.errors():
         where = ".".join(str(part) for part in each["loc"][1:]) or str(each["loc"][0])
-        told.append(f"{where}: {each['msg']}")
-    return answer(422, "; ".join(told))
+        found.append(f"{where}: {each['msg']}")
+    return answer(422, "; ".join(found))
 
 
-async def _told_busy(request: Request, error: Exception) -> Response:
+async def _answer_busy(request: Request, error: Exception) -> Response:
     return answer(503, str(error), {"retry-after": "5"})
 
 
-async def _told_unusable(request: Request, error: Exception) -> Response:
+async def _answer_unusable(request: Request, error: Exception) -> Response:
     return answer(503, str(error))
 
 
-async def _told_broken(request: Request, error: Exception) -> Response:
+async def _answer_broken(request: Request, error: Exception) -> Response:
     # The server goes on; what happened is written to its standard error.
     return answer(500, f"the server failed: {type(error).__name__}")

@@ -21,9 +21,9 @@ from spark_fast.ui.throttle import Throttle
 __all__ = ["PORT", "Options", "make_server", "serve"]
 
 _GRACE = 2
-"""Seconds that requests under way have when the server ends."""
+"""Seconds that the requests in progress have when the server ends."""
 _LOGS = ("uvicorn.error", "asyncio")
-"""The logs that hold what clients cause."""
+"""The loggers of messages that clients cause."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,10 @@ class _Server(uvicorn.Server):
 
 
 def serve(options: Options, addresses: Sequence[Address], keys: Keys, started: Callable[[str], None]) -> None:
-    """Serves until SIGINT or SIGTERM comes.
+    """Serve until SIGINT or SIGTERM comes.
 
-    addresses: of the host, looked up once, so that what was checked is what is listened on.
-    started: is called with the address, which holds the token, once it can be opened.
+    addresses: those of the host. It is looked up once, so that the server listens at the addresses that were checked.
+    started: called with the address of the page, which holds the token, once a browser can open it.
 
     Raises OSError if it can't listen there.
     """
@@ -93,7 +93,7 @@ def serve(options: Options, addresses: Sequence[Address], keys: Keys, started: C
 def make_server(
     options: Options, keys: Keys, listeners: Sequence[socket.socket], started: Callable[[str], None]
 ) -> uvicorn.Server:
-    """The server, to be run with these sockets. As serve(). Raises OSError if the certificate can't be used."""
+    """Return the server, to be run with these sockets; see serve(). Raise OSError if the certificate can't be used."""
     secure = options.certificate is not None
     bound = [str(each.getsockname()[0]) for each in listeners]
     app, state = make_app(keys, hosts=[options.host, *bound], secure=secure)
@@ -116,7 +116,7 @@ def make_server(
 
 
 def _allow_files() -> None:
-    """As many open files as the system lets us have: each run is one."""
+    """Raise the limit of open files as far as the system allows: each run takes one."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

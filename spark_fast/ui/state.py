@@ -1,4 +1,4 @@
-"""What one server keeps while it runs."""
+"""The state of one server while it runs."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,31 +7,31 @@ from typing import Annotated
 
 from fastapi import Depends, FastAPI, Request
 
-from spark_fast.ui.detail import Lookouts
-from spark_fast.ui.fair_queue import Turns
+from spark_fast.ui.detail import RunWatchers
+from spark_fast.ui.fair_queue import FairQueue
 from spark_fast.ui.polling import Poller
-from spark_fast.ui.request_cache import Sent
+from spark_fast.ui.request_cache import RequestCache
 from spark_fast.ui.threads import Threads
 
 __all__ = ["Client", "Server", "State"]
 
 
 class State:
-    """The poller, the lookouts, the threads, the turns, and the requests that were sent from here."""
+    """The parts of the server that all its routes share."""
 
     def __init__(self) -> None:
         self.threads = Threads()
-        self.turns = Turns()
+        self.queue = FairQueue()
         self.poller = Poller(self.threads)
-        self.sent = Sent()
-        self.lookouts = Lookouts(self.threads, self.sent)
+        self.cache = RequestCache()
+        self.watchers = RunWatchers(self.threads, self.cache)
         self.closing = False
         self.waiters = 0
         self.bells: set[asyncio.Event] = set()
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        """Looks at the runs while the app runs."""
+        """Run the poller while the app runs."""
         task = asyncio.create_task(self.poller.keep_looking())
         try:
             yield
@@ -42,21 +42,21 @@ class State:
             self.threads.close()
 
     def close(self) -> None:
-        """Ends the streams, and the waiting for turns."""
+        """End the streams, and the waiting in the queue."""
         self.closing = True
-        self.turns.close()
+        self.queue.close()
         for bell in self.bells:
             bell.set()
 
 
-async def _state(request: Request) -> State:  # async: others are called in a thread
+async def _state(request: Request) -> State:  # async, since FastAPI calls other functions in a thread
     found = request.app.state.spark
     assert isinstance(found, State)
     return found
 
 
 async def _client(request: Request) -> str:
-    """The connection. Pages have connections of their own, also those of one person, or from behind one address."""
+    """Return the name of the client: its connection. Each page has its own, even where several share an address."""
     return "" if request.client is None else f"{request.client.host} {request.client.port}"
 
 

@@ -15,7 +15,7 @@ __all__ = ["router"]
 router = APIRouter(responses=ERRORS)
 
 _ALIVE = 10.0
-"""Seconds after which a comment shows that the line still stands."""
+"""Seconds without an event after which a comment shows that the connection still stands."""
 
 
 @router.get(
@@ -24,9 +24,9 @@ _ALIVE = 10.0
     responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "The events"}},
 )
 async def stream(
-    server: Server, run: Annotated[str | None, Query(description="A run to be told of in full.")] = None
+    server: Server, run: Annotated[str | None, Query(description="A run that the stream shows in full.")] = None
 ) -> StreamingResponse:
-    """What changes from now on, everything first. It does not end."""
+    """Stream the whole state, and then each change. The stream does not end."""
     return StreamingResponse(_events(server, run), media_type="text/event-stream")
 
 
@@ -36,7 +36,7 @@ async def _events(server: State, run: str | None) -> AsyncIterator[bytes]:
     server.poller.feed.bells.add(bell)
     feeds = [server.poller.feed]
     if run is not None:
-        feeds.append(server.lookouts.enter(run, bell))
+        feeds.append(server.watchers.enter(run, bell))
     try:
         await server.poller.look()
         server.poller.hurry()
@@ -61,4 +61,4 @@ async def _events(server: State, run: str | None) -> AsyncIterator[bytes]:
         server.bells.discard(bell)
         server.poller.feed.bells.discard(bell)
         if run is not None:
-            server.lookouts.leave(run, bell)
+            server.watchers.leave(run, bell)

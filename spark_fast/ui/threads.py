@@ -1,7 +1,8 @@
-"""Where the server does what may block, so that its event loop never does.
+"""The threads for all work that may block, so that the event loop of the server never does.
 
-What reads memory and small files goes to one pool; what may wait for the lock of a run goes to another, a few at a time
-for each run, the others in line for a second: a run whose lock is kept by somebody takes no thread from the others.
+One pool reads memory and small files. Another sends requests, which may have to wait for the lock of a run. Each run
+gets a few of its threads at a time, and further requests wait a second for one. So a run whose lock is held takes no
+thread from the others.
 """
 
 import asyncio
@@ -17,16 +18,16 @@ _Result = TypeVar("_Result")
 _ASKERS = 32
 _ASKS_WAITING = 256
 _ASKS_OF_RUN = 4
-"""How many threads one run gets at most."""
+"""Threads that one run gets at most."""
 _IN_LINE = 16
-"""How many wait at most until one of these is free: milliseconds, unless somebody keeps the lock of the run."""
+"""Requests of one run that wait for a thread at most: for milliseconds, unless the lock of the run is held."""
 _PATIENCE = 1.0
-"""Seconds for which they wait."""
+"""Seconds for which they wait at most."""
 _READERS = 4
 
 
 class BusyError(Exception):
-    """Too much has been asked for already. It says what, for people."""
+    """Too many requests wait already. The message says where."""
 
 
 class Threads:
@@ -39,13 +40,15 @@ class Threads:
         self._seats: dict[str, asyncio.Semaphore] = {}
 
     async def read(self, look: Callable[[], _Result]) -> _Result:
-        """The result of a function that takes milliseconds and waits for nobody."""
+        """Return the result of a function that takes milliseconds and waits for no lock."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, look)
 
     async def ask(self, run: str, send: Callable[[], _Result]) -> _Result:
-        """The result of a function that may wait for other senders of a run. BusyError if too many do already, or if
-        those that were asked before are not done in a second."""
-        busy = BusyError(f"too much was asked of run {run} at once: another sender holds its log")
+        """Return the result of a function that may wait for other senders of a run.
+
+        Raise BusyError if too many wait already, or if no thread is free within a second.
+        """
+        busy = BusyError(f"too many requests wait for run {run}: another sender holds its log")
         if self._asked[run] >= _ASKS_OF_RUN + _IN_LINE or self._asked.total() >= _ASKS_WAITING:
             raise busy
         self._asked[run] += 1
@@ -68,7 +71,7 @@ class Threads:
         return await future
 
     def asked(self, run: str) -> int:
-        """How many functions are at work, or wait, for a run."""
+        """Return how many functions work or wait for a run."""
         return self._asked[run]
 
     def _leave(self, run: str, seats: asyncio.Semaphore | None = None) -> None:
@@ -79,6 +82,6 @@ class Threads:
             del self._asked[run], self._seats[run]
 
     def close(self) -> None:
-        """Waits for nothing: what was sent is sent."""
+        """End the threads without waiting for them: a request that was sent stays sent."""
         for pool in (self._readers, self._askers):
             pool.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Writing only so many log lines of a kind: what others send must not fill a terminal or a disk."""
+"""A limit of log lines of a kind, so that a client can't fill a terminal or a disk with them."""
 
 import logging
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from spark_fast.status import monotonic
 __all__ = ["Throttle"]
 
 _KINDS_MAX = 256
-"""Kinds of lines that are told apart. Beyond that, counting begins anew."""
+"""How many kinds of lines are counted apart. Beyond that, all counts begin again."""
 
 
 @dataclass

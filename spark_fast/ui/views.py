@@ -1,4 +1,4 @@
-"""Runs, requests and what else the client has, as the API says them in JSON."""
+"""Objects of the client as the API shows them in JSON."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,17 +18,17 @@ __all__ = [
 
 _TROUBLES = ("lost", "failed", "unheard", "overdue", "behind")
 _TROUBLED = 3
-"""Ranks with which the same is wrong that are named one by one."""
+"""How many ranks that have the same trouble are named."""
 
 _RESTART = "--restart"
-"""The option of the command line that a refusal names, where a restart is what the run would take."""
+"""The option that the reason of a refused reload names where the reload would start the training over."""
 
 _RESULT_MAX = 16 << 10
-"""Characters of a result and what was printed that stand in a list of requests."""
+"""The most characters of a result and its output in a list of requests."""
 
 
 def present_view(ranks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How many ranks there are, and with which something is wrong: what a list of runs says of them."""
+    """Return what a list of runs shows of the ranks: how many there are, and which are in trouble."""
     numbers = {trouble: [rank["rank"] for rank in ranks if rank["trouble"] == trouble] for trouble in _TROUBLES}
     return {
         "ranks": len(ranks),
@@ -43,14 +43,14 @@ def present_view(ranks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def listed_view(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """A run as it stands in a list: without each of its ranks, which may be a thousand."""
+    """Return a run for a list: without its ranks, which may be a thousand."""
     return {name: value for name, value in summary.items() if name != "ranks"}
 
 
 def request_view(request: Request, name: str | None = None) -> dict[str, Any]:
-    """A request, with what became of it by now.
+    """Return a request, with its fate as it is now.
 
-    name: of the value or the function, where it is known.
+    name: that of the value or the function, where it is known.
     """
     fate = request.fate
     view = {
@@ -77,7 +77,7 @@ def request_view(request: Request, name: str | None = None) -> dict[str, Any]:
 
 
 def shortened(view: dict[str, Any]) -> dict[str, Any]:
-    """A request as it stands in a list: without a long result."""
+    """Return a request for a list: without a long result."""
     if view.get("result") is None and not view.get("output"):
         return view
     if len(to_json(view["result"])) + len(view["output"]) <= _RESULT_MAX:
@@ -86,7 +86,7 @@ def shortened(view: dict[str, Any]) -> dict[str, Any]:
 
 
 def value_view(value: Value) -> dict[str, Any]:
-    """An exposed value."""
+    """Return an exposed value."""
     return {
         "name": value.name,
         "value": value.value,
@@ -104,7 +104,7 @@ def value_view(value: Value) -> dict[str, Any]:
 
 
 def function_view(name: str, function: Function) -> dict[str, Any]:
-    """An exposed function."""
+    """Return an exposed function."""
     return {
         "name": name,
         "doc": function.doc,
@@ -124,7 +124,7 @@ def function_view(name: str, function: Function) -> dict[str, Any]:
 
 
 def history_view(history: History) -> dict[str, list[Any]]:
-    """The course of a value."""
+    """Return the history of a value."""
     return {
         "steps": history.steps,
         "times": history.times,

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import spark_fast
 from spark_fast._core import beginning, worker
@@ -13,6 +13,7 @@ from spark_fast.request import Kind, Verdict, sender_name
 from spark_fast.runfiles import run_folder
 from spark_fast.worker import options, session, stderr
 from spark_fast.worker.journal import writer
+from spark_fast.worker.journal.writer import JournalWriter
 from spark_fast.worker.lifecycle import child_process, forking, join
 from spark_fast.worker.lifecycle import exit as ending
 from spark_fast.worker.lifecycle.hosts import ask_hosts, meet_hosts
@@ -21,7 +22,7 @@ from spark_fast.worker.lifecycle.stopping import StopRule
 from spark_fast.worker.session import Life, Parent
 from spark_fast.worker.state import loops, persist, registry
 
-__all__ = ["WorkerProcess", "after_fork", "attach", "current", "take_signals"]
+__all__ = ["WorkerProcess", "attach", "current", "take_signals"]
 
 _REMOTE = 20.0
 """Seconds for the other hosts to answer a stop: more than a relay takes to start."""
@@ -83,7 +84,7 @@ def _attach(fresh_name: bool) -> str | None:
     serves = parent is not None and (parent.trains or child_process.is_daemon())
     if not chosen.enabled or serves:
         _stay_alone()
-        registry.connect(None)
+        registry.current.connect(None)
         if parent is not None and not child_process.is_daemon():
             stderr.say(
                 f"nothing controls this process: it was forked from the worker of run {parent.run}, which passes "
@@ -97,7 +98,7 @@ def _attach(fresh_name: bool) -> str | None:
         raise
     except Exception as error:  # a full disk, another user's folder, a limit on locks: all have the same answer
         _stay_alone()
-        registry.connect(None)
+        registry.current.connect(None)
         stderr.warn(f"this run can't be controlled from outside: {error}. The training goes on without.")
         _take_chosen_signals(chosen)
         return None
@@ -219,12 +220,8 @@ def _stop_alone(sender: str) -> None:
 
 # --- forks ---
 
-_resets: list[Callable[[], object]] = []
-
-
-def after_fork(reset: Callable[[], object]) -> None:
-    """Have `reset()` called in each child that is forked from this process, after the parts below were replaced."""
-    _resets.append(reset)
+# What belongs to the slow path needs no reset: a worker that has passed a checkpoint is the one that trains, and a
+# process that is forked from it never becomes a worker.
 
 
 def _after_fork() -> None:
@@ -248,9 +245,10 @@ def _after_fork() -> None:
         # The C hook has done this already, unless the child was made without the C library's fork().
         child.life = Life.OFF
         worker.quiet()
-    for reset in (registry.forget_after_fork, writer.forget_after_fork, loops.forget_after_fork, *_resets):
-        reset()
-    persist.forget_after_fork()
+    registry.current.after_fork()
+    writer.current = JournalWriter()
+    loops.forget_after_fork()
+    persist.current.after_fork()
 
 
 os.register_at_fork(after_in_child=_after_fork)

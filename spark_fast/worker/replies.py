@@ -1,4 +1,4 @@
-"""What this worker answers to requests, and how much of that it keeps."""
+"""This worker's answers to requests, of which it keeps the newest."""
 
 from collections import deque
 from pathlib import Path
@@ -12,7 +12,7 @@ __all__ = ["write"]
 _KEPT = 128
 """Replies of this process that are kept: as many as the log has entries."""
 _SWEEP = 64
-"""After how many replies what other processes have left is looked through: ranks before a restart, other hosts."""
+"""After how many replies this process removes old replies of others: of ranks before a restart, or of other hosts."""
 
 _own: deque[int] = deque()
 _written = 0

@@ -91,6 +91,8 @@ class Watch:
 
     def every(self, reason: Reason, whether: bool) -> None:
         """Have every checkpoint take the slow path for this reason, or end that."""
+        if whether == (reason in self._reasons):
+            return
         if whether:
             self._reasons.add(reason)
         else:
@@ -104,7 +106,11 @@ class Watch:
 
     def publish(self) -> None:
         """Hand the next step to watch to the core."""
-        worker.watch(self._next())
+        while True:
+            step = self._next()
+            worker.watch(step)
+            if step == self._next():  # else a finalizer has changed it in between, and was overwritten
+                return
 
     def after_fork(self) -> "Watch":
         """Return what holds in a child that was forked just now: its loops stand where the parent's stood."""

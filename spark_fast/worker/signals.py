@@ -1,8 +1,9 @@
-"""Signals that ask for a stop: the same request as any other, so that all ranks stop at one step, whichever was told.
+"""Signals that ask for a stop. It is a request like any other, so that all ranks stop at one step, whichever rank got
+the signal.
 
-What ends the process at once stays possible: a second Ctrl-C, or a second SIGTERM when the first is some time ago. A
-batch system signals each process of a job, a launcher hands on its own, and a supervisor too: these copies of the first
-are overlooked.
+A second Ctrl-C ends the process at once, and so does a second SIGTERM when the first is some time ago. A batch system
+signals each process of a job, and launchers and supervisors hand on the signal that they get: such repeats of the first
+signal are ignored.
 """
 
 import signal
@@ -15,15 +16,15 @@ from spark_fast.worker import options, session, stderr
 __all__ = ["COPIES", "install"]
 
 COPIES = 1.0
-"""Seconds in which a second SIGTERM is the first once more, for a process on its own."""
+"""Seconds in which a second SIGTERM counts as a repeat of the first, for a process on its own."""
 _COPIES_OF_A_JOB = 5.0
-"""The same in a job of several ranks, whose launcher hands on what it gets itself."""
+"""The same in a job of several ranks, whose launcher hands on the signals that it gets."""
 
 Ask = Callable[[str], tuple[str, str | None]]
 """Asks for a stop in the name of a signal; returns the sender, and why that can't be done, None if it is done."""
 
 _ignores_repeats = False
-"""Whether copies of a SIGTERM are to be expected."""
+"""Whether a SIGTERM may come several times."""
 _ask: Ask
 _stop_alone: Callable[[str], object]
 
@@ -50,7 +51,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         if signal.getsignal(signal.SIGINT) is _on_signal:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         if _ignores_repeats:
-            # The system does it: also where the interpreter is stuck in a long call.
+            # The system ends the process: also while the interpreter is stuck in a long call.
             next_signal_ends(number, _COPIES_OF_A_JOB if session.has_local_peers() else COPIES)
         else:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)

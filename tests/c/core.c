@@ -8,7 +8,7 @@ attach(void)
 {
     const char *path = path_in("control");
     CHECK_EQ(sf_worker_setup(), 0);
-    CHECK_EQ(sf_worker_attach(path, 1, 0, 12345), 0);
+    CHECK_EQ(sf_worker_attach(WORKER, path, 1, 0, 12345), 0);
     published = 0;
     return path;
 }
@@ -51,43 +51,43 @@ static uint64_t reload_seq, reload_step;
 
 /* The first checkpoint of new code says that it runs. Mail is delivered by nobody, with success. */
 static int
-turn_at(struct sf_turn *turn)
+turn_at(struct sf_due *due)
 {
     int rc;
 
     if (reload_seq != 0)
-        sf_worker_tell(reload_seq, reload_step, 0);
-    while ((rc = sf_turn(standing, SF_TURN_COUNTED, turn)) == 0 && turn->action == SF_DELIVER)
-        sf_worker_tell(turn->seq, standing, 0);
-    reload_seq = rc == 0 && turn->action == SF_RAISE_RELOAD ? turn->seq : 0;
+        sf_worker_publish_outcome(WORKER, reload_seq, reload_step, 0);
+    while ((rc = sf_apply_due(WORKER, standing, SF_DUE_COUNTED, due)) == 0 && due->action == SF_DELIVER)
+        sf_worker_publish_outcome(WORKER, due->seq, standing, 0);
+    reload_seq = rc == 0 && due->action == SF_RAISE_RELOAD ? due->seq : 0;
     reload_step = standing;
     return rc;
 }
 
-static struct sf_turn
+static struct sf_due
 take_turn(void)
 {
-    struct sf_turn turn;
-    CHECK_EQ(turn_at(&turn), 0);
-    if (turn.action != SF_HOLD) {
-        sf_worker_unparked(standing);
+    struct sf_due due;
+    CHECK_EQ(turn_at(&due), 0);
+    if (due.action != SF_HOLD) {
+        sf_worker_unparked(WORKER, standing);
         published = 0;
-    } else if (turn.seq != published) {
-        sf_worker_parked(turn.seq, standing, 0);
-        published = turn.seq;
+    } else if (due.seq != published) {
+        sf_worker_parked(WORKER, due.seq, standing, 0);
+        published = due.seq;
     }
-    return turn;
+    return due;
 }
 
-struct sf_turn
+struct sf_due
 checkpoint(void)
 {
-    if (!sf_pass(&standing))
-        return (struct sf_turn){.action = SF_GO};
+    if (!sf_pass(sf_process_counter, &standing))
+        return (struct sf_due){.action = SF_GO};
     return take_turn();
 }
 
-struct sf_turn
+struct sf_due
 look_again(void)
 {
     return take_turn();
@@ -109,24 +109,24 @@ enter_level(uint64_t total)
 int
 checkpoint_waiting(int64_t slice_ns)
 {
-    struct sf_turn turn;
+    struct sf_due due;
 
-    if (!sf_pass(&standing))
+    if (!sf_pass(sf_process_counter, &standing))
         return SF_GO;
     for (;;) {
-        int rc = turn_at(&turn);
+        int rc = turn_at(&due);
         if (rc < 0)
             return rc;
-        if (turn.action != SF_HOLD) {
-            sf_worker_unparked(standing);
+        if (due.action != SF_HOLD) {
+            sf_worker_unparked(WORKER, standing);
             published = 0;
-            return (int)turn.action;
+            return (int)due.action;
         }
-        if (turn.seq != published) {
-            sf_worker_parked(turn.seq, standing, 0);
-            published = turn.seq;
+        if (due.seq != published) {
+            sf_worker_parked(WORKER, due.seq, standing, 0);
+            published = due.seq;
         }
-        rc = sf_worker_wait(slice_ns);
+        rc = sf_worker_wait(WORKER, slice_ns);
         if (rc < 0 && rc != -ETIMEDOUT && rc != -EINTR && rc != -EFAULT)
             return rc;
     }
@@ -293,51 +293,51 @@ rank_arm(struct rank *rank, const char *point, int signal_number)
 long
 do_attach(struct rank *self, uint64_t slot_count)
 {
-    return sf_worker_attach(self->path, (uint32_t)slot_count, 0, 1000);
+    return sf_worker_attach(WORKER, self->path, (uint32_t)slot_count, 0, 1000);
 }
 
 long
 do_join(struct rank *self, uint64_t slot)
 {
-    return sf_worker_join(self->path, (uint32_t)slot, 1000 + slot, 20 * SF_SECOND);
+    return sf_worker_join(WORKER, self->path, (uint32_t)slot, 1000 + slot, 20 * SF_SECOND);
 }
 
 long
 do_join_now(struct rank *self, uint64_t slot)
 {
-    return sf_worker_join(self->path, (uint32_t)slot, 1000 + slot, 0);
+    return sf_worker_join(WORKER, self->path, (uint32_t)slot, 1000 + slot, 0);
 }
 
 long
 do_stride(struct rank *self, uint64_t stride)
 {
     (void)self;
-    sf_worker_place(0, 0, (uint32_t)stride);
+    sf_worker_place(WORKER, 0, 0, (uint32_t)stride);
     return 0;
 }
 
 static long
 turn_of(struct rank *self, uint64_t may)
 {
-    int rc = sf_turn(self->step, (int)may, &self->turn);
+    int rc = sf_apply_due(WORKER, self->step, (int)may, &self->due);
 
-    if (rc == 0 && self->turn.action != SF_HOLD && self->turn.action != SF_AWAIT)
-        sf_worker_unparked(self->step);
-    return rc < 0 ? rc : (long)self->turn.action;
+    if (rc == 0 && self->due.action != SF_HOLD && self->due.action != SF_AWAIT)
+        sf_worker_unparked(WORKER, self->step);
+    return rc < 0 ? rc : (long)self->due.action;
 }
 
 long
 do_pass(struct rank *self, uint64_t may)
 {
-    self->turn = (struct sf_turn){.action = SF_GO};
-    return sf_pass(&self->step) ? turn_of(self, may | SF_TURN_COUNTED) : SF_GO;
+    self->due = (struct sf_due){.action = SF_GO};
+    return sf_pass(sf_process_counter, &self->step) ? turn_of(self, may | SF_DUE_COUNTED) : SF_GO;
 }
 
 long
 do_set_back(struct rank *self, uint64_t step)
 {
     (void)self;
-    sf_worker_set_back(step);
+    sf_worker_set_back(WORKER, step);
     return 0;
 }
 
@@ -345,14 +345,14 @@ long
 do_look(struct rank *self, uint64_t unused)
 {
     (void)unused;
-    self->turn = (struct sf_turn){.action = SF_GO};
-    return sf_look(&self->step) ? turn_of(self, 0) : SF_GO;
+    self->due = (struct sf_due){.action = SF_GO};
+    return sf_look(sf_process_counter, &self->step) ? turn_of(self, 0) : SF_GO;
 }
 
 long
 do_again(struct rank *self, uint64_t may)
 {
-    return turn_of(self, may | SF_TURN_COUNTED);
+    return turn_of(self, may | SF_DUE_COUNTED);
 }
 
 long
@@ -365,7 +365,7 @@ do_look_again(struct rank *self, uint64_t unused)
 long
 do_park(struct rank *self, uint64_t seq)
 {
-    sf_worker_parked(seq, self->step, 0);
+    sf_worker_parked(WORKER, seq, self->step, 0);
     return 0;
 }
 
@@ -373,21 +373,21 @@ long
 do_unpark(struct rank *self, uint64_t unused)
 {
     (void)unused;
-    sf_worker_unparked(self->step);
+    sf_worker_unparked(WORKER, self->step);
     return 0;
 }
 
 long
 do_tell(struct rank *self, uint64_t seq)
 {
-    sf_worker_tell(seq, self->step, 0);
+    sf_worker_publish_outcome(WORKER, seq, self->step, 0);
     return 0;
 }
 
 long
 do_tell_failed(struct rank *self, uint64_t seq)
 {
-    sf_worker_tell(seq, self->step, 1);
+    sf_worker_publish_outcome(WORKER, seq, self->step, 1);
     return 0;
 }
 
@@ -395,7 +395,7 @@ long
 do_end(struct rank *self, uint64_t state)
 {
     (void)self;
-    return sf_worker_end((uint32_t)state);
+    return sf_worker_end(WORKER, (uint32_t)state);
 }
 
 void

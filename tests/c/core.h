@@ -1,4 +1,5 @@
-/* What the tests of the core share: a worker's loop as spark_fast/worker/slow_path/checkpoint.py runs it, and a sender. */
+/* What the tests of the core share: a worker's loop as spark_fast/worker/slow_path/checkpoint.py runs it, and a sender.
+ */
 #ifndef CORE_H
 #define CORE_H
 
@@ -7,7 +8,13 @@
 #include "sf_point.h"
 #include "sf_segment.h"
 #include "sf_wait.h"
-#include "sf_worker.h"
+#include "sf_apply.h"
+#include "sf_log.h"
+#include "sf_vote.h"
+#include "sf_yield.h"
+
+/* The worker that most tests use. */
+#define WORKER (&sf_process_worker)
 
 #define LOG_BYTES SF_LOG_OFFSET, (SF_SLOTS_OFFSET - SF_LOG_OFFSET)
 #define SLOT_BYTES(rank) SF_SLOTS_OFFSET + (uint64_t)(rank) * sizeof(struct sf_slot), sizeof(struct sf_slot)
@@ -23,9 +30,9 @@ struct sf_receipt ask_for(struct sf_segment *segment, const struct sf_request *r
 struct sf_request request_of(uint32_t kind, uint64_t argument);
 
 /* One checkpoint that does not wait: GO if the fast path let it through. Publishes a park, as Python does. */
-struct sf_turn checkpoint(void);
+struct sf_due checkpoint(void);
 /* Once more at the same step: what a parked worker does when it has been woken. */
-struct sf_turn look_again(void);
+struct sf_due look_again(void);
 uint64_t steps_passed(void);
 
 /* A progress level of a loop that begins now. */
@@ -47,8 +54,8 @@ struct rank {
     long (*what)(struct rank *self, uint64_t argument);
     uint64_t argument;
     long answer;
-    uint64_t step;       /* of the checkpoint that it passed last */
-    struct sf_turn turn; /* what came of it */
+    uint64_t step;     /* of the checkpoint that it passed last */
+    struct sf_due due; /* what came of it */
     char path[256];
 };
 

@@ -28,14 +28,14 @@ static long
 do_wait(struct rank *self, uint64_t timeout_ns)
 {
     (void)self;
-    return sf_worker_wait((int64_t)timeout_ns);
+    return sf_worker_wait(WORKER, (int64_t)timeout_ns);
 }
 
 static long
 do_resume(struct rank *self, uint64_t unused)
 {
     (void)unused;
-    return sf_worker_resume(self->step);
+    return sf_worker_resume(WORKER, self->step);
 }
 
 TEST(this_host_says_once_from_when_it_could_act_and_its_ranks_go_on_until_then)
@@ -48,8 +48,8 @@ TEST(this_host_says_once_from_when_it_could_act_and_its_ranks_go_on_until_then)
     rank_run_to(ranks[1], 5);
     CHECK_EQ(slot_at(path, 1).applied, 0);
     PASSES(ranks[0], SF_AWAIT);
-    CHECK_EQ(ranks[0]->turn.seq, 1);
-    CHECK_EQ(ranks[0]->turn.entry.low, 6);
+    CHECK_EQ(ranks[0]->due.seq, 1);
+    CHECK_EQ(ranks[0]->due.entry.low, 6);
     DOES(ranks[0], do_again, 0, SF_AWAIT);
     PASSES(ranks[1], SF_AWAIT);
     CHECK_EQ(entry_of(path, 1).low, 6);
@@ -206,7 +206,7 @@ TEST(of_two_commits_the_first_counts)
     CHECK(sf_commit(&segment, receipt.seq, 9) == SF_TARGET_VOID); /* too late, and is told so */
     DOES(ranks[0], do_again, 0, SF_HOLD);
     CHECK_EQ(slot_at(path, 0).applied, 2);
-    CHECK_EQ(ranks[0]->turn.seq, 1);
+    CHECK_EQ(ranks[0]->due.seq, 1);
     END;
 }
 

@@ -116,13 +116,13 @@ deal_with(struct sf_segment *sender, uint64_t seq, uint64_t step, uint64_t *rand
         sf_conclude(sender, seq);
         break;
     case 2:
-        sf_worker_tell(seq, step, (int)(random_next(random) % 2));
+        sf_worker_publish_outcome(WORKER, seq, step, (int)(random_next(random) % 2));
         break;
     case 3:
-        sf_worker_vote(seq, phase, (int)(random_next(random) % 2));
+        sf_worker_vote(WORKER, seq, phase, (int)(random_next(random) % 2));
         break;
     case 4:
-        sf_worker_agreed(seq, phase, (int)(random_next(random) % 2));
+        sf_worker_agreed(WORKER, seq, phase, (int)(random_next(random) % 2));
         break;
     default:
         sf_commit(sender, seq, random_next(random) % 2 ? step + random_next(random) % 3 : ONE_OF(telling, random));
@@ -133,23 +133,23 @@ deal_with(struct sf_segment *sender, uint64_t seq, uint64_t step, uint64_t *rand
 static void
 pass_one(uint64_t *random)
 {
-    struct sf_turn turn;
+    struct sf_due due;
     uint64_t step;
 
     if (random_next(random) % 4 == 0) {
-        sf_look(&step);
-        sf_turn(step, 0, &turn);
+        sf_look(sf_process_counter, &step);
+        sf_apply_due(WORKER, step, 0, &due);
     } else {
-        sf_pass(&step);
-        sf_turn(random_next(random) % 16 ? step : random_next(random), 1, &turn);
+        sf_pass(sf_process_counter, &step);
+        sf_apply_due(WORKER, random_next(random) % 16 ? step : random_next(random), 1, &due);
     }
-    sf_pending();
-    if (turn.action == SF_HOLD) {
-        sf_worker_parked(turn.seq, step, (int64_t)random_next(random));
-        sf_worker_resume(step);
-        sf_worker_wait(0);
+    sf_pending(sf_process_counter);
+    if (due.action == SF_HOLD) {
+        sf_worker_parked(WORKER, due.seq, step, (int64_t)random_next(random));
+        sf_worker_resume(WORKER, step);
+        sf_worker_wait(WORKER, 0);
     } else if (random_next(random) % 2) {
-        sf_worker_unparked(step);
+        sf_worker_unparked(WORKER, step);
     }
 }
 
@@ -183,7 +183,7 @@ use(struct sf_segment *sender, const char *path, int fd, uint64_t tail, uint64_t
         request.ranks = random_next(random) % 4 ? 0 : (uint32_t)ONE_OF(telling, random);
         request.elsewhere = random_next(random) % 4 == 0;
         sf_append(sender, &request, 0, &receipt);
-        deal_with(sender, random_next(random) % (tail + 3), sf_worker_step(), random);
+        deal_with(sender, random_next(random) % (tail + 3), sf_step(sf_process_counter), random);
         pass_one(random);
         sf_level_done(enter_level(random_next(random)), random_next(random));
         sf_level_leave((int)(random_next(random) % SF_LEVELS));
@@ -206,8 +206,8 @@ run_batch(void *argument)
         int other = -1;
 
         atomic_store(&batch->iteration, (uint64_t)i);
-        sf_worker_place(0, 0, 1 + (uint32_t)(random_next(&random) % 2) * 9);
-        CHECK_EQ(sf_worker_attach(path, slot_count, 0, 12345), 0);
+        sf_worker_place(WORKER, 0, 0, 1 + (uint32_t)(random_next(&random) % 2) * 9);
+        CHECK_EQ(sf_worker_attach(WORKER, path, slot_count, 0, 12345), 0);
         sender = open_segment(path);
         if (slot_count > 1 && random_next(&random) % 2) { /* a rank that does nothing, and is as the file says */
             other = open(path, O_RDWR | O_CLOEXEC);
@@ -216,14 +216,14 @@ run_batch(void *argument)
         }
         for (int e = 0; e < entries; e++) {
             struct sf_receipt receipt;
-            struct sf_turn turn;
+            struct sf_due due;
             struct sf_request request = request_of(1 + random_next(&random) % 7, 1 + random_next(&random) % 8);
             request.elsewhere = e == entries - 1 && random_next(&random) % 4 == 0;
             CHECK_EQ(sf_append(&sender, &request, SF_SECOND, &receipt), 0);
-            if (sf_pass(&step) && random_next(&random) % 2) {
-                CHECK_EQ(sf_turn(step, 1, &turn), 0);
-                if (turn.action == SF_HOLD)
-                    sf_worker_parked(turn.seq, step, 0);
+            if (sf_pass(sf_process_counter, &step) && random_next(&random) % 2) {
+                CHECK_EQ(sf_apply_due(WORKER, step, 1, &due), 0);
+                if (due.action == SF_HOLD)
+                    sf_worker_parked(WORKER, due.seq, step, 0);
             }
         }
         int fd = open(path, O_RDWR | O_CLOEXEC);
@@ -233,21 +233,22 @@ run_batch(void *argument)
             use(&sender, path, fd, tail, &random);
         }
         close(fd);
-        sf_worker_end(SF_STATE_FINISHED);
-        if (sf_worker_join(path, (uint32_t)(random_next(&random) % 3), 54321, 0) == 0) {
+        sf_worker_end(WORKER, SF_STATE_FINISHED);
+        if (sf_worker_join(WORKER, path, (uint32_t)(random_next(&random) % 3), 54321, 0) == 0) {
             for (int step = 0; step < 4; step++) {
                 pass_one(&random);
-                deal_with(&sender, random_next(&random) % (tail + 3), sf_worker_step(), &random);
+                deal_with(&sender, random_next(&random) % (tail + 3), sf_step(sf_process_counter), &random);
             }
-            sf_worker_end(SF_STATE_FAILED);
+            sf_worker_end(WORKER, SF_STATE_FAILED);
         }
         if (other >= 0)
             close(other);
-        CHECK(!sf_worker_attached());
-        if (sf_pass(&step)) { /* the loop goes on, uncontrolled; a step that was made up may reach the alarm once */
-            struct sf_turn turn;
-            CHECK_EQ(sf_turn(step, 1, &turn), 0);
-            CHECK_EQ(turn.action, SF_GO);
+        CHECK(!sf_worker_attached(WORKER));
+        if (sf_pass(sf_process_counter,
+                    &step)) { /* the loop goes on, uncontrolled; a step that was made up may reach the alarm once */
+            struct sf_due due;
+            CHECK_EQ(sf_apply_due(WORKER, step, 1, &due), 0);
+            CHECK_EQ(due.action, SF_GO);
         }
         sf_segment_close(&sender);
         unlink(path);

@@ -64,34 +64,34 @@ TEST(a_worker_whose_file_is_cut_to_any_length_loses_control_and_lives)
     for (int64_t size = 0; size < (int64_t)SF_FILE_SIZE(1);
          size += size % SF_PAGE ? SF_PAGE / 2 - 1 : SF_PAGE / 2 + 1) {
         struct sf_segment sender;
-        struct sf_turn turn;
+        struct sf_due due;
         struct sf_receipt receipt;
         struct sf_request request = request_of(SF_PAUSE, 0);
         uint64_t step;
 
-        CHECK_EQ(sf_worker_attach(path, 1, 0, 1), 0);
+        CHECK_EQ(sf_worker_attach(WORKER, path, 1, 0, 1), 0);
         CHECK_EQ(sf_segment_open(&sender, path), 0);
         for (int i = 0; i < 5; i++)
-            sf_pass(&step);
+            sf_pass(sf_process_counter, &step);
         CHECK_EQ(truncate(path, size), 0);
 
         for (int i = 0; i < 3; i++)
-            sf_pass(&step);
-        sf_look(&step);
-        sf_pending();
-        CHECK(sf_turn(step, 1, &turn) < 0);
-        sf_worker_parked(1, step, 0);
-        sf_worker_wait(1000000);
+            sf_pass(sf_process_counter, &step);
+        sf_look(sf_process_counter, &step);
+        sf_pending(sf_process_counter);
+        CHECK(sf_apply_due(WORKER, step, 1, &due) < 0);
+        sf_worker_parked(WORKER, 1, step, 0);
+        sf_worker_wait(WORKER, 1000000);
         sf_level_done(enter_level(9), 4);
         sf_level_leave(0);
-        CHECK(sf_append(sf_worker_segment(), &request, 0, &receipt) < 0);
+        CHECK(sf_append(sf_worker_segment(WORKER), &request, 0, &receipt) < 0);
         sf_announce(&sender);
         CHECK(sf_append(&sender, &request, 0, &receipt) < 0);
-        CHECK(sf_settle(&sender, 1, SF_NO_RANK, 0) <= 0);
+        CHECK(sf_decide_or_void(&sender, 1, SF_NO_RANK, 0) <= 0);
         sf_segment_wait(&sender, sf_segment_changes(&sender), 1000000);
-        sf_worker_end(SF_STATE_FINISHED);
-        CHECK(!sf_worker_attached());
-        CHECK_EQ(sf_pass(&step), 0);
+        sf_worker_end(WORKER, SF_STATE_FINISHED);
+        CHECK(!sf_worker_attached(WORKER));
+        CHECK_EQ(sf_pass(sf_process_counter, &step), 0);
         sf_segment_close(&sender);
         unlink(path);
     }
@@ -100,29 +100,29 @@ TEST(a_worker_whose_file_is_cut_to_any_length_loses_control_and_lives)
 TEST(a_load_behind_the_end_finds_zeros_and_a_store_stays)
 {
     const char *path = attach();
-    struct sf_slot *slot = &sf_worker_segment()->slots[0];
+    struct sf_slot *slot = &sf_worker_segment(WORKER)->slots[0];
     uint64_t step;
 
     CHECK_EQ(truncate(path, 0), 0);
     CHECK_EQ(atomic_load(&slot->cookie), 0);
-    CHECK_EQ(atomic_load(&sf_worker_segment()->header->magic), 0);
+    CHECK_EQ(atomic_load(&sf_worker_segment(WORKER)->header->magic), 0);
     atomic_store(&slot->cookie, 7);
     CHECK_EQ(atomic_load(&slot->cookie), 7);
-    CHECK_EQ(sf_segment_check(sf_worker_segment()), -SF_ENOTCONTROL);
-    CHECK_EQ(sf_pass(&step), 1); /* an alarm of zero: the slow path finds out */
+    CHECK_EQ(sf_segment_check(sf_worker_segment(WORKER)), -SF_ENOTCONTROL);
+    CHECK_EQ(sf_pass(sf_process_counter, &step), 1); /* an alarm of zero: the slow path finds out */
     CHECK_EQ(access(path, F_OK), 0);
 }
 
 TEST(a_file_cut_short_and_grown_again_is_no_control_file)
 {
     const char *path = attach();
-    struct sf_turn turn;
+    struct sf_due due;
 
     CHECK_EQ(truncate(path, 0), 0);
     CHECK_EQ(truncate(path, (off_t)SF_FILE_SIZE(1)), 0);
     uint64_t step;
-    CHECK_EQ(sf_pass(&step), 1);
-    CHECK_EQ(sf_turn(step, 1, &turn), -SF_ENOTCONTROL);
+    CHECK_EQ(sf_pass(sf_process_counter, &step), 1);
+    CHECK_EQ(sf_apply_due(WORKER, step, 1, &due), -SF_ENOTCONTROL);
 }
 
 TEST(the_guard_covers_one_mapping_and_leaves_the_others)
@@ -158,7 +158,7 @@ a_fault_elsewhere_reaches(void (*plain)(int), void (*with_info)(int, siginfo_t *
     }
     CHECK_EQ(reached, 2);
     CHECK_EQ(truncate(path_in("control"), 0), 0); /* ours still works after theirs */
-    CHECK_EQ(atomic_load(&sf_worker_segment()->header->magic), 0);
+    CHECK_EQ(atomic_load(&sf_worker_segment(WORKER)->header->magic), 0);
     CHECK_EQ(reached, 2);
 }
 
@@ -239,7 +239,7 @@ TEST(a_handler_in_front_of_ours_may_raise_the_signal_again_without_an_address)
     CHECK_EQ(sigaction(SIGBUS, &front, &ours), 0);
     reached = 0;
     CHECK_EQ(truncate(path, 0), 0);
-    CHECK_EQ(atomic_load(&sf_worker_segment()->header->magic), 0);
+    CHECK_EQ(atomic_load(&sf_worker_segment(WORKER)->header->magic), 0);
     CHECK_EQ(reached, 1);
 }
 
@@ -253,7 +253,7 @@ TEST(a_signal_without_an_address_goes_on_when_no_file_of_ours_is_short)
         FAIL("nobody was told");
     }
     CHECK_EQ(reached, 1);
-    CHECK(atomic_load(&sf_worker_segment()->header->magic) == SF_MAGIC);
+    CHECK(atomic_load(&sf_worker_segment(WORKER)->header->magic) == SF_MAGIC);
 }
 
 TEST(a_removed_guard_guards_nothing_and_its_place_is_used_again)

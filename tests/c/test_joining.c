@@ -63,7 +63,7 @@ TEST(a_rank_that_comes_fresh_applies_all_that_the_log_holds_where_it_was_due)
     CHECK_EQ(slot_at(path, 1).applied, 2);
     rank_run_to(second, 9);
     PASSES(second, SF_RAISE_RELOAD);
-    CHECK_EQ(second->turn.seq, 3);
+    CHECK_EQ(second->due.seq, 3);
     APPLIED_AT(3, 10); /* what was told before it came stays as it was told */
 
     /* From here on both have a part in everything. */
@@ -168,7 +168,7 @@ TEST(a_rank_that_comes_after_another_begins_where_the_furthest_is_with_what_is_d
     for (int r = 0; r < 3; r++) {
         rank_run_to(all[r], 19);
         PASSES(all[r], SF_HOLD);
-        CHECK_EQ(all[r]->turn.seq, 3);
+        CHECK_EQ(all[r]->due.seq, 3);
         DOES(all[r], do_park, 3, 0);
     }
     APPLIED_AT(3, 20);
@@ -252,7 +252,7 @@ TEST(a_rank_that_comes_knows_of_the_pause_that_stands_before_what_it_has_to_appl
     CHECK_EQ(second->step, 12);
     rank_run_to(second, 15);
     PASSES(second, SF_HOLD);
-    CHECK_EQ(second->turn.seq, 1);
+    CHECK_EQ(second->due.seq, 1);
     END;
 }
 
@@ -268,7 +268,7 @@ TEST(a_rank_that_comes_while_the_others_are_parked_parks_at_its_first_checkpoint
     struct rank *second = joined(1);
     PASSES(second, SF_HOLD);
     CHECK_EQ(second->step, 4);
-    CHECK_EQ(second->turn.seq, 1);
+    CHECK_EQ(second->due.seq, 1);
     DOES(second, do_park, 1, 0);
     CHECK_EQ(slot_at(path, 1).state, SF_STATE_PARKED);
 
@@ -301,7 +301,7 @@ static long
 do_vote_ready(struct rank *self, uint64_t yes)
 {
     (void)self;
-    return sf_worker_vote(self->turn.seq, SF_PHASE_READY, (int)yes);
+    return sf_worker_vote(WORKER, self->due.seq, SF_PHASE_READY, (int)yes);
 }
 
 TEST(a_rank_that_comes_need_not_know_whether_the_others_leave_for_a_reload)

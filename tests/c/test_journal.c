@@ -44,7 +44,7 @@ TEST(each_applied_request_is_a_line_that_stands_there_before_anybody_is_told)
     const char *journal = path_in("journal");
     struct sf_request request = request_of(SF_PAUSE, 40);
 
-    CHECK_EQ(sf_journal_set(sf_worker_journal(), journal, "{\"head\": 1}\n", 12), 0);
+    CHECK_EQ(sf_journal_set(sf_worker_journal(WORKER), journal, "{\"head\": 1}\n", 12), 0);
     CHECK_EQ(access(journal, F_OK), -1); /* made with the first line */
     request.id = 0xabc;
     request.duration_ns = 1500000000;
@@ -54,7 +54,7 @@ TEST(each_applied_request_is_a_line_that_stands_there_before_anybody_is_told)
     checkpoint();
     ask(&segment, SF_RESUME, 0);
     checkpoint();
-    CHECK_EQ(sf_journal_error(sf_worker_journal()), 0);
+    CHECK_EQ(sf_journal_error(sf_worker_journal(WORKER)), 0);
     struct stat status;
     CHECK_EQ(stat(journal, &status), 0);
     CHECK_EQ(status.st_mode & 0777, 0600);
@@ -74,14 +74,14 @@ TEST(a_journal_that_cannot_be_written_costs_no_request)
     const char *path = attach();
     struct sf_segment segment = open_segment(path);
 
-    CHECK_EQ(sf_journal_set(sf_worker_journal(), path_in("none/journal"), "\n", 1), 0);
+    CHECK_EQ(sf_journal_set(sf_worker_journal(WORKER), path_in("none/journal"), "\n", 1), 0);
     ask(&segment, SF_PAUSE, 0);
     CHECK_EQ(checkpoint().action, SF_HOLD);
-    CHECK_EQ(sf_journal_error(sf_worker_journal()), ENOENT);
-    CHECK_EQ(sf_journal_error(sf_worker_journal()), 0); /* told once */
+    CHECK_EQ(sf_journal_error(sf_worker_journal(WORKER)), ENOENT);
+    CHECK_EQ(sf_journal_error(sf_worker_journal(WORKER)), 0); /* told once */
     ask(&segment, SF_RESUME, 0);
     CHECK_EQ(look_again().action, SF_GO);
-    CHECK_EQ(sf_journal_error(sf_worker_journal()), 0);
+    CHECK_EQ(sf_journal_error(sf_worker_journal(WORKER)), 0);
     sf_segment_close(&segment);
 }
 

@@ -142,20 +142,20 @@ static int
 forked_child(void *argument)
 {
     const char *path = argument;
-    struct sf_turn turn;
+    struct sf_due due;
     uint64_t step;
 
-    CHECK(!sf_worker_attached());
-    CHECK(sf_worker_segment() == NULL);
+    CHECK(!sf_worker_attached(WORKER));
+    CHECK(sf_worker_segment(WORKER) == NULL);
     for (int i = 0; i < 100; i++)
-        CHECK_EQ(sf_pass(&step), 0);
-    CHECK_EQ(sf_pending(), 0);
-    CHECK_EQ(sf_turn(step, 1, &turn), 0);
-    CHECK_EQ(turn.action, SF_GO);
-    sf_worker_parked(1, step, 0);
-    sf_worker_unparked(step);
-    CHECK_EQ(sf_worker_wait(1000), 0);
-    sf_worker_end(SF_STATE_FAILED);
+        CHECK_EQ(sf_pass(sf_process_counter, &step), 0);
+    CHECK_EQ(sf_pending(sf_process_counter), 0);
+    CHECK_EQ(sf_apply_due(WORKER, step, 1, &due), 0);
+    CHECK_EQ(due.action, SF_GO);
+    sf_worker_parked(WORKER, 1, step, 0);
+    sf_worker_unparked(WORKER, step);
+    CHECK_EQ(sf_worker_wait(WORKER, 1000), 0);
+    sf_worker_end(WORKER, SF_STATE_FAILED);
     CHECK_EQ(slot_of(path).alive, 1);
     return 0;
 }
@@ -166,7 +166,7 @@ TEST(a_forked_child_is_no_worker_and_its_end_does_not_show)
     struct sf_segment segment = open_segment(path);
     uint64_t step;
 
-    sf_pass(&step);
+    sf_pass(sf_process_counter, &step);
     ask(&segment, SF_PAUSE, 0);
     CHECK_EQ(reap(spawn(forked_child, (void *)path), 20), 0);
     struct sf_slot_view slot = slot_of(path);
@@ -187,7 +187,7 @@ TEST(a_controller_in_the_workers_process_takes_nothing_from_it)
         sf_segment_close(&segment);
         CHECK_EQ(slot_of(path).alive, 1);
     }
-    sf_worker_end(SF_STATE_FINISHED);
+    sf_worker_end(WORKER, SF_STATE_FINISHED);
     CHECK_EQ(slot_of(path).alive, 0);
     CHECK_EQ(slot_of(path).state, SF_STATE_FINISHED);
 }
@@ -196,7 +196,7 @@ TEST(a_quiet_worker_lets_go_of_its_slot)
 {
     const char *path = attach();
     CHECK_EQ(slot_of(path).alive, 1);
-    sf_worker_quiet();
+    sf_worker_detach(WORKER);
     CHECK_EQ(slot_of(path).alive, 0);
 }
 

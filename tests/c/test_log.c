@@ -8,10 +8,10 @@
 static void
 run_to(uint64_t step)
 {
-    uint64_t now = sf_worker_step();
+    uint64_t now = sf_step(sf_process_counter);
     while (now < step) {
         CHECK_EQ(checkpoint().action, SF_GO);
-        now = sf_worker_step();
+        now = sf_step(sf_process_counter);
     }
     CHECK_EQ(now, step);
 }
@@ -21,7 +21,7 @@ run_to(uint64_t step)
 #define OPEN(seq) check_fate(path, seq, SF_OUTCOME_OPEN, seq)
 #define HOLDS(seq_of)                                                                                                  \
     do {                                                                                                               \
-        struct sf_turn holding = checkpoint();                                                                         \
+        struct sf_due holding = checkpoint();                                                                          \
         CHECK_EQ(holding.action, SF_HOLD);                                                                             \
         CHECK_EQ(holding.seq, seq_of);                                                                                 \
     } while (0)
@@ -41,8 +41,8 @@ TEST(idle_takes_the_slow_path_once_to_say_that_it_runs)
     CHECK_EQ(checkpoint().action, SF_GO);
     CHECK_EQ(slot_of(path).state, SF_STATE_RUNNING);
     for (int i = 0; i < 1000; i++) {
-        CHECK_EQ(sf_pass(&step), 0);
-        CHECK_EQ(sf_pending(), 0);
+        CHECK_EQ(sf_pass(sf_process_counter, &step), 0);
+        CHECK_EQ(sf_pending(sf_process_counter), 0);
     }
     CHECK_EQ(step, 1001);
     CHECK_EQ(slot_of(path).step, 1001);
@@ -53,15 +53,15 @@ TEST(checkpoints_passed_before_the_run_was_made_count)
 {
     uint64_t step;
     for (int i = 0; i < 4; i++) {
-        CHECK_EQ(sf_pass(&step), 1); /* not attached: each asks for the slow path */
-        CHECK_EQ(sf_pending(), 0);
+        CHECK_EQ(sf_pass(sf_process_counter, &step), 1); /* not attached: each asks for the slow path */
+        CHECK_EQ(sf_pending(sf_process_counter), 0);
     }
     const char *path = attach();
     CHECK_EQ(slot_of(path).step, 4);
     CHECK_EQ(slot_of(path).state, SF_STATE_RUNNING);
-    CHECK_EQ(sf_pass(&step), 0);
+    CHECK_EQ(sf_pass(sf_process_counter, &step), 0);
     CHECK_EQ(step, 5);
-    CHECK_EQ(sf_worker_attach(path, 1, 0, 1), -EALREADY);
+    CHECK_EQ(sf_worker_attach(WORKER, path, 1, 0, 1), -EALREADY);
 }
 
 static struct {
@@ -87,7 +87,7 @@ count_many(void *nothing)
 {
     meet(4);
     for (int i = 0; i < 200000; i++)
-        atomic_fetch_add(&race.counted, sf_count() > 0);
+        atomic_fetch_add(&race.counted, sf_count(sf_process_counter) > 0);
     return nothing;
 }
 
@@ -130,8 +130,8 @@ TEST(of_several_ranks_a_helper_reads_the_step_or_the_rank_sees_the_word)
     uint64_t step;
 
     CHECK_EQ(sf_worker_setup(), 0);
-    CHECK_EQ(sf_worker_attach(path, 2, 0, 1), 0);
-    race.slot = &sf_worker_segment()->slots[0];
+    CHECK_EQ(sf_worker_attach(WORKER, path, 2, 0, 1), 0);
+    race.slot = &sf_worker_segment(WORKER)->slots[0];
     atomic_store(&race.slot->alarm, SF_NEVER);
     CHECK_EQ(pthread_create(&helper, NULL, race_helper, NULL), 0);
     int64_t end = sf_monotonic_ns() + RACES_FOR * SF_SECOND;
@@ -140,7 +140,7 @@ TEST(of_several_ranks_a_helper_reads_the_step_or_the_rank_sees_the_word)
         meet(4 * i - 2);
         if (atomic_load(&race.over))
             break;
-        int asked = sf_pass(&step);
+        int asked = sf_pass(sf_process_counter, &step);
         meet(4 * i);
         if (!asked && race.read < step)
             FAIL("step %" PRIu64 ": the helper read %" PRIu64 ", and the word was clear", step, race.read);
@@ -207,18 +207,18 @@ TEST(an_only_rank_that_has_passed_a_target_applies_it_at_its_next_checkpoint)
 TEST(who_is_woken_applies_a_resume_at_once_and_leaves_all_else_to_a_turn)
 {
     BEGIN;
-    CHECK_EQ(sf_worker_resume(3), 0);
+    CHECK_EQ(sf_worker_resume(WORKER, 3), 0);
     ask(&segment, SF_PAUSE, 0);
     HOLDS(1);
-    CHECK_EQ(sf_worker_resume(4), 0); /* nothing has come */
+    CHECK_EQ(sf_worker_resume(WORKER, 4), 0); /* nothing has come */
     ask(&segment, SF_RESUME, 0);
-    CHECK_EQ(sf_worker_resume(4), 1);
+    CHECK_EQ(sf_worker_resume(WORKER, 4), 1);
     APPLIED_AT(2, 4);
     CHECK_EQ(slot_of(path).state, SF_STATE_RUNNING);
     CHECK_EQ(slot_of(path).applied, 2);
-    CHECK_EQ(sf_pending(), 0);
+    CHECK_EQ(sf_pending(sf_process_counter), 0);
     uint64_t step;
-    CHECK_EQ(sf_pass(&step), 0);
+    CHECK_EQ(sf_pass(sf_process_counter, &step), 0);
 
     static const uint32_t kinds[] = {SF_PAUSE, SF_ADVANCE, SF_RELOAD, SF_STOP};
     static const enum sf_action actions[] = {SF_HOLD, SF_GO, SF_RAISE_RELOAD, SF_RAISE_STOP};
@@ -226,7 +226,7 @@ TEST(who_is_woken_applies_a_resume_at_once_and_leaves_all_else_to_a_turn)
         uint64_t seq = ask(&segment, SF_PAUSE, 0).seq;
         HOLDS(seq);
         ask(&segment, kinds[i], kinds[i] == SF_ADVANCE);
-        CHECK_EQ(sf_worker_resume(steps_passed()), 0);
+        CHECK_EQ(sf_worker_resume(WORKER, steps_passed()), 0);
         CHECK_EQ(slot_of(path).applied, seq);
         CHECK_EQ(look_again().action, actions[i]);
         if (actions[i] == SF_HOLD) {
@@ -244,7 +244,7 @@ TEST(a_resume_with_a_pause_behind_it_is_left_to_a_turn)
     HOLDS(1);
     ask(&segment, SF_RESUME, 0);
     ask(&segment, SF_PAUSE, 0);
-    CHECK_EQ(sf_worker_resume(4), 0);
+    CHECK_EQ(sf_worker_resume(WORKER, 4), 0);
     CHECK_EQ(slot_of(path).applied, 1);
     CHECK_EQ(look_again().action, SF_GO);
     HOLDS(3);
@@ -258,7 +258,7 @@ TEST(a_pause_parks_at_the_next_checkpoint_and_a_resume_ends_it_there)
     struct sf_receipt pause = ask(&segment, SF_PAUSE, 0);
     CHECK_EQ(pause.seq, 1);
     CHECK_EQ(pause.target, 4);
-    CHECK_EQ(sf_pending(), 1);
+    CHECK_EQ(sf_pending(sf_process_counter), 1);
     CHECK_EQ(view_of(path).state.park, 4);
     CHECK_EQ(view_of(path).state.park_seq, 1);
     OPEN(1);
@@ -270,11 +270,11 @@ TEST(a_pause_parks_at_the_next_checkpoint_and_a_resume_ends_it_there)
     CHECK_EQ(slot_of(path).word, SF_WORD_HELD);
     CHECK(slot_of(path).park_ns > 0);
     CHECK_EQ(look_again().action, SF_HOLD); /* woken for nothing */
-    CHECK_EQ(sf_worker_wait(1000), -ETIMEDOUT);
+    CHECK_EQ(sf_worker_wait(WORKER, 1000), -ETIMEDOUT);
     CHECK_EQ(slot_of(path).wakes, 1);
 
     CHECK_EQ(ask(&segment, SF_RESUME, 0).target, 4); /* parked ranks stand still */
-    CHECK_EQ(sf_worker_wait(SF_SECOND), 0);
+    CHECK_EQ(sf_worker_wait(WORKER, SF_SECOND), 0);
     CHECK_EQ(look_again().action, SF_GO);
     APPLIED_AT(2, 4);
     CHECK_EQ(slot_of(path).state, SF_STATE_RUNNING);
@@ -327,7 +327,7 @@ TEST(a_pause_at_a_step_parks_there_and_not_before)
     CHECK_EQ(slot_of(path).alarm, 10);
     CHECK_EQ(slot_of(path).applied, 1);
     OPEN(1);
-    CHECK_EQ(sf_pending(), 0);
+    CHECK_EQ(sf_pending(sf_process_counter), 0);
     HOLDS(1);
     APPLIED_AT(1, 10);
     ask(&segment, SF_RESUME, 0);
@@ -460,15 +460,15 @@ TEST(a_timed_pause_tells_how_long_and_its_end_ends_only_itself)
     struct sf_request timed = request_of(SF_PAUSE, 0), end = request_of(SF_RESUME, 0);
     timed.duration_ns = 5 * SF_SECOND;
     ask_for(&segment, &timed);
-    struct sf_turn turn = checkpoint();
-    CHECK_EQ(turn.action, SF_HOLD);
-    CHECK_EQ(turn.park_for, 5 * SF_SECOND);
+    struct sf_due due = checkpoint();
+    CHECK_EQ(due.action, SF_HOLD);
+    CHECK_EQ(due.park_for, 5 * SF_SECOND);
     CHECK_EQ(view_of(path).state.park_for, 5 * SF_SECOND);
 
     ask(&segment, SF_PAUSE, 0); /* somebody else wants it to stay */
-    turn = look_again();
-    CHECK_EQ(turn.seq, 2);
-    CHECK_EQ(turn.park_for, 0);
+    due = look_again();
+    CHECK_EQ(due.seq, 2);
+    CHECK_EQ(due.park_for, 0);
     end.only_if_park_seq = 1;
     struct sf_receipt receipt = ask_for(&segment, &end);
     CHECK_EQ(receipt.verdict, SF_NOTHING_TO_DO);
@@ -509,15 +509,15 @@ TEST(a_loop_that_swallows_the_stop_is_seen_to_run)
 {
     BEGIN;
     checkpoint();
-    sf_worker_stop_swallowed();
+    sf_worker_stop_swallowed(WORKER);
     CHECK_EQ(slot_of(path).state, SF_STATE_RUNNING);
     ask(&segment, SF_STOP, 0);
     CHECK_EQ(checkpoint().action, SF_RAISE_STOP);
     CHECK_EQ(slot_of(path).state, SF_STATE_STOPPING);
-    sf_worker_stop_swallowed();
+    sf_worker_stop_swallowed(WORKER);
     CHECK_EQ(slot_of(path).state, SF_STATE_RUNNING);
     CHECK_EQ(checkpoint().action, SF_RAISE_STOP);
-    CHECK_EQ(sf_worker_end(SF_STATE_STOPPED), 0);
+    CHECK_EQ(sf_worker_end(WORKER, SF_STATE_STOPPED), 0);
     CHECK_EQ(slot_of(path).state, SF_STATE_STOPPED);
 }
 
@@ -527,12 +527,12 @@ TEST(a_stop_is_a_level)
     struct sf_request again = request_of(SF_STOP, 0);
     ask(&segment, SF_STOP, 0);
     for (int i = 0; i < 5; i++) {
-        struct sf_turn turn = checkpoint();
-        CHECK_EQ(turn.action, SF_RAISE_STOP);
-        CHECK_EQ(turn.seq, 1);
-        CHECK_EQ(turn.entry.kind, SF_STOP);
-        CHECK_EQ(strcmp(turn.entry.sender, "the tests"), 0);
-        CHECK_EQ(sf_pending(), 1);
+        struct sf_due due = checkpoint();
+        CHECK_EQ(due.action, SF_RAISE_STOP);
+        CHECK_EQ(due.seq, 1);
+        CHECK_EQ(due.entry.kind, SF_STOP);
+        CHECK_EQ(strcmp(due.entry.sender, "the tests"), 0);
+        CHECK_EQ(sf_pending(sf_process_counter), 1);
     }
     APPLIED_AT(1, 4);
     CHECK_EQ(slot_of(path).state, SF_STATE_STOPPING);
@@ -544,7 +544,7 @@ TEST(a_stop_is_a_level)
         if (kind != SF_STOP)
             CHECK_EQ(ask_for(&segment, &other).verdict, SF_REFUSED_STOPPING);
     }
-    sf_worker_end(SF_STATE_STOPPED);
+    sf_worker_end(WORKER, SF_STATE_STOPPED);
     CHECK_EQ(slot_of(path).state, SF_STATE_STOPPED);
     CHECK_EQ(ask_for(&segment, &again).verdict, SF_REFUSED_ENDED);
     END;
@@ -553,72 +553,72 @@ TEST(a_stop_is_a_level)
 TEST(mail_is_handed_out_one_by_one_where_it_is_due_and_its_fate_is_what_the_caller_says)
 {
     BEGIN;
-    struct sf_turn turn;
+    struct sf_due due;
     struct sf_request request = request_of(SF_SET, 0);
     strcpy(request.mail, "0123456789abcdef");
     ask_for(&segment, &request);
     ask(&segment, SF_CALL, 0);
     ask(&segment, SF_PAUSE, 0);
     uint64_t step;
-    CHECK_EQ(sf_pass(&step), 1);
-    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED, &turn), 0);
-    CHECK_EQ(turn.action, SF_DELIVER);
-    CHECK_EQ(turn.seq, 1);
-    CHECK_EQ(turn.entry.kind, SF_SET);
-    CHECK_EQ(strcmp(turn.entry.mail, "0123456789abcdef"), 0);
+    CHECK_EQ(sf_pass(sf_process_counter, &step), 1);
+    CHECK_EQ(sf_apply_due(WORKER, step, SF_DUE_COUNTED, &due), 0);
+    CHECK_EQ(due.action, SF_DELIVER);
+    CHECK_EQ(due.seq, 1);
+    CHECK_EQ(due.entry.kind, SF_SET);
+    CHECK_EQ(strcmp(due.entry.mail, "0123456789abcdef"), 0);
     CHECK_EQ(slot_of(path).applied, 1);
     CHECK_EQ(outcome_of(path, 1), SF_OUTCOME_OPEN);
-    CHECK_EQ(sf_pending(), 1);
-    sf_worker_tell(1, step, 1);
+    CHECK_EQ(sf_pending(sf_process_counter), 1);
+    sf_worker_publish_outcome(WORKER, 1, step, 1);
     CHECK_EQ(outcome_of(path, 1), SF_OUTCOME_FAILED);
 
     /* While one is being delivered, the next and all that stands behind it is left. */
-    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED | SF_TURN_NO_MAIL, &turn), 0);
-    CHECK_EQ(turn.action, SF_GO);
+    CHECK_EQ(sf_apply_due(WORKER, step, SF_DUE_COUNTED | SF_DUE_NO_MAIL, &due), 0);
+    CHECK_EQ(due.action, SF_GO);
     CHECK_EQ(slot_of(path).applied, 1);
-    CHECK_EQ(sf_pending(), 1);
-    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED, &turn), 0);
-    CHECK_EQ(turn.action, SF_DELIVER);
-    CHECK_EQ(turn.entry.kind, SF_CALL);
-    sf_worker_tell(2, step, 0);
+    CHECK_EQ(sf_pending(sf_process_counter), 1);
+    CHECK_EQ(sf_apply_due(WORKER, step, SF_DUE_COUNTED, &due), 0);
+    CHECK_EQ(due.action, SF_DELIVER);
+    CHECK_EQ(due.entry.kind, SF_CALL);
+    sf_worker_publish_outcome(WORKER, 2, step, 0);
     APPLIED_AT(2, step);
-    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED, &turn), 0);
-    CHECK_EQ(turn.action, SF_HOLD);
-    sf_worker_parked(turn.seq, step, 0);
+    CHECK_EQ(sf_apply_due(WORKER, step, SF_DUE_COUNTED, &due), 0);
+    CHECK_EQ(due.action, SF_HOLD);
+    sf_worker_parked(WORKER, due.seq, step, 0);
 
     /* Parked, it is handed out where the rank stands, and the rank stays parked. */
     ask(&segment, SF_SET, 0);
-    CHECK_EQ(sf_worker_resume(step), 0);
-    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED, &turn), 0);
-    CHECK_EQ(turn.action, SF_DELIVER);
+    CHECK_EQ(sf_worker_resume(WORKER, step), 0);
+    CHECK_EQ(sf_apply_due(WORKER, step, SF_DUE_COUNTED, &due), 0);
+    CHECK_EQ(due.action, SF_DELIVER);
     CHECK_EQ(slot_of(path).state, SF_STATE_PARKED);
-    sf_worker_tell(4, step, 0);
+    sf_worker_publish_outcome(WORKER, 4, step, 0);
     APPLIED_AT(4, step);
-    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED, &turn), 0);
-    CHECK_EQ(turn.action, SF_HOLD);
-    CHECK_EQ(turn.seq, 3);
+    CHECK_EQ(sf_apply_due(WORKER, step, SF_DUE_COUNTED, &due), 0);
+    CHECK_EQ(due.action, SF_HOLD);
+    CHECK_EQ(due.seq, 3);
     END;
 }
 
 TEST(mail_that_waits_for_a_function_that_runs_gives_way_to_a_stop)
 {
     BEGIN;
-    struct sf_turn turn;
+    struct sf_due due;
     uint64_t step;
     ask(&segment, SF_CALL, 0);
-    sf_pass(&step);
-    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED, &turn), 0);
-    CHECK_EQ(turn.action, SF_DELIVER);
+    sf_pass(sf_process_counter, &step);
+    CHECK_EQ(sf_apply_due(WORKER, step, SF_DUE_COUNTED, &due), 0);
+    CHECK_EQ(due.action, SF_DELIVER);
     ask(&segment, SF_SET, 0);
     ask(&segment, SF_PAUSE, 0);
-    sf_pass(&step);
-    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED | SF_TURN_NO_MAIL, &turn), 0);
-    CHECK_EQ(turn.action, SF_GO);
+    sf_pass(sf_process_counter, &step);
+    CHECK_EQ(sf_apply_due(WORKER, step, SF_DUE_COUNTED | SF_DUE_NO_MAIL, &due), 0);
+    CHECK_EQ(due.action, SF_GO);
     CHECK_EQ(slot_of(path).applied, 1);
     ask(&segment, SF_STOP, 0);
-    sf_pass(&step);
-    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED | SF_TURN_NO_MAIL, &turn), 0);
-    CHECK_EQ(turn.action, SF_RAISE_STOP);
+    sf_pass(sf_process_counter, &step);
+    CHECK_EQ(sf_apply_due(WORKER, step, SF_DUE_COUNTED | SF_DUE_NO_MAIL, &due), 0);
+    CHECK_EQ(due.action, SF_RAISE_STOP);
     CHECK_EQ(outcome_of(path, 2), SF_OUTCOME_SUPERSEDED);
     CHECK_EQ(outcome_of(path, 3), SF_OUTCOME_SUPERSEDED);
     APPLIED_AT(4, step);
@@ -628,22 +628,22 @@ TEST(mail_that_waits_for_a_function_that_runs_gives_way_to_a_stop)
 TEST(an_uncounted_checkpoint_delivers_nothing_and_lets_the_loop_come_to_one_that_does)
 {
     BEGIN;
-    struct sf_turn turn;
+    struct sf_due due;
     uint64_t step;
     ask(&segment, SF_PAUSE, 0);
-    CHECK_EQ(sf_look(&step), 1);
-    CHECK_EQ(sf_turn(step, 0, &turn), 0);
-    CHECK_EQ(turn.action, SF_HOLD);
+    CHECK_EQ(sf_look(sf_process_counter, &step), 1);
+    CHECK_EQ(sf_apply_due(WORKER, step, 0, &due), 0);
+    CHECK_EQ(due.action, SF_HOLD);
     ask(&segment, SF_CALL, 0);
-    CHECK_EQ(sf_turn(step, 0, &turn), 0);
-    CHECK_EQ(turn.action, SF_GO);
+    CHECK_EQ(sf_apply_due(WORKER, step, 0, &due), 0);
+    CHECK_EQ(due.action, SF_GO);
     CHECK_EQ(slot_of(path).applied, 0);
-    CHECK_EQ(sf_pass(&step), 1);
-    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED, &turn), 0);
-    CHECK_EQ(turn.action, SF_DELIVER);
-    sf_worker_tell(turn.seq, step, 0);
-    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED, &turn), 0);
-    CHECK_EQ(turn.action, SF_HOLD);
+    CHECK_EQ(sf_pass(sf_process_counter, &step), 1);
+    CHECK_EQ(sf_apply_due(WORKER, step, SF_DUE_COUNTED, &due), 0);
+    CHECK_EQ(due.action, SF_DELIVER);
+    sf_worker_publish_outcome(WORKER, due.seq, step, 0);
+    CHECK_EQ(sf_apply_due(WORKER, step, SF_DUE_COUNTED, &due), 0);
+    CHECK_EQ(due.action, SF_HOLD);
     END;
 }
 
@@ -651,14 +651,14 @@ TEST(a_call_that_passes_checkpoints_leaves_the_step_where_it_was)
 {
     BEGIN;
     uint64_t step, inner;
-    sf_pass(&step);
+    sf_pass(sf_process_counter, &step);
     for (int i = 0; i < 5; i++) {
-        sf_pass(&inner);
+        sf_pass(sf_process_counter, &inner);
         CHECK_EQ(inner, step + 1);
-        CHECK_EQ(sf_worker_uncount(), step);
-        CHECK_EQ(sf_worker_step(), step);
+        CHECK_EQ(sf_worker_uncount(WORKER), step);
+        CHECK_EQ(sf_step(sf_process_counter), step);
     }
-    sf_pass(&inner);
+    sf_pass(sf_process_counter, &inner);
     CHECK_EQ(inner, step + 1);
     END;
 }
@@ -666,30 +666,30 @@ TEST(a_call_that_passes_checkpoints_leaves_the_step_where_it_was)
 TEST(what_is_asked_while_a_call_passes_a_checkpoint_is_due_there_and_holds_up_nothing)
 {
     BEGIN;
-    struct sf_turn turn;
+    struct sf_due due;
     uint64_t step, inner;
-    sf_pass(&step);
+    sf_pass(sf_process_counter, &step);
     ask(&segment, SF_CALL, 0);
-    sf_pass(&step);
-    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED, &turn), 0);
-    CHECK_EQ(turn.action, SF_DELIVER);
-    sf_pass(&inner); /* counted, and not uncounted yet, when the pause is decided */
+    sf_pass(sf_process_counter, &step);
+    CHECK_EQ(sf_apply_due(WORKER, step, SF_DUE_COUNTED, &due), 0);
+    CHECK_EQ(due.action, SF_DELIVER);
+    sf_pass(sf_process_counter, &inner); /* counted, and not uncounted yet, when the pause is decided */
     ask(&segment, SF_PAUSE, 0);
     ask(&segment, SF_PAUSE, step + 5);
-    CHECK_EQ(sf_worker_uncount(), step);
-    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED | SF_TURN_INNER, &turn), 0);
-    CHECK_EQ(turn.action, SF_GO);
+    CHECK_EQ(sf_worker_uncount(WORKER), step);
+    CHECK_EQ(sf_apply_due(WORKER, step, SF_DUE_COUNTED | SF_DUE_INNER, &due), 0);
+    CHECK_EQ(due.action, SF_GO);
     ask(&segment, SF_PAUSE, 0);
-    sf_pass(&inner);
-    CHECK_EQ(sf_worker_uncount(), step);
-    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED | SF_TURN_INNER, &turn), 0);
-    CHECK_EQ(turn.action, SF_HOLD);
+    sf_pass(sf_process_counter, &inner);
+    CHECK_EQ(sf_worker_uncount(WORKER), step);
+    CHECK_EQ(sf_apply_due(WORKER, step, SF_DUE_COUNTED | SF_DUE_INNER, &due), 0);
+    CHECK_EQ(due.action, SF_HOLD);
     /* Left by an exception, the function does not park; the loop does, and can be resumed there. */
-    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED, &turn), 0);
-    CHECK_EQ(turn.action, SF_HOLD);
+    CHECK_EQ(sf_apply_due(WORKER, step, SF_DUE_COUNTED, &due), 0);
+    CHECK_EQ(due.action, SF_HOLD);
     ask(&segment, SF_RESUME, 0);
-    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED, &turn), 0);
-    CHECK_EQ(turn.action, SF_GO);
+    CHECK_EQ(sf_apply_due(WORKER, step, SF_DUE_COUNTED, &due), 0);
+    CHECK_EQ(due.action, SF_GO);
     END;
 }
 
@@ -723,17 +723,17 @@ TEST(a_reload_is_raised_once)
 {
     BEGIN;
     ask(&segment, SF_RELOAD, 0);
-    struct sf_turn turn = checkpoint();
-    CHECK_EQ(turn.action, SF_RAISE_RELOAD);
-    CHECK_EQ(turn.seq, 1);
-    CHECK_EQ(turn.entry.kind, SF_RELOAD);
+    struct sf_due due = checkpoint();
+    CHECK_EQ(due.action, SF_RAISE_RELOAD);
+    CHECK_EQ(due.seq, 1);
+    CHECK_EQ(due.entry.kind, SF_RELOAD);
     OPEN(1); /* the new code does not run yet */
     CHECK_EQ(slot_of(path).state, SF_STATE_RELOADING);
     CHECK_EQ(checkpoint().action, SF_GO);
     APPLIED_AT(1, 4);
     CHECK_EQ(slot_of(path).state, SF_STATE_RUNNING);
     uint64_t step;
-    CHECK_EQ(sf_pass(&step), 0);
+    CHECK_EQ(sf_pass(sf_process_counter, &step), 0);
     END;
 }
 
@@ -757,7 +757,7 @@ TEST(a_reload_that_is_taken_back_has_failed)
     BEGIN;
     ask(&segment, SF_RELOAD, 0);
     CHECK_EQ(checkpoint().action, SF_RAISE_RELOAD);
-    sf_worker_tell(1, 4, 1);
+    sf_worker_publish_outcome(WORKER, 1, 4, 1);
     CHECK_EQ(outcome_of(path, 1), SF_OUTCOME_FAILED);
     CHECK_EQ(checkpoint().action, SF_GO); /* the old code says nothing more of it */
     CHECK_EQ(outcome_of(path, 1), SF_OUTCOME_FAILED);
@@ -768,17 +768,17 @@ TEST(a_reload_that_is_taken_back_has_failed)
 TEST(a_reload_can_be_left_for_another_thread_with_all_that_follows_it)
 {
     BEGIN;
-    struct sf_turn turn;
+    struct sf_due due;
     uint64_t step;
     ask(&segment, SF_RELOAD, 0);
     ask(&segment, SF_PAUSE, 0);
-    CHECK_EQ(sf_pass(&step), 1);
-    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED | SF_TURN_NO_RELOAD, &turn), 0);
-    CHECK_EQ(turn.action, SF_GO);
+    CHECK_EQ(sf_pass(sf_process_counter, &step), 1);
+    CHECK_EQ(sf_apply_due(WORKER, step, SF_DUE_COUNTED | SF_DUE_NO_RELOAD, &due), 0);
+    CHECK_EQ(due.action, SF_GO);
     CHECK_EQ(slot_of(path).applied, 0);
-    CHECK_EQ(sf_pass(&step), 1); /* it stands in the word until it is taken */
-    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED, &turn), 0);
-    CHECK_EQ(turn.action, SF_RAISE_RELOAD);
+    CHECK_EQ(sf_pass(sf_process_counter, &step), 1); /* it stands in the word until it is taken */
+    CHECK_EQ(sf_apply_due(WORKER, step, SF_DUE_COUNTED, &due), 0);
+    CHECK_EQ(due.action, SF_RAISE_RELOAD);
     HOLDS(2);
     END;
 }
@@ -787,16 +787,16 @@ TEST(a_watched_step_takes_the_slow_path_whatever_the_log_says)
 {
     BEGIN;
     uint64_t step;
-    sf_worker_watch(6);
+    sf_worker_watch(WORKER, 6);
     run_to(5);
-    CHECK_EQ(sf_pass(&step), 1);
+    CHECK_EQ(sf_pass(sf_process_counter, &step), 1);
     CHECK_EQ(step, 6);
-    struct sf_turn turn;
-    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED, &turn), 0);
-    CHECK_EQ(turn.action, SF_GO);
-    CHECK_EQ(sf_pass(&step), 1); /* and each one after it */
-    sf_worker_watch(SF_NEVER);
-    CHECK_EQ(sf_pass(&step), 0);
+    struct sf_due due;
+    CHECK_EQ(sf_apply_due(WORKER, step, SF_DUE_COUNTED, &due), 0);
+    CHECK_EQ(due.action, SF_GO);
+    CHECK_EQ(sf_pass(sf_process_counter, &step), 1); /* and each one after it */
+    sf_worker_watch(WORKER, SF_NEVER);
+    CHECK_EQ(sf_pass(sf_process_counter, &step), 0);
     END;
 }
 
@@ -806,13 +806,13 @@ TEST(a_request_with_a_given_target_is_applied_where_the_rank_stands)
     ask(&segment, SF_PAUSE, 6);
     run_to(5);
     uint64_t step;
-    CHECK_EQ(sf_pass(&step), 1);
+    CHECK_EQ(sf_pass(sf_process_counter, &step), 1);
     struct sf_request request = request_of(SF_RESUME, 0);
     request.target = step;
     CHECK_EQ(ask_for(&segment, &request).target, 6);
-    struct sf_turn turn;
-    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED, &turn), 0);
-    CHECK_EQ(turn.action, SF_GO); /* never parked */
+    struct sf_due due;
+    CHECK_EQ(sf_apply_due(WORKER, step, SF_DUE_COUNTED, &due), 0);
+    CHECK_EQ(due.action, SF_GO); /* never parked */
     SUPERSEDED_BY(1, 2);
     APPLIED_AT(2, 6);
     request.target = 1; /* never before the entries that stand there */
@@ -1045,41 +1045,42 @@ TEST(a_parked_rank_applies_an_undecided_resume_where_it_is_parked)
 
 /* --- checkpoints that do not count --- */
 
-static struct sf_turn
+static struct sf_due
 look(void)
 {
-    struct sf_turn turn = {.action = SF_GO};
+    struct sf_due due = {.action = SF_GO};
     uint64_t step;
-    if (sf_look(&step)) {
-        CHECK_EQ(sf_turn(step, 0, &turn), 0);
-        if (turn.action == SF_HOLD)
-            sf_worker_parked(turn.seq, step, 0);
+    if (sf_look(sf_process_counter, &step)) {
+        CHECK_EQ(sf_apply_due(WORKER, step, 0, &due), 0);
+        if (due.action == SF_HOLD)
+            sf_worker_parked(WORKER, due.seq, step, 0);
     }
-    return turn;
+    return due;
 }
 
 TEST(a_checkpoint_that_does_not_count_holds_and_applies_nothing)
 {
     BEGIN;
     CHECK_EQ(look().action, SF_GO);
-    CHECK_EQ(sf_worker_step(), 3);
+    CHECK_EQ(sf_step(sf_process_counter), 3);
     ask(&segment, SF_PAUSE, 0);
-    struct sf_turn turn = look();
-    CHECK_EQ(turn.action, SF_HOLD);
-    CHECK_EQ(turn.seq, 1);
+    struct sf_due due = look();
+    CHECK_EQ(due.action, SF_HOLD);
+    CHECK_EQ(due.seq, 1);
     CHECK_EQ(slot_of(path).applied, 0);
     CHECK_EQ(slot_of(path).state, SF_STATE_PARKED);
     CHECK_EQ(slot_of(path).step, 3);
-    CHECK_EQ(sf_worker_wait(1000), -ETIMEDOUT); /* it does wait, though the log holds more than it has applied */
+    CHECK_EQ(sf_worker_wait(WORKER, 1000),
+             -ETIMEDOUT); /* it does wait, though the log holds more than it has applied */
     ask(&segment, SF_RESUME, 0);
-    CHECK_EQ(sf_worker_wait(SF_SECOND), 0);
+    CHECK_EQ(sf_worker_wait(WORKER, SF_SECOND), 0);
     CHECK_EQ(look().action, SF_GO);
     CHECK_EQ(slot_of(path).state, SF_STATE_RUNNING);
     CHECK_EQ(slot_of(path).applied, 0);
     CHECK_EQ(checkpoint().action, SF_GO);
     CHECK_EQ(slot_of(path).applied, 2);
     uint64_t step;
-    CHECK_EQ(sf_pass(&step), 0);
+    CHECK_EQ(sf_pass(sf_process_counter, &step), 0);
     END;
 }
 
@@ -1108,7 +1109,7 @@ TEST(a_request_to_several_ranks_is_aimed_ahead_of_the_furthest_living_one)
     struct sf_segment segment;
     const char *path = path_in("control");
     CHECK_EQ(sf_worker_setup(), 0);
-    CHECK_EQ(sf_worker_attach(path, 4, 1, 12345), 0);
+    CHECK_EQ(sf_worker_attach(WORKER, path, 4, 1, 12345), 0);
     segment = open_segment(path);
     struct sf_slot *slots = segment.slots;
     int other = open(path, O_RDWR), another = open(path, O_RDWR);

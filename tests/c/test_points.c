@@ -36,8 +36,8 @@ TEST(a_sender_killed_at_any_point_leaves_its_request_whole_or_void_for_a_running
         send_and_die(path, sender_points[p].name, SF_PAUSE, 0);
         check_log(path, p, before);
 
-        struct sf_turn turn = checkpoint();
-        CHECK_EQ(turn.action, sender_points[p].fate == DECIDED ? SF_HOLD : SF_GO);
+        struct sf_due due = checkpoint();
+        CHECK_EQ(due.action, sender_points[p].fate == DECIDED ? SF_HOLD : SF_GO);
         if (sender_points[p].fate == DECIDED) {
             CHECK_EQ(outcome_of(path, before + 1), SF_OUTCOME_APPLIED);
             ask(&segment, SF_RESUME, 0);
@@ -74,7 +74,7 @@ TEST(a_sender_killed_at_any_point_leaves_the_log_to_the_next_sender)
         if (sender_points[p].fate == UNDECIDED)
             CHECK(entry_of(path, before + 1).target == SF_TARGET_VOID);
         if (sender_points[p].fate == DECIDED)
-            CHECK_EQ(entry_of(path, before + 1).target, sf_worker_step() + 1);
+            CHECK_EQ(entry_of(path, before + 1).target, sf_step(sf_process_counter) + 1);
         CHECK_EQ(checkpoint().action, SF_RAISE_RELOAD);
         CHECK_EQ(view_of(path).state.park_seq, sender_points[p].fate == DECIDED ? before + 1 : 0);
         if (sender_points[p].fate == DECIDED)
@@ -189,7 +189,7 @@ TEST(a_rank_helps_a_suspended_sender_and_both_agree)
         CHECK_EQ(sf_append(&segment, &request, SF_SECOND, &receipt), 0);
         CHECK_EQ(look_again().action, SF_GO);
         sf_segment_close(&segment);
-        sf_worker_end(SF_STATE_FINISHED);
+        sf_worker_end(WORKER, SF_STATE_FINISHED);
         unlink(path);
         CHECK_EQ(sf_point_arm("", SIGKILL), 0);
     }

@@ -117,19 +117,23 @@ TEST(a_second_file_in_the_place_of_the_first_makes_the_first_gone)
 
 /* --- damage --- */
 
+/* What a reader finds wrong. Opening for requests looks at the header only. */
 static int
 error_of(const char *path)
 {
+    struct sf_header header;
     struct sf_view view;
     struct sf_segment segment;
     int fd = open(path, O_RDWR | O_CLOEXEC);
     int read = sf_read_view(fd, &view);
     int opened = sf_segment_open(&segment, path);
 
+    CHECK_EQ(opened, sf_read_header(fd, &header));
     if (opened == 0)
         sf_segment_close(&segment);
+    else
+        CHECK_EQ(opened, read);
     close(fd);
-    CHECK_EQ(read, opened);
     return read;
 }
 
@@ -204,7 +208,7 @@ TEST(entries_that_lie_are_found_out)
     struct sf_segment segment = open_segment(path);
     struct sf_request request = request_of(SF_RESUME, 0);
     struct sf_receipt receipt;
-    struct sf_turn turn;
+    struct sf_due due;
     uint64_t at;
 
     at = ENTRY_OFFSET(ask(&segment, SF_PAUSE, 0).seq);
@@ -217,7 +221,7 @@ TEST(entries_that_lie_are_found_out)
         poke(path, at + offsetof(struct sf_entry, field), &bad, sizeof bad);                                           \
         CHECK_EQ(error_of(path), -SF_ECORRUPT);                                                                        \
         CHECK_EQ(sf_append(&segment, &request, 0, &receipt), -SF_ECORRUPT);                                            \
-        CHECK_EQ(sf_turn(1, 1, &turn), -SF_ECORRUPT);                                                                  \
+        CHECK_EQ(sf_apply_due(WORKER, 1, 1, &due), -SF_ECORRUPT);                                                      \
         poke(path, at + offsetof(struct sf_entry, field), &was, sizeof was);                                           \
     } while (0)
     BREAK(kind, uint32_t, 0);
@@ -238,7 +242,7 @@ TEST(a_tail_that_lies_is_found_out)
     struct sf_segment segment = open_segment(path);
     struct sf_request request = request_of(SF_RESUME, 0);
     struct sf_receipt receipt;
-    struct sf_turn turn;
+    struct sf_due due;
     uint64_t tails[] = {2, 3, 129, 1000, SF_STEP_MAX, SF_STEP_MAX + 1, UINT64_MAX, UINT64_MAX - 1};
 
     ask(&segment, SF_PAUSE, 0);
@@ -251,7 +255,7 @@ TEST(a_tail_that_lies_is_found_out)
         poke(path, offsetof(struct sf_header, tail), &tails[i], sizeof tails[i]);
         if (tails[i] == 2 || tails[i] == 3) /* would apply the first, and then find no second */
             continue;
-        CHECK_EQ(sf_turn(1, 1, &turn), -SF_ECORRUPT);
+        CHECK_EQ(sf_apply_due(WORKER, 1, 1, &due), -SF_ECORRUPT);
     }
     sf_segment_close(&segment);
 }
@@ -259,17 +263,17 @@ TEST(a_tail_that_lies_is_found_out)
 TEST(a_slot_that_is_no_longer_the_workers_own_ends_control)
 {
     const char *path = attach();
-    struct sf_turn turn;
+    struct sf_due due;
     uint64_t cookie = 999, applied = 5;
 
-    CHECK_EQ(sf_turn(1, 1, &turn), 0);
+    CHECK_EQ(sf_apply_due(WORKER, 1, 1, &due), 0);
     poke(path, SF_SLOTS_OFFSET + offsetof(struct sf_slot, cookie), &cookie, sizeof cookie);
-    CHECK_EQ(sf_turn(2, 1, &turn), -SF_ECORRUPT);
+    CHECK_EQ(sf_apply_due(WORKER, 2, 1, &due), -SF_ECORRUPT);
     cookie = 12345;
     poke(path, SF_SLOTS_OFFSET + offsetof(struct sf_slot, cookie), &cookie, sizeof cookie);
-    CHECK_EQ(sf_turn(2, 1, &turn), 0);
+    CHECK_EQ(sf_apply_due(WORKER, 2, 1, &due), 0);
     poke(path, SF_SLOTS_OFFSET + offsetof(struct sf_slot, applied), &applied, sizeof applied);
-    CHECK_EQ(sf_turn(2, 1, &turn), -SF_ECORRUPT);
+    CHECK_EQ(sf_apply_due(WORKER, 2, 1, &due), -SF_ECORRUPT);
 }
 
 /* --- entries that are not there --- */
@@ -345,7 +349,7 @@ TEST(a_file_of_any_length_reads_without_a_fault)
     for (int i = 0; i < 3; i++)
         ask(&segment, SF_PAUSE, 1000);
     sf_segment_close(&segment);
-    sf_worker_quiet();
+    sf_worker_detach(WORKER);
     for (int64_t size = (int64_t)SF_FILE_SIZE(1) - 1; size >= 0; size--) {
         int64_t page = size % SF_PAGE;
         if (size > 5000 && page > 1 && page < SF_PAGE - 1 && size % 239 != 0 && size < (int64_t)SF_SLOTS_OFFSET - 2)
@@ -388,10 +392,10 @@ TEST(a_worker_killed_while_it_attaches_leaves_nothing_that_stands_in_the_way)
             CHECK_EQ(ask_for(&segment, &request).verdict, SF_REFUSED_ENDED);
             sf_segment_close(&segment);
         }
-        CHECK_EQ(sf_worker_attach(path, 1, 0, 1), 0); /* the next one finds its way */
+        CHECK_EQ(sf_worker_attach(WORKER, path, 1, 0, 1), 0); /* the next one finds its way */
         CHECK_EQ(slot_of(path).alive, 1);
         CHECK_EQ(access(path_in("control.new"), F_OK), -1);
-        sf_worker_quiet();
+        sf_worker_detach(WORKER);
         CHECK_EQ(slot_of(path).alive, 0);
         unlink(path);
     }

@@ -19,7 +19,7 @@ stress_worker(void *argument)
     for (;;) {
         int rc = checkpoint_waiting(5 * SF_SECOND);
         if (rc == SF_RAISE_STOP) {
-            sf_worker_end(SF_STATE_STOPPED);
+            sf_worker_end(WORKER, SF_STATE_STOPPED);
             return 0;
         }
         if (rc < 0)

@@ -40,7 +40,7 @@ static void
 park(struct rank *rank, uint64_t seq)
 {
     PASSES(rank, SF_HOLD);
-    CHECK_EQ(rank->turn.seq, seq);
+    CHECK_EQ(rank->due.seq, seq);
     DOES(rank, do_park, seq, 0);
 }
 
@@ -279,7 +279,7 @@ TEST(mail_for_one_rank_passes_by_on_the_others)
         CHECK_EQ(slot_at(path, 0).applied, seq);
         OPEN(seq);
         PASSES(ranks[1], SF_DELIVER);
-        CHECK_EQ(ranks[1]->turn.entry.ranks, 2);
+        CHECK_EQ(ranks[1]->due.entry.ranks, 2);
         OPEN(seq);
         DOES(ranks[1], do_tell, seq, 0);
         APPLIED_AT(seq, 4 + k);
@@ -297,8 +297,8 @@ TEST(mail_for_a_rank_is_for_its_number_in_the_job_and_not_in_the_file)
 {
     const char *path = path_in("control");
     CHECK_EQ(sf_worker_setup(), 0);
-    sf_worker_place(5, 8, 1);
-    CHECK_EQ(sf_worker_attach(path, 2, 1, 12345), 0);
+    sf_worker_place(WORKER, 5, 8, 1);
+    CHECK_EQ(sf_worker_attach(WORKER, path, 2, 1, 12345), 0);
     struct sf_segment segment = open_segment(path);
     CHECK_EQ(slot_at(path, 1).rank, 5);
     CHECK_EQ(view_of(path).world_size, 8);
@@ -307,10 +307,10 @@ TEST(mail_for_a_rank_is_for_its_number_in_the_job_and_not_in_the_file)
     CHECK_EQ(checkpoint().action, SF_GO);
     ask_rank(&segment, SF_SET, 5);
     uint64_t step;
-    struct sf_turn turn;
-    CHECK_EQ(sf_pass(&step), 1);
-    CHECK_EQ(sf_turn(step, SF_TURN_COUNTED, &turn), 0);
-    CHECK_EQ(turn.action, SF_DELIVER);
+    struct sf_due due;
+    CHECK_EQ(sf_pass(sf_process_counter, &step), 1);
+    CHECK_EQ(sf_apply_due(WORKER, step, SF_DUE_COUNTED, &due), 0);
+    CHECK_EQ(due.action, SF_DELIVER);
     END;
 }
 
@@ -398,7 +398,7 @@ TEST(a_rank_in_code_of_its_own_holds_where_the_others_park_and_no_step_is_lost)
     BEGIN;
     ask(&segment, SF_PAUSE, 0);
     DOES(ranks[0], do_look, 0, SF_HOLD);
-    CHECK_EQ(ranks[0]->turn.seq, 1);
+    CHECK_EQ(ranks[0]->due.seq, 1);
     DOES(ranks[0], do_park, 1, 0);
     CHECK_EQ(slot_at(path, 0).step, 3);
     CHECK_EQ(slot_at(path, 0).applied, 0);

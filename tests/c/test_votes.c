@@ -20,14 +20,14 @@ static long
 do_vote(struct rank *self, uint64_t argument)
 {
     (void)self;
-    return sf_worker_vote(argument >> 4, (enum sf_phase)(argument >> 1 & 7), (int)(argument & 1));
+    return sf_worker_vote(WORKER, argument >> 4, (enum sf_phase)(argument >> 1 & 7), (int)(argument & 1));
 }
 
 static long
 do_read(struct rank *self, uint64_t argument)
 {
     (void)self;
-    return sf_worker_agreed(argument >> 4, (enum sf_phase)(argument >> 1 & 7), (int)(argument & 1));
+    return sf_worker_agreed(WORKER, argument >> 4, (enum sf_phase)(argument >> 1 & 7), (int)(argument & 1));
 }
 
 static struct sf_segment
@@ -228,7 +228,7 @@ TEST(a_rank_that_comes_fresh_and_repeats_a_reload_finds_the_verdict)
     SAYS(ranks[1], SF_PHASE_READY, 0, NO);
     DOES(late, do_join, 2, 0);
     PASSES(late, SF_RAISE_RELOAD);
-    CHECK_EQ(late->turn.seq, seq);
+    CHECK_EQ(late->due.seq, seq);
     SAYS(late, SF_PHASE_READY, 1, NO);
 
     for (int r = 0; r < 2; r++)

@@ -186,9 +186,9 @@ TEST(a_word_whose_page_is_gone_ends_the_wait)
     CHECK_EQ(truncate(path, 0), 0);
     CHECK_EQ(sf_wait_futex.wait(&other.header->changes, 0, LONG), -EFAULT);
     sf_wait_futex.wake(&other.header->changes);
-    CHECK_EQ(sf_worker_wait(LONG), -EFAULT);
+    CHECK_EQ(sf_worker_wait(WORKER, LONG), -EFAULT);
     sf_wait_ops = &sf_wait_poll;
-    CHECK_EQ(sf_worker_wait(LONG), 0); /* the fault of the load was covered: the word is 0, and not HELD */
+    CHECK_EQ(sf_worker_wait(WORKER, LONG), 0); /* the fault of the load was covered: the word is 0, and not HELD */
     sf_segment_close(&other);
 }
 
@@ -237,7 +237,7 @@ TEST(only_a_parked_rank_is_woken_and_every_change_is_announced)
     CHECK_EQ(wakes_of(&segment.slots[0].word), 0); /* it runs: nobody waits on its word */
     CHECK_EQ(wakes_of(&segment.header->changes), 1);
     CHECK_EQ(checkpoint().action, SF_HOLD);
-    CHECK_EQ(wakes_of(&sf_worker_segment()->header->changes), 2); /* applied, and parked */
+    CHECK_EQ(wakes_of(&sf_worker_segment(WORKER)->header->changes), 2); /* applied, and parked */
     fake_wakes = 0;
     ask(&segment, SF_RESUME, 0);
     CHECK_EQ(wakes_of(&segment.slots[0].word), 1);
@@ -264,9 +264,9 @@ TEST(a_resume_between_the_look_and_the_wait_is_not_slept_over)
     ask(&segment, SF_PAUSE, 0);
     CHECK_EQ(checkpoint().action, SF_HOLD);
     sf_wait_ops = &fake;
-    CHECK_EQ(sf_worker_wait(0), -ETIMEDOUT); /* nothing came: this would wait */
+    CHECK_EQ(sf_worker_wait(WORKER, 0), -ETIMEDOUT); /* nothing came: this would wait */
     meanwhile = resume_meanwhile;
-    CHECK_EQ(sf_worker_wait(0), 0); /* it came after the look: does not wait */
+    CHECK_EQ(sf_worker_wait(WORKER, 0), 0); /* it came after the look: does not wait */
     CHECK_EQ(look_again().action, SF_GO);
     CHECK_EQ(fake_waits, 2);
     sf_segment_close(&segment);

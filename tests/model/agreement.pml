@@ -1,4 +1,4 @@
-/* How ranks agree on the step of a request: csrc/sf_log.c, csrc/sf_worker.c and the counting in csrc/sf_worker.h, as a
+/* How ranks agree on the step of a request: csrc/sf_log.c, csrc/sf_apply.c and the counting in csrc/sf_worker.h, as a
  * model for SPIN. `make verify` searches it; tests/model/verify.py says with which sizes. Two ranks or three, and two
  * controllers. Ranks may come late, to a slot that had none or to that of one that died.
  *
@@ -474,7 +474,7 @@ inline forget(e)
 
 /* --- a rank: one thread that passes checkpoints --- */
 
-/* set_applied() in sf_worker.c. Who takes a slot sees the ranks apply one entry after the other. */
+/* set_applied() in sf_apply.c. Who takes a slot sees the ranks apply one entry after the other. */
 inline show_applied(me)
 {
 #if TAKES
@@ -486,7 +486,7 @@ inline show_applied(me)
 #endif
 }
 
-/* apply() in sf_worker.c, for entry [applied], whose step has come. */
+/* apply() in sf_apply.c, for entry [applied], whose step has come. */
 inline apply(me)
 {
     assert(acted[applied] == 0 || acted[applied] == step[me]); /* all ranks act on one step, or none does */
@@ -510,8 +510,8 @@ inline apply(me)
     show_applied(me)
 }
 
-/* The inner loop of sf_turn(), from entry [applied] on, as far as targets are decided. `quick`: this is
- * sf_worker_resume(), for which anything but a resume that is due is a matter for sf_turn(). */
+/* The inner loop of sf_apply_due(), from entry [applied] on, as far as targets are decided. `quick`: this is
+ * sf_worker_resume(), for which anything but a resume that is due is a matter for sf_apply_due(). */
 inline take(me)
 {
     do
@@ -748,7 +748,7 @@ end:
             AT(READ_TAIL) && !asleep[_pid] ->
             seen = tail;
             if
-            :: quick && seen != applied + 1 -> quick = 0; seen = 0 /* sf_turn() */
+            :: quick && seen != applied + 1 -> quick = 0; seen = 0 /* sf_apply_due() */
             :: else -> pc = TAKE
             fi
         }
@@ -777,7 +777,7 @@ end:
 #endif
 #endif
 #endif
-        /* sf_settle() */
+        /* sf_decide_or_void() */
         :: d_step {
             AT(ASK_LOCK) ->
             if

@@ -1,4 +1,4 @@
-"""An exhaustive model of how ranks agree on the step of a request: csrc/sf_log.c and csrc/sf_worker.c, cut down to two
+"""An exhaustive model of how ranks agree on the step of a request: csrc/sf_log.c and csrc/sf_apply.c, cut down to two
 ranks, two senders with one request each, and a few steps.
 
 Every access to shared memory is one move, and so are taking the lock, letting go of it, asking whether it is held, and

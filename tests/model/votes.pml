@@ -1,7 +1,7 @@
 /* How ranks agree that a reload is done by all of them or by none: two-phase votes, as a model for SPIN.
  *
  * After entry e has come due, a rank goes through the phases ready, executed and proved. In each it stores its vote for
- * (e, phase) in its own slot: sf_vote() in csrc/sf_log.c. Then it looks: sf_agreed(), which goes through the votes of
+ * (e, phase) in its own slot: sf_vote() in csrc/sf_vote.c. Then it looks: sf_agreed(), which goes through the votes of
  * all ranks and swaps the entry's agreed[phase] from open to yes, if all that are there said yes, or to no, if one said
  * no or this one has waited too long. It does what agreed[phase] says, whoever swapped it. After a no it takes its part
  * back and goes on to what the log says next. agree() in spark_fast/worker/voting.py is the loop around both.

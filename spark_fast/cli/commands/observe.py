@@ -56,7 +56,7 @@ def status(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show one run in full: its progress, its ranks, its last requests and what became of them."""
+    """Show one run in full: its progress, its ranks, its last requests and their outcomes."""
     from spark_fast import client
 
     found = client.attach(run)

@@ -1,100 +1,55 @@
 """Commands that start a training: `run` and `demo`."""
 
-from enum import StrEnum
-from typing import Annotated
+from inspect import Parameter, Signature
+from typing import Annotated, Any
 
 import typer
 
-from spark_fast.cli.commands.parameters import seconds
+from spark_fast.cli.run_options import OPTIONS, Order, RunOption
 
-__all__ = ["OnError", "demo", "run"]
-
-
-class OnError(StrEnum):
-    """What --on-error takes."""
-
-    PARK = "park"
-    EXIT = "exit"
+__all__ = ["demo", "run"]
 
 
-def run(
-    target: Annotated[str, typer.Argument(metavar="SCRIPT|MODULE", help="What to run.", show_default=False)],
-    arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="ARGS", help="Its arguments: all that follows.")
-    ] = None,
-    name: Annotated[
-        str | None,
-        typer.Option("--name", metavar="NAME", help="The run's name. Default: $SPARK_FAST_RUN, or a random one."),
-    ] = None,
-    module: Annotated[bool, typer.Option("-m", help="Run a module, as 'python -m' does.")] = False,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Reload a file of the script's code whenever it is saved.")
-    ] = False,
-    reload_dir: Annotated[
-        list[str] | None,
-        typer.Option("--reload-dir", metavar="DIR", help="Code in it counts as the project's, too. Repeatable."),
-    ] = None,
-    journal: Annotated[
-        str | None, typer.Option("--journal", metavar="PATH", help="Where to write what was applied at which step.")
-    ] = None,
-    replay: Annotated[
-        str | None, typer.Option("--replay", metavar="FILE", help="Apply the requests of this journal again.")
-    ] = None,
-    journal_limit: Annotated[
-        str | None,
-        typer.Option(
-            "--journal-limit", metavar="SIZE", help="What the journal takes at most, as 64MiB, or 'off' for no limit."
-        ),
-    ] = None,
-    stop_deadline: Annotated[
-        str | None,
-        typer.Option(
-            "--stop-deadline",
-            metavar="DURATION",
-            help="The time between the batch system's signal and its kill, as 30s: status shows what is left.",
-        ),
-    ] = None,
-    on_error: Annotated[
-        OnError | None,
-        typer.Option(
-            "--on-error",
-            help="Whether an exception of the script pauses it, with its memory kept, or ends it. Default: park after "
-            "a reload, or with --watch, else exit.",
-            show_default=False,
-        ),
-    ] = None,
-    error_timeout: Annotated[
-        str | None,
-        typer.Option(
-            "--error-timeout", metavar="DURATION", help="Stop a script that an error has paused after this time."
-        ),
-    ] = None,
-    ui: Annotated[bool, typer.Option("--ui", help="Serve the web page, too, and print its address.")] = False,
-) -> None:
+def run(**given: Any) -> None:
     """Run a script or a module under control.
 
     The first Ctrl-C or SIGTERM asks it to stop at its next checkpoint, the second interrupts it at once.
     """
     from spark_fast.cli.misplaced import say_misplaced
-    from spark_fast.cli.supervisor import order, supervise
+    from spark_fast.cli.supervisor import supervise
 
-    what = order(
-        target,
-        arguments or [],
-        module=module,
-        watch=watch,
-        name=name,
-        reload_dirs=reload_dir or [],
-        journal=journal,
-        replay=replay,
-        page=ui,
-        journal_limit=journal_limit,
-        stop_deadline=seconds(stop_deadline, "--stop-deadline", positive=True),
-        on_error=None if on_error is None else on_error.value,
-        error_timeout=seconds(error_timeout, "--error-timeout", positive=True),
-    )
-    say_misplaced(what)
-    raise typer.Exit(supervise(what))
+    target, arguments = given.pop("target"), given.pop("arguments") or []
+    order = Order(target, arguments, **{name: _parsed(OPTIONS[name], value) for name, value in given.items()})
+    say_misplaced(order)
+    raise typer.Exit(supervise(order))
+
+
+def _parsed(option: RunOption, given: Any) -> Any:
+    try:
+        if option.repeated:
+            return tuple(map(option.parse, given or ()))
+        return option.parse(given) if option.metavar and given is not None else given
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option.flag) from None
+
+
+def _signature() -> Signature:
+    """Return the signature from which typer makes the parser and the help of `run`."""
+    target = typer.Argument(metavar="SCRIPT|MODULE", help="What to run.", show_default=False)
+    rest = typer.Argument(None, metavar="ARGS", help="Its arguments: all that follows.")
+    parameters = [
+        Parameter("target", Parameter.KEYWORD_ONLY, annotation=str, default=target),
+        Parameter("arguments", Parameter.KEYWORD_ONLY, annotation=list[str] | None, default=rest),
+    ]
+    for name, option in OPTIONS.items():
+        kind = list[str] | None if option.repeated else str | None if option.metavar else bool
+        default = None if option.metavar else False
+        typed = typer.Option(default, option.flag, metavar=option.metavar or None, help=option.help)
+        parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, annotation=kind, default=typed))
+    return Signature(parameters)
+
+
+run.__signature__ = _signature()  # type: ignore[attr-defined]
 
 
 def demo(

@@ -4,7 +4,7 @@ import { attribute, show, text } from "./dom.js";
 import { Speeds } from "./curve.js";
 import { help, listen } from "./keys.js";
 import { List } from "./list.js";
-import { load } from "./plots.js";
+import { load } from "./plot.js";
 import { RunView } from "./run.js";
 import { Stream } from "./stream.js";
 import { find, take, takeFromAddress } from "./token.js";

@@ -1,4 +1,4 @@
-"""What the worker's Python adds to the journal that its core writes: see spark_fast/runfiles/journal.py."""
+"""The Python part of the journal: what it adds to the lines of the core. See spark_fast/runfiles/journal.py."""
 
 import os
 import time
@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spark_fast._core import worker
-from spark_fast.errors import JournalError, SparkError, describe_code
+from spark_fast.core_errors import describe_code
+from spark_fast.errors import JournalError, SparkError
 from spark_fast.runfiles import journal, journal_parts, private_files
 from spark_fast.runfiles.safe_paths import make_folders
 from spark_fast.sizes import size_text
@@ -17,15 +18,7 @@ from spark_fast.worker import options, session, stderr
 if TYPE_CHECKING:
     from spark_fast.worker.reload.modules import Project
 
-__all__ = ["code", "end", "failed", "follow", "forget_after_fork", "keep", "payload", "returned", "stopped_by_error"]
-
-_path: str | None = None
-_refused = False
-"""Whether it was said that no journal is kept: the runner asks for one again, once it knows the script."""
-_kept: "_Kept | None" = None
-_noted = 0
-_error: dict[str, Any] | None = None
-"""An error that is to be written down once the journal has begun, with the pause that follows it."""
+__all__ = ["JournalWriter", "current"]
 
 
 @dataclass
@@ -44,150 +37,148 @@ class _Kept:
         return journal.first_line(self.run, self.command, self.started, self.entry, part=self.part, before=before)
 
 
-def keep(folder: Path, run: str, command: list[str], chosen: str | None, entry: tuple[str, bytes] | None) -> None:
-    """From here on what is applied is written down. A journal that can't be kept is said, and costs nothing else.
+class JournalWriter:
+    """The journal of this process's run, if one is kept. Without one, its methods do nothing."""
 
-    folder: the run folder, which then says where the journal is.
-    chosen: the file; None for one in the user's folder.
-    entry: the path and the source of the script, if it can be run again.
-    """
-    global _path, _kept, _refused
-    if _refused:
-        return
-    if worker.journal_begun():
-        return  # something was asked before the script was found: a second header would part it from the rest
-    started = time.time()
-    try:
-        # Already chosen, for a run that now has an entry.
-        path = Path(chosen).absolute() if chosen else Path(_path) if _path else journal.default_path(run, started)
-        if chosen is None:
-            make_folders(path.parent)
-            with private_files.opened(path.parent):
-                pass  # it holds sources: nobody else may be able to put a file there
-        else:
-            journal.make(path)
-        header = journal.first_line(run, command, started, entry)
-        worker.keep_journal(path, journal.lead(path) + header)
-        _kept = _Kept(run, command, started, entry, len(header))
-        with private_files.opened(folder) as descriptor:
-            private_files.write_whole(descriptor, journal.POINTER, os.fsencode(path))
-        _path = str(path)
-    except (OSError, SparkError, RuntimeError) as error:  # RuntimeError: a user without a home
-        _refused = True
-        stderr.warn(f"no journal is kept: {error}")
+    def __init__(self) -> None:
+        self._path: str | None = None
+        self._kept: _Kept | None = None
+        self._is_refused = False
+        """Whether a warning has said that no journal is kept: the runner asks again, once it knows the script."""
+        self._noted = 0
+        """How many of the project's modules the journal names."""
+        self._error: dict[str, Any] | None = None
+        """An error that is written down once the journal has begun, with the pause that follows it."""
 
+    def keep(
+        self, folder: Path, run: str, command: list[str], chosen: str | None, entry: tuple[str, bytes] | None
+    ) -> None:
+        """Write down what is applied from now on. If that fails, a warning says so, and the run goes on without.
 
-def follow(project: "Project | None") -> None:
-    """After requests were applied: says if they could not be written down, and notes what was imported since."""
-    global _path, _noted
-    error = worker.journal_error()
-    if error:
-        stderr.warn(f"the journal {_path} can't be written any more: {describe_code(error)}")
-        _path = None
-    _write_error()
-    _limit_size()
-    if project is not None and len(project.modules) > _noted and worker.journal_begun():
-        fresh = list(project.modules.values())[_noted:]
-        _noted = len(project.modules)
-        _append({"modules": {module.path: module.digest for module in fresh if module.name != "__main__"}})
-
-
-def _limit_size() -> None:
-    """Goes on in a new part once this one is full, and drops the oldest parts beyond the limit.
-
-    A part may be as long as two headers, however small the limit: a header holds the script's source.
-    """
-    global _noted, _path
-    limit = options.current().journal_limit
-    if limit is None or _path is None or _kept is None or not worker.journal_begun():
-        return
-    path, share = Path(_path), limit // journal_parts.COUNT
-    try:
-        if path.stat().st_size < max(share, 2 * _kept.header_size):
+        folder: the run folder, which then names the journal's file.
+        chosen: the file; None for one in the user's folder.
+        entry: the path and the source of the script, if it can be run again.
+        """
+        if self._is_refused:
             return
-        before = journal_parts.put_aside(path)
-    except OSError as error:
-        if not _kept.says_dropped:
-            _kept.says_dropped = True
-            stderr.warn(f"the journal {_path} can't be kept below its limit: {error}")
-        return
-    _kept.part += 1
-    header = _kept.header(before)
-    _kept.header_size = len(header)
-    _noted = 0  # each part names the modules, so that it can be checked without those before it
-    try:
-        worker.continue_journal(header)
-        dropped = journal_parts.drop_oldest(path, limit - share)
-    except (OSError, SparkError) as error:
-        stderr.warn(f"the journal {_path} can't be written any more: {error}")
-        _path = None
-        return
-    if dropped and not _kept.says_dropped:
-        _kept.says_dropped = True
-        stderr.warn(
-            f"the journal {_path} has reached its limit of {size_text(limit)}: its oldest part is dropped, as later "
-            "ones will be. SPARK_FAST_JOURNAL_LIMIT sets the limit"
-        )
+        if worker.journal_begun():
+            return  # a request came before the script was found: a second header would part it from the rest
+        started = time.time()
+        try:
+            if chosen:
+                path = Path(chosen).absolute()
+            else:  # a path that is there belongs to a run that now has an entry
+                path = Path(self._path) if self._path else journal.default_path(run, started)
+            if chosen is None:
+                make_folders(path.parent)
+                with private_files.opened(path.parent):
+                    pass  # it holds sources: no other user may be able to put a file there
+            else:
+                journal.make(path)
+            header = journal.first_line(run, command, started, entry)
+            worker.keep_journal(path, journal.lead(path) + header)
+            self._kept = _Kept(run, command, started, entry, len(header))
+            with private_files.opened(folder) as descriptor:
+                private_files.write_whole(descriptor, journal.POINTER, os.fsencode(path))
+            self._path = str(path)
+        except (OSError, SparkError, RuntimeError) as error:  # RuntimeError: a user without a home
+            self._is_refused = True
+            stderr.warn(f"no journal is kept: {error}")
+
+    def follow(self, project: "Project | None") -> None:
+        """After requests were applied: warn if the core could not write them down, and note new imports."""
+        error = worker.journal_error()
+        if error:
+            self._give_up(describe_code(error))
+        self._write_error()
+        self._limit_size()
+        if project is not None and len(project.modules) > self._noted and worker.journal_begun():
+            fresh = list(project.modules.values())[self._noted :]
+            self._noted = len(project.modules)
+            self._append({"modules": {module.path: module.digest for module in fresh if module.name != "__main__"}})
+
+    def code(self, ident: str, number: int, sources: Mapping[str, bytes]) -> None:
+        """Write down the sources that a reload is about to run."""
+        from spark_fast.project.sources import decode
+
+        self._append({"code": number, "id": ident, "files": {path: decode(text) for path, text in sources.items()}})
+
+    def payload(self, ident: str, content: Mapping[str, Any]) -> None:
+        """Write down the content of a request that is about to be delivered."""
+        self._append({"payload": content, "id": ident})
+
+    def returned(self, ident: str) -> None:
+        """Write down that a called function has ended: what is applied from here on did not come while it ran."""
+        self._append({"returned": ident})
+
+    def failed(self, ident: str, reason: str) -> None:
+        """Write down that a reload was rolled back, that a value was not set, or that a call failed."""
+        self._append({"failed": ident, "reason": reason})
+
+    def stopped_by_error(self, message: str, text: str) -> None:
+        """Write down that the worker was paused after an error of the script."""
+        self._error = {"error": message, "traceback": text, "step": worker.step(), "time": time.time()}
+        self._write_error()
+
+    def end(self, state: str) -> None:
+        """Write down how the run ended, if the journal has begun."""
+        self._append({"end": state, "step": worker.step(), "time": time.time()})
+
+    def _limit_size(self) -> None:
+        """Go on in a new part once this one is full, and drop the oldest parts beyond the limit.
+
+        A part may be as long as two headers, however small the limit: a header holds the script's source.
+        """
+        limit, kept = options.current().journal_limit, self._kept
+        if limit is None or self._path is None or kept is None or not worker.journal_begun():
+            return
+        path, share = Path(self._path), limit // journal_parts.COUNT
+        try:
+            if path.stat().st_size < max(share, 2 * kept.header_size):
+                return
+            before = journal_parts.put_aside(path)
+        except OSError as error:
+            if not kept.says_dropped:
+                kept.says_dropped = True
+                stderr.warn(f"the journal {path} can't be kept below its limit: {error}")
+            return
+        kept.part += 1
+        header = kept.header(before)
+        kept.header_size = len(header)
+        self._noted = 0  # each part names the modules, so that it can be checked without those before it
+        try:
+            worker.continue_journal(header)
+            dropped = journal_parts.drop_oldest(path, limit - share)
+        except (OSError, SparkError) as error:
+            self._give_up(error)
+            return
+        if dropped and not kept.says_dropped:
+            kept.says_dropped = True
+            stderr.warn(
+                f"the journal {path} has reached its limit of {size_text(limit)}: its oldest part is dropped, as later "
+                "ones will be. SPARK_FAST_JOURNAL_LIMIT sets the limit"
+            )
+
+    def _write_error(self) -> None:
+        if self._error is not None and worker.journal_begun():
+            line, self._error = self._error, None
+            self._append(line)
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        if self._path is None or not worker.journal_begun():
+            return
+        try:
+            with session.current.lock:  # in which the core writes its lines
+                journal.append(self._path, line)
+        except RecursionError:  # it can be read, but not as a part of a line: without its payload it is not replayed
+            stderr.warn("what a request carries is nested too deep for the journal")
+        except (OSError, JournalError) as error:
+            self._give_up(error)
+
+    def _give_up(self, reason: object) -> None:
+        stderr.warn(f"the journal {self._path} can't be written any more: {reason}")
+        self._path = None
 
 
-def code(ident: str, number: int, sources: Mapping[str, bytes]) -> None:
-    """Writes down the sources that a reload is about to run."""
-    from spark_fast.project.sources import decode
-
-    _append({"code": number, "id": ident, "files": {path: decode(source) for path, source in sources.items()}})
-
-
-def payload(ident: str, content: Mapping[str, Any]) -> None:
-    """Writes down what a request brought that is about to be delivered."""
-    _append({"payload": content, "id": ident})
-
-
-def returned(ident: str) -> None:
-    """Writes down that a function has ended that was called: what is applied from here on was not while it ran."""
-    _append({"returned": ident})
-
-
-def failed(ident: str, reason: str) -> None:
-    """Writes down that a reload was taken back, or that a value was not set or a function not called, or raised."""
-    _append({"failed": ident, "reason": reason})
-
-
-def stopped_by_error(message: str, text: str) -> None:
-    """Writes down that the worker was paused after an error of the script."""
-    global _error
-    _error = {"error": message, "traceback": text, "step": worker.step(), "time": time.time()}
-    _write_error()
-
-
-def _write_error() -> None:
-    global _error
-    if _error is not None and worker.journal_begun():
-        line, _error = _error, None
-        _append(line)
-
-
-def end(state: str) -> None:
-    """Writes down how the run ended, if anything was written down before."""
-    if worker.journal_begun():
-        _append({"end": state, "step": worker.step(), "time": time.time()})
-
-
-def forget_after_fork() -> None:
-    """In a forked child: the journal is its parent's."""
-    global _path, _kept, _refused
-    _path = _kept = None
-    _refused = False
-
-
-def _append(line: Mapping[str, Any]) -> None:
-    global _path
-    if _path is None or not worker.journal_begun():
-        return
-    try:
-        with session.current.lock:  # in which the core writes its lines
-            journal.append(_path, line)
-    except RecursionError:  # as deep as can be read, and then within a line: without its payload it is not replayed
-        stderr.warn("what a request carries is nested too deep for the journal")
-    except (OSError, JournalError) as error:
-        stderr.warn(f"the journal {_path} can't be written any more: {error}")
-        _path = None
+current = JournalWriter()
+"""The journal of this process. A forked child gets a new one: the journal is its parent's."""

@@ -38,7 +38,7 @@ def end(state: WorkerState) -> None:
         replay = session.current.replay
         if replay is not None and (left := replay.left(worker.step())) is not None:
             stderr.warn(left)
-        writer.end(state.name.lower())
+        writer.current.end(state.name.lower())
         try:
             worker.end(state)
         except (SegmentError, OSError) as error:
@@ -97,7 +97,7 @@ def _on_uncaught(kind: type[BaseException], error: BaseException, trace: Traceba
     if not is_stop(error):
         _previous_hook(kind, error, trace)
         return
-    if not hooks.run_on_stop():
+    if not hooks.current.run_on_stop():
         session.current.outcome = WorkerState.FAILED
     behind = error_behind(error)
     if behind is not None:
@@ -108,7 +108,7 @@ def _on_uncaught(kind: type[BaseException], error: BaseException, trace: Traceba
 
 def _on_raised(error: BaseException) -> None:
     session.current.outcome = state_after(error)
-    if is_stop(error) and not hooks.run_on_stop():
+    if is_stop(error) and not hooks.current.run_on_stop():
         session.current.outcome = WorkerState.FAILED
 
 

@@ -118,9 +118,9 @@ def _take_part(name: str | None, command: list[str]) -> str:
         if session.first_here():
             # Before any controller sees the run, or can ask it for anything.
             _keep_journal(found.folder, found.run, command, None)
-            registry.connect(found.folder)
+            registry.current.connect(found.folder)
         else:
-            registry.connect(None)
+            registry.current.connect(None)
         if found.joined:
             worker.join(found.control, slot=seat, cookie=run_folder.new_id(), timeout=_SEAT)
         else:
@@ -176,4 +176,4 @@ def _keep_journal(folder: Path, run: str, command: list[str], entry: tuple[str, 
     chosen = options.current().journal
     if chosen is not None and chosen.lower() in names.OFF:
         return
-    writer.keep(folder, run, command, chosen, entry)
+    writer.current.keep(folder, run, command, chosen, entry)

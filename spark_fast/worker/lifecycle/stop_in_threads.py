@@ -34,7 +34,7 @@ def has_left_a_thread() -> bool:
 
 def finish() -> bool:
     """Runs the `on_stop()` functions if a stop has left a thread. Returns False if one of them raised."""
-    return not _left or hooks.run_on_stop()
+    return not _left or hooks.current.run_on_stop()
 
 
 def _on_uncaught(args: Any) -> None:

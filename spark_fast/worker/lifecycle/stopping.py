@@ -75,7 +75,7 @@ class StopRule:
         if not frames:
             self._note(thread)
             return True  # a worker that is paused after an error, say
-        if hooks.inside_on_stop():
+        if hooks.current.inside_on_stop():
             return False
         received = self._received(thread)
         if _place(frames) in self._places:

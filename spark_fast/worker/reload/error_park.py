@@ -93,9 +93,9 @@ class ErrorPark:
         if error is self.error:
             return  # mended code has failed on probation: the worker is parked after the same error as before
         self.error = error
-        kept = record(error, can_resume=self.has_places or bool(persist.snapshot()))
+        kept = record(error, can_resume=self.has_places or bool(persist.current.snapshot()))
         self._message = kept.message
-        writer.stopped_by_error(kept.message, kept.traceback)
+        writer.current.stopped_by_error(kept.message, kept.traceback)
         run = session.run_id() or "RUN"
         stderr.warn(
             f"run {run} is paused after an error, with everything in memory: {kept.message}\n"

@@ -154,10 +154,10 @@ class Reloader:
             sources,
             number=number,
             before=self._code.number,
-            persisted=persist,
-            declarations=registry,
+            persisted=persist.current,
+            declarations=registry.current,
             repetitions=self._repetitions,
-            parts=[hooks],
+            parts=[hooks.current],
             restart=restart,
         )
 
@@ -269,7 +269,7 @@ class Reloader:
             loops.ended_loops.forget()
         loops.ended_loops.pass_over(starting_over.ended(self.project, self._park)[0])
         if attempt.due is not None:
-            writer.code(attempt.due.id, transaction.number, transaction.sources)
+            writer.current.code(attempt.due.id, transaction.number, transaction.sources)
         with self._code.spawning.frozen():
             transaction.execute()
         if attempt.due is not None and not vote.agree(attempt.due.seq, vote.EXECUTED):
@@ -308,7 +308,7 @@ class Reloader:
         back = f"version {transaction.number} of the code failed; {after}"
         stderr.warn(f"{back}:\n{text.rstrip()}")
         with session.current.lock:
-            writer.failed(due.id, reason_of(error))
+            writer.current.failed(due.id, reason_of(error))
             if elsewhere is not None:
                 worker.tell(due.seq, due.step, failed=True)  # the rank whose code failed has said why
             elif not due.published:
@@ -371,7 +371,7 @@ class Reloader:
 
     def _can_go_on(self) -> bool:
         """Whether code that runs again finds a loop's place or a persisted value."""
-        return self._park.has_places or bool(persist.snapshot())
+        return self._park.has_places or bool(persist.current.snapshot())
 
     def _end_park(self) -> None:
         left = self._leaving

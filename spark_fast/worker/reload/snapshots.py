@@ -25,7 +25,7 @@ class Persisted(Snapshot, Protocol):
     def snapshot(self) -> Mapping[str, object]:
         """Return the values, by key."""
 
-    def clear_all_persisted(self) -> None:
+    def clear_all(self) -> None:
         """Forget all values: the training starts over."""
 
 
@@ -33,7 +33,7 @@ class Declarations(Snapshot, Protocol):
     """What modules declare as they are executed: exposed values and functions."""
 
     def expect_again(self, modules: Iterable[str], /) -> None:
-        """Note that these modules are executed again: what they do not declare again is gone with settle()."""
+        """Note that these modules are executed again: what they do not declare again is gone with commit()."""
 
-    def settle(self) -> None:
+    def commit(self) -> None:
         """Keep what the new code has declared."""

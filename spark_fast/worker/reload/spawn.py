@@ -32,7 +32,7 @@ class Spawning:
 
     def begin(self, project: Project, spawn: ModuleType) -> None:
         """Begin, as `multiprocessing.spawn` has been imported. It is the module `spawn`."""
-        from spark_fast.project import spawned
+        from spark_fast.project import spawned  # it loads runpy, which only a worker that spawns is to cost
 
         self._project = project
         self._undo = spawned.divert(spawn, self._script)
@@ -57,7 +57,7 @@ class Spawning:
 
     def _script(self, data: dict[str, Any]) -> str | None:
         """Return the script for a process that is about to be spawned; None to leave it as it is: see divert()."""
-        from spark_fast.project import spawned
+        from spark_fast.project import spawned  # as in begin(), after which this is called
 
         if self.store is None or self._project is None:
             return None

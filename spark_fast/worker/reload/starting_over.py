@@ -27,7 +27,7 @@ def check(
 
     Raises CodeRefusedError if the whole training would start over.
     """
-    kept = persist.snapshot()
+    kept = persist.current.snapshot()
     in_loops = park.has_places or bool(loops.living(thread))
     if not in_loops and not kept and anew and worker.step() > options.current().stride:
         raise CodeRefusedError(
@@ -35,7 +35,7 @@ def check(
             'training over. Give a loop a key, spark.track(…, key="batch"), and keep the model with '
             "spark.persist(); or start over on purpose with --restart"
         )
-    from spark_fast.worker.reload import restarts  # it loads ast, which only a reload is to cost
+    from spark_fast.worker.reload import restarts  # several modules, which only a reload is to cost
 
     modules = list(project.modules.values())
     transaction.warnings += restarts.find(modules, kept.values(), roots, error=park.error)
@@ -54,4 +54,4 @@ def ended(project: Project, park: ErrorPark) -> tuple[list[str], list[str]]:
     """
     sources = {module.path: module.source for module in list(project.modules.values())}
     passed, begin_again = loops.ended_loops.find(sources, loops.kept() + park.keys)
-    return (passed, begin_again) if persist.snapshot() else ([], [*passed, *begin_again])
+    return (passed, begin_again) if persist.current.snapshot() else ([], [*passed, *begin_again])

@@ -15,7 +15,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from spark_fast.errors import ReloadRefusedError
-from spark_fast.project.sources import decode
+from spark_fast.project.sources import decode, show_in_tracebacks
 from spark_fast.worker import stderr
 from spark_fast.worker.reload import dynamo
 from spark_fast.worker.reload.import_order import before_imports
@@ -133,7 +133,7 @@ class Transaction:
         self._affected = [name for name in project.importers(self._changed) if name in sys.modules]
         self._take_snapshots()
         if self.restart:
-            self._persisted.clear_all_persisted()
+            self._persisted.clear_all()
         old = [module.source for name, module in project.modules.items() if name in self._affected or name == ENTRY]
         self._repetition = Repetition(self._repetitions, [*self._affected, ENTRY], old)
         self._repetition.begin()
@@ -141,7 +141,7 @@ class Transaction:
             self._namespaces.add(name, self._loaded(name))
         project.pending = {**project.pending, **self._sources}
         for path, source in self._sources.items():
-            _show_in_tracebacks(path, source)
+            show_in_tracebacks(path, source)
         again = [name for name in self._affected if name != ENTRY]
         self._waiting = set(again)
         self._declarations.expect_again(again)
@@ -260,7 +260,7 @@ class Transaction:
         self._patch.commit()
         for warning in self.warnings[self._reported :]:  # too late for the reload's fate
             stderr.warn(f"after a reload: {warning}")
-        self._declarations.settle()
+        self._declarations.commit()
         running = {module.path for module in list(self._project.modules.values())}
         self._project.pending = {path: source for path, source in self._project.pending.items() if path not in running}
         self._namespaces.forget()
@@ -282,11 +282,6 @@ class Transaction:
         for path in self._sources:
             linecache.cache.pop(path, None)
             if (source := self._project.source_of(path)) is not None:
-                _show_in_tracebacks(path, source)
+                show_in_tracebacks(path, source)
         if self._changed and dynamo.is_in_use():
             dynamo.forget()
-
-
-def _show_in_tracebacks(path: str, source: bytes) -> None:
-    """Make tracebacks show the lines of the source that runs, even if the file on disk has changed."""
-    linecache.cache[path] = len(source), None, decode(source).splitlines(keepends=True), path

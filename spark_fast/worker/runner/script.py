@@ -183,7 +183,8 @@ def _host(entry: _Entry, args: list[str], options: RunnerOptions, command: list[
     """Runs the entry, and again after each reload."""
     if options.watched:
         # Some 20 ms, that the first edit would wait for.
-        importlib.import_module("spark_fast.worker.reload.transaction")
+        for name in ("libraries", "restarts", "transaction"):
+            importlib.import_module(f"spark_fast.worker.reload.{name}")
     journal = None if options.replay is None else read(Path(options.replay))
     # What mended an error is in the journal, too.
     errors = journal is not None and any("error" in line for line in journal.lines)
@@ -286,7 +287,7 @@ def _ended(state: WorkerState, status: int) -> int:
 
 def _stopped(error: BaseException) -> int:
     """The script let a stop through."""
-    saved = hooks.run_on_stop()
+    saved = hooks.current.run_on_stop()
     behind = error_behind(error)
     if behind is not None:
         return _failed(behind)

@@ -8,11 +8,11 @@ from spark_fast.worker.slow_path.checkpoint import enter_checkpoint, note_stop
 __all__ = ["checkpoint_async"]
 
 
-# asyncio takes longer to import than all the rest together, so it is imported only by those who use it.
+# asyncio takes longer to import than all the rest together, so only the functions that need it import it.
 
 
 _NAP = 0.05
-"""Seconds between two looks of a task that is parked and can't wait in a thread."""
+"""Seconds between two looks of a parked task that can't wait in a thread."""
 
 
 async def _trip() -> None:
@@ -39,8 +39,8 @@ async def _park(step: int) -> None:
     try:
         hold.begin()
         while hold.should_wait():
-            # The loop's other tasks run on. The thread is the executor's, and waits only while the run is paused. Where
-            # the executor has none left, those that have them may wait for this very task.
+            # The loop's other tasks run on. A thread of the executor waits, and only while the run is paused. If the
+            # executor has no thread left, the tasks that have them may wait for this very task.
             limit = hold.timeout()
             try:
                 waiting = loop.run_in_executor(None, worker.wait, limit)
@@ -59,11 +59,12 @@ _checkpoint = AsyncCheckpoint(_slow, _trip)
 
 
 def checkpoint_async() -> Awaitable[None]:
-    """`await checkpoint_async()` is `checkpoint()` for asyncio loops: parked, the event loop's other tasks run on.
+    """Pass a checkpoint in an asyncio loop, by `await checkpoint_async()`. While it is parked, the event loop's other
+    tasks run on.
 
     Idle it costs about as much as `checkpoint()` and takes no trip through the event loop, but for one after each
-    `configure(async_yield_interval=…)`, 10 ms by default, so that a tight loop starves nobody. The step counts when it
-    is awaited. Pause hooks run in the event loop's thread. A task that is cancelled while it is parked is cancelled at
+    `configure(async_yield_interval=…)`, 10 ms by default, so that a tight loop starves no other task. The step counts
+    when it is awaited. Pause hooks run in the event loop's thread. A task that is cancelled while it is parked ends at
     once; a thread of the loop's default executor then waits on for up to a second.
 
     Raises what `checkpoint()` raises.

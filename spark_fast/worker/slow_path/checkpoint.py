@@ -1,4 +1,4 @@
-"""What a checkpoint does when something is asked: apply, park, raise."""
+"""What a checkpoint does when a request is due: apply it, park, raise."""
 
 import gc
 import threading
@@ -11,7 +11,7 @@ from spark_fast.request import Kind, format_id
 from spark_fast.worker import process, session, stderr
 from spark_fast.worker.journal import writer
 from spark_fast.worker.lifecycle.hosts import ring_hosts
-from spark_fast.worker.slow_path import dispatch
+from spark_fast.worker.slow_path.dispatch import dispatcher
 from spark_fast.worker.slow_path.parking import Hold
 from spark_fast.worker.state import hooks, loops
 
@@ -25,15 +25,14 @@ _RING = 1.0
 _PATIENCE = 10.0
 """Seconds for which a pending reload may block later requests in other threads."""
 _MAIL = (Kind.SET, Kind.CALL)
-_in_the_way: tuple[int, float] = 0, 0.0
-"""The blocking reload: its number in the log, and since when it blocks."""
+"""The kinds of requests that carry mail."""
 
 
 def checkpoint(step: int, counted: bool, done: int | None) -> None:
-    """The slow path of `checkpoint()`, called by the core.
+    """Run the slow path of `checkpoint()`. The core calls this.
 
-    done: of the loop that passes it, GIVEN if it has handed out a new item since it began, and ROUND if the body of its
-        last item has come round; None if it is no loop's.
+    done: flags of the loop that passes the checkpoint: GIVEN if it has yielded a new item since it began, ROUND if the
+        body of its last item is done; None for a checkpoint of no loop.
     """
     try:
         hold = enter_checkpoint(step, counted, done)
@@ -51,50 +50,56 @@ def checkpoint(step: int, counted: bool, done: int | None) -> None:
 
 
 def note_stop(error: BaseException) -> None:
-    """An exception leaves a checkpoint: if it is a stop, this is a place that has raised it."""
+    """Note that an exception leaves a checkpoint: if it is a stop, this is a place that has raised it."""
     if is_stop(error):
         with session.current.lock:
             session.current.stop_raised = True
-            process.current.stop_rule.raised(called=dispatch.inside() or hooks.inside())
+            process.current.stop_rule.raised(called=dispatcher.inside() or hooks.current.inside())
 
 
 def enter_checkpoint(step: int, counted: bool, done: int | None) -> Hold | None:
-    """apply_due() of a thread that comes to a checkpoint, and not of one that waits there and looks again."""
+    """Apply what is due to a thread that comes to a checkpoint; as apply_due().
+
+    A thread that waits there and looks again calls apply_due() alone.
+    """
     if not session.begun():
-        process.attach()  # not holding the turns, which it takes after another lock
+        process.attach()  # without the session's lock, which it takes after another lock
         step = worker.step()
     if loops.waiting():
         loops.forget_unwound()
     session.current.passed = True
     with session.current.lock:
-        if counted and dispatch.inside():
-            step = dispatch.pass_inner()
+        if counted and dispatcher.inside():
+            step = dispatcher.pass_inner()
     host = session.current.host
     if counted and host is not None and host.thread == threading.get_ident():
-        # What a function that was called passes says nothing of the loop's code. The turns are not held: what the old
-        # code made goes now, and may wait for threads that pass checkpoints.
-        host.pass_checkpoint(0 if dispatch.inside() else done)
+        # A checkpoint that a called function passes says nothing of the loop's code. The lock is not held: finalizers
+        # of the old code's objects run now, and may wait for threads that pass checkpoints.
+        host.pass_checkpoint(0 if dispatcher.inside() else done)
     return apply_due(step, counted)
 
 
 def apply_due(step: int, counted: bool) -> Hold | None:
-    """Applies what is due. Raises for a stop or a reload; returns what is to be waited for, if anything is."""
+    """Apply the requests that are due; return the park that they ask for, if any.
+
+    Raises SparkStopError or SparkReloadError.
+    """
     while True:
         changes = worker.changes()
         step, action, seq, park_for, entry = _act(step, counted)
         if action == _AWAIT:
-            _await(seq, changes)
+            _hosts_wait.wait(seq, changes)
             continue
         if action != _DELIVER or entry is None:
             break
-        # Not holding the turns: a function that is called may take its time, and other threads go on meanwhile.
+        # Without the lock: a function that is called may take its time, and other threads go on meanwhile.
         try:
-            dispatch.deliver(entry, step)
+            dispatcher.deliver(entry, step)
         finally:
             with session.current.lock:
                 if session.current.replay is not None:
                     session.current.replay.delivered(entry["id"])
-    if action == _HOLD and not dispatch.stands_over(seq) and not hooks.inside():
+    if action == _HOLD and not dispatcher.stands_over(seq) and not hooks.current.inside():
         return Hold(step, counted, seq, park_for, apply_due)
     if action == _RAISE_STOP and entry is not None:
         _stop(format_id(entry["id"]), step, entry["sender"])
@@ -102,9 +107,9 @@ def apply_due(step: int, counted: bool) -> Hold | None:
 
 
 def _stop(request_id: str, step: int, sender: str) -> None:
-    """Raises the stop that is in force, where the rule of stopping.py has it raised."""
+    """Raise the stop that is in force if the rule of stopping.py says so."""
     with session.current.lock:
-        applies = process.current.stop_rule.applies(called=dispatch.inside() or hooks.inside())
+        applies = process.current.stop_rule.applies(called=dispatcher.inside() or hooks.current.inside())
     if applies:
         raise SparkStopError(request_id, step, sender)
 
@@ -112,8 +117,8 @@ def _stop(request_id: str, step: int, sender: str) -> None:
 class _Collector:
     """The garbage collector, which can be switched off until the block ends.
 
-    It runs finalizers of the user's, which may wait for threads that pass checkpoints. So it must not run in a thread
-    that has the turns, and a reload makes enough objects to have it run.
+    It runs the user's finalizers, which may wait for threads that pass checkpoints. So it must not run in a thread that
+    holds the session's lock. A reload makes enough objects to have it run.
     """
 
     __slots__ = ("_is_off",)
@@ -133,32 +138,32 @@ class _Collector:
 
 
 def _act(step: int, counted: bool) -> tuple[int, int, int, float, dict[str, Any] | None]:
-    """One turn, in which reloads are met or refused: the step, and what the core wants done beyond that."""
+    """Apply the log once, and begin or refuse reloads; return the step, and what is to be done without the lock."""
     with _Collector() as collector, session.current.lock:
         alone = process.current.local_stop.pending()
         if alone is not None:
             if not counted:
-                return step, _GO, 0, 0.0, None  # on to one that counts
+                return step, _GO, 0, 0.0, None  # the next checkpoint that counts raises it
             _stop(alone[0], step, alone[1])
             return step, _GO, 0, 0.0, None
         if counted:
-            left = dispatch.left_over()
+            left = dispatcher.left_over()
             if left is not None:
                 return step, _DELIVER, left["seq"], 0.0, left
             replay = session.current.replay
             if replay is not None:
-                replay.append_due(step, within=dispatch.running_call(), inner=dispatch.inner())
+                replay.append_due(step, within=dispatcher.running_call(), inner=dispatcher.inner())
         host = session.current.host
         mine = host is not None and host.thread == threading.get_ident()
         refused = gives_way = beside = False
         while True:
-            # Only the thread under the host can be run again: to others a reload does not matter.
-            action, seq, park_for, entry = _turn(
+            # Only the host's thread can be run again: other threads leave a reload to it.
+            action, seq, park_for, entry = _apply_log(
                 step,
                 counted,
                 reload=mine or host is None or gives_way,
-                mail=beside or dispatch.mine() or not dispatch.busy(),
-                inner=dispatch.inner(),
+                mail=beside or dispatcher.mine() or not dispatcher.busy(),
+                inner=dispatcher.inner(),
             )
             if action == _RAISE_RELOAD and entry is not None:
                 collector.switch_off()
@@ -169,9 +174,11 @@ def _act(step: int, counted: bool) -> tuple[int, int, int, float, dict[str, Any]
                 else:
                     _refuse_reload(entry, step, host is not None)
                 refused, gives_way = True, False
-            elif counted and not mine and not gives_way and action in (_GO, _HOLD) and _is_in_the_way():
+            elif not counted or action not in (_GO, _HOLD):
+                break
+            elif not mine and not gives_way and _blocking_reload.is_to_be_refused():
                 gives_way = True
-            elif counted and not beside and action in (_GO, _HOLD) and _mail_is_in_the_way():
+            elif not beside and _mail_is_blocking():
                 beside = True
             else:
                 break
@@ -183,69 +190,86 @@ def _act(step: int, counted: bool) -> tuple[int, int, int, float, dict[str, Any]
     return step, action, seq, park_for, entry
 
 
-def _turn(
+def _apply_log(
     step: int, counted: bool, *, reload: bool, mail: bool, inner: int
 ) -> tuple[int, int, float, dict[str, Any] | None]:
     try:
         found = worker.turn(step, counted, reload=reload, mail=mail, inner=inner)
         host = session.current.host
-        writer.follow(host.project if host is not None else None)
+        writer.current.follow(host.project if host is not None else None)
         return found
     except (SegmentError, OSError) as error:
         session.lose_control(error)
         return _GO, 0, 0.0, None
 
 
-_awaited: tuple[int, float, float] = 0, 0.0, 0.0
-"""What other hosts were last waited for with, until when, and when it is looked next whether their word is carried."""
+class _HostsWait:
+    """The wait for other hosts to say when a request is due.
+
+    This host has said from which step on it can be applied. So if it went on, it might pass the step.
+    """
+
+    def __init__(self) -> None:
+        self._state: tuple[int, float, float] = 0, 0.0, 0.0
+        """The entry that is waited for, the end of the wait, and when to look at the relay next. One tuple, since
+        threads and signal handlers come here at any time."""
+
+    def wait(self, seq: int, changes: int) -> None:
+        """Wait a while for the hosts' decision on entry `seq`; after their patience, go on without it."""
+        from spark_fast import hosts  # only a job of several hosts needs it
+
+        now = time.monotonic()
+        folder = session.folder()
+        if self._state[0] != seq and folder is not None:
+            # The hosts decide, or give up, in less.
+            self._state = seq, now + hosts.patience(folder), now + _RING
+        if now < self._state[1]:
+            worker.wait_for_change(changes, min(_RING, self._state[1] - now))
+            if time.monotonic() >= self._state[2]:
+                self._state = seq, self._state[1], time.monotonic() + _RING
+                ring_hosts()
+            return
+        with session.current.lock:
+            if worker.give_up(seq) == TARGET_VOID:
+                stderr.warn(
+                    "no other host has said in time when a request is due that all were to follow together: this host "
+                    "goes on without it"
+                )
 
 
-def _await(seq: int, changes: int) -> None:
-    """Waits a while for other hosts to say when entry `seq` is due. This host has said that from here on it can be, so
-    to go on might be to pass it."""
-    global _awaited
-    from spark_fast import hosts
+class _BlockingReload:
+    """The reload that waits for the host's thread, while later requests wait behind it."""
 
-    now = time.monotonic()
-    folder = session.folder()
-    if _awaited[0] != seq and folder is not None:
-        # They say so, or that it is off, in less.
-        _awaited = seq, now + hosts.patience(folder), now + _RING
-    if now < _awaited[1]:
-        worker.wait_for_change(changes, min(_RING, _awaited[1] - now))
-        if time.monotonic() >= _awaited[2]:
-            _awaited = seq, _awaited[1], time.monotonic() + _RING
-            ring_hosts()
-        return
-    with session.current.lock:
-        if worker.give_up(seq) == TARGET_VOID:
-            stderr.warn(
-                "no other host has said in time when a request is due that all were to follow together: this host goes "
-                "on without it"
-            )
+    def __init__(self) -> None:
+        self._state: tuple[int, float] = 0, 0.0
+        """Its number in the log, and since when it blocks. One tuple, since a signal handler may come here, too."""
 
+    def is_to_be_refused(self) -> bool:
+        """Return whether another thread is to refuse a pending reload.
 
-def _is_in_the_way() -> bool:
-    """Whether a reload that the host's thread does not come for is to be refused: because a stop stands behind it in
-    the log, or something else has for a while."""
-    global _in_the_way
-    applied, tail = worker.in_the_log()
-    if tail - applied < 2:
-        return False
-    first, *behind = session.entries(applied + 1, tail) or [None]
-    if first is None or first["kind"] != Kind.RELOAD:
-        return False
-    now = time.monotonic()
-    if _in_the_way[0] != first["seq"]:
-        _in_the_way = first["seq"], now
-    stops = any(entry is not None and entry["kind"] == Kind.STOP for entry in behind)
-    return stops or now - _in_the_way[1] >= _PATIENCE
+        It is if a stop is behind it in the log, or if other requests have been for too long.
+        """
+        applied, tail = worker.in_the_log()
+        if tail - applied < 2:
+            return False
+        first, *behind = session.entries(applied + 1, tail) or [None]
+        if first is None or first["kind"] != Kind.RELOAD:
+            return False
+        now = time.monotonic()
+        if self._state[0] != first["seq"]:
+            self._state = first["seq"], now
+        stops = any(entry is not None and entry["kind"] == Kind.STOP for entry in behind)
+        return stops or now - self._state[1] >= _PATIENCE
 
 
-def _mail_is_in_the_way() -> bool:
-    """Whether a value or a call waits for a function that runs in another thread, and anything but values and calls
-    stands behind it in the log: a pause has no reason to wait for that function."""
-    if not dispatch.busy() or dispatch.mine():
+_hosts_wait = _HostsWait()
+_blocking_reload = _BlockingReload()
+
+
+def _mail_is_blocking() -> bool:
+    """Return whether a value or a call waits for a function that runs in another thread, and other requests wait behind
+    it in the log: a pause has no reason to wait for that function."""
+    if not dispatcher.busy() or dispatcher.mine():
         return False
     applied, tail = worker.in_the_log()
     if tail - applied < 2:

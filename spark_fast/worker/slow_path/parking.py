@@ -11,7 +11,7 @@ from spark_fast.request import Kind, format_id, sender_name
 from spark_fast.runfiles import run_folder
 from spark_fast.worker import session, stderr
 from spark_fast.worker.lifecycle.hosts import ask_hosts
-from spark_fast.worker.slow_path import dispatch
+from spark_fast.worker.slow_path.dispatch import dispatcher
 from spark_fast.worker.state import hooks
 
 __all__ = ["Hold"]
@@ -44,7 +44,7 @@ class Hold:
     def __init__(self, step: int, counted: bool, seq: int, park_for: float, apply_due: ApplyDue) -> None:
         self._apply_due = apply_due
         self._thread = threading.get_ident()
-        self._depth = dispatch.depth()
+        self._depth = dispatcher.depth()
         self._outer: Hold | None = None
         self._step = step
         self._counted = counted
@@ -71,7 +71,7 @@ class Hold:
                 Hold._leader = self
         if Hold._leader is self:
             if self._outer is None:
-                hooks.run(resume=False)
+                hooks.current.run(resume=False)
             self._publish()
 
     def end(self) -> None:
@@ -82,7 +82,7 @@ class Hold:
                 with session.current.lock:
                     worker.unparked(self._step)
             if self._outer is None:
-                hooks.run(resume=True)
+                hooks.current.run(resume=True)
 
     def should_wait(self) -> bool:
         """Apply the requests that have come; return whether the thread is to wait (again).
@@ -109,7 +109,7 @@ class Hold:
         else:
             worker.wait(self.timeout())
         host = session.current.host
-        beside = (dispatch.busy() and not dispatch.mine()) or (
+        beside = (dispatcher.busy() and not dispatcher.mine()) or (
             host is not None and host.thread != threading.get_ident()
         )
         if beside and time.monotonic() - began < _BESIDE:

@@ -1,4 +1,4 @@
-"""Values that outlive a reload of the code."""
+"""Values that outlive a reload of the code: persist() and its like."""
 
 import sys
 import threading
@@ -7,88 +7,108 @@ from typing import TypeVar
 
 from spark_fast.worker.state.mappings import replace_items
 
-__all__ = ["clear_all_persisted", "clear_persisted", "has_persisted", "persist", "restore", "snapshot"]
+__all__ = ["Persisted", "clear_all_persisted", "clear_persisted", "current", "has_persisted", "persist"]
 
 Value = TypeVar("Value")
 
-_values: dict[str, object] = {}
-_lock = threading.RLock()
-
 
 class _Making:
-    """A key whose value is being made."""
+    """The making of one key's value."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.thread: int | None = None
 
 
-_making: dict[str, _Making] = {}
+class Persisted:
+    """The values of this process that outlive a reload, by key."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, object] = {}
+        self._lock = threading.RLock()
+        self._making: dict[str, _Making] = {}
+        """The keys whose values are being made."""
+
+    def get(self, key: str, initializer: Callable[[], Value]) -> Value:
+        """Return the value of this key, made by `initializer()` if there is none: see persist()."""
+        try:
+            return self._values[key]  # type: ignore[return-value]
+        except KeyError:
+            pass
+        if not callable(initializer):
+            raise TypeError(f"persist({key!r}, …) wants a function that makes the value: persist({key!r}, lambda: …)")
+        if "IPython" in sys.modules:
+            from spark_fast.worker.reload import notebook
+
+            notebook.attend()
+        with self._lock:
+            making = self._making.setdefault(key, _Making())
+        if making.thread == threading.get_ident():
+            raise RuntimeError(f"the initializer of {key!r} asks for {key!r} itself")
+        with making.lock:
+            # Another thread may remove the stored value in between.
+            value: object = self._values.get(key, making)
+            if value is making:
+                making.thread = threading.get_ident()
+                try:
+                    value = self._values[key] = initializer()
+                finally:
+                    making.thread = None
+        with self._lock:
+            self._making.pop(key, None)
+        return value  # type: ignore[return-value]
+
+    def has(self, key: str) -> bool:
+        """Return whether there is a value of this key."""
+        return key in self._values
+
+    def clear(self, key: str) -> bool:
+        """Forget the value of this key; return whether there was one."""
+        return self._values.pop(key, self._values) is not self._values
+
+    def clear_all(self) -> None:
+        """Forget all values."""
+        self._values.clear()
+
+    def snapshot(self) -> dict[str, object]:
+        """Return the values as they are now, for restore()."""
+        return dict(self._values)
+
+    def restore(self, values: dict[str, object]) -> None:
+        """Keep the values of a snapshot and no others: new code that failed leaves no value behind."""
+        replace_items(self._values, values)
+
+    def after_fork(self) -> None:
+        """In a forked child: forget what another thread of the parent was making, and the lock that it may hold."""
+        self._lock = threading.RLock()
+        self._making.clear()
+
+
+current = Persisted()
+"""The persisted values of this process. Its forked children have them too."""
 
 
 def persist(key: str, initializer: Callable[[], Value]) -> Value:
-    """The value of this key; made by `initializer()` the first time in the life of the process.
+    """Return the value of this key, made by `initializer()` the first time in the life of the process.
 
-    What is persisted lives on when the code is replaced, and its classes run the new methods. Costs some 100 ns once
+    A persisted value lives on when the code is replaced, and its classes run the new methods. Costs some 100 ns once
     the value is there. Threads that ask for one key at the same time run one initializer; an initializer may persist
     other keys. One that raises stores nothing, and the next call runs one again. Raises RuntimeError if an initializer
     asks for its own key. A forked child has what its parent had. `spark-fast reset` starts a process with nothing.
     """
-    try:
-        return _values[key]  # type: ignore[return-value]
-    except KeyError:
-        pass
-    if not callable(initializer):
-        raise TypeError(f"persist({key!r}, …) wants a function that makes the value: persist({key!r}, lambda: …)")
-    if "IPython" in sys.modules:
-        from spark_fast.worker.reload import notebook
-
-        notebook.attend()
-    with _lock:
-        making = _making.setdefault(key, _Making())
-    if making.thread == threading.get_ident():
-        raise RuntimeError(f"the initializer of {key!r} asks for {key!r} itself")
-    with making.lock:
-        # Another thread may take back, or forget, what is stored meanwhile.
-        value: object = _values.get(key, making)
-        if value is making:
-            making.thread = threading.get_ident()
-            try:
-                value = _values[key] = initializer()
-            finally:
-                making.thread = None
-    with _lock:
-        _making.pop(key, None)
-    return value  # type: ignore[return-value]
+    return current.get(key, initializer)
 
 
 def has_persisted(key: str) -> bool:
-    """Whether a value is stored under this key."""
-    return key in _values
+    """Return whether a value is stored under this key."""
+    return current.has(key)
 
 
 def clear_persisted(key: str) -> bool:
-    """Forgets the value of this key: the next persist() makes a new one. Whether there was one."""
-    return _values.pop(key, _values) is not _values
+    """Forget the value of this key, so that the next persist() makes a new one; return whether there was one."""
+    return current.clear(key)
 
 
 def clear_all_persisted() -> None:
-    """Forgets all values."""
-    _values.clear()
-
-
-def snapshot() -> dict[str, object]:
-    """What is stored now, for restore()."""
-    return dict(_values)
-
-
-def restore(values: dict[str, object]) -> None:
-    """Stores what a snapshot had, and nothing else: new code that failed leaves no value behind."""
-    replace_items(_values, values)
-
-
-def forget_after_fork() -> None:
-    # Another thread of the parent may have been in the middle of it.
-    global _lock
-    _lock = threading.RLock()
-    _making.clear()
+    """Forget all values."""
+    current.clear_all()

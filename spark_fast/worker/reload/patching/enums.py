@@ -1,4 +1,4 @@
-"""Members of an enum that is defined anew keep their identity."""
+"""Keeps the identity of the members of an enum that is defined again."""
 
 from collections.abc import Callable
 from enum import EnumMeta, Flag
@@ -15,9 +15,11 @@ _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement
 def adopt_members(
     log: UndoLog, old: EnumMeta, new: EnumMeta, refuse: Callable[[str], Exception]
 ) -> tuple[dict[int, object], dict[str, object]]:
-    """Gives old members what the new ones of the same names have, and new ones to the old class.
+    """Give old members what the new members of the same names have, and move all other new members to the old class.
 
-    Returns what is to stand for each new member, by its id, and the class attributes that list the members.
+    Return the member that replaces each new member, by the latter's id, and the class attributes that list the members.
+
+    refuse: makes the error to raise, from a reason.
     """
     stands: dict[int, object] = {}
     for member in [*new._member_map_.values(), *new._value2member_map_.values()]:
@@ -36,12 +38,12 @@ def adopt_members(
         if "__objclass__" in attributes:
             attributes["__objclass__"] = old
         if issubclass(new, Flag) and "_inverted_" in vars(kept):
-            attributes["_inverted_"] = None  # found again when it is asked for
+            attributes["_inverted_"] = None  # the enum computes it at its next use
         log.set_items(vars(kept), attributes)
         stands[id(member)] = kept
     values = {value: stands[id(member)] for value, member in new._value2member_map_.items()}
     if issubclass(new, Flag):
-        # Combinations that were made at run time.
+        # Combinations of flags that were made at run time stay.
         named = {id(member) for member in old._member_map_.values()}
         mask: int = getattr(new, "_flag_mask_", 0)
         for value, member in old._value2member_map_.items():
@@ -55,7 +57,7 @@ def adopt_members(
 
 
 def name_composites(log: UndoLog, cls: EnumMeta) -> None:
-    """Names the combinations of flags by their members' present names. For when the class is complete."""
+    """Name the combinations of flags by the present names of their members. Call it when the class is complete."""
     if not issubclass(cls, Flag):
         return
     named = {id(member) for member in cls._member_map_.values()}
@@ -76,5 +78,5 @@ def _same_data(old: Any, new: Any, cls: EnumMeta) -> bool:
     while builtin.__flags__ & _HEAP_TYPE and builtin.__base__ is not None:
         builtin = builtin.__base__
     if builtin is object:
-        return True  # all that there is lies in their namespaces
+        return True  # all their data is in their namespaces
     return type(old._value_) is type(new._value_) and old._value_ == new._value_ and bool(data.__eq__(old, new))

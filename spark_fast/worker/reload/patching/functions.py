@@ -1,4 +1,4 @@
-"""A function object that lives on gets the code of the one that was made anew."""
+"""Updates a function object in place: it gets the code of a new function of the same name."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -18,8 +18,8 @@ class FunctionPatcher:
     """The changes of functions in one transaction.
 
     Attributes:
-        code_changed: some function's code differs in more than its place in the file.
-        codes: old and new code of each function that was changed, by the id of the old.
+        code_changed: whether the code of a function differs in more than its place in the file.
+        codes: old and new code of each function that was changed, by the id of the old code.
     """
 
     def __init__(self, log: UndoLog) -> None:
@@ -30,17 +30,17 @@ class FunctionPatcher:
         self._cells: dict[int, tuple[object, object]] = {}
 
     def forget(self) -> None:
-        """Lets go of all functions."""
+        """Let go of all functions."""
         self.codes.clear()
         self._done.clear()
         self._cells.clear()
 
     def held(self) -> list[object]:
-        """What this patcher itself uses to hold functions that were discarded."""
+        """Return the objects by which this patcher holds discarded functions."""
         return [*self._done.values(), *self._cells.values()]
 
     def adopted(self, cls: str) -> list[tuple[FunctionType, FunctionType]]:
-        """Functions of a class that were discarded, each with the one that stands for it."""
+        """Return the functions of a class that were discarded, each with the one that replaces it."""
         return [
             pair
             for pair in self._done.values()
@@ -48,13 +48,13 @@ class FunctionPatcher:
         ]
 
     def adopt(self, old: FunctionType, new: FunctionType) -> FunctionType:
-        """Makes the old function do what the new one does; the one of them that is to stand."""
+        """Make the old function do what the new one does. Return the one of them that is to stand."""
         if old is new:
             return old
         done = self._done.get(id(new))
         if done is not None:
             return done[1]
-        self._done[id(new)] = (new, old)  # ids stay theirs while the objects are kept here
+        self._done[id(new)] = (new, old)  # keeping the objects keeps their ids unique
         contents = self._new_contents(old, new)
         if contents is None:
             self.forward(old, new)
@@ -66,20 +66,20 @@ class FunctionPatcher:
         return old
 
     def copy(self, old: FunctionType, new: FunctionType) -> None:
-        """All but the closure."""
+        """Give the old function all that the new one has, but for the closure."""
         self._note(old.__code__, new.__code__)
         self.log.keep_function(old)
         attributes = {
             name: self._part(old, vars(old).get(name), value) if name == "__wrapped__" else value
             for name, value in vars(new).items()
         }
-        # A thread may call it between two of these. It then finds a default too many rather than one missing.
+        # A thread may call it between two of these steps. A default too many does no harm.
         more = len(new.__defaults__ or ()) > len(old.__defaults__ or ())
         if more:
             old.__defaults__ = new.__defaults__
         if new.__kwdefaults__:
             old.__kwdefaults__ = new.__kwdefaults__
-        # An equal code object stays: compilers keep what they made of a function by the identity of its code.
+        # An equal code object stays, since compilers find their results by the identity of the code.
         if old.__code__ != new.__code__:
             old.__code__ = new.__code__
         if not more:
@@ -93,20 +93,20 @@ class FunctionPatcher:
         if not hasattr(new, "__annotate__"):
             old.__annotations__ = new.__annotations__
         vars(old).update(attributes)
-        # Marks of decorators that are gone, as __isabstractmethod__; other attributes were set at run time and stay.
+        # Decorators that are gone may have left marks such as __isabstractmethod__. Other attributes stay.
         for name in [name for name in vars(old) if name.startswith("__") and name not in attributes]:
             del vars(old)[name]
 
     def relocate(self, function: FunctionType, code: CodeType) -> None:
-        """Gives the function code that differs in its place in the file alone."""
+        """Give the function code that differs only in its place in the file."""
         self.codes.setdefault(id(function.__code__), (function.__code__, code))
         self.log.keep_function(function)
         function.__code__ = code
 
     def forward(self, old: FunctionType, new: Callable[..., Any]) -> None:
-        """Makes the old function call what stands in its place, where their closures don't match.
+        """Make the old function call the one that replaces it, where their closures don't match.
 
-        Not where that calls the old one.
+        Do nothing if the new one calls the old one.
         """
         self.code_changed = True
         if any(part is old for part in parts(new)):
@@ -121,7 +121,7 @@ class FunctionPatcher:
         vars(old)["__wrapped__"] = new  # for signatures
 
     def keep(self, old: object, new: object, namespace: dict[str, Any], qualname: str) -> object:
-        """The new value of a name that a decorated definition binds: the old value where it can be made equal."""
+        """Return what a decorated definition is to bind: the old value, if it can be updated, else the new one."""
         if old is new or old is EMPTY:
             return new
         if isinstance(old, LruCache):
@@ -130,14 +130,14 @@ class FunctionPatcher:
             return new
         if isinstance(new, FunctionType) and are_of_one_def(old, new):
             return self.adopt(old, new)
-        # What a decorator of the old source made, or the function alone, now stands for something else. It is ours to
-        # change only if it belongs to this definition.
+        # The old value is replaced by another kind of object. It may call the new one only if it belongs to this
+        # definition.
         if old.__globals__ is namespace or old.__qualname__ == qualname:
             self.forward(old, new)
         return new
 
     def _keep_cache(self, old: Any, new: object) -> object:
-        # What it holds was computed by the old code; what it will hold when this is undone, by the new.
+        # The cache holds results of the old code. When this is undone, it holds results of the new code.
         self.log.add(old.cache_clear)
         old.cache_clear()
         if (
@@ -149,7 +149,7 @@ class FunctionPatcher:
         return new
 
     def find(self, value: object, namespace: dict[str, Any], qualname: str) -> FunctionType | None:
-        """The function that a `def` statement of this namespace made, in what decorators made of it."""
+        """Find the function that a `def` statement of this namespace made, within what decorators made of it."""
         for part in parts(value):
             if (
                 isinstance(part, FunctionType)
@@ -167,7 +167,7 @@ class FunctionPatcher:
             self.code_changed = True
 
     def _new_contents(self, old: FunctionType, new: FunctionType) -> list[tuple[Any, object]] | None:
-        """What to put into the old function's cells; None if the new code does not fit them."""
+        """Return what to put into the old function's cells; None if the new code does not fit them."""
         if old.__code__.co_freevars != new.__code__.co_freevars:
             return None
         wanted: list[tuple[Any, object]] = []
@@ -176,7 +176,7 @@ class FunctionPatcher:
                 continue
             have, value = cell_contents(old_cell), cell_contents(new_cell)
             value = self._part(old, have, value)
-            # Another function that shares this cell was given something else.
+            # Another function that shares this cell needs another value in it.
             if self._cells.setdefault(id(old_cell), (old_cell, value))[1] is not value:
                 return None
             if value is not have:
@@ -184,7 +184,7 @@ class FunctionPatcher:
         return wanted
 
     def _part(self, owner: FunctionType, old: object, new: object) -> object:
-        """What a wrapper is to hold: the function that it wraps keeps its identity too."""
+        """Return what a wrapper is to hold: the function that it wraps keeps its identity, too."""
         if (
             isinstance(old, FunctionType)
             and isinstance(new, FunctionType)
@@ -196,7 +196,7 @@ class FunctionPatcher:
 
 
 def are_of_one_def(old: FunctionType, new: FunctionType) -> bool:
-    """Whether both were made by the same `def`, going by names."""
+    """Whether the same `def` made both functions, by their names."""
     return (
         old.__globals__ is new.__globals__
         and old.__qualname__ == new.__qualname__
@@ -205,7 +205,7 @@ def are_of_one_def(old: FunctionType, new: FunctionType) -> bool:
 
 
 def parts(value: object) -> Iterator[object]:
-    """The value, and what decorators and descriptors keep inside it, nearest first."""
+    """Yield the value and the objects that decorators and descriptors keep inside it, nearest first."""
     waiting = [value]
     seen: dict[int, object] = {}
     for part in waiting:
@@ -226,14 +226,14 @@ def parts(value: object) -> Iterator[object]:
             inner.append(getattr(part, "__wrapped__", None))
         elif not isinstance(part, (type, dict, list, tuple, set, str, bytes, int, float)):
             inner += attributes_of(part).values()
-        # Only what can lead to a function.
+        # Only objects that can lead to a function.
         waiting += [
             thing for thing in inner if thing is not None and (callable(thing) or hasattr(type(thing), "__get__"))
         ]
 
 
 def attributes_of(thing: object) -> dict[str, Any]:
-    """The attributes of an instance, past what its class makes of looking for them."""
+    """Return the attributes of an instance without calling attribute methods of its class."""
     try:
         held = object.__getattribute__(thing, "__dict__")
     except (AttributeError, TypeError):
@@ -242,7 +242,7 @@ def attributes_of(thing: object) -> dict[str, Any]:
 
 
 def same_code(old: CodeType, new: CodeType) -> bool:
-    """Whether both do the same, wherever they stand in the file."""
+    """Whether both are equal but for their places in the file."""
     return old == new or _placeless(old) == _placeless(new)
 
 
@@ -252,7 +252,7 @@ def _placeless(code: CodeType) -> CodeType:
 
 
 def _trampoline(freevars: tuple[str, ...]) -> CodeType:
-    """Code with these free variables that calls its keyword default."""
+    """Return code with these free variables that calls the default of its keyword argument."""
     names = ", ".join(freevars)
     uses = f"\n        ({names},)" if names else ""
     lines = f"""

@@ -1,4 +1,4 @@
-"""Definitions that an edit left alone are not executed again: what they made stays as it is."""
+"""Decides which definitions an edit left alone: they are not executed again, and their objects stay."""
 
 import ast
 import sys
@@ -19,9 +19,9 @@ from spark_fast.worker.reload.patching.comparison import (
     wrapped_attributes,
 )
 from spark_fast.worker.reload.patching.dependencies import Dependencies
+from spark_fast.worker.reload.patching.escapes import tells_others
 from spark_fast.worker.reload.patching.functions import FunctionPatcher, parts
 from spark_fast.worker.reload.patching.kinds import installed_metaclass, is_definition, is_pydantic, made_once
-from spark_fast.worker.reload.patching.referrers import tells_others
 from spark_fast.worker.reload.patching.registries import Registries, discard
 from spark_fast.worker.reload.patching.relocation import Relocation
 from spark_fast.worker.reload.patching.rewriting import choose_calls, choose_definitions, choose_statements
@@ -32,7 +32,7 @@ __all__ = ["Keeper"]
 
 
 class _Module(Protocol):
-    """What the keeper needs of the module whose new code is being executed."""
+    """What Keeper needs of PatchedModule."""
 
     namespace: dict[str, Any]
     old_namespace: dict[str, Any]
@@ -47,14 +47,14 @@ class _Module(Protocol):
 class Keeper:
     """Decides, for one module, which definitions stay as they are while its new code is executed.
 
-    A class statement, or a call at the top level that made a class, a type variable or the like, stays if its text is
-    unchanged and all that it evaluates or runs is what it was. If a library or the project was told of a class when it
-    was made, and nothing but methods changed, the class takes these methods over, and its statement is not executed
-    either.
+    A class statement stays if its text is unchanged, and everything that it evaluates or calls is unchanged. The same
+    holds for a call at the top level that made a class, a type variable or the like. A library or the project may have
+    registered a class when it was made. If only methods of such a class changed, the class gets these methods, and its
+    statement is not executed either.
 
     Attributes:
         kept: the qualified names of the classes that stay, or of which only methods change.
-        remade: those of the classes that were executed again.
+        remade: the qualified names of the classes that were executed again.
     """
 
     def __init__(
@@ -88,12 +88,12 @@ class Keeper:
         self._values: dict[str, dict[str, object]] = {}
 
     def rewrite(self) -> None:
-        """Makes the definitions in the new source's tree ask before they are executed. Call this first of all."""
+        """Make the definitions in the new source's tree ask before they are executed. Call this first."""
         old, new = self.old_source, self._new_source
         chosen: dict[ast.stmt, tuple[str, set[str] | None]] = {}
         for qualname, node in new.classes():
             if not old.is_class(qualname) or len(new.definitions[qualname]) > 1 or len(old.definitions[qualname]) > 1:
-                continue  # of branches another one may be taken now
+                continue  # it stands in several branches, and another one may be taken now
             living = self._module.old_class(qualname, None)
             if living is None:
                 continue
@@ -132,7 +132,7 @@ class Keeper:
         choose_calls(new.tree, calls)
 
     def _unwrap(self) -> None:
-        """Methods of classes of other modules that this one is about to wrap are as they were before it did so."""
+        """Unwrap methods of other modules' classes that the old code has wrapped and the new code is about to wrap."""
         for words, name in wrapped_attributes(self._new_source):
             first, *rest = words.split(".")
             cls = self.old_namespace.get(first)
@@ -147,7 +147,7 @@ class Keeper:
                     break
 
     def _methods_to_take(self, living: type, qualname: str, had: ast.ClassDef, has: ast.ClassDef) -> set[str] | None:
-        """The names of the methods that are all that is to be executed of the class; None if the whole statement is."""
+        """Return the names of the methods, if only they are to be executed; None if the whole class statement is."""
         fixed = made_once(living) is not None
         if not fixed and (had.decorator_list or not tells_others(living)):
             return None
@@ -156,7 +156,7 @@ class Keeper:
         return changed_methods(self.old_source, had, self._new_source, has)
 
     def executes(self, qualname: str) -> bool:
-        """Whether the statement is to be executed. Raises ReloadRefusedError if it would have to be and can't."""
+        """Whether the statement is to be executed. Raises ReloadRefusedError if that is needed but not possible."""
         if qualname in self._mappings:
             name, statement = self._mappings[qualname]
             change = self._dependencies.first_change(self, statement, runs_functions=False)
@@ -183,7 +183,7 @@ class Keeper:
         return False
 
     def _is_told_to_decorators(self, node: ast.ClassDef) -> bool:
-        """Whether a decorator of the class may have put it into a registry."""
+        """Whether a decorator of the class may have registered it."""
         for decorator in node.decorator_list:
             word = ast.unparse(decorator.func if isinstance(decorator, ast.Call) else decorator).partition(".")[0]
             value = self.namespace.get(word)
@@ -199,9 +199,9 @@ class Keeper:
                 raise self._module.refusal(qualname, f"it changed, and {fixed}")
             return True
         if node.decorator_list and len(self.comparison.bindings(qualname)) > 1:
-            return True  # its name means something else by the end of the module
+            return True  # another statement binds its name, too
         if fixed is None and not is_pydantic(living) and qualname in self._altered:
-            return True  # else what alters the class below it would do so twice
+            return True  # else the statements below that alter the class would do so twice
         change = self._dependencies.first_change(self, node, runs_functions=fixed is None)
         if change is not None and not self._stays_all_the_same(qualname, fixed, change):
             return True
@@ -213,7 +213,7 @@ class Keeper:
         return False
 
     def drop_removed_classes(self) -> None:
-        """The new source lacks some classes: the dicts, lists and sets of classes that stay lose them."""
+        """Remove classes that the new source lacks from dicts, lists and sets of the classes that stay."""
         gone = [
             living
             for qualname, _ in self.old_source.classes()
@@ -226,14 +226,14 @@ class Keeper:
                 discard(value, gone, self._functions.log)
 
     def stands(self, qualname: str) -> object:
-        """What is to stand for a definition that was not executed."""
-        # By the end of the old module the name may have come to mean something else.
+        """Return the value of the name of a definition that was not executed."""
+        # A later statement of the old module may have bound the name to another object.
         if len(self.comparison.bindings(qualname)) > 1 and qualname in self.old_source.definitions:
             return self._module.old_class(qualname, None)
         return self._module.old_value(qualname)
 
     def _move(self, qualname: str, living: type) -> None:
-        """Makes the line numbers of a class that was not executed those of the new source."""
+        """Give a class that was not executed the line numbers of the new source."""
         self._relocation.move(living, self._functions)
         if "__firstlineno__" not in vars(living):
             return
@@ -250,7 +250,7 @@ class Keeper:
         return change is not None and not self._stays_all_the_same(name, fixed, change)
 
     def _stays_all_the_same(self, qualname: str, fixed: str | None, change: str) -> bool:
-        """Whether it stays, though something that it depends on is another object now."""
+        """Whether the definition stays, though it depends on a name that means another object now."""
         if fixed is None:
             return False
         if self._dependencies.is_edited(self, change):
@@ -266,18 +266,18 @@ class Keeper:
         self.kept.update(name for name in self.old_source.definitions if name.startswith(f"{qualname}."))
 
     def take_methods(self, qualname: str, holder: type) -> object:
-        """The class's statement was not executed, but its methods were: in this class."""
+        """Give a class whose statement was not executed the methods that were executed in the class `holder`."""
         living = self._module.old_class(qualname, None)
         assert living is not None
         update_methods(living, holder, {mangled(qualname, name) for name in self._methods[qualname]}, self._functions)
         return self.stands(qualname)
 
     def note_remade(self, qualname: str, living: type) -> None:
-        """The class statement was executed again. What its attributes are before they are updated is remembered."""
+        """Note that a class statement was executed again. Remember the attributes of the class before their update."""
         if qualname not in self.kept:
             self.remade.add(qualname)
         if qualname in self._values or issubclass(living, Enum) or len(self.old_source.definitions[qualname]) > 1:
-            return  # of branches, another one may have been taken
+            return  # it stands in several branches, and another one may have been taken
         if qualname in self.comparison.unchanged:
             node = self.old_source.class_node(qualname)
             body = Body(self.old_source, node, self.old_source, node)
@@ -296,11 +296,11 @@ class Keeper:
         }
 
     def note_decorated(self, cls: type) -> None:
-        """The decorators of the class are about to be called with it, and to change it."""
+        """Remember the attributes of a class before its decorators are called, which may change it."""
         self._undecorated[cls] = dict(vars(cls))
 
     def finish_decorated(self, cls: type) -> None:
-        """They have been called. What they changed can be undone from here on."""
+        """Note what the decorators of a class have changed, so that it can be undone."""
         had = self._undecorated.pop(cls, None)
         if had is not None:
             self._functions.log.add_changes(cls, had)
@@ -311,7 +311,7 @@ class Keeper:
         return change is not None
 
     def finish_class(self, qualname: str) -> None:
-        """The class is complete. Puts back the attributes whose lines did not change, as they may have been set."""
+        """Finish a complete class: put back attributes whose text is unchanged, since they may have been set."""
         cls = self._module.old_class(qualname, None)
         if cls is None:
             return
@@ -324,7 +324,10 @@ class Keeper:
 
 
 def _mappings(source: Source) -> dict[str, ast.stmt]:
-    """The calls `….map_imperatively(name, …)` of the top level, by that name. SQLAlchemy refuses a second one."""
+    """Return the calls `….map_imperatively(name, …)` of the top level, by that name.
+
+    SQLAlchemy refuses a second such call for a class.
+    """
     found: dict[str, ast.stmt] = {}
     for statement in source.tree.body:
         call = getattr(statement, "value", None)
@@ -340,11 +343,11 @@ def _mappings(source: Source) -> dict[str, ast.stmt]:
 
 
 def _is_for_the_metaclass(name: str) -> bool:
-    """Whether whatever makes the class reads the attribute, and may put another value there: what it inherits, say."""
+    """Whether a metaclass may read the attribute and set another value, such as one with inherited parts."""
     return (name.startswith("__") and name.endswith("__")) or name == "model_config"
 
 
 def _belongs_to_class(value: object) -> bool:
-    """Whether it is a part of the class, such as a method, a field or a class within it, and no value."""
+    """Whether it is a part of the class, such as a method, a field or an inner class, and not a plain value."""
     kind = type(value)
     return isinstance(value, type) or any(hasattr(kind, name) for name in ("__get__", "__set__", "__set_name__"))

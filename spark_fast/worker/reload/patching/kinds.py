@@ -1,4 +1,4 @@
-"""Kinds of classes, and of values made by calls, that can't be treated as a plain class statement."""
+"""Tells which classes, and values made by calls, can't be treated like a plain class."""
 
 import sys
 import typing
@@ -10,13 +10,13 @@ __all__ = ["installed_metaclass", "is_definition", "is_pydantic", "is_sqlalchemy
 
 _TYPE_PARAMETERS = (NewType, TypeVar, ParamSpec, typing.TypeVarTuple, getattr(typing, "TypeAliasType", TypeVar))
 _PLAIN_METACLASSES = {"builtins.type", "builtins.object", "torch._C._TensorMeta"}
-"""Metaclasses written in C that keep nothing of a class."""
+"""Metaclasses written in C that keep no data about a class."""
 
 _SQLALCHEMY_VALUES = {"MetaData", "Table", "registry", "Sequence"}
 
 
 def made_once(value: object) -> str | None:
-    """Why a class, or what a call has made, can't be made a second time or get other fields; None if it can."""
+    """Return why a class, or the result of a call, can't be made again or get other fields; None if it can."""
     if is_sqlalchemy(value):
         return "SQLAlchemy maps it once and for all"
     if isinstance(value, type):
@@ -42,16 +42,17 @@ def is_sqlalchemy(value: object) -> bool:
 
 
 def is_pydantic(cls: type) -> bool:
+    """Whether the class is a model of pydantic."""
     return any(meta.__module__.startswith("pydantic.") for meta in _metaclasses(cls))
 
 
 def is_definition(value: object) -> bool:
-    """Whether the result of a call at the top level stands for a definition: others refer to it by its identity."""
+    """Whether the result of a call at the top level is like a definition: other code refers to it by identity."""
     return isinstance(value, (type, *_TYPE_PARAMETERS)) or is_sqlalchemy(value)
 
 
 def installed_metaclass(cls: type) -> str | None:
-    """The metaclass of a library other than pydantic that did something when it made the class; None without one."""
+    """Return the metaclass of a library other than pydantic that runs code when it makes a class; None without one."""
     for meta in _metaclasses(cls):
         if _is_plain(meta) or not {"__new__", "__init__"} & vars(meta).keys():
             continue

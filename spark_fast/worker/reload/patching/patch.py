@@ -10,8 +10,8 @@ from typing import Any
 from spark_fast.worker.reload.patching.dependencies import Dependencies
 from spark_fast.worker.reload.patching.functions import FunctionPatcher
 from spark_fast.worker.reload.patching.keeping import Keeper
+from spark_fast.worker.reload.patching.living_code import swap_living_code
 from spark_fast.worker.reload.patching.patched_module import PatchedModule
-from spark_fast.worker.reload.patching.referrers import swap_living_code
 from spark_fast.worker.reload.patching.rewriting import Stage, add_decorators, add_finishing
 from spark_fast.worker.reload.patching.source import ADOPT, Source, parsed
 from spark_fast.worker.reload.patching.undo import UndoLog

@@ -11,11 +11,12 @@ from typing import Any
 
 from spark_fast.errors import ReloadRefusedError
 from spark_fast.worker.reload.patching.classes import find_class, layout_difference, update_class
+from spark_fast.worker.reload.patching.escapes import escaped_functions, tells_others
 from spark_fast.worker.reload.patching.functions import FunctionPatcher, parts
 from spark_fast.worker.reload.patching.keeping import Keeper
 from spark_fast.worker.reload.patching.kinds import is_pydantic, made_once
+from spark_fast.worker.reload.patching.living_code import can_replace, nested_pairs
 from spark_fast.worker.reload.patching.references import Discarded, replace_references
-from spark_fast.worker.reload.patching.referrers import can_replace, escaped_functions, nested_pairs, tells_others
 from spark_fast.worker.reload.patching.renames import removed_classes, rename_class, renamed_classes
 from spark_fast.worker.reload.patching.rewriting import Stage
 from spark_fast.worker.reload.patching.source import Source, is_ours

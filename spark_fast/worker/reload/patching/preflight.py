@@ -18,10 +18,10 @@ __all__ = ["preflight"]
 
 
 def preflight(old_source: str, new_source: str, module: ModuleType) -> None:
-    """Raises ReloadRefusedError for an edit of a class that its living instances can't follow.
+    """Raise ReloadRefusedError for an edit of a class that its existing instances can't follow.
 
-    Nothing is executed. Sees literal `__slots__`, dataclass(slots=True), and bases that are classes of the module's
-    present namespace; what it does not see, the patch finds while the new code is executed, and that is undone.
+    This executes nothing. It sees literal `__slots__`, dataclass(slots=True), and bases that are classes of the
+    module's present namespace. The patch finds other such edits as the new code is executed, which is then undone.
     """
     if old_source != new_source and _holds_made_once(vars(module), set()):
         _check_made_once(parsed(old_source), parsed(new_source), module)
@@ -41,7 +41,7 @@ def preflight(old_source: str, new_source: str, module: ModuleType) -> None:
 
 
 def _holds_made_once(names: Mapping[str, Any], seen: set[int]) -> bool:
-    """Whether a name means something that a library makes once. Spares most edits the parsing."""
+    """Whether a name holds an object that a library makes once. So most edits need no parsing here."""
     for value in list(names.values()):
         if made_once(value) is not None:
             return True
@@ -55,7 +55,7 @@ def _holds_made_once(names: Mapping[str, Any], seen: set[int]) -> bool:
 
 
 def _check_made_once(old: Source, new: Source, module: ModuleType) -> None:
-    """Refuses edits of what a library makes once: of more than the methods of a class, and of a call's arguments."""
+    """Refuse edits of objects that a library makes once: of a class beyond its methods, and of a call's arguments."""
     olds = dict(old.classes())
     for qualname, node in new.classes():
         living = _living(vars(module), module.__name__, qualname) if qualname in olds else None
@@ -78,7 +78,7 @@ def _refusal(module: ModuleType, at: ast.AST, what: str, reason: str) -> ReloadR
 
 
 def _have_same_headers(old: str, new: str) -> bool:
-    """Whether a look at the lines tells that neither bases nor slots changed, which spares most edits the parsing."""
+    """Whether the lines alone show that neither bases nor slots changed. So most edits need no parsing here."""
     if "slots" in old or "slots" in new:
         return False
     headers = [[line for line in map(str.strip, text.splitlines()) if line.startswith("class ")] for text in (old, new)]
@@ -105,14 +105,14 @@ def _slots_reason(old: ast.ClassDef, new: ast.ClassDef, living: type) -> str | N
 
 
 EVALUATED = frozenset({"*"})
-"""Stands for slots that only the executed code knows."""
+"""Stands for slots that are known only when the code is executed."""
 
 
 _PLAIN = (ast.Assign, ast.AnnAssign, ast.Expr, ast.Pass, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 def _slots(node: ast.ClassDef) -> frozenset[str] | None:
-    """The names of the slots, as they are written; None if there are none."""
+    """Return the names of the slots as they are written; None if there are none."""
     for decorator in node.decorator_list:
         if not isinstance(decorator, ast.Call) or not ast.unparse(decorator.func).endswith("dataclass"):
             if isinstance(decorator, (ast.Name, ast.Attribute)) and ast.unparse(decorator).endswith("dataclass"):
@@ -137,7 +137,7 @@ def _slots(node: ast.ClassDef) -> frozenset[str] | None:
         if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == "__slots__":
             return EVALUATED
     if any(not isinstance(base, ast.Name) or base.id == "NamedTuple" for base in node.bases):
-        return EVALUATED  # NamedTuple and its like make slots themselves
+        return EVALUATED  # bases like NamedTuple make slots themselves
     return None
 
 
@@ -163,7 +163,7 @@ def _bases_reason(old: Source, new: Source, had: ast.ClassDef, has: ast.ClassDef
     if before is None or after is None or before == after:
         return None
     if not all(_is_quiet(base) for base in (*before, *after)):
-        return None  # a subclass, made for a trial, would run the project's own code
+        return None  # making a subclass to try it would run the project's own code
     try:
         trial = type("trial", before, {})
     except TypeError:
@@ -178,7 +178,7 @@ def _bases_reason(old: Source, new: Source, had: ast.ClassDef, has: ast.ClassDef
 
 
 def _resolve(bases: list[ast.expr], old: Source, new: Source, module: ModuleType) -> tuple[type, ...] | None:
-    """The classes that the bases are, if the new source means the same by their names as the old one."""
+    """Return the classes that the bases mean; None if the two sources bind these names in different ways."""
     found: list[type] = []
     for base in bases:
         words = ast.unparse(base).split(".")
@@ -194,7 +194,7 @@ def _resolve(bases: list[ast.expr], old: Source, new: Source, module: ModuleType
 
 
 def _binders(source: Source, name: str) -> list[str]:
-    """How the top level binds the name: its imports in full, of others the kind."""
+    """Return how the top level binds the name: imports in full, and the kind of other statements."""
     found = []
     for node in ast.walk(source.tree):
         if isinstance(node, (ast.Import, ast.ImportFrom)):

@@ -1,7 +1,7 @@
-"""A pydantic model that lives on gets the fields of the one that was made anew.
+"""Updates a pydantic model in place: it gets the fields of a new model of the same name.
 
-Pydantic compiles the fields of a model to a schema that refers to the class. So the old model takes the fields over,
-and pydantic compiles its schema again, and those of the models that have it for a field.
+Pydantic compiles the fields of a model to a schema that refers to the class. So the old model gets the new fields, and
+pydantic compiles its schema again, and the schemas of the models that have it as a field.
 """
 
 import functools
@@ -20,14 +20,8 @@ from spark_fast.worker.reload.patching.undo import UndoLog
 __all__ = ["held", "update_model"]
 
 _discarded: weakref.WeakSet[Any] = weakref.WeakSet()
-
-
-def held() -> list[object]:
-    """What this module itself uses to hold classes that were discarded."""
-    return [vars(_discarded)["data"]]
-
-
-"""Models whose old class took their fields over, and those made of them. They stay among the subclasses for a while."""
+"""New models whose fields an old model got, and models made from them. A global, since they stay among the subclasses
+of BaseModel, which is global too, until the garbage collector removes them: longer than one reload."""
 
 _COMPILED = (
     "__pydantic_complete__",
@@ -38,13 +32,17 @@ _COMPILED = (
 )
 
 
+def held() -> list[object]:
+    """Return the objects by which this module holds discarded classes."""
+    return [vars(_discarded)["data"]]
+
+
 def update_model(old: Any, new: Any, update: Callable[[Any, Any], None], log: UndoLog) -> list[str]:
-    """Gives the old model all that the new one has.
+    """Give the old model all that the new one has. Return the names of the fields that existing objects lack.
 
     update: gives a class the attributes of another one.
 
-    Returns the names of the fields that objects of the old class lack. Raises what pydantic raises if it can't compile
-    the model.
+    Raises the error of pydantic if it can't compile the model.
     """
     had = set(old.__pydantic_fields__)
     _discarded.add(new)
@@ -76,7 +74,7 @@ def update_model(old: Any, new: Any, update: Callable[[Any, Any], None], log: Un
     ]
     stale = list(dict.fromkeys(stale))
     for cls in stale:
-        # Pydantic makes the schemas and validators of other models of those of a complete one.
+        # Pydantic uses the schema of a complete model for the schemas of other models.
         log.keep_class(cls)
         type.__setattr__(cls, "__pydantic_complete__", False)
         if "__pydantic_core_schema__" in vars(cls):
@@ -87,14 +85,14 @@ def update_model(old: Any, new: Any, update: Callable[[Any, Any], None], log: Un
 
 
 def _take_fields(living: Any, made: Any, log: UndoLog) -> None:
-    """Gives a generic model for certain types the fields that such a model of the new class has."""
+    """Give a parametrized generic model the fields of the same model of the new class."""
     for name, value in list(vars(made).items()):
         if name.startswith("__pydantic_") and name != "__pydantic_generic_metadata__" and name not in _COMPILED:
             log.set_attribute(living, name, value)
 
 
 def _bind_decorators(living: Any, made: Any) -> None:
-    """Validators and the like, which are methods bound to the class, are bound to the one that lives on."""
+    """Bind validators and other methods of pydantic's decorators to the class that stays."""
     decorators = vars(living).get("__pydantic_decorators__")
     for kind in getattr(decorators, "__dataclass_fields__", ()):
         group = getattr(decorators, kind)
@@ -108,7 +106,7 @@ def _bind_decorators(living: Any, made: Any) -> None:
 
 
 def _with_class(kind: Any, new: type, old: type) -> Any:
-    """The annotation with the old class in place of the new one."""
+    """Return the annotation with the old class in place of the new one."""
     if kind is new:
         return old
     args = typing.get_args(kind)
@@ -127,7 +125,7 @@ def _with_class(kind: Any, new: type, old: type) -> Any:
 def _mentions(kind: Any, wanted: type, seen: set[int], names: Mapping[str, Any] = MappingProxyType({})) -> bool:
     """Whether the fields of a model, or an annotation, lead to the class.
 
-    names: of the module that the annotation stands in, for the texts in it.
+    names: the namespace of the annotation's module, for the strings in it.
     """
     if isinstance(kind, (str, typing.ForwardRef)):
         words = re.findall(r"[^\W\d]\w*", kind if isinstance(kind, str) else kind.__forward_arg__)

@@ -1,4 +1,4 @@
-"""Puts the object that lives on wherever the copy of it is held that a reload has made and discarded."""
+"""Replaces references to an object that a reload has made and discarded by references to the one that stays."""
 
 import functools
 import sys
@@ -32,9 +32,9 @@ _KEPT_IN_CACHES = "_lru_list_elem"
 
 
 class Discarded:
-    """Pairs of what a reload has made and discarded, and what lives on in its place.
+    """The objects that a reload has made and discarded, each with the object that stays in its place.
 
-    Two lists rather than one of pairs: whatever holds a discarded object is found and changed.
+    It keeps separate lists. A list of pairs would be found as a holder of discarded objects, and changed.
     """
 
     def __init__(self) -> None:
@@ -46,20 +46,20 @@ class Discarded:
         return bool(self.gone)
 
     def add(self, gone: object, stays: object, label: str) -> None:
-        """label: file, line and name, for people."""
+        """Add a discarded object and the one that stays. label: file, line and name, for people."""
         self.gone.append(gone)
         self.stays.append(stays)
         self.labels.append(label)
 
 
 def replace_references(discarded: Discarded, ours: Iterable[object] = ()) -> list[str]:
-    """Makes every holder of a discarded object hold the one that lives on. Returns a sentence for each that can't.
+    """Make every holder of a discarded object hold the one that stays. Return a sentence for each holder that can't.
 
-    ours: what the patch itself uses to hold discarded objects.
+    ours: the objects by which the patch itself holds discarded objects.
 
-    Immutable holders (tuples, frozensets, bound methods, weak references) are made anew, and those that hold them are
-    changed. Not undone with the reload, since it is right whether or not the rest is kept. Costs a pass over all
-    objects for each level of immutable holders.
+    Immutable holders (tuples, frozensets, bound methods, weak references) are replaced by new ones, and then their own
+    holders are changed. A rollback does not undo this, since it is right in any case. Costs a pass over all objects for
+    each level of immutable holders.
     """
     return _Replacement(discarded, ours).run()
 
@@ -69,7 +69,7 @@ class _Replacement:
         self._sought = discarded.gone
         self._stands = {id(gone): stays for gone, stays in zip(discarded.gone, discarded.stays, strict=True)}
         self._labels = {id(gone): label for gone, label in zip(discarded.gone, discarded.labels, strict=True)}
-        self._kept = list(discarded.gone)  # an id stays theirs while the object is kept here
+        self._kept = list(discarded.gone)  # keeping the objects keeps their ids unique
         self._fresh: list[Any] = []
         self._ours = {id(thing) for thing in (discarded.gone, self._kept, self._fresh, self._stands, *ours)}
         self._log = UndoLog()
@@ -104,7 +104,7 @@ class _Replacement:
         if isinstance(holder, type):
             self._in_class(holder)
         elif isinstance(holder, dict) and "__module__" in holder and "__doc__" in holder:
-            self._namespaces.append(holder)  # of a class, it seems, which caches what it finds in it
+            self._namespaces.append(holder)  # it seems to be of a class, whose attributes are cached
             return
         elif (type(holder) is dict and _is_of_python(holder)) or isinstance(holder, LruCache):
             return
@@ -154,7 +154,7 @@ class _Replacement:
                     value = slot.__get__(holder, cls)
                     if id(value) in self._stands:
                         slot.__set__(holder, self._stand(value))
-                except (AttributeError, TypeError):  # an empty slot; one of C that is read-only is found by contents()
+                except (AttributeError, TypeError):  # an empty slot, or a read-only one of C, which contents() finds
                     continue
 
     def _in_sequence(self, holder: "list[Any] | deque[Any]") -> None:
@@ -164,12 +164,12 @@ class _Replacement:
                 continue
             stays = self._stand(holder[index])
             if any(_are_same(stays, thing) for thing in kept):
-                del holder[index]  # it had been put there before
+                del holder[index]  # the list holds the one that stays already
             else:
                 holder[index] = stays
 
     def _in_dict(self, holder: dict[Any, Any]) -> None:
-        # Past what a registry makes of an item that is set twice.
+        # By the methods of dict: a registry's own may refuse to set an item twice.
         kind: Any = OrderedDict if isinstance(holder, OrderedDict) else dict
         items = list(kind.items(holder))
         for key, value in items:
@@ -180,7 +180,7 @@ class _Replacement:
             value, stays = kind.pop(holder, key), self._stand(key)
             if type(value) is weakref.KeyedRef and stays is not key:
                 if stays in holder or value() is None:
-                    continue  # of a cache, which has its value for the object that stays
+                    continue  # a cache that has a value for the object that stays
                 value = weakref.KeyedRef(value(), value.__callback__, stays)
             kind.__setitem__(holder, stays, value)
 
@@ -190,7 +190,7 @@ class _Replacement:
         if id(getattr(holder, "__type_params__", None)) in self._stands:
             holder.__type_params__ = self._stand(holder.__type_params__)  # type: ignore[attr-defined]
         if sys.version_info < (3, 14):
-            self._in_dict(holder.__annotations__)  # until they are asked for they are a tuple
+            self._in_dict(holder.__annotations__)  # a tuple until their first use
 
     def _in_class(self, holder: type) -> None:
         if id(holder) in self._stands:
@@ -210,7 +210,7 @@ class _Replacement:
         self._namespaces.clear()
 
     def _in_namespace(self, owner: type, namespace: dict[Any, Any]) -> bool:
-        """Replaces in a class, if this is its namespace. It shows as a proxy only: by its contents it is known."""
+        """Replace in a class, if this is its namespace. Return whether it is, which only the contents show."""
         if len(vars(owner)) != len(namespace) or any(
             vars(owner).get(name) is not value for name, value in namespace.items()
         ):
@@ -220,7 +220,7 @@ class _Replacement:
                 self._log.set_attribute(owner, name, self._stand(value))
         return True
 
-    # --- what can't be changed is made anew ---
+    # --- immutable holders ---
 
     def _remake(self, holder: Any, remake: "Callable[[Callable[[Any], Any], Any], Any]") -> None:
         if isinstance(holder, tuple) and holder and isinstance(holder[0], type) and holder[0].__mro__ is holder:
@@ -243,7 +243,7 @@ class _Replacement:
         stays = self._stand(gone)
         for reference in weakref.getweakrefs(gone):
             kind = type(reference)
-            # Its bases know a class by such a reference, and nothing else may hold that one.
+            # The bases of a class hold such a reference to it. If no other object does, it is left alone.
             plain = kind is weakref.ref and reference.__callback__ is None
             ours = len(gone.__bases__) if plain and isinstance(gone, type) else 0
             if sys.getrefcount(reference) <= ours + 3:
@@ -260,11 +260,11 @@ class _Replacement:
             self._kept.append(reference)
             self._fresh.append(reference)
 
-    # --- what can't be followed ---
+    # --- warnings ---
 
     def _warn_of_object(self, holder: Any) -> None:
         if id(getattr(holder, "__objclass__", None)) in self._stands:
-            return  # a descriptor of the discarded class
+            return  # it is a descriptor of the discarded class
         gone = next(part for part in contents(holder) if id(part) in self._stands)
         self._warn(gone, f"an object of the type {type(holder).__qualname__}")
 
@@ -279,8 +279,10 @@ class _Replacement:
 
 
 def _is_of_python(holder: dict[Any, Any]) -> bool:
-    """Whether Python itself keeps this: what a class knows of its subclasses, by their addresses, or the cache of a
-    function, by arguments. In neither the discarded object is looked for any more."""
+    """Whether it is a dict of Python itself: the subclasses of a class, by address, or the cache of a function.
+
+    A discarded object does no harm in either.
+    """
     return any(
         (type(value) is weakref.ref and key == id(value())) or type(value).__qualname__ == _KEPT_IN_CACHES
         for key, value in list(holder.items())

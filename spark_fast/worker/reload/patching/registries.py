@@ -1,4 +1,4 @@
-"""Registries that refuse a second class of a name, when a class that stands in them is made anew."""
+"""Takes classes out of registries that refuse a second class of the same name."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ __all__ = ["Registries", "discard"]
 
 
 class Registries:
-    """Takes a class out of the dicts that register classes, until it is made anew.
+    """Takes a class out of the dicts that register classes, until it is made again.
 
-    A dict is a registry if all its values can be called, and no namespace.
+    A dict counts as a registry if all its values can be called, and it is not a namespace.
 
     Attributes:
-        members: the classes that may stand in registries. Complete before the first of them leaves.
+        members: the classes that may be registered. Complete it before the first call of leave().
     """
 
     def __init__(self, log: UndoLog) -> None:
@@ -24,7 +24,10 @@ class Registries:
         self._left: dict[type, list[tuple[dict[Any, Any], Any]]] = {}
 
     def leave(self, cls: type) -> None:
-        """To be called before a class statement is executed again. The first member's call looks at all objects."""
+        """Take a class out of the registries, before its statement is executed again.
+
+        The first call for a member costs a pass over all objects.
+        """
         if not any(cls is member for member in self.members):
             return
         if self._found is None:
@@ -39,13 +42,13 @@ class Registries:
                 self._left.setdefault(cls, []).append((holder, key))
 
     def come_back(self, cls: type) -> None:
-        """To be called when it has been made. Where it was not registered anew, it is as before."""
+        """Put a class that was made again back into the registries in which it is missing."""
         for holder, key in self._left.pop(cls, ()):
             holder.setdefault(key, cls)
 
 
 def discard(holder: object, classes: list[type], log: UndoLog) -> None:
-    """Takes the classes out of a dict, a list or a set."""
+    """Take the classes out of a dict, a list or a set."""
     if type(holder) is dict:
         keys = [key for key, value in list(holder.items()) if any(value is cls for cls in classes)]
         if keys:

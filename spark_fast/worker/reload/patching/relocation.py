@@ -1,4 +1,4 @@
-"""New line numbers for the methods of a class that is not executed again."""
+"""Gives the methods of a class that is not executed again new line numbers."""
 
 from collections import defaultdict
 from types import CodeType, FunctionType
@@ -10,17 +10,14 @@ __all__ = ["Relocation"]
 
 
 class Relocation:
-    """The code of two sources of a module, by qualified name.
-
-    Compiles both sources when it is used for the first time.
-    """
+    """The code of two sources of a module, by qualified name. The first use compiles both."""
 
     def __init__(self, old_text: str, new_text: str) -> None:
         self._texts = old_text, new_text
         self._codes: list[dict[str, list[CodeType]]] = []
 
     def move(self, cls: type, functions: FunctionPatcher) -> None:
-        """Gives the functions of an unchanged class, and of the classes in it, the code with the new lines."""
+        """Give the functions of an unchanged class, and of the classes in it, the code with the new lines."""
         waiting: list[Any] = [cls]
         seen: set[int] = set()
         for each in waiting:

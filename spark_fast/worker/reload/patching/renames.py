@@ -1,4 +1,4 @@
-"""Classes that the new source does not define any more: renamed, or gone."""
+"""Finds the classes that the new source no longer defines: they were renamed or removed."""
 
 import ast
 from types import FunctionType
@@ -13,11 +13,11 @@ _MAKES_INSTANCES = {"__new__", "__init__", "__post_init__", "__setstate__"}
 
 
 def renamed_classes(old: Source, new: Source) -> dict[str, str]:
-    """Classes of the top level that were given another name: old names by the new ones.
+    """Return the old names of renamed classes of the top level, by their new names.
 
-    A class is taken for the renamed one if it is the only one of its kind: with the same bases, decorators and names in
-    its body, of which only other methods than those that make an instance differ. So the objects of the one have all
-    that the other wants.
+    A new class counts as a renamed old one if both have the same bases, decorators and names in their bodies, and no
+    other class has them. Their methods may differ, but not those that make an instance. So the objects of the old class
+    have all that the new class needs.
     """
     gone = [name for name in removed_classes(old, new) if "." not in name]
     come = [name for name in removed_classes(new, old) if "." not in name and name not in old.bound_names]
@@ -32,7 +32,7 @@ def renamed_classes(old: Source, new: Source) -> dict[str, str]:
 
 
 def removed_classes(old: Source, new: Source) -> list[str]:
-    """The qualified names of the classes that only the old source defines."""
+    """Return the qualified names of the classes that only the old source defines."""
     return [name for name, _ in old.classes() if name not in new.definitions]
 
 
@@ -43,7 +43,7 @@ def _is_renamed(olds: list[Definition], before: str, news: list[Definition], aft
 
 
 def _shape(node: Definition, name: str, after: str) -> list[str]:
-    """All of a class but the bodies of its methods. Those that make an instance count in full."""
+    """Return all of a class but the bodies of its methods, except for methods that make an instance."""
     assert isinstance(node, ast.ClassDef)
     found = [ast.dump(each) for each in (*node.bases, *node.keywords, *node.decorator_list)]
     for statement in node.body:
@@ -57,7 +57,7 @@ def _shape(node: Definition, name: str, after: str) -> list[str]:
 
 
 def rename_class(log: UndoLog, cls: type, before: str, after: str) -> None:
-    """Gives a class, the classes in it and their functions the qualified name that begins with `after`."""
+    """Give a class, the classes in it and their functions qualified names that begin with `after`."""
     _rename(log, cls, before, after)
     for value in list(vars(cls).values()):
         for part in parts(value):

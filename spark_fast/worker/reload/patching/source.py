@@ -1,4 +1,4 @@
-"""What a module's source defines."""
+"""Parses a module's source, and lists what it defines."""
 
 import ast
 import re
@@ -10,8 +10,8 @@ from types import CodeType
 __all__ = ["ADOPT", "Definition", "Source", "bound_by", "is_ours", "mangled", "parsed"]
 
 ADOPT = "__spark_adopt__"
-"""The name in a module's namespace by which its definitions find the patch. Ends in underscores, so that it is not
-mangled in the body of a class."""
+"""The name in a module's namespace by which its definitions find the patch. It ends in underscores, so that Python does
+not mangle it in the body of a class."""
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -23,15 +23,15 @@ _LOOPS = (ast.For, ast.AsyncFor, ast.While)
 class Source:
     """The definitions that a module makes outside functions, by their qualified names.
 
-    Branches of which only one is taken count once. What `typing.overload` decorates does not count.
+    Definitions in branches of which only one is taken count as one. Functions with `typing.overload` don't count.
 
     Attributes:
-        definitions: what the module makes once; of classes that it makes one after the other, the last.
-        repeated: what it makes more than once: one after the other, or in a loop.
+        definitions: the definitions that are made once. Of classes that are made one after the other, the last.
+        repeated: the definitions that are made more than once: one after the other, or in a loop.
     """
 
     def __init__(self, text: str, tree: ast.Module | None = None) -> None:
-        """tree: what the text is parsed to, to save the time."""
+        """tree: the tree of the text, if it has been parsed already."""
         self.text = text
         self.tree = ast.parse(text) if tree is None else tree
         nodes: list[tuple[str, Definition, bool]] = []
@@ -48,12 +48,13 @@ class Source:
                 self.definitions[qualname] = [last]
 
     def classes(self) -> Iterator[tuple[str, ast.ClassDef]]:
+        """Yield the classes, each with its qualified name."""
         for qualname, nodes in self.definitions.items():
             if isinstance(nodes[0], ast.ClassDef):
                 yield qualname, nodes[0]
 
     def renamed(self, before: str, after: str) -> "Source":
-        """This source as if a class of its top level had had another name all along. What it binds stays."""
+        """Return this source with another name for a class of its top level. The names that it binds stay."""
         found = Source(self.text)
         found.definitions = {
             after + name.removeprefix(before) if name == before or name.startswith(f"{before}.") else name: nodes
@@ -70,18 +71,18 @@ class Source:
         return nodes is not None and not any(isinstance(node, ast.ClassDef) for node in nodes)
 
     def class_node(self, qualname: str) -> ast.ClassDef:
-        """The first statement that makes the class."""
+        """Return the first statement that makes the class."""
         node = self.definitions[qualname][0]
         assert isinstance(node, ast.ClassDef)
         return node
 
     def segment(self, node: ast.stmt) -> list[str]:
-        """The lines on which the statement and its decorators stand."""
+        """Return the lines of the statement and its decorators."""
         return self._lines[self.first_line(node) - 1 : node.end_lineno]
 
     @staticmethod
     def first_line(node: ast.stmt) -> int:
-        """The line of the statement or of its first decorator."""
+        """Return the line of the statement or of its first decorator."""
         if isinstance(node, _DEFINITIONS) and node.decorator_list:
             return node.decorator_list[0].lineno
         return node.lineno
@@ -96,7 +97,7 @@ class Source:
         )
 
     def has_decorated_methods(self, qualname: str) -> bool:
-        """Whether the class has methods with decorators that may put them away."""
+        """Whether the class has methods with decorators that may store them somewhere."""
         return any(
             ast.unparse(decorator).rpartition(".")[2] not in _QUIET_DECORATORS
             for node in self.definitions.get(qualname, ())
@@ -106,7 +107,7 @@ class Source:
         )
 
     def line(self, qualname: str) -> int:
-        """The line at which the definition, or the first statement that binds the name, begins."""
+        """Return the first line of the definition, or of the first statement that binds the name."""
         if qualname in self.definitions:
             return self.definitions[qualname][0].lineno
         return next((each.lineno for each in self.tree.body if qualname in bound_by([each])), 1)
@@ -120,7 +121,7 @@ class Source:
         return re.search(r"\bimport[\s\\]*\*", self.text) is not None
 
     def lambdas(self, file: str) -> list[CodeType]:
-        """The code of the lambdas that stand outside functions, classes and comprehensions, as they were compiled."""
+        """Return the code of the lambdas outside functions, classes and comprehensions, as it was compiled."""
         if "lambda" not in self.text:
             return []
         futures = [node for node in self.tree.body if isinstance(node, ast.ImportFrom) and node.module == "__future__"]
@@ -137,7 +138,7 @@ class Source:
 
     @cached_property
     def assignments(self) -> dict[str, str]:
-        """What the top level assigns to a name, where it does so once, as text that can be compared."""
+        """The values that the top level assigns to names, as text to compare, where it assigns a name once."""
         found: dict[str, list[str]] = {}
         for node in self.tree.body:
             if isinstance(node, ast.Assign):
@@ -147,29 +148,30 @@ class Source:
         return {name: values[0] for name, values in found.items() if len(values) == 1}
 
     def names_in_class(self, qualname: str) -> set[str]:
-        """The names that the body of the class binds, mangled as in its namespace."""
+        """Return the names that the body of the class binds, mangled as in its namespace."""
         return {mangled(qualname, name) for node in self.definitions.get(qualname, ()) for name in bound_by(node.body)}
 
 
 def mangled(qualname: str, name: str) -> str:
-    """The name that this name has in the body of the class."""
+    """Return the name that Python gives this name in the body of the class."""
     if not name.startswith("__") or name.endswith("__"):
         return name
     return "_" + qualname.rpartition(".")[2].lstrip("_") + name
 
 
 parsed = lru_cache(maxsize=64)(Source)
-"""The source of a text, for those who need it in one transaction, which forgets it."""
+"""Parse a text. The results are kept until the end of a patch, which clears them."""
 
 
 def is_ours(decorator: ast.expr) -> bool:
+    """Whether the expression is a call of the patch, which add_decorators() and its like put there."""
     return isinstance(decorator, ast.Call) and isinstance(decorator.func, ast.Name) and decorator.func.id == ADOPT
 
 
 def _count(
     statements: Iterable[ast.stmt], prefix: str, repeated: bool, nodes: list[tuple[str, Definition, bool]]
 ) -> Counter[str]:
-    """How often each definition is made at the most."""
+    """Return how often each definition is made at most."""
     times: Counter[str] = Counter()
     for statement in statements:
         if isinstance(statement, _DEFINITIONS):
@@ -213,7 +215,7 @@ def _lambdas(node: ast.AST) -> Iterator[ast.Lambda]:
 
 
 def bound_by(nodes: Iterable[ast.AST], *, comprehended: bool = False) -> Iterator[str]:
-    """The names that are bound in the scope of these nodes. Comprehensions bind in it by := only."""
+    """Yield the names that are bound in the scope of these nodes. Comprehensions bind names in it by := only."""
     for node in nodes:
         if isinstance(node, _DEFINITIONS):
             yield node.name

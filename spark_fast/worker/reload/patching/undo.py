@@ -1,4 +1,4 @@
-"""Changes that can be undone: each is written down before it is made."""
+"""Makes changes that can be undone."""
 
 import functools
 from collections.abc import Callable
@@ -10,16 +10,16 @@ from spark_fast.worker.state.mappings import replace_items
 __all__ = ["EMPTY", "UndoLog", "cell_contents"]
 
 EMPTY = object()
-"""Stands for what is not there: the contents of an empty cell, a name that is not bound."""
+"""Stands for a missing value: the contents of an empty cell, or a name that is not bound."""
 
-# What `__code__` and the rest may be set to on a function that lives on. `__dict__` is changed in place.
+# The attributes of a function that an update sets. Its `__dict__` is changed in place.
 _FUNCTION_FIELDS = ("__code__", "__defaults__", "__kwdefaults__", "__doc__", "__type_params__")
 _CLASS_OF = object.__dict__["__class__"]
 _BASES_OF = type.__dict__["__bases__"]
 
 
 def cell_contents(cell: CellType) -> object:
-    """What is in the cell, or EMPTY."""
+    """Return the contents of the cell, or EMPTY."""
     try:
         return cell.cell_contents
     except ValueError:
@@ -27,25 +27,27 @@ def cell_contents(cell: CellType) -> object:
 
 
 class UndoLog:
-    """Makes changes and remembers how to take each of them back.
+    """Makes changes, and remembers how to undo each of them.
 
-    The setters of `type` and `object` are used throughout, since a metaclass or a class may refuse assignments.
+    It uses the setters of `type` and `object`, since a metaclass or a class may refuse assignments.
     """
 
     def __init__(self) -> None:
         self._steps: list[Callable[[], object]] = []
 
     def add(self, step: Callable[[], object]) -> None:
-        """Writes down what undo() is to call."""
+        """Add a function that undo() is to call."""
         self._steps.append(step)
 
     def mark(self) -> int:
-        """Where it stands now, for undo()."""
+        """Return the present position, for undo()."""
         return len(self._steps)
 
     def undo(self, mark: int = 0) -> None:
-        """Takes all back that came after the mark, the last first. Where a step fails the others are taken, and then
-        its error is raised."""
+        """Undo all changes after the mark, the last one first.
+
+        If a step fails, the others are still undone, and then the first error is raised.
+        """
         first: BaseException | None = None
         while len(self._steps) > mark:
             try:
@@ -56,16 +58,17 @@ class UndoLog:
             raise first
 
     def clear(self) -> None:
+        """Forget all changes: they stay."""
         self._steps.clear()
 
     def set_attribute(self, cls: type, name: str, value: object) -> None:
-        """Sets an attribute of a class; EMPTY removes it."""
+        """Set an attribute of a class; EMPTY removes it."""
         had = vars(cls).get(name, EMPTY)
         self.add(lambda: _put_attribute(cls, name, had))
         _put_attribute(cls, name, value)
 
     def add_changes(self, cls: type, had: dict[str, Any]) -> None:
-        """Writes down what others have changed in a class that had these attributes."""
+        """Remember what other code has changed in a class that had these attributes."""
         now = dict(vars(cls))
         for name in now.keys() | had.keys():
             before = had.get(name, EMPTY)
@@ -73,12 +76,12 @@ class UndoLog:
                 self.add(functools.partial(_put_attribute, cls, name, before))
 
     def keep_attribute(self, cls: type, name: str) -> None:
-        """Writes down an attribute of a class that others are about to change."""
+        """Remember an attribute of a class before other code changes it."""
         had = vars(cls).get(name, EMPTY)
         self.add(lambda: _put_attribute(cls, name, had))
 
     def keep_class(self, cls: type) -> None:
-        """Writes down all attributes of a class that others are about to change."""
+        """Remember all attributes of a class before other code changes them."""
         had = dict(vars(cls))
 
         def put_back() -> None:
@@ -91,22 +94,25 @@ class UndoLog:
         self.add(put_back)
 
     def set_bases(self, cls: type, bases: tuple[type, ...]) -> None:
+        """Set the bases of a class."""
         had = cls.__bases__
         _BASES_OF.__set__(cls, bases)
         self.add(lambda: _BASES_OF.__set__(cls, had))
 
     def set_class(self, thing: object, cls: type) -> None:
+        """Set the class of an object."""
         had = type(thing)
         _CLASS_OF.__set__(thing, cls)
         self.add(lambda: _CLASS_OF.__set__(thing, had))
 
     def set_cell(self, cell: CellType, value: object) -> None:
+        """Set the contents of a cell; EMPTY removes them."""
         had = cell_contents(cell)
         self.add(lambda: _put_cell(cell, had))
         _put_cell(cell, value)
 
     def set_items(self, mapping: dict[Any, Any], items: dict[Any, Any], *, replace: bool = False) -> None:
-        """Puts items into a dict; with replace, nothing else stays in it."""
+        """Put items into a dict. With `replace`, remove all other items."""
         if all(key in mapping and mapping[key] is value for key, value in items.items()) and (
             not replace or len(mapping) == len(items)
         ):
@@ -119,7 +125,7 @@ class UndoLog:
             mapping.update(items)
 
     def keep_items(self, mapping: dict[Any, Any]) -> None:
-        """Writes down what a dict holds, and in which order."""
+        """Remember the items of a dict and their order."""
         had = dict(mapping)
 
         def put_back() -> None:
@@ -131,9 +137,9 @@ class UndoLog:
         self.add(put_back)
 
     def keep_function(self, function: FunctionType) -> None:
-        """Writes down all of a function that may be changed."""
+        """Remember everything of a function that an update changes."""
         fields = {name: getattr(function, name) for name in _FUNCTION_FIELDS if hasattr(function, name)}
-        # Read where it is evaluated at once; where it is not, its source is what counts.
+        # Where annotations are evaluated lazily, the function that evaluates them is kept.
         annotations = "__annotate__" if hasattr(function, "__annotate__") else "__annotations__"
         fields[annotations] = getattr(function, annotations)
         attributes = dict(vars(function))
@@ -155,10 +161,10 @@ def _put_attribute(cls: type, name: str, value: object) -> None:
 
 
 def _setter(cls: type, name: str) -> Callable[..., None]:
-    """The first method of that name that is written in C.
+    """Return the first method of that name, of the class's metaclasses, that is written in C.
 
-    A method that is written in Python may refuse the assignment. That of `type` refuses a class whose metaclass is
-    written in C and has its own.
+    A method that is written in Python may refuse the assignment. The method of `type` refuses a class whose metaclass
+    is written in C and has a method of its own.
     """
     for meta in type.mro(type(cls)):
         found = vars(meta).get(name)
