@@ -73,6 +73,11 @@ def test_prose_wraps(page: Path) -> None:
     assert not long, f"{_name(page)} has lines of more than {WIDTH} columns: {long}"
 
 
+def test_the_site_shows_every_page() -> None:
+    shown = set(re.findall(r": ([\w.]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
+    assert shown == {"index.md" if page.name == "README.md" else page.name for page in PAGES}
+
+
 @pytest.mark.process
 def test_the_first_block_of_the_readme_runs_as_pasted(home: Path, tmp_path: Path) -> None:
     block = re.search(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
