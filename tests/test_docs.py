@@ -20,8 +20,8 @@ GENERATED = {"benchmarks.md"}
 
 _FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
-_STEP = re.compile(r"^\| `([\w/.]+)` \| `(?:\w+\.)?(\w+)\(\)`", re.MULTILINE)
-"""A row of a walk: a file and a function that it has."""
+_STEP = re.compile(r"\| `([\w/.]+/[\w/.]+)` \| `(?:\w+\.)?(\w+)\(\)`")
+"""A row of a table with a file and a function that it has."""
 _PATH = re.compile(r"`((?:csrc|spark_fast|tests|bench|docs|examples)/[\w./]*)`")
 
 
@@ -60,7 +60,7 @@ def test_the_files_that_a_page_names_exist(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)
-def test_each_step_of_a_walk_names_a_function_of_its_file(page: Path) -> None:
+def test_each_function_beside_a_file_stands_in_that_file(page: Path) -> None:
     for path, function in _STEP.findall(prose(page)):
         source = (ROOT / path).read_text(encoding="utf-8")
         assert re.search(rf"\b{function}\(", source), f"{_name(page)}: {path} has no {function}()"
