@@ -5,10 +5,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from spark_fast import client
+import spark_fast
+from spark_fast import client, errors
 from tests.support import until
 
 pytestmark = pytest.mark.unit
@@ -71,6 +73,23 @@ def test_prose_wraps(page: Path) -> None:
     text = re.sub(r"<!-- figures.*?end of figures -->", "", prose(page), flags=re.DOTALL)
     long = [line for line in text.splitlines() if len(line) > WIDTH and not line.lstrip().startswith(("|", "!["))]
     assert not long, f"{_name(page)} has lines of more than {WIDTH} columns: {long}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_the_python_of_a_page_compiles(page: Path) -> None:
+    for block in re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        compile(block, _name(page), "exec")
+
+
+@pytest.mark.parametrize("module", [spark_fast, client], ids=lambda module: module.__name__)
+def test_the_reference_has_every_public_name(module: ModuleType) -> None:
+    reference = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    # `::: spark_fast.errors` brings the exceptions; the second and third name are aliases.
+    elsewhere = {"__version__", "controller", "Used", *errors.__all__}
+    missing = [
+        name for name in module.__all__ if name not in elsewhere and not re.search(rf"\b{name}$", reference, re.M)
+    ]
+    assert not missing
 
 
 def test_the_site_shows_every_page() -> None:
