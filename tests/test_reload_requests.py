@@ -48,7 +48,7 @@ class Reloader:
         pass
 
     def begin_reload(self, entry, step):
-        worker.tell(entry["seq"], step, failed=False)
+        worker.publish_outcome(entry["seq"], step, failed=False)
         return spark.SparkReloadError(format_id(entry["id"]), step, entry["sender"])
 
 session.current.reloader = Reloader()

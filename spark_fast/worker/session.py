@@ -247,7 +247,7 @@ def lose_control(error: Exception) -> None:
         if current.life is not Life.ATTACHED:
             return
         current.life = Life.OFF
-        worker.quiet()
+        worker.detach()
         stderr.warn(f"control of run {current.run} is lost: {error}. The training goes on without.")
 
 

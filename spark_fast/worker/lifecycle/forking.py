@@ -49,7 +49,7 @@ def _stop_child(home: Home, name: str, run: str | None, sender: str, deadline: f
     except (FileNotFoundError, FolderRefusedError):  # it was removed meanwhile, or is no run's folder
         return
     try:
-        about = run_folder.read_about(folder)
+        about = run_folder.read_info(folder)
     finally:
         os.close(folder)
     if about is not None and (about.forked_from, about.parent) == (run, os.getpid()):

@@ -31,8 +31,8 @@ _MAIL = (Kind.SET, Kind.CALL)
 def checkpoint(step: int, counted: bool, done: int | None) -> None:
     """Run the slow path of `checkpoint()`. The core calls this.
 
-    done: flags of the loop that passes the checkpoint: GIVEN if it has yielded a new item since it began, ROUND if the
-        body of its last item is done; None for a checkpoint of no loop.
+    done: flags of the loop that passes the checkpoint: ITEM_YIELDED if it has yielded a new item since it began,
+        BODY_DONE if the body of its last item is done; None for a checkpoint of no loop.
     """
     try:
         hold = enter_checkpoint(step, counted, done)
@@ -194,7 +194,7 @@ def _apply_log(
     step: int, counted: bool, *, reload: bool, mail: bool, inner: int
 ) -> tuple[int, int, float, dict[str, Any] | None]:
     try:
-        found = worker.turn(step, counted, reload=reload, mail=mail, inner=inner)
+        found = worker.apply_due(step, counted, reload=reload, mail=mail, inner=inner)
         reloader = session.current.reloader
         writer.current.follow(reloader.project if reloader is not None else None)
         return found
