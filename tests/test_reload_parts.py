@@ -35,13 +35,13 @@ class Part:
     def restore(self, taken: dict[str, object]) -> None:
         self.state = taken
 
-    def clear_all_persisted(self) -> None:
+    def clear_all(self) -> None:
         self.state = {}
 
     def expect_again(self, modules: Iterable[str]) -> None:
         self.expected += modules
 
-    def settle(self) -> None:
+    def commit(self) -> None:
         self.kept += 1
 
 

@@ -18,7 +18,7 @@ from spark_fast import client
 from spark_fast.runfiles import homes, private_files, run_folder
 from spark_fast.ui import polling, request_cache
 from spark_fast.worker import stderr
-from spark_fast.worker.state import persist
+from spark_fast.worker.state.persist import Persisted
 from tests.reloading import Edited
 from tests.support import DEADLINE, LOOP, Child, until
 
@@ -263,25 +263,26 @@ def test_an_item_goes_where_no_lock_is_held(tmp_path: Path) -> None:
         assert child.out == "False\n"
 
 
-def test_what_another_thread_persists_while_it_is_put_back_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_another_thread_persists_while_it_is_put_back_does_no_harm() -> None:
     class Key(str):
         def __hash__(self) -> int:
-            persist.current._values.setdefault(f"another {len(persist.current._values)}", 0)
+            persisted._values.setdefault(f"another {len(persisted._values)}", 0)
             return super().__hash__()
 
-    monkeypatch.setattr(persist, "_values", {})
-    persist.current._values[Key("model")] = 0
-    persist.current.restore({"optim": 1})
-    assert persist.current._values["optim"] == 1 and "model" not in persist.current._values
+    persisted = Persisted()
+    persisted._values[Key("model")] = 0
+    persisted.restore({"optim": 1})
+    assert persisted.get("optim", int) == 1 and not persisted.has("model")
 
 
-def test_a_value_that_is_forgotten_as_it_is_made_is_returned_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_value_that_is_forgotten_as_it_is_made_is_returned_all_the_same() -> None:
     class Forgetful(dict[str, object]):
         def __setitem__(self, key: str, value: object) -> None:
             pass
 
-    monkeypatch.setattr(persist, "_values", Forgetful())
-    assert persist.persist("model", lambda: "made") == "made"
+    persisted = Persisted()
+    persisted._values = Forgetful()
+    assert persisted.get("model", lambda: "made") == "made"
 
 
 def test_a_task_whose_executor_is_busy_for_good_is_resumed(tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ def _sender(name: str) -> str:
 
 
 def _ask(sender: str) -> str | None:
-    # A process that was forked from a worker becomes one by a checkpoint: it may be none that trains.
+    # A process that was forked from a worker may not train. It becomes a worker only by its first checkpoint.
     if session.forked() or not attach():
         return "nothing controls this process"
     deadline = options.current().stop_deadline or 0.0
@@ -228,8 +228,8 @@ def _after_fork() -> None:
     """In a forked child: make it another process than its parent, and show nothing that it does in its parent's run."""
     global current
     before = session.current
-    if before.host is not None:
-        before.host.forget_after_fork()
+    if before.reloader is not None:
+        before.reloader.forget_after_fork()
     session.current = child = before.after_fork()
     current = WorkerProcess()
     if child.life is Life.ATTACHED and child.run is not None and child.folder is not None:

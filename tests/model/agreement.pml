@@ -100,7 +100,7 @@ byte before_target[REQUESTS];
 byte step[RANKS] = PARKED;
 bool pending[RANKS] = 0;  /* SF_WORD_PENDING */
 bool held[RANKS] = PARKED; /* SF_WORD_HELD */
-bool gone[RANKS] = 0;     /* dead or ended: slot_taken() or sf_slot_alive() says no */
+bool gone[RANKS] = 0;     /* dead or ended: sf_slot_taken() or sf_slot_alive() says no */
 bool joined = !JOINS;     /* the last slot is taken */
 #if TAKES
 byte applied_of[RANKS] = 0; /* with applied_at, as one: look_at() reads them again if they have changed */
@@ -555,7 +555,7 @@ inline take(me)
 }
 
 #if TAKES
-/* leaves(): a reload that the ranks were ready for. That they have made up their minds is votes.pml's matter. */
+/* A reload that the ranks were ready for. How they decide on it is the subject of votes.pml. */
 
 inline to_next_front()
 {
@@ -628,7 +628,7 @@ inline state_at(entry)
     fi
 }
 
-/* move_on(). `seen`: the last entry that is due where the furthest stands. */
+/* apply_passed(). `seen`: the last entry that is due where the furthest stands. */
 inline move_on()
 {
     seen = applied;
@@ -643,7 +643,7 @@ inline move_on()
     od
 }
 
-/* The end of find_place(), and join_locked(): all of the slot is as it should be before its lock is taken. */
+/* The end of find_start(), and sf_worker_join_locked(): all of the slot is as it should be before its lock is taken. */
 inline sit_down(me)
 {
     i = front_at;

@@ -22,10 +22,11 @@ MEMORY_KIB = 3 * 1024 * 1024  # of one search; two run at a time
 LARGE_KIB = 8 * 1024 * 1024  # of one that runs alone
 DEPTH = 10_000
 PARALLEL = 2
-TAKES = {"--quick": "1 minute", "": "8 minutes", "--all": "30 minutes"}  # on two cores, or a little less
+TAKES = {"--quick": "1 minute", "": "10 minutes", "--all": "30 minutes"}  # on two cores, or a little less
 
 AGREEMENT = "agreement.pml"
 VOTES = "votes.pml"
+HOSTS = "hosts.pml"
 
 # What each assertion of the models says, by a piece of it as SPIN prints it: no blanks, constants in place.
 MEANINGS = {
@@ -47,6 +48,24 @@ MEANINGS = {
         "gone[n]": "a yes is agreed on that a living rank has not said",
         "(pc==": "a rank waits for ever",
         "non-progress cycle": "somebody goes round for ever",
+    },
+    HOSTS: {
+        "decided[at]==step[h]": "a rank runs past the step that was decided",
+        "!(acted[": "a rank applies a request twice",
+        "last_number[h]<": "a host applies requests in another order than the job's log has",
+        "(acted_at[(id-1)]==step[h])": "two hosts apply a request at different steps",
+        "fate[(id-1)]!=": "a request is applied although its sender heard that it was not",
+        "(i<": "a request stands in the job's log twice",
+        "dead[": "a living host does not say what it has to say",
+        "log_stop[i]": "a request counts as applied, and a host has not applied it",
+        "(pc[h]==": "a sender waits for ever",
+        "log[next]==0": "a relay stops before the end of the job's log",
+        "!(awaits": "a rank waits for ever",
+        "acted_at[n]": "one living host applies a request, and another does not",
+        "target[(found": "a relay has passed a request that has no decision",
+        "acted_at[": "a sender hears that a request was refused, and a host has applied it",
+        "invalid end state": "a relay waits for ever",
+        "non-progress cycle": "a relay goes round for ever",
     },
 }
 
@@ -222,7 +241,48 @@ VOTES_BROKEN = [
     _votes("a waiting rank never looks around", 2, 1, "NO_SLICES", deaths=1),
 ]
 
-ALL = [*HOLD, *VOTES_HOLD, *SPARE, *BROKEN, *VOTES_BROKEN]
+
+SOME = {"kinds": 0b110}  # sets and pauses
+
+
+def _hosts(name: str, hosts: int, requests: int, *variant: str, **others: int) -> Search:
+    size = {"HOSTS": hosts, "REQUESTS": requests, "SENDERS": min(hosts, requests)} | _upper(others)
+    quick = bool(variant) or (requests == 1 and not others.get("groups"))
+    return Search(name=f"hosts: {name}", model=HOSTS, size=size, broken=variant, fails=bool(variant), quick=quick)
+
+
+HOSTS_HOLD = [
+    _hosts("2 hosts, 1 request", 2, 1),
+    _hosts("2 hosts, 1 request, 2 relays restart", 2, 1, restarts=2),
+    _hosts("2 hosts, 1 request, a relay restarts, time runs out early", 2, 1, restarts=1, early=1),
+    _hosts("2 hosts, 1 request, a host dies, a rank ends, time runs out early", 2, 1, deaths=1, ends=1, early=1),
+    _hosts("2 hosts, 2 requests", 2, 2),
+    _hosts("2 hosts, 2 requests of one sender", 2, 2, senders=1),
+    _hosts("2 hosts, 2 requests, a host dies", 2, 2, deaths=1),
+    _hosts("2 hosts, 2 requests, a rank ends", 2, 2, ends=1),
+    _hosts("2 hosts, 2 requests, time runs out early", 2, 2, early=1),
+    _hosts("2 hosts, 2 requests, a relay restarts", 2, 2, restarts=1, **SOME),
+    _hosts("2 hosts, 2 requests, a relay restarts without its note", 2, 2, restarts=1, lost=1, **SOME),
+    _hosts("3 hosts, 1 request, a host dies", 3, 1, deaths=1),
+    _hosts("3 hosts, 1 request, two of them a group, time runs out early", 3, 1, groups=1, early=1),
+]
+
+HOSTS_BROKEN = [
+    _hosts("low is the step that a rank is at", 2, 1, "LOW_IS_STEP", last=2, early=1),
+    _hosts("a host takes a target below its own low", 2, 1, "NO_LATE", last=2, early=1),
+    _hosts("the target is the least low", 2, 1, "TARGET_LEAST"),
+    _hosts("void is stored, not swapped", 2, 1, "VOID_STORED", restarts=1, early=1),
+    _hosts("a host's decision is stored, not swapped", 2, 1, "COMMIT_STORED", last=2, early=1),
+    _hosts("the asked host dies, and no other voids", 2, 1, "NO_TAKEOVER", deaths=1),
+    _hosts("a silent host is left out of a set", 2, 1, "LEAVES_OUT_ANY", early=1),
+    _hosts("a relay that restarts does not look into its host's log", 2, 1, "NO_FIND", restarts=1),
+    _hosts("a relay that restarts does not look for what it has sent", 2, 2, "NO_SEARCH", restarts=1, **SOME),
+    _hosts("the note is not saved before the next request", 2, 2, "NO_SAVE", restarts=1, **SOME),
+    _hosts("a relay without its note looks for one request alone", 2, 2, "SEARCH_ONE", restarts=1, lost=1, **SOME),
+    _hosts("a lead tells the answers of a part of its group", 3, 1, "LEAD_ALONE", groups=1),
+]
+
+ALL = [*HOLD, *VOTES_HOLD, *HOSTS_HOLD, *SPARE, *BROKEN, *VOTES_BROKEN, *HOSTS_BROKEN]
 
 
 def run(search: Search) -> Found:

@@ -4,9 +4,9 @@
  * (e, phase) in its own slot: sf_vote() in csrc/sf_vote.c. Then it looks: sf_agreed(), which goes through the votes of
  * all ranks and swaps the entry's agreed[phase] from open to yes, if all that are there said yes, or to no, if one said
  * no or this one has waited too long. It does what agreed[phase] says, whoever swapped it. After a no it takes its part
- * back and goes on to what the log says next. agree() in spark_fast/worker/voting.py is the loop around both.
+ * back and goes on to what the log says next. agree() in spark_fast/worker/reload/vote.py is the loop around both.
  *
- * A new rank may take the slot of one that died: sf_worker_join(), find_front(), move_on(), leaves(). It begins behind
+ * A new rank may take the slot of one that died: sf_worker_join(), find_front(), apply_passed(). It begins behind
  * what the others are at, and counts as one that has said yes to all of that.
  *
  * One d_step is one access to shared memory, together with what the process does alone. A wait is for the header's
@@ -75,7 +75,7 @@ byte oldest[RANKS] = 0; /* the ballot from which on this rank is asked: those be
 #else
 #define ASKED(r) (TAKEN(r) && !gone[r])
 #endif
-/* said(): whoever is further on has said yes. */
+/* count_votes(): whoever is further on has said yes. */
 #ifdef BEHIND_IS_YES /* and whoever is not so far */
 #define SAID(r) (ballot[r] == MINE + 1 -> vote[r] : YES)
 #elif !defined(ANY_BALLOT)
@@ -165,7 +165,7 @@ end:
     :: d_step { pc == JOIN -> pc = FILL }
 
 #if TAKES
-    /* One that takes a slot: join_locked(). How far the others are, or those were that died; perhaps one entry more,
+    /* One that takes a slot: sf_worker_join_locked(). How far the others are, or those were that died; perhaps one entry more,
      * if that is due where they stand. */
     :: d_step { pc == DEAD && takes < TAKES -> takes++; pc = FRONT }
     :: atomic {
@@ -184,7 +184,7 @@ end:
             i = 0; n = 0
         }
         if
-        :: e < ENTRIES -> e++ /* move_on() */
+        :: e < ENTRIES -> e++ /* apply_passed() */
         :: true
         fi;
         pc = FILL
