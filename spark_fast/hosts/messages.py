@@ -20,6 +20,7 @@ __all__ = [
     "VOTE_NO",
     "VOTE_YES",
     "Answer",
+    "Appended",
     "Ask",
     "Decision",
     "Done",
@@ -29,7 +30,6 @@ __all__ = [
     "Member",
     "Note",
     "Peer",
-    "Place",
     "as_object",
     "ranks_said",
     "whole",
@@ -374,7 +374,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Place:
+class Appended:
     """Where a request stands in the host's own log.
 
     Attributes:

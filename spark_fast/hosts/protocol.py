@@ -174,10 +174,10 @@ class Relay:
 
     def _did_here(self, entry: Entry) -> Steps[int | None]:
         """The step at which all living ranks of this host have done what was asked; None if they have not."""
-        place = yield from call(self._local.find, entry.id)
-        if place is None or not place.seq:
+        appended = yield from call(self._local.find, entry.id)
+        if appended is None or not appended.seq:
             return None
-        done = yield from call(self._local.outcome, place.seq, entry.id)
+        done = yield from call(self._local.outcome, appended.seq, entry.id)
         return done.step if done is not None and done.outcome == "applied" else None
 
     # --- who is there ---
@@ -356,38 +356,38 @@ class Relay:
         """Has a request decided, and the decision handed to the ranks: its number in the host's own log, 0 if it has no
         part in it. raw: what was decided, if that is known."""
         mine, first = entry.home == self._member.first, self._member.first
-        place = (yield from call(self._local.find, entry.id)) if number <= self._begun else None
-        if place is None and (raw is None or Decision.parsed(raw).target is not None):
-            place = yield from call(self._local.append, entry)
+        appended = (yield from call(self._local.find, entry.id)) if number <= self._begun else None
+        if appended is None and (raw is None or Decision.parsed(raw).target is not None):
+            appended = yield from call(self._local.append, entry)
         asked = raw is None
         if raw is None:
-            assert place is not None
+            assert appended is not None
             if mine:
-                raw = yield from self._decide(number, entry, place.answer)
+                raw = yield from self._decide(number, entry, appended.answer)
             else:
-                yield from call(self._store.set, f"low/{number}/{first}", place.answer.packed())
-                yield from self._answers.gather(number, entry, place.answer)
+                yield from call(self._store.set, f"low/{number}/{first}", appended.answer.packed())
+                yield from self._answers.gather(number, entry, appended.answer)
                 raw = yield from self._await(number, entry)
         decision = Decision.parsed(raw)
         late = False
-        if place is not None and place.seq:
+        if appended is not None and appended.seq:
             # Never below the step from which on the ranks have waited: they may be past it. Nor, where the others have
             # decided without this host, beyond the one at which they park: they would never come to it.
-            low, park, target = place.answer.low, place.answer.park, decision.target
+            low, park, target = appended.answer.low, appended.answer.park, decision.target
             late = target is not None and (low is None or target < low or (park is not None and park < target))
             wanted = VOID if target is None or late else target
-            stands = yield from call(self._local.commit, place.seq, wanted)
+            stands = yield from call(self._local.commit, appended.seq, wanted)
             late = late or (target is not None and stands != target)
         if mine:
             hosts, _ = yield from self._roster.all()
             yield from self._settled(number, entry.id, decision, [host.first for host in hosts] if asked else [])
-        if decision.target is not None and (place is None or not place.seq or late):
+        if decision.target is not None and (appended is None or not appended.seq or late):
             done = Done("late" if late else "nothing")
-            if entry.kind == Kind.RELOAD and not (place is not None and place.answer.why == "ended"):
+            if entry.kind == Kind.RELOAD and not (appended is not None and appended.answer.why == "ended"):
                 # The others are not to run what this host does not.
                 yield from call(self._store.compare_set, f"verdict/{number}/0", None, b"no")
             yield from self._tell(number, done)
-        return place.seq if place is not None and decision.target is not None and not late else 0
+        return appended.seq if appended is not None and decision.target is not None and not late else 0
 
     def _await(self, number: int, entry: Entry) -> Steps[bytes]:
         """Waits for the host that was asked to decide; voids the request if it does not."""

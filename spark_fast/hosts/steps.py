@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from spark_fast.hosts.messages import Ask, Done, Entry, Fate, Note, Peer, Place
+from spark_fast.hosts.messages import Appended, Ask, Done, Entry, Fate, Note, Peer
 
 __all__ = ["Call", "Local", "Steps", "Times", "call"]
 
@@ -73,10 +73,10 @@ class Local(Protocol):
     def tell(self, ident: str, fate: Fate) -> None:
         """Leaves the fate for the sender, and forgets what it had left. Nothing if that was done before."""
 
-    def find(self, ident: str) -> Place | None:
+    def find(self, ident: str) -> Appended | None:
         """Where a request stands in the host's log; None if it was not appended."""
 
-    def append(self, entry: Entry) -> Place:
+    def append(self, entry: Entry) -> Appended:
         """Appends it, as one of which the target comes from elsewhere."""
 
     def commit(self, seq: int, target: int) -> int:
