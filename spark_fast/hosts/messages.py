@@ -375,11 +375,11 @@ class Ask:
 
 @dataclass(frozen=True)
 class Appended:
-    """Where a request stands in the host's own log.
+    """A request's entry in the host's own log.
 
     Attributes:
-        seq: its number there; 0 if it has no part in it.
-        answer: what the host says of it.
+        seq: its number there; 0 if the host has no part in it.
+        answer: the host's answer to the request.
     """
 
     seq: int
