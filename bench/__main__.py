@@ -17,7 +17,7 @@ IMAGE = "benchmarks.svg"
 
 
 def main() -> None:
-    """Runs everything."""
+    """Measure everything, and write the pages."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a smoke run of two minutes: its figures are rough")
     parser.add_argument(
@@ -37,7 +37,7 @@ def main() -> None:
     def say(what: str) -> None:
         print(f"[{time.monotonic() - began:4.0f} s] {what}", file=sys.stderr, flush=True)
 
-    # An installed package has its bytecode; where the environment has Python write none, a clone has not.
+    # An installed package has its bytecode. A clone may lack it, where the environment keeps Python from writing any.
     compileall.compile_dir(ROOT / "spark_fast", quiet=1)
     become_worker()
     say("a step, beside what people use instead")

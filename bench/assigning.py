@@ -1,4 +1,4 @@
-"""What it costs a training to show a number and to read one, beside what people use instead."""
+"""The cost of an assignment to an exposed value, and of a read, beside the loggers that people use instead."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +26,7 @@ def _tensor() -> Any:
 
 
 def assign(rounds: int, seconds: float) -> dict[str, Any]:
-    """ns of each case in each round, what the peers are, and which could not be had.
+    """Return the ns of each case in each round, the peers, and those that are not available.
 
     To be called in a process that is the worker of no run yet.
     """

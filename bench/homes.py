@@ -1,4 +1,4 @@
-"""Homes of runs that are there for one measurement."""
+"""Folders of runs that exist for one measurement only."""
 
 import atexit
 import os
@@ -15,20 +15,20 @@ SHARED_MEMORY = Path("/dev/shm")
 
 @contextmanager
 def home(parent: Path | None = None) -> Iterator[Path]:
-    """A new, empty home of runs; under the temporary folder, where it is by default, or elsewhere."""
+    """Make an empty home of runs, in the folder for temporary files or in another."""
     with tempfile.TemporaryDirectory(prefix="spark-fast-bench-", dir=parent) as folder:
         yield Path(folder)
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """For a process whose runs are kept there."""
+    """Return the environment of a process whose runs are kept in a home."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SPARK_FAST")}
     return kept | {"SPARK_FAST_HOME": str(folder), "SPARK_FAST_QUIET": "1"}
 
 
 @contextmanager
 def home_to_control() -> Iterator[Path]:
-    """A new home, in which this process finds the runs that it controls."""
+    """Make a home in which this process finds the runs that it controls."""
     with home() as folder:
         before = os.environ.get("SPARK_FAST_HOME")
         os.environ["SPARK_FAST_HOME"] = str(folder)

@@ -1,4 +1,4 @@
-"""Requests to jobs of several hosts: round trips over real relays, and what a thousand hosts ask of the store."""
+"""Requests to jobs of several hosts: round trips over real relays, and the load of a thousand hosts on the store."""
 
 import json
 import subprocess
@@ -186,11 +186,11 @@ def _round_trips(folder: Path, address: str, count: int, rounds: int) -> RoundTr
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        psutil.wait_procs(relays, 30)  # they write into the folder until they end
+        psutil.wait_procs(relays, 30)  # they write into the folder until their end
 
 
 class _Timed(SimClient):
-    """A simulated host's connection, each call of which is made to a real store too."""
+    """The connection of a simulated host. It makes each call to a real store, too."""
 
     real: Store
     spent = 0
@@ -234,12 +234,12 @@ def _many(served: Served, count: int) -> Many:
         job = SimJob(1, count, 1, client=_Timed)
         job.run(0.5)
         host = job.hosts[0]
-        for _ in range(2):  # before the first request the hosts do not know of each other yet
+        for _ in range(2):  # until the first request the hosts do not know each other
             calls, thread_ns, _Timed.spent = job.store.calls, served.thread_ns(), 0
             ident = job.ask(host, Kind.SET)
             job.run(30.0, lambda: ident in host.fates)  # noqa: B023
             assert host.fates[ident][0].state == "applied"
-            job.run(0.1)  # what has served is removed
+            job.run(0.1)  # the hosts remove what they no longer need
         job.check()
         return Many(count, job.store.calls - calls, _Timed.spent, served.thread_ns() - thread_ns)
 
@@ -259,7 +259,7 @@ def _calls(address: str, count: int) -> tuple[int, int]:
 
 
 def _costs(served: Served, count: int) -> Costs:
-    """What the store's thread takes for the requests of so many connections."""
+    """Measure the time of the store's thread for the requests of so many connections."""
 
     def taken(times: int, work: Callable[[], object]) -> float:
         began = served.thread_ns()
@@ -273,7 +273,7 @@ def _costs(served: Served, count: int) -> Costs:
         value = b"x" * 60
         stores[0].set("a", value)
         answered = taken(count, lambda: [store.get("a") for store in stores])
-        # The answers tell that the store's thread has come to all of them.
+        # Once the answers are here, the store's thread has handled all of them.
         pairs = list(zip(stores, keys, strict=True))
         put = taken(count, lambda: [(store.set(key, value), store.get("a")) for store, key in pairs]) - answered
         key = taken(count, lambda: stores[0].get_many(keys))
@@ -283,7 +283,7 @@ def _costs(served: Served, count: int) -> Costs:
 
 
 def measure(*, quick: bool) -> Hosts:
-    """All of it; half a minute."""
+    """Measure all of it, in half a minute."""
     rounds = 5 if quick else 40
     with tempfile.TemporaryDirectory() as folder, _served() as served:
         trips = [_round_trips(Path(folder), served.address, count, rounds) for count in (2, 3)]

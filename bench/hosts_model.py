@@ -62,7 +62,7 @@ class StandStill:
 
 @dataclass
 class _Waiting:
-    """A wait that the store has taken, and that has not ended."""
+    """A wait of a host at the store that has not ended."""
 
     keys: Sequence[str]
     ends: Callable[[], None]
@@ -70,7 +70,7 @@ class _Waiting:
 
 
 class _Host(SimHost):
-    """A host that keeps when it has answered, and when it was told what was decided."""
+    """A host that records when it has answered, and when it learned of the decision."""
 
     def __init__(self, job: "_Job", index: int, numbers: Sequence[int]) -> None:
         super().__init__(job, index, numbers)
@@ -101,7 +101,7 @@ class _Server:
 
 
 class _Job(SimJob):
-    """The job, whose hosts do one thing after another, each in its own time."""
+    """The job. Each of its hosts does one thing after another, in its own time."""
 
     def __init__(self, hosts: int, costs: Costs) -> None:
         super().__init__(1, hosts, 1, step_every=0.005)
@@ -137,7 +137,7 @@ class _Job(SimJob):
     # --- the store ---
 
     def serve(self, seconds: float) -> float:
-        """The store's thread works for so long, when it comes to it. Returns when it has."""
+        """Have the store's thread work for so long, once it is free. Return the time at which it is done."""
         self.server.free = max(self.server.free, self.time) + seconds
         self.server.worked += seconds
         return self.server.free
@@ -150,7 +150,7 @@ class _Job(SimJob):
                 self.at(self.serve(self.costs.woken) + self.costs.trip / 2, waiting.ends)
 
     def request(self, method: str, arguments: tuple[Any, ...], answer: Callable[[Any], None]) -> None:
-        """What arrives at the store."""
+        """Handle a request that arrives at the store."""
         client = SimClient(self.store)
         if method in ("wait", "wait_many"):
             keys = [arguments[0]] if method == "wait" else list(arguments[0])
@@ -254,7 +254,7 @@ def stand_still(count: int, costs: Costs) -> StandStill:
     job.run_events(start)
     job.time = start
     asked = job.timed[count // 2]
-    for _ in range(2):  # before the first one the hosts do not know of each other yet
+    for _ in range(2):  # until the first request the hosts do not know each other
         start, worked = job.time, job.server.worked
         ident = job.ask(asked, Kind.SET)
         job.wake(asked)

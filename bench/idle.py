@@ -1,4 +1,4 @@
-"""What a step costs while nobody asks for anything, beside twins and beside what people use instead."""
+"""The cost of a step without a request, beside its twins and beside what people use instead."""
 
 import dis
 import mmap
@@ -29,11 +29,11 @@ class Rounds:
     found: dict[str, list[float]]
 
     def cost(self, name: str, twin: str = EMPTY.name) -> float:
-        """What `name` costs beyond its twin, in ns: the median of the rounds."""
+        """Return the cost of `name` beyond its twin, in ns: the median of the rounds."""
         return median(net(self.found[name], self.found[twin]))
 
     def ratio(self, name: str, other: str, twin: str = EMPTY.name) -> float:
-        """How many times the cost of `other` that of `name` is, both beyond the twin: the median of the rounds."""
+        """Return the cost of `name` divided by that of `other`, both beyond the twin: the median of the rounds."""
         base = self.found[twin]
         return ratio(net(self.found[name], base), net(self.found[other], base))
 
@@ -53,7 +53,7 @@ def _yielding(interval: float | None) -> Callable[[], None]:
 
 
 def kinds_of_call() -> dict[str, Callable[[], object]]:
-    """Empty ones of each kind of callable that Cython makes."""
+    """Return an empty function of each kind of callable that Cython makes."""
     empty = twin.Empty()
     return {
         "method": empty.empty,
@@ -83,7 +83,7 @@ def how_it_is_called(function: Callable[[], object]) -> str:
 
 
 def core_cases() -> list[Case]:
-    """The calls whose ratios are promised, all called through a local name, and their twins."""
+    """Return the calls whose ratios have targets, all called through a local name, and their twins."""
     every_call = _yielding(0.0)
 
     def call(name: str, function: Callable[[], object], before: Callable[[], None] = every_call) -> Case:
@@ -126,7 +126,7 @@ def _as_users_call_it() -> list[Case]:
 
 
 def check_counts(calls: int = 1000) -> None:
-    """That checkpoint() and track() are those of a worker that is attached, and count."""
+    """Check that this process is an attached worker, and that checkpoint() and track() count steps."""
     assert worker.attached(), "this process is the worker of a run"
     for interval in INTERVALS.values():
         spark.configure(yield_interval=interval)
@@ -142,8 +142,8 @@ def check_counts(calls: int = 1000) -> None:
 
 
 def _check_yields() -> None:
-    """That checkpoint() lets go of the GIL as it is told to."""
-    # With a switch interval of an hour, another thread runs only when this one lets go by itself.
+    """Check that checkpoint() yields the GIL as `yield_interval` says."""
+    # With a switch interval of an hour, another thread runs only when this one yields the GIL by itself.
     switch = sys.getswitchinterval()
     sys.setswitchinterval(3600.0)
     try:
@@ -154,7 +154,7 @@ def _check_yields() -> None:
 
 
 def _lets_go(interval: float | None, seconds: float = 30.0) -> bool:
-    """Whether another thread that is ready gets the GIL: by luck at each yield, so many are given the chance."""
+    """Return whether another thread gets the GIL. At a single yield that is a matter of luck, so there are many."""
     ran = False
 
     def other() -> None:
@@ -178,7 +178,7 @@ def _lets_go(interval: float | None, seconds: float = 30.0) -> bool:
 
 
 def measure(*, rounds: int, seconds: float) -> Idle:
-    """To be called in a process that is the worker of a run and never had a second thread."""
+    """Measure all cases. To be called in the worker of a run that never had a second thread."""
     check_counts()
     core = core_cases()
     before = worker.step()

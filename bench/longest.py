@@ -51,7 +51,7 @@ def _end(writer: Child) -> int:
 
 
 def measure(*, calls: int, seconds: float) -> list[Longest]:
-    """Each row is a process of its own. It makes so many calls, but takes no longer than `seconds`."""
+    """Measure each row in a process of its own, which makes so many calls, or as many as fit into `seconds`."""
     rows = []
     places: list[tuple[str, Path | None]] = [("disk", None)]
     if SHARED_MEMORY.is_dir():

@@ -1,4 +1,4 @@
-"""Statements in batches, batch after batch of all cases in turn: what else the machine does falls on all alike."""
+"""Statements timed in batches. The batches of all cases take turns, so that other load falls on all of them alike."""
 
 import random
 import statistics
@@ -40,12 +40,12 @@ class Case:
         object.__setattr__(self, "timer", Timer(self.statement, self.setup, globals=dict(self.names)))
 
     def batch(self, number: int) -> float:
-        """Runs the statement `number` times; returns ns a step."""
+        """Run the statement `number` times. Return the ns of a step."""
         self.before()
         return self.timer.timeit(number) * 1e9 / number / self.steps
 
     def number(self, seconds: float) -> int:
-        """Executions that take about `seconds`."""
+        """Return how many executions take about `seconds`."""
         number = 1
         while True:
             took = self.batch(number) * number * self.steps / 1e9
@@ -55,7 +55,7 @@ class Case:
 
 
 def interleave(cases: Sequence[Case], *, rounds: int, seconds: float) -> dict[str, list[float]]:
-    """ns a step of each case in each round. A round is one batch of each, of about `seconds`, in random order."""
+    """Return the ns of a step of each case in each round: one batch of each, of about `seconds`, in random order."""
     order = random.Random(1)
     numbers = {case.name: case.number(seconds) for case in cases}
     found: dict[str, list[float]] = {case.name: [] for case in cases}
@@ -66,10 +66,10 @@ def interleave(cases: Sequence[Case], *, rounds: int, seconds: float) -> dict[st
 
 
 def net(figures: Iterable[float], twin: Iterable[float]) -> list[float]:
-    """What each round's figure costs beyond its twin's."""
+    """Return the difference of a figure and its twin's in each round."""
     return [figure - base for figure, base in zip(figures, twin, strict=True)]
 
 
 def ratio(figures: Iterable[float], twin: Iterable[float]) -> float:
-    """The median of the rounds' ratios."""
+    """Return the median of the ratios of all rounds."""
     return median(figure / base for figure, base in zip(figures, twin, strict=True))

@@ -1,4 +1,4 @@
-"""What a parked worker costs, beside a process that waits for a signal."""
+"""The cost of a parked worker, beside a process that waits for a signal."""
 
 import os
 import time
@@ -36,7 +36,7 @@ class Parked:
 
 
 def _used(pid: int) -> tuple[int, int, int]:
-    """Clock ticks, ns on a CPU, and context switches of a process of one thread."""
+    """Return the clock ticks, the ns on a CPU and the context switches of a process of one thread."""
     with open(f"/proc/{pid}/stat", encoding="ascii") as file:
         fields = file.read().rpartition(")")[2].split()
     with open(f"/proc/{pid}/schedstat", encoding="ascii") as file:
@@ -51,7 +51,7 @@ def _used(pid: int) -> tuple[int, int, int]:
 
 
 def measure(seconds: float) -> Parked:
-    """Parks a worker and watches it."""
+    """Park a worker, and watch it."""
     with home_to_control() as folder, child(folder, "park", "run") as worker, child(folder, "park", "twin") as twin:
         run = client.attach()
         assert run.pause(timeout=10.0).fate.state == "applied"

@@ -47,7 +47,7 @@ class Peer:
 
 @dataclass(frozen=True)
 class Absent:
-    """A peer that could not be had."""
+    """A peer that is not available here."""
 
     name: str
     reason: str
@@ -107,7 +107,7 @@ def _reloading(stack: ExitStack) -> Iterator[Peer]:
 
 
 class _Master:
-    """Answers as Determined's master that has nothing to say: at once at first, then after the long poll."""
+    """Answers as Determined's master without a request does: at once at first, then after the long poll."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -121,7 +121,7 @@ class _Master:
 
 
 def made_up_master(stack: ExitStack) -> _Master:
-    """A master for Determined, until the stack is left."""
+    """Start a master for Determined that ends with the stack."""
     master = _Master()
     stack.callback(master.gone.set)
     return master
@@ -259,7 +259,7 @@ def _tensorboard(stack: ExitStack) -> Iterator[Peer]:
 
 def _wandb(stack: ExitStack) -> Iterator[Peer]:
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-"))
-    # All that it writes goes there, and nothing leaves the machine.
+    # It writes into this folder only, and sends nothing.
     os.environ |= {f"WANDB_{name}_DIR": folder for name in ("CACHE", "CONFIG", "DATA", "ARTIFACT")}
     os.environ["WANDB_ERROR_REPORTING"] = "false"
     import wandb
@@ -287,7 +287,7 @@ _LOGGERS: _Makers = [("tensorboard", _tensorboard), ("wandb", _wandb)]
 
 @contextmanager
 def open_peers(makers: _Makers = _MAKERS) -> Iterator[tuple[list[Peer], list[Absent]]]:
-    """All peers of a step, ready to be called, and those that can't be had here."""
+    """Open all peers of a step, and return those that are not available here, too."""
     peers: list[Peer] = []
     absent: list[Absent] = []
     with ExitStack() as stack, warnings.catch_warnings():
@@ -304,7 +304,7 @@ def open_peers(makers: _Makers = _MAKERS) -> Iterator[tuple[list[Peer], list[Abs
 
 
 def open_loggers() -> AbstractContextManager[tuple[list[Peer], list[Absent]]]:
-    """What people use to show a number, likewise."""
+    """Open the loggers that people use to show a number, in the same way."""
     return open_peers(_LOGGERS)
 
 

@@ -16,7 +16,7 @@ LIMIT = 600.0
 
 
 class Child:
-    """A process that has said that it is ready."""
+    """A process that has reported that it is ready."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self.process = process
@@ -25,7 +25,7 @@ class Child:
         self.hear()
 
     def hear(self) -> dict[str, Any]:
-        """The next line that it prints."""
+        """Return the next line that it prints."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
@@ -52,7 +52,7 @@ def child(home: Path, *words: str) -> Iterator[Child]:
 
 
 def result(home: Path, *words: str, runner: bool = False) -> dict[str, Any]:
-    """What a command finds. runner: whether it runs under `spark-fast run`'s runner."""
+    """Return the result of a command. runner: whether it runs under the runner of `spark-fast run`."""
     under = ["-m", "spark_fast.worker", "run"] if runner else []
     command = [sys.executable, *under, "-m", "bench.worker", *words]
     root = Path(__file__).parent.parent

@@ -1,4 +1,4 @@
-"""Many ranks: what a step costs them, beside what others use to stop all at one step; how long they take to agree."""
+"""Many ranks: the cost of their steps, beside peers that stop all ranks at one step, and the time until they agree."""
 
 import json
 import os
@@ -37,11 +37,11 @@ class Idle:
     about: list[tuple[str, str, str, str]]
 
     def cost(self, name: str) -> float:
-        """ns beyond an empty loop's."""
+        """Return the ns of a call beyond an empty loop."""
         return median(net(self.found[name], self.found[EMPTY]))
 
     def times(self, name: str) -> float:
-        """How many times what ours costs."""
+        """Return how many times the cost of our call a call has."""
         base = self.found[EMPTY]
         return ratio(net(self.found[name], base), net(self.found[OURS], base))
 
@@ -96,12 +96,15 @@ class Ranks:
 
     @property
     def more(self) -> float:
-        """How many times what a step costs one rank it costs each of the most, both measured by the twin in the same
-        batches: where the ranks keep all CPUs busy, each of them may be slower than one that is left alone."""
+        """Return the cost of a step of each of the most ranks divided by that of an only one.
+
+        Both are measured by their twin in the same batches: where the ranks keep all CPUs busy, each of them may be
+        slower than a rank that is alone.
+        """
         return self.idle[0].times(YIELD) / self.idle[-1].times(YIELD)
 
     def least_times(self) -> float:
-        """Of the peers that give the same promise each time, on several ranks, the one that comes closest."""
+        """Return the cost of the nearest peer that stops several ranks at one step, as a multiple of ours."""
         return min(
             idle.times(name)
             for idle in self.idle[1:]
@@ -111,7 +114,7 @@ class Ranks:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens at, one after the other."""
+    """Return free ports with consecutive numbers."""
     while True:
         with socket.socket() as first:
             first.bind(("127.0.0.1", 0))
@@ -156,7 +159,7 @@ def _idle(ranks: int, rounds: int) -> Idle:
 
 
 def _build() -> Path:
-    """bench/crowd.c with the core's own sources."""
+    """Compile bench/crowd.c with the sources of the core."""
     program = CACHE / "crowd"
     CACHE.mkdir(parents=True, exist_ok=True)
     sources = [ROOT / "bench" / "crowd.c", *sorted((ROOT / "csrc").glob("*.c"))]
@@ -181,7 +184,7 @@ def _agreed(program: Path, ranks: int, rounds: int) -> Agreed:
 
 
 def _parked(program: Path, ranks: int, rounds: int) -> Parked:
-    # Longer steps where more of them wake in a second than two processors can do.
+    # Longer steps for more ranks: two CPUs can wake only so many of them in a second.
     step = max(1_000_000, ranks * 40_000)
     found = _crowd(program, "park", ranks, rounds, step)
     middle = {name: found[name]["median"] for name in ("agreed", "parked", "running", "steps")}
@@ -189,7 +192,7 @@ def _parked(program: Path, ranks: int, rounds: int) -> Parked:
 
 
 def measure(*, quick: bool) -> Ranks:
-    """All of it: some two minutes, a few seconds each if it is to be quick."""
+    """Measure all of it, in some two minutes, or less if it is to be quick."""
     program = _build()
     return Ranks(
         idle=[_idle(ranks, 10 if quick else 60) for ranks in (1, 2, 4)],

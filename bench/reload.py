@@ -24,9 +24,9 @@ __all__ = ["Modules", "Reload", "Saved", "Saves", "Under", "measure"]
 LIMIT = 30.0
 
 _UNSEEN = 2.0
-"""Seconds after which an edit counts as not seen: twenty times what the slowest takes."""
+"""Seconds after which an edit counts as not seen: twenty times the time of the slowest peer."""
 
-# Each training spins for a step of a millisecond, and writes down when a step runs that was edited.
+# Each training spins for steps of a millisecond, and records when an edited step runs.
 _BEGIN = """
 import mmap, sys, time
 with open({words!r}, "r+b") as file:
@@ -104,7 +104,7 @@ class Under:
 
 @dataclass
 class Reload:
-    """All of it."""
+    """All figures of reloads."""
 
     saves: list[Saves]
     modules: list[Modules]
@@ -113,7 +113,7 @@ class Reload:
 
 @contextmanager
 def _started(command: list[str], folder: Path, ready: memoryview) -> Iterator[None]:
-    """A training beside the block, once it has made a step."""
+    """Run a training beside the block, once it has made a step."""
     ready[0] = -1
     process = subprocess.Popen(
         command,
@@ -166,7 +166,7 @@ _WAYS = {"written in place": _write_in_place, "renamed into place": _rename_into
 
 
 def _measure_saves(edits: int, rounds: int) -> list[Saves]:
-    """In each round one training after the other, so that each has the machine for itself; in random order."""
+    """Run in each round one training after the other, in random order, so that each has the machine for itself."""
     python = str(Path(sys.executable).parent)
     order = random.Random(1)
     found = []
@@ -195,7 +195,7 @@ def _measure_saves(edits: int, rounds: int) -> list[Saves]:
                 source = code.format(words=str(words))
                 script.write_text(source)
                 with _started([*command, str(script)], home, shared):
-                    time.sleep(1.0)  # what watches files is ready only some time after the first step
+                    time.sleep(1.0)  # a watcher of files is ready only some time after the first step
                     for edit in range(1, edits + 2):
                         text = source.replace("edit = 0", f"edit = {edit}")
                         time.sleep(0.1 + order.random() / 20)
@@ -214,7 +214,7 @@ def _measure_saves(edits: int, rounds: int) -> list[Saves]:
 
 
 def _project(folder: Path, words: Path, count: int, *, shared: bool) -> Path:
-    """A script that writes down which edit it runs, and how many of its modules that edit had executed."""
+    """Write a script that records which edit it runs, and how many modules that edit has executed."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     _edit(folder, 0)
@@ -253,7 +253,7 @@ def _measure_modules(count: int, rounds: int, *, shared: bool) -> list[float]:
             took = []
             for edit in range(1, rounds + 2):
                 _edit(script.parent, edit)
-                time.sleep(0.02)  # senders read a file again that was written to only now
+                time.sleep(0.02)  # senders read a file twice that was changed less than this time ago
                 began = time.perf_counter()
                 request = run.reload(timeout=LIMIT)
                 took.append(time.perf_counter() - began)
@@ -273,13 +273,13 @@ def _measure_under(rounds: int) -> Under:
         for _ in range(rounds):
             for how in order.sample(list(kinds), 2):
                 step = result(home, "step", runner=how == "run")
-                assert step["host"] is (how == "run"), "the runner's host is there, or is not"
+                assert step["reloader"] is (how == "run"), "the runner has a reloader, or has none"
                 kinds[how].append(float(step["ns"]))
     return under
 
 
 def measure(*, quick: bool) -> Reload:
-    """All of it; takes some three minutes, or one."""
+    """Measure all of it, in some three minutes, or one if it is to be quick."""
     saves = _measure_saves(10, 1 if quick else 5)
     rounds = 5 if quick else 20
     modules = [

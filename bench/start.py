@@ -1,4 +1,4 @@
-"""What one waits for at a start: the import, and the list of a thousand runs."""
+"""The time of the import, and of the list of a thousand runs."""
 
 import json
 import random
@@ -53,12 +53,12 @@ class Import:
 
     @property
     def ratio(self) -> float:
-        """To the import of the same standard modules: the median of the rounds."""
+        """The ratio to the import of the same standard modules: the median of the rounds."""
         return median(mine / theirs for mine, theirs in zip(self.spark, self.standard, strict=True))
 
 
 def _python(code: str) -> str:
-    # Isolated and without site: what the interpreter loads for itself is as little as can be, so that nothing that
+    # Isolated and without site: the interpreter loads as little as possible by itself, so that no module that
     # spark_fast needs is there by chance.
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code], stdout=subprocess.PIPE, text=True, check=True, timeout=60
@@ -67,16 +67,16 @@ def _python(code: str) -> str:
 
 
 def measure_import(rounds: int) -> Import:
-    """Interpreters in random order, one for each import and round."""
+    """Measure each import in a fresh interpreter, in random order in each round."""
     root = str(Path(spark_fast.__file__).parent.parent)
     loaded = _python(_LOADED.format(root=root)).split()
     own = [name for name in loaded if name.partition(".")[0] == "spark_fast"]
-    # A module stands in sys.modules after those that it imports itself: backwards, each brings its own.
+    # A module stands in sys.modules after those that it imports. So the last ones bring all others.
     modules = [name for name in reversed(loaded) if name.partition(".")[0] in sys.stdlib_module_names]
     found = Import(modules, own, [], [], [])
     kinds = {"spark_fast": found.spark, ", ".join(modules): found.standard, JSON_TWIN: found.json}
     for code in kinds:
-        _python(_IMPORT.format(root=root, modules=code))  # compiles what is not compiled yet
+        _python(_IMPORT.format(root=root, modules=code))  # compiles the modules that have no bytecode yet
     order = random.Random(1)
     for _ in range(rounds):
         for code in order.sample(list(kinds), len(kinds)):
@@ -104,7 +104,7 @@ class List:
 
 
 def _fill(folder: Path, runs: int) -> None:
-    """Copies of one run that has ended, each under a name of its own."""
+    """Fill a home with copies of one ended run, each under a name of its own."""
     one = folder / str(result(folder, "once")["run"])
     about = json.loads((one / run_folder.ABOUT).read_text())
     for number in range(1, runs):
@@ -131,7 +131,7 @@ def _list(folder: Path, expected: int) -> float:
 
 
 def measure_list(*, runs: int, live: int, rounds: int) -> List:
-    """Each round lists three homes, in random order."""
+    """Measure `ps` over three homes, in random order in each round."""
     found = List(runs, live, [], [], [])
     with home() as empty, home() as ended, home() as mixed:
         _fill(ended, runs)

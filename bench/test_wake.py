@@ -7,7 +7,7 @@ from bench.measure import median
 
 
 def test_wake(benchmark: BenchmarkFixture) -> None:
-    """The time of a round is not of interest: the medians that it finds are."""
+    """Report the medians that a round finds; the time of the round itself is of no interest."""
     found = benchmark.pedantic(wake.measure, args=(30,), rounds=1)  # type: ignore[no-untyped-call]
     benchmark.extra_info["resume_ns"] = median(found.spark)
     benchmark.extra_info["futex_ns"] = median(found.futex)

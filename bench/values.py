@@ -1,4 +1,4 @@
-"""Exposed values and functions: what they cost the training, how long a change takes, and what a flood of them does."""
+"""Exposed values and functions: their cost for the training, the time of a change, and the effect of a flood."""
 
 import mmap
 import os
@@ -20,15 +20,15 @@ from spark_fast.client.rate_limit import RATE
 __all__ = ["Assigning", "Flood", "Logger", "Steering", "Values", "measure"]
 
 STEP, SHORT_STEP = 1e-3, 1e-4
-"""Seconds of a step of the training that is steered, and of the one that is flooded."""
+"""Seconds of a step: of the training for the times of a change, and of the one for the flood."""
 
 LIMIT = 30.0
 
 _APART = 1.1 / RATE
-"""Seconds between two requests of one sender at the least: more would wait for their turn, and that wait is not what is
-measured."""
+"""The least seconds between two requests of one sender. Faster requests would wait for the sender's share, and the
+measurement is not about that wait."""
 _SETTLING = 0.5
-"""Seconds after which what a flood may ask for at once was asked for, and the rest comes one by one."""
+"""Seconds after which a flood has used up its burst, and its requests come one by one."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Flood:
 
 @dataclass
 class Values:
-    """All of it."""
+    """All figures of values and functions."""
 
     assigning: Assigning
     steering: Steering
@@ -100,7 +100,7 @@ class Values:
 
 
 def measure(*, quick: bool) -> Values:
-    """All of it; takes some 75 seconds, or 20."""
+    """Measure all of it, in some 75 seconds, or 20 if it is to be quick."""
     return Values(
         _measure_assigning(15 if quick else 100, 0.002 if quick else 0.005),
         _measure_steering(*((2, 10) if quick else (10, 10))),
@@ -120,14 +120,14 @@ def _measure_assigning(rounds: int, seconds: float) -> Assigning:
 
 @contextmanager
 def _shared_words() -> Iterator[tuple[str, memoryview]]:
-    """A file that several processes map, and its words."""
+    """Make a file that several processes map. Return its name and its words."""
     with tempfile.NamedTemporaryFile() as file:
         os.truncate(file.name, WORDS)
         yield file.name, memoryview(mmap.mmap(file.fileno(), WORDS)).cast("q")
 
 
 def _measure_steering(rounds: int, each: int) -> Steering:
-    """In each round so many requests of each kind while the training runs, and as many while it is parked."""
+    """Send in each round so many requests of each kind to a running training, and as many to a parked one."""
     found = Steering()
     order = random.Random(1)
     number = 0
@@ -164,8 +164,8 @@ def _measure_steering(rounds: int, each: int) -> Steering:
 
 
 def _measure_flood(rounds: int, seconds: float) -> Flood:
-    """In each round four spans, in random order: with the flood and without, and with a third process's requests and
-    without them."""
+    """Measure four spans in each round, in random order: with and without the flood, and each of these with and without
+    the requests of a third process."""
     found = Flood()
     order = random.Random(1)
     with (
@@ -200,7 +200,7 @@ def _measure_flood(rounds: int, seconds: float) -> Flood:
 
 
 def _cpu_time(pid: int) -> int:
-    """ns that a process of one thread has been on a CPU."""
+    """Return the ns that a process of one thread has been on a CPU."""
     with open(f"/proc/{pid}/schedstat", encoding="ascii") as file:
         return int(file.read().split()[0])
 

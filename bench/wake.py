@@ -28,12 +28,12 @@ class Wake:
 
     @property
     def ratio(self) -> float:
-        """Of the medians: the two are rounds of their own."""
+        """The ratio of the medians: the rounds of the two are not paired."""
         return median(self.spark) / median(self.futex)
 
 
 def measure(rounds: int, cpus: tuple[int, int] | None = None) -> Wake:
-    """cpus: where this process and the other are kept; None: where the system puts them."""
+    """Measure the wakes. cpus: those of this process and of the other; None for those that the system chooses."""
     mine = os.sched_getaffinity(0)
     wake = Wake([], [])
     with home_to_control() as folder, tempfile.NamedTemporaryFile() as file:

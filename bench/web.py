@@ -1,4 +1,4 @@
-"""What the web server costs while pages look at a thousand runs that move, and how long opening a run takes."""
+"""The cost of the web server while pages show a thousand active runs, and the time to open a run."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from bench.processes import child
 __all__ = ["Looked", "Web", "measure"]
 
 PROCESSES = 10
-"""That hold the runs, so that each has as many files open as it may."""
+"""Processes that hold the runs: each may have only so many files open."""
 SETTLE = 10.0
 """Seconds after which the server has seen all runs, and the memory of each."""
 
@@ -67,7 +67,7 @@ class Web:
 
 @contextmanager
 def _server(folder: Path) -> Iterator[tuple[int, int, str]]:
-    """Its process, port and token."""
+    """Start a server. Return its process id, its port and its token."""
     command = [sys.executable, "-m", "spark_fast", "ui", "--port", "0"]
     process = subprocess.Popen(command, env=environment(folder), stdout=subprocess.PIPE, text=True)
     try:
@@ -88,7 +88,7 @@ def _get(port: int, token: str, path: str) -> bytes:
 
 
 class _Pages:
-    """Reads what the server sends to its pages, in a thread, and counts the events."""
+    """Reads the server's streams as its pages do, in a thread, and counts the events."""
 
     def __init__(self, port: int, token: str, runs: list[str | None]) -> None:
         self.events = 0
@@ -137,7 +137,7 @@ def _look(folder: Path, pages: int, each: bool, seconds: float) -> Looked:
 
 
 def _cpu_time(pid: int) -> float:
-    """Seconds, of all threads."""
+    """Return the CPU seconds of all threads of a process."""
     with open(f"/proc/{pid}/stat", encoding="ascii") as file:
         fields = file.read().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -176,7 +176,7 @@ def _open(port: int, token: str, run: str) -> tuple[float, dict[str, Any]]:
 
 
 def measure(*, runs: int = 1000, quick: bool = False) -> Web:
-    """Servers one after the other over the same runs, and one over a run with long curves."""
+    """Measure several servers, one after the other, over the same runs, and one over a run with long histories."""
     seconds = 5.0 if quick else 20.0
     with ExitStack() as stack:
         folder = stack.enter_context(home())

@@ -18,14 +18,14 @@ __all__ = ["ANSWER", "FLOODING", "FUTEX", "READ_AT", "READ_VALUE", "SENT", "STAM
 # Words that the two processes of the wake measurement share.
 WORDS = mmap.PAGESIZE
 FUTEX, STATE, STAMP = 0, 64, 128
-# And those of a steered and of a flooded training; of eight bytes each, in lines of their own.
+# Words of the trainings of bench/values.py: of eight bytes each, in cache lines of their own.
 READ_VALUE, READ_AT, FLOODING, SENT = 0, 1, 8, 16
 
 ANSWER = 42
 
 
 def wake(path: str, rounds: int) -> dict[str, Any]:
-    """In turn: sleeps on a bare futex, then parks at a checkpoint, and writes down when it ran again."""
+    """Sleep on a bare futex and park at a checkpoint in turn, and record when the process runs again."""
     import spark_fast as spark
     from bench.twins import twin
     from spark_fast._core import worker
@@ -43,7 +43,7 @@ def wake(path: str, rounds: int) -> dict[str, Any]:
         state.wake(4 * number)
         stamp[0] = futex.wait(2 * number - 2, 60.0)
         state.wake(4 * number + 1)
-        futex.wait(2 * number - 1, 60.0)  # the pause stands in the log now
+        futex.wait(2 * number - 1, 60.0)  # now the pause is in the log
         before = worker.step()
         spark.checkpoint()
         stamp[0] = time.monotonic_ns()
@@ -54,7 +54,7 @@ def wake(path: str, rounds: int) -> dict[str, Any]:
 
 
 def park(as_run: bool) -> dict[str, Any]:
-    """Passes checkpoints until it is stopped; or the twin: a process that waits for a signal."""
+    """Pass checkpoints until the run is stopped; or wait for a signal, as the twin."""
     if not as_run:
         print(json.dumps({"pid": os.getpid()}), flush=True)
         signal.pause()
@@ -71,7 +71,7 @@ def park(as_run: bool) -> dict[str, Any]:
 
 
 def live(count: int) -> dict[str, Any]:
-    """So many live runs, each a forked process that has passed a checkpoint."""
+    """Make so many live runs: each is a forked process that has passed a checkpoint."""
     import spark_fast as spark
 
     children = []
@@ -88,7 +88,7 @@ def live(count: int) -> dict[str, Any]:
         os.read(ready, 1)
         os.close(ready)
     print(json.dumps({"pid": os.getpid()}), flush=True)
-    sys.stdin.read()  # until the other side has seen enough
+    sys.stdin.read()  # until the measuring process has finished
     for child in children:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
@@ -96,8 +96,10 @@ def live(count: int) -> dict[str, Any]:
 
 
 def crowd(count: int) -> dict[str, Any]:
-    """So many runs that count as live and pass ten checkpoints a second, all held by this process: copies of a run,
-    each with the lock that says that its worker lives, and with its step moved on."""
+    """Make so many copies of a run that count as live, and pass ten checkpoints a second.
+
+    This process holds for each the lock by which its worker counts as live, and moves its step on.
+    """
     import ctypes
     import fcntl
     import struct
@@ -112,7 +114,7 @@ def crowd(count: int) -> dict[str, Any]:
     flock = "hhqqi"
     with source.open("rb") as file:
         asked = struct.pack(flock, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        # Where the rank's slot lies is where its lock is held; its step is the second field.
+        # The lock of a rank is at the offset of its slot. The step is the second field of the slot.
         _, _, start, length, _ = struct.unpack(flock, fcntl.fcntl(file, fcntl.F_OFD_GETLK, asked))
         content = file.read()
     about = json.loads((one.folder / run_folder.ABOUT).read_text())
@@ -142,7 +144,7 @@ def crowd(count: int) -> dict[str, Any]:
 
 
 def expose(values: int, steps: int) -> dict[str, Any]:
-    """A run that has assigned so many values so often."""
+    """Make a run that has assigned so many values so often."""
     import spark_fast as spark
 
     names = [f"value{number}" for number in range(values)]
@@ -157,7 +159,7 @@ def expose(values: int, steps: int) -> dict[str, Any]:
 
 
 def once() -> dict[str, Any]:
-    """A run of one step."""
+    """Make a run of one step."""
     import spark_fast as spark
     from spark_fast.worker import create_controller
 
@@ -166,7 +168,7 @@ def once() -> dict[str, Any]:
 
 
 def step() -> dict[str, Any]:
-    """What an idle checkpoint costs beyond an empty method, in batches in turn."""
+    """Measure an idle checkpoint beyond an empty method, in batches in turn."""
     import spark_fast as spark
     from bench.measure import Case, interleave
     from bench.twins import twin
@@ -181,7 +183,7 @@ def step() -> dict[str, Any]:
     found = interleave(cases, rounds=50, seconds=0.002)
     assert worker.attached() and worker.step() > before
     costs = [one - other for one, other in zip(found["checkpoint"], found["empty"], strict=True)]
-    return {"ns": statistics.median(costs), "host": session.current.host is not None}
+    return {"ns": statistics.median(costs), "reloader": session.current.reloader is not None}
 
 
 def _map_words(path: str) -> memoryview:
@@ -190,7 +192,7 @@ def _map_words(path: str) -> memoryview:
 
 
 def steered(path: str, seconds: float) -> dict[str, Any]:
-    """A training with steps of so many seconds, which writes down when it has read a value that it did not know."""
+    """Train with steps of so many seconds, and record when a new value is read."""
     import spark_fast as spark
 
     def answer() -> int:
@@ -216,7 +218,7 @@ def steered(path: str, seconds: float) -> dict[str, Any]:
 
 
 def steady(seconds: float) -> dict[str, Any]:
-    """A training whose steps are always the same work, which takes about so many seconds where nothing disturbs it."""
+    """Train with steps of the same work each, of about so many seconds where nothing disturbs them."""
     import spark_fast as spark
 
     def spin(count: int) -> None:
@@ -241,7 +243,7 @@ def steady(seconds: float) -> dict[str, Any]:
 
 
 def flood(path: str) -> dict[str, Any]:
-    """Sets a value as often as it may, while it is told to."""
+    """Set a value as often as possible, as long as a shared word says so."""
     from spark_fast import client
 
     words = _map_words(path)
@@ -257,7 +259,7 @@ def flood(path: str) -> dict[str, Any]:
 
 
 def write(folder: str) -> dict[str, Any]:
-    """Keeps the disk busy: blocks that are flushed one by one; every tenth time all that the system holds back."""
+    """Keep the disk busy: flush block after block, and at every tenth all that the system holds back."""
     done = 0
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
@@ -278,7 +280,7 @@ def write(folder: str) -> dict[str, Any]:
 
 
 def longest(call: str, interval: str, thread: str, calls: int, seconds: float) -> dict[str, Any]:
-    """Times each of many calls."""
+    """Time each of many calls."""
     import spark_fast as spark
     from bench.idle import INTERVALS
     from bench.twins import twin

@@ -31,8 +31,7 @@ struct sf_due {
 #define SF_DUE_NO_RELOAD 2
 #define SF_DUE_NO_MAIL 4
 /* The checkpoint is one of a function that was called from outside, and its count was taken back. The loop stands still
- * meanwhile, so an entry for the loop's next step is due here; so is one that was decided from a step too high by one.
- */
+ * meanwhile, so an entry for the loop's next step is due here; so is one whose target is too high by one. */
 #define SF_DUE_INNER 8
 
 /* Applies every entry whose step has come, up to the first that needs the caller. 0, or an SF_E error: then control is

@@ -15,25 +15,25 @@
 #include "sf_read.h"
 #include "sf_error.h"
 
-/* A reader that meets the writer tries again: it takes some nanoseconds, unless the system lets another process run
- * just then. So the later tries are some time apart, 20 ms in all. */
+/* A reader that finds the writer at work tries again. A write takes some nanoseconds, unless the system lets another
+ * process run in the middle of it. So the later tries are some time apart, 20 ms in all. */
 #define TRIES 220
 #define TRIES_AT_ONCE 20
 #define BETWEEN_NS 100000
 #define PAGE UINT64_C(4096)
 
-/* The file is mapped further than it reaches, twice as far each time. */
+/* The mapping is longer than the file, and twice as long each time. */
 #define FIRST_MAPPED (UINT64_C(1) << 21)
 
 struct sf_board sf_board = {.fd = -1};
 
-/* Whoever makes the board longer holds it. */
+/* Held to extend the board. */
 static pthread_mutex_t board_mutex = PTHREAD_MUTEX_INITIALIZER;
 
 /* --- the worker's side --- */
 
-/* Maps the file anew, `size` bytes of it and what may come. Another thread may be writing where it has been: that stays
- * mapped, and guarded, for the life of the process. All the mappings together take twice the last one's room. */
+/* Maps the file anew, `size` bytes and room to grow. Another thread may be writing through an old mapping, so those
+ * stay mapped, and guarded, for the life of the process. All mappings together take twice the room of the last. */
 static int
 map_further(uint64_t size)
 {
@@ -45,7 +45,7 @@ map_further(uint64_t size)
         mapped *= 2;
     base = mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_SHARED, sf_board.fd, 0);
     if (base == MAP_FAILED && mapped > size) {
-        /* Under a limit on addresses, as many as it takes. */
+        /* Under a limit on the address space: as much as it allows. */
         mapped = size;
         base = mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_SHARED, sf_board.fd, 0);
     }
@@ -63,7 +63,7 @@ map_further(uint64_t size)
     return 0;
 }
 
-/* Makes the file longer. With the mutex. */
+/* Makes the file longer. The caller holds the mutex. */
 static int
 grow(uint64_t more)
 {
@@ -220,7 +220,7 @@ sf_board_join(struct sf_board_header *header, uint32_t index)
         join_pair(&history->bucket[i], &history->bucket[2 * i], &history->bucket[2 * i + 1]);
     memset(&history->bucket[SF_BUCKETS / 2], 0, SF_BUCKETS / 2 * sizeof(struct sf_bucket));
     own->used = SF_BUCKETS / 2;
-    /* A bucket counts its assignments in 32 bits. Long before that is too few, a year has passed. */
+    /* A bucket counts its assignments in 32 bits. They last for more than a year. */
     if (own->stride < (UINT64_C(1) << 31))
         own->stride *= 2;
     atomic_store(&history->used, own->used);
@@ -297,9 +297,9 @@ sf_board_forget(void)
 {
     static const pthread_mutex_t fresh = PTHREAD_MUTEX_INITIALIZER;
 
-    /* The mapping stays: the parent's thread that forked may have been in the middle of a store, and so may we. */
+    /* The mapping stays: the thread that forked may have been in the middle of a store, and continues it here. */
     atomic_store(&sf_board.header, NULL);
-    board_mutex = fresh; /* another of its threads may have held it */
+    board_mutex = fresh; /* another thread of the parent may have held it */
 }
 
 /* --- the readers' side --- */
@@ -399,7 +399,7 @@ sf_board_read_cells(int fd, struct sf_cell_view *views, uint32_t count)
             view_cell(&views[i], &cells[i]);
             rc = check_cell(&views[i]);
         } else {
-            rc = sf_board_read_cell(fd, i, &views[i]); /* it was written that very moment */
+            rc = sf_board_read_cell(fd, i, &views[i]); /* it was being written */
         }
         if (rc < 0)
             return rc;
@@ -417,8 +417,8 @@ sf_board_read_text(int fd, uint32_t index, const struct sf_cell_view *view, char
         rc = sf_board_read_cell(fd, index, &now);
     if (rc < 0)
         return rc;
-    /* Each text takes two turns, and goes where the oldest is: this one is written over after as many more as there are
-     * other parts have been told of. */
+    /* Each text raises `turns` by two and overwrites the oldest part. So this one is intact until as many more texts
+     * have been written as there are other parts. */
     return now.turns - view->turns < 2 * (SF_TEXT_PARTS - 1) ? 0 : -EAGAIN;
 }
 

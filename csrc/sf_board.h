@@ -1,16 +1,16 @@
-/* The board: the values that a run exposes, in the file `board` of its run folder. The worker writes it; anybody of the
- * run's owner reads it at any time, with pread, and the worker never waits for a reader.
+/* The board: the values that a run exposes, in the file `board` of its run folder. The worker writes it. Any process of
+ * the run's owner reads it at any time, with pread; the worker never waits for a reader.
  *
  *   0      header     one page
  *   4096   cells      SF_BOARD_CELLS, one per value
  *   ...    regions    histories and texts, added as values come
  *
- * A history covers the whole run in a fixed number of buckets. A bucket is what `stride` assignments came to. When all
- * are used, neighbours are joined, which leaves half of them, and the stride doubles. So an assignment costs a constant
- * time, but for one of `stride` * SF_BUCKETS / 2 that costs some microseconds.
+ * A history covers the whole run in a fixed number of buckets. A bucket summarizes `stride` assignments. When
+ * all are used, each is merged with its neighbour, which frees half of them, and the stride doubles. So an assignment
+ * costs constant time, except for one in `stride` * SF_BUCKETS / 2, which costs some microseconds.
  *
- * What writes a cell takes turns: its callers hold the GIL, or a lock of their own. Other threads may make the board
- * longer meanwhile: that takes turns by itself, and no address where the board has ever been is unmapped. */
+ * Callers that write a cell hold the GIL, or a lock of their own, and so take turns. Other threads may extend the board
+ * meanwhile, under a mutex; no address where the board has ever been is unmapped. */
 #ifndef SF_BOARD_H
 #define SF_BOARD_H
 
@@ -31,7 +31,7 @@
 
 enum sf_value_kind { SF_NONE = 0, SF_FLOAT = 1, SF_INTEGER = 2, SF_BOOLEAN = 3, SF_TEXT = 4, SF_VALUE_END = 5 };
 
-/* What some assignments, one after the other, came to. */
+/* The summary of some consecutive assignments. */
 struct sf_bucket {
     uint64_t step; /* of the first */
     int64_t time_ns;
@@ -42,8 +42,8 @@ struct sf_bucket {
 };
 
 struct sf_history {
-    /* Odd while buckets are joined. Raised by the worker, with release; a reader that finds two readings equal and even
-     * has read buckets that belong together. */
+    /* Odd while buckets are merged. Raised by the worker, with release. A reader that reads the same even number before
+     * and after the buckets has a consistent copy. */
     _Atomic uint32_t joins;
     _Atomic uint32_t used; /* buckets that are whole; release by the worker, acquire by readers */
     struct sf_bucket bucket[SF_BUCKETS];
@@ -71,11 +71,11 @@ struct sf_board_header {
     uint32_t bucket_size;
     uint32_t bucket_capacity;
     _Atomic uint32_t cells;        /* in use */
-    _Atomic uint32_t descriptions; /* raised whenever what describes the values was written anew */
+    _Atomic uint32_t descriptions; /* raised whenever the description of the values is rewritten */
     uint64_t padding[11];
     _Atomic uint64_t changes; /* assignments so far; relaxed by the worker */
     uint64_t more[15];
-    /* CLOCK_MONOTONIC of the last look by somebody who shows the values to a person. Written by them. */
+    /* CLOCK_MONOTONIC of the last read by a process that shows the values to a person. That process writes it. */
     _Atomic int64_t watched_ns;
 };
 
@@ -91,9 +91,9 @@ static_assert(SF_REGIONS_OFFSET % 4096 == 0, "board 1");
 
 /* --- the worker's side --- */
 
-/* What the worker keeps of a cell in its own memory. The file is a copy for others, and is never believed. */
+/* What the worker knows of a cell, in its own memory. The file is a copy for others, which the worker never trusts. */
 struct sf_own_cell {
-    _Atomic uint64_t history_offset; /* release, by who has made the history; acquire by who writes into it */
+    _Atomic uint64_t history_offset; /* stored with release once the history exists; loaded with acquire */
     uint64_t text_offset;
     uint64_t text_capacity; /* of each of the SF_TEXT_PARTS that take turns */
     uint64_t stride;
@@ -102,35 +102,35 @@ struct sf_own_cell {
 };
 
 struct sf_board {
-    /* NULL: there is none. It moves when the file has become longer than its mapping; the old mapping stays, and shows
-     * the same file, for whoever is writing there. Release, by who has made the new one; acquire by who writes. */
+    /* NULL: there is no board. It moves when the file has become longer than its mapping. The old mapping stays, and
+     * shows the same file, for a thread that is writing there. Stored with release; loaded with acquire. */
     _Atomic(struct sf_board_header *) header;
     _Atomic uint32_t cells;
     struct sf_own_cell own[SF_BOARD_CELLS];
-    /* For whoever makes it longer, in turns. */
+    /* Guarded by the mutex. */
     void *base;
     uint64_t size;
-    uint64_t mapped; /* may reach far behind the end of the file */
+    uint64_t mapped; /* may reach far beyond the end of the file */
     int fd;
 };
 
 /* The one board of this process. */
 extern struct sf_board sf_board;
 
-/* Makes the file, all its blocks allocated, under another name and renames it. 0, -EALREADY if there is one, or -errno.
- */
+/* Makes the file under another name, with all its blocks allocated, and renames it. 0, -EALREADY if there is a board,
+ * or -errno. */
 int sf_board_create(const char *path);
-/* A new cell: its index, -ENOSPC if all are in use, or -EBADF without a board. */
+/* Adds a cell: its index, -ENOSPC if all are in use, or -EBADF without a board. */
 int sf_board_add(void);
 /* Makes room for a history, if the cell has none. 0 or -errno. */
 int sf_board_keep_history(uint32_t index);
-/* A text, of at most SF_TEXT_MAX bytes. 0 or -errno; then the cell is as it was. */
+/* Stores a text, of at most SF_TEXT_MAX bytes. 0 or -errno; then the cell is as it was. */
 int sf_board_put_text(uint32_t index, const char *text, size_t size, uint64_t step);
-/* The description of the values was written anew. */
+/* Publishes that the description of the values was rewritten. */
 void sf_board_described(void);
-/* Whether somebody has looked within the last `within_ns`. */
+/* Whether a process has called sf_board_touch() within the last `within_ns`. */
 int sf_board_watched(int64_t within_ns);
-/* From here on this process writes no board: in a forked child. Async-signal-safe. */
+/* Ends the writing, in a forked child. Async-signal-safe. */
 void sf_board_forget(void);
 
 void sf_board_join(struct sf_board_header *header, uint32_t index);
@@ -174,11 +174,11 @@ sf_bucket_add(struct sf_bucket *bucket, double value)
     bucket->mean += (value - bucket->mean) / bucket->finite;
 }
 
-/* A number, and its place in the history. kind: SF_FLOAT, SF_INTEGER or SF_BOOLEAN. */
+/* Stores a number, and adds it to the history. kind: SF_FLOAT, SF_INTEGER or SF_BOOLEAN. */
 static inline void
 sf_board_put_number(uint32_t index, uint32_t kind, uint64_t bits, double value, uint64_t step)
 {
-    /* The header last: a mapping that is as new as the offset reaches so far. */
+    /* The header is loaded last: a mapping that is as new as the offset is long enough. */
     if (index >= atomic_load_explicit(&sf_board.cells, memory_order_acquire))
         return;
     struct sf_own_cell *own = &sf_board.own[index];
@@ -240,11 +240,11 @@ int sf_board_read(int fd, struct sf_board_view *view);
 int sf_board_read_cell(int fd, uint32_t index, struct sf_cell_view *view);
 /* Up to `count` cells from the first. The number, or an error; -EAGAIN if the worker writes without a pause. */
 int sf_board_read_cells(int fd, struct sf_cell_view *views, uint32_t count);
-/* A text that a cell tells of, of view->text_size bytes. -EAGAIN if it was replaced meanwhile. */
+/* The text of a cell, of view->text_size bytes. -EAGAIN if it was replaced meanwhile. */
 int sf_board_read_text(int fd, uint32_t index, const struct sf_cell_view *view, char *text);
 /* The whole buckets of a history, SF_BUCKETS at most: their number, or an error. */
 int sf_board_read_history(int fd, const struct sf_cell_view *view, struct sf_bucket *buckets);
-/* Says that somebody looks. 0 or -errno. */
+/* Notes that a person is shown the values. 0 or -errno. */
 int sf_board_touch(int fd);
 
 #endif

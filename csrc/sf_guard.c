@@ -31,8 +31,8 @@ cover(uintptr_t base, size_t size)
     return page == MAP_FAILED ? -1 : 0;
 }
 
-/* A fault at an address of ours. Also a SIGBUS without an address, raised by a handler that came before us in the
- * chain (Python's faulthandler raises the signal again): then every mapping whose file is too short is covered. */
+/* Handles a fault at an address in one of our mappings. Also a SIGBUS without an address, which an earlier handler in
+ * the chain has raised (Python's faulthandler does): then every mapping whose file is too short is covered. */
 static int
 handle(const siginfo_t *info)
 {
@@ -72,8 +72,8 @@ on_sigbus(int number, siginfo_t *info, void *context)
     } else if (previous.sa_handler != SIG_DFL && previous.sa_handler != SIG_IGN) {
         previous.sa_handler(number);
     } else if (previous.sa_handler != SIG_IGN || info->si_code > 0) {
-        /* The default, and what comes of a fault that is ignored: the faulting instruction runs again, or the signal
-         * that was sent arrives again, and ends us. */
+        /* The default action, also if the signal was ignored: the faulting instruction runs again, or the signal that
+         * was sent arrives again, and ends the process. */
         struct sigaction plain;
         memset(&plain, 0, sizeof plain);
         plain.sa_handler = SIG_DFL;

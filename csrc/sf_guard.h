@@ -1,4 +1,4 @@
-/* SIGBUS on a mapping of ours: the file behind it was cut short. The handler lays empty pages over the whole mapping
+/* SIGBUS on one of our mappings: the file behind it was cut short. The handler lays empty pages over the whole mapping
  * and returns, so that the load or store that faulted finds zeros; a magic of zero says what happened. Faults elsewhere
  * go to the handler that was there before. */
 #ifndef SF_GUARD_H
@@ -8,9 +8,9 @@
 
 /* Guards [base, base + size), mapped from fd. 0, -ENOSPC if too many are guarded, or -errno. */
 int sf_guard_add(void *base, size_t size, int fd);
-/* The file has become longer, and with it what is guarded of a mapping that reaches behind its end. */
+/* The file has become longer: guards more of a mapping that reaches beyond the file's end. */
 void sf_guard_resize(void *base, size_t size);
-/* To be called before the range is unmapped. */
+/* Call it before you unmap the range. */
 void sf_guard_remove(void *base);
 
 #endif

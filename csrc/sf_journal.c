@@ -41,7 +41,7 @@ character(const unsigned char *text)
     return size;
 }
 
-/* `text`, which ends within `most` bytes or there, as the inside of a JSON string. */
+/* Writes `text`, of at most `most` bytes or up to its zero byte, as the inside of a JSON string. */
 static char *
 escape(char *to, const char *text, size_t most)
 {
@@ -86,7 +86,7 @@ write_whole(int fd, const char *text, size_t size)
     while (count < 0 && errno == EINTR);
     if (count == (ssize_t)size)
         return 0;
-    return count < 0 ? errno : ENOSPC; /* what stands there is a torn line, and readers know those */
+    return count < 0 ? errno : ENOSPC; /* readers skip the torn line that this leaves */
 }
 
 int
@@ -106,7 +106,7 @@ sf_journal_set(struct sf_journal *journal, const char *path, const char *header,
     return 0;
 }
 
-/* Opens the file and writes the header. 0 or -errno; then the journal is given up. */
+/* Opens the file and writes the header. 0 or -errno; then the journal writes nothing more. */
 static int
 begin(struct sf_journal *journal)
 {

@@ -9,7 +9,7 @@
 struct sf_journal {
     int fd;       /* -1: not begun */
     int broken;   /* nothing can be written any more */
-    int error;    /* errno of what broke it, until it was told */
+    int error;    /* errno of what broke it, until sf_journal_error() has returned it */
     char *path;   /* NULL: no journal is kept */
     char *header; /* the first line, with its newline */
     size_t header_size;
@@ -18,18 +18,18 @@ struct sf_journal {
 
 #define SF_JOURNAL_NONE ((struct sf_journal){.fd = -1})
 
-/* From here on lines go to `path`, which is made with the first of them. 0 or -ENOMEM; then nothing has changed. */
+/* Sets the file that lines go to. The first line creates it. 0 or -ENOMEM; then nothing has changed. */
 int sf_journal_set(struct sf_journal *journal, const char *path, const char *header, size_t header_size);
 
-/* Goes on in a new file of the same path, which is made at once and begins with `header`. The caller has renamed the
- * file that was there. 0 or -errno; then nothing is written any more, but for -ENOMEM, where nothing has changed. */
+/* Creates a new file at the same path, which begins with `header`. The caller has renamed the old file. 0 or -errno;
+ * after -ENOMEM nothing has changed, after another error the journal writes nothing more. */
 int sf_journal_continue(struct sf_journal *journal, const char *header, size_t header_size);
 
-/* Appends the line of an entry that `rank` applies at `step`. Never fails: a journal that can't be written is given up,
- * and sf_journal_error() says why, once. */
+/* Appends the line of an entry that `rank` applies at `step`. Never fails: after an error
+ * the journal writes nothing more, and sf_journal_error() returns the error once. */
 void sf_journal_append(struct sf_journal *journal, const struct sf_entry *entry, uint32_t rank, uint64_t step);
 
-/* errno of what broke it, 0 if nothing did or it was told before. */
+/* The errno that broke the journal; 0 if there is none, or it was returned before. */
 int sf_journal_error(struct sf_journal *journal);
 
 void sf_journal_close(struct sf_journal *journal);

@@ -54,7 +54,7 @@ enum sf_kind {
     SF_KIND_END = 8
 };
 
-/* What the worker did last. Only the worker writes it.
+/* The worker's state, after what it did last. Only the worker writes it.
  *
  *   state        event                                   next
  *   IDLE         first checkpoint passed                 RUNNING
@@ -105,18 +105,18 @@ struct sf_state {
 #define SF_RANKS_ALL 0u
 #define SF_ENTRY_FAILED 1u /* a bit of sf_entry.agreed */
 
-/* What ranks vote on, in this order, before they go on together with an entry. Who has given a vote of one phase has
- * said yes to those before it. */
+/* What ranks vote on, in this order, before they go on together with a reload. A rank that votes on a phase has voted
+ * yes on those before it. */
 enum sf_phase { SF_PHASE_READY, SF_PHASE_EXECUTED, SF_PHASE_PROVED, SF_PHASE_END };
 #define SF_VOTE_YES 1u
 #define SF_VOTE_NO 2u
-#define SF_VOTE_OVER 3u /* has read all that it needs to know of the entry; said yes, or was not there to be asked */
+#define SF_VOTE_OVER 3u /* needs the entry no longer; voted yes, or joined later */
 #define SF_VOTE(seq, phase, said) (((uint64_t)(seq) << 4) | ((uint64_t)(phase) << 2) | (said))
 #define SF_VOTE_SEQ(vote) ((vote) >> 4)
 #define SF_VOTE_PHASE(vote) ((unsigned)((vote) >> 2) & 3u)
 #define SF_VOTE_SAID(vote) ((unsigned)(vote) & 3u)
-#define SF_VERDICT(phase) (8u + 2u * (unsigned)(phase))       /* where it lies in sf_entry.agreed */
-#define SF_VERDICT_HERE(phase) (16u + 2u * (unsigned)(phase)) /* the same of this host's ranks alone */
+#define SF_VERDICT(phase) (8u + 2u * (unsigned)(phase))       /* the verdict's place in sf_entry.agreed */
+#define SF_VERDICT_HERE(phase) (16u + 2u * (unsigned)(phase)) /* the place of the verdict of this host alone */
 
 /* One request. The sender writes it while it holds the log's lock, before it publishes the tail; afterwards only
  * `target` and `outcome` change, once each, by compare-and-swap. */
@@ -131,20 +131,20 @@ struct sf_entry {
     int64_t duration_ns;
     int64_t asked_ns; /* CLOCK_REALTIME */
     struct sf_state before;
-    uint32_t ranks; /* SF_SET, SF_CALL: SF_RANKS_ALL, or the rank that does it, plus one; the others pass it by */
+    uint32_t ranks; /* SF_SET, SF_CALL: SF_RANKS_ALL, or the rank that does it, plus one; the others skip it */
     /* Bit 0: a rank has failed at it. From SF_VERDICT on two bits for each vote, SF_VOTE_YES or SF_VOTE_NO once it is
-     * decided, by compare-and-swap; from SF_VERDICT_HERE on what the ranks of this host have said, where others have a
+     * decided, by compare-and-swap; from SF_VERDICT_HERE on the verdict of this host's ranks, if other hosts have a
      * say in it. */
     _Atomic uint32_t agreed;
     /* 0: the target is decided here. Else other hosts have a say in it, and this is the earliest step that this host
      * can take: SF_TARGET_NONE until it is known, then swapped once. From that step on a rank waits for the target. */
     _Atomic uint64_t low;
-    char sender[SF_SENDER_MAX]; /* who asked, for people; ends with a zero byte */
+    char sender[SF_SENDER_MAX]; /* the name of the sender, for people to read; ends with a zero byte */
     char mail[SF_MAIL_MAX];     /* name of a file in mail/, or empty */
 };
 
 struct sf_header {
-    _Atomic uint64_t magic; /* written last with release by the maker; every reader loads it with acquire */
+    _Atomic uint64_t magic; /* stored last, with release; every reader loads it with acquire */
     uint32_t layout_version;
     uint32_t header_size;
     uint32_t entry_size;
@@ -160,9 +160,9 @@ struct sf_header {
     /* Entries 1..tail exist. Stored seq_cst by the sender that holds the log's lock: the store is the moment from
      * which a request exists. Pairs with the loads of clear_word() in sf_apply.c. */
     alignas(128) _Atomic uint64_t tail;
-    _Atomic int32_t lock_pid; /* who is in the middle of an append, or died there; 0 if nobody is */
+    _Atomic int32_t lock_pid; /* the process that is appending, or died while it was; else 0 */
 
-    /* A futex that watchers wait on: raised by a worker, with release, after each change that it publishes. */
+    /* A futex that waiting processes sleep on. A worker raises it with release after each change that it publishes. */
     alignas(128) _Atomic uint32_t changes;
 };
 
@@ -188,13 +188,13 @@ struct sf_slot {
     /* The pause that the rank is parked for at a checkpoint that does not count, without having applied it; else 0.
      * Seq_cst, as `done`. */
     _Atomic uint64_t held;
-    /* Where it applied entry `applied`, SF_NEVER while the two are being written: for ranks that come. */
+    /* The step at which it applied entry `applied`, for ranks that join; SF_NEVER while the two are being written. */
     _Atomic uint64_t applied_at;
-    /* CLOCK_REALTIME at which somebody first saw that its process has died without a word, 0 if nobody has. */
+    /* CLOCK_REALTIME at which another process first saw that this one has died without an end state; else 0. */
     _Atomic int64_t lost_ns;
 
     alignas(128) _Atomic uint32_t state; /* enum sf_worker_state; release by the worker, acquire by watchers */
-    _Atomic int32_t pid;                 /* as the worker sees itself; for people, never proof of life */
+    _Atomic int32_t pid;                 /* in the worker's own namespace; for people, never a proof of life */
     _Atomic uint64_t cookie;             /* drawn by the worker at attach: whether the slot is still its own */
     _Atomic uint64_t applied;            /* entries 1..applied are done; release by the worker, acquire by senders */
     _Atomic uint64_t seen;               /* the tail when the worker last looked */
@@ -210,11 +210,11 @@ struct sf_slot {
     _Atomic int64_t deadline_ns; /* CLOCK_REALTIME at which a timed pause ends by itself, 0 if never */
     /* One bit for each place in the log: the rank has done what the entry asks for, or had nothing to do. Cleared by
      * the rank before it publishes that the entry is applied, set seq_cst when it is done: of two ranks that are done
-     * at the same time, one sees both bits. */
+     * at the same time, at least one sees both bits. */
     _Atomic uint64_t done[SF_LOG_CAPACITY / 64];
-    _Atomic uint64_t vote;       /* SF_VOTE(): the last that this rank has given; seq_cst, as `done` */
+    _Atomic uint64_t vote;       /* SF_VOTE() of this rank's last vote; seq_cst, as `done` */
     _Atomic uint32_t rank;       /* in the whole job */
-    _Atomic uint32_t generation; /* how many workers have had this slot, this one among them */
+    _Atomic uint32_t generation; /* how many workers have had this slot, this one included */
 
     alignas(128) struct sf_level level[SF_LEVELS];
 };

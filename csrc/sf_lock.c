@@ -94,7 +94,7 @@ sf_fork_keep(int fd)
     }
 }
 
-/* Held from the opening of a lock's file until it is in the table, and from its removal until it is closed. */
+/* Held while a lock's file is opened and entered in the table, and while it is removed and closed. */
 static pthread_mutex_t fork_mutex = PTHREAD_MUTEX_INITIALIZER;
 
 int
@@ -121,10 +121,10 @@ sf_lock_close(int fd)
     pthread_mutex_unlock(&fork_mutex);
 }
 
-/* Forks that lie between the first process and this one. */
+/* The number of forks between the first process and this one. */
 static _Atomic unsigned forks;
 
-/* Open beyond their turn, at most; the rest of the table is for those that hold a lock or wait for one. */
+/* The most descriptors that are kept while unused. The rest of the table is for those in use. */
 #define KEPT_MOST 32
 static _Atomic int kept_count;
 

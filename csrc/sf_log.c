@@ -11,7 +11,7 @@
 #include "sf_point.h"
 #include "sf_wait.h"
 
-/* The thread sanitizer knows no fences; what this one orders is read by other processes only, with pread. */
+/* The thread sanitizer knows no fences. Only other processes read what this one orders, with pread. */
 #ifdef __SANITIZE_THREAD__
 #define SF_STORE_FENCE() ((void)0)
 #else
@@ -27,8 +27,8 @@ sf_announce(struct sf_segment *segment)
     sf_wake(&segment->header->changes);
 }
 
-/* A worker that is still attaching counts: it hears of what is asked now at its first checkpoint. Asking the kernel
- * costs more than all the rest, so it is asked once for all the slots that lie side by side and have had no worker. */
+/* A worker that is still attaching counts: it sees the request at its first checkpoint. The system call costs more than
+ * all the rest, so one call covers all neighbouring slots that have had no worker. */
 int
 sf_slot_taken(const struct sf_segment *segment, uint32_t slot, uint32_t *empty)
 {
@@ -49,7 +49,8 @@ sf_slot_taken(const struct sf_segment *segment, uint32_t slot, uint32_t *empty)
     return 0;
 }
 
-/* Makes every rank take its slow path. Seq_cst: comes before the caller's reads of the steps. Whether one is parked. */
+/* Makes every rank take its slow path. Seq_cst, before the caller's reads of the steps. Returns whether a rank is
+ * parked. */
 static int
 signal_ranks(struct sf_segment *segment)
 {
@@ -63,8 +64,7 @@ signal_ranks(struct sf_segment *segment)
     return parked;
 }
 
-/* Wakes those that are parked. One that parks a moment later finds the word changed and does not begin to wait, so it
- * needs no wake. */
+/* Wakes the parked ranks. A rank that parks a moment later finds the word changed and does not begin to wait. */
 static void
 wake_ranks(struct sf_segment *segment)
 {
@@ -74,8 +74,7 @@ wake_ranks(struct sf_segment *segment)
     }
 }
 
-/* Those that are parked are woken when it is decided: many ranks that help at once would only be in each other's way.
- */
+/* Decides the target of an entry. Wakes the parked ranks only afterwards: before, they would all help to decide it. */
 static void
 decide(struct sf_segment *segment, uint64_t seq, uint32_t rank, int standing)
 {
@@ -90,16 +89,16 @@ decide(struct sf_segment *segment, uint64_t seq, uint32_t rank, int standing)
 
         if (!sf_slot_taken(segment, r, &empty))
             continue;
-        /* The helper itself stands at its checkpoint and can act there; the others can act at their next. */
+        /* A rank that helps can still act at the checkpoint where it is; the others can act at their next. */
         uint64_t next = atomic_load(&slot->step) + (r == rank && standing ? 0 : atomic_load(&slot->stride));
         if (next > SF_STEP_MAX || next <= target)
             continue;
-        /* A dead rank does no harm to the agreement, but its step might put the target far ahead of the others. Asking
-         * the kernel costs more than all the rest, so only where the answer matters. */
+        /* A dead rank does not harm the agreement, but its step might put the target far ahead of the others. The
+         * system call costs more than all the rest, so it is made only where the answer matters. */
         if (segment->slot_count == 1 || r == rank || sf_slot_alive(segment->fd, r) != 0)
             target = next;
     }
-    /* Ranks that park where the log before this entry says come no further; they apply it there. */
+    /* Ranks that park as the entries before this one say pass no later step; they apply this one there. */
     if (target > entry->before.park)
         target = entry->before.park;
     if (target < entry->before.target)
@@ -136,7 +135,7 @@ sf_log_busy(int fd)
     return sf_lock_held(fd, LOG_LOCK);
 }
 
-/* Nobody is left who would decide it. Where other hosts have a say, that is never known here. */
+/* Makes an undecided entry void, unless other hosts have a say in it: they may still decide it. */
 static void
 make_void(struct sf_entry *entry)
 {
@@ -166,7 +165,7 @@ sf_decide_or_void(struct sf_segment *segment, uint64_t seq, uint32_t rank, int s
     return 0;
 }
 
-/* The file of that name, if it is still the one that is mapped. */
+/* Opens the file of that name, if it is still the one that is mapped. */
 static int
 open_log(struct sf_segment *segment)
 {
@@ -186,7 +185,7 @@ open_log(struct sf_segment *segment)
     return rc;
 }
 
-/* The lock lives on an open file of its own: threads that share one descriptor would share the lock. */
+/* The lock belongs to an open file. Each call opens the file anew: threads that share one would share the lock. */
 int
 sf_log_lock(struct sf_segment *segment, int64_t timeout_ns)
 {
@@ -221,7 +220,7 @@ sf_void_orphan(struct sf_segment *segment, uint64_t seq)
 
     if (atomic_load(&entry->target) != SF_TARGET_NONE)
         return 0;
-    /* With the lock in hand no sender is alive that has not decided, and no entry takes this one's place. */
+    /* While the lock is held no living sender has an undecided entry, and no entry takes this one's place. */
     fd = sf_log_lock(segment, 0);
     if (fd == -SF_EBUSY)
         return 0;
@@ -233,7 +232,7 @@ sf_void_orphan(struct sf_segment *segment, uint64_t seq)
     return 0;
 }
 
-/* What the log says already. Called with the log's lock; the last entry is decided. */
+/* Whether a request changes anything in this state. The caller holds the log's lock; the last entry is decided. */
 static enum sf_verdict
 judge(const struct sf_state *state, const struct sf_request *request, uint64_t *seq)
 {
@@ -265,8 +264,8 @@ slowest(struct sf_segment *segment, uint32_t *rank, uint64_t *applied)
         mine = atomic_load(&slot->applied);
         uint64_t vote = atomic_load(&slot->vote);
         if (SF_VOTE_SAID(vote) == SF_VOTE_YES && SF_VOTE_SEQ(vote) > 0 && SF_VOTE_SEQ(vote) <= mine)
-            mine = SF_VOTE_SEQ(vote) - 1; /* has yet to read what came of its vote */
-        /* Asking the kernel costs more than all the rest, so only where the answer matters. */
+            mine = SF_VOTE_SEQ(vote) - 1; /* it still needs the entry, to read the verdict */
+        /* The system call costs more than all the rest, so it is made only where the answer matters. */
         if ((found && mine >= *applied) || sf_slot_alive(segment->fd, r) == 0)
             continue;
         *rank = r;
@@ -280,7 +279,7 @@ static int
 append_locked(struct sf_segment *segment, const struct sf_request *request, struct sf_receipt *receipt)
 {
     struct sf_header *header = segment->header;
-    /* Acquire: the senders before us wrote their entries before they stored the tail. */
+    /* Acquire: earlier senders wrote their entries before they stored the tail. */
     uint64_t tail = atomic_load(&header->tail);
     uint64_t applied = 0;
     struct sf_state state = sf_state_first();
@@ -293,11 +292,10 @@ append_locked(struct sf_segment *segment, const struct sf_request *request, stru
 
         if (atomic_load_explicit(&last->number, memory_order_acquire) != tail)
             return -SF_ECORRUPT;
-        /* Its sender let go of the lock, or died, without a target: it is void, unless a rank helps this very moment.
-         */
+        /* If it is undecided its sender died. It is void, unless a rank decides it at this moment. */
         make_void(last);
         if (atomic_load(&last->target) == SF_TARGET_NONE)
-            return -SF_EBUSY; /* other hosts have not said yet when it is due */
+            return -SF_EBUSY; /* other hosts have not decided yet when it is due */
         SF_POINT("append:voided");
         rc = sf_state_after(last, tail, &state);
         if (rc < 0)
@@ -312,7 +310,8 @@ append_locked(struct sf_segment *segment, const struct sf_request *request, stru
         return 0;
     if (applied > tail)
         return -SF_ECORRUPT;
-    /* Several ranks still vote on what each of them has applied last. What comes in a flood leaves room for a stop. */
+    /* With several ranks one entry stays: each may still vote on the one that it applied last. Values and calls, which
+     * can come in a flood, leave room for a stop. */
     uint64_t room = SF_LOG_CAPACITY - (segment->slot_count > 1);
     if (request->kind == SF_SET || request->kind == SF_CALL)
         room -= SF_LOG_SPARE;
@@ -342,7 +341,7 @@ append_locked(struct sf_segment *segment, const struct sf_request *request, stru
     atomic_store_explicit(&entry->number, seq, memory_order_release);
     SF_POINT("append:written");
 
-    atomic_store(&header->tail, seq); /* before this store nothing happened, after it the request exists */
+    atomic_store(&header->tail, seq); /* the request exists from this store on */
     SF_POINT("append:published");
     if (request->target != 0) {
         uint64_t none = SF_TARGET_NONE;
@@ -375,8 +374,8 @@ sf_append(struct sf_segment *segment, const struct sf_request *request, int64_t 
     SF_POINT("append:locked");
     rc = sf_segment_check(segment);
     if (rc == 0) {
-        /* Whoever was before us died in its turn, it may be between its decision and its wakes. Void first: who wakes
-         * and finds the lock held takes it that the sender lives. */
+        /* The sender before died while it held the lock, maybe after it had decided and before it woke the ranks. Makes
+         * its entry void first: a rank that wakes and finds the lock held believes that the sender lives. */
         if (atomic_exchange_explicit(&segment->header->lock_pid, (int32_t)getpid(), memory_order_relaxed) != 0) {
             sf_log_void_last(segment, atomic_load(&segment->header->tail));
             wake_ranks(segment);
@@ -391,7 +390,7 @@ sf_append(struct sf_segment *segment, const struct sf_request *request, int64_t 
     return rc;
 }
 
-/* --- between ranks --- */
+/* --- when all ranks are done with an entry --- */
 
 static int
 has_done(const struct sf_slot *slot, uint64_t seq)
@@ -436,7 +435,7 @@ sf_only_slot(const struct sf_segment *segment, const struct sf_entry *entry)
     return SF_NO_RANK;
 }
 
-/* Where a rank that counts by this stride was done with an entry: where it applied it, or parked for it. */
+/* The step at which a rank with this stride was done with an entry: where it applied it, or parked for it. */
 static uint64_t
 done_at(const struct sf_entry *entry, uint64_t seq, uint64_t target, uint64_t stride)
 {
@@ -452,7 +451,7 @@ sf_conclude(struct sf_segment *segment, uint64_t seq)
 {
     struct sf_entry *entry = sf_entry_at(segment, seq);
     uint64_t target = atomic_load(&entry->target), outcome = atomic_load(&entry->outcome);
-    uint32_t someone = 0;
+    uint32_t first = 0;
 
     if (atomic_load(&entry->number) != seq || seq == 0)
         return 0;
@@ -462,21 +461,21 @@ sf_conclude(struct sf_segment *segment, uint64_t seq)
         return 0;
     uint32_t only = sf_only_slot(segment, entry);
     if (only != SF_NO_RANK) {
-        /* It tells first, and then that it has done it: a rank of which only this can be read is another process, that
-         * came later. */
+        /* A rank sets the outcome before it marks the entry as done. If only the mark is there, another process has
+         * taken the slot since. */
         if (sf_rank_lives(segment, only) && !has_done(&segment->slots[only], seq))
             return 0;
         return atomic_load(&entry->outcome) == outcome ? -ESRCH : 1;
     }
     if (!sf_all_done(segment, seq, SF_NO_RANK))
         return 0;
-    /* One that came later says so of all that was asked before. */
-    while (someone < segment->slot_count && !(has_done(&segment->slots[someone], seq) &&
-                                              atomic_load(&segment->slots[someone].attached_ns) <= entry->asked_ns))
-        someone++;
-    if (someone == segment->slot_count)
+    /* A rank that joined later has marks for all earlier entries. They do not count. */
+    while (first < segment->slot_count && !(has_done(&segment->slots[first], seq) &&
+                                            atomic_load(&segment->slots[first].attached_ns) <= entry->asked_ns))
+        first++;
+    if (first == segment->slot_count)
         return -ESRCH;
-    uint64_t at = done_at(entry, seq, target, atomic_load(&segment->slots[someone].stride));
+    uint64_t at = done_at(entry, seq, target, atomic_load(&segment->slots[first].stride));
     unsigned failed = atomic_load(&entry->agreed) & SF_ENTRY_FAILED;
     if (!atomic_compare_exchange_strong(&entry->outcome, &outcome,
                                         SF_OUTCOME(failed ? SF_OUTCOME_FAILED : SF_OUTCOME_APPLIED, at)))

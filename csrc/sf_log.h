@@ -1,14 +1,15 @@
-/* The log of a run: appending a request, deciding the step at which it is applied, folding it into the run's state.
+/* The log of a run: appending a request, deciding the step at which it is applied, and when all ranks are done with it.
  *
  * Turns. A sender holds the log's lock (a record lock on the log's bytes; the kernel frees it when the sender dies)
  * from before it writes an entry until the entry is decided. So an entry without a target has a sender that is alive
- * and holds the lock, or one that died; whoever finds the lock free knows that it died and makes the entry void.
+ * and holds the lock, or one that died. A process that finds the lock free knows that the sender died, and makes the
+ * entry void.
  *
- * Deciding. Whoever meets an undecided entry sets every rank's word, then reads every rank's step, then swaps the
- * target from none to a step that no rank has passed. Every rank stores its step before it loads its word, all of it
- * seq_cst: so a rank that was read at step k sees its word at checkpoint k + 1 at the latest, and comes by the target.
- * With one rank there is nothing to agree on, and no such order: it may have passed the target by a few steps, and
- * applies the entry at the next checkpoint at which it sees its word. See sf_count_in_turn() in sf_worker.h.
+ * Deciding. A process that meets an undecided entry sets every rank's word, then reads every rank's step, then swaps
+ * the target from none to a step that no rank has passed. Every rank stores its step before it loads its word, all of
+ * it seq_cst: so a rank that was read at step k sees its word at checkpoint k + 1 at the latest, and passes the target
+ * later. With one rank there is nothing to agree on, and no such order: it may have passed the target by a few steps,
+ * and applies the entry at the next checkpoint at which it sees its word. See sf_count_in_turn() in sf_worker.h.
  */
 #ifndef SF_LOG_H
 #define SF_LOG_H
@@ -21,14 +22,14 @@ struct sf_request {
     uint64_t id;
     uint64_t arg;
     int64_t duration_ns;
-    /* Not 0: the step at which it is applied, instead of one that is decided. For a rank that repeats a journal: it
-     * appends what is due where it stands. No earlier than the entries before it. */
+    /* Not 0: the step at which it is applied, instead of one that is decided. Used by a rank that replays a journal and
+     * appends each entry at its step. Raised to the target of the entry before, if that is later. */
     uint64_t target;
     /* Not 0: append only if this is the sequence number of the pause in force. So a timed resume never ends a later
      * pause than the one that it belongs to. */
     uint64_t only_if_park_seq;
     uint32_t ranks; /* see sf_entry.ranks */
-    /* Not 0: other hosts have a say in the target. The caller finds it out and commits it: see sf_commit(). */
+    /* Not 0: other hosts have a say in the target. The caller commits it: see sf_commit(). */
     int elsewhere;
     char sender[SF_SENDER_MAX];
     char mail[SF_MAIL_MAX];
@@ -48,47 +49,48 @@ struct sf_receipt {
     uint32_t stuck_rank; /* with -SF_EFULL: the rank that has applied the least */
 };
 
-/* Appends a request, wakes every rank and sees to it that a target is decided. Waits for its turn for up to timeout_ns;
- * any thread of any process of the run's owner may call it, not a signal handler. 0, -errno, or an SF_E error. */
+/* Appends a request, wakes every rank and decides the target. Waits for the log's lock for up to timeout_ns. Any thread
+ * of any process of the run's owner may call it, but no signal handler. 0, -errno, or an SF_E error. */
 int sf_append(struct sf_segment *segment, const struct sf_request *request, int64_t timeout_ns,
               struct sf_receipt *receipt);
 
-/* For a rank that meets an entry without a target: helps to decide it if its sender is alive, voids it if not.
- * `standing` says that the rank is at a counted checkpoint and has applied nothing of this entry, so that it can still
- * act at the step where it is. 0 or -errno. */
 #define SF_NO_RANK UINT32_MAX
+
+/* For a rank that meets an entry without a target: decides it if its sender is alive, makes it void if not. `standing`:
+ * the rank is at a counted checkpoint and has not applied the entry, so that it can still act at this step. 0 or
+ * -errno. */
 int sf_decide_or_void(struct sf_segment *segment, uint64_t seq, uint32_t rank, int standing);
 
-/* For those who wait for the fate of an entry: voids it if it has no target and its sender is dead. 0 or -errno. */
+/* For a process that waits for the outcome of an entry: makes it void if it has no target and its sender is dead. 0 or
+ * -errno. */
 int sf_void_orphan(struct sf_segment *segment, uint64_t seq);
 
-/* Commits the target of an entry that other hosts have a say in, or SF_TARGET_VOID. The target that it has: another
- * one, if somebody was first. */
+/* Commits the target, or SF_TARGET_VOID, of an entry that other hosts have a say in. Returns the target that the entry
+ * has: another one if another process was first. */
 uint64_t sf_commit(struct sf_segment *segment, uint64_t seq, uint64_t target);
 
-/* Turns at the log: a descriptor to let go of it with, -SF_EBUSY when the time is up, or another error. */
+/* Locks the log. A descriptor for sf_log_unlock(), -SF_EBUSY when the time is up, or another error. */
 int sf_log_lock(struct sf_segment *segment, int64_t timeout_ns);
 void sf_log_unlock(struct sf_segment *segment, int fd);
 
-/* With the log's lock in hand: the last entry, if it is undecided, had a sender that died. */
+/* Makes the last entry void if it is undecided. The caller holds the log's lock, so the sender has died. */
 void sf_log_void_last(struct sf_segment *segment, uint64_t tail);
 
-/* Whether a rank is, or is about to be, in this slot: seen from its state, whatever became of its process. For who asks
- * slot by slot: those below `empty`, 0 at first, are known to have had no rank. */
+/* Whether the slot has a rank, or one is taking it, as its state says; the process may have died. Callers ask slot by
+ * slot: `empty`, 0 at first, remembers that the slots below it are known to have had no rank. */
 int sf_slot_taken(const struct sf_segment *segment, uint32_t slot, uint32_t *empty);
 
-/* --- what the ranks of a run have to know of each other beyond the target --- */
+/* --- when all ranks are done with an entry --- */
 
-/* Whether every rank that lives, but for the one in slot `self`, has done what entry seq asks for. */
+/* Whether every living rank, except the one in slot `self`, is done with entry seq. */
 int sf_all_done(const struct sf_segment *segment, uint64_t seq, uint32_t self);
 
-/* The slot of the rank that alone is to do what an entry asks for; SF_NO_RANK if all are, or it has none on this host.
- */
+/* The slot of the only rank that an entry is for; SF_NO_RANK if it is for all, or that rank is not on this host. */
 uint32_t sf_only_slot(const struct sf_segment *segment, const struct sf_entry *entry);
 
-/* For those who wait for the fate of an entry: tells what came of it, if the ranks that live are done with it, and
- * those that were not have died since. 1 if it is told, by this call or before; 0 if not; -ESRCH if all who were there
- * to do it have died, and nobody will. */
+/* For a process that waits for the outcome of an entry: sets it if all living ranks are done with the entry and those
+ * that were not have died. 1 if the outcome is set, by this call or before; 0 if not; -ESRCH if every rank that had to
+ * do it has died, so that it stays open for ever. */
 int sf_conclude(struct sf_segment *segment, uint64_t seq);
 
 /* Whether a living process holds the slot, so that the others wait for it. Notes when it was first seen dead. */
@@ -97,7 +99,7 @@ int sf_rank_lives(const struct sf_segment *segment, uint32_t slot);
 /* Whether a sender has the log's lock: 1, 0, or -errno. */
 int sf_log_busy(int fd);
 
-/* Tells those who watch the run that something was published. */
+/* Wakes the processes that wait for a change of the run. */
 void sf_announce(struct sf_segment *segment);
 
 #endif

@@ -16,7 +16,7 @@
 #include "sf_read.h"
 #include "sf_wait.h"
 
-/* The one check of a header, whether it was mapped or read. */
+/* Checks a header, whether it was mapped or read. */
 static int
 header_check(const struct sf_header *header, uint64_t magic, uint64_t file_size)
 {
@@ -126,7 +126,7 @@ sf_segment_create(struct sf_segment *segment, const char *path, uint32_t slot_co
         return rc;
     segment->fd = rc;
     SF_POINT("create:opened");
-    /* All blocks now: on a full disk this fails here, and not as a fault at a store weeks later. */
+    /* Allocates all blocks now. So a full disk fails this call, and not a store weeks later. */
     while ((rc = -posix_fallocate(segment->fd, 0, (off_t)SF_FILE_SIZE(slot_count))) == -EINTR)
         continue;
     if (rc < 0)

@@ -8,7 +8,8 @@
 #include "sf_layout.h"
 #include "sf_lock.h"
 
-/* One mapped control file. Sizes and counts are copies, checked when it was opened: the file may change under us. */
+/* One mapped control file. Sizes and counts are copies, checked when it was opened: other processes may change the
+ * file. */
 struct sf_segment {
     struct sf_header *header; /* NULL when closed */
     struct sf_slot *slots;
@@ -19,7 +20,7 @@ struct sf_segment {
     /* Holds the record lock on the worker's slot; -1 in a controller. An open file of its own, since a mapping keeps
      * the open file that it was made from, and with it the locks, alive: in a forked child too. */
     int lock_fd;
-    /* In a controller: what it takes its turns at the log with. A worker opens the file anew for each: it has few. */
+    /* In a controller: an open file for the next lock of the log. A worker opens the file each time. */
     struct sf_kept turn;
     dev_t device;
     ino_t inode;
@@ -27,15 +28,15 @@ struct sf_segment {
 };
 
 /* Makes `path`: under a temporary name, all blocks allocated, with the record lock on slot `rank` held by a
- * descriptor that `segment` keeps, then renamed into place. The caller has made sure that nobody uses a file that was
- * there before. 0 or -errno. */
+ * descriptor that `segment` keeps, then renamed into place. The caller has made sure that no process uses a file that
+ * was there before. 0 or -errno. */
 int sf_segment_create(struct sf_segment *segment, const char *path, uint32_t slot_count, uint32_t rank);
 
 /* Maps an existing control file. 0, -errno, or an error of sf_error.h. */
 int sf_segment_open(struct sf_segment *segment, const char *path);
 void sf_segment_close(struct sf_segment *segment);
 
-/* Lets go of the record lock on the slot, if it is held; the mapping stays. */
+/* Releases the record lock on the slot, if it is held; the mapping stays. */
 void sf_segment_let_go(struct sf_segment *segment);
 
 /* Whether the mapping is still a sound control file of this layout, and the file is still whole. One fstat. */
@@ -50,7 +51,7 @@ int sf_slot_alive(int fd, uint32_t rank);
 /* The same of any of the slots from `first` up to but not including `end`. */
 int sf_slots_held(int fd, uint32_t first, uint32_t end);
 
-/* Somebody saw that no process holds a slot that was not given back: from when on that is known, for people. */
+/* Notes the time at which the process of a slot was first seen dead, for people to read. */
 void sf_note_lost(const struct sf_segment *segment, uint32_t slot);
 
 static inline struct sf_entry *

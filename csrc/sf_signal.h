@@ -1,12 +1,12 @@
-/* A signal that was answered once, and ends the process when it comes again later: also where the interpreter, which
- * runs handlers written in Python between two of its own instructions, is stuck in a long call. */
+/* Lets the second signal of a kind end the process, even if the interpreter is stuck in a long call: handlers written
+ * in Python run only between two instructions of the interpreter. */
 #ifndef SF_SIGNAL_H
 #define SF_SIGNAL_H
 
 #include <stdint.h>
 
-/* From now on the signal is overlooked for after_ns, as a copy of the one that was answered; later it has its default
- * action. One signal of the process can be treated so. 0 or -errno. */
+/* Ignores the signal for after_ns, as a repetition of the first one. Later the signal has its default action. Works for
+ * one signal of the process. 0 or -errno. */
 int sf_signal_next_ends(int number, int64_t after_ns);
 
 #endif

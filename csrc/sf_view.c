@@ -18,7 +18,7 @@ sf_read_layout_version(int fd)
     return rc == 0 || rc == -SF_ELAYOUT ? header.layout_version : 0;
 }
 
-/* An entry is overwritten only after its number was set to 0, so the number is read before and after the rest. */
+/* A sender that overwrites an entry first sets its number to 0. So the number is read before and after the rest. */
 static int
 read_raw_entry(int fd, uint64_t seq, struct sf_entry *entry)
 {
@@ -38,7 +38,7 @@ read_raw_entry(int fd, uint64_t seq, struct sf_entry *entry)
 int
 sf_read_view(int fd, struct sf_view *view)
 {
-    /* The log may move on by a whole ring between the two reads; then the header is read again. */
+    /* Between the two reads the log may advance by its whole capacity; then the header is read again. */
     for (int attempt = 0; attempt < 100; attempt++) {
         struct sf_header header;
         struct sf_entry last;
@@ -62,7 +62,7 @@ sf_read_view(int fd, struct sf_view *view)
         if (rc < 0)
             return rc;
         if (PLAIN(last.target) == SF_TARGET_NONE && PLAIN(last.low) == 0 && sf_log_busy(fd) == 0) {
-            /* Its sender died: it will be void, unless it was decided since it was read. */
+            /* Its sender died: the entry will be void, unless it has been decided since it was read. */
             rc = read_raw_entry(fd, view->tail, &last);
             if (rc == -ENOENT)
                 continue;
@@ -84,8 +84,8 @@ sf_read_slot(int fd, uint32_t rank, struct sf_slot_view *view)
     int rc;
 
     memset(view, 0, sizeof *view);
-    /* Life first: a worker publishes how it ended before it lets go of its lock, so a slot that is read after its
-     * lock was seen free holds the last word. */
+    /* The lock first: a worker publishes its last state before it releases its lock, so a slot that is read after its
+     * lock was free is final. */
     view->alive = sf_slot_alive(fd, rank);
     if (view->alive < 0)
         return view->alive;
@@ -104,7 +104,7 @@ sf_read_slot(int fd, uint32_t rank, struct sf_slot_view *view)
     view->attached_ns = PLAIN(slot.attached_ns);
     view->state_ns = PLAIN(slot.state_ns);
     view->mark_step = PLAIN(slot.mark_step);
-    /* The pair is written while it is read, if it was not twice the same: then there is none. */
+    /* Two different readings: the worker is writing the pair, and mark_ns stays 0. */
     if (mark[0] == PLAIN(slot.mark_step) && (int64_t)mark[1] == PLAIN(slot.mark_ns))
         view->mark_ns = PLAIN(slot.mark_ns);
     view->parked_ns = PLAIN(slot.parked_ns);
@@ -158,7 +158,7 @@ sf_read_entry(int fd, uint64_t seq, struct sf_entry_view *view)
 
     if (rc < 0)
         return rc;
-    /* An entry that is written and not published may be written again, by another sender. */
+    /* An entry that is not published yet may be overwritten by another sender. */
     if (seq == 0 || seq > tail)
         return -ENOENT;
     rc = read_raw_entry(fd, seq, &entry);

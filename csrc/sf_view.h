@@ -5,7 +5,7 @@
 
 #include "sf_layout.h"
 
-/* The header, and the state that the whole log gives. */
+/* The header, and the state after the whole log. */
 struct sf_view {
     uint32_t layout_version;
     uint32_t slot_count;

@@ -10,7 +10,7 @@ sf_vote(struct sf_segment *segment, uint64_t seq, uint32_t slot, enum sf_phase p
     sf_announce(segment);
 }
 
-/* What a vote says of a phase of an entry: whoever is further on has said yes to it. */
+/* What a vote says of a phase of an entry. A rank that votes on a later phase has said yes to this one. */
 static unsigned
 vote_on(uint64_t vote, uint64_t seq, enum sf_phase phase)
 {
@@ -21,7 +21,7 @@ vote_on(uint64_t vote, uint64_t seq, enum sf_phase phase)
     return SF_VOTE_SAID(vote) == SF_VOTE_OVER ? SF_VOTE_YES : SF_VOTE_SAID(vote);
 }
 
-/* Settles a vote at this place of `agreed`. What it is settled as: another verdict if somebody was first. */
+/* Commits a verdict at this place of `agreed`. Returns the one that holds: another if another process was first. */
 static unsigned
 commit_verdict(struct sf_segment *segment, struct sf_entry *entry, unsigned shift, unsigned verdict)
 {
@@ -37,7 +37,7 @@ commit_verdict(struct sf_segment *segment, struct sf_entry *entry, unsigned shif
     return agreed >> shift & 3u;
 }
 
-/* What the living ranks of this host say of it, 0 while that is open. */
+/* The verdict of the living ranks of this host, 0 while it is open. */
 static unsigned
 count_votes(struct sf_segment *segment, uint64_t seq, enum sf_phase phase, int give_up)
 {
@@ -45,7 +45,7 @@ count_votes(struct sf_segment *segment, uint64_t seq, enum sf_phase phase, int g
 
     for (uint32_t r = 0; r < segment->slot_count && verdict != SF_VOTE_NO; r++) {
         unsigned vote = vote_on(atomic_load(&segment->slots[r].vote), seq, phase);
-        /* Asking the kernel costs more than all the rest: once it is known to be open, only a no matters. */
+        /* The system call costs more than all the rest. Once the verdict is open, only a no matters. */
         if (vote != SF_VOTE_YES && (vote == SF_VOTE_NO || verdict != 0) && sf_rank_lives(segment, r))
             verdict = vote == SF_VOTE_NO || give_up ? SF_VOTE_NO : 0;
     }
@@ -62,14 +62,14 @@ sf_agreed(struct sf_segment *segment, uint64_t seq, enum sf_phase phase, int giv
     unsigned verdict = agreed >> here & 3u;
 
     if (atomic_load(&entry->number) != seq)
-        return SF_VOTE_NO; /* a damaged file: the log keeps what ranks are at */
+        return SF_VOTE_NO; /* a damaged file: the log keeps an entry while ranks vote on it */
     if (elsewhere && (agreed >> SF_VERDICT(phase) & 3u) != 0)
         return agreed >> SF_VERDICT(phase) & 3u;
     if (verdict == 0 && (verdict = count_votes(segment, seq, phase, give_up)) != 0)
         verdict = commit_verdict(segment, entry, here, verdict);
     if (!elsewhere || verdict == 0)
         return verdict;
-    /* One no is enough. A yes waits for the other hosts, for as long as this rank has patience. */
+    /* One no is enough. A yes waits for the other hosts until the caller gives up. */
     return verdict == SF_VOTE_NO || give_up ? commit_verdict(segment, entry, SF_VERDICT(phase), SF_VOTE_NO) : 0;
 }
 

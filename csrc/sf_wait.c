@@ -35,7 +35,7 @@ poll_wait(_Atomic uint32_t *word, uint32_t expected, int64_t timeout_ns)
 static void
 poll_wake(_Atomic uint32_t *word)
 {
-    (void)word; /* sleepers look by themselves */
+    (void)word; /* the waiting process polls */
 }
 
 const struct sf_wait_ops sf_wait_poll = {.wait = poll_wait, .wake = poll_wake, .name = "poll"};

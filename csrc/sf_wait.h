@@ -22,7 +22,7 @@ extern const struct sf_wait_ops sf_wait_poll; /* sleeps and looks, from 50 µs u
 extern const struct sf_wait_ops sf_wait_futex;
 #endif
 
-/* The one in use. Tests put their own here. */
+/* The implementation in use. Tests set their own. */
 extern const struct sf_wait_ops *sf_wait_ops;
 
 static inline int

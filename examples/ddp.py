@@ -29,7 +29,7 @@ Batch = tuple[torch.Tensor, ...]
 
 
 def spirals(points: int, seed: int) -> TensorDataset:
-    """Points of the plane, each with the arm that it lies on: always the same ones for a seed."""
+    """Return points of the plane, each with the arm that it lies on. A seed gives always the same ones."""
     random = torch.Generator().manual_seed(seed)
     arm = torch.randint(ARMS, (points,), generator=random)
     radius = torch.rand(points, generator=random)
@@ -38,22 +38,22 @@ def spirals(points: int, seed: int) -> TensorDataset:
 
 
 def new_model(seed: int) -> DistributedDataParallel:
-    """The network, the same on all ranks."""
+    """Return the network, the same on all ranks."""
     torch.manual_seed(seed)
     net = nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, ARMS))
     return DistributedDataParallel(net)
 
 
 def batches(loader: "DataLoader[Batch]", sampler: "DistributedSampler[Batch]") -> Iterator[Batch]:
-    """This rank's share of the data in batches, shuffled anew for each epoch, without end."""
+    """Yield this rank's share of the data in batches without end, in a new order for each epoch."""
     for epoch in count():
         sampler.set_epoch(epoch)
         yield from loader
 
 
 def main(args: argparse.Namespace) -> None:
-    """Learns, reports now and then, and saves at the end, or when it is stopped."""
-    # What is persisted is made once. After a reload, this function runs again with what was there.
+    """Train, report now and then, and save the network at the end, or when the run is stopped."""
+    # persist() makes an object once. After a reload this function runs again, and gets the same objects.
     spark.persist("group", lambda: dist.init_process_group("gloo"))
     rank, ranks = dist.get_rank(), dist.get_world_size()
     train, test = spark.persist("data", lambda: (spirals(4096, args.seed), spirals(1024, args.seed + 1)))
@@ -65,7 +65,7 @@ def main(args: argparse.Namespace) -> None:
             group["lr"] = lr
 
     def evaluate() -> dict[str, float]:
-        """The share of the test points that the network places rightly. For all ranks: each counts its share."""
+        """Return the share of the test points that the network places rightly. All ranks call it, each for its part."""
         points, arms = (tensor[rank::ranks] for tensor in test.tensors)
         with torch.no_grad():
             right = (model.module(points).argmax(dim=1) == arms).sum()
@@ -77,7 +77,7 @@ def main(args: argparse.Namespace) -> None:
         if rank == 0 or "{rank}" in args.out:
             torch.save(model.module.state_dict(), args.out.replace("{rank}", str(rank)))
 
-    # What others see, and may set or call.
+    # Values and a function for other processes to see, set and call.
     state = spark.expose(
         lr=spark.value(args.lr, min=0, max=1, step=0.001, doc="The learning rate.", on_set=set_lr),
         loss=spark.value(0.0, readonly=True, doc="The mean cross-entropy of this rank's last batch."),
@@ -87,8 +87,8 @@ def main(args: argparse.Namespace) -> None:
     loader = DataLoader(train, batch_size=args.batch_size, sampler=sampler)
     numbered = enumerate(islice(batches(loader, sampler), args.steps), start=1)
     try:
-        # Before each batch, track() passes a checkpoint: there all ranks wait while the run is paused, and there new
-        # code takes over. By its key the loop goes on where it was.
+        # Before each batch, track() passes a checkpoint. There all ranks wait while the run is paused, and there new
+        # code begins to run. The key lets the loop go on where it was.
         for step, (points, arms) in spark.track(numbered, total=args.steps, key="batch"):
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(model(points), arms)

@@ -3,8 +3,8 @@
     spark-fast run digits.py --epochs 50 --save digits.npz
 
 While it learns, `spark-fast pause`, `resume`, `advance 10` and `stop` steer it from another terminal, `set lr=0.02`
-sets its learning rate, and `call evaluate` has it look how well it reads. Edit this file and type `spark-fast reload`:
-the next batch runs the new code. When it is stopped it saves what it has learned so far.
+sets its learning rate, and `call evaluate` measures how well it reads. Edit this file and type `spark-fast reload`:
+the next batch runs the new code. When the training is stopped, it saves its model.
 """
 
 import argparse
@@ -22,14 +22,14 @@ Batch = tuple[np.ndarray, np.ndarray]
 
 
 def load_data() -> list[np.ndarray]:
-    """Images and labels to learn from, and others to test with: always the same ones."""
+    """Return the images and labels for training, and those for testing. They are always the same."""
     images, labels = load_digits(return_X_y=True)
     x_train, x_test, y_train, y_test = train_test_split(images / 16, labels, test_size=0.25, random_state=0)
     return [x_train, y_train, x_test, y_test]
 
 
 def new_model(rng: np.random.Generator, hidden: int = 64) -> Model:
-    """64 pixels, one hidden layer, 10 digits."""
+    """Return a model: 64 pixels, one hidden layer, 10 digits."""
     return {
         "w1": rng.normal(0, np.sqrt(2 / 64), (64, hidden)),
         "b1": np.zeros(hidden),
@@ -39,7 +39,7 @@ def new_model(rng: np.random.Generator, hidden: int = 64) -> Model:
 
 
 def forward(model: Model, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The hidden layer, and the probability of each digit."""
+    """Return the hidden layer, and the probability of each digit."""
     hidden = np.maximum(0, x @ model["w1"] + model["b1"])
     scores = hidden @ model["w2"] + model["b2"]
     scores = np.exp(scores - scores.max(axis=1, keepdims=True))
@@ -47,7 +47,7 @@ def forward(model: Model, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def train_step(model: Model, x: np.ndarray, y: np.ndarray, lr: float) -> float:
-    """One step of gradient descent, in place. Returns the mean cross-entropy before it."""
+    """Make one step of gradient descent, in place. Return the mean cross-entropy before it."""
     hidden, probabilities = forward(model, x)
     rows = np.arange(len(y))
     loss = -np.log(probabilities[rows, y] + 1e-12).mean()
@@ -61,12 +61,12 @@ def train_step(model: Model, x: np.ndarray, y: np.ndarray, lr: float) -> float:
 
 
 def accuracy(model: Model, x: np.ndarray, y: np.ndarray) -> float:
-    """The share of the images that the model reads rightly."""
+    """Return the share of the images that the model reads rightly."""
     return float((forward(model, x)[1].argmax(axis=1) == y).mean())
 
 
 def batches(x: np.ndarray, y: np.ndarray, epochs: int, size: int, rng: np.random.Generator) -> Iterator[Batch]:
-    """The data in batches, shuffled anew for each epoch."""
+    """Yield the data in batches, in a new order for each epoch."""
     for _ in range(epochs):
         order = rng.permutation(len(x))
         for start in range(0, len(x), size):
@@ -75,7 +75,7 @@ def batches(x: np.ndarray, y: np.ndarray, epochs: int, size: int, rng: np.random
 
 
 def main() -> None:
-    """Learns, reports now and then, and saves at the end, or when it is stopped."""
+    """Train, report now and then, and save the model at the end, or when the run is stopped."""
     parser = argparse.ArgumentParser(description="A small neural network learns to read handwritten digits.")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=32)
@@ -86,17 +86,17 @@ def main() -> None:
     parser.add_argument("--delay", type=float, metavar="SECONDS", default=0, help="slows each step down, to watch it")
     args = parser.parse_args()
 
-    # What is persisted is made once. After a reload, this function runs again with what was there.
+    # persist() makes an object once. After a reload this function runs again, and gets the same objects.
     rng = spark.persist("rng", lambda: np.random.default_rng(args.seed))
     x_train, y_train, x_test, y_test = spark.persist("data", load_data)
     model = spark.persist("model", lambda: new_model(rng))
 
     def evaluate(split: str = "test") -> dict[str, float]:
-        """The accuracy on the images to test with, or on those to learn from ("train")."""
+        """Return the accuracy on the images for testing, or on those for training ("train")."""
         x, y = (x_train, y_train) if split == "train" else (x_test, y_test)
         return {"images": len(y), "accuracy": accuracy(model, x, y)}
 
-    # What others see, and may set or call.
+    # Values and a function for other processes to see, set and call.
     state = spark.expose(
         lr=spark.value(args.lr, min=0, max=1, step=0.001, doc="The learning rate."),
         loss=spark.value(0.0, readonly=True, doc="The mean cross-entropy of the last batch."),
@@ -106,8 +106,8 @@ def main() -> None:
     total = args.epochs * -(-len(x_train) // args.batch_size)
     data = batches(x_train, y_train, args.epochs, args.batch_size, rng)
     try:
-        # Before each batch, track() passes a checkpoint: there it waits while the run is paused, and there new code
-        # takes over. By its key the loop goes on where it was.
+        # Before each batch, track() passes a checkpoint. There the run waits while it is paused, and there new code
+        # begins to run. The key lets the loop go on where it was.
         for step, (x, y) in spark.track(enumerate(data, start=1), total=total, key="batches"):
             loss = state.loss = train_step(model, x, y, state.lr)
             if step % args.report_every == 0 or step == total:

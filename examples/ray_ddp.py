@@ -31,7 +31,7 @@ ARMS = 3
 
 
 def spirals(points: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Points of the plane, and the arm that each lies on: always the same ones for a seed."""
+    """Return points of the plane, each with the arm that it lies on. A seed gives always the same ones."""
     random = torch.Generator().manual_seed(seed)
     arm = torch.randint(ARMS, (points,), generator=random)
     radius = torch.rand(points, generator=random)
@@ -40,7 +40,7 @@ def spirals(points: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def learn(config: dict[str, Any]) -> None:
-    """What each worker does: learns, reports now and then with a checkpoint, and at the end, or when it is stopped."""
+    """Train in each worker, and report with a checkpoint now and then, at the end, and when the run is stopped."""
     context = ray.train.get_context()
     rank, ranks = context.get_world_rank(), context.get_world_size()
     points, arms = spirals(4096, seed=0)
@@ -61,7 +61,7 @@ def learn(config: dict[str, Any]) -> None:
             group["lr"] = lr
 
     def evaluate() -> dict[str, float]:
-        """The share of other points that the network places rightly. For all ranks: each counts its share."""
+        """Return the share of the test points that the network places rightly. All ranks call it, each for its part."""
         points, arms = (tensor[rank::ranks] for tensor in spirals(1024, seed=1))
         with torch.no_grad():
             right = (net(points).argmax(dim=1) == arms).sum()
@@ -70,8 +70,10 @@ def learn(config: dict[str, Any]) -> None:
         return {"points": int(counted[1]), "accuracy": float(counted[0] / counted[1])}
 
     def report(stopped: bool = False) -> None:
-        """All ranks report at the same step: Ray Train waits for each, so none leaves before the checkpoint, which the
-        first brings, is kept."""
+        """Report from all ranks at the same step.
+
+        Ray Train waits for each, so no rank ends before the checkpoint of the first one is kept.
+        """
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = None
             if rank == 0:
@@ -80,14 +82,14 @@ def learn(config: dict[str, Any]) -> None:
                 checkpoint = Checkpoint.from_directory(folder)
             ray.train.report({"step": done, "loss": float(state.loss), "stopped": stopped}, checkpoint=checkpoint)
 
-    # What others see, and may set or call.
+    # Values and a function for other processes to see, set and call.
     state = spark.expose(
         lr=spark.value(optimizer.param_groups[0]["lr"], min=0, max=1, step=0.001, doc="Learning rate.", on_set=set_lr),
         loss=spark.value(0.0, readonly=True, doc="The mean cross-entropy of this rank's last batch."),
         evaluate=spark.function(evaluate, ranks="all"),
     )
     try:
-        # Before each step, track() passes a checkpoint: there all ranks wait while the run is paused.
+        # Before each step, track() passes a checkpoint, at which all ranks wait while the run is paused.
         for step in spark.track(range(done, config["steps"]), total=config["steps"]):
             random = torch.Generator().manual_seed(step * ranks + rank)
             batch = torch.randint(len(arms), (config["batch_size"],), generator=random)
@@ -108,7 +110,7 @@ def learn(config: dict[str, Any]) -> None:
 
 
 def train(config: dict[str, Any]) -> None:
-    """What Ray Train calls in each worker. run() makes the workers one run, and says how it ended."""
+    """Train in one worker of Ray Train. run() makes all workers one run, and reports how it ended."""
     spark_ray.run(learn, config)
 
 

@@ -1,7 +1,7 @@
 # cython: language_level=3, embedsignature=True, embedsignature.format=clinic
 # cython: freethreading_compatible=True, binding=False, auto_pickle=False, autotestdict=False
 
-"""The C core as Python sees it: check the arguments, call C, raise. See csrc/ for how it works."""
+"""The C core as Python sees it: checks the arguments, calls C, raises. How it works is in csrc/."""
 
 import gc
 import os
@@ -32,16 +32,16 @@ cdef extern from *:
     const char *SPARK_FAST_VERSION
     uint64_t count_step "SF_COUNT_STEP"() noexcept
 
-beginning = RLock()
-"""Held while a first checkpoint imports what it needs and makes the run. A fork waits for it: the child would wait for
-ever for a module that nobody in it is importing."""
-os.register_at_fork(before=beginning.acquire, after_in_parent=beginning.release, after_in_child=beginning.release)
+attach_lock = RLock()
+"""Held while a first checkpoint imports what it needs and makes the run. A fork waits for it: otherwise the child could
+wait for ever for a module that another thread of its parent was importing."""
+os.register_at_fork(before=attach_lock.acquire, after_in_parent=attach_lock.release, after_in_child=attach_lock.release)
 
 cdef bint forked = False
 
 
 def is_forked() -> bool:
-    """Whether this process is a forked child: locks that other threads of its parent held stay held in it."""
+    """Return whether this process is a forked child. Locks that other threads of its parent held stay held in it."""
     return forked
 
 
@@ -57,17 +57,17 @@ cdef int loads = 0
 
 @cython.final
 cdef class Loading:
-    """A context in which a thread imports what a first checkpoint needs, alone."""
+    """A context in which one thread at a time imports what a first checkpoint needs."""
 
     def __enter__(self):
         global loads
-        beginning.acquire()
+        attach_lock.acquire()
         loads += 1
 
     def __exit__(self, *raised):
         global loads
         loads -= 1
-        beginning.release()
+        attach_lock.release()
 
 
 loading = Loading()
@@ -82,12 +82,9 @@ FLOAT = SF_FLOAT
 INTEGER = SF_INTEGER
 BOOLEAN = SF_BOOLEAN
 
-cdef int64_t NS = 1_000_000_000
-cdef int64_t LONGEST = 1 << 62
-
 
 cdef object fail(int code, str call, object path):
-    """Raises what a negative result of a C function means."""
+    """Raise the exception for a negative result of a C function."""
     from spark_fast.core_errors import from_code  # here, because that module imports this one
 
     raise from_code(-code, call, None if path is None else os.fsdecode(path))

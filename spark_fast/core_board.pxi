@@ -2,7 +2,7 @@
 
 @cython.final
 cdef class Exposed:
-    """One exposed value: what the script reads and assigns, and where it stands on the board."""
+    """One exposed value: what the script reads and assigns, and its cell on the board."""
 
     cdef readonly str name
     cdef public object value
@@ -14,8 +14,8 @@ cdef class Exposed:
         self.name = name
         self.value = value
         self.index = -1
-        self.kind = 0  # of the numbers that it takes: a float, or a whole one, or a bool
-        self.fast = False  # whether a number of this kind can be put on the board with no more ado
+        self.kind = 0  # of the numbers that it takes: SF_FLOAT, SF_INTEGER or SF_BOOLEAN
+        self.fast = False  # whether a number of this kind goes to the board without further checks
 
 
 cdef object missing = object()
@@ -23,9 +23,9 @@ cdef object missing = object()
 
 @cython.final
 cdef class State:
-    """The exposed values, as attributes; what expose() returns. See spark_fast/worker/state/registry.py.
+    """What expose() returns: the exposed values as attributes. See spark_fast/worker/state/registry.py.
 
-    Assigning a number costs some tens of nanoseconds, reading one what an attribute costs.
+    Assigning a number costs some tens of nanoseconds, reading one as much as an attribute.
     """
 
     cdef dict found
@@ -35,7 +35,7 @@ cdef class State:
         self.found = found
         self.assign = assign
 
-    @cython.critical_section  # as __setattr__: what another thread replaces must not vanish while it is taken
+    @cython.critical_section  # as __setattr__: another thread may replace the value while it is read
     cdef object look(self, object name):
         it = self.found.get(name)
         return missing if it is None else (<Exposed>it).value
@@ -118,7 +118,7 @@ cdef extern from "Python.h":
 
 
 def board_create(path) -> None:
-    """Makes the board of this process. OSError when it can't be made."""
+    """Make the board of this process. Raises OSError if it can't be made."""
     cdef bytes encoded = os.fsencode(path)
     cdef int rc = sf_board_create(encoded)
     if rc < 0:
@@ -126,7 +126,7 @@ def board_create(path) -> None:
 
 
 def board_add() -> int:
-    """A new cell on the board: its index. OSError when all are in use."""
+    """Add a cell to the board; return its index. Raises OSError if all are in use."""
     cdef int rc = sf_board_add()
     if rc == -ENOSPC:
         raise OSError(ENOSPC, f"it has no more than {SF_BOARD_CELLS} values")
@@ -136,14 +136,14 @@ def board_add() -> int:
 
 
 def board_keep_history(index: int) -> None:
-    """Has the cell keep the history of its numbers. OSError when there is no room."""
+    """Have the cell keep the history of its numbers. Raises OSError if there is no room."""
     cdef int rc = sf_board_keep_history(index)
     if rc < 0:
         fail(rc, "board", None)
 
 
 def board_put_number(index: int, value) -> None:
-    """Puts a number into a cell, and into its history: a bool, a whole number of 64 bits, or what can be a float."""
+    """Put a number into a cell and its history: a bool, an int of 64 bits, or anything that float() takes."""
     cdef double number
     cdef int64_t whole
     cdef uint64_t bits
@@ -158,29 +158,29 @@ def board_put_number(index: int, value) -> None:
 
 
 def board_put_text(index: int, text: bytes) -> None:
-    """Puts a text, JSON, into a cell. OSError when there is no room for it."""
+    """Put a JSON text into a cell. Raises OSError if there is no room for it."""
     cdef int rc = sf_board_put_text(index, text, len(text), sf_step(sf_process_counter))
     if rc < 0:
         fail(rc, "board", None)
 
 
 def board_described() -> None:
-    """Tells readers that what describes the values was written anew."""
+    """Publish that the description of the values was rewritten."""
     sf_board_described()
 
 
 def board_watched(within: float) -> bool:
-    """Whether somebody has looked at the board within the last seconds."""
+    """Return whether a process has called touch_board() within the last `within` seconds."""
     return sf_board_watched(to_ns(within)) != 0
 
 
 def board_forget() -> None:
-    """From here on this process writes no board."""
+    """End the writing of the board in this process."""
     sf_board_forget()
 
 
 def read_board(fd: int) -> tuple[int, int, int]:
-    """The header of a board: how many cells it has, how often the description and how often the values changed."""
+    """Return the header of a board: the number of cells, of changes of the description, and of changes of values."""
     cdef sf_board_view view
     cdef int rc = sf_board_read(fd, &view)
     if rc < 0:
@@ -189,8 +189,8 @@ def read_board(fd: int) -> tuple[int, int, int]:
 
 
 def read_cells(fd: int, count: int) -> list[tuple[object, int, float]]:
-    """The first cells of a board: each its value, its step and its time. A text comes as bytes, a cell that nothing
-    was put into as None."""
+    """Return the first cells of a board: of each its value, step and time. A text comes as bytes, an empty cell as
+    None."""
     cdef sf_cell_view views[SF_BOARD_CELLS]
     cdef int handle = fd
     cdef uint32_t most = count
@@ -234,8 +234,8 @@ cdef object cell_value(int fd, uint32_t index, sf_cell_view *view):
 
 
 def read_history(int fd, uint32_t index) -> tuple[list, list, list, list, list, list]:
-    """The history of a cell: steps, times, last, low, high and mean values, oldest first. What was not finite has no
-    low, high and mean: NaN stands there."""
+    """Return the history of a cell: steps, times, last, low, high and mean values, oldest first. Where no value was
+    finite, low, high and mean are NaN."""
     cdef sf_cell_view view
     cdef sf_bucket *buckets
     cdef double nothing_finite = float("nan")
@@ -264,7 +264,7 @@ def read_history(int fd, uint32_t index) -> tuple[list, list, list, list, list, 
 
 
 def touch_board(fd: int) -> None:
-    """Says on a board that somebody shows it to a person."""
+    """Note on a board that it is shown to a person."""
     cdef int rc = sf_board_touch(fd)
     if rc < 0:
         fail(rc, "write", None)

@@ -1,8 +1,8 @@
 # Locks on files, signals, kill points and the garbage collector.
 
 def lock_file(fd: int, timeout: float) -> bool:
-    """Takes the record lock on the first byte of an open file; False if others held it all the time. A process forked
-    meanwhile closes the file."""
+    """Take the record lock on the first byte of an open file. Return False if others held it all the time. A child that
+    is forked while it is held closes the file."""
     cdef int64_t timeout_ns = to_ns(timeout)
     cdef int handle = fd
     cdef int rc = sf_fork_close(handle)
@@ -17,13 +17,13 @@ def lock_file(fd: int, timeout: float) -> bool:
 
 
 def unlock_file(fd: int) -> None:
-    """Lets go of what lock_file() took."""
+    """Release the lock of lock_file()."""
     sf_unlock(fd, 0, 1)
     sf_fork_keep(fd)
 
 
 def any_lock(fd: int) -> bool:
-    """Whether somebody holds a record lock anywhere in the file, through another open file than this one."""
+    """Return whether another open file than this one has a record lock anywhere in the file."""
     cdef int rc = sf_lock_held(fd, 0, 0)
     if rc < 0:
         fail(rc, "lock", None)
@@ -31,15 +31,15 @@ def any_lock(fd: int) -> bool:
 
 
 def next_signal_ends(number: int, after: float) -> None:
-    """From here on this signal is overlooked for `after` seconds; then it has its default action, and the system takes
-    it: also where no handler written in Python would be reached. signal.signal() undoes it."""
+    """Ignore this signal for `after` seconds; then give it its default action. The system takes that action even if the
+    interpreter is stuck, so that no handler written in Python would run. signal.signal() undoes it."""
     cdef int rc = sf_signal_next_ends(number, to_ns(after))
     if rc < 0:
         fail(rc, "sigaction", None)
 
 
 def arm_point(name: str, signal: int = SIGKILL) -> None:
-    """For tests: the process sends itself the signal when it reaches the named point of a protocol."""
+    """Have the process send itself the signal when it reaches the named point of a protocol. For tests."""
     cdef bytes encoded = name.encode()
     cdef int rc = sf_point_arm(encoded, signal)
     if rc < 0:
@@ -47,7 +47,7 @@ def arm_point(name: str, signal: int = SIGKILL) -> None:
 
 
 def point(name: str) -> None:
-    """A named point of a protocol whose steps are taken in Python."""
+    """Mark a named point of a protocol whose steps are in Python."""
     cdef bytes encoded
     if sf_point_armed:
         encoded = name.encode()
@@ -61,11 +61,11 @@ cdef extern from "Python.h":
 
 
 def frozen_referrers(tuple sought not None) -> list:
-    """What `gc.get_referrers(*sought)` finds, and also what `gc.freeze()` hides from it.
+    """Return what `gc.get_referrers(*sought)` finds, and also the referrers that `gc.freeze()` hides from it.
 
-    What was frozen is frozen afterwards, and nothing else is: garbage that came later stays collectable. No other
-    thread runs in between. Costs two passes over all objects; the next young collection looks at all that is not
-    frozen. For a process that has frozen objects.
+    For a process that has frozen objects. Afterwards the same objects are frozen as before: later garbage stays
+    collectable. No other thread runs in between. Costs two passes over all objects, and makes the next young
+    collection visit all that are not frozen.
     """
     cdef list others, found = []
     cdef bint enabled = gc.isenabled()
@@ -78,7 +78,7 @@ def frozen_referrers(tuple sought not None) -> list:
             found = gc.get_referrers(*sought)
             others.append(found)
         finally:
-            # gc.freeze() takes all that is tracked.
+            # gc.freeze() freezes all tracked objects, so the others are untracked meanwhile.
             for thing in others:
                 if PyObject_GC_IsTracked(<PyObject *>thing):
                     PyObject_GC_UnTrack(<PyObject *>thing)

@@ -43,9 +43,9 @@ cdef tuple append(sf_segment *segment, bytes path, unsigned kind, uint64_t ident
 
 @cython.final
 cdef class Segment:
-    """A control file, mapped. For senders and for those who wait; who only reads needs no mapping.
+    """A mapped control file, to send requests and to wait. Reading needs no mapping: see read_view().
 
-    Raises OSError or SegmentError when the file is no control file of this layout.
+    Raises OSError or SegmentError if the file is no control file of this layout.
     """
 
     cdef sf_segment segment
@@ -62,11 +62,11 @@ cdef class Segment:
         sf_segment_close(&self.segment)
 
     def fileno(self) -> int:
-        """The descriptor of the control file, for the read functions."""
+        """Return the descriptor of the control file, for the read functions."""
         return self.segment.fd
 
     def check(self) -> None:
-        """Raises SegmentError if the file was removed or is damaged."""
+        """Raise SegmentError if the file was removed or is damaged."""
         cdef int rc = sf_segment_check(&self.segment)
         if rc < 0:
             fail(rc, "check", self.path)
@@ -74,47 +74,49 @@ cdef class Segment:
     def append(self, kind: int, ident: int, *, arg: int = 0, duration: float = 0.0, sender: str = "", mail: str = "",
                target: int = 0, only_if_park_seq: int = 0, ranks: int = 0, elsewhere: bool = False,
                timeout: float = 5.0) -> tuple[int, int, int]:
-        """Appends a request to the log; returns (verdict, sequence number, target). Costs some 20 µs.
+        """Append a request to the log; return (verdict, sequence number, target). Costs some 20 µs.
 
-        ranks: of a value or a call: 0 for all ranks, else the number of the one that it is for, plus one.
-        elsewhere: other hosts have a say in its target, and the caller is to commit() it.
+        ranks: of a value or a call: 0 for all ranks, else the number of the only one that it is for, plus one.
+        elsewhere: other hosts have a say in its target, and the caller must commit() it.
+
+        Raises OSError or SegmentError, also if another sender holds the log's lock for all of `timeout` seconds.
         """
         return append(&self.segment, self.path, kind, ident, arg, duration, sender, mail, target, only_if_park_seq,
                       ranks, elsewhere, timeout)
 
     def commit(self, seq: int, target: int) -> int:
-        """Commits the target of an entry that other hosts have a say in; TARGET_VOID if it is not to be applied. The
-        target that it has: another one if somebody was first."""
+        """Commit the target of an entry that other hosts have a say in, or TARGET_VOID if it must not be applied.
+        Return the target that the entry has: another one if another process was first."""
         return sf_commit(&self.segment, seq, target)
 
     def commit_vote(self, seq: int, phase: int, verdict: int) -> int:
-        """Commits what all hosts have agreed on: 1 for yes, 2 for no. What stands: another verdict if somebody was
-        first."""
+        """Commit the verdict of all hosts: 1 for yes, 2 for no. Return the verdict that holds: another one if another
+        process was first."""
         return sf_commit_vote(&self.segment, seq, phase, verdict)
 
     def void_orphan(self, seq: int) -> None:
-        """Makes an entry void that has no target and whose sender is dead."""
+        """Make an entry void if it has no target and its sender is dead."""
         cdef int rc = sf_void_orphan(&self.segment, seq)
         if rc < 0:
             fail(rc, "void", self.path)
 
     def conclude(self, seq: int) -> bool | None:
-        """Of several ranks: publishes what came of an entry that all who live are done with, where those who were not
-        have died since. Whether it is published; None if all who were to do it have died."""
+        """Publish the outcome of an entry of several ranks, if all living ranks are done with it and the others died.
+        Return whether it is published; None if every rank that had to do it has died."""
         cdef int rc = sf_conclude(&self.segment, seq)
         return None if rc < 0 else rc == 1
 
     def note_lost(self, slot: int) -> None:
-        """Somebody saw just now that the process in a slot has died without a word."""
+        """Note that the process of a slot was seen dead just now, without an end state."""
         cdef uint32_t number = slot
         sf_note_lost(&self.segment, number)
 
     def changes(self) -> int:
-        """The count of what the workers have published, to hand to wait()."""
+        """Return the count of the changes that the workers have published, for wait()."""
         return sf_segment_changes(&self.segment)
 
     def wait(self, seen: int, timeout: float) -> None:
-        """Waits until changes() is no longer `seen`, or `timeout` seconds; may return early. Handles signals."""
+        """Wait until changes() is no longer `seen`, for up to `timeout` seconds; may return early. Handles signals."""
         cdef uint32_t value = seen
         cdef int64_t timeout_ns = to_ns(timeout)
         cdef int rc
@@ -126,7 +128,7 @@ cdef class Segment:
 
 
 def read_view(fd: int) -> dict:
-    """The header of a control file and the state that its whole log gives."""
+    """Return the header of a control file and the state after its whole log."""
     cdef sf_view view
     cdef int rc = sf_read_view(fd, &view)
     if rc < 0:
@@ -139,7 +141,7 @@ def read_view(fd: int) -> dict:
 
 
 def read_slot(fd: int, rank: int) -> dict:
-    """What one rank has published, and whether its process lives."""
+    """Return the state that one rank has published, and whether its process lives."""
     cdef sf_slot_view view
     cdef int rc = sf_read_slot(fd, rank, &view)
     if rc < 0:
@@ -159,7 +161,7 @@ def read_slot(fd: int, rank: int) -> dict:
 
 
 def read_entry(fd: int, seq: int) -> dict | None:
-    """One entry of the log; None if the log holds it no longer, or not yet."""
+    """Return one entry of the log; None if the log no longer holds it, or not yet."""
     cdef sf_entry_view view
     cdef int rc = sf_read_entry(fd, seq, &view)
     if rc == -ENOENT:
@@ -170,5 +172,5 @@ def read_entry(fd: int, seq: int) -> dict | None:
 
 
 def read_layout_version(fd: int) -> int:
-    """The layout version that a file claims, 0 if it is no control file."""
+    """Return the layout version that a file claims, 0 if it is no control file."""
     return sf_read_layout_version(fd)

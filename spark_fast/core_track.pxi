@@ -2,7 +2,7 @@
 
 @cython.final
 cdef class Track:
-    """Iterates with a checkpoint before each item; what track() returns."""
+    """What track() returns: iterates with a checkpoint before each item."""
 
     cdef object iterable
     cdef object iterator
@@ -33,7 +33,7 @@ cdef class Track:
             raise StopIteration
         sf_level_done(self.level, self.handed)
         if pass_in_loop(&step):
-            the_worker.take_slow_path(step, True, GIVEN | ROUND if self.handed > 0 else 0)
+            the_worker.take_slow_path(step, True, ITEM_YIELDED | BODY_DONE if self.handed > 0 else 0)
         try:
             item = next(self.iterator)
         except BaseException:
@@ -47,12 +47,12 @@ cdef class Track:
 
     @property
     def done(self) -> int:
-        """Items that were handed out."""
+        """The number of items yielded."""
         return self.handed
 
     @property
     def index(self) -> int:
-        """The number of the item that was handed out last, from 0; -1 before the first."""
+        """The number of the last item yielded, from 0; -1 before the first."""
         return <int64_t>self.handed - 1
 
     cdef void leave(self) noexcept:
@@ -83,8 +83,8 @@ cdef object length_of(object total):
 
 @cython.final
 cdef class Place:
-    """Where a loop with a key is. It outlives the loop's frame when a reload unwinds that. See worker/state/loops.py,
-    which keeps them and says when one begins and ends."""
+    """The position of a loop with a key. It outlives the loop's frame when a reload unwinds that. worker/state/loops.py
+    keeps the places, and decides when one begins and ends."""
 
     cdef readonly str key
     cdef public object iterator
@@ -97,14 +97,14 @@ cdef class Place:
     cdef public bint inner
     cdef public bint claimed
     cdef public bint over
-    cdef public bint raised  # its iterator did
+    cdef public bint raised  # its iterator raised an exception
     cdef readonly bint held
     cdef readonly bint again
     cdef readonly uint64_t handed
     cdef readonly dict kept
     cdef object current
     cdef sf_since since
-    cdef int level  # of the status's progress; a reload may leave the object of the loop before alive, in a variable
+    cdef int level  # of the status's progress; after a reload the old loop object may still be alive in a variable
 
     def __cinit__(self, key: str):
         self.key = key
@@ -115,12 +115,12 @@ cdef class Place:
         self.since.began_ns = 0
 
     def go_on(self) -> None:
-        """The loop runs again: an item whose body was not done is handed out once more."""
+        """Continue the loop after a reload: an item whose body was not complete is yielded once more."""
         self.again = self.held
         self.passed = {key: list(found) for key, found in self.ended.items()}
 
     cdef void show(self, object total) noexcept:
-        """Shows the loop's progress, instead of that of an object that had the place before."""
+        """Show the loop's progress, instead of that of an object that had the place before."""
         self.hide()
         self.level = sf_level_enter(0 if total is None else total, &self.since)
 
@@ -129,23 +129,23 @@ cdef class Place:
         self.level = -1
 
     cpdef void come_round(self) noexcept:
-        """What was done with the item is done."""
+        """Mark the body of the last item as complete."""
         self.held = False
         self.current = None
 
     def item(self) -> object:
-        """The item that was handed out last; None once its body has come round."""
+        """Return the last item yielded; None once its body is complete."""
         return self.current
 
     def pass_over(self, uint64_t handed, kept: dict) -> None:
-        """The loop had ended: it hands out nothing more, and shows what it showed then."""
+        """Mark a loop that had ended: it yields nothing more, and shows the progress that it had."""
         self.iterator = nothing
         self.handed = handed
         self.kept = kept
 
     def begin_anew(self) -> object:
-        """The loop is to begin at its first item again, with a new iterator. Returns the iterator and the item that it
-        had, which may run code of the user's as they go."""
+        """Reset the loop to its first item, for a new iterator. Return the old iterator and item, since
+        releasing them may run the user's code."""
         gone = self.iterator, self.current
         self.iterator = self.current = None
         self.held = self.again = self.raised = False
@@ -156,7 +156,7 @@ cdef class Place:
         return gone
 
     def forget(self) -> None:
-        """The loop is over, or left for good."""
+        """Drop all references of a loop that is over, or left for good."""
         self.owner = self.thread = self.frames = self.parent = None
         self.iterator = self.current = None
         self.held = self.again = False
@@ -166,7 +166,7 @@ cdef class Place:
 
 @cython.final
 cdef class KeyedTrack:
-    """Iterates with a checkpoint before each item, and keeps its place through a reload; what track(key=…) returns."""
+    """What track(key=…) returns: iterates with a checkpoint before each item, and keeps its place through a reload."""
 
     cdef object iterable
     cdef object enter
@@ -178,7 +178,7 @@ cdef class KeyedTrack:
     cdef uint64_t handed
     cdef bint given  # a new item, since the loop began or goes on
     cdef dict last_kept
-    cdef object raised  # what is being raised while the loop's frame lets go of it
+    cdef object raised  # the exception that is unwinding the loop's frame
 
     def __cinit__(self, iterable, total, key: str, places):
         self.iterable = iterable
@@ -209,9 +209,11 @@ cdef class KeyedTrack:
                 self.advance(place)
         sf_level_done(place.level, place.handed - place.held)
         if pass_in_loop(&step):
-            the_worker.take_slow_path(step, True, (GIVEN if self.given else 0) | (ROUND if came_round else 0))
+            the_worker.take_slow_path(
+                step, True, (ITEM_YIELDED if self.given else 0) | (BODY_DONE if came_round else 0)
+            )
         if place.again:
-            # That its body comes round will say nothing: the loops within it may all be at their ends.
+            # The end of this body says nothing of the new code: the loops within it may all be at their ends.
             place.again = False
             return place.current
         try:
@@ -230,19 +232,18 @@ cdef class KeyedTrack:
 
     @property
     def kept(self) -> dict:
-        """A dictionary that lives as long as the loop's place: empty when the loop begins, kept through a reload, and
-        still here when the loop has ended. For sums over the loop's items."""
+        """A dictionary for sums over the loop's items. It is empty when the loop begins, survives a reload, and is
+        still here when the loop has ended."""
         return self.last_kept if self.place is None else self.place.kept
 
     @property
     def done(self) -> int:
-        """Items that were handed out, those before a reload too."""
+        """The number of items yielded, those before a reload included."""
         return self.handed if self.place is None else self.place.handed
 
     @property
     def index(self) -> int:
-        """The number of the item that was handed out last, from 0; it counts on through a reload. -1 before the
-        first."""
+        """The number of the last item yielded, from 0; -1 before the first. It counts on through a reload."""
         return <int64_t>(self.handed if self.place is None else self.place.handed) - 1
 
     cdef int leave(self, object error) except -1:
@@ -252,7 +253,7 @@ cdef class KeyedTrack:
         self.place = None
         self.handed = place.handed
         self.last_kept = place.kept
-        if place.owner is None:  # it was passed over
+        if place.owner is None:  # the loop had ended before: see pass_over()
             place.hide()
         elif place.owner == id(self):
             place.hide()
@@ -263,8 +264,8 @@ cdef class KeyedTrack:
         self.leave(None)
 
 
-# A `for` loop lets go of its iterator when it is left by a `break`, and also while an exception unwinds its frame. Only
-# the finalizer's caller can tell the two apart: Cython puts the exception aside before __del__ runs.
+# A `for` loop releases its iterator when a `break` leaves it, and also while an exception unwinds its frame. Only the
+# finalizer's caller can tell the two apart: Cython puts the exception aside before __del__ runs.
 cdef destructor finalize_track
 
 
@@ -291,7 +292,7 @@ cdef object nothing = iter(())
 
 @cython.final
 cdef class AsyncCheckpoint:
-    """What checkpoint_async() returns: awaited, it passes a checkpoint. One object serves all calls."""
+    """What checkpoint_async() returns: passes a checkpoint when it is awaited. One object serves all calls."""
 
     cdef object slow
     cdef object trip

@@ -19,7 +19,7 @@ _LONGEST = 3650 * 86400.0
 
 
 def parse_duration(text: str) -> float:
-    """Seconds. ValueError, with the message for the person who typed it, if it is none."""
+    """Return the seconds. Raises ValueError, with a message for the user, if the text is no duration."""
     asked = text.strip().lower()
     seconds = math.nan
     if _SECONDS.fullmatch(asked):

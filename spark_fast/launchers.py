@@ -1,6 +1,6 @@
-"""Where this process stands in a job of several: what its launcher says in the environment.
+"""The rank of this process in a job of several, as its launcher gives it in the environment.
 
-Every launcher that is known is a row of LAUNCHERS. What none of them says, `configure(rank=…, world_size=…)` does.
+Each supported launcher is a row of LAUNCHERS. With any other, the user calls `configure(rank=…, world_size=…)`.
 """
 
 import os
@@ -15,20 +15,20 @@ __all__ = ["LAUNCHERS", "Launcher", "Place", "ancestors", "checked", "job_of_par
 
 @dataclass(frozen=True)
 class Place:
-    """Where a process stands in its job."""
+    """The rank of a process in its job, with the sizes of the job."""
 
     launcher: str
-    """Who said so: a name of LAUNCHERS, or "configure()"."""
+    """The source of it: a name of LAUNCHERS, or "configure()"."""
     rank: int
     world_size: int
     local_rank: int
     local_world_size: int
     job: str
-    """The same for all ranks of the job on this host, and for no other job that lives beside it."""
+    """The name of the job, the same for all its ranks on this host. No other job that lives beside it has it."""
     generation: int = 0
     """How often an elastic launcher, or a scheduler, has started the job again."""
     everywhere: str = ""
-    """The job, the same for its ranks on all hosts, as far as that can be known; else as `job`."""
+    """A name of the job that is the same on all hosts; the same as `job` if there is none."""
 
 
 Environment = Mapping[str, str]
@@ -36,11 +36,11 @@ Environment = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Launcher:
-    """What a launcher tells the processes that it starts: the names of variables, the first that is set counts.
+    """The variables that a launcher sets for the processes that it starts. Of several, the first that is set counts.
 
-    signs: variables that stand only where this launcher was the last to say something.
+    signs: variables that are set only if this launcher was the innermost.
     job: variables that together name the job; of several such sets, the first that is there.
-    denied: whether the variables are there and mean nothing all the same.
+    denied: returns whether the variables are set but do not apply to this process.
     """
 
     name: str
@@ -55,17 +55,18 @@ class Launcher:
 
 
 def _torchrun_local_rank(environ: Environment) -> str:
-    """Not always LOCAL_RANK: with --virtual-local-rank that is 0 in each process, since each sees one GPU."""
+    """Return the local rank. It is not always LOCAL_RANK: with --virtual-local-rank that is 0 in each process."""
     texts = [environ.get(name, "") for name in ("RANK", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "WORLD_SIZE")]
     if all(map(_NUMBER.fullmatch, texts)):
         rank, here, hosts, everywhere = map(int, texts)
-        if here and here * hosts == everywhere:  # as many on each host, which have their ranks in a row
+        if here and here * hosts == everywhere:  # as many ranks on each host, with consecutive numbers
             return str(rank % here)
     return environ.get("LOCAL_RANK", "")
 
 
 def _tasks_here(environ: Environment) -> str:
-    """The tasks on this node of what Slurm writes as `2(x3),1`: two on each of three nodes, one on the fourth."""
+    """Return the number of tasks on this node. Slurm writes `2(x3),1` for two on each of three nodes and one on a
+    fourth."""
     text, node = environ.get("SLURM_STEP_TASKS_PER_NODE", ""), environ.get("SLURM_NODEID", "")
     if not text or not node:
         return ""
@@ -81,9 +82,9 @@ def _tasks_here(environ: Environment) -> str:
 
 
 def _no_srun(environ: Environment) -> bool:
-    """Whether it is the script of sbatch, or the shell of salloc: one process, however many tasks are allocated."""
+    """Return whether this is the script of sbatch or the shell of salloc: one process, for any number of tasks."""
     step = environ.get("SLURM_STEP_ID", "")
-    # From 0xfffffff0 on the numbers are no steps of srun: 0xfffffffb is the script, 0xfffffffa the shell.
+    # Numbers from 0xfffffff0 on are not steps of srun: 0xfffffffb is the script, 0xfffffffa the shell.
     return not _NUMBER.fullmatch(step) or int(step) >= 0xFFFFFFF0
 
 
@@ -92,10 +93,9 @@ _OF_A_HOST = ("GROUP_RANK", "SLURM_NODEID")
 
 _NUMBER = re.compile(r"\d{1,10}", re.ASCII)
 
-# The innermost first: torchrun is started by srun, mpirun by sbatch, Ray's workers live in a step of srun, and each
-# leaves its own variables to the processes below. PyTorch's variables are set by many, last of all by the script
-# itself. Open MPI and MPICH start their daemons by srun, so that all of Slurm's variables are there too, and mean the
-# daemons.
+# The innermost first: srun starts torchrun, sbatch starts mpirun, Ray's workers live in a step of srun, and each passes
+# its own variables on to the processes below. Many programs set PyTorch's variables, and the script itself may do so
+# last. Open MPI and MPICH start their daemons by srun, so Slurm's variables are set too, and describe the daemons.
 LAUNCHERS = (
     Launcher(
         "torchrun",
@@ -149,20 +149,21 @@ LAUNCHERS = (
 
 
 def read(environ: Environment = os.environ, parent: str | None = None) -> Place | None:
-    """Where this process stands, by its launcher; None if it has none that is known, or is alone.
+    """Return the rank of this process, by its launcher; None if it has no known launcher, or is the only process.
 
-    parent: names the process that started all ranks of this host, which tells the job where no variable does; None to
-        look for it.
+    parent: a name for the process that started all ranks of this host, which names the job if no variable does; None to
+        look for that process.
 
-    Raises ValueError if what the launcher says makes no sense.
+    Raises ValueError if the launcher's variables contradict each other.
     """
     rows = [row for row in LAUNCHERS if _speaks(row, environ)]
     return _read(rows, environ, parent) if rows else None
 
 
 def leads(environ: Environment = os.environ) -> bool:
-    """Whether this process, or the worker that it starts, is rank 0 of its job or alone: whether it does what is to be
-    done once. By what the environment says; where that makes no sense, as the worker will say, it is alone.
+    """Return whether this process, or the worker that it starts, is rank 0 of its job or the only process.
+
+    If the variables contradict each other, it counts as the only process, and the worker warns.
     """
     if environ.get("SPARK_FAST_RANKS", "1").lower() in names.OFF or environ.get("SPARK_FAST_WORLD_SIZE") == "1":
         return True
@@ -188,8 +189,8 @@ def _read(rows: list[Launcher], environ: Environment, parent: str | None) -> Pla
         return None
     local_rank = local_world_size = None
     for each in rows:
-        # A script under srun or mpirun may set RANK and WORLD_SIZE for PyTorch and no more: where the processes of
-        # this host are, the launcher below knows.
+        # A script under srun or mpirun may set only RANK and WORLD_SIZE for PyTorch. The outer launcher then gives the
+        # local rank.
         if environ[each.rank] != environ[row.rank] or environ[each.world_size] != environ[row.world_size]:
             continue
         if local_rank is None:
@@ -201,7 +202,7 @@ def _read(rows: list[Launcher], environ: Environment, parent: str | None) -> Pla
     everywhere = ""
     for variables in row.job:
         values = [environ.get(name, "") for name in variables]
-        if all(values) and values[0] != "none":  # what torchrun calls a job to which nobody gave a name
+        if all(values) and values[0] != "none":  # the name that torchrun gives to a job without one
             job = ":".join([row.name, *values])
             everywhere = ":".join([row.name, *(environ[each] for each in variables if each not in _OF_A_HOST)])
             break
@@ -213,7 +214,10 @@ def _read(rows: list[Launcher], environ: Environment, parent: str | None) -> Pla
 def checked(
     name: str, rank: int, world_size: int, local_rank: int | None, local_world_size: int | None, job: str, restarts: int
 ) -> Place:
-    """The place, if it can be one: ValueError if not. Where nobody says who is on this host, all ranks are."""
+    """Return the rank after checking it. Without local numbers, all ranks are taken to be on this host.
+
+    Raises ValueError if a number is out of range.
+    """
     if local_rank is None:
         local_rank, local_world_size = rank, world_size
     elif local_world_size is None:
@@ -243,8 +247,11 @@ def _number(text: str, what: str) -> int:
 
 
 def job_of_parent(name: str, rank: str, environ: Environment) -> str:
-    """The job, by the process that started all ranks of this host: the nearest ancestor that is not itself within one
-    rank, as a shell, a supervisor or `numactl` between the launcher and us would be."""
+    """Return a name of the job by the process that started all ranks of this host.
+
+    It is the nearest ancestor that does not belong to one rank alone, as a shell, a supervisor or `numactl` between the
+    launcher and this process does.
+    """
     mine = f"{rank}={environ.get(rank, '')}".encode()
     pid = os.getppid()
     while pid > 0:
@@ -253,7 +260,7 @@ def job_of_parent(name: str, rank: str, environ: Environment) -> str:
             parent, start = _parent_and_start(pid)
             with open(f"/proc/{pid}/environ", "rb") as file:
                 within = mine in file.read().split(b"\0")
-        except OSError:  # no /proc, or a process of somebody else: it is no shell of ours
+        except OSError:  # no /proc, or a process of another user, which is no shell of this rank
             break
         if not within:
             break
@@ -264,7 +271,7 @@ def job_of_parent(name: str, rank: str, environ: Environment) -> str:
 
 
 def ancestors() -> Iterator[int]:
-    """The processes that this one descends from, the nearest first, as far as they are to be seen from here."""
+    """Yield the ancestors of this process, the nearest first, as far as /proc shows them."""
     try:
         pid, youngest = _parent_and_start(os.getpid())
         while pid > 0:
@@ -278,7 +285,7 @@ def ancestors() -> Iterator[int]:
 
 
 def _parent_and_start(pid: int) -> tuple[int, int]:
-    """A process's parent, and when it began, in ticks since the boot. OSError where /proc does not say."""
+    """Return a process's parent, and when it began, in ticks since the boot. Raises OSError if /proc lacks it."""
     with open(f"/proc/{pid}/stat", "rb") as file:
         # After the name, which may hold anything: the state, the parent, …, and as the 22nd field the start.
         fields = file.read().rpartition(b")")[2].split()

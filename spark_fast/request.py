@@ -1,4 +1,4 @@
-"""Requests and what became of them."""
+"""The kinds of requests, and their fates."""
 
 import os
 import re
@@ -45,13 +45,14 @@ class Kind(IntEnum):
 
 
 RESET = "reset"
-"""The mail of a stop after which the supervisor starts a fresh worker; its duration is the time that the old one has
-to end."""
+"""The mail of a stop after which the supervisor starts a fresh worker. The stop's duration is the time that the old
+worker has to end."""
 
 AFTER_ERROR = "an error: "
-"""How the sender of a worker's own pause after an error begins."""
+"""The beginning of the sender's name of a pause that a worker makes itself after an error."""
 GRACE = "grace"
-"""The mail of a stop whose duration is the time that the worker has to end, before its supervisor ends it."""
+"""The mail of a stop after which the supervisor ends the worker. The stop's duration is the time that the worker has to
+end by itself."""
 
 
 class Verdict(IntEnum):
@@ -64,10 +65,10 @@ class Verdict(IntEnum):
 
 
 class FateState(StrEnum):
-    """What became of a request."""
+    """The state of a request."""
 
     ASKED = "asked"
-    """It stands in the log, and no worker has come to it yet."""
+    """It stands in the log, and no worker has applied it yet."""
     APPLIED = "applied"
     """It took effect at a step: a pause when the worker parked, an advance when it parked again."""
     SUPERSEDED = "superseded"
@@ -75,25 +76,25 @@ class FateState(StrEnum):
     REFUSED = "refused"
     """It never entered the log, or the worker did not try; the reason says why."""
     FAILED = "failed"
-    """A worker tried and could not; the reason says why."""
+    """A worker tried to apply it and could not; the reason says why."""
     VOID = "void"
-    """Its sender died before anybody had seen it; it will never be applied."""
+    """Its sender died while sending it, so no worker will ever apply it."""
     LOST = "lost"
-    """The run ended before it came to it, or what became of it can't be told any more."""
+    """The run ended before it applied it, or the fate is not known any more."""
 
 
 @dataclass(frozen=True)
 class Fate:
-    """What became of a request.
+    """The fate of a request.
 
     Attributes:
         state: one of FateState.
         step: the step at which it was applied, else None.
         by: the id of the request that superseded it, else None.
-        reason: why, for people, where the state alone does not say it; else an empty string. Of code that failed, the
-            lines after the first are the traceback.
+        reason: why, for people; empty if the state alone says it. If code failed, the lines after the first are the
+            traceback.
         warnings: of a reload that was applied: what stays as the old code made it, one sentence each, with file and
-            line where there is one. Empty for all else.
+            line if there is one. Empty for all other requests.
     """
 
     state: FateState
@@ -104,12 +105,12 @@ class Fate:
 
     @property
     def final(self) -> bool:
-        """Whether it can't change any more."""
+        """Whether the fate can't change any more."""
         return self.state is not FateState.ASKED
 
     @property
     def running(self) -> bool:
-        """Whether it is that of a call whose function has begun and not ended."""
+        """Whether the request is a call whose function runs."""
         return self.state is FateState.ASKED and self.reason.startswith(RUNNING)
 
     def __str__(self) -> str:
@@ -124,7 +125,7 @@ class Fate:
 
 
 def format_id(ident: int) -> str:
-    """A request id as people see it."""
+    """Return a request id as people see it."""
     return f"{ident:016x}"
 
 
@@ -132,18 +133,18 @@ _RESTART = " restart"
 
 
 def version_mail(number: int, *, restart: bool = False) -> str:
-    """What a reload carries in the log: the version that it brings. restart: whether to start the training over."""
+    """Return the mail of a reload: the version that it brings. restart: whether to start the training over."""
     return f"version-{number}{_RESTART if restart else ''}"
 
 
 def version_of(mail: str) -> int | None:
-    """The number of the version that a reload brings; None if it says none."""
+    """Return the number of the version in a reload's mail; None if there is none."""
     found = re.fullmatch(rf"version-([1-9][0-9]{{0,8}})(?:{_RESTART})?", mail)
     return int(found[1]) if found else None
 
 
 def is_restart(mail: str) -> bool:
-    """Whether a reload is to start the training over."""
+    """Return whether a reload's mail says to start the training over."""
     return version_of(mail) is not None and mail.endswith(_RESTART)
 
 
@@ -151,7 +152,7 @@ _named: tuple[int, str] = (0, "")
 
 
 def sender_name() -> str:
-    """This process, as a sender, for people. Found out once in a process: it takes longer than all the rest."""
+    """Return the name of this process as a sender, for people. It is found once in a process, since that is slow."""
     global _named
     if _named[0] != os.getpid():
         _named = os.getpid(), _find_name()
@@ -169,25 +170,25 @@ def _find_name() -> str:
 
 
 UNDECIDED = "no step decided yet"
+"""The reason of a fate that does not change if the sender is dead."""
 RUNNING = "it is running"
-"""The reason of a call that is asked for: its function has begun. Where several ranks share the run, these follow."""
-"""The reason of a fate that stays so if the sender is dead."""
+"""The reason of a call whose function runs. In a run of several ranks, the numbers of the ranks follow."""
 
 _NO_REPLY = (
     "the worker could not write its answer, so this can't say why, nor whether a called function has run: see the "
     "training's standard error"
 )
-"""The reason of a request that failed without a reply: the disk was full, or no file could be opened."""
+"""The reason of a request that failed without a reply, because the disk was full or no file could be opened."""
 
 _APPLIED, _SUPERSEDED, _FAILED = 1, 2, 3
 
 
 def fate_of(control: int, seq: int, ident: int, *, folder: Path, alive: bool, ended: str) -> Fate:
-    """Reads the fate of entry `seq` from the control file.
+    """Read the fate of entry `seq` from the control file.
 
     ident: the id that the entry must have.
-    folder: the run folder, where the worker leaves what it has to say of a failure.
-    alive: whether a rank of the run lives, as seen before this call.
+    folder: the run folder, where the worker leaves its replies.
+    alive: whether a rank of the run lives, read before this call.
     ended: how the run ended, for the reason, if it did.
     """
     entry: dict[str, Any] | None = _core.read_entry(control, seq)
@@ -210,7 +211,7 @@ def fate_of(control: int, seq: int, ident: int, *, folder: Path, alive: bool, en
 
 
 def _running(folder: Path, ident: int) -> str:
-    """Whether the function has begun, and in which ranks."""
+    """Return the reason that says in which ranks the function runs; empty if it has not begun."""
     from spark_fast.runfiles.mailbox import read_replies, read_reply
 
     if (reply := read_reply(folder, ident)) is not None:
@@ -220,7 +221,7 @@ def _running(folder: Path, ident: int) -> str:
 
 
 def _forgotten(folder: Path, ident: int, alive: bool, ended: str) -> Fate:
-    """The fate of a request that the log has no room for any more, by what the worker has left."""
+    """Return the fate of a request that the log has forgotten, from the worker's reply."""
     reply, text = _reply_of(folder, ident)
     if reply is None:
         return Fate(FateState.LOST, reason=f"more than {_core.LOG_CAPACITY} requests came after it")
@@ -236,7 +237,7 @@ def _forgotten(folder: Path, ident: int, alive: bool, ended: str) -> Fate:
 
 
 def _warnings_of(folder: Path, entry: dict[str, Any]) -> tuple[str, ...]:
-    """What the ranks say of a reload that was applied; each sentence once."""
+    """Return the warnings of all ranks about a reload that was applied, each sentence once."""
     if entry["kind"] != Kind.RELOAD:
         return ()
     from spark_fast.runfiles.mailbox import read_replies, read_reply
@@ -247,7 +248,7 @@ def _warnings_of(folder: Path, entry: dict[str, Any]) -> tuple[str, ...]:
 
 
 def failure_of(folder: Path, ident: int, step: int) -> Fate:
-    """The fate of a request that a worker could not do what it asks for, with what the worker says of it."""
+    """Return the fate of a request that a worker could not apply, with the reason in its reply."""
     reply, text = _reply_of(folder, ident)
     if reply is None:
         return Fate(FateState.FAILED, step=step, reason=_NO_REPLY)
@@ -255,8 +256,11 @@ def failure_of(folder: Path, ident: int, step: int) -> Fate:
 
 
 def _reply_of(folder: Path, ident: int) -> "tuple[Reply | None, str]":
-    """What was answered, and the reason with its traceback. Of several ranks, one that is not done speaks for all: the
-    first of those that could not, who mostly say the same."""
+    """Return the reply, and its reason with the traceback.
+
+    Of several ranks it is the reply of the first that failed, because their reasons are mostly the same; else that of a
+    rank whose function runs; else any.
+    """
     from spark_fast.runfiles.mailbox import read_replies, read_reply  # rarely needed
 
     reply = read_reply(folder, ident)

@@ -9,7 +9,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmg]i?)b?|b?)")
 
 
 def parse_size(text: str) -> int:
-    """Return a number of bytes. Raises ValueError, with the message for the person who typed it, if it is none."""
+    """Return a number of bytes. Raises ValueError, with a message for the user, if the text is no size."""
     found = _SIZE.fullmatch(text.strip().lower())
     if found is None:
         raise ValueError(f"{text!r} is no size: give a number of bytes, or one with a unit, as 64MiB or 500kB")

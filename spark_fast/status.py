@@ -1,4 +1,4 @@
-"""What a run is doing, read from what its workers published."""
+"""The status, progress and ranks of a run, as its workers published them."""
 
 import time
 from collections.abc import Iterable
@@ -10,13 +10,13 @@ __all__ = ["Progress", "Rank", "SparkStatus"]
 
 
 class SparkStatus(StrEnum):
-    """What the worker did last; never only what somebody asked for."""
+    """What the worker did last; never what a controller has only asked for."""
 
     # Text after a member is its documentation.
     IDLE = "idle"
     """The process is there, and has passed no checkpoint yet."""
     RUNNING = "running"
-    """It passes checkpoints, or is on its way to the next one."""
+    """It passes checkpoints, or runs towards the next one."""
     PAUSING = "pausing"
     """A pause is asked for, and the worker has not parked yet: it is still in its step, or in a pause hook."""
     PAUSED = "paused"
@@ -28,17 +28,17 @@ class SparkStatus(StrEnum):
     RELOADING = "reloading"
     """A checkpoint raised SparkReloadError, and none was passed since."""
     FINISHED = "finished"
-    """The process ended by itself, not asked to, with no uncaught exception."""
+    """The process ended by itself, without a stop and without an uncaught exception."""
     FAILED = "failed"
     """The process ended with an uncaught exception."""
     LOST = "lost"
-    """The process died without a word, or its control file was damaged."""
+    """The process died without noting its end, or its control file was damaged."""
     UNHEARD = "unheard"
-    """Only of a rank on another host: nothing is heard of that host, so the rank may run, wait or have ended."""
+    """Only of a rank on another host: that host sends no news, so the rank may run, wait or have ended."""
 
     @property
     def live(self) -> bool:
-        """Whether a process is known to be there that could be asked something."""
+        """Whether a process is known to live, so that it can get requests."""
         return self not in ENDED and self is not SparkStatus.UNHEARD
 
 
@@ -75,7 +75,7 @@ _ENDED = {
 
 
 def status_of(view: dict[str, Any], slot: dict[str, Any]) -> SparkStatus:
-    """The status of one rank, from read_view() and read_slot()."""
+    """Return the status of one rank, from read_view() and read_slot()."""
     state = slot["state"]
     if state in _ENDED:
         return _ENDED[WorkerState(state)]
@@ -92,12 +92,12 @@ def status_of(view: dict[str, Any], slot: dict[str, Any]) -> SparkStatus:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the `track()` loops of a worker are.
+    """The progress of the `track()` loops of a worker.
 
     Attributes:
-        loops: (items done, items in all) of each running loop, outermost first; None where a length is not known.
-        fraction: of the outermost loop, its inner loops counted in; None if a length is not known.
-        seconds_left: at the mean speed so far, pauses left out; None if that can't be told.
+        loops: (items done, items in all) of each running loop, outermost first; None for a length that is not known.
+        fraction: of the outermost loop, including its inner loops; None if a length is not known.
+        seconds_left: at the mean speed so far, without pauses; None if it is not known.
     """
 
     loops: list[tuple[int, int | None]]
@@ -106,14 +106,17 @@ class Progress:
 
 
 def progress_of(slot: dict[str, Any], now: float) -> Progress | None:
-    """From read_slot(); now: the time on CLOCK_MONOTONIC in seconds. None if no loop is tracked."""
+    """Return the progress in a slot; None if no loop is tracked.
+
+    slot: from read_slot(); now: the time on CLOCK_MONOTONIC in seconds.
+    """
     levels = slot["levels"]
     if not levels:
         return None
     fraction: float | None = 0.0
     for done, total, _began, _parked in reversed(levels):
         if not total:
-            # The length of an inner loop is only a refinement; without that of an outer one nothing is known.
+            # The length of an inner loop only refines the fraction; without that of the outermost there is none.
             fraction = None if (done, total) == levels[0][:2] else 0.0
         elif fraction is not None:
             fraction = min(1.0, (done + fraction) / total)
@@ -128,7 +131,7 @@ def progress_of(slot: dict[str, Any], now: float) -> Progress | None:
 
 
 def mean_speed(slot: dict[str, Any], now: float) -> float | None:
-    """Steps per second since the worker last began to run; None while it does not run, or for the first moment."""
+    """Return the steps per second since the worker last began to run; None if it does not run, or has just begun."""
     if slot["state"] != WorkerState.RUNNING or not slot["mark"]:
         return None
     elapsed = now - slot["mark"]
@@ -144,20 +147,20 @@ class Rank:
 
     Attributes:
         rank: its number in the job, from 0.
-        status: what it did last; `unheard` where its host is not heard.
-        step: checkpoints passed; of a rank that is `unheard`, by then.
-        pid: its process, as it sees itself: another number in a container.
-        host: where it runs.
-        since: when it came to this status, in seconds since the epoch; of a rank that is `lost`, when somebody first
-            saw it; of one that is `unheard`, when its host was last heard. 0 where nobody knows.
-        behind: steps that it is behind the furthest of the living ranks, those of other hosts among them. 0 of a rank
-            that has ended or that is not heard.
-        overdue: seconds for which it has not come to a request, though others have, or though it is the only rank:
-            since the oldest was asked for, or since it joined, if that was later. 0 if it is no more than a second. It
-            hangs, or its step takes long.
+        status: what it did last; `unheard` if its host sends no news.
+        step: checkpoints passed; of a rank that is `unheard`, those in the last news.
+        pid: its process id, as the process sees it; in a container that is another number than outside.
+        host: the host that it runs on.
+        since: when it came to this status, in seconds since the epoch; of a rank that is `lost`, when a process first
+            saw that; of one that is `unheard`, the time of the last news. 0 if it is not known.
+        behind: steps that it is behind the furthest living rank of all hosts. 0 for a rank that has ended or that is
+            `unheard`.
+        overdue: seconds for which it has not applied a request that another rank has applied, or any request if it is
+            the only rank. They count from the oldest such request, or from its joining if that was later. 0 if it is
+            no more than a second. The rank hangs, or its step takes long.
         stride: steps that each of its checkpoints counts.
-        told: whether it is a rank of another host. Its status and step are what that host has told last, and may be
-            some seconds old.
+        told: whether it is a rank of another host. Its status and step come from that host's last news, and may be some
+            seconds old.
     """
 
     rank: int
@@ -173,17 +176,16 @@ class Rank:
 
 
 _FAR = 10
-"""Checkpoints that a rank may be behind, and nobody needs to know: in a job that does its steps together they are 0 or
-1, and a few where hosts run ahead of their accelerators. Where each runs freely, it may be a second's worth of them."""
+"""Checkpoints that a rank may be behind without being reported. In a job that does its steps together it is 0 or 1, and
+a few more if hosts run ahead of their accelerators. If each rank runs freely, it may be those of a second."""
 _TOLD = 3.0
-"""Seconds for which the step of another host's rank may be old: each host tells and reads once a second."""
+"""How old the step of another host's rank may be, in seconds: each host sends and reads news once a second."""
 
 
 def trouble_of(rank: Rank, per_second: float | None) -> str:
-    """What is not as it should be with a rank, as far as others of its run are better off: `lost`, `failed`,
-    `unheard`, `overdue`, `behind`, or nothing. See Rank for what these mean.
+    """Return the trouble of a rank: `lost`, `failed`, `unheard`, `overdue`, `behind`, or nothing. See Rank.
 
-    per_second: the steps per second of the run; None where that can't be told.
+    per_second: the steps per second of the run; None if they are not known.
     """
     if rank.status in (SparkStatus.LOST, SparkStatus.FAILED, SparkStatus.UNHEARD):
         return str(rank.status)
@@ -206,7 +208,7 @@ def slowest(ranks: Iterable[Rank]) -> str:
 
 
 _SHOWN = 12
-"""Ranges of ranks in a line at the most."""
+"""How many ranges of ranks a line names."""
 
 
 def ranges(numbers: Iterable[int]) -> str:

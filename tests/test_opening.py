@@ -60,7 +60,7 @@ ALLOWED = {
 }
 
 _METHODS = ("open", "read_text", "read_bytes", "write_text", "write_bytes")
-_OTHERS = ("webbrowser.open", "host.open", "session.open", "self._access.open")
+_OTHERS = ("webbrowser.open", "reloader.open", "session.open", "self._access.open")
 """Methods of the same name that open no file."""
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from spark_fast._core import GIVEN, ROUND
+from spark_fast._core import BODY_DONE, ITEM_YIELDED
 from spark_fast.worker.reload.import_order import before_imports
 from spark_fast.worker.reload.libraries import make_repetitions
 from spark_fast.worker.reload.modules import Module, Project
@@ -35,13 +35,13 @@ class Part:
     def restore(self, taken: dict[str, object]) -> None:
         self.state = taken
 
-    def clear_all_persisted(self) -> None:
+    def clear_all(self) -> None:
         self.state = {}
 
     def expect_again(self, modules: Iterable[str]) -> None:
         self.expected += modules
 
-    def settle(self) -> None:
+    def commit(self) -> None:
         self.kept += 1
 
 
@@ -136,9 +136,9 @@ def test_declarations_are_expected_of_the_modules_that_are_executed_again(loaded
         ([None], False, 0),  # one bare checkpoint: the mistake may stand below it
         ([None, None], True, 1),
         ([0], False, 0),  # the loop hands out the item that it had before
-        ([0, ROUND], False, 1),
-        ([0, ROUND | GIVEN], True, 1),
-        ([GIVEN], True, 0),
+        ([0, BODY_DONE], False, 1),
+        ([0, BODY_DONE | ITEM_YIELDED], True, 1),
+        ([ITEM_YIELDED], True, 0),
     ],
 )
 def test_code_has_proved_itself_when_its_loop_has_come_round(

@@ -48,10 +48,10 @@ class Reloader:
         pass
 
     def begin_reload(self, entry, step):
-        worker.tell(entry["seq"], step, failed=False)
+        worker.publish_outcome(entry["seq"], step, failed=False)
         return spark.SparkReloadError(format_id(entry["id"]), step, entry["sender"])
 
-session.current.host = Reloader()
+session.current.reloader = Reloader()
 train = Path(sys.argv[1])
 spark.checkpoint()
 run = client.attach("test")

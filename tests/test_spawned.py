@@ -394,7 +394,8 @@ def test_tracebacks_of_a_spawned_process_show_the_lines_that_run(tmp_path: Path)
 def test_without_the_run_folder_processes_read_the_files_on_disk(tmp_path: Path) -> None:
     with Spawning(tmp_path, "spawn") as training:
         assert training.says(1) == [OLD]
-        shutil.rmtree(tmp_path / "home" / "test")
+        # Renamed first: the worker may be adding a file to it.
+        shutil.rmtree((tmp_path / "home" / "test").rename(tmp_path / "removed"))
         training.mend_all()
         training.write("helper.py", "# of another size: bytecode\n" + training.source("helper.py"))
         assert training.next() == [NEW, NEW]

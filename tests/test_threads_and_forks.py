@@ -18,7 +18,7 @@ from spark_fast import client
 from spark_fast.runfiles import homes, private_files, run_folder
 from spark_fast.ui import polling, request_cache
 from spark_fast.worker import stderr
-from spark_fast.worker.state import persist
+from spark_fast.worker.state.persist import Persisted
 from tests.reloading import Edited
 from tests.support import DEADLINE, LOOP, Child, until
 
@@ -263,25 +263,26 @@ def test_an_item_goes_where_no_lock_is_held(tmp_path: Path) -> None:
         assert child.out == "False\n"
 
 
-def test_what_another_thread_persists_while_it_is_put_back_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_another_thread_persists_while_it_is_put_back_does_no_harm() -> None:
     class Key(str):
         def __hash__(self) -> int:
-            persist.current._values.setdefault(f"another {len(persist.current._values)}", 0)
+            persisted._values.setdefault(f"another {len(persisted._values)}", 0)
             return super().__hash__()
 
-    monkeypatch.setattr(persist, "_values", {})
-    persist.current._values[Key("model")] = 0
-    persist.current.restore({"optim": 1})
-    assert persist.current._values["optim"] == 1 and "model" not in persist.current._values
+    persisted = Persisted()
+    persisted._values[Key("model")] = 0
+    persisted.restore({"optim": 1})
+    assert persisted.get("optim", int) == 1 and not persisted.has("model")
 
 
-def test_a_value_that_is_forgotten_as_it_is_made_is_returned_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_value_that_is_forgotten_as_it_is_made_is_returned_all_the_same() -> None:
     class Forgetful(dict[str, object]):
         def __setitem__(self, key: str, value: object) -> None:
             pass
 
-    monkeypatch.setattr(persist, "_values", Forgetful())
-    assert persist.persist("model", lambda: "made") == "made"
+    persisted = Persisted()
+    persisted._values = Forgetful()
+    assert persisted.get("model", lambda: "made") == "made"
 
 
 def test_a_task_whose_executor_is_busy_for_good_is_resumed(tmp_path: Path) -> None:
@@ -428,17 +429,17 @@ def test_a_controller_and_a_checkpoint_in_two_threads_make_the_run_together(tmp_
     import spark_fast as spark
     from spark_fast.worker import process
     controller = spark.create_controller()
-    attach, beginning = process.attach, process.beginning
+    attach, attach_lock = process.attach, process.attach_lock
     comes, holds = threading.Event(), threading.Event()
 
     class Noted:
         def __enter__(self):
-            beginning.acquire()
+            attach_lock.acquire()
             if threading.current_thread() is threading.main_thread():
                 holds.set()
 
         def __exit__(self, *_):
-            beginning.release()
+            attach_lock.release()
 
     def noted(**options):
         if threading.current_thread() is not threading.main_thread():
@@ -446,7 +447,7 @@ def test_a_controller_and_a_checkpoint_in_two_threads_make_the_run_together(tmp_
             holds.wait()
         return attach(**options)
 
-    process.attach, process.beginning = noted, Noted()
+    process.attach, process.attach_lock = noted, Noted()
     thread = threading.Thread(target=spark.checkpoint)
     thread.start()
     comes.wait()
@@ -464,18 +465,18 @@ def test_a_signal_handler_may_pass_the_first_checkpoint_in_the_middle_of_an_expo
     import spark_fast as spark
     from spark_fast import _core
     from spark_fast.worker.state import registry as exposing; from spark_fast.worker import process
-    expose, connect, beginning = exposing.current._expose_value, exposing.current.connect, _core.beginning
+    expose, connect, attach_lock = exposing.current._expose_value, exposing.current.connect, _core.attach_lock
     main = threading.main_thread()
     asks = threading.Event()
 
     class Noted:
         def acquire(self):
-            if threading.current_thread() is not main and not beginning._is_owned() and main_holds():
+            if threading.current_thread() is not main and not attach_lock._is_owned() and main_holds():
                 asks.set()
-            beginning.acquire()
+            attach_lock.acquire()
 
         def release(self):
-            beginning.release()
+            attach_lock.release()
 
         def __enter__(self):
             self.acquire()
@@ -484,8 +485,8 @@ def test_a_signal_handler_may_pass_the_first_checkpoint_in_the_middle_of_an_expo
             self.release()
 
     def main_holds():
-        if beginning.acquire(blocking=False):
-            beginning.release()
+        if attach_lock.acquire(blocking=False):
+            attach_lock.release()
             return False
         return True
 
@@ -501,7 +502,7 @@ def test_a_signal_handler_may_pass_the_first_checkpoint_in_the_middle_of_an_expo
         expose(*exposed)
 
     exposing.current._expose_value, exposing.current.connect = interrupted, connecting
-    exposing.beginning = process.beginning = _core.beginning = Noted()
+    exposing.attach_lock = process.attach_lock = _core.attach_lock = Noted()
     signal.signal(signal.SIGUSR1, lambda *_: spark.checkpoint())
     thread = threading.Thread(target=spark.checkpoint)
     spark.expose(answer=42)

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from spark_fast import client
 from spark_fast.runfiles import run_folder
@@ -552,6 +553,10 @@ def test_metrics_are_what_prometheus_reads(server: Served, exposing: Child) -> N
     assert samples[odd] == "1.0"
     for name in {line.split("{")[0] for line in samples}:
         assert f"# TYPE {name} " in answer.text
+    parsed = {family.name: family for family in text_string_to_metric_families(answer.text)}
+    values = {sample.labels["name"]: sample.value for sample in parsed["spark_fast_value"].samples}
+    assert values['odd "name" \\'] == 1.0
+    assert all(family.documentation and family.type in ("counter", "gauge") for family in parsed.values())
 
 
 def test_the_description_is_served_and_names_every_route(server: Served) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from spark_fast import __version__
 from spark_fast.cli import exits
 
 __all__ = ["COMMANDS", "build", "main"]
@@ -75,8 +76,6 @@ def build(names: Iterable[str]) -> typer.Typer:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from spark_fast import __version__
-
         print(f"spark-fast {__version__}")
         raise typer.Exit
 

@@ -134,7 +134,7 @@ class Group:
         ranks: their numbers.
         first: one of them.
         steps, since: of all of them: one, or the first and the last.
-        trouble: what is wrong with them, see trouble_of(); else nothing.
+        trouble: their trouble, see trouble_of(); empty if there is none.
         count: how many.
     """
 

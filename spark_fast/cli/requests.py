@@ -133,7 +133,7 @@ def _wait_for_fate(run: Run, request: Request, patience: Patience, grace: float 
 
 def _wait_for_end(run: Run, patience: Patience, began: float, grace: float | None) -> None:
     if grace is not None:
-        from spark_fast.client.ending import end_after
+        from spark_fast.client.ending import end_after  # only `stop --grace` pays for it
 
         for name in end_after(run._connection, max(0.0, began + grace - monotonic()), timeout=patience.left()):
             say(f"run {run.id} did not end in {grace:g} s: it got {name}")

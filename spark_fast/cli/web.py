@@ -38,6 +38,7 @@ def ui(
     """
     if extras.missing("ui", "the page"):
         raise typer.Exit(int(Exit.REFUSED))
+    # Here, since these need the packages of the extra, or import modules that do.
     from spark_fast.ui import kept_token
     from spark_fast.ui.addresses import is_loopback, resolve
     from spark_fast.ui.security import Keys

@@ -1,4 +1,4 @@
-"""What the sender of a reload makes a version of: what changed on disk, code that it was given, or an older version."""
+"""Making the version that a reload brings: from changed files, from given code, or from an older version."""
 
 import errno
 import os
@@ -11,23 +11,23 @@ from spark_fast.errors import CodeRefusedError, StoreError
 from spark_fast.project.files import is_project_file, relative
 from spark_fast.project.sources import Fault, check, encode, imports_of
 from spark_fast.runfiles.descriptors import open_file
-from spark_fast.runfiles.versions import SOURCE_MAX, About, Store, Version, digest_of, this_python
+from spark_fast.runfiles.versions import SOURCE_MAX, CodeInfo, Store, Version, digest_of, this_python
 
 __all__ = ["add_version"]
 
 _STILL = 0.005
-"""Seconds for which a file has not been written to when it counts as whole. Editors write in two steps."""
+"""Seconds without a write after which a file counts as whole. Editors write in two steps."""
 _LOOKS = 10
-"""How often a file is read that does not hold still, or is empty: that is how it looks between the steps."""
+"""How often a file is read while it changes or is empty, as it is between the two steps."""
 
 
 def add_version(store: Store, sender: str, *, code: str | bytes | None = None, to: int | None = None) -> Version | None:
-    """Makes a version and returns it; None if it would be the one that runs.
+    """Make a version and return it; None if it would be the same as the one that runs.
 
-    code: the new source of the entry file; without, what changed on disk is taken.
+    code: the new source of the entry file; None to take what changed on disk.
     to: the number of the version to go back to, instead of either.
 
-    Raises CodeRefusedError if it is no code that could run, StoreError if the store can't be used.
+    Raises CodeRefusedError if the code can't be read or does not compile, StoreError if the store can't be used.
     """
     base = store.current()
     about = store.about()
@@ -57,11 +57,11 @@ def _older(store: Store, number: int, base: Version) -> _Found:
         old = store.version(number)
     except StoreError as error:
         raise CodeRefusedError(f"can't go back to version {number}: {error.reason}") from None
-    # What the senders saw on disk stays known: an edit that no version has yet is still one.
+    # The known state of the disk stays, so that an edit that no version has yet still counts as one.
     return _Found(dict(store.with_loaded(old).files), dict(base.disk), {}, f"back to {number}")
 
 
-def _pushed(about: About, base: Version, code: str | bytes) -> _Found:
+def _pushed(about: CodeInfo, base: Version, code: str | bytes) -> _Found:
     if about.entry is None:
         raise CodeRefusedError("the run has no entry file that the code could replace")
     try:
@@ -69,11 +69,11 @@ def _pushed(about: About, base: Version, code: str | bytes) -> _Found:
     except UnicodeEncodeError as error:
         raise CodeRefusedError(f"the code can't be encoded as it says itself: {error}") from None
     _refuse_blank(about.entry, source)
-    # Nothing on disk was looked at: what changed there still counts as changed.
+    # No file was read, so files that have changed on disk still count as changed.
     return _complete(about, base, {about.entry: source}, base.disk, "pushed")
 
 
-def _on_disk(about: About, base: Version) -> _Found:
+def _on_disk(about: CodeInfo, base: Version) -> _Found:
     found = _differing(base.files, base.disk)
     changed = {path: source for path, source in found.items() if source is not None}
     if about.entry in changed:
@@ -94,9 +94,9 @@ def _refuse_blank(path: str, source: bytes) -> None:
 
 
 def _complete(
-    about: About, base: Version, changed: Mapping[str, bytes], on_disk: Mapping[str, str], note: str
+    about: CodeInfo, base: Version, changed: Mapping[str, bytes], on_disk: Mapping[str, str], note: str
 ) -> _Found:
-    """The files of `base` with those that changed, and with those that these import and that are not known yet."""
+    """Return the files of `base`, with the changed ones and with those that they import and that are not known yet."""
     sources = dict(changed)
     must_compile = dict(changed)
     disk = dict(on_disk)
@@ -108,7 +108,7 @@ def _complete(
             if found not in base.files and found not in sources:
                 wanted[found] = sure or wanted.get(found, False)
         for found, more in _differing(wanted, {}).items():
-            assert more is not None  # nothing was known of it that could be gone
+            assert more is not None  # only a known file can be gone
             sources[found] = more
             disk[found] = digest_of(more)
             waiting.append((found, more))
@@ -131,9 +131,9 @@ def _told(faults: Sequence[Fault], roots: Sequence[str]) -> str:
 
 
 def _differing(paths: Iterable[str], known: Mapping[str, str]) -> dict[str, bytes | None]:
-    """The content of those files that have another digest than is known of them; None for a known one that is gone.
+    """Return the content of the files whose digest differs from the known one; None for a known file that is gone.
 
-    Each of these is looked at again until it holds still, for a while.
+    Each such file is read again until it does not change any more, or ten times.
     """
     found: dict[str, bytes | None] = {}
     waiting = list(paths)
@@ -148,7 +148,7 @@ def _differing(paths: Iterable[str], known: Mapping[str, str]) -> dict[str, byte
                 continue
             source, digest, still = _read(path)
             if source is None:
-                if path in known:  # it may be about to be put in place
+                if path in known:  # an editor may be replacing it
                     found[path] = None
                     moving.append(path)
             elif digest != known.get(path):
@@ -164,8 +164,8 @@ def _differing(paths: Iterable[str], known: Mapping[str, str]) -> dict[str, byte
 _Signature = tuple[int, int, int, int, int]
 
 _seen: dict[str, tuple[_Signature, str]] = {}
-"""What tells without reading that a file is as this process has read it, and its digest: a watcher asks for one reload
-after another. Bounded by the project's files."""
+"""For each file that this process has read: the signature that shows, without reading, that it has not changed, and its
+known digest. A watcher sends one reload after another. Bounded by the project's files."""
 
 
 def _signature(status: os.stat_result) -> _Signature:
@@ -180,9 +180,9 @@ def _status(path: str) -> os.stat_result | None:
 
 
 def _read(path: str) -> tuple[bytes | None, str, bool]:
-    """The content, None if it is gone; its digest; and whether the file holds still."""
+    """Return the content, None if the file is gone; its digest; and whether the file is whole."""
     try:
-        # A pipe of this name must not make us wait for its writer.
+        # O_NONBLOCK, so that a pipe of this name does not block until it has a writer.
         fd = open_file(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
@@ -204,7 +204,7 @@ def _read(path: str) -> tuple[bytes | None, str, bool]:
     digest = digest_of(source)
     age = time.time() - max(status.st_mtime, status.st_ctime)
     whole = _signature(before) == _signature(status)
-    if whole and age > _STILL * _LOOKS:  # beyond what the times of two writes might have in common
+    if whole and age > _STILL * _LOOKS:  # two writes might have the same time before that
         _seen[path] = _signature(status), digest
     age = time.time() - status.st_mtime
     wanted = _STILL if source.strip() else _STILL * _LOOKS
@@ -214,8 +214,8 @@ def _read(path: str) -> tuple[bytes | None, str, bool]:
 # --- what imports lead to ---
 
 
-def _imported(path: str, source: bytes, about: About) -> Iterator[tuple[str, bool]]:
-    """The project's files that the import statements of a source may lead to, and whether they surely do."""
+def _imported(path: str, source: bytes, about: CodeInfo) -> Iterator[tuple[str, bool]]:
+    """Yield the project's files that the import statements of a source may load, and whether they surely do."""
     folder = os.path.dirname(path)
     for each in imports_of(source):
         if each.level:
@@ -231,8 +231,10 @@ def _imported(path: str, source: bytes, about: About) -> Iterator[tuple[str, boo
 
 
 def _locate(names: Sequence[str], places: Iterable[str]) -> list[str]:
-    """The files of a module and of the packages around it, in the first place that has any. As the import system does,
-    but for what hooks and changes of the search path would do."""
+    """Return the files of a module and of its packages, from the first place that has any.
+
+    It follows the import system, without import hooks and changes of the search path.
+    """
     for place in places:
         files = []
         folder = place

@@ -36,15 +36,15 @@ class Connection:
 
     Attributes:
         folder: the run folder.
-        about: what `run.json` says of the run.
+        info: the content of `run.json`.
         control: a descriptor of the control file, which this object closes.
         idle_parent: the connection to the run whose worker forked this run's process and passes no checkpoints itself,
             if the user named that run. A stop goes to both.
     """
 
-    def __init__(self, folder: Path, about: run_folder.About, control: int) -> None:
+    def __init__(self, folder: Path, info: run_folder.RunInfo, control: int) -> None:
         self.folder = folder
-        self.about = about
+        self.info = info
         self.control = control
         self.idle_parent: Connection | None = None
         self._segment: Segment | None = None
@@ -61,7 +61,7 @@ class Connection:
     @property
     def id(self) -> str:
         """The run id."""
-        return self.about.id
+        return self.info.id
 
     # --- reading ---
 
@@ -109,8 +109,8 @@ class Connection:
     def ranks_of(self, snapshot: Snapshot | None) -> list[Rank]:
         """Return the ranks in a snapshot; one lost rank if there is no snapshot."""
         if snapshot is None:
-            return [Rank(0, SparkStatus.LOST, 0, self.about.pid, self.about.host)]
-        return snapshot.ranks(self.about)
+            return [Rank(0, SparkStatus.LOST, 0, self.info.pid, self.info.host)]
+        return snapshot.ranks(self.info)
 
     @property
     def status(self) -> SparkStatus:
@@ -130,18 +130,18 @@ class Connection:
 
     def is_idle(self) -> bool:
         """Return whether the only rank lives and has passed no checkpoint."""
-        return self.about.world_size == 1 and self.step == 0 and self.status.live
+        return self.info.world_size == 1 and self.step == 0 and self.status.live
 
     def is_same_worker(self, other: "Connection") -> bool:
         """Return whether both lead to the same worker process, not to its successor under the same run id."""
-        return (self.about.pid, self.about.started) == (other.about.pid, other.about.started)
+        return (self.info.pid, self.info.started) == (other.info.pid, other.info.started)
 
     def has_remote_ranks(self) -> bool:
         """Return whether the job has ranks on other hosts, which take part in the decision of each request."""
-        if self.about.world_size == 1:
+        if self.info.world_size == 1:
             return False
         try:
-            return bool(self.about.world_size > self.view()["slot_count"])
+            return bool(self.info.world_size > self.view()["slot_count"])
         except SegmentError:
             return False
 
@@ -152,7 +152,7 @@ class Connection:
             return False
         from spark_fast.client import multihost  # see _peers()
 
-        return not multihost.have_ended(found.peers, self.about.world_size - len(found.slots))
+        return not multihost.have_ended(found.peers, self.info.world_size - len(found.slots))
 
     def why_ended(self) -> str:
         """Return the reason for which a run that is not live refuses a request."""
@@ -162,7 +162,7 @@ class Connection:
             return f"the run has ended: it is {status}"
         from spark_fast.client import multihost  # see _peers()
 
-        return multihost.why_not_here(status, found.peers, self.about.world_size - len(found.slots))
+        return multihost.why_not_here(status, found.peers, self.info.world_size - len(found.slots))
 
     # --- the mapped control file ---
 
@@ -253,20 +253,20 @@ def open_in(home: Home, run: str) -> Connection:
     try:
         control = run_folder.open_control(folder, path)
         try:
-            about = run_folder.read_about(folder)
+            info = run_folder.read_info(folder)
             if os.fstat(control).st_nlink == 0:
                 raise FileNotFoundError(f"run {run} is being removed or replaced")
-            if about is None:
+            if info is None:
                 raise SegmentError("no readable run.json beside it", str(path / run_folder.CONTROL))
-            if run_folder.elsewhere(about):
+            if run_folder.elsewhere(info):
                 raise SegmentError(
-                    f"a run of the machine {about.host}: control it there", str(path / run_folder.CONTROL)
+                    f"a run of the machine {info.host}: control it there", str(path / run_folder.CONTROL)
                 )
             try:
                 _core.read_view(control)
             except SegmentError as error:
                 raise run_folder.name_path(error, path / run_folder.CONTROL) from None
-            return Connection(path, about, control)
+            return Connection(path, info, control)
         except BaseException:
             os.close(control)
             raise
@@ -287,9 +287,9 @@ def connections(*, ended: bool = True) -> list[Connection]:
                         raise  # the folders that follow can't be read either, and may be those of the live runs
                     continue
                 known = found.get(name)
-                if (ended or run.status.live) and (known is None or known.about.started < run.about.started):
+                if (ended or run.status.live) and (known is None or known.info.started < run.info.started):
                     found[name] = run
-    return sorted(found.values(), key=lambda run: run.about.started)
+    return sorted(found.values(), key=lambda run: run.info.started)
 
 
 def find(run: str) -> Connection:
@@ -310,6 +310,6 @@ def find_or_none(run: str) -> Connection | None:
             with suppress(FileNotFoundError):
                 other = open_in(home, run)
                 # Two of one name: one has ended, and its folder could not be used for a while.
-                if found is None or found.about.started < other.about.started:
+                if found is None or found.info.started < other.info.started:
                     found = other
     return found

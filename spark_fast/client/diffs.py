@@ -1,4 +1,4 @@
-"""What differs between two code versions, as text."""
+"""The differences between two code versions, as text."""
 
 import difflib
 import re
@@ -11,7 +11,7 @@ __all__ = ["diff"]
 
 
 def diff(store: Store, old: Version, new: Version) -> str:
-    """What changed from one version to another, as a unified diff, its paths relative to the project's folders.
+    """Return the changes from one version to another as a unified diff, with paths relative to the project's folders.
 
     Raises StoreError if a source can't be read.
     """

@@ -106,7 +106,7 @@ def _trained_by(parent: Connection, live: Sequence[Connection]) -> list[Connecti
     return [
         each
         for each in live
-        if (each.about.forked_from, each.about.parent) == (parent.id, parent.about.pid) and each is not parent
+        if (each.info.forked_from, each.info.parent) == (parent.id, parent.info.pid) and each is not parent
     ]
 
 

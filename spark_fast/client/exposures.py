@@ -103,7 +103,7 @@ def request_call(
             ranks = functions[name].ranks if ranks is None else ranks
         elif not is_before_first_checkpoint(run):
             raise UnfitError(unknown(name, "function", list(functions)))
-        elif ranks is None and run.about.world_size > 1:
+        elif ranks is None and run.info.world_size > 1:
             raise UnfitError(f"the run is starting, and has not said yet which ranks call {name}(): name them, or wait")
         ranks = 0 if ranks is None else ranks
         if wait and isinstance(ranks, int):

@@ -1,4 +1,4 @@
-"""Requests to a run that is one host's part of a job: they go to the host's relay. See spark_fast/hosts."""
+"""Requests to a run of a job of several hosts: they go to this host's relay. See spark_fast/hosts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +13,7 @@ from spark_fast.runfiles import mailbox
 from spark_fast.runfiles.versions import Store
 from spark_fast.status import ENDED, Rank, SparkStatus
 
-__all__ = ["ELSEWHERE", "ask", "fate", "have_ended", "peers", "wait", "why_not_here"]
-
-ELSEWHERE = -1
-"""Stands for the number of a request in the log: this one has another in each host's log."""
+__all__ = ["ask", "fate", "have_ended", "peers", "wait", "why_not_here"]
 
 _STATES = {
     "applied": FateState.APPLIED,
@@ -39,8 +36,10 @@ def ask(
     mail: str,
     ranks: "int | Literal['all']",
 ) -> Fate | None:
-    """Leaves the request for the relay; its fate, if it is known at once. Raises OSError, StoreError,
-    FolderRefusedError."""
+    """Leave the request for the relay; return its fate if it is known at once.
+
+    Raises OSError, StoreError, FolderRefusedError.
+    """
     letter = None
     if (version := version_of(mail)) is not None:
         store = Store(folder)
@@ -56,7 +55,7 @@ def ask(
 
 
 def fate(folder: Path, ident: int, step: int) -> Fate:
-    """What became of a request on all hosts. step: where the run is."""
+    """Return the fate of a request on all hosts. step: the step of the run."""
     found = hosts.fate(folder, ident)
     if found is None:
         return Fate(FateState.ASKED)
@@ -72,12 +71,12 @@ def fate(folder: Path, ident: int, step: int) -> Fate:
 
 
 def wait(folder: Path, ident: int, timeout: float | None) -> None:
-    """Waits until it is known what became of a request, or for so many seconds."""
+    """Wait until the fate of a request is known, or for so many seconds."""
     hosts.wait(folder, ident, timeout)
 
 
 def peers(folder: Path) -> list[Rank]:
-    """The ranks of the other hosts."""
+    """Return the ranks of the other hosts."""
     return [
         Rank(rank["rank"], rank["status"], rank["step"], rank["pid"], rank["host"], since=rank["since"], told=True)
         for rank in read_peers(folder)
@@ -85,15 +84,15 @@ def peers(folder: Path) -> list[Rank]:
 
 
 def have_ended(others: Sequence[Rank], count: int) -> bool:
-    """Return whether all ranks of the other hosts are known to have ended; count: how many these hosts have."""
+    """Return whether all ranks of the other hosts are known to have ended. count: how many ranks these hosts have."""
     return sum(rank.status in ENDED for rank in others) >= count
 
 
 def why_not_here(status: SparkStatus, others: Sequence[Rank], count: int) -> str:
-    """Why a host whose own ranks have all ended refuses a request.
+    """Return why a host whose own ranks have all ended refuses a request.
 
     Args:
-        status: what the run is, as far as that is known here.
+        status: the status of the run, as far as this host knows.
         others: the ranks of the other hosts, as far as they are known.
         count: how many ranks the other hosts have.
     """

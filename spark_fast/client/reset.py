@@ -80,8 +80,8 @@ def ask_reset(run: Connection, *, grace: Duration = 30.0, timeout: float | None 
         raise ValueError(f"grace is a duration of 0 or more: {grace!r}")
     if not run.status.live:
         raise ResetError(run.id, f"it has ended: it is {run.status}")
-    if run.about.world_size > 1 or run.local_world_size > 1:
-        reason = f"a launcher has started its {run.about.world_size} ranks, and only that can start them afresh"
+    if run.info.world_size > 1 or run.local_world_size > 1:
+        reason = f"a launcher has started its {run.info.world_size} ranks, and only that can start them afresh"
         raise ResetError(run.id, f"{reason}; 'spark-fast stop {run.id}' stops all of them")
     if not run.wait_until(lambda: supervisors.has_supervisor(run.id), _PATIENCE):
         raise ResetError(run.id, "no supervisor is there to start a fresh process; 'spark-fast run' is one")

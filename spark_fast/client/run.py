@@ -70,12 +70,12 @@ class Run:
     @property
     def command(self) -> list[str]:
         """The command line of the worker."""
-        return list(self._connection.about.command)
+        return list(self._connection.info.command)
 
     @property
     def started(self) -> float:
         """When it began, in seconds since the epoch."""
-        return self._connection.about.started
+        return self._connection.info.started
 
     @property
     def ended(self) -> float | None:
@@ -180,7 +180,7 @@ class Run:
     @property
     def world_size(self) -> int:
         """The number of ranks of its job, on all hosts. Some may not have joined yet, or may have ended."""
-        return self._connection.about.world_size
+        return self._connection.info.world_size
 
     @property
     def local_world_size(self) -> int:

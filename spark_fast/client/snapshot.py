@@ -52,7 +52,7 @@ class Snapshot:
 
     __hash__ = None  # type: ignore[assignment] # it holds dicts
 
-    def ranks(self, about: run_folder.About) -> list[Rank]:
+    def ranks(self, info: run_folder.RunInfo) -> list[Rank]:
         """Return the workers that have ever joined, on all hosts of the job, by rank."""
         there = [slot for slot in self.slots if slot["state"] != WorkerState.NONE or slot["alive"]]
         here = {slot["rank"] for slot in there}
@@ -75,7 +75,7 @@ class Snapshot:
                     status,
                     slot["step"],
                     slot["pid"],
-                    about.host,
+                    info.host,
                     since=slot["lost"] if lost else slot["state_since"],
                     behind=max(0, furthest - slot["step"]) if slot["alive"] else 0,
                     overdue=self._overdue(slot) if slot["alive"] and slot["applied"] < applied else 0.0,

@@ -41,7 +41,7 @@ def await_start(run: Connection, ready: Callable[[], bool], deadline: Deadline) 
 def await_rank(run: Connection, rank: int, deadline: Deadline) -> None:
     """Wait until this rank of the job has joined, in the first seconds of the run."""
     limit = _young(run, deadline)
-    if rank < run.about.world_size and limit > 0:
+    if rank < run.info.world_size and limit > 0:
         run.wait_until(
             lambda: _is_over(run) or any(each.rank == rank and each.status.live for each in run.ranks), limit
         )
@@ -82,4 +82,4 @@ def _is_over(run: Connection) -> bool:
 
 def _young(run: Connection, deadline: Deadline) -> float:
     """Return for how many seconds more the run counts as starting, within the deadline."""
-    return deadline.within(run.about.started + PATIENCE - time.time())
+    return deadline.within(run.info.started + PATIENCE - time.time())

@@ -22,22 +22,22 @@ def summarize(
     now: float,
 ) -> dict[str, Any]:
     """Return what `spark-fast status --json` prints of a run."""
-    about = connection.about
+    info = connection.info
     return {
-        "id": about.id,
+        "id": info.id,
         "status": str(status_of_ranks(ranks)),
         "error": None if error is None else asdict(error),
         "step": step_of_ranks(ranks),
         "steps_per_second": speed,
         "progress": None if snapshot is None else _progress(snapshot.progress(now)),
-        "started": about.started,
+        "started": info.started,
         "ended": None if snapshot is None else snapshot.ended(),
-        "command": list(about.command),
+        "command": list(info.command),
         "folder": str(connection.folder),
         "resumes": None if snapshot is None else snapshot.resumes(),
         "stop_by": None if snapshot is None else snapshot.stop_by(),
         "swallowed_stop": None if snapshot is None else snapshot.swallowed_stop(),
-        "world_size": about.world_size,
+        "world_size": info.world_size,
         "local_world_size": 1 if snapshot is None else len(snapshot.slots),
         "ranks": [_rank(rank, speed) for rank in ranks],
     }

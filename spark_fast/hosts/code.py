@@ -11,7 +11,7 @@ from typing import Any
 
 from spark_fast.errors import CodeRefusedError, StoreError
 from spark_fast.project.files import innermost, is_under, relative
-from spark_fast.runfiles.versions import About, Store, Version, digest_of
+from spark_fast.runfiles.versions import CodeInfo, Store, Version, digest_of
 
 __all__ = ["CARRIED_MAX", "packed", "unpacked"]
 
@@ -59,13 +59,13 @@ def unpacked(store: Store, letter: dict[str, Any], sender: str) -> Version:
     return store.add(files, disk, note if isinstance(note, str) else "", sender)
 
 
-def _split(path: str, about: About) -> tuple[int, str]:
+def _split(path: str, about: CodeInfo) -> tuple[int, str]:
     """The root that a file lies in, by its place among them, -1 if in none; and where in it."""
     root = innermost(path, about.roots)
     return (-1, path) if root is None else (about.roots.index(root), os.path.relpath(path, root))
 
 
-def _files(letter: dict[str, Any], about: About) -> list[tuple[str, str]]:
+def _files(letter: dict[str, Any], about: CodeInfo) -> list[tuple[str, str]]:
     """Path on this host, and digest, of all files."""
     found = []
     try:
@@ -93,7 +93,7 @@ def _sources(letter: dict[str, Any]) -> dict[str, bytes]:
     return sources
 
 
-def _find(store: Store, path: str, digest: str, about: About) -> None:
+def _find(store: Store, path: str, digest: str, about: CodeInfo) -> None:
     try:
         store.source(digest)  # it ran here before
     except StoreError:

@@ -1,9 +1,9 @@
-"""Where runs are kept: the folder of `$SPARK_FAST_HOME`, or one of two that worker and client look at in one order.
+"""The folders of runs: that of `$SPARK_FAST_HOME`, or one of two that worker and client try in the same order.
 
-Without the variable the first place is `/tmp/spark-fast-<uid>`: not the user's runtime directory nor shared memory,
-which are emptied at logout, and not $TMPDIR, which batch systems set for each job, so that a person's shell would look
-elsewhere than the job does. Any user can make a folder of this name first. Then runs are made in the second place,
-`~/.local/state/spark-fast`. A client reads both, so it finds the runs of either.
+Without the variable, the first place is `/tmp/spark-fast-<uid>`. It is not the user's runtime directory or shared
+memory, which are emptied at logout. It is not $TMPDIR, which batch systems set for each job, because the user's shell
+would then look elsewhere than the job. Any user can make a folder of this name first. Then the worker makes runs in the
+second place, `~/.local/state/spark-fast`. A client reads both places.
 """
 
 import os
@@ -24,7 +24,7 @@ class Home:
     """An open folder of runs.
 
     Attributes:
-        path: where it is.
+        path: its path.
         fd: a descriptor of it.
         refused: why the places before it in the list can't be used.
     """
@@ -77,7 +77,7 @@ def opened_homes(*, create: bool = False) -> Iterator[list[Home]]:
 
 
 def refused_places() -> list[Exception]:
-    """Return why the places that a new run would rather be in can't be used; empty if it would be in the first.
+    """Return why the places before that of a new run can't be used; empty if it would be in the first.
 
     Raises OSError for want of descriptors or memory.
     """

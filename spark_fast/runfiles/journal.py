@@ -1,28 +1,27 @@
-"""The journal of a run: what was applied to it, at which step, when and by whom. One JSON object a line.
+"""The journal of a run: the requests that it applied, with their step, time and sender. One JSON object a line.
 
     {"journal": 1, "run": …, "command": […], "directory": …, "started": …, "version": …, "python": …, "entry": …}
     {"rank": 0, "step": 120, "time": …, "kind": "pause", "id": …, "sender": …, "arg": 0, "duration": 0.0, "mail": ""}
     {…, "kind": "pause", …, "inner": 31}             the same at the 31st checkpoint of a function that was called there
-    {"payload": {"name": …, "value": …}, "id": …}    what a set brought; of several values: {"values": {name: value}};
+    {"payload": {"name": …, "value": …}, "id": …}    the content of a set; of several values: {"values": {name: value}};
                                                      of a call: name, args and kwargs
-                                                     (of a set that is short, its own line has this as "mail": the
-                                                     reader adds the line)
-    {"returned": id}                                 the call is over: what stands between was applied while it ran
-    {"code": 3, "id": …, "files": {path: source}}    what a reload brought: the sources that differ from those before
-    {"failed": id, "reason": …}                      the reload was taken back; the value that was to be set stays as it
-                                                     was; the function raised
-    {"modules": {path: sha256}}                      modules of the project that had been imported by then
+                                                     (a short set has it in its own line, as "mail": the reader adds
+                                                     this line)
+    {"returned": id}                                 the call has ended: the lines in between were applied while it ran
+    {"code": 3, "id": …, "files": {path: source}}    the code of a reload: the sources that differ from those before
+    {"failed": id, "reason": …}                      the reload was rolled back; the value stays as it was; or the
+                                                     function raised
+    {"modules": {path: sha256}}                      the modules of the project that were imported by then
     {"error": "ValueError: …", "traceback": …, "step": 841, "time": …}    the worker was paused after this error
     {"end": "stopped", "step": 900, "time": …}
 
-The worker's core writes the lines of requests (csrc/sf_journal.c), each before anybody is told that it was applied, so
-a worker that is killed leaves what it has done. A file in the user's folder of journals is made with the first line: of
-a run that nobody asked for anything there is none. One that was asked for by name is made at the start, empty.
-`entry` holds the script's path and source where it can be run again, else null.
+The worker's core writes the line of a request (csrc/sf_journal.c) before it publishes that the request is applied, so
+a worker that is killed leaves a line for all that it has done. A file in the user's folder of journals is made with the
+first line, so a run without requests has none. A file that the user named is made at the start, empty. `entry` holds
+the script's path and source if the script can be run again, else null.
 
-A file may hold the journals of several runs, one after the other: that of the last is read. A journal that has grown
-has several files: see spark_fast/runfiles/journal_parts.py. The header of each but the first also has "part" and
-"before".
+A file may hold the journals of several runs, one after the other; readers take the last one. A long journal has several
+files: see spark_fast/runfiles/journal_parts.py. The header of each but the first also has "part" and "before".
 """
 
 import json
@@ -58,9 +57,9 @@ __all__ = [
 
 FORMAT = 1
 POINTER = "journal"
-"""The file of a run folder that says where the run's journal is."""
+"""The file of a run folder that holds the path of the run's journal."""
 _BEGINS = b'{"journal": '
-"""How each header begins."""
+"""The beginning of each header."""
 _SIZE_MAX = 1 << 30
 _PART = re.compile(r"(.+)\.[1-9][0-9]{0,8}")
 """The name of the file of an older part."""
@@ -69,14 +68,14 @@ _KINDS = ("pause", "resume", "stop", "reload", "advance", "set", "call")
 
 @dataclass(frozen=True)
 class Journal:
-    """What a journal holds.
+    """The content of a journal.
 
     Attributes:
         path: the file.
         header: its first line.
         lines: the others.
-        torn: whether the last line was left out, since it is not whole: its writer was killed, or the disk was full.
-        dropped: how many parts of its beginning are not there any more.
+        torn: whether a partial last line was left out: its writer was killed, or the disk was full.
+        dropped: how many parts of its beginning were removed.
         owner: the user id that owns the file.
     """
 
@@ -89,7 +88,7 @@ class Journal:
 
     @property
     def loss(self) -> str | None:
-        """What is missing of its beginning, for people; None if nothing is."""
+        """A sentence about the missing beginning, for people; None if nothing is missing."""
         if not self.dropped:
             return None
         parts = "its first part is" if self.dropped == 1 else f"its first {self.dropped} parts are"
@@ -104,20 +103,20 @@ class Journal:
 
 
 def folder() -> Path:
-    """The user's folder of journals; it may not exist."""
+    """Return the user's folder of journals; it may not exist."""
     chosen = os.environ.get("XDG_STATE_HOME", "")
     state = Path(chosen) if os.path.isabs(chosen) else Path.home() / ".local" / "state"
     return state / "spark_fast"
 
 
 def default_path(run: str, started: float) -> Path:
-    """Where the journal of a run of this process goes, if nobody says otherwise."""
+    """Return the default path of the journal of a run of this process."""
     when = time.strftime("%Y%m%dT%H%M%S", time.gmtime(started))
     return folder() / f"{run}-{when}-{os.getpid()}.jsonl"
 
 
 def find(run: str) -> Path | None:
-    """The newest journal of a run of this name in the user's folder."""
+    """Return the newest journal of a run of this name in the user's folder; None if there is none."""
     shape = re.compile(rf"({re.escape(run)}-(\d{{8}}T\d{{6}})-\d+\.jsonl)(?:\.\d+)?")
     try:
         names = [(match[2], match[1]) for name in os.listdir(folder()) if (match := shape.fullmatch(name))]
@@ -127,7 +126,7 @@ def find(run: str) -> Path | None:
 
 
 def of_folder(run_folder: Path) -> Path | None:
-    """Where the journal of the run in this folder is, or would be; None if it keeps none."""
+    """Return the path of the journal of the run in this folder, which may not exist yet; None if it keeps none."""
     try:
         with private_files.opened(run_folder) as descriptor:
             return Path(os.fsdecode(private_files.read_whole(descriptor, POINTER, 1 << 16, run_folder)))
@@ -144,7 +143,11 @@ def first_line(
     part: int = 1,
     before: int = 0,
 ) -> bytes:
-    """The header of a new journal; of a part that continues another, with its place and the number of the other."""
+    """Return the header of a new journal, or of a part that continues another.
+
+    part: its place in the journal, from 1 on.
+    before: the number of the part that it continues.
+    """
     try:
         directory = os.getcwd()
     except FileNotFoundError:
@@ -191,9 +194,9 @@ def is_begun(path: Path) -> bool:
 
 
 def lead(path: Path) -> bytes:
-    """What is to stand before the header of a new journal: the end of a line, if the run before was cut short in one.
+    """Return what has to stand before the header of a new journal: a line break, if the last line has none.
 
-    Raises JournalError if what is there is no journal, OSError.
+    Raises JournalError if the file is there and is no journal, OSError.
     """
     try:
         fd = _opened(path, os.O_RDONLY)
@@ -209,7 +212,7 @@ def lead(path: Path) -> bytes:
 
 
 def append(path: str, line: Mapping[str, Any]) -> None:
-    """Adds a line to a journal that is there, in one write; on a full disk all of it or nothing. Callers take turns.
+    """Add a line to a journal that is there, in one write; on a full disk, all of it or nothing. Callers take turns.
 
     Raises JournalError if the file is not ours alone, OSError.
     """
@@ -218,14 +221,14 @@ def append(path: str, line: Mapping[str, Any]) -> None:
         text = _encode(line)
         size = os.fstat(fd).st_size
         if os.write(fd, text) != len(text):
-            os.ftruncate(fd, size)  # the core's next line would make a part of a line whole
+            os.ftruncate(fd, size)  # else the next line of the core would end this partial line
             raise OSError(f"{path}: no room for a line")
     finally:
         os.close(fd)
 
 
 def _opened(path: Path, flags: int) -> int:
-    """A descriptor of a journal that is to be written: it may lie where other users can make files."""
+    """Open a journal to write to it. It may lie where other users can make files."""
     try:
         return open_own(path, flags)
     except FolderRefusedError as error:
@@ -237,8 +240,10 @@ def _encode(line: Mapping[str, Any]) -> bytes:
 
 
 def read(path: Path) -> Journal:
-    """Reads a journal, all of its parts as one. Raises JournalError, which names the line, if it is none, or damaged
-    before its last line."""
+    """Read a journal, all of its parts as one.
+
+    Raises JournalError, which names the line, if it is none, or damaged before its last line.
+    """
     parts = [_read_part(journal_parts.newest(path) or path)]
     while (earlier := _part_before(path, parts[-1])) is not None:
         parts.append(earlier)
@@ -249,7 +254,7 @@ def read(path: Path) -> Journal:
 
 
 def _part_before(path: Path, part: Journal) -> Journal | None:
-    """The part that this one continues, of the journal `path`; None if it is the first, or the other is not there."""
+    """Read the part that this one continues, of the journal `path`; None if it is the first, or the other is gone."""
     if "part" not in part.header:
         return None
     base = path.with_name(name[1]) if (name := _PART.fullmatch(part.path.name)) else part.path
@@ -265,7 +270,7 @@ def _part_before(path: Path, part: Journal) -> Journal | None:
 
 
 def _owner_of(path: Path) -> int | None:
-    """The user id that owns a regular file; None if it is none."""
+    """Return the user id that owns a regular file; None for anything else."""
     try:
         status = os.lstat(path)
     except OSError:
@@ -274,7 +279,7 @@ def _owner_of(path: Path) -> int | None:
 
 
 def _read_part(path: Path) -> Journal:
-    """Reads one file of a journal."""
+    """Read one file of a journal."""
     try:
         fd = open_file(path, os.O_RDONLY | os.O_NONBLOCK)
         with open(fd, "rb") as file:
@@ -307,7 +312,7 @@ def _read_part(path: Path) -> Journal:
 
 
 def _with_payloads(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The lines, and what a set brought also where it stood in the log, and so in the line of the request."""
+    """Return the lines, with a line of payload added for each set whose content stood in the log."""
     there = {line["id"] for line in lines if "payload" in line}
     found = []
     for line in lines:

@@ -1,13 +1,13 @@
-"""What a request carries, and what the worker answers, beyond what the log has room for.
+"""The mail of requests and the worker's replies: what the log has no room for.
 
-    <run folder>/mail/<request id>.json       a value to set, a call: written by the sender before it asks
+    <run folder>/mail/<request id>.json       a value to set, or a call: written before the request is sent
     <run folder>/replies/<request id>.json    written by the worker before it publishes the outcome; of a call also
-                                              before it begins, since the log may have forgotten it when it ends
-    <run folder>/replies/<request id>.<rank>.json    the same by each of several ranks
+                                              before it begins, because the log may have forgotten it when it ends
+    <run folder>/replies/<request id>.<rank>.json    the same, by each of several ranks
 
-What is short stands in the log itself, and costs nobody a file. Whoever sees the request finds its mail, and whoever
-sees the outcome finds its reply. The worker removes mail that it has read, and keeps as many replies as the log has
-entries. What a sender has left that was killed before it asked is removed by the next that leaves mail, a minute later.
+Short mail stands in the log itself and needs no file. A process that sees a request finds its mail, and one that sees
+the outcome finds the reply. The worker removes mail that it has read, and keeps as many replies as the log has entries.
+If a sender is killed before it sends the request, the next sender removes the mail, a minute later.
 """
 
 import json
@@ -46,20 +46,20 @@ __all__ = [
 ]
 
 MAIL_MAX = 1 << 20
-"""Bytes that a request may carry."""
+"""The longest mail, in bytes."""
 MAIL_MAX_IN_LOG = 64
 """SF_MAIL_MAX of csrc/sf_layout.h."""
 RESULT_MAX = 2 << 20
-"""Bytes of a call's result."""
+"""The longest result of a call, in bytes."""
 _STALE = 60.0
-"""Seconds after which mail that nobody has asked for is nobody's: a sender waits five at most for its turn to ask."""
+"""Seconds after which mail without a request is removed: a sender waits for its turn for five seconds at most."""
 _LOOKED_AT = 256
-"""Files that are looked at for it at a time."""
+"""How many files a search for stale mail looks at."""
 _LEFT = re.compile(r"[0-9a-f]{16}\.json|\.[0-9a-f]{16}\.json\.[0-9]+\.[0-9a-f]{8}")
-"""Mail, and mail that was being written."""
+"""The names of mail, and of mail that is being written."""
 _REPLY = re.compile(r"[0-9a-f]{16}(\.[0-9]{1,9})?\.json")
 REPLIES_MAX = 256
-"""Requests whose answers are kept, whoever has written them."""
+"""How many requests replies are kept for, of all processes together."""
 _MAIL = "mail"
 _REPLIES = "replies"
 _TEXT_MAX = 256 << 10
@@ -68,15 +68,15 @@ _REPLY_MAX = 8 << 20
 
 @dataclass(frozen=True)
 class Reply:
-    """What a worker says of a request.
+    """The worker's reply to a request.
 
     Attributes:
-        state: "done"; "failed", it tried and could not; "refused", it did not try; or "begun", it has not ended.
+        state: "done"; "failed" if the worker tried and could not; "refused" if it did not try; "begun" if a call runs.
         reason: why, in one line.
-        traceback: the whole of it, as Python prints it; empty where there is none.
-        result: what a call returned.
-        output: what it printed.
-        step: at which it ended; 0 where that was not said.
+        traceback: the whole traceback, as Python prints it; empty if there is none.
+        result: the result of a call.
+        output: the text that the code printed.
+        step: the step at which it ended; 0 if it is not known.
         warnings: of a reload that was applied: what stays as the old code made it, one sentence each.
     """
 
@@ -98,12 +98,12 @@ class Reply:
 
 
 def mail_name(ident: int) -> str:
-    """What a request carries in the log: the name of its mail."""
+    """Return the name of a request's mail, which the log carries."""
     return f"{ident:016x}"
 
 
 def write_mail(folder: Path, ident: int, content: Mapping[str, Any]) -> None:
-    """Leaves the mail of the request `ident` for the worker of the run in this folder.
+    """Write the mail of the request `ident` for the worker of the run in this folder.
 
     Raises ValueError if it is no JSON or too long, OSError, FolderRefusedError.
     """
@@ -118,8 +118,11 @@ def write_mail(folder: Path, ident: int, content: Mapping[str, Any]) -> None:
 
 
 def send_mail(folder: Path, ident: int, content: Mapping[str, Any]) -> str:
-    """What the log is to carry for the request `ident`: the content itself if there is room for it, as there is for a
-    number and its name; else the name of the mail, which is left for the worker. Raises as write_mail()."""
+    """Return the text that the log is to carry for the request `ident`. Raises as write_mail() does.
+
+    It is the content itself if there is room, as there is for a number and its name. Else the content is written as
+    mail, and the text is the name of the mail.
+    """
     try:
         raw = json.dumps(content, ensure_ascii=True, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
@@ -131,7 +134,10 @@ def send_mail(folder: Path, ident: int, content: Mapping[str, Any]) -> str:
 
 
 def read_mail(folder: Path, mail: str, *, keep: bool = False) -> dict[str, Any]:
-    """Takes what a request carries. keep: other ranks are to read it too.
+    """Return the content of a request's mail, and remove the file.
+
+    mail: the text that the log carries.
+    keep: whether to leave the file, for other ranks to read.
 
     Raises StoreError if it can't be read, is not there, or is no mail; OSError.
     """
@@ -163,12 +169,12 @@ def read_mail(folder: Path, mail: str, *, keep: bool = False) -> dict[str, Any]:
 
 
 def stands_in_log(mail: str) -> bool:
-    """Whether what a request carries in the log is the content itself, and not the name of its mail."""
+    """Return whether the text in the log is the content itself, and not the name of mail."""
     return mail.startswith("{")
 
 
 def content_in_log(mail: str) -> dict[str, Any] | None:
-    """The content that stands in the log; None if it is damaged. It is too short to be nested too deep."""
+    """Return the content that stands in the log; None if it is damaged. It is too short to be nested too deep."""
     try:
         found = json.loads(mail)
     except (ValueError, RecursionError):
@@ -177,7 +183,7 @@ def content_in_log(mail: str) -> dict[str, Any] | None:
 
 
 def values_of(content: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The values that a set brings, by name: of one "name" and "value", of several "values". None if it is damaged."""
+    """Return the values that a set brings, by name; None if the content is damaged."""
     if "values" not in content:
         name = content.get("name")
         return {name: content["value"]} if isinstance(name, str) and "value" in content else None
@@ -195,16 +201,17 @@ def _parsed(raw: bytes) -> dict[str, Any] | None:
 
 
 def discard_mail(folder: Path, ident: int) -> None:
-    """Removes mail of a request that was not appended, or that every rank has read."""
+    """Remove mail of a request that was not sent, or that every rank has read."""
     with suppress(OSError, FolderRefusedError), private_files.opened(folder, _MAIL) as mail:
         os.unlink(_name(ident), dir_fd=mail)
 
 
 def discard_stale_mail(folder: Path, asked: Callable[[], Collection[str]]) -> None:
-    """Removes mail of senders that were killed before they asked, or were kept from it for more than a minute: their
-    requests, should they come, are refused for want of their mail.
+    """Remove the mail of senders that were killed before they sent the request, or that took more than a minute.
 
-    asked: the names of the mail that the log knows of now. Called when there is any that is old.
+    If such a request is sent all the same, the worker refuses it, because its mail is gone.
+
+    asked: returns the names of the mail that the log carries now. Called if there is any old mail.
     """
     with suppress(OSError, FolderRefusedError), private_files.opened(folder, _MAIL) as mail:
         before = time.time() - _STALE
@@ -218,7 +225,7 @@ def discard_stale_mail(folder: Path, asked: Callable[[], Collection[str]]) -> No
             wanted = {f"{name}.json" for name in asked()}
             for name in old:
                 if name not in wanted:
-                    with suppress(FileNotFoundError, IsADirectoryError):  # another was quicker
+                    with suppress(FileNotFoundError, IsADirectoryError):  # another process has removed it
                         os.unlink(name, dir_fd=mail)
 
 
@@ -226,9 +233,10 @@ def discard_stale_mail(folder: Path, asked: Callable[[], Collection[str]]) -> No
 
 
 def write_reply(folder: Path, ident: int, reply: Reply, rank: int | None = None, *, replace: bool = True) -> None:
-    """Answers the request `ident` of the run in this folder. rank: which one answers, of several.
+    """Write the reply to the request `ident` of the run in this folder.
 
-    replace: whether it takes the place of an answer that is there.
+    rank: the rank that replies, of several.
+    replace: whether to replace a reply that is there.
 
     Raises OSError, FolderRefusedError if the folder can't be trusted, and ValueError or TypeError if the result is no
     JSON or longer than RESULT_MAX.
@@ -252,11 +260,11 @@ def write_reply(folder: Path, ident: int, reply: Reply, rank: int | None = None,
 
 
 _OF_RANK = re.compile(r"\.([0-9]{1,9})\.json")
-"""How the name of a rank's answer goes on behind the request's id."""
+"""The end of the name of a rank's reply, after the request's id."""
 
 
 def read_replies(folder: Path, ident: int) -> Mapping[int, Reply]:
-    """The answers of several ranks to the request `ident`, by rank."""
+    """Return the replies of several ranks to the request `ident`, by rank."""
     begins = f"{ident:016x}"
     try:
         with private_files.opened(folder, _REPLIES) as replies:
@@ -269,7 +277,7 @@ def read_replies(folder: Path, ident: int) -> Mapping[int, Reply]:
 
 
 def read_reply(folder: Path, ident: int, rank: int | None = None) -> Reply | None:
-    """The answer to the request `ident`; None if there is none. One that can't be read says so in its reason."""
+    """Return the reply to the request `ident`; None if there is none. If it can't be read, its reason says so."""
     try:
         with private_files.opened(folder, _REPLIES) as replies:
             raw = private_files.read_whole(replies, _name(ident, rank), _REPLY_MAX, folder / _REPLIES)
@@ -293,14 +301,16 @@ def read_reply(folder: Path, ident: int, rank: int | None = None) -> Reply | Non
 
 
 def remove_reply(folder: Path, ident: int, rank: int | None = None) -> None:
-    """Forgets the answer to a request that the log has forgotten."""
+    """Remove the reply to a request that the log has forgotten."""
     with suppress(OSError, FolderRefusedError), private_files.opened(folder, _REPLIES) as replies:
         os.unlink(_name(ident, rank), dir_fd=replies)
 
 
 def prune_replies(folder: Path) -> None:
-    """Removes the oldest answers where more than REPLIES_MAX requests have one: what ranks have left that were started
-    again, and what other hosts have sent. An answer that says that a function has begun stays."""
+    """Remove the oldest replies if more than REPLIES_MAX requests have one.
+
+    They are those of ranks that were started again, and of other hosts. A reply stays if it says that a function runs.
+    """
     with suppress(OSError, FolderRefusedError), private_files.opened(folder, _REPLIES) as replies:
         newest: dict[str, float] = {}
         with os.scandir(replies) as entries:
@@ -316,7 +326,7 @@ def prune_replies(folder: Path) -> None:
                 rank = name.split(".")[1]
                 reply = read_reply(folder, int(name[:16], 16), int(rank) if rank.isdecimal() else None)
                 if reply is None or reply.state != "begun":
-                    with suppress(FileNotFoundError):  # another was quicker
+                    with suppress(FileNotFoundError):  # another process has removed it
                         os.unlink(name, dir_fd=replies)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection
 __all__ = ["OFF", "RULE", "draw", "of_job", "valid"]
 
 OFF = ("0", "off", "false", "no")
-"""What turns an option off that could also be a name or a path; in capitals too."""
+"""The words that turn an option off whose value is a name or a path; in capitals too."""
 
 RULE = "A name is 1 to 64 letters, digits, dots, dashes and underscores, the first a letter or a digit."
 
@@ -31,19 +31,21 @@ _WHO = (
 
 
 def valid(name: str) -> bool:
-    """Whether a run may be called this: see RULE."""
+    """Return whether this can be the id of a run: see RULE."""
     return _SHAPE.fullmatch(name) is not None
 
 
 def of_job(job: str, attempt: int) -> str:
-    """The name that all ranks of a job come to by themselves. attempt: from 1 on, where others have taken those before
-    it."""
+    """Return the name that each rank of a job computes by itself.
+
+    attempt: from 1 on. A higher one gives another name, if other runs have taken those before.
+    """
     source = random.Random(f"{job}\0{attempt}")
     return f"{source.choice(_HOW)}-{source.choice(_WHO)}"
 
 
 def draw(taken: Collection[str]) -> str:
-    """A new name. Not from the module's shared generator: a training's random numbers stay as they are."""
+    """Return a new name. It does not use the shared generator of `random`, so a training's numbers stay the same."""
     source = random.SystemRandom()
     for _ in range(100):
         name = f"{source.choice(_HOW)}-{source.choice(_WHO)}"

@@ -1,6 +1,7 @@
 """Small files for their owner alone, below a run folder: written whole, read with a limit, no link followed.
 
-What is read may have been damaged or put there by anybody: every problem is a StoreError that names the file.
+A file that is read may be damaged, or another process may have put it there. Each problem is a StoreError that names
+the file.
 """
 
 import os
@@ -17,9 +18,9 @@ __all__ = ["append_line", "locked", "opened", "read_whole", "write_whole"]
 
 @contextmanager
 def opened(folder: Path, *names: str, create: bool = False) -> Iterator[int]:
-    """A descriptor of a folder, or of one below it: each on the way is a folder of ours that nobody else may enter.
+    """Open a folder, or one below it. Each folder on the way is one of this user that no other user may enter.
 
-    create: whether to make those below `folder` that are not there.
+    create: whether to make missing folders below `folder`.
 
     Raises FileNotFoundError if one is not there, FolderRefusedError if one can't be trusted, another OSError if the
     system can't tell.
@@ -41,11 +42,11 @@ def opened(folder: Path, *names: str, create: bool = False) -> Iterator[int]:
 
 
 def write_whole(folder: int, name: str, content: bytes, *, replace: bool = True) -> bool:
-    """Writes a file such that a reader finds all of it or none, also if this process is killed.
+    """Write a file such that a reader finds all of it or none, also if this process is killed.
 
-    replace: whether it takes the place of one that is there.
+    replace: whether to replace a file that is there.
 
-    Returns whether it was written. Raises OSError.
+    Returns whether the file was written. Raises OSError.
     """
     making = f".{name}.{os.getpid()}.{os.urandom(4).hex()}"
     fd = open_own(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL, dir_fd=folder)
@@ -61,7 +62,7 @@ def write_whole(folder: int, name: str, content: bytes, *, replace: bool = True)
         os.unlink(making, dir_fd=folder)
         return False
     except BaseException:
-        with suppress(FileNotFoundError):  # an interrupt may come when it has its name
+        with suppress(FileNotFoundError):  # an interrupt may come after the rename
             os.unlink(making, dir_fd=folder)
         raise
     os.unlink(making, dir_fd=folder)
@@ -69,7 +70,7 @@ def write_whole(folder: int, name: str, content: bytes, *, replace: bool = True)
 
 
 def append_line(folder: int, name: str, line: bytes) -> None:
-    """Adds a line by one write; on a full disk all of it or nothing. Callers take turns.
+    """Add a line by one write; on a full disk, all of it or nothing. Callers take turns.
 
     Raises OSError, FolderRefusedError if the file is not ours alone.
     """
@@ -117,7 +118,10 @@ def read_whole(folder: int, name: str, limit: int, shown: Path) -> bytes:
 
 @contextmanager
 def locked(folder: int, name: str, timeout: float, shown: Path) -> Iterator[None]:
-    """Turns at what stands in a folder. The kernel ends the turn of a process that dies."""
+    """Hold a lock on a folder. The kernel drops the lock of a process that dies.
+
+    Raises StoreError after `timeout` seconds, OSError, FolderRefusedError.
+    """
     fd = open_own(name, os.O_RDWR | os.O_CREAT, dir_fd=folder, shown=shown / name)
     try:
         if not _core.lock_file(fd, timeout):

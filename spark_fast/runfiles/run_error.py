@@ -22,7 +22,7 @@ __all__ = ["FOLDER", "RunError", "clear", "describe", "read", "remedies", "write
 FOLDER = "errors"
 """The folder of these files, in the run folder."""
 _TEXT_MAX = 64 << 10
-"""Characters that are kept of a traceback, half of them from each end."""
+"""The longest traceback that is kept whole, in characters; of a longer one, half from each end."""
 _FILE_MAX = 1 << 20
 
 
@@ -45,7 +45,7 @@ class RunError:
     Attributes:
         type: the name of its class.
         message: its class and the first line of its message, as in `NameError: name 'loss' is not defined`.
-        traceback: all that Python prints of it.
+        traceback: the whole traceback, as Python prints it.
         step: the checkpoints that the rank had passed.
         rank: the number of the rank in its job.
         time: when, in seconds since the epoch.
@@ -62,13 +62,13 @@ class RunError:
 
 
 def describe(error: BaseException, printed: str, *, step: int, rank: int, time: float, can_resume: bool) -> RunError:
-    """The record of an exception. printed: its traceback."""
+    """Return the record of an exception. printed: its traceback."""
     try:
         lines = "".join(traceback.format_exception_only(error)).strip().splitlines()
     except Exception:  # the exception's own __str__ raised
         lines = []
     kind = type(error)
-    # A syntax error has its place above this line. Notes, and the rest of a long message, stand below it.
+    # A syntax error has its file and line above this line. Notes and the rest of a long message stand below it.
     names = (kind.__qualname__, f"{kind.__module__}.{kind.__qualname__}")
     message = next((line for line in lines if line.startswith(names)), lines[-1] if lines else kind.__name__)
     if len(printed) > _TEXT_MAX:
@@ -78,20 +78,20 @@ def describe(error: BaseException, printed: str, *, step: int, rank: int, time: 
 
 
 def write(folder: Path, slot: int, error: RunError) -> None:
-    """Keeps the error of one rank. Raises OSError, FolderRefusedError."""
+    """Write the error of one rank. Raises OSError, FolderRefusedError."""
     raw = json.dumps(asdict(error)).encode()
     with private_files.opened(folder, FOLDER, create=True) as errors:
         private_files.write_whole(errors, f"{slot}.json", raw)
 
 
 def clear(folder: Path, slot: int) -> None:
-    """Removes the error of one rank, if there is one. Raises OSError, FolderRefusedError."""
+    """Remove the error of one rank, if there is one. Raises OSError, FolderRefusedError."""
     with suppress(FileNotFoundError), private_files.opened(folder, FOLDER) as errors:
         os.unlink(f"{slot}.json", dir_fd=errors)
 
 
 def read(folder: Path) -> list[RunError]:
-    """The errors of this host's ranks, the oldest first. A file that can't be used is left out."""
+    """Return the errors of this host's ranks, the oldest first. A file that can't be used is left out."""
     try:
         return sorted(_each(folder), key=lambda error: (error.time, error.rank))
     except (OSError, FolderRefusedError):
@@ -107,7 +107,7 @@ def _each(folder: Path) -> Iterator[RunError]:
 
 
 def _checked(found: object) -> RunError:
-    """Raises TypeError if it is not the content of such a file."""
+    """Return the record in parsed JSON. Raises TypeError if it is none."""
     if not isinstance(found, dict):
         raise TypeError("not an object")
     error = RunError(**found)

@@ -1,4 +1,4 @@
-"""The folder of a run, in a folder of all runs (see `homes`). All is for its owner alone, and no link is followed."""
+"""The folder of a run, in a folder of all runs (see `homes`). Only its owner can enter it, and no link is followed."""
 
 import json
 import os
@@ -23,8 +23,8 @@ from spark_fast.runfiles.descriptors import is_short, open_own, open_own_folder
 from spark_fast.runfiles.homes import Home, opened_homes
 
 __all__ = [
-    "About",
     "Claim",
+    "RunInfo",
     "claim",
     "clear",
     "has_open",
@@ -34,7 +34,7 @@ __all__ = [
     "new_id",
     "open_control",
     "open_run",
-    "read_about",
+    "read_info",
     "run_names",
 ]
 
@@ -56,28 +56,28 @@ def locked_home(home: Home, timeout: float) -> Iterator[None]:
             raise SegmentError("another process has kept it locked", str(home.path / HOME_LOCK))
         yield
     finally:
-        _core.unlock_file(fd)  # whatever came first: an interrupt, say, with the lock just taken
+        _core.unlock_file(fd)  # also if an interrupt came when the lock was just taken
         os.close(fd)
 
 
 @dataclass(frozen=True)
-class About:
-    """What is known of a run for as long as its folder is there. One JSON object, written before the run exists.
+class RunInfo:
+    """The content of `run.json`: one JSON object, written before the run exists, and never changed.
 
     Attributes:
         id: the run id.
         command: the command line, as a list.
         directory: the working directory at the start.
         user, host, pid: of the process that made the run.
-        boot: of the host: the kernel's own id of this boot, the same in all containers; "" where there is none.
-        started: seconds since the epoch.
-        version: of spark_fast.
-        python: of the interpreter.
-        job: what all ranks of a job on one host have in common; "" for a run of one process.
+        boot: the kernel's id of this boot of the host, the same in all containers; "" if there is none.
+        started: when it was made, in seconds since the epoch.
+        version: the version of spark_fast.
+        python: the version of the interpreter.
+        job: the name of the job, the same for all its ranks on one host; "" for a run of one process.
         world_size: how many ranks the job has.
         generation: how often the launcher had started the job again by then.
-        forked_from, parent: the run, and the process, of the worker that this one was forked from; "" and 0 of any
-            other.
+        forked_from, parent: the run, and the process, of the worker from which this process was forked; "" and 0 if
+            it was not forked from one.
     """
 
     id: str
@@ -98,7 +98,7 @@ class About:
 
 
 def boot_id() -> str:
-    """What tells this boot of this machine from all others."""
+    """Return the id of this boot of this machine."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return file.read().strip()
@@ -106,19 +106,19 @@ def boot_id() -> str:
         return ""
 
 
-def elsewhere(about: About) -> bool:
-    """Whether a run is on another machine that shares this folder: nothing can be told of it here, not even its end."""
-    return about.host != socket.gethostname() and about.boot != boot_id()
+def elsewhere(info: RunInfo) -> bool:
+    """Return whether a run is on another machine that shares this folder. Whether it lives is not known here."""
+    return info.host != socket.gethostname() and info.boot != boot_id()
 
 
-def _write_about(run: int, about: About) -> None:
-    private_files.write_whole(run, ABOUT, json.dumps(asdict(about)).encode())
+def _write_info(run: int, info: RunInfo) -> None:
+    private_files.write_whole(run, ABOUT, json.dumps(asdict(info)).encode())
 
 
-def read_about(run: int) -> About | None:
-    """What a run's folder says of it; None if it says nothing that makes sense.
+def read_info(run: int) -> RunInfo | None:
+    """Read `run.json`; None if it is missing or damaged.
 
-    Raises OSError for want of descriptors or memory, which says nothing of the run.
+    Raises OSError for want of descriptors or memory, which says nothing about the run.
     """
     try:
         raw = private_files.read_whole(run, ABOUT, ABOUT_MAX, Path())
@@ -126,10 +126,10 @@ def read_about(run: int) -> About | None:
         return None
     try:
         found = json.loads(raw)
-        # Of a run of another version, what it does not say is left empty: better shown than hidden.
+        # Another version may have written it without some fields. They stay empty, so that the run is still listed.
         empty = {"command": [], "pid": 0, "started": 0.0, "world_size": 1, "generation": 0, "parent": 0}
-        known = {field.name: found.get(field.name, empty.get(field.name, "")) for field in fields(About)}
-        return About(
+        known = {field.name: found.get(field.name, empty.get(field.name, "")) for field in fields(RunInfo)}
+        return RunInfo(
             id=str(known["id"]),
             command=[str(word) for word in known["command"]],
             directory=str(known["directory"]),
@@ -151,7 +151,7 @@ def read_about(run: int) -> About | None:
 
 
 def open_run(home: Home, run: str) -> int:
-    """A descriptor of a run's folder. FileNotFoundError, FolderRefusedError if it can't be trusted, or OSError."""
+    """Open a run's folder. Raises FileNotFoundError, FolderRefusedError if it can't be trusted, or OSError."""
     shown = home.path / run
     try:
         return open_own_folder(run, dir_fd=home.fd, shown=shown)
@@ -160,13 +160,17 @@ def open_run(home: Home, run: str) -> int:
 
 
 def open_control(run: int, shown: Path) -> int:
-    """A descriptor of a run's control file, to read. FileNotFoundError if it has none, FolderRefusedError if it is not
-    the owner's alone, or OSError. shown: the path of the run's folder."""
+    """Open a run's control file to read it.
+
+    run: a descriptor of the run's folder; shown: its path.
+
+    Raises FileNotFoundError if it has none, FolderRefusedError if it is not the owner's alone, or OSError.
+    """
     return open_own(CONTROL, os.O_RDONLY, dir_fd=run, shown=shown / CONTROL)
 
 
 def open_control_of(run: str) -> int:
-    """A descriptor of the control file of the run of this name. Raises as open_control() does."""
+    """Open the control file of the run of this name. Raises as open_control() does."""
     found: OSError = FileNotFoundError(f"there is no run {run}")
     with opened_homes() as homes:
         for home in homes:
@@ -183,13 +187,14 @@ def open_control_of(run: str) -> int:
 
 
 def is_alive(run: int, shown: Path) -> bool:
-    """Whether a process holds a lock in the control file of this folder, whatever the file holds: a living rank. A run
-    of another machine counts as alive.
+    """Return whether a rank lives: a process holds a lock in the control file, even if the file is damaged.
 
-    Raises OSError or FolderRefusedError if that can't be told: a file that can't be opened is no proof of death.
+    A run of another machine counts as alive.
+
+    Raises OSError or FolderRefusedError if that is not known: a file that can't be opened is no proof of death.
     """
-    about = read_about(run)
-    if about is not None and elsewhere(about):
+    info = read_info(run)
+    if info is not None and elsewhere(info):
         return True
     try:
         control = open_control(run, shown)
@@ -202,14 +207,14 @@ def is_alive(run: int, shown: Path) -> bool:
 
 
 def name_path(error: SegmentError, path: Path) -> SegmentError:
-    """The same error with the file that it is about."""
+    """Return the same error with the file that it is about."""
     if isinstance(error, LayoutError):
         return layout_error(str(path))
     return SegmentError(error.reason, str(path))
 
 
 def clear(run: int) -> None:
-    # The control file first: whoever has opened it and then finds no run.json sees by its link count why.
+    # The control file first: a client that has it open and finds no run.json then sees by its link count why.
     for name in sorted(os.listdir(run), key=lambda name: name != CONTROL):
         try:
             os.unlink(name, dir_fd=run)
@@ -223,19 +228,19 @@ def clear(run: int) -> None:
 
 
 def run_names(home: Home) -> list[str]:
-    """The names of the run folders, sorted."""
+    """Return the names of the run folders, sorted."""
     return sorted(name for name in os.listdir(home.fd) if names.valid(name))
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A run folder that is this process's to fill, or to join.
+    """A run folder that this process may fill, or may join.
 
     Attributes:
         run: the run id.
         folder: the folder.
-        joined: whether another rank of the job has made the run: there is a control file.
-        refused: why the folders of runs that come first can't be used; empty if this is in the first.
+        joined: whether another rank of the job has made the run, so that there is a control file.
+        refused: why the earlier places for runs can't be used; empty if the folder is in the first.
     """
 
     run: str
@@ -245,7 +250,7 @@ class Claim:
 
     @property
     def control(self) -> Path:
-        """Where the control file is to be."""
+        """The path of the control file."""
         return self.folder / CONTROL
 
 
@@ -262,16 +267,17 @@ def claim(
     forked_from: tuple[str, int] = ("", 0),
     timeout: float = 2.0,
 ) -> Iterator[Claim]:
-    """A folder for a new run, or that of the job's run. Until the block ends nobody else makes or removes runs.
+    """Make a folder for a new run, or take that of the job's run. Until the block ends, no other process makes or
+    removes runs.
 
-    wanted: its id, or None for a new one. A folder that a dead run left under this id is emptied.
-    job: if another rank of this job lives, and has made a run of this id, that is joined. Ranks without a wanted id
-        come to the same one.
-    everywhere: the job, the same on all hosts, so that they come to one id there too.
-    generation: how often the launcher has started the job again. Ranks of two generations share no run: their steps
-        would stand for different items.
-    forked_from: the run and the process of the worker that this process was forked from, if it was.
-    timeout: seconds to wait for others that make or remove runs.
+    wanted: the run id, or None for a new one. A folder that a dead run left under this id is emptied.
+    job: the name of the job. A run of this id that another living rank of the job has made is joined. Ranks without a
+        wanted id choose the same one.
+    everywhere: the name of the job that is the same on all hosts, so that their ranks choose the same id too.
+    generation: how often the launcher has started the job again. Ranks of two generations share no run, because the
+        same step would be another item.
+    forked_from: the run and the process of the worker from which this process was forked, if it was.
+    timeout: seconds to wait for other processes that make or remove runs.
 
     Raises OSError, FolderRefusedError, SegmentError; RunNameTakenError if a living run has the id, JobEndingError if
     that is the job's own, and it is stopping or of another generation.
@@ -289,7 +295,7 @@ def claim(
             except FileNotFoundError:
                 os.mkdir(run, 0o700, dir_fd=home.fd)
                 fd = open_run(home, run)
-            # One descriptor for all that is done to the folder: it can be removed again where no other is to be had.
+            # One descriptor for all changes, so that the folder can be removed if there is no descriptor left.
             try:
                 if is_alive(fd, home.path / run):
                     if not _is_of(fd, home.path / run, job, generation):
@@ -300,13 +306,13 @@ def claim(
                 _core.point("claim:folder")
                 made = False
                 try:
-                    _write_about(fd, _about(run, command, version, job, world_size, generation, forked_from))
+                    _write_info(fd, _new_info(run, command, version, job, world_size, generation, forked_from))
                     _core.point("claim:about")
                     yield Claim(run, home.path / run, refused=home.refused)
                     made = True
                 finally:
                     if not made:
-                        # First of all, and this needs no descriptor: a run without a control file is not listed.
+                        # This first, as it needs no descriptor: a run without a control file is not listed.
                         with suppress(FileNotFoundError):
                             os.unlink(CONTROL, dir_fd=fd)
                         clear(fd)
@@ -316,7 +322,7 @@ def claim(
 
 
 def _home_of(homes: list[Home], run: str) -> Home:
-    """The place in which a run of this name lives; the first if it lives in none."""
+    """Return the home in which a run of this name lives; the first one if it lives in none."""
     for home in homes[1:]:
         try:
             fd = open_run(home, run)
@@ -328,11 +334,11 @@ def _home_of(homes: list[Home], run: str) -> Home:
         except (OSError, FolderRefusedError) as error:
             if is_short(error):
                 raise
-            continue  # there is none, or nothing can be told of it
+            continue  # there is no such run, or it is not known whether it lives
     return homes[0]
 
 
-def _about(
+def _new_info(
     run: str,
     command: list[str],
     version: str,
@@ -340,8 +346,8 @@ def _about(
     world_size: int,
     generation: int,
     forked_from: tuple[str, int],
-) -> About:
-    """What is known of a run that this process makes."""
+) -> RunInfo:
+    """Return the content of `run.json` for a run that this process makes."""
     import platform
     import pwd
     import time
@@ -350,7 +356,7 @@ def _about(
         user = pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:  # a container's uid with no name
         user = str(os.geteuid())
-    return About(
+    return RunInfo(
         id=run,
         command=command,
         directory=_directory(),
@@ -370,7 +376,7 @@ def _about(
 
 
 def _unused(home: Home, job: str, everywhere: str, generation: int, taken: set[str]) -> str:
-    """A name for a run that nobody has asked for a certain one. Of a job, that of its run, if there is one."""
+    """Return a name for a run without a wanted id. For a job, it is that of the job's run, if there is one."""
     if not job:
         return names.draw(taken)
     for attempt in range(1, 100):
@@ -387,18 +393,20 @@ def _unused(home: Home, job: str, everywhere: str, generation: int, taken: set[s
         except (OSError, FolderRefusedError) as error:
             if is_short(error):
                 raise
-            continue  # it was removed meanwhile, or nothing can be told of it
+            continue  # it was removed meanwhile, or it is not known whether it lives
     return names.draw(taken)
 
 
 def _is_of(run: int, shown: Path, job: str, generation: int) -> bool:
-    """Whether the living run in this folder is the job's own. Raises JobEndingError if it is, and is stopping or of
-    another generation."""
-    about = read_about(run)
-    if not job or about is None or about.job != job or elsewhere(about):
+    """Return whether the living run in this folder is the job's own.
+
+    Raises JobEndingError if it is, and is stopping or of another generation.
+    """
+    info = read_info(run)
+    if not job or info is None or info.job != job or elsewhere(info):
         return False
-    if about.generation != generation:
-        raise JobEndingError(about.id)
+    if info.generation != generation:
+        raise JobEndingError(info.id)
     try:
         control = open_control(run, shown)
     except FileNotFoundError:
@@ -410,15 +418,16 @@ def _is_of(run: int, shown: Path, job: str, generation: int) -> bool:
     finally:
         os.close(control)
     if stopping:
-        raise JobEndingError(about.id)
+        raise JobEndingError(info.id)
     return True
 
 
 def is_worker(pid: int, folder: Path) -> bool:
-    """Whether the process of this number, here, is a worker of the run in this folder: it has the control file open.
+    """Return whether the process of this number is a worker of the run in this folder: it has the control file open.
 
-    A worker in a container goes by another number there, and its own names another process here. Raises OSError for
-    want of descriptors or memory.
+    A worker in a container has another number there, and that number may be another process here.
+
+    Raises OSError for want of descriptors or memory.
     """
     try:
         fd = open_own(folder / CONTROL, os.O_RDONLY)
@@ -433,7 +442,7 @@ def is_worker(pid: int, folder: Path) -> bool:
 
 
 def has_open(pid: int, control: int) -> bool:
-    """Whether the process of this number, here, has the control file open of which this is a descriptor.
+    """Return whether the process of this number has this control file open. control: a descriptor of it.
 
     Raises OSError for want of descriptors or memory.
     """
@@ -447,7 +456,7 @@ def has_open(pid: int, control: int) -> bool:
     for name in descriptors:
         path = f"/proc/{pid}/fd/{name}"
         try:
-            # The name first: a look at a file of a server that hangs would hang too.
+            # The name first, because stat() would hang on a file of a file server that hangs.
             if os.path.basename(os.readlink(path)).startswith(CONTROL) and os.path.samestat(os.stat(path), ours):
                 return True
         except OSError:
@@ -463,5 +472,5 @@ def _directory() -> str:
 
 
 def new_id() -> int:
-    """An id for a request, or a cookie: 63 random bits, not 0."""
+    """Return a new id for a request, or a cookie: 63 random bits, not 0."""
     return int.from_bytes(os.urandom(8), "little") >> 1 or 1

@@ -1,7 +1,7 @@
-"""What a run exposes, as both sides see it: the limits of each value, the parameters of each function.
+"""The description of what a run exposes, for both sides: the limits of each value, the parameters of each function.
 
-The values themselves stand on the board (csrc/sf_board.h). What describes them is one file of the run folder, written
-whole by the worker whenever something is exposed:
+The values themselves stand on the board (csrc/sf_board.h). Their description is one file of the run folder. The worker
+writes it anew whenever the script exposes something:
 
     {"values": {name: {"cell": 0, "type": "number", "min": 0.0, …}}, "functions": {name: {"doc": …, "parameters": …}}}
 """
@@ -38,9 +38,9 @@ __all__ = [
 BOARD = "board"
 """The file of a run folder that holds the values."""
 NAME_MAX = 64
-"""Characters of a name."""
+"""The longest name, in characters."""
 DEPTH_MAX = 100
-"""How deep JSON may be nested."""
+"""The deepest nesting of JSON."""
 _FILE = "exposed.json"
 _FILE_MAX = 8 << 20
 _TYPES = ("number", "integer", "boolean", "text", "json")
@@ -49,17 +49,17 @@ _KINDS = ("positional", "positional_or_keyword", "var_positional", "keyword", "v
 
 @dataclass(frozen=True)
 class Limits:
-    """What describes a value, and what it may be set to.
+    """The description of a value, and the limits of what it can be set to.
 
     Attributes:
-        cell: where it stands on the board; -1 where there is none.
+        cell: its number on the board; -1 if it is not there.
         type: `number`, `integer`, `boolean`, `text` or `json`.
         readonly: whether only the script changes it.
-        min, max: the smallest and the largest number, None for no limit.
-        step: by how much an input field changes it at a time; no limit.
-        choices: all that it may be, None for anything of its type.
-        unit: of the number, for people.
-        doc: what it is, for people.
+        min, max: the smallest and the largest number; None for no limit.
+        step: by how much an input field changes it at a time; not a limit.
+        choices: the values that it can take; None for any of its type.
+        unit: the unit of the number, for people.
+        doc: a description, for people.
     """
 
     cell: int
@@ -82,7 +82,7 @@ class Parameter:
         kind: `positional`, `positional_or_keyword`, `var_positional`, `keyword` or `var_keyword`.
         required: whether it has no default.
         default: its default, if that is JSON; else None.
-        annotation: as it is written; empty if there is none.
+        annotation: its annotation, as in the source; empty if there is none.
     """
 
     name: str
@@ -94,13 +94,13 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Function:
-    """A function that can be called from outside.
+    """A function that controllers can call.
 
     Attributes:
         doc: its docstring.
-        signature: as Python writes it.
-        parameters: what it takes.
-        ranks: who calls it, where the caller does not say: 0 for the first rank, "all" for all ranks at the same step.
+        signature: its signature, as Python writes it.
+        parameters: its parameters.
+        ranks: which ranks call it if the controller does not say: 0 for the first, "all" for all at the same step.
     """
 
     doc: str
@@ -111,14 +111,14 @@ class Function:
 
 @dataclass(frozen=True)
 class Exposures:
-    """All that a run exposes, by name."""
+    """The descriptions of what a run exposes, by name."""
 
     values: dict[str, Limits] = field(default_factory=dict)
     functions: dict[str, Function] = field(default_factory=dict)
 
 
 def json_bytes(value: object) -> bytes:
-    """Raises TypeError, or ValueError (which RecursionError is made to), if it is no JSON."""
+    """Return a value as JSON. Raises TypeError or ValueError if it is none, or is nested too deep."""
     try:
         raw = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
     except RecursionError:
@@ -128,10 +128,10 @@ def json_bytes(value: object) -> bytes:
 
 
 def check_depth(value: object, raw: bytes) -> None:
-    """Raises ValueError if JSON is nested deeper than DEPTH_MAX.
+    """Raise ValueError if JSON is nested deeper than DEPTH_MAX.
 
-    How deep JSON can be parsed depends on how deep the stack is just then: what one process has taken another could not
-    read, nor anything that stands beside it.
+    How deep JSON can be parsed depends on the depth of the stack. Without a limit, one process could write a file that
+    another can't read.
     """
     if raw.count(b"[") + raw.count(b"{") <= DEPTH_MAX:
         return
@@ -145,7 +145,7 @@ def check_depth(value: object, raw: bytes) -> None:
 
 
 def type_of(value: object) -> str:
-    """The type of a value of Python."""
+    """Return the type of a Python value, as Limits names it."""
     if isinstance(value, bool):
         return "boolean"
     if isinstance(value, int):
@@ -156,12 +156,14 @@ def type_of(value: object) -> str:
 
 
 class UnfitError(ValueError):
-    """A value or an argument is not what the script has declared; the text says why."""
+    """A value or an argument does not fit its declaration in the script; the text says why."""
 
 
 def fit(name: str, limits: Limits, value: object) -> object:
-    """The value as the script gets it: a number as a float, say. Raises UnfitError, with the reason, if it does not
-    fit."""
+    """Return the value as the script gets it, a number as a float for instance.
+
+    Raises UnfitError, with the reason, if it does not fit.
+    """
     if limits.readonly:
         raise UnfitError(f"{name} is for reading only")
     found = _of_type(name, limits.type, value)
@@ -205,8 +207,8 @@ def _of_type(name: str, kind: str, value: object) -> object:
 
 
 def unknown(name: str, what: str, there: Sequence[str]) -> str:
-    """The reason why a name is refused."""
-    from difflib import get_close_matches  # here, because only a mistake has to pay for it
+    """Return the reason why a name is refused."""
+    from difflib import get_close_matches  # here, because only a mistake needs it
 
     listed = f"there are: {', '.join(sorted(there))}" if there else f"this run exposes no {what}"
     meant = get_close_matches(name, there, n=1)
@@ -215,7 +217,7 @@ def unknown(name: str, what: str, there: Sequence[str]) -> str:
 
 
 def check_arguments(name: str, function: Function, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
-    """Raises UnfitError, with the reason, if the function can't be called with these arguments."""
+    """Raise UnfitError, with the reason, if the function can't be called with these arguments."""
     places = [each for each in function.parameters if each.kind in ("positional", "positional_or_keyword")]
     named = {each.name for each in function.parameters if each.kind in ("positional_or_keyword", "keyword")}
     kinds = {each.kind for each in function.parameters}
@@ -262,13 +264,15 @@ def _shown(value: object) -> str:
 
 
 def write(folder: int, exposures: Exposures) -> None:
-    """Writes the description into a run folder. Raises OSError."""
+    """Write the description into a run folder. Raises OSError."""
     private_files.write_whole(folder, _FILE, json_bytes(asdict(exposures)))
 
 
 def read(folder: Path) -> Exposures:
-    """The description of what the run in this folder exposes. Raises StoreError if it is damaged,
-    FolderRefusedError, FileNotFoundError if there is no such folder."""
+    """Return the description of what the run in this folder exposes.
+
+    Raises StoreError if it is damaged, FolderRefusedError, FileNotFoundError if there is no such folder.
+    """
     with private_files.opened(folder) as descriptor:
         try:
             raw = private_files.read_whole(descriptor, _FILE, _FILE_MAX, folder)

@@ -6,13 +6,13 @@
     versions/<n>.json   a version: the digest of each file; and what was on disk by then, so that a file that changed
                         on disk is told apart from one that a sender replaced
     current             the number of the version that runs
-    spawned/<sha256>.py what processes execute that the worker spawns: see spark_fast/project/spawned.py
+    spawned/<sha256>.py the scripts of processes that the worker spawns: see spark_fast/project/spawned.py
 
 The newest 256 versions are kept, and the one that runs.
 
-A worker writes all of it at its start, `loaded.jsonl` and `current` later on; senders add versions. A version once
-written stays as it is. So whoever is killed at any point leaves a version whole or not at all, and all ranks read the
-same source for it, whatever happens to the files that it was made from.
+A worker writes all of it at its start, and `loaded.jsonl` and `current` again later; senders add versions. A version
+does not change. So a process that is killed at any point leaves a whole version or none, and all ranks read the same
+source for it, whatever happens to the files that it was made from.
 """
 
 import json
@@ -35,7 +35,7 @@ __all__ = [
     "SOURCE_MAX",
     "SPAWNED_MAX",
     "VERSIONS_MAX",
-    "About",
+    "CodeInfo",
     "Loaded",
     "Store",
     "Version",
@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 SOURCE_MAX = 16 << 20
-"""Bytes of a source at the most."""
+"""The largest source, in bytes."""
 
 _CODE = "code"
 _ABOUT = "entry.json"
@@ -56,16 +56,16 @@ _VERSIONS = "versions"
 _SPAWNED = "spawned"
 
 VERSIONS_MAX = 256
-"""Versions that are kept, beside the one that runs."""
+"""How many versions are kept, beside the one that runs."""
 SPAWNED_MAX = 256
-"""Scripts for spawned processes that are kept: one for each state of the code in which a process was spawned."""
+"""How many scripts for spawned processes are kept: one for each state of the code in which a process was spawned."""
 _PASSED_BY = 32
-"""By how many versions VERSIONS_MAX is passed before files are looked through."""
+"""How many versions beyond VERSIONS_MAX start a search for files to remove."""
 _UNUSED = 600.0
 """Seconds for which a source is kept that belongs to no version yet."""
 
 _RECORD_MAX = 64 << 20
-"""Bytes of a record that is read: a project of a hundred thousand files takes a fifth of it."""
+"""The largest record that is read, in bytes: a project of a hundred thousand files takes a fifth of it."""
 _TURN = 5.0
 """Seconds to wait for other senders, each of which takes less than a millisecond."""
 
@@ -77,15 +77,15 @@ _Found = TypeVar("_Found")
 
 @dataclass(frozen=True)
 class Version:
-    """The code that a run runs, has run, or was asked to run.
+    """The code that a run runs, has run, or that a controller asked it to run.
 
     Attributes:
         number: from 1 on, in the order in which they were made.
-        made: when, in seconds since the epoch.
-        sender: who made it, for people.
-        note: how it came about: "start", "changed on disk", "pushed" or "back to 3".
-        files: the digest of each file's source, by path: all that it consists of.
-        disk: the digest of what was on disk by then, by path, as far as that was looked at.
+        made: when it was made, in seconds since the epoch.
+        sender: the process that made it, for people.
+        note: the reason for it: "start", "changed on disk", "pushed" or "back to 3".
+        files: the digest of each file's source, by path; all files of the version.
+        disk: the digests of the files on disk by then, by path, as far as the sender read them.
     """
 
     number: int
@@ -97,14 +97,14 @@ class Version:
 
 
 @dataclass(frozen=True)
-class About:
+class CodeInfo:
     """What a run that can be reloaded was started with.
 
     Attributes:
-        entry: the path of the entry file, the script say; None where there is none.
+        entry: the path of the entry file, such as the script; None if there is none.
         roots: the folders that hold the project.
         path: those entries of the worker's sys.path that lie in a root.
-        python: the version of its interpreter, "3.11" say.
+        python: the version of its interpreter, such as "3.11".
     """
 
     entry: str | None
@@ -131,7 +131,7 @@ class Loaded:
 
 
 def digest_of(source: bytes) -> str:
-    """What a source is known by: its SHA-256, in hexadecimal."""
+    """Return the digest of a source: its SHA-256, in hexadecimal."""
     return sha256(source).hexdigest()
 
 
@@ -154,7 +154,7 @@ class Store:
     # --- for the worker ---
 
     def create(self, entry: str | None, roots: Sequence[str], path: Sequence[str]) -> None:
-        """Makes the store, empty: from here on senders may add versions."""
+        """Make the store, empty. From here on senders may add versions."""
         about = {
             "entry": None if entry is None else os.path.abspath(entry),
             "roots": list(dict.fromkeys(os.path.abspath(root) for root in roots)),
@@ -166,7 +166,7 @@ class Store:
             private_files.write_whole(code, _ABOUT, _to_json(about))
 
     def join(self) -> None:
-        """For a rank beside the one that makes the store: what that one records, it does not record once more."""
+        """Use the store that another rank makes. What that rank has recorded, this one does not record again."""
         self._make_folders()
         self._beside = True
 
@@ -176,7 +176,7 @@ class Store:
                 pass
 
     def record(self, module: str, path: str, source: bytes, version: int) -> str:
-        """Notes that a project file was read from disk to be executed; returns its digest."""
+        """Note that a project file was read from disk to be executed; return its digest."""
         path = os.path.abspath(path)
         digest = self.put(source, path)
         if self._beside and any((line.path, line.digest) == (path, digest) for line in self.loaded()):
@@ -192,19 +192,19 @@ class Store:
         return digest
 
     def make_first(self, sender: str = "") -> Version:
-        """Makes a version of what has been loaded so far, and says that it runs. To be called once."""
+        """Make a version of the files loaded so far, and note that it runs. Call it once."""
         files = {line.path: line.digest for line in self.loaded()}
         version = self.add(files, files, "start", sender)
         self.set_current(version.number)
         return version
 
     def set_current(self, number: int) -> None:
-        """Says which version runs."""
+        """Note which version runs."""
         with private_files.opened(self._folder, _CODE) as code:
             private_files.write_whole(code, _CURRENT, b"%d\n" % number)
 
     def keep_script(self, script: bytes) -> str:
-        """Keeps a script for processes that the worker spawns; returns its path."""
+        """Keep a script for processes that the worker spawns; return its path."""
         name = f"{digest_of(script)}.py"
         with private_files.opened(self._folder, _CODE, _SPAWNED, create=True) as folder:
             if private_files.write_whole(folder, name, script, replace=False):
@@ -226,7 +226,7 @@ class Store:
         return self._shown / _BLOBS
 
     def close(self) -> None:
-        """From here on the run can't be reloaded: nobody runs its code again. What is kept stays."""
+        """Note that the run can't be reloaded any more. The versions stay."""
         with private_files.opened(self._folder, _CODE) as code, suppress(FileNotFoundError):  # another rank was first
             os.unlink(_ABOUT, dir_fd=code)
 
@@ -234,21 +234,21 @@ class Store:
 
     @property
     def reloadable(self) -> bool:
-        """Whether the run can be reloaded: somebody runs its code again when a reload unwinds it."""
+        """Whether the run can be reloaded: a runner runs its code again when a reload has left the loop."""
         try:
             self.about()
         except FileNotFoundError:
             return False
         return True
 
-    def about(self) -> About:
-        """What the run was started with. FileNotFoundError if it can't be reloaded."""
+    def about(self) -> CodeInfo:
+        """Return what the run was started with. Raises FileNotFoundError if it can't be reloaded."""
         with private_files.opened(self._folder, _CODE) as code:
             raw = private_files.read_whole(code, _ABOUT, _RECORD_MAX, self._shown)
         return self._parsed(raw, self._shown / _ABOUT, _as_about)
 
     def current_number(self) -> int:
-        """The number of the version that runs; 0 while the worker has not said so yet."""
+        """Return the number of the version that runs; 0 if the worker has not noted it yet."""
         try:
             with private_files.opened(self._folder, _CODE) as code:
                 raw = private_files.read_whole(code, _CURRENT, 64, self._shown)
@@ -259,9 +259,9 @@ class Store:
         return int(raw)
 
     def current(self) -> Version:
-        """The version that runs, with the files that were imported from disk since it was made.
+        """Return the version that runs, with the files that were imported from disk since it was made.
 
-        FileNotFoundError while there is none: the run is only starting.
+        Raises FileNotFoundError if there is none yet, because the run is starting.
         """
         number = self.current_number()
         if number == 0:
@@ -269,12 +269,12 @@ class Store:
         return self.with_loaded(self.version(number))
 
     def with_loaded(self, version: Version) -> Version:
-        """The version, with the files that the worker imported from disk and that are not in it."""
+        """Return the version with those files added that the worker has imported from disk since."""
         since = {line.path: line.digest for line in self.loaded() if line.path not in version.files}
         return replace(version, files={**version.files, **since}, disk={**since, **version.disk})
 
     def version(self, number: int) -> Version:
-        """One version, as it was made. StoreError if there is none of this number."""
+        """Return a version, as it was made. Raises StoreError if there is none of this number."""
         name = f"{number}.json"
         try:
             with private_files.opened(self._folder, _CODE, _VERSIONS) as folder:
@@ -292,7 +292,7 @@ class Store:
             return number <= max(_numbers(folder), default=0) - VERSIONS_MAX
 
     def versions(self) -> list[Version]:
-        """All versions, oldest first."""
+        """Return all versions, oldest first."""
         try:
             with private_files.opened(self._folder, _CODE, _VERSIONS) as folder:
                 numbers = _numbers(folder)
@@ -301,7 +301,7 @@ class Store:
         return [self.version(number) for number in numbers]
 
     def loaded(self) -> list[Loaded]:
-        """What the worker executed from disk, in that order. A last line that is not whole is left out."""
+        """Return the files that the worker executed from disk, in that order. A partial last line is left out."""
         try:
             with private_files.opened(self._folder, _CODE) as code:
                 raw = private_files.read_whole(code, _LOADED, _RECORD_MAX, self._shown)
@@ -312,7 +312,7 @@ class Store:
         return [self._parsed(line, f"{path}, line {at}", _as_loaded) for at, line in enumerate(whole, 1)]
 
     def source(self, digest: str) -> bytes:
-        """The source that has this digest."""
+        """Return the source that has this digest."""
         name = digest if _DIGEST.fullmatch(digest) else "none"
         shown = self._shown / _BLOBS
         try:
@@ -325,7 +325,7 @@ class Store:
         return source
 
     def put(self, source: bytes, path: str = "the source") -> str:
-        """Keeps a source; returns its digest. CodeRefusedError, which names `path`, if it is over 16 MiB."""
+        """Keep a source; return its digest. Raises CodeRefusedError, which names `path`, if it is over 16 MiB."""
         if len(source) > SOURCE_MAX:
             raise CodeRefusedError(f"{path} has {len(source)} bytes: a source of over {SOURCE_MAX} is not taken")
         digest = digest_of(source)
@@ -335,13 +335,13 @@ class Store:
             except FileNotFoundError:
                 there = False
             if there:
-                os.utime(digest, dir_fd=blobs)  # no other sender removes it before it belongs to a version
+                os.utime(digest, dir_fd=blobs)  # so that no sender removes it before it belongs to a version
             else:
                 private_files.write_whole(blobs, digest, source)
         return digest
 
     def add(self, files: Mapping[str, str], disk: Mapping[str, str], note: str, sender: str) -> Version:
-        """Makes a version of sources that were put before. Senders take turns: each gets a number of its own."""
+        """Make a version of sources that put() has kept. Senders take turns, so each gets a number of its own."""
         with (
             private_files.opened(self._folder, _CODE) as code,
             private_files.opened(self._folder, _CODE, _VERSIONS) as folder,
@@ -363,9 +363,9 @@ class Store:
             return version
 
     def _prune(self, folder: int) -> None:
-        """Removes the oldest versions, but for the one that runs, and the sources that no version has any more.
+        """Remove the oldest versions, but not the one that runs, and the sources that no version has any more.
 
-        Called in the senders' turn. Looks through the files only when VERSIONS_MAX is passed by some.
+        The caller holds the senders' lock. Does nothing until there are some versions more than VERSIONS_MAX.
         """
         numbers = _numbers(folder)
         if len(numbers) <= VERSIONS_MAX + _PASSED_BY:
@@ -373,18 +373,18 @@ class Store:
         current = self.current_number()
         for number in numbers[:-VERSIONS_MAX]:
             if number != current:
-                with suppress(FileNotFoundError):  # taken back meanwhile
+                with suppress(FileNotFoundError):  # its sender has discarded it
                     os.unlink(f"{number}.json", dir_fd=folder)
         used = {digest for version in self.versions() for digest in version.files.values()}
         used.update(line.digest for line in self.loaded())
         with private_files.opened(self._folder, _CODE, _BLOBS) as blobs:
-            # A sender puts the sources before it makes the version.
+            # A sender keeps the sources before it makes the version, so new ones stay.
             for name in _older_than(blobs, time.time() - _UNUSED):
                 if _DIGEST.fullmatch(name) and name not in used:
                     os.unlink(name, dir_fd=blobs)
 
     def discard(self, version: Version) -> None:
-        """Takes back a version that nobody was asked to run."""
+        """Remove a version that no request names."""
         with (
             private_files.opened(self._folder, _CODE) as code,
             private_files.opened(self._folder, _CODE, _VERSIONS) as folder,
@@ -393,17 +393,18 @@ class Store:
             os.unlink(f"{version.number}.json", dir_fd=folder)
 
     def changed(self, old: Version | None, new: Version) -> list[str]:
-        """The paths of the files that differ, sorted. A file that was imported after `old` was made, and is as it was
-        imported, does not.
+        """Return the paths of the files that differ, sorted.
 
-        old: None for nothing: all files of `new` are listed.
+        A file that was imported after `old` was made, and has not changed since its import, does not differ.
+
+        old: None to list all files of `new`.
         """
         if old is None:
             return sorted(new.files)
         before = self.with_loaded(old).files
         return sorted(path for path in old.files.keys() | new.files.keys() if before.get(path) != new.files.get(path))
 
-    # --- how ---
+    # --- parsing ---
 
     def _parsed(self, raw: bytes, shown: Path | str, make: Callable[[Any], _Found]) -> _Found:
         try:
@@ -413,7 +414,7 @@ class Store:
 
 
 def this_python() -> str:
-    """The version of this interpreter, as far as it says what source it compiles."""
+    """Return the version of this interpreter, as far as it decides which source it compiles."""
     return f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -430,7 +431,7 @@ def _to_json(record: object) -> bytes:
     return json.dumps(record, separators=(",", ":")).encode() + b"\n"
 
 
-# What is read may hold anything: each value is checked or turned into what it should be.
+# A file may hold anything, so each value is checked or converted.
 
 
 def _text(value: object) -> str:
@@ -458,8 +459,8 @@ def _number(value: object) -> int:
     return value
 
 
-def _as_about(found: Any) -> About:
-    return About(
+def _as_about(found: Any) -> CodeInfo:
+    return CodeInfo(
         entry=None if found["entry"] is None else _path(found["entry"]),
         roots=tuple(_path(root) for root in found["roots"]),
         path=tuple(_path(entry) for entry in found["path"]),

@@ -74,7 +74,7 @@ def _content(name: str) -> tuple[bytes, bytes | None, str]:
     return _pack(file.read_bytes())
 
 
-@lru_cache(maxsize=64)  # anybody may ask for them, as often as they like
+@lru_cache(maxsize=64)  # any client may ask for a file, as often as it likes
 def _pack(plain: bytes) -> tuple[bytes, bytes | None, str]:
     tag = f'"{hashlib.sha256(plain).hexdigest()[:32]}"'
     return plain, gzip.compress(plain, 6, mtime=0) if len(plain) > 1000 else None, tag

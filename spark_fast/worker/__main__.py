@@ -1,7 +1,7 @@
 """The worker's process: `python -m spark_fast.worker run [-m] script.py args…`, as its supervisor starts it.
 
-What the supervisor has to say beyond that stands in one variable of the environment, which is removed before the script
-could see it or hand it on. Without it the script runs all the same, with nobody to watch over it.
+The supervisor's other options are in one environment variable, which is removed before the script could see it or hand
+it on. Without the variable the script runs all the same, without a supervisor.
 """
 
 import json
@@ -16,9 +16,9 @@ TOLD = "SPARK_FAST_RUNNER"
 
 
 def main() -> int:
-    """Runs the script; the exit status."""
+    """Run the script; return the exit status."""
     told = json.loads(os.environ.pop(TOLD, "{}"))
-    # Blocked until here, so that no signal was lost that came while the interpreter started.
+    # Signals are blocked until here, so that none that came while the interpreter started is lost.
     if "mask" in told:
         signal.pthread_sigmask(signal.SIG_SETMASK, told["mask"])
     command, *words = sys.argv[1:] or [""]

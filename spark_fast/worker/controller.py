@@ -15,45 +15,45 @@ __all__ = ["SparkController", "controller", "create_controller"]
 class SparkController:
     """Controls the run that this process is the worker of. Get it with `create_controller()`.
 
-    Requests go into the run's log like those from outside, and take effect at the next checkpoint. They don't wait:
-    the thread that asks may be the one that has to come to the checkpoint. They return the fate so far: `asked`, or
-    `refused` with the reason. Any thread may call them, and signal handlers written in Python.
+    Requests go into the run's log like those from outside, and take effect at the next checkpoint. The methods don't
+    wait for that: the thread that asks may be the one that has to pass the checkpoint. They return the fate so far:
+    `asked`, or `refused` with the reason. Any thread may call them, and signal handlers written in Python.
     """
 
     @property
     def status(self) -> SparkStatus:
-        """What this worker did last; `idle` before the first checkpoint, and where nothing controls it."""
+        """What this worker did last; `idle` before the first checkpoint, and if nothing controls it."""
         fd = worker.fileno()
         if fd < 0:
             return SparkStatus.IDLE
         try:
             return status_of(_core.read_view(fd), _core.read_slot(fd, session.slot()))
-        except (OSError, SegmentError):  # it is gone: the next checkpoint says so
+        except (OSError, SegmentError):  # the control file is gone: the next checkpoint warns of that
             return SparkStatus.IDLE
 
     @property
     def run(self) -> str | None:
-        """The id of this process's run; None before the first checkpoint, and where nothing controls it."""
+        """The id of this process's run; None before the first checkpoint, and if nothing controls it."""
         return session.run_id()
 
     def pause(self) -> Fate:
-        """Asks the run to park at its next checkpoint, until it is resumed from outside or by another thread."""
+        """Ask the run to park at its next checkpoint, until it is resumed from outside or by another thread."""
         return self._ask(Kind.PAUSE)
 
     def resume(self) -> Fate:
-        """Asks the run to go on. Nothing happens if it is not paused."""
+        """Ask the run to go on. Nothing happens if it is not paused."""
         return self._ask(Kind.RESUME)
 
     def stop(self) -> Fate:
-        """Asks the run to stop: its next checkpoint raises SparkStopError, by the rule that `checkpoint()` states."""
+        """Ask the run to stop: its next checkpoint raises SparkStopError, by the rule that `checkpoint()` states."""
         return self._ask(Kind.STOP)
 
     def checkpoint(self) -> None:
-        """The same as `spark_fast.checkpoint()`."""
+        """Pass a checkpoint, as `spark_fast.checkpoint()` does."""
         worker.checkpoint()
 
     def _ask(self, kind: Kind) -> Fate:
-        # A process that was forked from a worker becomes one by a checkpoint: it may be none that trains.
+        # A process that was forked from a worker may not train. It becomes a worker only by its first checkpoint.
         if session.forked() or not process.attach():
             return Fate(FateState.REFUSED, reason="nothing controls this process")
         try:
@@ -76,7 +76,7 @@ _controller = SparkController()
 
 
 def create_controller() -> SparkController:
-    """The controller of this process: always the same object. Costs nothing; makes no run."""
+    """Return the controller of this process, always the same object. Makes no run."""
     return _controller
 
 

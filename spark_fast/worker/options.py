@@ -19,7 +19,7 @@ __all__ = ["Options", "configure", "current", "freeze", "thaw"]
 
 @dataclass(frozen=True)
 class Options:
-    """What configure() sets; see there."""
+    """The options of this process's worker: see configure()."""
 
     yield_interval: float | None = 0.0
     async_yield_interval: float = 0.01
@@ -48,7 +48,7 @@ class _Unset(Enum):
 _UNSET: Final = _Unset.UNSET
 
 Check = Callable[[Any, str], Any]
-"""Given a value and what it is called, returns what is kept. ValueError if it makes no sense."""
+"""Takes a value and the option's name and returns the value that is kept. Raises ValueError."""
 
 
 def _or_none(check: Check) -> Check:
@@ -117,7 +117,7 @@ def _on_error(value: str, name: str) -> str:
 
 
 def _journal(value: str | os.PathLike[str] | None, name: str) -> str | None:
-    """A path is that of the working directory as it is now."""
+    """Make a path absolute: it is relative to the working directory of now."""
     path = None if value is None else os.fspath(value)
     return path if not path or path.lower() in names.OFF else os.path.abspath(path)
 
@@ -126,7 +126,7 @@ _LEAST_LIMIT = 64 << 10
 
 
 def _limit(value: int | str | None, name: str) -> int | None:
-    """Bytes; "off" and None mean no limit."""
+    """Return the bytes; None, for "off" too, means no limit."""
     if value is None or (isinstance(value, str) and value.strip().lower() in names.OFF):
         return None
     size = parse_size(value) if isinstance(value, str) else _rank(value, name)
@@ -162,7 +162,7 @@ _CHECKS = _EARLY | {
 
 
 def _seconds(text: str) -> float:
-    """A number, or one with units."""
+    """Read a number of seconds, or one with units."""
     try:
         return float(text)
     except ValueError:
@@ -184,11 +184,11 @@ _PARSED: dict[str, Callable[[str], object]] = {
     "on_error": str.lower,
     "error_timeout": parse_duration,
 }
-"""What the environment gives in variables of the options' names."""
+"""Options that an environment variable of their name may set, and how its text is read."""
 
 
 def _from_environment() -> Options:
-    """Never raises: a typing error in a job's environment must not end the job."""
+    """Read the options from the environment. Never raises: a typing error there must not end the job."""
     found = Options(
         enabled=os.environ.get("SPARK_FAST", "1").lower() not in names.OFF,
         quiet=os.environ.get("SPARK_FAST_QUIET", "").lower() not in ("", *names.OFF),
@@ -229,7 +229,7 @@ def thaw() -> None:
 
 
 def current() -> Options:
-    """The options in force: those of the environment until configure() changes them."""
+    """Return the options in force: those of the environment until configure() changes them."""
     global _current
     if _current is None:
         _current = _from_environment()
@@ -259,7 +259,7 @@ def configure(
     on_error: Literal["park", "exit"] | None | _Unset = _UNSET,
     error_timeout: Duration | None | _Unset = _UNSET,
 ) -> None:
-    """Sets options of this process's worker; what is not named stays as it is.
+    """Set options of this process's worker. Options that are not given stay as they are.
 
     Args:
         yield_interval: seconds, or text such as "1ms", between two yields of the GIL by `checkpoint()`, at the least.
@@ -268,38 +268,38 @@ def configure(
             a second thread is busy. Also `SPARK_FAST_YIELD_INTERVAL`, as `0.001`, `1ms` or `never`.
         async_yield_interval: seconds, or text, between two trips of `checkpoint_async()` through the event loop, at the
             least; 0 for every call. Default 0.01. Also `SPARK_FAST_ASYNC_YIELD_INTERVAL`.
-        run: the run id; None for one that is drawn. Also `SPARK_FAST_RUN`.
+        run: the run id; None for a random one. Also `SPARK_FAST_RUN`.
         journal: the file to which the journal is written; None for one in the user's state folder; "off" for none. Also
             `SPARK_FAST_JOURNAL`.
         journal_limit: bytes, or text such as "64MiB", that the journal takes at most; its oldest part is dropped beyond
             that. None or "off" for no limit. Default 64 MiB. Also `SPARK_FAST_JOURNAL_LIMIT`.
         enabled: False turns everything off. Also `SPARK_FAST=0`.
-        quiet: True keeps back the line that says how to control the run. Also `SPARK_FAST_QUIET=1`.
+        quiet: True omits the line that says how to control the run. Also `SPARK_FAST_QUIET=1`.
         ranks: False makes this process a run of its own, whatever its launcher says. Also `SPARK_FAST_RANKS=off`.
-        rank, world_size: which of how many processes of one job this is, where that is not what torchrun, srun, mpirun
-            or PyTorch's variables `RANK` and `WORLD_SIZE` say. All ranks of a job on one host share one run. Also
+        rank, world_size: which of how many processes of one job this is, if torchrun, srun, mpirun or PyTorch's
+            variables `RANK` and `WORLD_SIZE` don't say it. All ranks of a job on one host share one run. Also
             `SPARK_FAST_RANK` and `SPARK_FAST_WORLD_SIZE`.
         local_rank, local_world_size: the same among the processes of this host; as `rank` and `world_size` if neither
             is given nor known from the launcher. Also `SPARK_FAST_LOCAL_RANK` and `SPARK_FAST_LOCAL_WORLD_SIZE`.
-        job: what all ranks of the job on this host have in common, and no other job on it has. None for what the
-            launcher says, or else the process that started them all. Also `SPARK_FAST_JOB`.
+        job: a text that all ranks of the job on this host have in common, and that no other job on it has. None: the
+            launcher's name for the job, or else the process that started all ranks. Also `SPARK_FAST_JOB`.
         stop_signals: names of signals that ask the run, all its ranks, to stop, as `("SIGTERM", "SIGUSR1")`. Default
             none. Also `SPARK_FAST_STOP_SIGNALS=SIGTERM,SIGUSR1`.
         stop_deadline: seconds, or text such as "90s", that the run has to end after such a signal, before its sender
             kills it; None if that is not known. Also `SPARK_FAST_STOP_DEADLINE`, with units as in `90`, `90s` or `5m`.
-        stride: how many steps each checkpoint counts, 1 if nobody says: 10 in a loop that passes one in ten batches, so
-            that its steps are batches all the same. The same in all ranks. Also `SPARK_FAST_STRIDE`.
+        stride: how many steps each checkpoint counts, 1 by default. With 10, a loop that passes a checkpoint every ten
+            batches still counts batches. The same in all ranks. Also `SPARK_FAST_STRIDE`.
         on_error: what happens when an exception would end the script, under `spark-fast run` or `spark.run()`. "park":
-            the worker is paused with everything in memory, until its code is mended, it is resumed or stopped. "exit":
-            the exception ends the process. None, the default: "park" once a reload was applied or with `--watch`, else
+            the worker is paused with everything in memory, until it gets new code, is resumed or stopped. "exit": the
+            exception ends the process. None, the default: "park" once a reload was applied or with `--watch`, else
             "exit". Also `SPARK_FAST_ON_ERROR`.
         error_timeout: seconds, or text such as "10m", after which a worker that is paused after an error is stopped;
             None for no limit, and in a job of several ranks for five minutes, since the others may be waiting in a
             collective. Also `SPARK_FAST_ERROR_TIMEOUT`, with units.
 
     Raises:
-        ValueError: a value makes no sense.
-        RuntimeError: it comes too late, the run has begun. Only `yield_interval`, `async_yield_interval`, `quiet`,
+        ValueError: a value is invalid.
+        RuntimeError: the run has begun, which is too late. Only `yield_interval`, `async_yield_interval`, `quiet`,
             `on_error` and `error_timeout` may change after the first checkpoint.
 
     Any thread may call it.
@@ -309,7 +309,7 @@ def configure(
     before = current()
     options = replace(before, **{name: _CHECKS[name](value, name) for name, value in given.items()})
     if _frozen:
-        # A script that is executed anew at a reload says what it said at first.
+        # A script that is executed anew at a reload may set the same options again.
         late = [name for name in given if name in _EARLY and getattr(options, name) != getattr(before, name)]
         if late:
             raise RuntimeError(f"the run has begun: call configure({late[0]}=…) before the first checkpoint()")

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable
 
 import spark_fast
-from spark_fast._core import beginning, worker
+from spark_fast._core import attach_lock, worker
 from spark_fast.errors import RunNameTakenError, SparkError
 from spark_fast.request import Kind, Verdict, sender_name
 from spark_fast.runfiles import run_folder
@@ -59,7 +59,7 @@ def attach(*, fresh_name: bool = True) -> bool:
     if session.begun():  # before the lock: a signal handler may come here while another thread waits for this one
         return worker.attached()
     hint = None
-    with beginning, session.current.lock:
+    with attach_lock, session.current.lock:
         if not session.begun() and not session.current.attaching:  # else by a signal handler, in the middle of it
             session.current.attaching = True
             try:
@@ -119,7 +119,7 @@ def _stay_alone() -> None:
     """Decide that this process is no worker."""
     options.freeze()
     session.current.life = Life.OFF
-    worker.quiet()
+    worker.detach()
 
 
 def _heed_stop_of(parent: Parent) -> None:
@@ -199,7 +199,7 @@ def _sender(name: str) -> str:
 
 
 def _ask(sender: str) -> str | None:
-    # A process that was forked from a worker becomes one by a checkpoint: it may be none that trains.
+    # A process that was forked from a worker may not train. It becomes a worker only by its first checkpoint.
     if session.forked() or not attach():
         return "nothing controls this process"
     deadline = options.current().stop_deadline or 0.0
@@ -228,8 +228,8 @@ def _after_fork() -> None:
     """In a forked child: make it another process than its parent, and show nothing that it does in its parent's run."""
     global current
     before = session.current
-    if before.host is not None:
-        before.host.forget_after_fork()
+    if before.reloader is not None:
+        before.reloader.forget_after_fork()
     session.current = child = before.after_fork()
     current = WorkerProcess()
     if child.life is Life.ATTACHED and child.run is not None and child.folder is not None:
@@ -244,7 +244,7 @@ def _after_fork() -> None:
     elif child.life is not Life.NEW:  # else it may still become a worker of its own
         # The C hook has done this already, unless the child was made without the C library's fork().
         child.life = Life.OFF
-        worker.quiet()
+        worker.detach()
     registry.current.after_fork()
     writer.current = JournalWriter()
     loops.forget_after_fork()

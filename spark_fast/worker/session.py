@@ -136,7 +136,7 @@ class Session:
         place: The rank of this process in its job; None if it is alone.
         run, folder: The run's id and its folder. They stay when control is lost; see run_id() and folder().
         folder_lock: A descriptor of the run's folder with a lock on it; -1 for none.
-        host: The reloader, which runs the loop again after a reload; None if there is none.
+        reloader: The reloader, which runs the loop again after a reload; None if there is none.
         replay: The journal that is replayed, if one is.
         command: The command that the run is listed with, if it is not the interpreter's own.
         stop_raised: Whether a checkpoint has raised SparkStopError.
@@ -154,7 +154,7 @@ class Session:
         self.run: str | None = None
         self.folder: Path | None = None
         self.folder_lock = -1
-        self.host: Reloader | None = None
+        self.reloader: Reloader | None = None
         self.replay: ReplayDriver | None = None
         self.command: list[str] | None = None
         self.stop_raised = False
@@ -170,7 +170,7 @@ class Session:
         child = copy.copy(self)
         child.lock = threading.RLock()
         child.attaching = False
-        child.host = child.replay = None
+        child.reloader = child.replay = None
         child.watch = self.watch.after_fork()
         return child
 
@@ -247,7 +247,7 @@ def lose_control(error: Exception) -> None:
         if current.life is not Life.ATTACHED:
             return
         current.life = Life.OFF
-        worker.quiet()
+        worker.detach()
         stderr.warn(f"control of run {current.run} is lost: {error}. The training goes on without.")
 
 

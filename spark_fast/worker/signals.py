@@ -71,9 +71,9 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         )
         return
     stderr.say_at_once(f"{name}: it can't be asked to stop ({why}), so it is interrupted")
-    host = session.current.host
-    if host is not None:
-        host.ending = True
+    reloader = session.current.reloader
+    if reloader is not None:
+        reloader.ending = True
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(128 + number)

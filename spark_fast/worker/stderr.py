@@ -1,4 +1,4 @@
-"""What the worker says to the person who started it: on standard error, a line at a time."""
+"""Messages of the worker to the person who started it, a line at a time on standard error."""
 
 import os
 import sys
@@ -14,8 +14,8 @@ _LIBRARY = os.path.dirname(os.path.abspath(os.__file__))
 
 
 def say(message: str) -> None:
-    """One line. A standard error that is closed or full is no reason to end a training."""
-    if is_forked():  # another thread of the parent may have had the lock of sys.stderr, and nobody frees it here
+    """Print one line. A standard error that is closed or full does not end the training."""
+    if is_forked():  # another thread of the parent may have held the lock of sys.stderr, which stays held here
         say_at_once(message)
         return
     try:
@@ -27,23 +27,23 @@ def say(message: str) -> None:
 
 
 def say_at_once(message: str) -> None:
-    """One line, past sys.stderr: for signal handlers, since the main thread may be in the middle of writing there."""
+    """Print one line without sys.stderr: for signal handlers, since the main thread may be writing to that."""
     with suppress(OSError):
         os.write(2, f"spark_fast: {message}\n".encode(errors="replace"))
 
 
 def warn(message: str) -> None:
-    """One line that something is not as it should be."""
+    """Print a warning in one line."""
     say(f"warning: {message}")
 
 
 def warn_of(message: str, error: BaseException) -> None:
-    """A warning with the traceback of an error in the user's own code."""
+    """Print a warning with the traceback of an error in the user's own code."""
     warn(f"{message}\n{as_printed(error).rstrip()}")
 
 
 def as_printed(error: BaseException) -> str:
-    """As Python prints it, without the frames of this package."""
+    """Return the error as Python prints it, without the frames of this package."""
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     try:
         found = traceback.TracebackException.from_exception(error)
@@ -60,7 +60,7 @@ def as_printed(error: BaseException) -> str:
                 for frame in each.stack
                 if not is_under(frame.filename, here) and not frame.filename.startswith("<frozen importlib")
             ]
-            while kept and is_under(kept[0].filename, _LIBRARY):  # how we came to the user's first line
+            while kept and is_under(kept[0].filename, _LIBRARY):  # the frames that lead to the user's first line
                 del kept[0]
             each.stack = traceback.StackSummary.from_list(kept)
     return "".join(found.format())

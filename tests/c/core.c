@@ -99,6 +99,17 @@ steps_passed(void)
     return standing;
 }
 
+void
+run_to(uint64_t step)
+{
+    uint64_t now = sf_step(sf_process_counter);
+    while (now < step) {
+        CHECK_EQ(checkpoint().action, SF_GO);
+        now = sf_step(sf_process_counter);
+    }
+    CHECK_EQ(now, step);
+}
+
 int
 enter_level(uint64_t total)
 {

@@ -34,6 +34,8 @@ struct sf_due checkpoint(void);
 /* Once more at the same step: what a parked worker does when it has been woken. */
 struct sf_due look_again(void);
 uint64_t steps_passed(void);
+/* Passes checkpoints that nothing is asked at, up to and with number `step`. */
+void run_to(uint64_t step);
 
 /* A progress level of a loop that begins now. */
 int enter_level(uint64_t total);
@@ -89,7 +91,12 @@ long do_end(struct rank *self, uint64_t state);
 /* It passes checkpoints at which nothing is due, up to and with number `step`. */
 void rank_run_to(struct rank *rank, uint64_t step);
 struct sf_slot_view slot_at(const char *path, uint32_t slot);
+/* Fails unless the entry has this outcome. The macros take the path from the variable `path`. */
 void check_fate(const char *path, uint64_t seq, unsigned outcome, uint64_t value);
+
+#define APPLIED_AT(seq, step) check_fate(path, seq, SF_OUTCOME_APPLIED, step)
+#define SUPERSEDED_BY(seq, other) check_fate(path, seq, SF_OUTCOME_SUPERSEDED, other)
+#define OPEN(seq) check_fate(path, seq, SF_OUTCOME_OPEN, seq)
 
 /* It is to be killed, or stopped, at a named point. */
 void rank_arm(struct rank *rank, const char *point, int signal_number);

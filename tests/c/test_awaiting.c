@@ -1,8 +1,6 @@
 /* Entries that other hosts have a say in: this host says from when it could act, and acts when all have said so. */
 #include "core.h"
 
-#define APPLIED_AT(seq, step) check_fate(path, seq, SF_OUTCOME_APPLIED, step)
-#define OPEN(seq) check_fate(path, seq, SF_OUTCOME_OPEN, seq)
 #define BEGIN                                                                                                          \
     const char *path = path_in("control");                                                                             \
     struct rank *ranks[2] = {rank_begin(), rank_begin()};                                                              \

@@ -2,10 +2,7 @@
  */
 #include "core.h"
 
-#define APPLIED_AT(seq, step) check_fate(path, seq, SF_OUTCOME_APPLIED, step)
 #define FAILED_AT(seq, step) check_fate(path, seq, SF_OUTCOME_FAILED, step)
-#define SUPERSEDED_BY(seq, other) check_fate(path, seq, SF_OUTCOME_SUPERSEDED, other)
-#define OPEN(seq) check_fate(path, seq, SF_OUTCOME_OPEN, seq)
 #define BEGIN                                                                                                          \
     const char *path = path_in("control");                                                                             \
     struct rank *ranks[3];                                                                                             \

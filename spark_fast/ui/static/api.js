@@ -2,10 +2,10 @@
 
 import { current, refused } from "./token.js";
 
-/** What to do for a page that has no token, or one that the server does not know. */
+/** Called when this page has no token, or one that the server refuses. */
 export const REMEDY = "open the address that spark-fast ui printed";
 
-/** An answer that is none, or an error. `status` is 0 where there was no answer. */
+/** An error that the server answered, or no answer; then `status` is 0. */
 export class ApiError extends Error {
   constructor(status, message, body = null) {
     super(message);
@@ -14,7 +14,7 @@ export class ApiError extends Error {
   }
 }
 
-/** Sends a request and returns what the answer says. Raises ApiError. */
+/** Sends a request, and returns the content of the answer. Raises ApiError. */
 export async function call(method, path, body, signal) {
   const token = current();
   if (token === null) throw new ApiError(401, REMEDY);
@@ -47,7 +47,7 @@ function messageOf(data, status) {
   return `the server answered ${status}`;
 }
 
-/** The address of what belongs to a run. */
+/** The path of a part of a run in the API. */
 export function of(run, ...parts) {
   return ["/api/runs", run, ...parts].map((part, at) => (at === 0 ? part : encodeURIComponent(part))).join("/");
 }

@@ -1,4 +1,4 @@
-// The page: which view is shown, and whether the server is there.
+// The page: shows one of its views, and whether the server is there.
 
 import { attribute, show, text } from "./dom.js";
 import { Speeds } from "./curve.js";
@@ -63,7 +63,7 @@ function showConnection() {
   attribute(document.body, "data-lost", state === "lost" ? "" : null);
 }
 
-/** A token that was typed, or an address that holds one. */
+/** The token in a text that the user typed: the token itself, or an address that holds it. */
 function typed(event) {
   event.preventDefault();
   const input = unlock.elements.token;
@@ -100,5 +100,5 @@ setInterval(() => {
 }, 1000);
 await find();
 route();
-// Whoever reads the list opens a run sooner or later: while they read, there is time for the plots' library.
+// The plot library loads while the user reads the list, since the user is likely to open a run next.
 if (chosen() === null) globalThis.requestIdleCallback?.(() => load().catch(() => {}), { timeout: 5000 });

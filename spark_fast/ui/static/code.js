@@ -1,4 +1,4 @@
-// The versions of a run's code, what differs between them, and an editor to push new code.
+// The versions of a run's code, their differences, and an editor to push new code.
 
 import { call, of } from "./api.js";
 import { attribute, Children, el, freshId, show, text } from "./dom.js";
@@ -81,7 +81,7 @@ export class Code {
       }
       return;
     }
-    // Whoever has chosen none sees what runs.
+    // Without a choice of the user, the running version is shown.
     await this.#choose(this.picked ?? this.current, false);
     await this.#load(this.current, false);
   }
@@ -121,7 +121,7 @@ export class Code {
     this.diff.replaceChildren(...lines);
   }
 
-  /** Puts the entry file of a version into the editor, unless a person has changed what is there. */
+  /** Puts the entry file of a version into the editor, unless the user has changed its text. */
   async #load(number, byHand) {
     if (number === null || (!byHand && this.based === number)) return;
     if (!byHand && this.editor.dirty) {
@@ -215,7 +215,7 @@ class Editor {
   load(source, name) {
     this.loaded = source;
     this.text.value = this.loaded;
-    this.loaded = this.text.value; // its line ends are the browser's now
+    this.loaded = this.text.value; // the browser has normalized its line ends
     text(this.name, name);
     this.fault(null);
     this.#changed();
@@ -231,7 +231,7 @@ class Editor {
     show(this.fresh, offer);
   }
 
-  /** Marks the line of a fault; null for none. */
+  /** Marks the line of an error; null for none. */
   fault(line) {
     this.wrong = line;
     this.#number();
@@ -271,7 +271,7 @@ class Editor {
       const indent = /[^\n]*$/.exec(before)[0].match(/^[ \t]*/)[0];
       if (indent === "") return;
       event.preventDefault();
-      document.execCommand("insertText", false, `\n${indent}`); // unlike the newer ways, it can be undone
+      document.execCommand("insertText", false, `\n${indent}`); // unlike the newer ways, this can be undone
     }
   }
 }

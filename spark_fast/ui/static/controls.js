@@ -1,4 +1,4 @@
-// Pause, resume, advance, reload, stop: the buttons, and what became of each.
+// Pause, resume, advance, reload, stop: the buttons, and the outcome of each.
 
 import { of } from "./api.js";
 import { confirmed, numbers } from "./dialogs.js";
@@ -19,13 +19,13 @@ const HINTS = {
   stop: "Stop at the next checkpoint",
 };
 
-/** Whether an action changes nothing, as far as the page knows: the status that it shows may be half a second old. */
+/** Whether an action would change nothing, by the status that the page shows, which may be half a second old. */
 function idle(action, run) {
   return (action === "pause" && run.status === "paused") || (action === "resume" && run.status === "running");
 }
 
 export class Controls {
-  /** full: with words on the buttons, and the choices that a list has no room for. */
+  /** full: words on the buttons, and the choices that do not fit into a list. */
   constructor({ full = false } = {}) {
     this.full = full;
     this.run = null;
@@ -60,15 +60,15 @@ export class Controls {
   update(run) {
     this.run = run;
     attribute(this.bar, "aria-label", `Control ${run.id}`);
-    // Not disabled: that would take the focus from whoever has just pressed one.
+    // Not disabled: that would take the focus from a button that the user has just pressed.
     for (const [action, button] of Object.entries(this.buttons)) button.classList.toggle("idle", idle(action, run));
     for (const button of this.bar.children) attribute(button, "aria-disabled", isLive(run) ? null : "true");
     this.bar.hidden = !this.full && !isLive(run);
-    // A job's ranks were started by a launcher, and only it could start them afresh.
+    // A launcher started the ranks of a job, and only the launcher can start them again.
     if (this.reset) show(this.reset, !several(run));
   }
 
-  /** What a key means here; whether it means anything. */
+  /** Handles a key. Returns whether it means something here. */
   key(key) {
     const action = KEYS[key];
     if (action) this.do(action);
@@ -108,7 +108,7 @@ export class Controls {
     return ask(id, "POST", of(id, action), body, (request) => {
       if (this.last !== mine) return;
       this.fate.show(what, request.fate);
-      const again = action === "reload" ? body : {}; // a run that can't be resumed takes what is on disk
+      const again = action === "reload" ? body : {}; // a run that can't be resumed takes the code on disk
       offerRestart(this.fate, id, request, () => this.send("reload", { ...again, restart: true }, "start over"));
     }, { what });
   }

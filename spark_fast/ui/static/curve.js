@@ -17,7 +17,7 @@ export class Curve {
     );
   }
 
-  /** The curve through these numbers; null where there was none. */
+  /** Draws the curve through these numbers; null is a gap. */
   show(numbers) {
     const known = numbers.filter((number) => number !== null);
     if (known.length < 2) {
@@ -33,7 +33,7 @@ export class Curve {
   }
 }
 
-/** The points of a line through (xs, ys) on a field of this size; a null parts it. What is drawn until the library is there. */
+/** The path of a line through (xs, ys) on a field of this size, for the time until the plot library is there. A null is a gap. */
 export function sketch(xs, ys, width, height) {
   const known = ys.filter((y) => y !== null);
   if (known.length === 0) return "";

@@ -1,4 +1,4 @@
-// Questions to the person, in the page itself.
+// Questions to the user, in the page itself.
 
 import { el, freshId } from "./dom.js";
 
@@ -34,7 +34,7 @@ function open({ title, content, confirm, danger = false, read = () => true, firs
   });
 }
 
-/** Whether the person means it. */
+/** Asks the user to confirm something. */
 export async function confirmed(title, text, confirm) {
   return (await open({ title, content: el("p", {}, text), confirm, danger: true })) === true;
 }

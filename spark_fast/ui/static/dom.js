@@ -1,4 +1,4 @@
-// Nodes are made and changed here, always by text and attributes: nothing that comes from a run is read as HTML.
+// Makes and changes nodes, always by text and attributes, so that the browser reads nothing from a run as HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -7,7 +7,7 @@ export function el(tag, attributes = {}, ...children) {
   return fill(document.createElement(tag), attributes, children);
 }
 
-/** The same, for drawings. */
+/** A new SVG element. */
 export function svg(tag, attributes = {}, ...children) {
   return fill(document.createElementNS(SVG, tag), attributes, children);
 }
@@ -31,7 +31,7 @@ export function attribute(node, name, value) {
   if (node.getAttribute(name) !== wanted) node.setAttribute(name, wanted);
 }
 
-/** Sets a node's text if it differs, so that a selection and a screen reader's place stay. */
+/** Sets a node's text if it differs, so that a selection and the position of a screen reader stay. */
 export function text(node, value) {
   const wanted = value === null || value === undefined ? "" : String(value);
   if (node.textContent !== wanted) node.textContent = wanted;
@@ -89,7 +89,7 @@ export function freshId() {
   return `n${numbers}`;
 }
 
-/** Says something to a screen reader; urgent: at once. */
+/** Announces something to a screen reader; urgent: at once. */
 export function announce(message, urgent = false) {
   const region = document.getElementById(urgent ? "urgent" : "polite");
   const line = el("p", {}, message);
@@ -97,7 +97,7 @@ export function announce(message, urgent = false) {
   setTimeout(() => line.remove(), 10_000);
 }
 
-/** What this browser was told to remember. */
+/** A setting that this browser has stored. */
 export function remembered(name, fallback) {
   try {
     const found = localStorage.getItem(`spark-fast ${name}`);
@@ -111,7 +111,7 @@ export function remember(name, value) {
   try {
     localStorage.setItem(`spark-fast ${name}`, JSON.stringify(value));
   } catch {
-    // Kept until the page is closed, by whoever asked.
+    // The browser stores nothing. The caller keeps the value until the page is closed.
   }
 }
 
@@ -123,7 +123,7 @@ const ICONS = {
   reload: { d: "M13.2 8.6a5.2 5.2 0 1 1-1.4-4.2M13 1.8v3.4H9.6", stroke: true },
 };
 
-/** A small drawing that says nothing to a screen reader. */
+/** A small drawing that screen readers leave out. */
 export function icon(name) {
   const { d, stroke } = ICONS[name];
   return svg(

@@ -1,4 +1,4 @@
-// What the plot library is given: from histories, marks and colours, without the page.
+// The traces and the layout for the plot library, made of histories, marks and colours.
 
 import { count, figure } from "./format.js";
 
@@ -102,7 +102,7 @@ export function layoutOf({ theme, marks: all, last, log, width, height }) {
   };
 }
 
-/** Text that the library shows as it is. */
+/** Escapes a text, so that the library shows it as it is. */
 function plain(words) {
   return words.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 }
@@ -113,7 +113,7 @@ export function measured(history) {
   return Object.fromEntries(Object.entries(history).map(([name, numbers]) => [name, numbers.slice(1)]));
 }
 
-/** A line; and below it a band from the lowest to the highest, where points were merged. */
+/** A line, and behind it a band from the lowest to the highest number, where points were merged. */
 export function lines(history, at, theme) {
   const { steps, mean, low, high, sparse } = history;
   const shape = sparse ? "hv" : "linear";
@@ -131,7 +131,7 @@ export function lines(history, at, theme) {
   return [{ ...edge, y: low }, { ...edge, y: high, fill: "tonexty", fillcolor: theme.bands[at] }, line];
 }
 
-/** The marks that have room for a label, the newest first; `gap`: in steps. */
+/** The marks that have room for a label, the newest first. gap: the least distance, in steps. */
 function apart(marks, gap) {
   const found = [];
   for (const mark of [...marks].reverse()) if (found.length === 0 || found.at(-1).step - mark.step >= gap) found.push(mark);

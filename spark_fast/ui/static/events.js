@@ -2,7 +2,7 @@
 
 import { current, refused } from "./token.js";
 
-/** Seconds in which the answer has to begin. */
+/** Seconds within which the answer has to begin. */
 const PATIENCE_SECONDS = 10;
 
 /**
@@ -18,7 +18,7 @@ export class Events {
     this.#read(path);
   }
 
-  /** Ends it. Nothing is called any more. */
+  /** Ends the stream. No callback is called any more. */
   close() {
     this.take = null;
     this.abort.abort();

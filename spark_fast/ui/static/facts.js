@@ -1,4 +1,4 @@
-// What both views show of a run: its status, its progress.
+// Facts of a run that both views show: its status, its progress.
 
 import { attribute, el, show, text } from "./dom.js";
 import { clock, count, duration, isLive, loops } from "./format.js";
@@ -6,7 +6,7 @@ import { brief } from "./ranks.js";
 
 const SILENT_SECONDS = 10;
 
-/** The status, with a word on what is not as it should be. */
+/** The status, with a word on its trouble. */
 export class Status {
   constructor() {
     this.word = el("span", { class: "status" });
@@ -44,7 +44,7 @@ export class Status {
   }
 }
 
-/** For how long a run has passed no checkpoint: of one that passes none, nothing new comes. */
+/** For how long a run has passed no checkpoint. The page counts by itself: such a run makes no events. */
 function silence(run) {
   return typeof run.since_checkpoint === "number" ? run.since_checkpoint + (Date.now() - run.received) / 1000 : 0;
 }
@@ -69,14 +69,14 @@ export class Progress {
   }
 }
 
-/** When whoever asked for the stop ends the processes itself, and how much time is left; nothing if nobody said. */
+/** When the sender of the stop kills the processes, and how much time is left; empty if the sender did not say. */
 export function stopBy(run) {
   if (!run.stop_by || !isLive(run)) return "";
   const left = run.stop_by - Date.now() / 1000;
   return `${clock(run.stop_by)}, ${left > 0 ? `${duration(left)} left` : "which is over"}`;
 }
 
-/** How long a run has been there, or since when it is not. */
+/** How long a run has been live, or when it ended. */
 export function age(run) {
   const now = Date.now() / 1000;
   if (isLive(run)) return duration(now - run.started);

@@ -1,13 +1,13 @@
-// Numbers, times and names as people read them. As in the command line: spark_fast/cli/words.py.
+// Numbers, times and names as people read them, as in the command line: spark_fast/cli/formatting.py.
 
 const grouped = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 
-/** A count, its thousands apart. */
+/** A count, with its thousands separated. */
 export function count(number) {
   return grouped.format(number);
 }
 
-/** Short, to the two largest units: 42s, 5m03s, 2h05m, 3d04h. */
+/** A duration in its two largest units: 42s, 5m03s, 2h05m, 3d04h. */
 export function duration(seconds) {
   const whole = Math.floor(Math.max(0, seconds));
   for (const [size, unit, below, small] of [
@@ -23,7 +23,7 @@ export function duration(seconds) {
   return `${whole}s`;
 }
 
-/** All of a duration, to the millisecond, as people type it: 500ms, 1.5s, 1h00m, 2h05m30s. */
+/** A duration to the millisecond, as people type it: 500ms, 1.5s, 1h00m, 2h05m30s. */
 export function exactDuration(seconds) {
   if (seconds < 1) return `${Number((seconds * 1000).toPrecision(4))}ms`;
   let left = Math.round(seconds * 1000);
@@ -49,7 +49,7 @@ export function exactDuration(seconds) {
   return words.join("");
 }
 
-/** Three figures or so of a number per second. */
+/** A number per second, to about three figures. */
 export function speed(perSecond) {
   if (perSecond === null || perSecond === undefined) return "–";
   if (perSecond >= 1e6) return `${(perSecond / 1e6).toFixed(1)}M`;
@@ -70,7 +70,7 @@ export function size(bytes) {
   return `${at === 0 || bytes >= 100 ? bytes.toFixed(0) : bytes.toFixed(1)} ${units[at]}`;
 }
 
-/** Local time of day, with the date where that is another day's. */
+/** The local time, with the date if it is not today. */
 export function clock(seconds) {
   const when = new Date(seconds * 1000);
   if (Number.isNaN(when.getTime())) return "?";

@@ -1,4 +1,4 @@
-// The functions that a run lets be called, as forms made from their signatures.
+// The functions that a run exposes, as forms made from their signatures.
 
 import { of } from "./api.js";
 import { attribute, Children, el, freshId, show, text } from "./dom.js";
@@ -8,7 +8,7 @@ import { ask, FateLine } from "./requests.js";
 import { parseNumber } from "./values.js";
 
 const SECONDS = 60;
-/** Ranks that may be chosen one by one. */
+/** Up to so many ranks, the user can choose each. */
 const RANKS = 16;
 
 /** The kind of input that a parameter gets, from its annotation, else from its default. */
@@ -90,7 +90,7 @@ class Field {
     );
   }
 
-  /** What was typed; undefined if nothing. Raises Error. */
+  /** The value that the user typed; undefined for nothing. Raises Error. */
   read() {
     const typed = this.input.value;
     if (this.type === "bool") return typed === "" ? undefined : typed === "true";
@@ -109,7 +109,7 @@ class Field {
   }
 }
 
-/** The arguments as a call takes them: by name where that can be. Raises Problem. */
+/** The arguments of a call, by name where possible. Raises Problem. */
 function collect(fields) {
   const args = [];
   const kwargs = {};
@@ -117,7 +117,7 @@ function collect(fields) {
   const read = new Map(fields.map((field) => [field, attempt(field)]));
   const rest = fields.find((field) => field.parameter.kind === "var_positional");
   const more = (rest && read.get(rest)) ?? [];
-  // Whatever stands before one that can only go by its place has to go by its place, too.
+  // Before an argument that can only be given by position, all others have to be given by position, too.
   const byPlace = positional.filter((field) => more.length > 0 || field.parameter.kind === "positional");
   const last = more.length > 0 ? byPlace.length : byPlace.findLastIndex((field) => read.get(field) !== undefined) + 1;
   byPlace.slice(0, last).forEach((field) => args.push(read.get(field) ?? field.parameter.default ?? null));

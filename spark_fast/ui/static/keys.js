@@ -34,7 +34,7 @@ const HELP = [
   ],
 ];
 
-/** Calls handle(key) for each key that is pressed outside of inputs and dialogs; it returns whether it was one. */
+/** Calls handle(key) for each key that is pressed outside of inputs and dialogs. handle() returns whether the key means something. */
 export function listen(handle) {
   document.addEventListener("keydown", (event) => {
     if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;

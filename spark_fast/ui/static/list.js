@@ -64,7 +64,7 @@ export class List {
       this.pastTable,
       this.morePast,
     );
-    // Rows out of view are not touched: there may be a thousand.
+    // Rows that are not in view stay as they are: there may be a thousand.
     this.views = new IntersectionObserver(
       (entries) => {
         for (const { target, isIntersecting } of entries) {
@@ -125,7 +125,7 @@ export class List {
     return el("button", { type: "button", class: "more", hidden: true, onclick: further });
   }
 
-  /** Once a second: what changes by itself. */
+  /** Updates once a second what changes without an event. */
   tick() {
     for (const rows of [this.liveRows, this.pastRows]) {
       for (const row of rows.parts.values()) if (row.visible) row.draw();

@@ -116,7 +116,7 @@ export class Plot {
     );
   }
 
-  /** The values that can be added. */
+  /** Offers the values that can be added. */
   choices(names) {
     if (!this.visible) return;
     const others = names.filter((name) => !this.names.includes(name));
@@ -147,12 +147,12 @@ export class Plot {
     this.plots.refresh();
   }
 
-  /** What its values were at their last change. */
+  /** Identifies the last change of its values. */
   get wanted() {
     return this.shown.map((name) => this.plots.stamp(name)).join("|");
   }
 
-  /** Its values, as far as the run has them. */
+  /** The values of the plot that the run has. */
   get shown() {
     return this.names.filter((name) => this.plots.values.has(name));
   }
@@ -200,7 +200,7 @@ export class Plot {
     this.#legend();
   }
 
-  /** What is seen until the library has come. */
+  /** Draws a simple curve until the library is there. */
   #sketch(histories) {
     const { width, height } = this.area.getBoundingClientRect();
     attribute(this.drawing, "viewBox", `0 0 ${Math.max(width, 1)} ${Math.max(height, 1)}`);

@@ -49,7 +49,7 @@ export class Plots {
     this.plots = new Children(this.grid, (value) => value.name, (value) => new Plot(value.name, this), (plot) => plot.live());
   }
 
-  /** What stands for a value's last change. */
+  /** Identifies the last change of a value. */
   stamp(name) {
     const value = this.values.get(name);
     return value ? `${value.step} ${value.time} ${value.value}` : "";
@@ -60,7 +60,7 @@ export class Plots {
     this.step = detail.step;
     this.values = new Map(numbers.map((value) => [value.name, value]));
     this.names = numbers.map((value) => value.name);
-    // One that never changed has no curve. What changes all the time comes first, what comes later comes last.
+    // A value that never changed has no plot. Values that change all the time come first, new ones last.
     const fresh = numbers.filter((value) => value.step > 0 && !this.changed.includes(value.name));
     const rests = (value) => value.step < detail.step * RECENT;
     for (const still of [false, true]) {
@@ -75,7 +75,7 @@ export class Plots {
     this.refresh();
   }
 
-  /** Once a second: what stands still goes on to where the run is. */
+  /** Extends the plots of values that stand still to the step of the run. Called once a second. */
   tick() {
     const now = performance.now();
     if (document.hidden || now < (this.extended ?? 0)) return;
@@ -86,14 +86,14 @@ export class Plots {
     }
   }
 
-  /** The journal's requests: {step, title}. */
+  /** Takes the marks of the journal's requests: {step, title}. */
   mark(marks) {
     if (JSON.stringify(marks) === JSON.stringify(this.marks)) return;
     this.marks = marks;
     this.#redraw();
   }
 
-  /** Fetches and draws what is in view and has changed, at most once a second. */
+  /** Fetches and draws the plots that are in view and have changed, at most once a second. */
   refresh() {
     if (this.fetching) {
       this.again = true;

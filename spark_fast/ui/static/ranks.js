@@ -1,20 +1,20 @@
-// The ranks of a run: how many there are, what is wrong with some, and those that are alike. As in the command line:
-// spark_fast/cli/ranks.py. Whether something is wrong with a rank the server says.
+// The ranks of a run: how many there are, which are in trouble, and which are alike, as in the command line:
+// spark_fast/cli/ranks.py. The server decides whether a rank is in trouble.
 
 import { announce, attribute, Children, el, show, text } from "./dom.js";
 import { clock, count, duration } from "./format.js";
 
-/** Ranks that are listed one by one, whatever they do; of more, those that are alike share a line. */
+/** Up to so many ranks, each has a line. Of more ranks, those that are alike share one. */
 const EACH = 16;
-/** Ranges of ranks in a line at the most. */
+/** The most ranges of ranks in a line. */
 const SHOWN = 12;
 
-/** Whether a run is of a job of several ranks, wherever they are. */
+/** Whether the run's job has several ranks, on this host or on others. */
 export function several(run) {
   return run.world_size > 1 || run.local_world_size > 1;
 }
 
-/** Whether ranks of a run ended otherwise than they should. */
+/** Whether ranks of a run have failed or are lost. */
 export function misses(run) {
   return run.present.troubles.some(isMissed);
 }
@@ -23,20 +23,20 @@ function isMissed({ trouble }) {
   return trouble === "lost" || trouble === "failed";
 }
 
-/** How many ranks there are to be: of all hosts, where those of others are known; else of this one. */
+/** How many ranks the run is to have: on all hosts, where those of others are known, else on this one. */
 function wanted(run) {
   const here = run.local_world_size;
   return run.present.ranks > here || run.present.hosts > 1 ? run.world_size : here;
 }
 
-/** How many ranks; of a live run that lacks some, how many of how many. */
+/** How many ranks there are; for a live run that lacks some, how many of how many. */
 export function howMany(run) {
   const { live } = run.present;
   const all = wanted(run);
   return live === 0 || live === all ? count(all) : `${count(live)}/${count(all)}`;
 }
 
-/** What is wrong with the ranks of a run, in a few words: "rank 3 lost, rank 1 late". */
+/** The troubles of the ranks of a run, in a few words: "rank 3 lost, rank 1 late". */
 export function brief(run) {
   if (!several(run)) return "";
   const words = { lost: "lost", failed: "failed", unheard: "not heard", overdue: "late", behind: "behind" };
@@ -65,7 +65,7 @@ function name(numbers) {
   return `rank${numbers.length > 1 ? "s" : ""} ${ranges(numbers)}`;
 }
 
-/** The first and the last; one where they are the same, nothing where there is none. */
+/** The first and the last with a dash; only one if they are equal, empty if there is none. */
 function span(found) {
   return [...new Set([found[0], found.at(-1)])].filter((each) => each !== undefined).join("–");
 }
@@ -74,7 +74,7 @@ function ascending(numbers) {
   return [...numbers].sort((a, b) => a - b);
 }
 
-/** How many ranks are there, and which are not. */
+/** How many ranks are there, and which are missing. */
 function present(run) {
   const { live, hosts } = run.present;
   const all = wanted(run);
@@ -89,7 +89,7 @@ function present(run) {
   return `${words.join("; ")}.`;
 }
 
-/** What is wrong with ranks that are alike, in words. */
+/** The trouble of ranks that are alike, in words. */
 function note(those) {
   const steps = ascending(those.map(({ step }) => step));
   const at = `step${steps[0] === steps.at(-1) ? "" : "s"} ${span(steps.map(count))}`;
@@ -114,7 +114,7 @@ function note(those) {
   }
 }
 
-/** The ranks in order; of many, those that do the same, and with which the same is wrong, as one. */
+/** The ranks in order. Of many ranks, those with the same status and the same trouble share a group. */
 function grouped(ranks, each) {
   const alike = new Map();
   for (const rank of [...ranks].sort((a, b) => a.rank - b.rank)) {
@@ -151,7 +151,7 @@ class Row {
   }
 }
 
-/** All of them, as a table. */
+/** The table of all ranks. */
 export class Ranks {
   constructor(id) {
     this.id = id;
@@ -195,7 +195,7 @@ export class Ranks {
     this.rows.show(grouped(run.ranks, few || this.each));
   }
 
-  /** Says what has gone wrong since the page is open; how far one is behind comes and goes. */
+  /** Announces new troubles, but not which rank is behind: that changes all the time. */
   #announce() {
     const { run } = this;
     const wrong = new Map();

@@ -6,7 +6,7 @@ import { announce, attribute, el, show, text } from "./dom.js";
 import { count } from "./format.js";
 
 const WAIT_SECONDS = 2;
-/** Answers that are waited for at a time: a browser has six connections for a server. */
+/** How many answers the page waits for at a time: a browser has six connections for a server. */
 const AT_ONCE = 2;
 const LOST_SECONDS = 1;
 const START_OVER = "Start over…";
@@ -46,7 +46,7 @@ export async function ask(run, method, path, body, seen, { what, seconds = Infin
   return request;
 }
 
-/** Offers to start the training over where a request was refused because the new code would do so. */
+/** Offers to start the training over after a request that was refused because the new code would do so. */
 export function offerRestart(line, run, request, reload) {
   if (!request.can_start_over) return;
   const question = "The training begins anew with this code, in the same process. What is persisted and the places of its loops are forgotten.";
@@ -83,7 +83,7 @@ async function turn() {
   waiting += 1;
 }
 
-/** A fate in words: "asked…", "done at step 120", "refused: it is ending". done: the word for what was applied. */
+/** A fate in words: "asked…", "done at step 120", "refused: it is ending". done: the word for "applied". */
 export function words(fate, done = "done") {
   const reason = fate.reason ? fate.reason.split("\n")[0] : "";
   switch (fate.state) {
@@ -102,9 +102,9 @@ export function words(fate, done = "done") {
   }
 }
 
-/** A line that shows the fate of one request after the other. */
+/** A line that shows the fate of the latest request. */
 export class FateLine {
-  /** full: whether tracebacks and `more` are shown below. Else `more` is put where there is room. */
+  /** full: whether tracebacks and `more` stand below. Otherwise the caller places `more` itself. */
   constructor({ full = false } = {}) {
     this.what = el("span", { class: "fate-what" });
     this.words = el("span", { class: "fate-words" });

@@ -1,4 +1,4 @@
-// One run: what it does, its values, plots, functions, journal, code and ranks.
+// One run: its status, values, plots, functions, journal, code and ranks.
 
 import { Code } from "./code.js";
 import { Controls } from "./controls.js";
@@ -96,7 +96,7 @@ export class RunView {
     return run ? `${this.id}: ${run.status} – spark-fast` : `${this.id} – spark-fast`;
   }
 
-  /** What is known of it: the detail, which is newer, and what only the summary says. */
+  /** All that is known of the run: its detail, which is newer, and what only its summary has. */
   get run() {
     const { detail, runs } = this.stream;
     const summary = runs.get(this.id);

@@ -6,12 +6,12 @@ import { clock } from "./format.js";
 import { current, onToken } from "./token.js";
 
 const RETRY_SECONDS = [1, 1, 2, 3, 5];
-/** A page that nobody sees lets go of its connection: a browser has six of them for all pages of a server. */
+/** A hidden page closes its connection: a browser has six of them for all pages of a server. */
 const HIDDEN_SECONDS = 30;
-/** Seconds after which a silent server is taken for lost: it says each 10 seconds that it is there. */
+/** Seconds after which a silent server counts as lost: it sends a sign of life every 10 seconds. */
 const SILENCE_SECONDS = 20;
 
-/** The parts of which an event holds only those items that changed, and what each is known by. */
+/** The parts that are lists, and the key of their items. An event holds only the items that changed. */
 const KEYS = { values: "name", requests: "id", ranks: "rank" };
 
 export class Stream {
@@ -38,7 +38,7 @@ export class Stream {
     onToken(() => this.#renew());
   }
 
-  /** Looks at this run too; null for none. */
+  /** Shows this run in full, too; null for none. */
   look(run) {
     this.run = run;
     this.detail = null;
@@ -123,14 +123,14 @@ export class Stream {
     this.timer = setTimeout(() => this.#open(), seconds * 1000);
   }
 
-  /** There is another token, or the one that there was has been refused. */
+  /** Handles a new token, or the refusal of the current one. */
   #renew() {
     if (this.state === "hidden") return;
     if (current() !== null) this.#open();
     else this.#lose();
   }
 
-  /** A connection may be dead without having been closed. */
+  /** Finds out whether the connection is dead, which the browser may not notice. */
   #listen() {
     if (this.state !== "live" || performance.now() - this.heard < SILENCE_SECONDS * 1000) return;
     this.#lose();
@@ -151,12 +151,12 @@ export class Stream {
     }
   }
 
-  /** Whether a token is needed before anything can be shown anew. */
+  /** Whether the page needs a token before it can update. */
   get locked() {
     return this.state === "lost" && current() === null;
   }
 
-  /** What to say of the connection, for people. */
+  /** The state of the connection, in words. */
   get message() {
     const since = this.lostSince === null ? null : clock(this.lostSince);
     if (this.locked) {

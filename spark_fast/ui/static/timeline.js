@@ -1,4 +1,4 @@
-// The journal of a run, newest first, with the requests that came to nothing.
+// The journal of a run, newest first, with the requests that were not applied.
 
 import { call, of } from "./api.js";
 import { attribute, Children, el, show, text } from "./dom.js";
@@ -9,7 +9,7 @@ const FIRST = 30;
 const LONG = 120;
 const GATHER_SECONDS = 0.3;
 
-/** What a line of the journal says was asked, in words. */
+/** The request of a line of the journal, in words. */
 function asked(line) {
   switch (line.kind) {
     case "advance":
@@ -25,7 +25,7 @@ function asked(line) {
   }
 }
 
-/** What a set or a call brought, in words. */
+/** The result of a set or a call, in words. */
 function brought({ name, value, values, args, kwargs }) {
   if (values !== undefined) {
     const each = Object.entries(values).map(([key, found]) => `${key} = ${JSON.stringify(found)}`);
@@ -40,7 +40,7 @@ function clipped(words) {
   return words.length > LONG ? `${words.slice(0, LONG - 1)}…` : words;
 }
 
-/** Events out of the journal's lines and the log's requests, newest first. */
+/** The events of the journal's lines and the log's requests, newest first. */
 function events(lines, requests) {
   const found = [];
   const byId = new Map();
@@ -70,7 +70,7 @@ function events(lines, requests) {
     const known = byId.get(request.id);
     if (known) {
       if (request.name && !known.title.includes(request.name)) known.title = `${request.kind} ${request.name}`;
-      // The first rank to come to it writes the line; others may not have.
+      // The first rank that comes to the request writes the line. Others may not have come to it yet.
       if (["asked", "failed", "refused"].includes(state)) Object.assign(known, { state, note: words(request.fate) });
       continue;
     }
@@ -108,7 +108,7 @@ class Event {
 }
 
 export class Timeline {
-  /** onMarks is called with what is to stand in the plots: {step, title} of what was applied, oldest first. */
+  /** onMarks is called with the marks for the plots: {step, title} of each applied request, oldest first. */
   constructor(run, onMarks) {
     this.run = run;
     this.onMarks = onMarks;

@@ -1,9 +1,9 @@
-// The token that lets this page in. It comes in the address's fragment, which no browser sends anywhere, and is kept for
+// The token of this page. It comes in the fragment of the address, which no browser sends anywhere, and is kept for
 // this tab. Other tabs of this page get it by a channel that only pages of this server's address can hear.
 
 const KEY = "spark-fast token";
 const IN_ADDRESS = /^#token=([\w-]+)(\/.*)?$/;
-/** Milliseconds in which another tab has to answer. */
+/** Milliseconds within which another tab has to answer. */
 const PATIENCE = 400;
 
 const channel = new BroadcastChannel(KEY);
@@ -22,7 +22,7 @@ export function onToken(heard) {
   listeners.push(heard);
 }
 
-/** Takes the token that the address holds, if it does, and removes it from there. Returns whether it did. */
+/** Takes a token from the address, and removes it there. Returns whether there was one. */
 export function takeFromAddress() {
   const found = IN_ADDRESS.exec(location.hash);
   if (!found) return false;
@@ -45,7 +45,7 @@ export function refused(given) {
   try {
     sessionStorage.removeItem(KEY);
   } catch {
-    // The browser keeps nothing for this page, so nothing is to be removed.
+    // The browser stores nothing for this page, so there is nothing to remove.
   }
   for (const heard of listeners) heard();
   channel.postMessage({ wanted: true });
@@ -58,7 +58,7 @@ export async function find() {
   try {
     stored = sessionStorage.getItem(KEY);
   } catch {
-    // The browser keeps nothing for this page.
+    // The browser stores nothing for this page.
   }
   if (stored !== null) {
     keep(stored);
@@ -75,7 +75,7 @@ function keep(given) {
   try {
     sessionStorage.setItem(KEY, given);
   } catch {
-    // Then it is kept for as long as this page is open.
+    // The browser stores nothing. The token is kept for as long as this page is open.
   }
   for (const heard of listeners) heard();
   return true;

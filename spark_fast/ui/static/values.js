@@ -17,7 +17,7 @@ const REST_SECONDS = 0.15;
  *   differs(value)        whether it shows something else than this
  */
 
-/** Something to type into. Enter sends, Escape takes back. */
+/** A field for text. Enter sends it, Escape restores the old text. */
 class Typed {
   constructor(value, id, send, { area = false, parse, format, ...attributes }) {
     this.parse = parse;
@@ -72,7 +72,7 @@ class Typed {
     this.send(value);
   }
 
-  /** What was refused stays, to be mended; and what was typed since. */
+  /** Keeps a refused text, so that the user can correct it, and a text that was typed since. */
   settle(done, value) {
     if (done && this.input.value === this.sent) this.write(value);
   }
@@ -140,7 +140,7 @@ class Slider {
         this.field.input.dispatchEvent(new Event("input"));
       },
       onchange: () => {
-        // The arrow keys say so at each step.
+        // The arrow keys make an event at each step.
         clearTimeout(this.resting);
         this.resting = setTimeout(() => {
           this.moving = false;
@@ -161,7 +161,7 @@ class Slider {
     this.write(value.value);
   }
 
-  /** Without the noise of a thousandth of the range. */
+  /** Rounds to a thousandth of the range. */
   #rounded() {
     const { min, max, step, value } = this.slider;
     if (step !== "any") return Number(value);
@@ -262,7 +262,7 @@ class Choice {
     this.input.value = String(this.choices.findIndex((choice) => JSON.stringify(choice) === wanted));
   }
 
-  /** An open list of choices is not changed under the person's hand. */
+  /** Does not change a list of choices while the user has it open. */
   held() {
     return this.open;
   }
@@ -284,7 +284,7 @@ class Choice {
 
 class Shown {
   constructor(value, id) {
-    // An output is read out at each change, unless it is told not to.
+    // A screen reader announces each change of an output, unless aria-live is off.
     this.output = el(value.type === "json" ? "pre" : "output", { id, class: "shown", "aria-live": "off" });
     this.node = this.output;
     this.json = value.type === "json";
@@ -332,7 +332,7 @@ function inputFor(value, id, send) {
   return new Typed(value.value, id, send, { area, format: literal, parse: (typed) => typed });
 }
 
-/** What decides which input a value has. */
+/** The properties of a value that decide which input it has. */
 function shape(value) {
   return JSON.stringify([value.type, value.readonly, value.min, value.max, value.step_size, value.choices]);
 }
@@ -364,7 +364,7 @@ class Row {
   update(value) {
     this.value = value;
     const wanted = shape(value);
-    // A set of constraints that changed under a person's hand waits until the hand is off.
+    // New limits of a value wait while the user edits it.
     if (this.shape === undefined || (this.shape !== wanted && !this.input.held())) this.#build(wanted);
     text(this.unit, value.unit ? `in ${value.unit}` : "");
     text(this.doc, value.doc);
@@ -431,10 +431,10 @@ class Row {
       },
       { what: `set ${this.name}` },
     );
-    if (this.pending !== mine) return; // another was sent meanwhile
+    if (this.pending !== mine) return; // another request was sent meanwhile
     this.pending = null;
     const done = fate.state === "applied";
-    // The stream may be a moment behind the fate.
+    // The stream may be a moment later than the fate.
     if (done && !(this.value.step >= fate.step)) this.value = { ...this.value, value, step: fate.step };
     this.input.settle(done, this.value.value);
     this.#valid(done || !this.input.held());

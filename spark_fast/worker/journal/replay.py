@@ -1,4 +1,4 @@
-"""A journal applied again: the same requests at the same steps."""
+"""A journal that is replayed: its requests are applied again, at the same steps."""
 
 import os
 import platform
@@ -19,9 +19,9 @@ __all__ = ["Replay"]
 class Replay:
     """The requests of a journal that are still to be applied, of one rank.
 
-    Pauses are replayed without their waiting: what ended a pause stands behind it at the same step, so that both are
-    handed out together. A reload that was taken back is replayed too: it left the loop, and so passed checkpoints. One
-    that was refused did nothing, and brought no code; it is left out.
+    Pauses are replayed without their duration: the request that ended a pause comes after it at the same step, so that
+    both are applied together. A reload that was rolled back is replayed, too: it left the loop, and so passed
+    checkpoints. A reload that was refused did nothing, and its code is not in the journal; it is left out.
     """
 
     def __init__(self, journal: Journal, rank: int = 0) -> None:
@@ -44,13 +44,13 @@ class Replay:
         self._waiting.reverse()
 
     def check(self, path: str, source: bytes, command: Sequence[str]) -> None:
-        """Raises ReplayRefusedError with the first difference, if the journal is of another script, another version of
-        it or of a module of its project, or another command line. Another version of Python or of spark_fast is a
+        """Raise ReplayRefusedError with the first difference if the journal is of another script, of another version of
+        it or of a module of its project, or of another command line. Another version of Python or of spark_fast is a
         warning.
 
-        path: the script, absolute. What lay in its folder then is looked for in its folder now.
-        source: of the script.
-        command: as in the header of a journal.
+        path: the script, absolute. Files that were in its folder then are expected in its folder now.
+        source: the script's source.
+        command: the command line, as in the header of a journal.
         """
         self._path = path
         entry = self._journal.header["entry"]
@@ -62,7 +62,7 @@ class Replay:
         then = list(self._journal.header["command"])
         for at in range(max(len(then), len(command))):
             one, other = (words[at] if at < len(words) else None for words in (then, command))
-            # The script itself may lie elsewhere.
+            # The script itself may be in another folder.
             if one != other and not (at == 0 and one and other and Path(one).name == Path(other).name):
                 raise self._refusal(f"argument {at} was {_shown(one)}, and is now {_shown(other)}")
         self._check_modules()
@@ -85,7 +85,7 @@ class Replay:
                     raise self._refusal(f"{here} differs from the one that was imported then")
 
     def _here(self, path: str) -> str:
-        """Where a file of the project is now: the script may have moved, and what lay beside it with it."""
+        """Return where a file of the project is now: the script may have moved with the files beside it."""
         header = self._journal.header
         entry = header["entry"]["path"]
         if path == entry:
@@ -111,18 +111,18 @@ class Replay:
 
     @property
     def next_step(self) -> int | None:
-        """The step of the next request; None if none is left."""
+        """The step of the next request; None if no request is left."""
         return self._waiting[-1]["step"] if self._waiting else None
 
     def due(
         self, step: int, within: str | None = None, inner: int = 0, *, most: int | None = None
     ) -> list[dict[str, Any]]:
-        """Hands out, once, the requests of all steps up to this one. A value to set or a function to call is the last
-        for the time being, until over(): what came after it is not to come while it is delivered.
+        """Return, once, the requests of all steps up to this one. After a value to set or a function to call, the rest
+        waits for over(): it must not come while that request is delivered.
 
-        within: the id of the call that is running, as the journal has it: only what was applied there is due.
-        inner: how many checkpoints that has passed itself.
-        most: how many at a time; None for all.
+        within: the id of the call that is running, as in the journal: only requests that came while it ran are due.
+        inner: how many checkpoints that call has passed.
+        most: how many requests at a time; None for all.
         """
         found: list[dict[str, Any]] = []
         while (
@@ -147,24 +147,27 @@ class Replay:
         return found
 
     def over(self, ident: str) -> None:
-        """A value was set or a function has returned, or could not be replayed, by the request's id in the journal:
-        what was applied while it was delivered, and was not reached, is due no more."""
+        """Note the end of a set or a call, also of one that could not be replayed, by its id in the journal.
+
+        Requests that came while it was delivered, and that were not reached, are not replayed.
+        """
         self._over.add(ident)
         if ident in self._open:
             del self._open[self._open.index(ident) :]
 
     def code_of(self, request: Mapping[str, Any]) -> dict[str, bytes]:
-        """The sources that a reload brought, by path."""
+        """Return the sources of a reload, by path."""
         from spark_fast.project.sources import encode
 
         return {self._here(path): encode(text) for path, text in self._code[request["id"]].items()}
 
     def payload_of(self, request: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What a value to set or a call brought; None if the worker was killed before it had written that down."""
+        """Return the content of a set or a call; None if the worker was killed before it had written that down."""
         return self._payloads.get(request["id"])
 
     def left(self, step: int) -> str | None:
-        """What was never reached by a loop that ended at this step, for people; None if all was."""
+        """Return a sentence on the requests that a loop which ended at this step never reached; None if it reached all
+        of them."""
         if not self._waiting:
             return None
         count = len(self._waiting)
@@ -177,7 +180,7 @@ class Replay:
 
 
 def _with_calls(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The requests; one that was applied while a function ran has the id of that call as "within"."""
+    """Return the requests. One that was applied while a function ran has the id of that call as "within"."""
     running: list[str] = []
     calls: set[str] = set()
     found = []

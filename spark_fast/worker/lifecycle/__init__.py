@@ -1,1 +1,1 @@
-"""How a worker begins and ends: its rank, its forks, its stop."""
+"""The beginning and the end of a worker: its rank, its forks, its stop."""

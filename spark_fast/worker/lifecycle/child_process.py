@@ -1,9 +1,9 @@
 """The end of a process that `multiprocessing` has started, and that is a worker.
 
-Such a process runs no exit handlers where it was forked (Python 3.11, 3.12), and none of them learns what it raised:
-`BaseProcess._bootstrap()` prints the exception and returns an exit code. So what that calls last is wrapped, in this
-process alone: `traceback.print_exc()`, with the exception in hand, and `util._flush_std_streams()`. Where a later
-Python calls neither, its exit handlers do.
+If such a process was forked, it runs no exit handlers (Python 3.11, 3.12). They would not learn the exception that
+ended it, either: `BaseProcess._bootstrap()` prints it and returns an exit code. So the functions that it calls last are
+wrapped, in this process alone: `traceback.print_exc()`, during which the exception is known, and
+`util._flush_std_streams()`. If a later Python calls neither, its exit handlers publish the end.
 """
 
 import sys
@@ -19,7 +19,7 @@ _watched = False
 
 
 def _this_process() -> Any:
-    """The process as multiprocessing sees it, if that has started it; else None."""
+    """Return multiprocessing's object of this process if multiprocessing has started it, else None."""
     module = sys.modules.get("multiprocessing.process")
     if module is None or module.parent_process() is None:
         return None
@@ -27,22 +27,22 @@ def _this_process() -> Any:
 
 
 def is_child() -> bool:
-    """Whether multiprocessing has started this process."""
+    """Return whether multiprocessing has started this process."""
     return _this_process() is not None
 
 
 def is_daemon() -> bool:
-    """Whether it is one of those that serve another process, and end with it: of a pool, or of a data loader."""
+    """Return whether this process serves another one and ends with it, as those of pools and data loaders do."""
     process = _this_process()
     return process is not None and bool(process.daemon)
 
 
 def watch(raised: Callable[[BaseException], None], ended: Callable[[int], None]) -> None:
-    """Has this process, for which is_child() is true, call `raised` with the exception that ends it, if one does, and
-    then `ended` with its exit code. A stop that ends it is told in one line, without a traceback."""
+    """Have this process, for which is_child() is true, call `raised` with the exception that ends it, if one does, and
+    then `ended` with its exit code. If a stop ends it, one line says so in place of a traceback."""
     global _watched
     if _watched:
-        return  # before it was forked
+        return  # its parent did this before it was forked
     _watched = True
     import traceback
     from multiprocessing import process, util

@@ -1,4 +1,4 @@
-"""Processes that are forked from a worker: which of them are runs, and how a stop comes from one to the other."""
+"""Stops that reach processes which were forked from a worker, from their parent."""
 
 import os
 from typing import Any
@@ -29,10 +29,10 @@ def stop_of(parent: Parent) -> dict[str, Any] | None:
 
 
 def stop_children(run: str | None, sender: str, deadline: float) -> None:
-    """Asks the runs to stop whose processes were forked from this one: what trains may be one of them.
+    """Ask the runs to stop whose processes were forked from this one: one of them may be the one that trains.
 
-    run: that of this process.
-    deadline: seconds that they have to end; 0 for as long as they take.
+    run: the run of this process.
+    deadline: seconds that they have to end; 0 for no limit.
 
     Raises OSError, SparkError.
     """
@@ -43,13 +43,13 @@ def stop_children(run: str | None, sender: str, deadline: float) -> None:
 
 
 def _stop_child(home: Home, name: str, run: str | None, sender: str, deadline: float) -> None:
-    """Asks one run to stop if its process was forked from this one."""
+    """Ask one run to stop if its process was forked from this one."""
     try:
         folder = run_folder.open_run(home, name)
-    except (FileNotFoundError, FolderRefusedError):  # it was removed meanwhile, or is none
+    except (FileNotFoundError, FolderRefusedError):  # it was removed meanwhile, or is no run's folder
         return
     try:
-        about = run_folder.read_about(folder)
+        about = run_folder.read_info(folder)
     finally:
         os.close(folder)
     if about is not None and (about.forked_from, about.parent) == (run, os.getpid()):

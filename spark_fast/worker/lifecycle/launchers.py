@@ -1,4 +1,4 @@
-"""Where this process stands in a job of several: what its launcher says, and what `configure()` says instead."""
+"""The rank of this process in its job, from its launcher or from `configure()`."""
 
 import os
 from dataclasses import replace
@@ -14,7 +14,7 @@ __all__ = ["LAUNCHERS", "Launcher", "Place", "find", "place"]
 
 
 def find(environ: Environment = os.environ, parent: str | None = None) -> Place | None:
-    """As read(). What makes no sense is said in one warning, and the process counts as alone."""
+    """Return the rank that the launcher gives, as read(). If that is invalid, warn once and return None."""
     try:
         return read(environ, parent)
     except ValueError as error:
@@ -23,7 +23,7 @@ def find(environ: Environment = os.environ, parent: str | None = None) -> Place 
 
 
 def place(options: "Options") -> Place | None:
-    """Where this process stands: what configure() says, and for the rest its launcher. None if it is alone."""
+    """Return the rank that configure() gives, and its launcher for the rest; None if the process is alone."""
     if not options.ranks:
         return None
     if options.world_size == 1:

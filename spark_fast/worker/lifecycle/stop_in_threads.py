@@ -1,7 +1,7 @@
-"""The stop that leaves a thread of the script: reported in a line, and answered by the `on_stop()` functions.
+"""The stop that leaves a thread of the script: it is reported in a line, and runs the `on_stop()` functions.
 
-An exception ends a thread and not the script. So a script whose threads train ends by itself once they are stopped,
-and without a word of the stop.
+An exception ends a thread and not the script. So a script whose threads train ends normally once they are stopped, and
+would report no stop.
 """
 
 import threading
@@ -19,21 +19,21 @@ _left = False
 
 
 def watch() -> None:
-    """Takes the stops from what reports the exceptions of threads."""
+    """Handle stops in place of the hook that reports exceptions of threads."""
     global _previous_hook
-    if threading.excepthook is not _on_uncaught:  # else it was forked from a worker
+    if threading.excepthook is not _on_uncaught:  # else this process was forked from a worker
         _previous_hook = threading.excepthook
         threading.excepthook = _on_uncaught
 
 
 def has_left_a_thread() -> bool:
-    """Whether a stop has left a thread, and every thread that the script's end waits for has ended."""
+    """Return whether a stop has left a thread, and every thread that the interpreter's end waits for has ended."""
     main = threading.main_thread()
     return _left and all(each is main or each.daemon for each in threading.enumerate())
 
 
 def finish() -> bool:
-    """Runs the `on_stop()` functions if a stop has left a thread. Returns False if one of them raised."""
+    """Run the `on_stop()` functions if a stop has left a thread. Return False if one of them raised."""
     return not _left or hooks.current.run_on_stop()
 
 

@@ -1,8 +1,8 @@
-"""Which code waits for the threads and tasks that train, so that a stop is none of its business.
+"""Finds code that waits for the threads and tasks that train. A stop is not raised in it.
 
-A main thread that starts the threads that train, and joins them, passes no checkpoint before they have ended. What it
-does then is to validate and save. So code that waits for others when the stop is first raised is let pass afterwards,
-as long as it goes on from there: its position in the function that it waited in is further down than the wait.
+A main thread that starts the threads that train, and joins them, passes no checkpoint before they have ended. Then it
+validates and saves. So code that waits for others when the stop is first raised passes its later checkpoints, as long
+as it goes on from there: it is at a later line of the function that it waited in.
 """
 
 import sys
@@ -20,21 +20,21 @@ _THREADS = {
     "concurrent.futures._base": {"result", "exception", "wait", "as_completed", "result_iterator", "_result_or_cancel"},
     "multiprocessing.pool": {"get", "wait", "next", "join"},
 }
-"""Functions in which a thread waits for the end of what others do, by their modules."""
+"""Functions in which a thread waits for others to end, by their modules."""
 _TASKS = frozenset({"asyncio.taskgroups", "asyncio.threads"})
-"""Modules whose coroutines wait for the end of tasks and threads."""
+"""Modules whose coroutines wait for tasks and threads to end."""
 _WAITS_OF_TASKS = frozenset({"wait", "_wait", "wait_for", "as_completed", "_wait_for_one", "_cancel_and_wait"})
-"""The same of `asyncio.tasks`."""
+"""Coroutines of `asyncio.tasks` that do so."""
 
 
 @dataclass
 class _Wait:
-    """The frames of code that waits, the innermost first, with the lines that they stand at."""
+    """The frames of code that waits, the innermost first, each with its current line."""
 
     frames: list[tuple[FrameType, int]]
 
     def is_behind(self) -> bool:
-        """Whether the code that calls this goes on from there. It holds no frame that has been left after this."""
+        """Return whether the calling code goes on from there. Frames that were left are dropped."""
         stack = {id(frame) for frame in _stack(sys._getframe())}
         while self.frames and id(self.frames[0][0]) not in stack:
             del self.frames[0]
@@ -49,7 +49,7 @@ class Waiters:
         self._tasks_before: WeakSet[Any] = WeakSet()
 
     def note(self) -> None:
-        """Looks what every other thread, and every task of an event loop, does now."""
+        """Note where every other thread, and every task of an event loop, waits now."""
         stacks = sys._current_frames()
         for thread in threading.enumerate():
             frame = stacks.get(thread.ident or 0)
@@ -65,22 +65,22 @@ class Waiters:
                     self._waits[task] = _Wait([(each, each.f_lineno) for each in frames])
 
     def let_pass(self) -> bool:
-        """Whether the code that calls this waited for others then, and goes on from there."""
+        """Return whether the calling code waited for others then, and goes on from there."""
         wait = self._waits.get(current())
         return wait is not None and wait.is_behind()
 
     def is_new_task(self) -> bool:
-        """Whether the code that calls this is of a task that was made after that."""
+        """Return whether the calling code is of a task that was made after that."""
         running = current()
         return not isinstance(running, threading.Thread) and running not in self._tasks_before
 
     def forget(self) -> None:
-        """From here on nothing is let pass: the code that waited has started the training again."""
+        """Let no code pass any more: the code that waited has started the training again."""
         self._waits.clear()
 
 
 def current() -> object:
-    """The task that runs, or else the thread."""
+    """Return the task that runs, or else the thread."""
     tasks = sys.modules.get("asyncio.tasks")
     events = sys.modules.get("asyncio.events")
     if tasks is not None and events is not None and events._get_running_loop() is not None:
@@ -98,7 +98,7 @@ def _stack(frame: FrameType | None) -> Iterator[FrameType]:
 
 
 def _waits_for_threads(stack: list[FrameType]) -> bool:
-    """Whether the innermost frames, those of the standard library, wait for the end of what others do."""
+    """Return whether the innermost frames, those of the standard library, wait for others to end."""
     for frame in stack:
         module = str(frame.f_globals.get("__name__"))
         if frame.f_code.co_name in _THREADS.get(module, ()):
@@ -109,7 +109,7 @@ def _waits_for_threads(stack: list[FrameType]) -> bool:
 
 
 def _tasks(stack: list[FrameType]) -> set[Any]:
-    """The tasks of the event loop that a thread runs."""
+    """Return the tasks of the event loop that a thread runs."""
     for frame in stack:
         if frame.f_code.co_name == "run_forever" and frame.f_globals.get("__name__") == "asyncio.base_events":
             found: set[Any] = sys.modules["asyncio.tasks"].all_tasks(frame.f_locals["self"])

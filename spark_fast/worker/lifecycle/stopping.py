@@ -1,17 +1,17 @@
-"""The rule by which a stop is raised: where SparkStopError is raised once, where again, and where not.
+"""The rule that decides which checkpoints raise a stop's SparkStopError.
 
-The loops of a process are to be left, and the code that validates and saves is to run. Both pass checkpoints. What
-tells them apart is the place, the lines of the frames that lead to a checkpoint:
+The loops of a process are to be left, and the code that validates and saves is to run. Both pass checkpoints. The rule
+tells them apart by the place of a checkpoint, which is the lines of the frames that lead to it:
 
-1. Where the stop has been raised before, it is raised again: the code swallowed it and came back.
-2. Code that handles the stop, in an `except` or `finally` block and all that this calls, is left alone, and so are the
-   functions of `on_stop()`.
-3. Each thread, and each task of an event loop, is raised the stop once. After that its checkpoints at other places
-   pass, until it comes back to a place of rule 1. From then on all of them raise: it is a loop that swallows.
-4. A thread or a task that waited for others to end when the stop was first raised runs on behind that wait, until it
-   goes back to where it waited, or starts code again that was raised the stop. From then on rule 3 holds for it.
-5. A thread that was started after the stop had first been raised, or a task by code that had been raised it, belongs to
-   the code that saves: rules 1 and 2 alone hold for it.
+1. At a place where the stop was raised before, it is raised again: the code swallowed it and came back.
+2. It is not raised in code that handles the stop, which is an `except` or `finally` block and all that this calls, nor
+   in the functions of `on_stop()`.
+3. Each thread, and each task of an event loop, gets the stop once. After that, its checkpoints at other places pass,
+   until it comes back to a place of rule 1. From then on all of its checkpoints raise: it is a loop that swallows.
+4. A thread or a task that waited for others to end when the stop was first raised passes the checkpoints after that
+   wait, until it goes back to where it waited, or starts code again that got the stop. Then rule 3 holds for it.
+5. A thread that was started after the stop had first been raised belongs to the code that saves, and so does a task
+   that was started by code that had got the stop: only rules 1 and 2 hold for it.
 """
 
 import sys
@@ -39,15 +39,15 @@ _PASSED_OVER = frozenset(
         "slow_path.parking",
     )
 )
-"""Modules of ours that lie between the user's frame and the rule."""
+"""Modules of this package whose frames are between the user's frame and the rule."""
 _EVENT_LOOPS = ("asyncio", "anyio", "trio")
-"""Packages whose frames say nothing of a place: a task is begun, and goes on, through different ones."""
+"""Packages whose frames are no part of a place: a task begins, and goes on, through different ones."""
 
 Place = tuple[tuple[int, int | None], ...]
 """The lines that lead to a checkpoint, the innermost first: the code object's id, and the line."""
 
 _raised_in: ContextVar[object] = ContextVar("spark_fast_stop_raised_in", default=None)
-"""The rule by which this context, or the one that it was copied from, was raised the stop."""
+"""The rule that has raised the stop in this context, or in the one that it was copied from."""
 
 
 class StopRule:
@@ -56,17 +56,17 @@ class StopRule:
     def __init__(self) -> None:
         self._places: set[Place] = set()
         self._codes: dict[int, CodeType] = {}
-        """Of these places: as long as they live, no other code object has one's id."""
+        """The code objects of these places, which keep their ids from being used again."""
         self._threads_before: WeakSet[threading.Thread] | None = None
-        """The threads that were there when the stop was first raised. None before that."""
+        """The threads that lived when the stop was first raised. None before that."""
         self._raised_in: WeakSet[threading.Thread] = WeakSet()
         self._swallowing: WeakSet[threading.Thread] = WeakSet()
         self._waiters = Waiters()
 
     def applies(self, *, called: bool) -> bool:
-        """Whether this checkpoint of this thread is to raise the stop. The caller raises it, and calls raised().
+        """Return whether this checkpoint of this thread is to raise the stop. The caller raises it, and calls raised().
 
-        called: whether a hook passes it, or a function that was called from outside: the loop has the stop ahead of it.
+        called: whether a hook passes it, or a function that a controller has called: the loop is yet to get the stop.
 
         Costs about a tenth of a microsecond for each frame on the stack.
         """
@@ -92,9 +92,9 @@ class StopRule:
         return thread in self._swallowing or not (received or self._is_new(thread) or self._waiters.let_pass())
 
     def raised(self, *, called: bool) -> None:
-        """A checkpoint of this thread raises the stop, or lets one through that a hook or a function has raised.
+        """Note that a checkpoint of this thread raises the stop, or that a stop of a hook or a function leaves it.
 
-        called: as of applies().
+        called: as in applies().
         """
         frames = _frames_of_the_user()
         self._places.add(_place(frames))
@@ -104,15 +104,15 @@ class StopRule:
         _tell_task_groups()
 
     def _received(self, thread: threading.Thread) -> bool:
-        """Whether this thread, or the task that it runs, was raised the stop."""
+        """Return whether this thread, or the task that it runs, has got the stop."""
         if _raised_in.get() is self:
             return True
-        # What stands around an event loop has what the loop's tasks raise; a task has not what its neighbour raises.
+        # Code around an event loop gets the exceptions of its tasks; a task does not get those of another task.
         return thread in self._raised_in and not _runs_task()
 
     def _is_new(self, thread: threading.Thread) -> bool:
         if self._threads_before is None or isinstance(thread, threading._DummyThread):
-            return False  # when a thread of another library began can't be told
+            return False  # it is unknown when a thread of another library began
         return thread not in self._threads_before
 
     def _note(self, thread: threading.Thread) -> None:
@@ -124,12 +124,13 @@ class StopRule:
 
 
 def is_handled(error: BaseException | None) -> bool:
-    """Whether code that handles this error handles a stop: the error itself, or one that came before it."""
+    """Return whether code that handles this error handles a stop: it is one, or was raised from or during one."""
     return any(is_stop(each) for each in whole_chain(error))
 
 
 def _frames_of_the_user() -> list[FrameType]:
-    """The frames that lead to this checkpoint, the innermost first. None where a module of ours passes it by itself."""
+    """Return the frames that lead to this checkpoint, the innermost first; an empty list if this package itself passes
+    it."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and _module(frame) in _PASSED_OVER:
         frame = frame.f_back
@@ -165,7 +166,7 @@ class _LikeTheBuiltIn(type):
 
 
 class _TaskGroupError(BaseExceptionGroup[BaseException], metaclass=_LikeTheBuiltIn):
-    """What task groups make in the place of BaseExceptionGroup: of nothing but stops a SparkStopGroupError."""
+    """Replaces BaseExceptionGroup in task groups: makes a SparkStopGroupError if all errors are stops."""
 
     def __new__(cls, message: str, errors: list[BaseException]) -> BaseExceptionGroup[BaseException]:  # type: ignore[misc]
         if all(is_stop(error) for error in errors):
@@ -174,10 +175,10 @@ class _TaskGroupError(BaseExceptionGroup[BaseException], metaclass=_LikeTheBuilt
 
 
 def _tell_task_groups() -> None:
-    """Has the task groups of asyncio and of anyio raise a group that `except SparkStopError` catches.
+    """Have the task groups of asyncio and of anyio raise a group that `except SparkStopError` catches.
 
-    They put what a task raises into a BaseExceptionGroup. A handler around them, which saves the model, does not catch
-    that. Only a process that is raised a stop comes here, so that no other has its modules touched.
+    They put the exceptions of tasks into a BaseExceptionGroup. A handler around them, which saves the model, does not
+    catch that. Only a process that raises a stop comes here: the modules of others are not changed.
     """
     for name in ("asyncio.taskgroups", "anyio._backends._asyncio"):
         module = sys.modules.get(name)

@@ -43,7 +43,7 @@ def answer(entry: dict[str, Any], step: int, state: str, reason: str, trace: str
             replies.write(folder, entry["id"], mailbox.Reply(state, reason, trace))
         except (OSError, SparkError) as error:
             stderr.warn(f"could not write down for the sender why its reload failed: {error}")
-    worker.tell(entry["seq"], step, failed=True)
+    worker.publish_outcome(entry["seq"], step, failed=True)
 
 
 def publish_applied(entry: dict[str, Any], step: int, warnings: Sequence[str]) -> None:
@@ -60,7 +60,7 @@ def publish_applied(entry: dict[str, Any], step: int, warnings: Sequence[str]) -
             replies.write(folder, entry["id"], reply)
         except (OSError, SparkError) as error:
             stderr.warn(f"could not write down the warnings of a reload for its sender: {error}")
-    worker.tell(entry["seq"], step, failed=False)
+    worker.publish_outcome(entry["seq"], step, failed=False)
 
 
 def reason_of(error: BaseException) -> str:

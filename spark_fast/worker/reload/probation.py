@@ -7,7 +7,7 @@ body. So code stays on probation until its loop has come round. If it raises bef
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from spark_fast._core import GIVEN, ROUND, Place
+from spark_fast._core import BODY_DONE, ITEM_YIELDED, Place
 from spark_fast.errors import SparkReloadError
 from spark_fast.request import format_id
 from spark_fast.worker.state import loops
@@ -121,10 +121,10 @@ class Probation:
     def passes(self, done: int | None) -> bool:
         """Count a checkpoint; return whether the code has proved itself by it.
 
-        done: GIVEN if the loop has handed out a new item since it began, and ROUND if the body of its last item is
-            complete; None for a checkpoint outside `track()`.
+        done: ITEM_YIELDED if the loop has handed out a new item since it began, and BODY_DONE if the body of its last
+            item is complete; None for a checkpoint outside `track()`.
         """
         # A bare checkpoint says nothing of the code that follows it. That the code comes to one again does.
         self._bare += done is None
-        self.rounds += self._bare > 1 if done is None else bool(done & ROUND)
-        return bool((done or 0) & GIVEN) or self._bare > 1
+        self.rounds += self._bare > 1 if done is None else bool(done & BODY_DONE)
+        return bool((done or 0) & ITEM_YIELDED) or self._bare > 1

@@ -94,8 +94,8 @@ class Reloader:
     def pass_checkpoint(self, done: int | None) -> None:
         """Count a checkpoint of this thread, and commit new code that has proved itself by it.
 
-        done: GIVEN if the loop has handed out a new item since it began, and ROUND if the body of its last item is
-            complete; None for a checkpoint outside `track()`.
+        done: ITEM_YIELDED if the loop has handed out a new item since it began, and BODY_DONE if the body of its last
+            item is complete; None for a checkpoint outside `track()`.
 
         Raises SparkReloadError again if frames that it was to leave are still there.
         """
@@ -119,7 +119,7 @@ class Reloader:
             answer(entry, step, "refused", reason_of(error), "" if known else stderr.as_printed(error))
             return None
         if not vote.agree(entry["seq"], vote.READY):
-            worker.tell(entry["seq"], step, failed=True)  # the rank that refused has said why
+            worker.publish_outcome(entry["seq"], step, failed=True)  # the rank that refused has said why
             return None
         self.publish_applied()  # of the reload before this one: its code has come to this checkpoint
         due = DueReload(entry, step)
@@ -310,7 +310,7 @@ class Reloader:
         with session.current.lock:
             writer.current.failed(due.id, reason_of(error))
             if elsewhere is not None:
-                worker.tell(due.seq, due.step, failed=True)  # the rank whose code failed has said why
+                worker.publish_outcome(due.seq, due.step, failed=True)  # the rank whose code failed has said why
             elif not due.published:
                 answer(due.entry, due.step, "failed", back, text)
         undo_error, self._undo_error = self._undo_error, None

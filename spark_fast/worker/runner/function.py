@@ -1,4 +1,4 @@
-"""Functions that are run again, with new code, after a reload."""
+"""Functions that are run again, with new code, after a reload: spark.run()."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 
 
 class _Reached(BaseException):
-    """The script, executed anew, has come to its run(): what is to be run is known, and the rest is for later."""
+    """Ends the execution of a script that was executed anew: it has come to its run(), so its call is known."""
 
     def __init__(self, fn: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         super().__init__()
@@ -28,17 +28,16 @@ _reaching: int | None = None
 
 
 def run(fn: Callable[Args, Result], *args: Args.args, **kwargs: Args.kwargs) -> Result:
-    """Calls `fn(*args, **kwargs)`, and again after each reload of the code, with the new code; returns what the last
-    call returned.
+    """Call `fn(*args, **kwargs)`, and again after each reload, with the new code; return what the last call returned.
 
-    What `spark-fast run script.py` does for a script this does for a function of a script that is started in any other
-    way, and in a notebook. At a reload the modules that changed are executed anew, and the script too if it changed, or
-    imports what did, up to its `run()`: its arguments are then those of the new code. Under `spark-fast run`, and
-    within another `run()`, it is a plain call.
+    Makes the function of a script reloadable that `spark-fast run` does not run: of one that is started in another way,
+    or of a notebook. A reload executes the modules that changed anew. It also executes the script anew, up to its
+    `run()`, if the script changed or imports a module that did: the call then has the arguments of the new code. Under
+    `spark-fast run`, and within another `run()`, it is a plain call.
 
-    The code that belongs to the project is what lies in the script's folder and in the working directory. Makes the run
-    if there is none. Raises what `fn` raises. To be called from one thread at a time; outside the main thread the
-    script itself is never executed anew, only the modules that it imports.
+    The files in the script's folder and in the working directory are the project's code. Makes the run if there is
+    none. Raises what `fn` raises. Call it from one thread at a time. Outside the main thread a reload never executes
+    the script itself anew, only the modules that it imports.
     """
     thread = threading.get_ident()
     if _reaching == thread:
@@ -47,7 +46,7 @@ def run(fn: Callable[Args, Result], *args: Args.args, **kwargs: Args.kwargs) -> 
     script = os.path.abspath(main) if isinstance(main, str) and main.endswith(".py") else None
     roots = [*([os.path.dirname(script)] if script else []), os.getcwd()]
     if thread != threading.main_thread().ident:
-        script = None  # executed anew here, it would start its threads a second time
+        script = None  # executed anew in this thread, it would start its threads a second time
     return run_hosted(roots, script, fn, args, kwargs)
 
 
@@ -58,22 +57,22 @@ def run_hosted(
     args: Sequence[Any] = (),
     kwargs: Mapping[str, Any] | None = None,
 ) -> Result:
-    """As run(), for a caller who knows which folders hold the project's code.
+    """As run(), for a caller that knows the folders of the project's code.
 
-    script: what is executed anew if it changed; None where `__main__` is no script of the user's.
+    script: the file that is executed anew if it changed; None if `__main__` is no script of the user's.
     """
     args, kwargs = tuple(args), dict(kwargs or {})
-    if session.current.host is not None or not process.attach():
+    if session.current.reloader is not None or not process.attach():
         return fn(*args, **kwargs)
-    # Imported when used: most trainings never need any of it.
+    # Imported when used: most scripts are not reloaded.
     from spark_fast.worker.reload.reloader import Reloader
 
-    host = Reloader(roots)
-    host.executes_entry = script is not None and not args and not kwargs
-    host.project.install()
-    host.project.adopt_loaded(script)
-    host.open(script, None)
-    session.current.host = host
+    reloader = Reloader(roots)
+    reloader.executes_entry = script is not None and not args and not kwargs
+    reloader.project.install()
+    reloader.project.adopt_loaded(script)
+    reloader.open(script, None)
+    session.current.reloader = reloader
     call: tuple[Callable[..., object], tuple[Any, ...], dict[str, Any]] = fn, args, kwargs
 
     def first() -> object:
@@ -83,18 +82,18 @@ def run_hosted(
         nonlocal call
         if script is not None and transaction.touches_entry:
             reached = _reach(transaction.entry_code())
-            if reached is None and host.on_probation:
+            if reached is None and reloader.on_probation:
                 raise CodeRefusedError("executed anew, the script does not come to spark.run() any more")
             if reached is None:
-                return None  # it has done all there was to do without: a second time would be one too many
+                return None  # the script has done all its work without run(), so there is nothing left to run
             call = reached
         return call[0](*call[1], **call[2])
 
     try:
-        return host.run(first, again)  # type: ignore[return-value]
+        return reloader.run(first, again)  # type: ignore[return-value]
     finally:
-        session.current.host = None
-        host.close()
+        session.current.reloader = None
+        reloader.close()
 
 
 def _reach(code: Any) -> tuple[Callable[..., object], tuple[Any, ...], dict[str, Any]] | None:

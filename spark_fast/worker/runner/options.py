@@ -1,4 +1,4 @@
-"""How the runner is to run its script."""
+"""The options of the runner."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,21 +8,22 @@ __all__ = ["RunnerOptions"]
 
 @dataclass(frozen=True)
 class RunnerOptions:
-    """What `spark-fast run` was told, beyond the script and its arguments.
+    """The options of `spark-fast run`, without the script and its arguments.
 
     Attributes:
-        name: the run id; None for SPARK_FAST_RUN, or one that is drawn.
+        name: the run id; None for SPARK_FAST_RUN, or a random one.
         reload_dirs: folders whose modules count as the project's code, beside those of the script and the working
             directory.
         journal: the file to write the journal to, None for the usual place.
         replay: the journal to replay, if one is.
-        supervisor: the process that watches over this one, None if there is none.
-        safe_path: whether the script's folder is kept off the search path, as by Python's option -P; None for what
-            this interpreter was told.
-        watched: whether somebody is about to save new code: what a reload needs is loaded before the script begins.
-        announce: a descriptor to which the run id is written, as one line, as soon as there is a run; it is closed
-            then. None for nobody to be told.
-        journal_limit, stop_deadline, on_error, error_timeout: see configure(); None for what that says.
+        supervisor: the process id of the supervisor, None if there is none.
+        safe_path: whether the script's folder is kept off the search path, as by Python's option -P; None: as this
+            interpreter was started.
+        watched: whether new code is reloaded as it is saved: then what a reload needs is loaded before the script
+            begins.
+        announce: a descriptor to which the run id is written, as one line, as soon as there is a run; then it is
+            closed. None for no such line.
+        journal_limit, stop_deadline, on_error, error_timeout: see configure(); None for its values.
     """
 
     name: str | None = None

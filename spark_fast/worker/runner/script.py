@@ -24,7 +24,7 @@ from spark_fast.worker.lifecycle.error_record import record
 from spark_fast.worker.lifecycle.exit import state_after
 from spark_fast.worker.lifecycle.join import keep_journal
 from spark_fast.worker.options import configure
-from spark_fast.worker.reload import reloader
+from spark_fast.worker.reload import reloader as reloader_module
 from spark_fast.worker.reload.reloader import Reloader
 from spark_fast.worker.runner.options import RunnerOptions
 from spark_fast.worker.slow_path import replay_driver
@@ -39,17 +39,17 @@ USAGE = 2
 INTERRUPTED = 128 + signal.SIGINT
 PLAIN = RunnerOptions()
 _RUNPY = frozenset({runpy.__file__, "<frozen runpy>"})
-"""What frames of runpy are said to be of."""
+"""The files that frames of runpy name."""
 
 
 def run_script(path: str, args: list[str], *, options: RunnerOptions = PLAIN) -> int:
-    """Runs a script as `python path args…` would, under a run that is there before its first line, and again after each
-    reload of its code.
+    """Run a script as `python path args…` would, and again after each reload of its code. The run begins before the
+    script's first line.
 
     Returns the exit status: the script's own; 0 if it was stopped and let SparkStopError through; 1 for an uncaught
     exception, whose traceback is printed; 2 if it can't be started. The first SIGINT or SIGTERM asks for a stop at the
-    next checkpoint, the second interrupts at once; under a supervisor, a SIGTERM within a second of the first counts as
-    the same. To be called once, from the main thread, with nothing to follow it in the process.
+    next checkpoint, the second interrupts at once; under a supervisor, a SIGTERM within a second of the first is a
+    repeat and ignored. Call it once, from the main thread, as the last thing that the process does.
     """
     full = os.path.abspath(path)
     if os.path.isdir(path):
@@ -68,21 +68,21 @@ def run_script(path: str, args: list[str], *, options: RunnerOptions = PLAIN) ->
 
 
 def run_module(module: str, args: list[str], *, options: RunnerOptions = PLAIN) -> int:
-    """Runs a module as `python -m module args…` would; as run_script()."""
+    """Run a module as `python -m module args…` would; otherwise as run_script()."""
     return _run(_Module(module), args, options, ["-m", module, *args])
 
 
 class _Entry(Protocol):
-    """What is executed as `__main__`."""
+    """The script, folder or module that is executed as `__main__`."""
 
     argv0: str
     first_path: str
 
     def find(self) -> tuple[str, bytes] | None:
-        """Finds it, once the search path is as it will be: its file and source, None if it can't be executed anew."""
+        """Return its file and source, None if it can't be executed anew. The search path is set by then."""
 
     def start(self) -> None:
-        """Executes it for the first time."""
+        """Execute it for the first time."""
 
 
 class _Script:
@@ -128,7 +128,7 @@ class _Module:
             if spec is not None and spec.submodule_search_locations is not None:
                 spec = importlib.util.find_spec(f"{self._name}.__main__")
         except (ImportError, AttributeError, TypeError, ValueError):
-            return None  # runpy fails likewise, and says why
+            return None  # runpy fails, too, and says why
         if spec is None or not isinstance(spec.loader, SourceFileLoader):
             return None
         self._spec = spec
@@ -137,7 +137,7 @@ class _Module:
         return os.path.abspath(spec.loader.path), self._source
 
     def start(self) -> None:
-        if self._spec is None:  # runpy knows what is wrong, or how to run it
+        if self._spec is None:  # runpy runs it, or says what is wrong
             with _unrunnable():
                 runpy.run_module(self._name, run_name="__main__", alter_sys=True)
             return
@@ -159,7 +159,7 @@ class _UnrunnableError(Exception):
 
 @contextmanager
 def _unrunnable() -> Iterator[None]:
-    """Tells runpy's own ImportError, that there is no such module, from one of the code that it runs."""
+    """Raise _UnrunnableError for an ImportError of runpy itself, which found no such module."""
     try:
         yield
     except ImportError as error:
@@ -179,30 +179,30 @@ def _begin_main(**names: object) -> None:
     sys.modules["__main__"] = main
 
 
-def _host(entry: _Entry, args: list[str], options: RunnerOptions, command: list[str]) -> None:
-    """Runs the entry, and again after each reload."""
+def _run_with_reloads(entry: _Entry, args: list[str], options: RunnerOptions, command: list[str]) -> None:
+    """Run the entry, and again after each reload."""
     if options.watched:
-        # Some 20 ms, that the first edit would wait for.
+        # It takes some 20 ms, for which the first edit would wait.
         for name in ("libraries", "restarts", "transaction"):
             importlib.import_module(f"spark_fast.worker.reload.{name}")
     journal = None if options.replay is None else read(Path(options.replay))
-    # What mended an error is in the journal, too.
+    # If the journal has an error, it has the reload after it, too.
     errors = journal is not None and any("error" in line for line in journal.lines)
-    host = Reloader([entry.first_path, os.getcwd(), *options.reload_dirs], watched=options.watched or errors)
-    host.project.install()
+    reloader = Reloader([entry.first_path, os.getcwd(), *options.reload_dirs], watched=options.watched or errors)
+    reloader.project.install()
     if options.safe_path is None and not sys.flags.safe_path:
         sys.path[0] = entry.first_path
     elif options.safe_path is False:
-        sys.path.insert(0, entry.first_path)  # the supervisor had this interpreter begin without one
+        sys.path.insert(0, entry.first_path)  # the supervisor started this interpreter without it
     found = entry.find()
     sys.argv = [entry.argv0, *args]
     if found is None:  # a folder or an archive with a __main__ in it, or nothing that could be run
-        host.close()
+        reloader.close()
         entry.start()
         return
     path, source = found
-    host.open(path, source)
-    session.current.host = host
+    reloader.open(path, source)
+    session.current.reloader = reloader
     keep_journal(command, found)
     if options.replay is not None and journal is not None:
         if session.has_local_peers() or session.has_remote_peers():
@@ -218,16 +218,16 @@ def _host(entry: _Entry, args: list[str], options: RunnerOptions, command: list[
     folder = os.getcwd()
 
     def again(transaction: "Transaction") -> None:
-        # The entry begins as it began at first.
+        # The entry begins as it did the first time.
         sys.argv = [entry.argv0, *args]
         with suppress(OSError):  # removed since; the script may not care
             os.chdir(folder)
         exec(transaction.entry_code(), sys.modules["__main__"].__dict__)
 
     try:
-        host.run(entry.start, again)
+        reloader.run(entry.start, again)
     finally:
-        session.current.host = None  # threads may outlive the script: none of them is run again
+        session.current.reloader = None  # threads may outlive the script: none of them is run again
 
 
 def _run(entry: _Entry, args: list[str], options: RunnerOptions, command: list[str]) -> int:
@@ -258,7 +258,7 @@ def _run(entry: _Entry, args: list[str], options: RunnerOptions, command: list[s
         [signal.SIGINT, signal.SIGTERM], copies=options.supervisor is not None or session.has_local_peers()
     )
     try:
-        _host(entry, args, options, command)
+        _run_with_reloads(entry, args, options, command)
     except (JournalError, _UnrunnableError) as error:
         stderr.say(str(error))
         return _ended(WorkerState.FAILED, 1)
@@ -274,19 +274,19 @@ def _run(entry: _Entry, args: list[str], options: RunnerOptions, command: list[s
 
 
 def _announce(descriptor: int) -> None:
-    # Closed before the script begins: none of its children is to inherit it.
+    # Closed before the script begins, so that none of its children inherits it.
     with suppress(OSError), open(descriptor, "w", encoding="utf-8") as file:
         file.write(f"{session.run_id() or ''}\n")
 
 
 def _ended(state: WorkerState, status: int) -> int:
-    # Published when the interpreter ends: threads of the script may still pass checkpoints.
+    # The outcome is published when the interpreter ends: threads of the script may still pass checkpoints.
     session.current.outcome = state
     return status
 
 
 def _stopped(error: BaseException) -> int:
-    """The script let a stop through."""
+    """End a script that a stop's exception has left; return the exit status."""
     saved = hooks.current.run_on_stop()
     behind = error_behind(error)
     if behind is not None:
@@ -296,7 +296,7 @@ def _stopped(error: BaseException) -> int:
 
 
 def _failed(error: BaseException) -> int:
-    """The script has ended with an exception that nothing caught."""
+    """End a script that an uncaught exception has left; return the exit status."""
     record(error)
     _show(error)
     return _ended(WorkerState.FAILED, INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1)
@@ -313,8 +313,8 @@ def _left(leaving: SystemExit) -> int:
 
 
 def _show(error: BaseException) -> None:
-    """The traceback as the script's author knows it: without the frames of this file."""
-    ours = {__file__, reloader.__file__, contextlib.__file__, *_RUNPY}
+    """Print the traceback without the frames of this package's runner."""
+    ours = {__file__, reloader_module.__file__, contextlib.__file__, *_RUNPY}
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename in ours:
         trace = trace.tb_next

@@ -31,8 +31,8 @@ _MAIL = (Kind.SET, Kind.CALL)
 def checkpoint(step: int, counted: bool, done: int | None) -> None:
     """Run the slow path of `checkpoint()`. The core calls this.
 
-    done: flags of the loop that passes the checkpoint: GIVEN if it has yielded a new item since it began, ROUND if the
-        body of its last item is done; None for a checkpoint of no loop.
+    done: flags of the loop that passes the checkpoint: ITEM_YIELDED if it has yielded a new item since it began,
+        BODY_DONE if the body of its last item is done; None for a checkpoint of no loop.
     """
     try:
         hold = enter_checkpoint(step, counted, done)
@@ -71,11 +71,11 @@ def enter_checkpoint(step: int, counted: bool, done: int | None) -> Hold | None:
     with session.current.lock:
         if counted and dispatcher.inside():
             step = dispatcher.pass_inner()
-    host = session.current.host
-    if counted and host is not None and host.thread == threading.get_ident():
+    reloader = session.current.reloader
+    if counted and reloader is not None and reloader.thread == threading.get_ident():
         # A checkpoint that a called function passes says nothing of the loop's code. The lock is not held: finalizers
         # of the old code's objects run now, and may wait for threads that pass checkpoints.
-        host.pass_checkpoint(0 if dispatcher.inside() else done)
+        reloader.pass_checkpoint(0 if dispatcher.inside() else done)
     return apply_due(step, counted)
 
 
@@ -153,26 +153,26 @@ def _act(step: int, counted: bool) -> tuple[int, int, int, float, dict[str, Any]
             replay = session.current.replay
             if replay is not None:
                 replay.append_due(step, within=dispatcher.running_call(), inner=dispatcher.inner())
-        host = session.current.host
-        mine = host is not None and host.thread == threading.get_ident()
+        reloader = session.current.reloader
+        mine = reloader is not None and reloader.thread == threading.get_ident()
         refused = gives_way = beside = False
         while True:
-            # Only the host's thread can be run again: other threads leave a reload to it.
+            # Only the reloader's thread can be run again: other threads leave a reload to it.
             action, seq, park_for, entry = _apply_log(
                 step,
                 counted,
-                reload=mine or host is None or gives_way,
+                reload=mine or reloader is None or gives_way,
                 mail=beside or dispatcher.mine() or not dispatcher.busy(),
                 inner=dispatcher.inner(),
             )
             if action == _RAISE_RELOAD and entry is not None:
                 collector.switch_off()
-                if mine and host is not None:
-                    leaving = host.begin_reload(entry, step)
+                if mine and reloader is not None:
+                    leaving = reloader.begin_reload(entry, step)
                     if leaving is not None:
                         raise leaving
                 else:
-                    _refuse_reload(entry, step, host is not None)
+                    _refuse_reload(entry, step, reloader is not None)
                 refused, gives_way = True, False
             elif not counted or action not in (_GO, _HOLD):
                 break
@@ -182,9 +182,9 @@ def _act(step: int, counted: bool) -> tuple[int, int, int, float, dict[str, Any]
                 beside = True
             else:
                 break
-        if mine and host is not None and action in (_HOLD, _RAISE_STOP):
+        if mine and reloader is not None and action in (_HOLD, _RAISE_STOP):
             collector.switch_off()
-            host.publish_applied()
+            reloader.publish_applied()
         if action == _HOLD and refused:
             Hold.publish_again(seq)
     return step, action, seq, park_for, entry
@@ -194,9 +194,9 @@ def _apply_log(
     step: int, counted: bool, *, reload: bool, mail: bool, inner: int
 ) -> tuple[int, int, float, dict[str, Any] | None]:
     try:
-        found = worker.turn(step, counted, reload=reload, mail=mail, inner=inner)
-        host = session.current.host
-        writer.current.follow(host.project if host is not None else None)
+        found = worker.apply_due(step, counted, reload=reload, mail=mail, inner=inner)
+        reloader = session.current.reloader
+        writer.current.follow(reloader.project if reloader is not None else None)
         return found
     except (SegmentError, OSError) as error:
         session.lose_control(error)
@@ -238,7 +238,7 @@ class _HostsWait:
 
 
 class _BlockingReload:
-    """The reload that waits for the host's thread, while later requests wait behind it."""
+    """The reload that waits for the reloader's thread, while later requests wait behind it."""
 
     def __init__(self) -> None:
         self._state: tuple[int, float] = 0, 0.0

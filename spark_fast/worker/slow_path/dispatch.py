@@ -282,7 +282,7 @@ def _tell(entry: dict[str, Any], step: int, reply: Reply) -> None:
     finally:
         with session.current.lock:
             # A call whose result can't be sent has failed.
-            worker.tell(entry["seq"], step, failed=failed or not told)
+            worker.publish_outcome(entry["seq"], step, failed=failed or not told)
 
 
 class _Output:

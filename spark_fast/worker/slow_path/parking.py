@@ -108,9 +108,9 @@ class Hold:
                 return True
         else:
             worker.wait(self.timeout())
-        host = session.current.host
+        reloader = session.current.reloader
         beside = (dispatcher.busy() and not dispatcher.mine()) or (
-            host is not None and host.thread != threading.get_ident()
+            reloader is not None and reloader.thread != threading.get_ident()
         )
         if beside and time.monotonic() - began < _BESIDE:
             # The request may be for another thread, or for later: the word stays set until it is applied.

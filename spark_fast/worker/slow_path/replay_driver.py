@@ -42,8 +42,11 @@ class ReplayDriver:
         # A reset ended the process that the journal is of. Its stop is all of it that is done again.
         mail = ""
         if line["kind"] == "reload":
-            host = session.current.host
-            if host is None or (version := host.add_version(self._replay.code_of(line), line["sender"])) is None:
+            reloader = session.current.reloader
+            if reloader is None:
+                return
+            version = reloader.add_version(self._replay.code_of(line), line["sender"])
+            if version is None:
                 return
             mail = version_mail(version, restart=is_restart(line["mail"]))
         ident = run_folder.new_id()

@@ -1,15 +1,15 @@
-"""Where the loops with a key are, so that they go on there after a reload.
+"""The places of the loops with a key, at which they go on after a reload.
 
 A place belongs to a loop from its beginning to its end, however it ends: the last item, a `break`, an exception. Only a
-reload leaves it standing: the loop of the new code that has the same key goes on with the same iterator, and an item
-whose body had not come round is handed out once more. Loops stand in each other: a loop that had ended within the item
-that its outer loop hands out once more is passed over there, and begins afresh with the outer loop's next item.
+reload keeps it: the loop of the new code that has the same key goes on with the same iterator, and yields an item whose
+body was not done once more. Loops may be nested: a loop that had ended within the item that its outer loop yields once
+more is passed over there, and begins anew with the outer loop's next item.
 
-An exception that unwinds a loop may be one that would end the script, after which the process is parked and its code
-mended. While it travels, it can't be told from one that a handler catches. So the places of the loops that it unwound
-wait, marked with the exception, until the code that it has left does something else than to handle it: this thread, or
-this task of an event loop. The exception may reach the script through a task group or a thread's future, while other
-tasks and threads pass checkpoints.
+An exception that unwinds a loop may be one that would end the script, after which the process is parked and gets new
+code. While it travels, it can't be told from one that a handler catches. So the places of the loops that it unwound
+wait, marked with the exception, until the code that it has left, in this thread or this task of an event loop, does
+anything but handle it. The exception may reach the script through a task group or a thread's future, while other tasks
+and threads pass checkpoints.
 """
 
 import gc
@@ -51,17 +51,17 @@ _lock = threading.RLock()
 _loops: dict[tuple[int, int], list[Place]] = {}
 """The living loops of each thread and of each task of an event loop, outermost first: see _frames()."""
 _around: ContextVar[tuple[Place, ...]] = ContextVar("spark_fast_loops_around", default=())
-"""The loops that the code stands in: what a task inherits from the code that starts it."""
+"""The loops that the code is in. A task inherits them from the code that starts it."""
 
 _unwinding: int | None = None
-"""The thread whose loops are being left for a reload, or run new code that has not proved itself yet."""
+"""The thread whose loops are left for a reload, or run new code that has not proved itself yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Unwound:
     """A loop that an exception has unwound.
 
-    number: what the exception is marked with.
+    number: the mark of the exception.
     frames: the thread and the task whose frames it has left.
     cancelled: whether it was a task's CancelledError.
     """
@@ -74,16 +74,16 @@ class _Unwound:
 _unwound: dict[str, _Unwound] = {}
 """The loops that exceptions have unwound, by key."""
 _on_unwound: Callable[[bool], object] | None = None
-"""Is told whether there are such loops; None while exceptions simply end loops."""
+"""Called with whether there are such loops; None while exceptions simply end loops."""
 _numbers = itertools.count(1)
 _MARK = "_spark_fast_unwound"
 _UNMARKED = 0
 _CHAIN_MAX = 1000
-"""Exceptions of one chain that are looked at."""
+"""Exceptions of one chain that are searched for marks."""
 
 
 def enter(key: str, iterable: Iterable[object], owner: int) -> Place:
-    """The place of the loop `owner` that begins now, or goes on.
+    """Return the place of the loop `owner` that begins now, or goes on.
 
     Raises RuntimeError if another living loop has this key.
     """
@@ -95,7 +95,7 @@ def enter(key: str, iterable: Iterable[object], owner: int) -> Place:
         place = _places.get(key)
         if place is not None and _unwound.pop(key, None) is not None:
             gone_place, place = _drop(place), None  # a handler of that exception begins the loop anew
-        # After an unwinding somebody may still hold the object of a loop that is gone: a traceback, say.
+        # After an unwinding, the object of a loop that is gone may still live: a traceback holds it, say.
         gone = _unwinding == thread and place is not None and not place.claimed
         if place is not None and place.owner is not None and not gone:
             raise RuntimeError(
@@ -134,8 +134,8 @@ def enter(key: str, iterable: Iterable[object], owner: int) -> Place:
 
 
 def _ended_before(key: str, parent: Place | None) -> tuple[int, dict[str, Any]] | None:
-    """What a loop showed that had ended within this item of the outer loop, or before this line of the script: its
-    items and `kept`. None if it had not."""
+    """Return the items and the `kept` of a loop that had ended within this item of the outer loop, or before this line
+    of the script. None if it had not."""
     if parent is None:
         return ended_loops.passes(key)
     ends = parent.passed.get(key)
@@ -143,7 +143,7 @@ def _ended_before(key: str, parent: Place | None) -> tuple[int, dict[str, Any]] 
 
 
 def advance(place: Place) -> None:
-    """The loop goes on to its next item: what is known of the loops within the last one is over."""
+    """Note that the loop goes on to its next item, and forget the loops within the last one."""
     gone: list[object] = []
     if waiting():
         forget_unwound()
@@ -155,18 +155,18 @@ def advance(place: Place) -> None:
             if inner.owner is None:
                 gone.append(_drop(inner))
             elif inner.frames != place.frames:
-                inner.parent = None  # a task that was started in this loop's body, and goes on beside the loop
+                inner.parent = None  # of a task that was started in this loop's body, and goes on beside it
             else:
-                # It runs beside this loop, in a zip() say: its item was this body's, too.
+                # It runs beside this loop, in a zip() say: this body has used its item, too.
                 gone.append(inner.item())
                 inner.come_round()
                 place.inner = True
 
 
 def leave(place: Place, error: BaseException | None, raised: BaseException | None = None) -> None:
-    """The loop was left.
+    """Note that the loop was left.
 
-    error: what its iterator raised; None if it was left otherwise.
+    error: the exception of its iterator; None if that raised none.
     raised: the exception that unwinds the loop's frame; None if it was left by `break`, say.
     """
     gone: object = None
@@ -187,11 +187,11 @@ def leave(place: Place, error: BaseException | None, raised: BaseException | Non
             parent.ended.setdefault(place.key, []).append((place.handed, place.kept))
             gone = _drop(place)
         elif unwinding and (error is None or ended):
-            # Kept: the loop may go on, or be gone through once more by the old code, if the new one fails.
+            # Kept: the loop may go on, or the old code may go through it once more if the new code fails.
             place.owner = None
             place.over = ended
         elif isinstance(error, SparkInterrupt) and unwinding:
-            # It came through a generator, which can't be gone on with. What stands in it keeps its own place.
+            # It came through a generator, which can't go on. Loops within the generator keep their own places.
             gone, place.owner, place.iterator = place.iterator, None, None
         elif _on_unwound is not None and not ended and _may_go_on(error or raised):
             place.owner = None
@@ -206,7 +206,7 @@ def leave(place: Place, error: BaseException | None, raised: BaseException | Non
 
 
 def _may_go_on(error: BaseException | None) -> bool:
-    """Whether the loop may be gone on with after this exception, if that ends the script."""
+    """Return whether the loop may go on after this exception, if that ends the script."""
     return error is not None and not isinstance(error, (SparkInterrupt, KeyboardInterrupt, SystemExit))
 
 
@@ -216,7 +216,7 @@ def _is_cancellation(error: BaseException | None) -> bool:
 
 
 def _frames() -> tuple[int, int]:
-    """This thread, and the task that it runs; zero for none. Quick: called within finalizers."""
+    """Return this thread, and the task that it runs, zero for none. Quick, since finalizers call it."""
     tasks = sys.modules.get("asyncio.tasks")
     events = sys.modules.get("asyncio.events")
     loop = events._get_running_loop() if tasks is not None and events is not None else None
@@ -225,7 +225,7 @@ def _frames() -> tuple[int, int]:
 
 
 def _mark(error: BaseException | None) -> int:
-    """The number that the exception has, or gets. What closes a generator is no part of the exception's chain."""
+    """Return the mark of the exception, after marking it. A GeneratorExit is no part of the exception's chain."""
     if isinstance(error, GeneratorExit):
         return _UNMARKED
     if error is None:
@@ -238,7 +238,7 @@ def _mark(error: BaseException | None) -> int:
 
 
 def _mark_of(error: BaseException) -> int:
-    """The number of this exception alone. Its class may have attribute methods of its own, which are not called."""
+    """Return the mark of this exception alone. Attribute methods of its class are not called."""
     try:
         number: int = BaseException.__getattribute__(error, _MARK)
     except AttributeError:
@@ -247,17 +247,17 @@ def _mark_of(error: BaseException) -> int:
 
 
 def _marks(error: BaseException | None) -> set[int]:
-    """The numbers of an exception, of those that it was raised from or during, and of the members of groups."""
+    """Return the marks of an exception, of those that it was raised from or during, and of the members of groups."""
     return {_mark_of(each) for each in chain(error)}
 
 
 def chain(error: BaseException | None) -> list[BaseException]:
-    """An exception, those that it was raised from or during, and the members of groups, up to a thousand of them."""
+    """Return an exception, those that it was raised from or during, and members of groups, a thousand at the most."""
     return list(itertools.islice(whole_chain(error), _CHAIN_MAX))
 
 
 def whole_chain(error: BaseException | None) -> Iterator[BaseException]:
-    """As chain(), one after the other, and all of them."""
+    """Yield all exceptions of a chain(), without its limit."""
     seen: set[int] = set()
     left = [error]
     while left:
@@ -272,10 +272,7 @@ def whole_chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def forget_unwound() -> None:
-    """Forgets the loops that were unwound by an exception that the code which it has left no longer handles.
-
-    Called by that code, as by all other.
-    """
+    """Forget loops that an exception has unwound, if the calling code is what it has left and no longer handles it."""
     handled = sys.exception()
     marks = _marks(handled)
     frames = _frames()
@@ -287,31 +284,32 @@ def forget_unwound() -> None:
                 del _unwound[key]
                 if place is not None:
                     gone.append(_drop(place))
-        # What a task or a thread has left that ended waits for the next loop with its key, or for the script's end.
+        # Loops of a task or a thread that ended wait for the next loop with their key, or for the script's end.
         if not any(unwound.frames == frames for unwound in _unwound.values()) and _on_unwound is not None:
             _on_unwound(False)
     del gone
 
 
 def waiting() -> bool:
-    """Whether loops wait for what an exception comes to."""
+    """Return whether loops that an exception has unwound may still go on."""
     return bool(_unwound)
 
 
 def keep_after_errors(on_unwound: Callable[[bool], object] | None) -> None:
-    """Has the places of loops wait that an exception unwinds; None: from here on it ends them.
+    """Keep the places of loops that an exception unwinds; with None, exceptions end loops from now on.
 
-    on_unwound: called with whether any wait: then the next checkpoints are to call forget_unwound(). Called within a
-        finalizer, holding a lock: it must be quick and take no other.
+    on_unwound: called with True when a place waits, so that the next checkpoints call forget_unwound(), and with False
+        when none does. A finalizer may call it with a lock held, so it must be quick and take no lock.
     """
     global _on_unwound
     _on_unwound = on_unwound
 
 
 def set_aside(thread: int, error: BaseException | None = None) -> list[Place]:
-    """Takes places out of the way of code that has loops of its own, until bring_back().
+    """Remove places and return them, until bring_back(): code runs that has loops of its own.
 
-    error: the exception that has ended the script: of the loops that exceptions have unwound, only its own count.
+    error: the exception that has ended the script. Of the loops that exceptions have unwound, those of others are
+        dropped.
     """
     global _unwinding
     marks = _marks(error) | {_UNMARKED}
@@ -337,9 +335,9 @@ def set_aside(thread: int, error: BaseException | None = None) -> list[Place]:
 
 
 def begin_anew(aside: Iterable[Place], *, new_code: bool) -> list[str]:
-    """Has the loops begin at their first items whose iterators have raised and can't go on. Returns their keys.
+    """Make loops begin at their first items if their iterators have raised and can't go on; return their keys.
 
-    new_code: whether the code is another than that which made the iterators.
+    new_code: whether the code that runs next is not the one that made the iterators.
     """
     gone = []
     keys = []
@@ -351,16 +349,16 @@ def begin_anew(aside: Iterable[Place], *, new_code: bool) -> list[str]:
 
 
 def _is_over(iterator: object) -> bool:
-    """Whether it is a generator that its own exception has ended: it would hand out nothing more."""
+    """Return whether it is a generator that its own exception has ended: it would yield nothing more."""
     return getattr(iterator, "gi_frame", iterator) is None
 
 
 _DEPTH = 3
-"""Objects within objects that are looked at: an iterator may stand in an enumerate() that stands in a zip()."""
+"""How deep nested iterators are searched: one may be in an enumerate() that is in a zip()."""
 
 
 def _has_workers(iterator: object) -> bool:
-    """Whether it is the iterator of a DataLoader whose worker processes run the code that they began with."""
+    """Return whether it is the iterator of a DataLoader whose worker processes run the code that they began with."""
     found = [iterator]
     for _ in range(_DEPTH):
         for each in found:
@@ -371,7 +369,7 @@ def _has_workers(iterator: object) -> bool:
 
 
 def bring_back(aside: Iterable[Place]) -> None:
-    """Puts places back that set_aside() took: the script is about to run again."""
+    """Put back the places that set_aside() removed: the script is about to run again."""
     gone: list[object] = []
     with _lock:
         for place in aside:
@@ -383,7 +381,8 @@ def bring_back(aside: Iterable[Place]) -> None:
 
 
 def _drop(place: Place) -> object:
-    """Forgets it. Its iterator and item: they may run code of the user's as they go, where no lock is held then."""
+    """Forget a place; return its iterator and item, which the caller drops without the lock: that may run code of the
+    user's."""
     if _places.get(place.key) is place:
         del _places[place.key]
     gone = place.iterator, place.item()
@@ -395,14 +394,17 @@ def _drop(place: Place) -> object:
 
 
 def unwind(thread: int) -> None:
-    """From here on the loops of this thread that are left keep their places, until settle()."""
+    """Have the loops of this thread that are left keep their places from now on, until settle()."""
     global _unwinding
     with _lock:
         _unwinding = thread
 
 
 def abandon(thread: int) -> None:
-    """The frames of this thread's loops are gone. A loop in a generator that an outer loop goes on with lives on."""
+    """Note that the frames of this thread's loops are gone.
+
+    A loop in a generator lives on if an outer loop goes on with that generator.
+    """
     with _lock:
         for place in list(_places.values()):
             if place.thread == thread or place.owner is None:
@@ -416,7 +418,7 @@ def _forget_frames(thread: int) -> None:
 
 
 def settle() -> None:
-    """The new code runs: loops that it has left since it began are left for good."""
+    """Drop the places of loops that the new code, which has proved itself, has left since it began."""
     global _unwinding
     with _lock:
         _unwinding = None
@@ -425,19 +427,20 @@ def settle() -> None:
 
 
 def kept() -> list[str]:
-    """The keys of all places, for tests and messages."""
+    """Return the keys of all places, for tests and messages."""
     with _lock:
         return sorted(_places)
 
 
 def living(thread: int) -> list[str]:
-    """The keys of the loops that this thread is in, and of those that wait to go on, for messages."""
+    """Return the keys of the loops that this thread is in, and of those that wait to go on, for messages."""
     with _lock:
         return sorted(key for key, place in _places.items() if place.thread == thread or place.owner is None)
 
 
 def forget_after_fork() -> None:
-    # Another thread of the parent may have held the lock; and no reload ever comes to a child.
+    """In a forked child: take a new lock, since another thread of the parent may hold the old one. A child is never
+    reloaded."""
     global _lock, _unwinding, _on_unwound
     _lock = threading.RLock()
     _unwinding = _on_unwound = None

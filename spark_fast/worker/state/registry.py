@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from spark_fast import _core
-from spark_fast._core import Exposed, State, beginning
+from spark_fast._core import Exposed, State, attach_lock
 from spark_fast.errors import FolderRefusedError
 from spark_fast.runfiles import private_files
 from spark_fast.runfiles.schema import (
@@ -134,7 +134,7 @@ class Registry:
         A signal handler may pass a checkpoint in between. So the locks that a checkpoint takes are taken first, in the
         checkpoint's order. What is removed may run code of the user's as it goes: it goes when the locks are released.
         """
-        with nullcontext() if session.begun() else beginning, session.current.lock, self._lock:
+        with nullcontext() if session.begun() else attach_lock, session.current.lock, self._lock:
             before = dict(self._functions), dict(self._declared), [it.value for it in self._found.values()]
             yield
         del before

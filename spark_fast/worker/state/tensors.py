@@ -1,8 +1,8 @@
-"""Tensors of one element that are exposed: of any library whose tensors have `item()`; nothing is imported for them.
+"""Exposed tensors of one element, of any library whose tensors have `item()`. No library is imported for them.
 
-What lies in the host's memory is read at once. What lies on an accelerator is copied only while somebody looks at the
-values, a few times a second, into pinned memory and behind an event; a later assignment takes the number when the event
-says that it has come. So the training never waits for a display.
+A tensor in the host's memory is read at once. A tensor on an accelerator is copied only while a controller looks at the
+values, a few times a second, into pinned memory and followed by an event. A later assignment takes the number once the
+event shows that the copy is done. So the training never waits for a display.
 """
 
 import sys
@@ -16,7 +16,7 @@ from spark_fast.worker import stderr
 __all__ = ["assign", "detached", "is_tensor"]
 
 _LOOKED = 3.0
-"""Seconds after a look in which somebody counts as looking."""
+"""Seconds for which a controller counts as looking after it has read the values."""
 _APART = 0.25
 """Seconds between two copies of one value."""
 
@@ -35,13 +35,13 @@ class _Copy:
 
     def begin(self, tensor: Any) -> None:
         self._host.copy_(tensor.reshape(()), non_blocking=True)
-        # The stream that the copy is in. Without it, that of the device which is current, which may be another.
+        # In the copy's stream. By default an event is in the stream of the current device, which may be another one.
         self._event.record(self._stream_of(self.device))
         self.began = time.monotonic()
         self.pending = True
 
     def take(self) -> float | None:
-        """The number, once, if it has come."""
+        """Return the number once if the copy is done, else None."""
         if not self.pending or not self._event.query():
             return None
         self.pending = False
@@ -53,12 +53,12 @@ _given_up: set[str] = set()
 
 
 def is_tensor(found: object) -> bool:
-    """Whether it is no plain number, and holds numbers as tensors and arrays do."""
+    """Return whether the object is no plain number, but holds numbers as tensors and arrays do."""
     return not isinstance(found, (bool, int, float, str, dict, list, tuple)) and callable(getattr(found, "item", None))
 
 
 def detached(name: str, found: Any) -> Any:
-    """The tensor, without what it was computed from. Raises TypeError if it has more than one element."""
+    """Return the tensor without its computation graph. Raises TypeError if it has more than one element."""
     detach = getattr(found, "detach", None)
     if callable(detach):
         found = detach()
@@ -69,8 +69,10 @@ def detached(name: str, found: Any) -> Any:
 
 
 def assign(it: Exposed, found: Any) -> object:
-    """Puts the number of a tensor on the board, now or later. What the script is to read: the tensor, without what it
-    was computed from. Raises TypeError if it has more than one element, or one that is no number."""
+    """Put the number of a tensor on the board, now or later; return the tensor without its computation graph.
+
+    Raises TypeError if it has more than one element, or one that is no number.
+    """
     found = detached(it.name, found)
     if it.index < 0:
         return found

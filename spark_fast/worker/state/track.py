@@ -1,4 +1,4 @@
-"""Loops that pass a checkpoint before each item."""
+"""Loops that pass a checkpoint before each item: track()."""
 
 import operator
 from collections.abc import Iterable
@@ -23,27 +23,27 @@ def track(
 def track(
     iterable: Iterable[Item], *, total: int | None = None, key: str | None = None
 ) -> "Track[Item] | KeyedTrack[Item]":
-    """Iterates over `iterable` with a `checkpoint()` before each item, and shows in the status how far it is.
+    """Iterate over `iterable` with a `checkpoint()` before each item, and show the progress in the status.
 
     Args:
         iterable: anything that can be iterated over; more than once if the result is.
-        total: the number of items, for progress and the time left. Default: `len(iterable)` where it has one.
+        total: the number of items, for progress and the time left. Default: `len(iterable)` if it has one.
         key: a name under which the loop keeps its place through a reload of the code. The loop of the new code that
-            has this key goes on with the *same iterator*: its `iterable` is looked at only if there is none. The very
-            next item comes, none is lost; an item whose body had not come round, since a checkpoint within it was left,
-            is handed out once more. A loop that ends, is broken out of, or raises, forgets its place. What counts along
-            belongs inside: `track(enumerate(loader), key="batch")`. A generator that itself passes checkpoints is begun
+            has this key goes on with the *same iterator*; its own `iterable` is used only if there is none. The loop
+            goes on with the next item, and none is lost. If a checkpoint within the body of an item was left, the loop
+            yields that item once more. A loop that ends, is broken out of, or raises, forgets its place. A counter
+            belongs inside: `track(enumerate(loader), key="batch")`. A generator that itself passes checkpoints begins
             anew.
 
-    One more checkpoint is passed when the end is reached. Loops may be nested; four levels are shown. Costs a fraction
-    of a `tqdm` loop per item: the GIL is yielded no more often than each 50 µs. Raises what `checkpoint()` raises, and
-    the item that it stood before is the next one if the loop is then continued. Raises RuntimeError if a living loop
+    At the end it passes one more checkpoint. Loops may be nested; four levels are shown. Costs a fraction of a `tqdm`
+    loop per item: the GIL is yielded no more often than each 50 µs. Raises what `checkpoint()` raises. If the loop is
+    continued after that, it goes on with the item before which the checkpoint was. Raises RuntimeError if a living loop
     has the same key. Any thread may iterate, each over its own.
     """
     if total is None:
         try:
             hint = operator.length_hint(iterable, -1)
-        except Exception:  # a __len__ that says that it can't, or more than fits: a bare loop would not ask
+        except Exception:  # its __len__ raises, or its length does not fit: a bare loop would not ask
             hint = -1
         total = hint if hint >= 0 else None
     elif total < 0:
