@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from spark_fast.hosts.messages import Entry, Place
+from spark_fast.hosts.messages import Appended, Entry
 from spark_fast.hosts.store import StoreGoneError
 from spark_fast.request import Kind
 from tests.hosts_sim import SimClient, SimHost, SimJob
@@ -81,7 +81,7 @@ class _Host(SimHost):
         self.again = False
         self.look = True
 
-    def append(self, entry: Entry) -> Place:
+    def append(self, entry: Entry) -> Appended:
         place = super().append(entry)
         self.answered = self.job.time
         return place

@@ -11,7 +11,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from spark_fast.hosts.messages import PHASES, VOID, Answer, Ask, Decision, Done, Entry, Fate, Member, Note, Peer, Place
+from spark_fast.hosts.messages import (
+    PHASES,
+    VOID,
+    Answer,
+    Appended,
+    Ask,
+    Decision,
+    Done,
+    Entry,
+    Fate,
+    Member,
+    Note,
+    Peer,
+)
 from spark_fast.hosts.messages import VOTE_NO as NO
 from spark_fast.hosts.messages import VOTE_YES as YES
 from spark_fast.hosts.protocol import Relay, Steps, Times
@@ -171,7 +184,7 @@ class SimHost:
         if self.left.pop(ident, None) is not None:
             self.fates[ident] = fate, self.job.time
 
-    def find(self, ident: str) -> Place | None:
+    def find(self, ident: str) -> Appended | None:
         for seq in range(len(self.log), 0, -1):
             found = self.log[seq - 1]
             if found.entry.id != ident:
@@ -180,14 +193,14 @@ class SimHost:
                 found.target = VOID
                 return None
             if found.target == VOID:
-                return Place(seq, Answer(why="failed", reason="gave up"))
+                return Appended(seq, Answer(why="failed", reason="gave up"))
             park = found.before[1]
-            return Place(seq, Answer(found.low, park if park < NEVER else None))
+            return Appended(seq, Answer(found.low, park if park < NEVER else None))
         return None
 
-    def append(self, entry: Entry) -> Place:
+    def append(self, entry: Entry) -> Appended:
         if self.log and self.log[-1].target is None:
-            return Place(0, Answer(why="failed", reason="busy"))
+            return Appended(0, Answer(why="failed", reason="busy"))
         state = (0, NEVER, 0, 0)
         if self.log:
             last = self.log[-1]
@@ -196,17 +209,17 @@ class SimHost:
                 assert last.target is not None
                 state = fold(state, last.entry, len(self.log), last.target)
         if not self.alive():
-            return Place(0, Answer(why="ended"))
+            return Appended(0, Answer(why="ended"))
         if state[3]:
-            return Place(0, Answer(why="nothing" if entry.kind == Kind.STOP else "stopping"))
+            return Appended(0, Answer(why="nothing" if entry.kind == Kind.STOP else "stopping"))
         if entry.kind == Kind.RESUME and not state[2]:
-            return Place(0, Answer(why="nothing"))
+            return Appended(0, Answer(why="nothing"))
         found = LogEntry(entry, state)
         self.log.append(found)
         if not self.job.dies_within_append(self):
             self.settle(found)
         self.job.stir_ranks(self)
-        return Place(len(self.log), Answer(found.low, state[1] if state[1] < NEVER else None))
+        return Appended(len(self.log), Answer(found.low, state[1] if state[1] < NEVER else None))
 
     def settle(self, found: LogEntry, standing: SimRank | None = None) -> None:
         """decide() of sf_log.c"""

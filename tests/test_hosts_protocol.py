@@ -11,7 +11,7 @@ import pytest
 from spark_fast.hosts import answers
 from spark_fast.hosts.answers import decisive
 from spark_fast.hosts.decision import decide
-from spark_fast.hosts.messages import STEP_MAX, VOID, Answer, Decision, Entry, GroupAnswer, Member, Note, Place
+from spark_fast.hosts.messages import STEP_MAX, VOID, Answer, Appended, Decision, Entry, GroupAnswer, Member, Note
 from spark_fast.hosts.protocol import Times
 from spark_fast.request import Kind
 from tests.hosts_sim import NEVER, NO, YES, Chances, SimClient, SimHost, SimJob, SimRank
@@ -481,14 +481,14 @@ def lowest(kind: int, answers: dict[Member, Answer], without: Any = ()) -> Decis
     return found if found.target is None else Decision(min(lows))
 
 
-def commit_anything(self: SimHost, ident: str) -> Place | None:
+def commit_anything(self: SimHost, ident: str) -> Appended | None:
     found = FIND(self, ident)
-    return found and Place(found.seq, Answer(0))
+    return found and Appended(found.seq, Answer(0))
 
 
-def append_anything(self: SimHost, entry: Entry) -> Place:
+def append_anything(self: SimHost, entry: Entry) -> Appended:
     found = APPEND(self, entry)
-    return Place(found.seq, Answer(0)) if found.seq else found
+    return Appended(found.seq, Answer(0)) if found.seq else found
 
 
 def act_anyway(self: SimJob, host: SimHost, rank: SimRank) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from spark_fast import client, hosts
-from spark_fast.hosts import state_files as files
+from spark_fast.hosts import state_files
 from spark_fast.hosts.local import RunFolder
 from spark_fast.hosts.messages import Member
 from spark_fast.hosts.peers import read_peers
@@ -291,12 +291,12 @@ def threads(folder: Path) -> Iterator[tuple[list[Host], list[Thread]]]:
     try:
         table = Table()
         for host in found:
-            until(lambda: files.read_place(host.run) and (host.run / "control").exists(), "it has a place")  # noqa: B023
+            until(lambda: state_files.read_place(host.run) and (host.run / "control").exists(), "it has a place")  # noqa: B023
             os.mkfifo(host.run / "hosts" / "bell", 0o600)
             bells.append(os.open(host.run / "hosts" / "bell", os.O_RDWR | os.O_NONBLOCK))
-            place = files.read_place(host.run)
+            place = state_files.read_place(host.run)
             assert place is not None
-            files.write_place(host.run, files.HostPlace(**(vars(place) | {"address": "tcp://none:1/x"})))
+            state_files.write_place(host.run, state_files.HostPlace(**(vars(place) | {"address": "tcp://none:1/x"})))
             relays.append(Thread(host, table))
         yield found, relays
     finally:
@@ -329,17 +329,17 @@ def test_a_relay_that_dies_between_any_two_calls_leaves_nothing_half_done(tmp_pa
 
 def test_what_is_written_over_a_file_is_read_whether_it_is_longer_or_shorter(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
-    with files.opened(tmp_path, create=True) as fd:
+    with state_files.opened(tmp_path, create=True) as fd:
         for found in ({"a": 1}, {"a": "x" * 100}, {"a": 2}, {"a": "y" * 5000}, {"a": 3}, {"a": 4}):
-            files.overwrite_object(fd, "file", found)
-            assert files.read_object(fd, "file", tmp_path) == found
+            state_files.overwrite_object(fd, "file", found)
+            assert state_files.read_object(fd, "file", tmp_path) == found
         os.unlink("file", dir_fd=fd)
         os.mkfifo("file", 0o600, dir_fd=fd)  # no reader: to open it would wait
-        files.overwrite_object(fd, "file", {"a": 5})
-        assert files.read_object(fd, "file", tmp_path) == {"a": 5}
+        state_files.overwrite_object(fd, "file", {"a": 5})
+        assert state_files.read_object(fd, "file", tmp_path) == {"a": 5}
         os.link("file", "another name", src_dir_fd=fd, dst_dir_fd=fd)
-        files.overwrite_object(fd, "file", {"a": 6})
-        assert files.read_object(fd, "another name", tmp_path) == {"a": 5}, "it is not written through"
+        state_files.overwrite_object(fd, "file", {"a": 6})
+        assert state_files.read_object(fd, "another name", tmp_path) == {"a": 5}, "it is not written through"
 
 
 def test_peers_are_read_while_somebody_looks(tmp_path: Path) -> None:

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from spark_fast import client, hosts
-from spark_fast.hosts import peers, relay, requests
-from spark_fast.hosts import state_files as files
+from spark_fast.hosts import peers, relay, requests, state_files
 from spark_fast.hosts.local import RunFolder
 from spark_fast.hosts.messages import Member, Peer
 from spark_fast.hosts.peers import read_peers
@@ -116,8 +115,8 @@ def test_a_request_that_the_relay_no_longer_has_is_lost(tmp_path: Path) -> None:
 
 
 def test_a_request_is_lost_where_no_relay_can_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files.write_place(
-        tmp_path, files.HostPlace("tcp://none:1/x", "node", "here", 0, 1, 2, 0, 5.0, "/nowhere/python", "")
+    state_files.write_place(
+        tmp_path, state_files.HostPlace("tcp://none:1/x", "node", "here", 0, 1, 2, 0, 5.0, "/nowhere/python", "")
     )
     monkeypatch.setattr(requests, "_DEAF", 0.5)
     hosts.ask(tmp_path, Kind.PAUSE, 7)
@@ -221,7 +220,7 @@ def test_a_store_that_is_slow_once_is_not_taken_for_one_that_is_gone(
 ) -> None:
     host = Host(tmp_path / "host", 0, 2, "", MASTER_ADDR="")
     try:
-        place = until(lambda: (host.run / "control").exists() and files.read_place(host.run), "it has a place")
+        place = until(lambda: (host.run / "control").exists() and state_files.read_place(host.run), "it has a place")
         RunFolder(host.run).show([Peer(Member("a", "there", (1,), 2), 4, [], False, 0.0)], "")
         process = relay._Process(host.run, place, -1)
         for error in errors:
@@ -237,12 +236,12 @@ def test_a_store_that_is_slow_once_is_not_taken_for_one_that_is_gone(
 
 def peers_of(folder: Path, ended: bool = False, unreachable: bool = False, **host: object) -> list[tuple[str, float]]:
     """Status and time of the ranks of the only other host, of which a relay has laid out so much."""
-    files.write_place(folder, files.HostPlace("tcp://none:1/x", "node", "here", 0, 1, 3, 0, 5.0, "", ""))
+    state_files.write_place(folder, state_files.HostPlace("tcp://none:1/x", "node", "here", 0, 1, 3, 0, 5.0, "", ""))
     ranks = [{"rank": 1, "status": "stopping", "step": 7, "pid": 3}, {"rank": 2, "status": "lost", "step": 5, "pid": 4}]
     other = {"name": "there", "node": "a", "numbers": [1, 2], "ranks": ranks, "ended": ended, "count": 1, **host}
     said = {"missing": "", "hosts": [other], "read": time.monotonic()}
-    with files.opened(folder) as fd:
-        files.write_object(fd, files.PEERS, said | ({"unreachable": True} if unreachable else {}))
+    with state_files.opened(folder) as fd:
+        state_files.write_object(fd, state_files.PEERS, said | ({"unreachable": True} if unreachable else {}))
     return [(str(rank["status"]), rank["since"]) for rank in read_peers(folder)]
 
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from spark_fast.hosts import state_files as files
+from spark_fast.hosts import state_files
 from spark_fast.hosts.authentic import AuthenticStore, Refusals, UnsignedStore
 from spark_fast.hosts.secret import REMEDY, SIGNED, read_key
 from spark_fast.hosts.session import Entrance
@@ -46,8 +46,8 @@ class StoreAccess:
         if place.protection != SIGNED:
             return UnsignedStore(self._open_raw(), f"{place.unused}; {REMEDY}" if place.unused else REMEDY)
         if self._entrance is None:
-            with files.opened(self._folder) as fd:
-                key = read_key(fd, place.key_id, self._folder / files.HOSTS)
+            with state_files.opened(self._folder) as fd:
+                key = read_key(fd, place.key_id, self._folder / state_files.HOSTS)
             if key is None:
                 raise StoreGoneError("the key of this start of the job is gone from the run's folder")
             self._entrance = Entrance(
@@ -84,13 +84,13 @@ class StoreAccess:
         count, first, now = self._refusals.count, self._refusals.first, time.monotonic()
         if count == self._told or (self._told and now - self._told_at < _TELL):
             return ""
-        with files.opened(self._folder, create=True) as fd:
-            files.write_object(fd, files.UNSIGNED, {"count": count, "first": first})
+        with state_files.opened(self._folder, create=True) as fd:
+            state_files.write_object(fd, state_files.UNSIGNED, {"count": count, "first": first})
         known, self._told, self._told_at = self._told, count, now
         if known:
             return ""
         what = f"a value under {first} in the job's store was signed by no host, and is ignored"
-        return f"{what}; {files.UNSIGNED} counts them"
+        return f"{what}; {state_files.UNSIGNED} counts them"
 
     def end(self) -> None:
         """Leave the job for good, before its last word is told: no rank of this host lives any more."""

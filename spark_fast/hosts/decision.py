@@ -1,4 +1,4 @@
-"""What follows from what the hosts have said: at which step a request is applied, and what became of it in the end."""
+"""The rules by which hosts' answers make a decision on a request, and their outcomes make its fate."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,10 @@ __all__ = ["combine", "decide"]
 
 
 def decide(kind: int, answers: Mapping[Member, Answer], without: Sequence[Member] = ()) -> Decision:
-    """What follows from what the hosts have said. without: those that were left out."""
+    """Return the decision that follows from the hosts' answers.
+
+    without: the hosts that were left out.
+    """
 
     def named(members: Sequence[Member]) -> str:
         return ", ".join(member.name for member in members[:3]) + (" …" if len(members) > 3 else "")
@@ -40,7 +43,10 @@ def decide(kind: int, answers: Mapping[Member, Answer], without: Sequence[Member
 
 
 def combine(target: int, found: Mapping[Member, Done], silent: Sequence[Member]) -> Fate:
-    """What became of a request, from what became of it on each host. silent: those of which that is not known."""
+    """Return the fate of a request, from its outcome on each host.
+
+    silent: the hosts whose outcome is not known.
+    """
 
     def names(*outcomes: str) -> str:
         return ", ".join(member.name for member, done in found.items() if done.outcome in outcomes)

@@ -1,4 +1,4 @@
-"""How the relay of the host that was asked finds out what became of a request on all hosts, and tells its sender."""
+"""How the relay of the asked host gathers the outcomes of a request on all hosts, and tells its sender the fate."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ class _Request:
     """A request of this host's senders that has a target.
 
     Attributes:
-        done: what became of it, by the lowest ranks of the hosts.
+        done: its outcomes, by the lowest ranks of the hosts.
         without: the hosts that were left out of it.
         awaited: the hosts that had not told at the last look.
         pause, due: when to look again.
@@ -39,7 +39,7 @@ class _Request:
 
 
 class Gathering:
-    """The requests of one host's senders of which it is not known yet what became of them."""
+    """The requests of one host's senders that have a target and no fate yet."""
 
     def __init__(self, store: Store, local: Local, member: Member, times: Times, roster: Roster) -> None:
         self._store = store
@@ -61,7 +61,7 @@ class Gathering:
         self._requests.clear()
 
     def begin(self, number: int, ident: str, decision: Decision, asked: Sequence[int] = ()) -> Steps[None]:
-        """Gather what becomes of a request that has a target.
+        """Begin to gather the outcomes of a request that has a target.
 
         asked: the lowest ranks of the hosts that have just answered, and so have told nothing else yet.
         """
@@ -84,7 +84,7 @@ class Gathering:
         return ()
 
     def learn(self, number: int, first: int, done: Done) -> None:
-        """Take in what a host has told."""
+        """Take in the outcome on a host."""
         request = self._requests.get(number)
         if request is not None:
             request.done[first] = done

@@ -11,9 +11,9 @@ from typing import Any
 from spark_fast import _core
 from spark_fast._core import Segment
 from spark_fast.errors import SegmentError, SparkError
-from spark_fast.hosts import state_files as files
+from spark_fast.hosts import state_files
 from spark_fast.hosts.code import unpacked
-from spark_fast.hosts.messages import PHASES, STEP_MAX, VOID, Answer, Ask, Done, Entry, Fate, Note, Peer, Place
+from spark_fast.hosts.messages import PHASES, STEP_MAX, VOID, Answer, Appended, Ask, Done, Entry, Fate, Note, Peer
 from spark_fast.hosts.secret import NONE, allowed, refusal
 from spark_fast.request import FateState, Kind, Verdict, fate_of, version_mail
 from spark_fast.runfiles import mailbox
@@ -44,7 +44,7 @@ class RunFolder:
         self.protection = protection
         self.unused = ""
         self._folder = folder
-        self._shown = folder / files.HOSTS
+        self._shown = folder / state_files.HOSTS
         self.segment = Segment(folder / CONTROL)
         self._told = 0
         self._others_live = False
@@ -56,26 +56,26 @@ class RunFolder:
     # --- notes ---
 
     def load(self) -> Note:
-        with files.opened(self._folder, create=True) as fd:
-            found = files.read_object(fd, files.NOTE, self._shown) or {}
+        with state_files.opened(self._folder, create=True) as fd:
+            found = state_files.read_object(fd, state_files.NOTE, self._shown) or {}
         try:
             return Note(str(found["store"]), int(found["next"]), tuple((n, str(i), s) for n, i, s in found["open"]))
         except (KeyError, TypeError, ValueError):
             return Note()
 
     def save(self, note: Note) -> None:
-        with files.opened(self._folder) as fd:
-            files.overwrite_object(fd, files.NOTE, asdict(note))
+        with state_files.opened(self._folder) as fd:
+            state_files.overwrite_object(fd, state_files.NOTE, asdict(note))
 
     # --- senders ---
 
     def asks(self) -> list[Ask]:
         found = []
-        with files.opened(self._folder, files.ASK, create=True) as asks:
+        with state_files.opened(self._folder, state_files.ASK, create=True) as asks:
             for name in os.listdir(asks):
                 if name.startswith("."):
                     continue
-                left = files.read_object(asks, name, self._shown / files.ASK) or {}
+                left = state_files.read_object(asks, name, self._shown / state_files.ASK) or {}
                 entry = Entry.found(left.get("entry"))
                 if entry is None or f"{entry.id}.json" != name:
                     with suppress(OSError):
@@ -89,23 +89,23 @@ class RunFolder:
         return sorted(found, key=lambda ask: -ask.age)
 
     def mark(self, ident: str, number: int | None) -> None:
-        with files.opened(self._folder, files.ASK) as asks:
-            left = files.read_object(asks, f"{ident}.json", self._shown / files.ASK)
+        with state_files.opened(self._folder, state_files.ASK) as asks:
+            left = state_files.read_object(asks, f"{ident}.json", self._shown / state_files.ASK)
             if left is not None:
                 left["tried"] = True
                 if number is not None:
                     left["number"] = number
-                files.overwrite_object(asks, f"{ident}.json", left)
+                state_files.overwrite_object(asks, f"{ident}.json", left)
 
     def tell(self, ident: str, fate: Fate) -> None:
         self._keep_replies(ident, fate.replies or {})
-        with files.opened(self._folder, files.FATES, create=True) as fates:
-            files.write_object(fates, f"{ident}.json", asdict(replace(fate, replies=None)))
+        with state_files.opened(self._folder, state_files.FATES, create=True) as fates:
+            state_files.write_object(fates, f"{ident}.json", asdict(replace(fate, replies=None)))
             self._told += 1
             if self._told % _KEPT == 1:
                 self._forget_fates(fates)
                 mailbox.prune_replies(self._folder)
-        with files.opened(self._folder, files.ASK, create=True) as asks, suppress(FileNotFoundError):
+        with state_files.opened(self._folder, state_files.ASK, create=True) as asks, suppress(FileNotFoundError):
             os.unlink(f"{ident}.json", dir_fd=asks)
 
     def _keep_replies(self, ident: str, replies: Mapping[str, Any]) -> None:
@@ -127,7 +127,7 @@ class RunFolder:
 
     # --- the log ---
 
-    def find(self, ident: str) -> Place | None:
+    def find(self, ident: str) -> Appended | None:
         tail = _core.read_view(self._control)["tail"]
         for seq in range(tail, max(0, tail - _core.LOG_CAPACITY), -1):
             entry = _core.read_entry(self._control, seq)
@@ -138,20 +138,20 @@ class RunFolder:
                 self.segment.commit(seq, VOID)
                 return None
             if entry["target"] == VOID:
-                return Place(seq, Answer(why="failed", reason="its ranks have waited for too long and went on"))
-            with files.opened(self._folder) as fd:
-                begun = files.read_object(fd, files.APPENDING, self._shown) or {}
+                return Appended(seq, Answer(why="failed", reason="its ranks have waited for too long and went on"))
+            with state_files.opened(self._folder) as fd:
+                begun = state_files.read_object(fd, state_files.APPENDING, self._shown) or {}
             park = begun.get("park") if begun.get("id") == ident else None
-            return Place(seq, Answer(entry["low"], park if isinstance(park, int) else None))
+            return Appended(seq, Answer(entry["low"], park if isinstance(park, int) else None))
         return None
 
-    def append(self, entry: Entry) -> Place:
+    def append(self, entry: Entry) -> Appended:
         if not allowed(entry.kind, self.protection):
-            return Place(0, Answer(why="failed", reason=refusal(entry.kind, self.unused)))
+            return Appended(0, Answer(why="failed", reason=refusal(entry.kind, self.unused)))
         view = _core.read_view(self._control)
         park = view["park"] if view["park"] <= STEP_MAX else None
-        with files.opened(self._folder, create=True) as fd:
-            files.overwrite_object(fd, files.APPENDING, {"id": entry.id, "park": park})
+        with state_files.opened(self._folder, create=True) as fd:
+            state_files.overwrite_object(fd, state_files.APPENDING, {"id": entry.id, "park": park})
         _core.point("relay:noted")
         only_if = 0
         if entry.only_if:
@@ -171,18 +171,18 @@ class RunFolder:
             )
         except (SparkError, OSError, ValueError) as error:
             self.segment.check()  # of a file that is gone nothing more can be said
-            return Place(0, Answer(why="failed", reason=str(error)))
+            return Appended(0, Answer(why="failed", reason=str(error)))
         if verdict == Verdict.REFUSED_ENDED:
-            return Place(0, Answer(why="ended"))
+            return Appended(0, Answer(why="ended"))
         if verdict == Verdict.REFUSED_STOPPING:
-            return Place(0, Answer(why="stopping"))
+            return Appended(0, Answer(why="stopping"))
         if verdict == Verdict.NOTHING_TO_DO:
             same = _core.read_entry(self._control, seq) if seq else None
-            return Place(0, Answer(why="nothing", same="" if same is None else f"{same['id']:016x}"))
+            return Appended(0, Answer(why="nothing", same="" if same is None else f"{same['id']:016x}"))
         found = _core.read_entry(self._control, seq)
         if found is None or found["low"] > STEP_MAX:
             raise SegmentError("an entry that was just made is not there", str(self._folder / CONTROL))
-        return Place(seq, Answer(found["low"], park))
+        return Appended(seq, Answer(found["low"], park))
 
     def _seq_of(self, ident: str) -> int | None:
         tail = _core.read_view(self._control)["tail"]
@@ -198,7 +198,7 @@ class RunFolder:
         if entry.letter is None:
             return entry.mail
         if entry.kind == Kind.RELOAD:
-            place = files.read_place(self._folder)
+            place = state_files.read_place(self._folder)
             if place is not None and place.first == entry.home:
                 return entry.mail  # the version was made here
             number = unpacked(Store(self._folder), entry.letter, entry.sender).number
@@ -255,7 +255,7 @@ class RunFolder:
             if slot["state"] != WorkerState.NONE
         ]
 
-    def numbers(self, place: files.HostPlace) -> tuple[int, ...] | None:
+    def numbers(self, place: state_files.HostPlace) -> tuple[int, ...] | None:
         """The ranks of this host, once all of them are there."""
         found = sorted({slot["rank"] for slot in self._slots() if slot["state"] != WorkerState.NONE})
         return tuple(found) if len(found) >= place.count else None
@@ -264,12 +264,12 @@ class RunFolder:
         return any(_lives(slot) for slot in self._slots())
 
     def watched(self) -> bool:
-        with files.opened(self._folder, create=True) as fd:
-            return files.watched(fd)
+        with state_files.opened(self._folder, create=True) as fd:
+            return state_files.watched(fd)
 
     def show(self, peers: Sequence[Peer], missing: str) -> None:
-        with files.opened(self._folder) as fd:
-            before = files.read_object(fd, files.PEERS, self._shown) or {}
+        with state_files.opened(self._folder) as fd:
+            before = state_files.read_object(fd, state_files.PEERS, self._shown) or {}
             now = time.monotonic()
             heard = _heard_before(before)
             found = [
@@ -288,7 +288,7 @@ class RunFolder:
             ]
             known = {number for peer in peers for number in peer.member.ranks}
             found += _not_back(before, known | {slot["rank"] for slot in self._slots()}, now)
-            files.write_object(fd, files.PEERS, {"missing": missing, "hosts": found, "read": now})
+            state_files.write_object(fd, state_files.PEERS, {"missing": missing, "hosts": found, "read": now})
         self._others_live = any(_may_live(peer) for peer in peers)
 
     def awaits_others(self) -> bool:
@@ -297,10 +297,10 @@ class RunFolder:
 
     def show_unreachable(self) -> None:
         """Lay out that nothing is heard of the others, since the store can't be reached, until show() is called."""
-        with files.opened(self._folder, create=True) as fd:
-            said = files.read_object(fd, files.PEERS, self._shown)
+        with state_files.opened(self._folder, create=True) as fd:
+            said = state_files.read_object(fd, state_files.PEERS, self._shown)
             if said is not None and said.get("unreachable") is not True:
-                files.write_object(fd, files.PEERS, said | {"unreachable": True})
+                state_files.write_object(fd, state_files.PEERS, said | {"unreachable": True})
 
     def now(self) -> float:
         return time.monotonic()

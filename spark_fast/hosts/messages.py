@@ -20,6 +20,7 @@ __all__ = [
     "VOTE_NO",
     "VOTE_YES",
     "Answer",
+    "Appended",
     "Ask",
     "Decision",
     "Done",
@@ -29,7 +30,6 @@ __all__ = [
     "Member",
     "Note",
     "Peer",
-    "Place",
     "as_object",
     "ranks_said",
     "whole",
@@ -374,12 +374,12 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a request stands in the host's own log.
+class Appended:
+    """A request's entry in the host's own log.
 
     Attributes:
-        seq: its number there; 0 if it has no part in it.
-        answer: what the host says of it.
+        seq: its number there; 0 if the host has no part in it.
+        answer: the host's answer to the request.
     """
 
     seq: int

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from spark_fast.errors import FolderRefusedError
-from spark_fast.hosts import requests
-from spark_fast.hosts import state_files as files
+from spark_fast.hosts import requests, state_files
 from spark_fast.runfiles.descriptors import is_short
 from spark_fast.status import ENDED, SparkStatus
 
@@ -30,19 +29,19 @@ def read_peers(folder: Path) -> list[dict[str, Any]]:
     Tells the relay that somebody looks, so that it goes on reading for three seconds. Raises OSError for want of
     descriptors or memory: then nothing is known of the other hosts.
     """
-    shown = folder / files.HOSTS
+    shown = folder / state_files.HOSTS
     try:
-        if files.read_place(folder) is None:
+        if state_files.read_place(folder) is None:
             return []
-        fresh = files.touch_watched(folder)
+        fresh = state_files.touch_watched(folder)
         if fresh:
             requests.ring(folder)
-        with files.opened(folder) as fd:
-            found = files.read_object(fd, files.PEERS, shown)
+        with state_files.opened(folder) as fd:
+            found = state_files.read_object(fd, state_files.PEERS, shown)
             end = time.monotonic() + _WAIT
             while fresh and _age(found) > SILENT and time.monotonic() < end:
                 time.sleep(0.01)
-                found = files.read_object(fd, files.PEERS, shown)
+                found = state_files.read_object(fd, state_files.PEERS, shown)
     except (OSError, FolderRefusedError) as error:
         if is_short(error):
             raise

@@ -2,30 +2,31 @@
 
 Each host has one relay, and all have one store. Keys, where r is a host's lowest rank and n counts the requests:
 
-    job            drawn by whoever comes first: tells one store from another
-    host/<r>       who is there: JSON of a Member
+    job            drawn by the first relay that comes: tells one store from another
+    host/<r>       a host of the job: JSON of a Member
     log/<n>        the request: JSON of an Entry. From the swap that puts it there on, it exists
     low/<n>/<r>    the earliest step that the host can take it at, or why it can't: JSON of an Answer
-    lows/<n>/<g>   what the hosts of a group answer, told by one of them: see `answers`
-    target/<n>     what was decided, once and for all: JSON of a Decision
-    done/<n>/<r>   what became of it on the host: JSON of a Done
+    lows/<n>/<g>   the answers of a group of hosts, put there by its lead: see `answers`
+    target/<n>     the decision, once and for all: JSON of a Decision
+    done/<n>/<r>   the outcome on the host: JSON of a Done
     vote/<n>/<p>/<r>   the host's ranks have come through phase p of a reload
     verdict/<n>/<p>    whether all hosts' have, once and for all: yes or no
     state/<r>      the host's ranks, and a count that grows while its relay lives
-    watched        changes while somebody, anywhere, looks at the whole job
+    watched        changes while a controller on any host looks at the whole job
 
 Every relay takes the requests in their order. It appends the request to its host's own log, as one of which the target
 comes from elsewhere: from then on none of its ranks passes the step `low`, which it tells. The relay whose host was
-asked waits for all lows and decides the largest, or that there is no such step; if it does not, any other voids the
-request when its time is over. A host acts at the step that was decided, or, if its ranks have not waited for it, not at
-all, and says so: it came too late. That is all that safety rests on. Who has to answer is a matter of manners: a host
-that nobody asked can't act at a wrong step, since no step below its own `low` is ever committed to it.
+asked waits for all lows and decides the largest, or that there is no such step. If it does not decide in time, any
+other relay voids the request. A host acts at the decided step. If its ranks have not waited for that step, the host
+does not act at all, and says that the decision came too late. Safety rests on nothing else: also a host that was not
+waited for can't act at a wrong step, since no step below its own `low` is ever committed to it.
 
-A reload is voted on, phase by phase: see csrc/sf_layout.h. The ranks of a host count what they say themselves. One no
-among them is everybody's; with a yes they wait for the verdict, which the relay brings. It is yes once every host that
-has not ended has said so; the relay of the host that was asked counts, or any other where that one is gone.
+Ranks vote on a reload, phase by phase: see csrc/sf_layout.h. The ranks of a host count their own votes. One no is the
+verdict of all hosts. After a yes the ranks wait for the verdict, which the relay brings. The verdict is yes once every
+host that has not ended has voted yes. The relay of the asked host counts the votes, or any other if that host is gone.
 
-A relay may be killed between any two calls. What it has to know stands in the store, in its host's log, or in its note.
+A relay may be killed between any two calls. All that the next one has to know is in the store, the host's log, or the
+note.
 """
 
 import json
@@ -52,7 +53,9 @@ _SAVE = 0.005
 
 
 class Relay:
-    """One host's relay. turn() is to be run again and again: at once when something has come, else when it says.
+    """One host's relay.
+
+    Call turn() again and again: at once when something has come, or after the seconds that it returns.
 
     member: this host.
     """
@@ -126,9 +129,9 @@ class Relay:
         self._beat_due = 0.0
 
     def hurry(self, *, tell: bool) -> None:
-        """Has the next turn read what the others tell, if somebody looks, whenever that was due.
+        """Let the next turn read the states of the other hosts at once, if a controller looks at them.
 
-        tell: whether it is also to tell what this host's ranks do.
+        tell: whether it also publishes the state of this host's ranks.
         """
         self._watch_due = 0.0
         if tell:
@@ -174,13 +177,13 @@ class Relay:
 
     def _did_here(self, entry: Entry) -> Steps[int | None]:
         """The step at which all living ranks of this host have done what was asked; None if they have not."""
-        place = yield from call(self._local.find, entry.id)
-        if place is None or not place.seq:
+        appended = yield from call(self._local.find, entry.id)
+        if appended is None or not appended.seq:
             return None
-        done = yield from call(self._local.outcome, place.seq, entry.id)
+        done = yield from call(self._local.outcome, appended.seq, entry.id)
         return done.step if done is not None and done.outcome == "applied" else None
 
-    # --- who is there ---
+    # --- the start ---
 
     def _join(self) -> Steps[None]:
         mine = self._member
@@ -256,7 +259,7 @@ class Relay:
     # --- what this host's senders have left ---
 
     def _send(self, news: dict[str, bytes]) -> Steps[None]:
-        """Puts what senders have left into the job's log."""
+        """Put the requests of this host's senders into the job's log."""
         for ask in (yield from call(self._local.asks)):
             number = self._numbers.get(ask.entry.id, ask.number)
             if number is None:
@@ -330,7 +333,7 @@ class Relay:
     # --- the job's log ---
 
     def _follow(self, news: dict[str, bytes], look: bool) -> Steps[None]:
-        """Settles what stands in the job's log."""
+        """Take the requests of the job's log in their order, and have each decided and handed to the ranks."""
         assert self._note is not None
         while True:
             number = self._note.next
@@ -353,44 +356,47 @@ class Relay:
                 yield from self._forget(number, entry.home == self._member.first)
 
     def _settle(self, number: int, entry: Entry, raw: bytes | None) -> Steps[int]:
-        """Has a request decided, and the decision handed to the ranks: its number in the host's own log, 0 if it has no
-        part in it. raw: what was decided, if that is known."""
+        """Have a request decided, and hand the decision to the ranks. Return its number in the host's own log, 0 if the
+        host has no part in it.
+
+        raw: the decision, if it is known.
+        """
         mine, first = entry.home == self._member.first, self._member.first
-        place = (yield from call(self._local.find, entry.id)) if number <= self._begun else None
-        if place is None and (raw is None or Decision.parsed(raw).target is not None):
-            place = yield from call(self._local.append, entry)
+        appended = (yield from call(self._local.find, entry.id)) if number <= self._begun else None
+        if appended is None and (raw is None or Decision.parsed(raw).target is not None):
+            appended = yield from call(self._local.append, entry)
         asked = raw is None
         if raw is None:
-            assert place is not None
+            assert appended is not None
             if mine:
-                raw = yield from self._decide(number, entry, place.answer)
+                raw = yield from self._decide(number, entry, appended.answer)
             else:
-                yield from call(self._store.set, f"low/{number}/{first}", place.answer.packed())
-                yield from self._answers.gather(number, entry, place.answer)
+                yield from call(self._store.set, f"low/{number}/{first}", appended.answer.packed())
+                yield from self._answers.gather(number, entry, appended.answer)
                 raw = yield from self._await(number, entry)
         decision = Decision.parsed(raw)
         late = False
-        if place is not None and place.seq:
+        if appended is not None and appended.seq:
             # Never below the step from which on the ranks have waited: they may be past it. Nor, where the others have
             # decided without this host, beyond the one at which they park: they would never come to it.
-            low, park, target = place.answer.low, place.answer.park, decision.target
+            low, park, target = appended.answer.low, appended.answer.park, decision.target
             late = target is not None and (low is None or target < low or (park is not None and park < target))
             wanted = VOID if target is None or late else target
-            stands = yield from call(self._local.commit, place.seq, wanted)
+            stands = yield from call(self._local.commit, appended.seq, wanted)
             late = late or (target is not None and stands != target)
         if mine:
             hosts, _ = yield from self._roster.all()
             yield from self._settled(number, entry.id, decision, [host.first for host in hosts] if asked else [])
-        if decision.target is not None and (place is None or not place.seq or late):
+        if decision.target is not None and (appended is None or not appended.seq or late):
             done = Done("late" if late else "nothing")
-            if entry.kind == Kind.RELOAD and not (place is not None and place.answer.why == "ended"):
+            if entry.kind == Kind.RELOAD and not (appended is not None and appended.answer.why == "ended"):
                 # The others are not to run what this host does not.
                 yield from call(self._store.compare_set, f"verdict/{number}/0", None, b"no")
             yield from self._tell(number, done)
-        return place.seq if place is not None and decision.target is not None and not late else 0
+        return appended.seq if appended is not None and decision.target is not None and not late else 0
 
     def _await(self, number: int, entry: Entry) -> Steps[bytes]:
-        """Waits for the host that was asked to decide; voids the request if it does not."""
+        """Wait for the decision of the asked host. Void the request if none comes."""
         key = f"target/{number}"
         raw = yield from call(self._store.wait, key, self._times.takeover)
         if raw is not None:
@@ -405,7 +411,7 @@ class Relay:
         return (yield from call(self._store.compare_set, f"target/{number}", None, decision.packed()))
 
     def _forget(self, number: int, mine: bool) -> Steps[None]:
-        """Removes from the store what is asked for no more, now that a request is settled."""
+        """Remove from the store the keys that no relay reads any more, now that a request is decided."""
         first = self._member.first
         gone = [] if mine else [f"low/{number}/{first}", *self._answers.forget(number)]
         number -= _KEPT
@@ -418,10 +424,10 @@ class Relay:
         if gone:
             yield from call(self._store.delete, *gone)
 
-    # --- what became of it ---
+    # --- outcomes ---
 
     def _vote(self, news: Mapping[str, bytes]) -> Steps[None]:
-        """Brings together what the ranks of all hosts say of reloads."""
+        """Bring together the votes of all hosts on open reloads."""
         assert self._note is not None
         if any(key.startswith(("vote/", "verdict/")) for key in news):
             self._votes.wake()
@@ -429,7 +435,7 @@ class Relay:
             yield from self._votes.bring(number, ident, seq, number in self._gathering)
 
     def _report(self, ended: bool = False) -> Steps[None]:
-        """Tells what became of the requests on this host."""
+        """Publish the outcomes of requests on this host."""
         assert self._note is not None
         left = []
         for number, ident, seq in self._note.open:

@@ -140,7 +140,7 @@ class RelayActor:
         threading.Thread(target=self._run, args=(Path(folder),), name="spark_fast relay", daemon=True).start()
 
     def _run(self, folder: Path) -> None:
-        from spark_fast.hosts import relay
+        from spark_fast.hosts import relay  # the worker that makes the store does without it
 
         try:
             relay.main(folder)

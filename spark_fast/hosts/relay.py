@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from spark_fast import _core
 from spark_fast.errors import FolderRefusedError, SegmentError
-from spark_fast.hosts import state_files as files
+from spark_fast.hosts import state_files
 from spark_fast.hosts.access import StoreAccess
 from spark_fast.hosts.local import RunFolder
 from spark_fast.hosts.messages import Member
@@ -352,16 +352,16 @@ def main(folder: Path) -> int:
     with suppress(OSError):  # where memory runs out, this is what is to go, and no training
         Path("/proc/self/oom_score_adj").write_text("1000")
     try:
-        with files.opened(folder, create=True) as fd:
-            log = open_own(files.LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, dir_fd=fd)
+        with state_files.opened(folder, create=True) as fd:
+            log = open_own(state_files.LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, dir_fd=fd)
             os.dup2(log, 2)
-            lock = open_own(files.LOCK, os.O_RDWR | os.O_CREAT, dir_fd=fd)
+            lock = open_own(state_files.LOCK, os.O_RDWR | os.O_CREAT, dir_fd=fd)
             if not _core.lock_file(lock, 0.0):
                 return 0
             with suppress(FileExistsError):
-                os.mkfifo(files.BELL, 0o600, dir_fd=fd)
+                os.mkfifo(state_files.BELL, 0o600, dir_fd=fd)
             # For writing too, so that it is never at its end.
-            bell = open_own(files.BELL, os.O_RDWR, dir_fd=fd, pipe=True)
+            bell = open_own(state_files.BELL, os.O_RDWR, dir_fd=fd, pipe=True)
         # The threads that wait take over from one that computes for a moment, and not for 5 ms.
         sys.setswitchinterval(0.0005)
         place = read_place(folder)

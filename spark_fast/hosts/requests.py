@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import spark_fast
 from spark_fast.errors import FolderRefusedError
-from spark_fast.hosts import state_files as files
+from spark_fast.hosts import state_files
 from spark_fast.hosts.messages import Entry, Fate
 from spark_fast.hosts.protocol import Times
 from spark_fast.hosts.secret import allowed, key_id, protection_of, refusal, remove_key, write_key
@@ -118,15 +118,15 @@ def start(folder: Path, place: Place) -> str:
         key_id=key_id(protection.key),
         unused=protection.unused,
     )
-    with files.opened(folder, create=True) as fd:  # before the place, which names the key
+    with state_files.opened(folder, create=True) as fd:  # before the place, which names the key
         # It may be of a start of the job before this one, whose recorded requests are not to count again.
         with suppress(FileNotFoundError):
-            os.unlink(files.SESSION, dir_fd=fd)
+            os.unlink(state_files.SESSION, dir_fd=fd)
         if protection.key:
             write_key(fd, protection.key)
         else:
             remove_key(fd)
-    files.write_place(folder, found)
+    state_files.write_place(folder, found)
     if place.rank == 0 and found.address.startswith("ray:"):  # the others are there, and take long to import
         serve_store(found.address)
     ring(folder)
@@ -141,7 +141,7 @@ def _absolute_python_path() -> list[str]:
 def ring(folder: Path) -> bool:
     """Wakes the host's relay, and starts one if there is none. Never waits for it. Whether there was one. Raises
     OSError."""
-    if files.ring(folder):
+    if state_files.ring(folder):
         return True
     place = read_place(folder)
     if place is None or not place.address:
@@ -214,11 +214,11 @@ def ask(
     elif not allowed(kind, place.protection):
         reason = refusal(kind, place.unused)
     if reason is not None:
-        with files.opened(folder, files.FATES, create=True) as fates:
-            files.write_object(fates, f"{name}.json", asdict(Fate("refused", reason=reason)))
+        with state_files.opened(folder, state_files.FATES, create=True) as fates:
+            state_files.write_object(fates, f"{name}.json", asdict(Fate("refused", reason=reason)))
         return reason
-    with files.opened(folder, files.ASK, create=True) as asks:
-        files.write_object(asks, f"{name}.json", {"entry": asdict(entry), "asked": time.monotonic()})
+    with state_files.opened(folder, state_files.ASK, create=True) as asks:
+        state_files.write_object(asks, f"{name}.json", {"entry": asdict(entry), "asked": time.monotonic()})
     ring(folder)
     return None
 
@@ -230,8 +230,8 @@ def fate(folder: Path, ident: int) -> Fate | None:
     """
     open_ = _is_open(folder, ident)  # before the fate is read: the relay writes that first, then removes the request
     try:
-        with files.opened(folder, files.FATES) as fates:
-            found = files.read_object(fates, f"{ident:016x}.json", folder / files.HOSTS / files.FATES)
+        with state_files.opened(folder, state_files.FATES) as fates:
+            found = state_files.read_object(fates, f"{ident:016x}.json", folder / state_files.HOSTS / state_files.FATES)
     except (FileNotFoundError, FolderRefusedError):
         found = None
     if found is not None:
@@ -242,7 +242,7 @@ def fate(folder: Path, ident: int) -> Fate | None:
 def _is_open(folder: Path, ident: int) -> bool:
     """Whether the request still waits for the relay, or for what the relay is told of it."""
     try:
-        with files.opened(folder, files.ASK) as asks:
+        with state_files.opened(folder, state_files.ASK) as asks:
             os.stat(f"{ident:016x}.json", dir_fd=asks, follow_symlinks=False)
     except (FileNotFoundError, FolderRefusedError):
         return False
@@ -282,18 +282,19 @@ def wait(folder: Path, ident: int, timeout: float | None) -> Fate | None:
 
 def _give_up(folder: Path, ident: int) -> None:
     """Tell all who ask that no relay takes the request."""
-    reason = f"no relay could be started on this host in {_DEAF:g} s; {folder / files.HOSTS / files.LOG} may say why"
-    with files.opened(folder, files.FATES, create=True) as fates:
+    log = folder / state_files.HOSTS / state_files.LOG
+    reason = f"no relay could be started on this host in {_DEAF:g} s; {log} may say why"
+    with state_files.opened(folder, state_files.FATES, create=True) as fates:
         # A relay that came at the last moment knows better.
-        files.write_object(fates, f"{ident:016x}.json", asdict(Fate("lost", reason=reason)), replace=False)
-    with files.opened(folder, files.ASK, create=True) as asks, suppress(FileNotFoundError):
+        state_files.write_object(fates, f"{ident:016x}.json", asdict(Fate("lost", reason=reason)), replace=False)
+    with state_files.opened(folder, state_files.ASK, create=True) as asks, suppress(FileNotFoundError):
         os.unlink(f"{ident:016x}.json", dir_fd=asks)
 
 
 def forget(folder: Path, ident: int) -> None:
     """Removes the fate of a request that nobody will ask for any more."""
     try:
-        with files.opened(folder, files.FATES) as fates:
+        with state_files.opened(folder, state_files.FATES) as fates:
             os.unlink(f"{ident:016x}.json", dir_fd=fates)
     except (OSError, FolderRefusedError):
         return

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from spark_fast.errors import StoreError
-from spark_fast.hosts import state_files as files
+from spark_fast.hosts import state_files
 from spark_fast.hosts.authentic import FORGOTTEN, MARKER, Session
 from spark_fast.hosts.messages import whole
 from spark_fast.hosts.secret import REMEDY, key_id, tag
@@ -127,14 +127,14 @@ class Entrance:
     def decided(self, session: Session, number: int, about: bytes, payload: bytes) -> bytes:
         """Keep what this host decides of a request, and return it; if it has decided before, return that."""
         this = {"session": session.ident, "number": number, "about": about.hex()}
-        with files.opened(self._folder, create=True) as fd:
+        with state_files.opened(self._folder, create=True) as fd:
             if self._last_decided is None:
-                self._last_decided = files.read_object(fd, _DECIDED, self._folder / files.HOSTS) or {}
+                self._last_decided = state_files.read_object(fd, _DECIDED, self._folder / state_files.HOSTS) or {}
             before = self._last_decided
             if before | this == before and isinstance(before.get("decision"), str):
                 return str(before["decision"]).encode()
             decision = this | {"decision": payload.decode()}
-            files.overwrite_object(fd, _DECIDED, decision)
+            state_files.overwrite_object(fd, _DECIDED, decision)
             self._last_decided = decision
         return payload
 
@@ -164,7 +164,7 @@ class Entrance:
         self._close_door()
         before = self.session
         session = Session(self._key, secrets.token_hex(16))
-        with files.opened(self._folder, create=True) as fd, suppress(FileNotFoundError):
+        with state_files.opened(self._folder, create=True) as fd, suppress(FileNotFoundError):
             os.unlink(_ADMITTED, dir_fd=fd)
         self._admitted = {}
         self._save(session)
@@ -175,8 +175,8 @@ class Entrance:
 
     def end(self) -> None:
         """Leave the session for good: no rank of this host lives any more."""
-        with files.opened(self._folder, create=True) as fd, suppress(FileNotFoundError):
-            os.unlink(files.SESSION, dir_fd=fd)
+        with state_files.opened(self._folder, create=True) as fd, suppress(FileNotFoundError):
+            os.unlink(state_files.SESSION, dir_fd=fd)
 
     def close(self) -> None:
         """Let go of the store. enter() may follow."""
@@ -215,7 +215,7 @@ class Entrance:
             return True
         if known is None:
             line = json.dumps([ident, rank, nonce.hex()]).encode() + b"\n"
-            with files.opened(self._folder, create=True) as fd:
+            with state_files.opened(self._folder, create=True) as fd:
                 private_files.append_line(fd, _ADMITTED, line)
             admitted[rank] = nonce
         store.set(f"welcome/{nonce.hex()}", tag(self._key, "welcome", ident, first, nonce))
@@ -268,9 +268,9 @@ class Entrance:
 
     def _load(self) -> Session | None:
         """The session of the process before this one; None if it was in none, or in one of another start of the job."""
-        shown = self._folder / files.HOSTS
-        with files.opened(self._folder, create=True) as fd:
-            found = files.read_object(fd, files.SESSION, shown) or {}
+        shown = self._folder / state_files.HOSTS
+        with state_files.opened(self._folder, create=True) as fd:
+            found = state_files.read_object(fd, state_files.SESSION, shown) or {}
             ident = found.get("session")
             if not isinstance(ident, str) or found.get("key") != key_id(self._key):
                 return None
@@ -279,8 +279,8 @@ class Entrance:
         return Session(self._key, ident)
 
     def _save(self, session: Session) -> None:
-        with files.opened(self._folder, create=True) as fd:
-            files.write_object(fd, files.SESSION, {"session": session.ident, "key": key_id(self._key)})
+        with state_files.opened(self._folder, create=True) as fd:
+            state_files.write_object(fd, state_files.SESSION, {"session": session.ident, "key": key_id(self._key)})
 
 
 def _read_admitted(fd: int, ident: str, shown: Path) -> dict[int, bytes]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from spark_fast.hosts.messages import Ask, Done, Entry, Fate, Note, Peer, Place
+from spark_fast.hosts.messages import Appended, Ask, Done, Entry, Fate, Note, Peer
 
 __all__ = ["Call", "Local", "Steps", "Times", "call"]
 
@@ -34,8 +34,8 @@ class Times:
 
     Attributes:
         bound: how long the hosts have to answer, before a request is void.
-        beat: between two words of a host that nobody watches.
-        watched: the same while somebody does.
+        beat: between two states that a host publishes while no controller looks at the job.
+        watched: the same while one does.
         gone: silence after which a host is left out.
     """
 
@@ -56,53 +56,56 @@ class Times:
 
 
 class Local(Protocol):
-    """The host: its log, what its senders have left, its ranks. Calls take microseconds."""
+    """The host: its log, its senders' requests, its ranks. Calls take microseconds."""
 
     def load(self) -> Note:
-        """What the relay before has noted."""
+        """Return the note that the relay before has saved."""
 
     def save(self, note: Note) -> None:
-        """Keeps it."""
+        """Save the note."""
 
     def asks(self) -> list[Ask]:
-        """What senders have left, oldest first, and no fate was written for."""
+        """Return the open requests of this host's senders, oldest first."""
 
     def mark(self, ident: str, number: int | None) -> None:
-        """Keeps that the request may stand in the job's log, and where."""
+        """Save that the request may stand in the job's log, and its number if that is known."""
 
     def tell(self, ident: str, fate: Fate) -> None:
-        """Leaves the fate for the sender, and forgets what it had left. Nothing if that was done before."""
+        """Write the fate for the sender, and remove the request. Do nothing if that was done before."""
 
-    def find(self, ident: str) -> Place | None:
-        """Where a request stands in the host's log; None if it was not appended."""
+    def find(self, ident: str) -> Appended | None:
+        """Return the request's entry in the host's log; None if it was not appended."""
 
-    def append(self, entry: Entry) -> Place:
-        """Appends it, as one of which the target comes from elsewhere."""
+    def append(self, entry: Entry) -> Appended:
+        """Append a request, as one whose target the hosts decide."""
 
     def commit(self, seq: int, target: int) -> int:
-        """Hands the target, or VOID, to the ranks. The one that the entry has: VOID if they have given up."""
+        """Hand the target, or VOID, to the ranks. Return the target of the entry: VOID if they have given up."""
 
     def votes(self, seq: int, ident: str) -> list[tuple[int, int]] | None:
-        """Of an entry that is a reload: for each phase what this host's ranks say, and what all do, VOTE_YES or
-        VOTE_NO, or 0 while it is open. None of any other."""
+        """Return, for each phase of a reload, the vote of this host's ranks and the verdict of all: VOTE_YES, VOTE_NO,
+        or 0 while it is open. Return None if the entry is no reload."""
 
     def commit_vote(self, seq: int, phase: int, verdict: int) -> int:
-        """Hands the verdict to the ranks. The one that the entry has: another if they have given up."""
+        """Hand the verdict to the ranks. Return the verdict of the entry: another one if they have given up."""
 
     def outcome(self, seq: int, ident: str) -> Done | None:
-        """What became of an entry with a target; None as long as that is open."""
+        """Return the outcome of an entry with a target; None while it is open."""
 
     def ranks(self) -> list[dict[str, Any]]:
-        """What the host's ranks are doing."""
+        """Return the states of the host's ranks."""
 
     def alive(self) -> bool:
-        """Whether one of them lives."""
+        """Return whether a rank of this host lives."""
 
     def watched(self) -> bool:
-        """Whether somebody on this host looks at the whole job."""
+        """Return whether a controller on this host looks at the whole job."""
 
     def show(self, peers: Sequence[Peer], missing: str) -> None:
-        """Lays out what is known of the others. missing: which ranks nobody has heard of, for people."""
+        """Write what is known of the other hosts for controllers.
+
+        missing: the ranks that have not been heard of, as text for people.
+        """
 
     def now(self) -> float:
-        """Seconds, of a clock that does not jump."""
+        """Return the seconds of a monotonic clock."""

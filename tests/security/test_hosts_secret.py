@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from spark_fast import hosts, launchers
-from spark_fast.hosts import state_files as files
+from spark_fast.hosts import state_files
 from spark_fast.hosts.secret import (
     NONE,
     REMEDY,
@@ -151,7 +151,7 @@ def test_the_run_folder_keeps_the_key_of_this_start_alone(tmp_path: Path) -> Non
     one = protection_of("tcp://a:1/x", 2, {"SPARK_FAST_SECRET": SECRET}).key
     two = protection_of("tcp://a:1/x.1", 2, {"SPARK_FAST_SECRET": SECRET}).key
     assert one != two and key_id(one) != key_id(two) != key_id(b"") == ""
-    with files.opened(tmp_path, create=True) as fd:
+    with state_files.opened(tmp_path, create=True) as fd:
         assert read_key(fd, key_id(one), tmp_path) is None
         write_key(fd, one)
         assert stat.S_IMODE((tmp_path / "hosts" / "key").stat().st_mode) == 0o600
@@ -171,21 +171,21 @@ def test_a_start_of_the_job_goes_into_no_session_of_a_start_before(
     monkeypatch.delenv("MASTER_ADDR", raising=False)  # no store is known, so that no relay starts
     monkeypatch.delenv("SPARK_FAST_STORE", raising=False)
     tmp_path.chmod(0o700)
-    with files.opened(tmp_path, create=True) as fd:
-        files.write_object(fd, files.SESSION, {"session": "a" * 32, "key": "b"})
+    with state_files.opened(tmp_path, create=True) as fd:
+        state_files.write_object(fd, state_files.SESSION, {"session": "a" * 32, "key": "b"})
     hosts.start(tmp_path, launchers.RankInfo("test", 0, 2, 0, 1, "job"))
-    assert not (tmp_path / "hosts" / files.SESSION).exists()
+    assert not (tmp_path / "hosts" / state_files.SESSION).exists()
 
 
 def test_a_run_that_an_older_version_has_begun_counts_as_unprotected(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
-    place = files.HostPlace("tcp://a:1/x", "node", "here", 0, 1, 2, 0, 5.0, "python", "", SIGNED, "id")
-    files.write_place(tmp_path, place)
-    assert files.read_place(tmp_path) == place
+    place = state_files.HostPlace("tcp://a:1/x", "node", "here", 0, 1, 2, 0, 5.0, "python", "", SIGNED, "id")
+    state_files.write_place(tmp_path, place)
+    assert state_files.read_place(tmp_path) == place
     new = ("protection", "key_id", "unused")
     old = {name: value for name, value in asdict(place).items() if name not in new}
     for found, protection in ((old, NONE), (old | {"protection": 1}, None)):
-        with files.opened(tmp_path) as fd:
-            files.write_object(fd, files.PLACE, found)
-        read = files.read_place(tmp_path)
+        with state_files.opened(tmp_path) as fd:
+            state_files.write_object(fd, state_files.PLACE, found)
+        read = state_files.read_place(tmp_path)
         assert (None if read is None else read.protection) == protection
