@@ -14,10 +14,9 @@ from typing import Any
 import psutil
 import pytest
 
-from spark_fast import client
+from spark_fast import client, stderr
 from spark_fast.runfiles import homes, private_files, run_folder
 from spark_fast.ui import polling, request_cache
-from spark_fast.worker import stderr
 from spark_fast.worker.state.persist import Persisted
 from tests.reloading import Edited
 from tests.support import DEADLINE, LOOP, Child, until

@@ -15,10 +15,11 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, ParamSpec, TypeVar
 
+from spark_fast import stderr
 from spark_fast.errors import first_stop, is_stop
 from spark_fast.project.files import is_under
 from spark_fast.runfiles import names
-from spark_fast.worker import options, session, stderr
+from spark_fast.worker import options, session
 from spark_fast.worker.lifecycle.exit import end, state_after
 from spark_fast.worker.runner import function
 

@@ -151,7 +151,7 @@ class _Code:
         try:
             return Store(Path(self._folder)).source(digest), None
         except (OSError, SparkError) as error:
-            from spark_fast.worker import stderr
+            from spark_fast import stderr
 
             stderr.warn(f"a spawned process runs {path} as it is on disk: the source that runs can't be read: {error}")
             return None

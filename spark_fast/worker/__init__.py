@@ -1,5 +1,7 @@
 """What training code calls."""
 
+import sys
+
 from spark_fast._core import worker as _worker
 from spark_fast.errors import SparkInterrupt, SparkReloadError, SparkStopError
 from spark_fast.status import SparkStatus
@@ -7,6 +9,7 @@ from spark_fast.worker.controller import SparkController, controller, create_con
 from spark_fast.worker.options import configure
 from spark_fast.worker.runner.function import run
 from spark_fast.worker.slow_path.async_checkpoint import checkpoint_async
+from spark_fast.worker.state import persist as _persisted
 from spark_fast.worker.state.declare import function, value
 from spark_fast.worker.state.hooks import on_pause, on_resume, on_stop
 from spark_fast.worker.state.persist import clear_all_persisted, clear_persisted, has_persisted, persist
@@ -41,3 +44,14 @@ __all__ = [
     "track",
     "value",
 ]
+
+
+def _patch_cells() -> None:
+    """Begin to patch the cells of a notebook, if this is one."""
+    if "IPython" in sys.modules:
+        from spark_fast.worker.reload import notebook  # only a notebook is to load it
+
+        notebook.attend()
+
+
+_persisted.current.before_making = _patch_cells

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Final, Literal
 
+from spark_fast import stderr
 from spark_fast._core import worker
 from spark_fast.durations import Duration, parse_duration, seconds_of
 from spark_fast.runfiles import names
 from spark_fast.sizes import parse_size
-from spark_fast.worker import stderr
 
 __all__ = ["Options", "configure", "current", "freeze", "thaw"]
 

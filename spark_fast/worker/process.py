@@ -6,11 +6,12 @@ import sys
 import threading
 from collections.abc import Iterable
 
+from spark_fast import stderr
 from spark_fast._core import attach_lock, worker
 from spark_fast.errors import RunNameTakenError, SparkError
 from spark_fast.request import Kind, Verdict, sender_name
 from spark_fast.runfiles import run_folder
-from spark_fast.worker import options, session, stderr
+from spark_fast.worker import options, session
 from spark_fast.worker.journal import writer
 from spark_fast.worker.journal.writer import JournalWriter
 from spark_fast.worker.lifecycle import child_process, forking, join

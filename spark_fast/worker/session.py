@@ -7,12 +7,11 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spark_fast import _core
+from spark_fast import _core, stderr
 from spark_fast._core import NEVER, worker
 from spark_fast.errors import SegmentError
 from spark_fast.launchers import RankInfo
 from spark_fast.status import WorkerState
-from spark_fast.worker import stderr
 
 if TYPE_CHECKING:
     from spark_fast.worker.reload.reloader import Reloader

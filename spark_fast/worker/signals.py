@@ -10,8 +10,9 @@ import signal
 from collections.abc import Callable, Iterable
 from types import FrameType
 
+from spark_fast import stderr
 from spark_fast._core import next_signal_ends
-from spark_fast.worker import options, session, stderr
+from spark_fast.worker import options, session
 
 __all__ = ["COPIES", "install"]
 

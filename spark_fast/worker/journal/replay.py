@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from spark_fast import stderr
 from spark_fast._core import BUILD_VERSION
 from spark_fast.errors import ReplayRefusedError
 from spark_fast.project.sources import decode
 from spark_fast.runfiles.journal import Journal
 from spark_fast.runfiles.versions import digest_of
-from spark_fast.worker import stderr
 
 __all__ = ["Replay"]
 

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from spark_fast import stderr
 from spark_fast.errors import first_stop, is_stop
-from spark_fast.worker import stderr
 
 __all__ = ["is_child", "is_daemon", "watch"]
 

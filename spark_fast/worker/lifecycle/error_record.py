@@ -2,10 +2,11 @@
 
 import time
 
+from spark_fast import stderr
 from spark_fast._core import worker
 from spark_fast.errors import SparkError
 from spark_fast.runfiles import run_error
-from spark_fast.worker import session, stderr
+from spark_fast.worker import session
 
 __all__ = ["record"]
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from spark_fast import _core
+from spark_fast import _core, stderr
 from spark_fast._core import worker
 from spark_fast.errors import SegmentError, error_behind, first_stop, is_stop
 from spark_fast.runfiles import run_folder
 from spark_fast.status import WorkerState, monotonic, ranges
-from spark_fast.worker import options, session, stderr
+from spark_fast.worker import options, session
 from spark_fast.worker.journal import writer
 from spark_fast.worker.lifecycle import child_process, stop_in_threads
 from spark_fast.worker.session import Life

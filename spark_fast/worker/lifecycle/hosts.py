@@ -1,8 +1,9 @@
 """The other hosts of the job, as the worker asks them and hears from them."""
 
+from spark_fast import stderr
 from spark_fast.errors import SparkError
 from spark_fast.runfiles import run_folder
-from spark_fast.worker import session, stderr
+from spark_fast.worker import session
 
 __all__ = ["ask_hosts", "meet_hosts", "refusal", "ring_hosts"]
 

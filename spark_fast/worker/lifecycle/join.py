@@ -6,13 +6,13 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from spark_fast import __version__, _core
+from spark_fast import __version__, _core, stderr
 from spark_fast._core import worker
 from spark_fast.errors import JobEndingError, RunNameTakenError, SparkError
 from spark_fast.launchers import ancestors
 from spark_fast.runfiles import names, run_folder
 from spark_fast.runfiles.descriptors import open_own, open_own_folder
-from spark_fast.worker import options, session, stderr
+from spark_fast.worker import options, session
 from spark_fast.worker.journal import writer
 from spark_fast.worker.lifecycle import launchers
 from spark_fast.worker.state import registry

@@ -4,8 +4,8 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from spark_fast import stderr
 from spark_fast.launchers import LAUNCHERS, Environment, Launcher, RankInfo, checked, job_of_parent, read
-from spark_fast.worker import stderr
 
 if TYPE_CHECKING:
     from spark_fast.worker.options import Options

@@ -2,10 +2,11 @@
 
 import time
 
+from spark_fast import stderr
 from spark_fast._core import worker
 from spark_fast.request import format_id
 from spark_fast.runfiles import run_folder
-from spark_fast.worker import session, stderr
+from spark_fast.worker import session
 from spark_fast.worker.lifecycle.hosts import refusal
 from spark_fast.worker.session import Reason
 

@@ -8,8 +8,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from spark_fast import stderr
 from spark_fast.errors import error_behind, first_stop, is_stop
-from spark_fast.worker import stderr
 from spark_fast.worker.state import hooks
 
 __all__ = ["finish", "has_left_a_thread", "watch"]

@@ -4,10 +4,11 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
+from spark_fast import stderr
 from spark_fast._core import worker
 from spark_fast.errors import SparkError, SparkInterrupt, is_stop
 from spark_fast.runfiles import mailbox
-from spark_fast.worker import replies, session, stderr
+from spark_fast.worker import replies, session
 from spark_fast.worker.reload.vote import ElsewhereError
 
 __all__ = ["answer", "elsewhere_error", "publish_applied", "reason_of", "speaks_against"]

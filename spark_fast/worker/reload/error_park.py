@@ -11,13 +11,14 @@ import threading
 import time
 import traceback
 
+from spark_fast import stderr
 from spark_fast._core import Place, worker
 from spark_fast.errors import SparkError, SparkInterrupt, is_stop
 from spark_fast.request import AFTER_ERROR, Kind, Verdict
 from spark_fast.runfiles import run_error, run_folder
 from spark_fast.runfiles.descriptors import is_short
 from spark_fast.status import monotonic
-from spark_fast.worker import options, process, session, stderr
+from spark_fast.worker import options, process, session
 from spark_fast.worker.journal import writer
 from spark_fast.worker.lifecycle.error_record import record
 from spark_fast.worker.session import Reason

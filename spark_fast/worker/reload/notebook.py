@@ -8,7 +8,7 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from spark_fast.worker import stderr
+from spark_fast import stderr
 
 if TYPE_CHECKING:
     from spark_fast.worker.reload.patching import Patch

@@ -15,10 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from spark_fast import stderr
 from spark_fast._core import worker
 from spark_fast.errors import CodeRefusedError, SparkError, SparkReloadError, first_stop, is_reload, is_stop
 from spark_fast.request import is_restart, version_of
-from spark_fast.worker import options, session, stderr
+from spark_fast.worker import options, session
 from spark_fast.worker.journal import writer
 from spark_fast.worker.reload import starting_over, vote
 from spark_fast.worker.reload.answers import answer, elsewhere_error, publish_applied, reason_of, speaks_against

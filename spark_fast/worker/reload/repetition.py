@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
-from spark_fast.worker import stderr
+from spark_fast import stderr
 from spark_fast.worker.reload.patching.undo import UndoLog
 
 __all__ = ["Exchange", "Keep", "Repetition", "Repetitions", "exchange", "keep_default"]

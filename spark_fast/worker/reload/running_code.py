@@ -10,11 +10,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 
+from spark_fast import stderr
 from spark_fast.errors import CodeRefusedError, SparkError
 from spark_fast.project.files import is_under
 from spark_fast.request import sender_name
 from spark_fast.runfiles.versions import Store
-from spark_fast.worker import session, stderr
+from spark_fast.worker import session
 from spark_fast.worker.reload.modules import ENTRY, Module, Project
 from spark_fast.worker.reload.spawn import Spawning
 

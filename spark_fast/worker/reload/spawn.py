@@ -8,9 +8,9 @@ from importlib.machinery import SourceFileLoader
 from types import ModuleType
 from typing import Any
 
+from spark_fast import stderr
 from spark_fast.errors import SparkError
 from spark_fast.runfiles.versions import Store, digest_of
-from spark_fast.worker import stderr
 from spark_fast.worker.reload.modules import ENTRY, Project
 
 __all__ = ["Spawning"]

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from types import CodeType, ModuleType
 from typing import Any
 
+from spark_fast import stderr
 from spark_fast.errors import ReloadRefusedError
 from spark_fast.project.sources import decode, show_in_tracebacks
-from spark_fast.worker import stderr
 from spark_fast.worker.reload import dynamo
 from spark_fast.worker.reload.import_order import before_imports
 from spark_fast.worker.reload.leftovers import factory_warnings, object_warnings

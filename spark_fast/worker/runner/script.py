@@ -14,10 +14,11 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Protocol
 
+from spark_fast import stderr
 from spark_fast.errors import JournalError, ReplayRefusedError, RunNameTakenError, error_behind, first_stop, is_stop
 from spark_fast.runfiles.journal import read
 from spark_fast.status import WorkerState
-from spark_fast.worker import process, session, stderr
+from spark_fast.worker import process, session
 from spark_fast.worker.journal.replay import Replay
 from spark_fast.worker.lifecycle import stop_in_threads
 from spark_fast.worker.lifecycle.error_record import record

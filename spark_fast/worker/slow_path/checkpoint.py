@@ -5,10 +5,11 @@ import threading
 import time
 from typing import Any
 
+from spark_fast import stderr
 from spark_fast._core import TARGET_VOID, worker
 from spark_fast.errors import SegmentError, SparkStopError, is_stop
 from spark_fast.request import Kind, format_id
-from spark_fast.worker import process, session, stderr
+from spark_fast.worker import process, session
 from spark_fast.worker.journal import writer
 from spark_fast.worker.lifecycle.hosts import ring_hosts
 from spark_fast.worker.slow_path.dispatch import dispatcher

@@ -17,13 +17,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
+from spark_fast import stderr
 from spark_fast._core import worker
 from spark_fast.errors import FolderRefusedError, SparkInterrupt, StoreError, is_stop
 from spark_fast.request import Kind, format_id
 from spark_fast.runfiles import mailbox
 from spark_fast.runfiles.mailbox import Reply
 from spark_fast.runfiles.schema import UnfitError, check_arguments, unknown
-from spark_fast.worker import replies, session, stderr
+from spark_fast.worker import replies, session
 from spark_fast.worker.journal import writer
 from spark_fast.worker.session import Reason
 from spark_fast.worker.state import registry

@@ -5,11 +5,11 @@ import time
 from collections.abc import Callable
 from typing import Optional
 
-from spark_fast import _core
+from spark_fast import _core, stderr
 from spark_fast._core import worker
 from spark_fast.request import Kind, format_id, sender_name
 from spark_fast.runfiles import run_folder
-from spark_fast.worker import session, stderr
+from spark_fast.worker import session
 from spark_fast.worker.lifecycle.hosts import ask_hosts
 from spark_fast.worker.slow_path.dispatch import dispatcher
 from spark_fast.worker.state import hooks

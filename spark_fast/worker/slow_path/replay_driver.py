@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from spark_fast import _core
+from spark_fast import _core, stderr
 from spark_fast._core import worker
 from spark_fast.errors import SegmentError, SparkError
 from spark_fast.request import Kind, format_id, is_restart, version_mail
 from spark_fast.runfiles import mailbox, run_folder
-from spark_fast.worker import session, stderr
+from spark_fast.worker import session
 from spark_fast.worker.journal.replay import Replay
 
 __all__ = ["ReplayDriver", "start"]

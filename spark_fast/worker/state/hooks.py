@@ -4,8 +4,8 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from spark_fast import stderr
 from spark_fast.errors import SparkInterrupt, is_stop
-from spark_fast.worker import stderr
 
 __all__ = ["Hooks", "current", "on_pause", "on_resume", "on_stop"]
 

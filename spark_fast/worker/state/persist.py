@@ -1,6 +1,5 @@
 """Values that outlive a reload of the code: persist() and its like."""
 
-import sys
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -28,6 +27,8 @@ class Persisted:
         self._lock = threading.RLock()
         self._making: dict[str, _Making] = {}
         """The keys whose values are being made."""
+        self.before_making: Callable[[], object] = bool
+        """Called before a value is made. The package replaces it, where a notebook's cells are to be patched."""
 
     def get(self, key: str, initializer: Callable[[], Value]) -> Value:
         """Return the value of this key, made by `initializer()` if there is none: see persist()."""
@@ -37,10 +38,7 @@ class Persisted:
             pass
         if not callable(initializer):
             raise TypeError(f"persist({key!r}, …) wants a function that makes the value: persist({key!r}, lambda: …)")
-        if "IPython" in sys.modules:
-            from spark_fast.worker.reload import notebook
-
-            notebook.attend()
+        self.before_making()
         with self._lock:
             making = self._making.setdefault(key, _Making())
         if making.thread == threading.get_ident():

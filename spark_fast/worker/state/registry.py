@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from spark_fast import _core
+from spark_fast import _core, stderr
 from spark_fast._core import Exposed, State, attach_lock
 from spark_fast.errors import FolderRefusedError
 from spark_fast.runfiles import private_files
@@ -30,7 +30,7 @@ from spark_fast.runfiles.schema import (
     type_of,
     write,
 )
-from spark_fast.worker import session, stderr
+from spark_fast.worker import session
 from spark_fast.worker.state import tensors
 from spark_fast.worker.state.declare import ExposedFunction, ExposedValue, described, is_function, limits_of
 from spark_fast.worker.state.mappings import replace_items

@@ -9,9 +9,8 @@ import sys
 import time
 from typing import Any
 
-from spark_fast import _core
+from spark_fast import _core, stderr
 from spark_fast._core import Exposed
-from spark_fast.worker import stderr
 
 __all__ = ["assign", "detached", "is_tensor"]
 

@@ -44,7 +44,7 @@ def warn_of(message: str, error: BaseException) -> None:
 
 def as_printed(error: BaseException) -> str:
     """Return the error as Python prints it, without the frames of this package."""
-    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    here = os.path.dirname(os.path.abspath(__file__))
     try:
         found = traceback.TracebackException.from_exception(error)
     except Exception as problem:  # the exception's class has attribute methods that raise
