@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from spark_fast import _core
-from spark_fast.worker import session
+from spark_fast.worker import options, session
+from spark_fast.worker.lifecycle import local_stop
+from spark_fast.worker.lifecycle.local_stop import LocalStop
 from spark_fast.worker.session import Life, Parent, Reason, Session, Watch
 
 pytestmark = pytest.mark.unit
@@ -71,11 +73,12 @@ def test_a_forked_child_does_not_wait_for_a_thread_of_its_parent() -> None:
 
     thread = threading.Thread(target=hold)
     thread.start()
-    holds.wait()
-    child = parent.after_fork()
-    assert child.lock.acquire(blocking=False)
-    release.set()
-    thread.join()
+    try:
+        holds.wait()
+        assert parent.after_fork().lock.acquire(blocking=False)
+    finally:
+        release.set()
+        thread.join()
 
 
 def test_a_child_of_a_worker_is_undecided_and_knows_its_parent(core: Core) -> None:
@@ -97,3 +100,78 @@ def test_a_child_of_a_process_that_is_no_worker_yet_keeps_its_own_parent() -> No
     first = Session()
     first.become_new(PARENT)
     assert first.after_fork().parent is PARENT
+
+
+class Hosts:
+    """The answers of the other hosts, and the log, to a stop that they were asked for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.refusal: str | None = None
+        self.logged = False
+        self.now = 100.0
+        monkeypatch.setattr(local_stop, "refusal", lambda ident: self.refusal)
+        monkeypatch.setattr(local_stop.session, "is_in_the_log", lambda ident: self.logged)
+        monkeypatch.setattr(local_stop, "worker", self)
+        monkeypatch.setattr(local_stop.time, "monotonic", lambda: self.now)
+
+    def stop_alone(self) -> None:
+        """The core's part."""
+
+
+@pytest.fixture
+def hosts(monkeypatch: pytest.MonkeyPatch, core: Core) -> Hosts:
+    return Hosts(monkeypatch)
+
+
+def test_a_stop_that_the_hosts_refuse_stops_this_process_alone(hosts: Hosts) -> None:
+    stop = LocalStop()
+    stop.expect(7, "me", 20.0)
+    assert stop.pending() is None
+    hosts.refusal = "another host is gone"
+    assert stop.pending() is None  # it has just looked
+    hosts.now += 1
+    pending = stop.pending()
+    assert pending is not None and pending[1] == "me"
+
+
+def test_a_stop_that_the_hosts_do_not_answer_in_time_stops_this_process_alone(hosts: Hosts) -> None:
+    stop = LocalStop()
+    stop.expect(7, "me", 20.0)
+    hosts.now += 19
+    assert stop.pending() is None
+    hosts.now += 2
+    assert stop.pending() is not None
+
+
+def test_a_stop_that_is_in_the_log_is_left_to_the_log(hosts: Hosts, core: Core) -> None:
+    stop = LocalStop()
+    stop.expect(7, "me", 20.0)
+    assert core.watched == 0
+    hosts.now, hosts.logged = hosts.now + 21, True
+    assert stop.pending() is None
+    hosts.logged = False
+    hosts.now += 100
+    assert stop.pending() is None
+
+
+def test_options_of_the_beginning_are_frozen_until_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(options, "_current", options.Options())
+    monkeypatch.setattr(options, "_frozen", False)
+    monkeypatch.setattr(options, "worker", Ignoring())
+    options.freeze()
+    with pytest.raises(RuntimeError, match="the run has begun"):
+        options.configure(run="other")
+    options.configure(quiet=True)
+    options.thaw()
+    options.configure(run="other")
+    assert options.current().run == "other" and options.current().quiet
+
+
+class Ignoring:
+    """A core that takes every option."""
+
+    def set_yield_interval(self, seconds: float | None) -> None:
+        pass
+
+    def set_async_yield_interval(self, seconds: float) -> None:
+        pass
