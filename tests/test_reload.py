@@ -271,7 +271,7 @@ def test_progress_shows_no_loop_of_the_code_before(tmp_path: Path) -> None:
 
     epochs = spark.track(range(100), key="epoch")
     for epoch in epochs:
-        loop = spark.track(range(40), key="batch")
+        loop = spark.track(range(100_000), key="batch")
         for batch in loop:
             print(json.dumps("old"), flush=True)
             time.sleep(0.002)
@@ -283,10 +283,10 @@ def test_progress_shows_no_loop_of_the_code_before(tmp_path: Path) -> None:
             training.edit(f'"{old}"', f'"{new}"')
             training.reloaded()
             until(lambda new=new: new in training.said)
-            run.pause(timeout=30)
+            run.pause(timeout=30)  # never between two epochs: the inner loop is long
             progress = run.progress
             assert progress is not None
-            assert [total for _, total in progress.loops] == [100, 40]
+            assert [total for _, total in progress.loops] == [100, 100_000]
             run.resume(timeout=30)
 
 
