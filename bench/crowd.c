@@ -1,6 +1,6 @@
 /* What bench/ranks.py measures: how long ranks take to agree, and to park. One JSON object a line.
  *
- *   crowd agree FOLDER RANKS ROUNDS   ranks that another process on another CPU only steps: nobody has to be woken
+ *   crowd agree FOLDER RANKS ROUNDS   ranks that another process on another CPU only steps: no wake is needed
  *   crowd park FOLDER RANKS ROUNDS STEP_NS   a process for each rank, with steps that sleep
  */
 #include <errno.h>

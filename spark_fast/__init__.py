@@ -112,15 +112,15 @@ def use(target: str, arguments: "Sequence[str]" = (), **options: object) -> "Run
 
 
 def _load() -> None:
-    """Loads all that is public. The first checkpoint does so too.
+    """Load all public names. The first checkpoint does so, too.
 
-    Then __getattr__ goes: the interpreter does not specialize the attributes of a module that has one, and each
+    Then remove __getattr__: the interpreter does not specialize the attributes of a module that has one, and each
     spark.checkpoint() would cost twice as much.
     """
     with _core.loading:
         from spark_fast import errors, status, worker
 
-    for name in __all__:
+    for name in [name for name in __all__ if name not in globals()]:
         for home in (worker, errors, status):
             if name in home.__all__:
                 globals()[name] = getattr(home, name)

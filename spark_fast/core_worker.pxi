@@ -70,7 +70,10 @@ cdef class Worker:
                     return 0  # a checkpoint of a signal handler, in the middle of the imports
                 try:
                     with loading:
+                        from spark_fast import _load
                         from spark_fast.worker.slow_path.checkpoint import checkpoint
+
+                        _load()
                 except Exception as error:  # the package was removed or replaced, or no descriptor is left
                     sf_worker_detach(&sf_process_worker)
                     try:

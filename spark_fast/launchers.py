@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 
 from spark_fast.runfiles import names
 
-__all__ = ["LAUNCHERS", "Launcher", "Place", "ancestors", "checked", "job_of_parent", "leads", "read"]
+__all__ = ["LAUNCHERS", "Launcher", "RankInfo", "ancestors", "checked", "job_of_parent", "leads", "read"]
 
 
 @dataclass(frozen=True)
-class Place:
+class RankInfo:
     """The rank of a process in its job, with the sizes of the job."""
 
     launcher: str
@@ -148,7 +148,7 @@ LAUNCHERS = (
 )
 
 
-def read(environ: Environment = os.environ, parent: str | None = None) -> Place | None:
+def read(environ: Environment = os.environ, parent: str | None = None) -> RankInfo | None:
     """Return the rank of this process, by its launcher; None if it has no known launcher, or is the only process.
 
     parent: a name for the process that started all ranks of this host, which names the job if no variable does; None to
@@ -181,7 +181,7 @@ def _speaks(row: Launcher, environ: Environment) -> bool:
     return all(environ.get(name) for name in (row.rank, row.world_size, *row.signs)) and not row.denied(environ)
 
 
-def _read(rows: list[Launcher], environ: Environment, parent: str | None) -> Place | None:
+def _read(rows: list[Launcher], environ: Environment, parent: str | None) -> RankInfo | None:
     row = rows[0]
     rank = _number(environ[row.rank], row.rank)
     world_size = _number(environ[row.world_size], row.world_size)
@@ -213,7 +213,7 @@ def _read(rows: list[Launcher], environ: Environment, parent: str | None) -> Pla
 
 def checked(
     name: str, rank: int, world_size: int, local_rank: int | None, local_world_size: int | None, job: str, restarts: int
-) -> Place:
+) -> RankInfo:
     """Return the rank after checking it. Without local numbers, all ranks are taken to be on this host.
 
     Raises ValueError if a number is out of range.
@@ -226,7 +226,7 @@ def checked(
         raise ValueError(f"{name} says rank {rank} of {world_size}")
     if not 0 <= local_rank < local_world_size <= world_size:
         raise ValueError(f"{name} says local rank {local_rank} of {local_world_size}, and {world_size} in all")
-    return Place(name, rank, world_size, local_rank, local_world_size, job, restarts)
+    return RankInfo(name, rank, world_size, local_rank, local_world_size, job, restarts)
 
 
 def _value(

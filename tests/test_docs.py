@@ -5,10 +5,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from spark_fast import client
+import spark_fast
+from spark_fast import client, errors
 from tests.support import until
 
 pytestmark = pytest.mark.unit
@@ -20,8 +22,8 @@ GENERATED = {"benchmarks.md"}
 
 _FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
-_STEP = re.compile(r"^\| `([\w/.]+)` \| `(?:\w+\.)?(\w+)\(\)`", re.MULTILINE)
-"""A row of a walk: a file and a function that it has."""
+_STEP = re.compile(r"\| `([\w/.]+/[\w/.]+)` \| `(?:\w+\.)?(\w+)\(\)`")
+"""A row of a table with a file and a function that it has."""
 _PATH = re.compile(r"`((?:csrc|spark_fast|tests|bench|docs|examples)/[\w./]*)`")
 
 
@@ -60,7 +62,7 @@ def test_the_files_that_a_page_names_exist(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)
-def test_each_step_of_a_walk_names_a_function_of_its_file(page: Path) -> None:
+def test_each_function_beside_a_file_stands_in_that_file(page: Path) -> None:
     for path, function in _STEP.findall(prose(page)):
         source = (ROOT / path).read_text(encoding="utf-8")
         assert re.search(rf"\b{function}\(", source), f"{_name(page)}: {path} has no {function}()"
@@ -71,6 +73,28 @@ def test_prose_wraps(page: Path) -> None:
     text = re.sub(r"<!-- figures.*?end of figures -->", "", prose(page), flags=re.DOTALL)
     long = [line for line in text.splitlines() if len(line) > WIDTH and not line.lstrip().startswith(("|", "!["))]
     assert not long, f"{_name(page)} has lines of more than {WIDTH} columns: {long}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_the_python_of_a_page_compiles(page: Path) -> None:
+    for block in re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        compile(block, _name(page), "exec")
+
+
+@pytest.mark.parametrize("module", [spark_fast, client], ids=lambda module: module.__name__)
+def test_the_reference_has_every_public_name(module: ModuleType) -> None:
+    reference = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    # `::: spark_fast.errors` brings the exceptions; the second and third name are aliases.
+    elsewhere = {"__version__", "controller", "Used", *errors.__all__}
+    missing = [
+        name for name in module.__all__ if name not in elsewhere and not re.search(rf"\b{name}$", reference, re.M)
+    ]
+    assert not missing
+
+
+def test_the_site_shows_every_page() -> None:
+    shown = set(re.findall(r": ([\w.]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
+    assert shown == {"index.md" if page.name == "README.md" else page.name for page in PAGES}
 
 
 @pytest.mark.process

@@ -11,7 +11,7 @@ import pytest
 
 from spark_fast.launchers import leads
 from spark_fast.worker.lifecycle import launchers
-from spark_fast.worker.lifecycle.launchers import Place, find, place
+from spark_fast.worker.lifecycle.launchers import RankInfo, find, place
 from spark_fast.worker.options import Options
 from tests.support import Child
 
@@ -22,7 +22,7 @@ Environment = dict[str, str]
 # --- the environments, as these launchers make them ---
 
 
-def here(found: Place | None) -> Place | None:
+def here(found: RankInfo | None) -> RankInfo | None:
     """Without what tells the job on other hosts."""
     return None if found is None else replace(found, everywhere="")
 
@@ -121,65 +121,65 @@ SRUN = SBATCH | {  # the last task of a step of it
 }
 
 TRUE = {
-    "torchrun": (torchrun(), Place("torchrun", 1, 2, 1, 2, "torchrun:9e1f:0")),
-    "torchrun on a second host": (torchrun(5, hosts=2, here=4), Place("torchrun", 5, 8, 1, 4, "torchrun:9e1f:1")),
-    "torchrun after two restarts": (torchrun(restarts=2), Place("torchrun", 1, 2, 1, 2, "torchrun:9e1f:0", 2)),
-    "torchrun without an id": (torchrun(run="none"), Place("torchrun", 1, 2, 1, 2, "torchrun:node1:43591:0")),
+    "torchrun": (torchrun(), RankInfo("torchrun", 1, 2, 1, 2, "torchrun:9e1f:0")),
+    "torchrun on a second host": (torchrun(5, hosts=2, here=4), RankInfo("torchrun", 5, 8, 1, 4, "torchrun:9e1f:1")),
+    "torchrun after two restarts": (torchrun(restarts=2), RankInfo("torchrun", 1, 2, 1, 2, "torchrun:9e1f:0", 2)),
+    "torchrun without an id": (torchrun(run="none"), RankInfo("torchrun", 1, 2, 1, 2, "torchrun:node1:43591:0")),
     "torchrun --virtual-local-rank": (
         torchrun(7, hosts=2, here=4) | {"LOCAL_RANK": "0"},
-        Place("torchrun", 7, 8, 3, 4, "torchrun:9e1f:1"),
+        RankInfo("torchrun", 7, 8, 3, 4, "torchrun:9e1f:1"),
     ),
     "torchrun with fewer on the second host": (
         torchrun() | {"RANK": "4", "GROUP_RANK": "1", "GROUP_WORLD_SIZE": "2", "WORLD_SIZE": "6"} | {"LOCAL_RANK": "0"},
-        Place("torchrun", 4, 6, 0, 2, "torchrun:9e1f:1"),
+        RankInfo("torchrun", 4, 6, 0, 2, "torchrun:9e1f:1"),
     ),
-    "torchrun in a step of srun": (SRUN | torchrun(), Place("torchrun", 1, 2, 1, 2, "torchrun:9e1f:0")),
-    "torchrun by mpirun": (OPEN_MPI_5 | torchrun(0), Place("torchrun", 0, 2, 0, 2, "torchrun:9e1f:0")),
-    "DeepSpeed": (DEEPSPEED, Place("PyTorch's environment", 5, 8, 1, 4, "PyTorch's environment:10.0.0.1:29500")),
-    "Ray Train": (RAY_TRAIN, Place("PyTorch's environment", 1, 2, 1, 2, "PyTorch's environment:10.0.0.1:38761")),
+    "torchrun in a step of srun": (SRUN | torchrun(), RankInfo("torchrun", 1, 2, 1, 2, "torchrun:9e1f:0")),
+    "torchrun by mpirun": (OPEN_MPI_5 | torchrun(0), RankInfo("torchrun", 0, 2, 0, 2, "torchrun:9e1f:0")),
+    "DeepSpeed": (DEEPSPEED, RankInfo("PyTorch's environment", 5, 8, 1, 4, "PyTorch's environment:10.0.0.1:29500")),
+    "Ray Train": (RAY_TRAIN, RankInfo("PyTorch's environment", 1, 2, 1, 2, "PyTorch's environment:10.0.0.1:38761")),
     "Ray Train in a step of srun": (
         SRUN | RAY_TRAIN,
-        Place("PyTorch's environment", 1, 2, 1, 2, "PyTorch's environment:10.0.0.1:38761"),
+        RankInfo("PyTorch's environment", 1, 2, 1, 2, "PyTorch's environment:10.0.0.1:38761"),
     ),
     "a script that sets the least": (
         {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "localhost", "MASTER_PORT": "29501"},
-        Place("PyTorch's environment", 1, 4, 1, 4, "PyTorch's environment:localhost:29501"),
+        RankInfo("PyTorch's environment", 1, 4, 1, 4, "PyTorch's environment:localhost:29501"),
     ),
     "a script that sets the least, in a step of srun": (
         SRUN | {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "node1", "MASTER_PORT": "29501"},
-        Place("PyTorch's environment", 3, 4, 1, 2, "PyTorch's environment:node1:29501"),
+        RankInfo("PyTorch's environment", 3, 4, 1, 2, "PyTorch's environment:node1:29501"),
     ),
     "a script with ranks of its own, in a step of srun": (
         SRUN | {"RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": "node1", "MASTER_PORT": "29501"},
-        Place("PyTorch's environment", 0, 4, 0, 4, "PyTorch's environment:node1:29501"),
+        RankInfo("PyTorch's environment", 0, 4, 0, 4, "PyTorch's environment:node1:29501"),
     ),
     "a script that names no master's port": (
         {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "localhost"},
-        Place("PyTorch's environment", 1, 4, 1, 4, "PyTorch's environment:parent"),
+        RankInfo("PyTorch's environment", 1, 4, 1, 4, "PyTorch's environment:parent"),
     ),
-    "Open MPI 5": (OPEN_MPI_5, Place("Open MPI", 1, 2, 1, 2, "Open MPI:prterun-node1-30225@1")),
+    "Open MPI 5": (OPEN_MPI_5, RankInfo("Open MPI", 1, 2, 1, 2, "Open MPI:prterun-node1-30225@1")),
     "Open MPI 3": (
         {name: value for name, value in OPEN_MPI_5.items() if "PMIX" not in name}
         | {"OMPI_MCA_ess_base_jobid": "3486973953"},
-        Place("Open MPI", 1, 2, 1, 2, "Open MPI:3486973953"),
+        RankInfo("Open MPI", 1, 2, 1, 2, "Open MPI:3486973953"),
     ),
     "Open MPI whose daemons srun started": (
         SRUN | OPEN_MPI_5,
-        Place("Open MPI", 1, 2, 1, 2, "Open MPI:prterun-node1-30225@1"),
+        RankInfo("Open MPI", 1, 2, 1, 2, "Open MPI:prterun-node1-30225@1"),
     ),
-    "MPICH": (MPICH, Place("MPICH", 1, 2, 1, 2, "MPICH:parent")),
-    "MPICH whose proxies srun started": (SRUN | MPICH, Place("MPICH", 1, 2, 1, 2, "MPICH:parent")),
-    "Intel MPI": (INTEL_MPI, Place("MPICH", 1, 2, 1, 2, "MPICH:2e760000-dd5f-b2c9-0761-0600bbe79c6a")),
-    "srun": (SRUN, Place("Slurm", 3, 4, 1, 2, "Slurm:200505:0:1")),
-    "srun --mpi=pmi2": (SRUN | {"PMI_RANK": "3", "PMI_SIZE": "4"}, Place("Slurm", 3, 4, 1, 2, "Slurm:200505:0:1")),
+    "MPICH": (MPICH, RankInfo("MPICH", 1, 2, 1, 2, "MPICH:parent")),
+    "MPICH whose proxies srun started": (SRUN | MPICH, RankInfo("MPICH", 1, 2, 1, 2, "MPICH:parent")),
+    "Intel MPI": (INTEL_MPI, RankInfo("MPICH", 1, 2, 1, 2, "MPICH:2e760000-dd5f-b2c9-0761-0600bbe79c6a")),
+    "srun": (SRUN, RankInfo("Slurm", 3, 4, 1, 2, "Slurm:200505:0:1")),
+    "srun --mpi=pmi2": (SRUN | {"PMI_RANK": "3", "PMI_SIZE": "4"}, RankInfo("Slurm", 3, 4, 1, 2, "Slurm:200505:0:1")),
     "srun of a job that was requeued": (
         SRUN | {"SLURM_RESTART_COUNT": "1"},
-        Place("Slurm", 3, 4, 1, 2, "Slurm:200505:0:1", 1),
+        RankInfo("Slurm", 3, 4, 1, 2, "Slurm:200505:0:1", 1),
     ),
     "srun with fewer tasks than were allocated": (
         SRUN
         | {"SLURM_NODEID": "0", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "2"},
-        Place("Slurm", 1, 2, 1, 2, "Slurm:200505:0:0"),
+        RankInfo("Slurm", 1, 2, 1, 2, "Slurm:200505:0:0"),
     ),
     "srun on unlike nodes": (
         SRUN
@@ -190,7 +190,7 @@ TRUE = {
             "SLURM_STEP_NUM_TASKS": "7",
             "SLURM_STEP_TASKS_PER_NODE": "2(x3),1",
         },
-        Place("Slurm", 6, 7, 0, 1, "Slurm:200505:0:3"),
+        RankInfo("Slurm", 6, 7, 0, 1, "Slurm:200505:0:3"),
     ),
 }
 
@@ -347,9 +347,9 @@ def test_the_options_tell_a_place_where_no_launcher_does(unlaunched: None, capsy
     assert place(Options(job="mine", local_rank=0)) is None
     assert capsys.readouterr().err == ""
     found = place(Options(rank=2, world_size=4, job="mine"))
-    assert here(found) == Place("configure()", 2, 4, 2, 4, "mine")
+    assert here(found) == RankInfo("configure()", 2, 4, 2, 4, "mine")
     found = place(Options(rank=6, world_size=8, local_rank=2, local_world_size=4, job="mine"))
-    assert here(found) == Place("configure()", 6, 8, 2, 4, "mine")
+    assert here(found) == RankInfo("configure()", 6, 8, 2, 4, "mine")
     named = place(Options(rank=0, world_size=2))
     assert named is not None
     assert named.job.startswith(f"configure():{os.getppid()}:")
@@ -357,15 +357,15 @@ def test_the_options_tell_a_place_where_no_launcher_does(unlaunched: None, capsy
 
 
 def test_the_options_win_over_the_launcher(launched: None) -> None:
-    by_launcher = Place("torchrun", 1, 2, 1, 2, "torchrun:9e1f:0")
+    by_launcher = RankInfo("torchrun", 1, 2, 1, 2, "torchrun:9e1f:0")
     assert here(place(Options())) == by_launcher
     assert here(place(Options(job="mine"))) == replace(by_launcher, job="mine")
     assert here(place(Options(rank=1, world_size=2))) == by_launcher
     assert here(place(Options(local_rank=0, local_world_size=1))) == replace(
         by_launcher, local_rank=0, local_world_size=1
     )
-    assert here(place(Options(rank=3, world_size=8))) == Place("configure()", 3, 8, 3, 8, "torchrun:9e1f:0")
-    assert here(place(Options(rank=0, world_size=2))) == Place("configure()", 0, 2, 0, 2, "torchrun:9e1f:0")
+    assert here(place(Options(rank=3, world_size=8))) == RankInfo("configure()", 3, 8, 3, 8, "torchrun:9e1f:0")
+    assert here(place(Options(rank=0, world_size=2))) == RankInfo("configure()", 0, 2, 0, 2, "torchrun:9e1f:0")
     assert place(Options(ranks=False)) is None
     assert place(Options(ranks=False, rank=0, world_size=2)) is None
     assert place(Options(world_size=1)) is None

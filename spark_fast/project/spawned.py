@@ -90,7 +90,7 @@ def script_for(
         plain = f"globals().update(runpy.run_path({path!r}, run_name={MAIN!r}))"
     else:
         plain = "pass"
-    told = {
+    given = {
         "main": (name, path),
         "folder": folder,
         "blobs": blobs,
@@ -107,7 +107,7 @@ except ImportError:  # another interpreter than the worker's: the main script as
     import runpy
     {plain}
 else:
-    begin(globals(), {told!r})
+    begin(globals(), {given!r})
 """.encode()
 
 
@@ -115,17 +115,17 @@ else:
 
 
 class _Code:
-    """The code that ran in the worker when this process was spawned. told: the arguments of script_for()."""
+    """The code that ran in the worker when this process was spawned. given: the arguments of script_for()."""
 
-    def __init__(self, script: str, told: "dict[str, Any]") -> None:
+    def __init__(self, script: str, given: "dict[str, Any]") -> None:
         self.script = script
-        self.main: tuple[str | None, str | None] = told["main"]
-        self.modules: dict[str, tuple[str, str]] = told["modules"]
-        self.files: dict[str, str] = told["files"]
-        self.roots: list[str] = told["roots"]
-        self.anew: set[str] = set(told["anew"])
-        self._folder: str = told["folder"]
-        self._blobs: str = told["blobs"]
+        self.main: tuple[str | None, str | None] = given["main"]
+        self.modules: dict[str, tuple[str, str]] = given["modules"]
+        self.files: dict[str, str] = given["files"]
+        self.roots: list[str] = given["roots"]
+        self.anew: set[str] = set(given["anew"])
+        self._folder: str = given["folder"]
+        self._blobs: str = given["blobs"]
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -233,13 +233,13 @@ inherits them."""
 _undo: Callable[[], None] | None = None
 
 
-def begin(space: "dict[str, Any]", told: "dict[str, Any]") -> None:
+def begin(space: "dict[str, Any]", given: "dict[str, Any]") -> None:
     """Make this process run the code that its parent runs. The script of script_for() calls this.
 
     space: the namespace of that script, which becomes the main script's.
     """
     global _executed, _undo
-    code = _Code(space["__file__"], told)
+    code = _Code(space["__file__"], given)
     before = _executed
     _drop_stale_modules(code)
     sys.meta_path[:] = [_Finder(code), *(finder for finder in sys.meta_path if not isinstance(finder, _Finder))]

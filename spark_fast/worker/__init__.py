@@ -1,6 +1,6 @@
 """What training code calls."""
 
-from spark_fast import checkpoint, pending
+from spark_fast._core import worker as _worker
 from spark_fast.errors import SparkInterrupt, SparkReloadError, SparkStopError
 from spark_fast.status import SparkStatus
 from spark_fast.worker.controller import SparkController, controller, create_controller
@@ -12,6 +12,9 @@ from spark_fast.worker.state.hooks import on_pause, on_resume, on_stop
 from spark_fast.worker.state.persist import clear_all_persisted, clear_persisted, has_persisted, persist
 from spark_fast.worker.state.registry import expose
 from spark_fast.worker.state.track import track
+
+checkpoint = _worker.checkpoint
+pending = _worker.pending
 
 __all__ = [
     "SparkController",

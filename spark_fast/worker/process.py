@@ -6,7 +6,6 @@ import sys
 import threading
 from collections.abc import Iterable
 
-import spark_fast
 from spark_fast._core import attach_lock, worker
 from spark_fast.errors import RunNameTakenError, SparkError
 from spark_fast.request import Kind, Verdict, sender_name
@@ -73,12 +72,6 @@ def attach(*, fresh_name: bool = True) -> bool:
 
 def _attach(fresh_name: bool) -> str | None:
     """Attach; return the hint to print, if any."""
-    try:
-        spark_fast._load()
-    except Exception as error:
-        _stay_alone()
-        stderr.warn(f"this run can't be controlled from outside: {error!r}. The training goes on without.")
-        return None
     chosen = options.current()
     parent = session.current.parent
     serves = parent is not None and (parent.trains or child_process.is_daemon())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from spark_fast import _core
 from spark_fast._core import NEVER, worker
 from spark_fast.errors import SegmentError
-from spark_fast.launchers import Place
+from spark_fast.launchers import RankInfo
 from spark_fast.status import WorkerState
 from spark_fast.worker import stderr
 
@@ -150,7 +150,7 @@ class Session:
         self.parent: Parent | None = None
         self.pid = 0
         self.passed = False
-        self.place: Place | None = None
+        self.place: RankInfo | None = None
         self.run: str | None = None
         self.folder: Path | None = None
         self.folder_lock = -1

@@ -49,7 +49,7 @@ ask(struct sf_segment *segment, uint32_t kind, uint64_t argument)
 
 static uint64_t reload_seq, reload_step;
 
-/* The first checkpoint of new code says that it runs. Mail is delivered by nobody, with success. */
+/* Publishes at the first checkpoint of new code that it runs, and that each delivery of mail has succeeded. */
 static int
 turn_at(struct sf_due *due)
 {

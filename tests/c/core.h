@@ -31,7 +31,7 @@ struct sf_request request_of(uint32_t kind, uint64_t argument);
 
 /* One checkpoint that does not wait: GO if the fast path let it through. Publishes a park, as Python does. */
 struct sf_due checkpoint(void);
-/* Once more at the same step: what a parked worker does when it has been woken. */
+/* The slow path once more at the same step, as a parked worker runs it after a wake. */
 struct sf_due look_again(void);
 uint64_t steps_passed(void);
 /* Passes checkpoints that nothing is asked at, up to and with number `step`. */
@@ -57,7 +57,7 @@ struct rank {
     uint64_t argument;
     long answer;
     uint64_t step;     /* of the checkpoint that it passed last */
-    struct sf_due due; /* what came of it */
+    struct sf_due due; /* the result of that checkpoint */
     char path[256];
 };
 
@@ -98,7 +98,7 @@ void check_fate(const char *path, uint64_t seq, unsigned outcome, uint64_t value
 #define SUPERSEDED_BY(seq, other) check_fate(path, seq, SF_OUTCOME_SUPERSEDED, other)
 #define OPEN(seq) check_fate(path, seq, SF_OUTCOME_OPEN, seq)
 
-/* It is to be killed, or stopped, at a named point. */
+/* Has it killed, or stopped, at a named point. */
 void rank_arm(struct rank *rank, const char *point, int signal_number);
 
 #define DOES(rank, what, argument, result) CHECK_EQ(rank_do(rank, what, argument), result)

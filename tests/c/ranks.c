@@ -19,8 +19,8 @@ int __wrap_sf_lock_held(int fd, uint64_t offset, uint64_t length);
 void __real_sf_lock_close(int fd);
 void __wrap_sf_lock_close(int fd);
 
-/* The sanitizer does not know that a record lock orders those who hold it one after the other, and that who finds one
- * free comes after the death of who had it. */
+/* The sanitizer does not know that a record lock orders its holders one after the other, nor that a thread that finds
+ * one free runs after the death of the holder. */
 #if defined(__SANITIZE_THREAD__)
 void __tsan_acquire(void *address);
 void __tsan_release(void *address);
@@ -131,17 +131,16 @@ check_oldest(void)
     uint32_t empty = 0;
     for (uint32_t r = 0; r < job.plan.ranks; r++) {
         if (sf_slot_taken(&job.segment, r, &empty) && atomic_load(&job.segment.slots[r].applied) <= seq)
-            return; /* it will be told that the log is full, unless that one is dead */
+            return; /* the append will fail because the log is full, unless that rank is dead */
     }
     if (entry->kind == SF_PAUSE || entry->kind == SF_ADVANCE || atomic_load(&entry->target) == SF_TARGET_VOID)
-        return; /* may be for a step that nobody has come to */
-    /* Where it is still open, those who were not done with it have died since. What was for one rank alone nobody has
-     * done then. */
+        return; /* may be for a step that no rank has come to */
+    /* If it is still open, the ranks that were not done with it have died. An entry for one rank stays open then. */
     if (entry->ranks != SF_RANKS_ALL && job.plan.ranks > 1 && sf_conclude(&job.segment, seq) == -ESRCH &&
         job.plan.rank_deaths > 0)
         return;
     if (job.plan.ranks > 1 && sf_conclude(&job.segment, seq) != 1)
-        FAIL("entry %" PRIu64 " of kind %u was never told of: %d", seq, entry->kind, sf_conclude(&job.segment, seq));
+        FAIL("entry %" PRIu64 " of kind %u never got an outcome: %d", seq, entry->kind, sf_conclude(&job.segment, seq));
     unsigned code = SF_OUTCOME_CODE(atomic_load(&entry->outcome));
     int failed = atomic_load(&job.record[seq].failed) != 0;
     if (code == SF_OUTCOME_OPEN || (failed && code != SF_OUTCOME_FAILED))
@@ -361,7 +360,7 @@ check_job(void)
         }
     }
     printf("       %u ranks, %" PRIu64 " requests, %" PRIu64 " of %d senders died, %" PRIu64 " void, %" PRIu64
-           " settled by ranks, %" PRIu64 " ranks died, %" PRIu64 " came, %" PRIu64 " votes, %" PRIu64
+           " decided by ranks, %" PRIu64 " ranks died, %" PRIu64 " came, %" PRIu64 " votes, %" PRIu64
            " no, step %" PRIu64,
            job.plan.ranks, tail, atomic_load(&job.died), job.plan.senders, voided, atomic_load(&job.helped),
            atomic_load(&job.ranks_died), atomic_load(&job.came), atomic_load(&job.votes), atomic_load(&job.refused),
@@ -378,7 +377,7 @@ begin_job(struct plan plan)
     job.record = calloc(job.entries, sizeof *job.record);
     if (sf_segment_create(&job.segment, path_in("control"), plan.ranks, 0) != 0)
         FAIL("no segment");
-    /* Rank 0 comes like the others. The descriptor stays: so who takes the log's lock opens one for it each time. */
+    /* Rank 0 joins like the others. The descriptor stays, so that each lock of the log opens one of its own. */
     sf_unlock(job.segment.lock_fd, 0, 0);
 }
 

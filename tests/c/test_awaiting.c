@@ -41,7 +41,7 @@ TEST(this_host_says_once_from_when_it_could_act_and_its_ranks_go_on_until_then)
     BEGIN;
     CHECK_EQ(ask_elsewhere(&segment, SF_PAUSE, 0).seq, 1);
     CHECK_EQ(entry_of(path, 1).low, 6);
-    CHECK_EQ(slot_at(path, 0).word, SF_WORD_PENDING); /* nobody passes step 6 without knowing */
+    CHECK_EQ(slot_at(path, 0).word, SF_WORD_PENDING); /* so no rank passes step 6 without a look at the log */
     CHECK_EQ(slot_at(path, 1).word, SF_WORD_PENDING);
     rank_run_to(ranks[1], 5);
     CHECK_EQ(slot_at(path, 1).applied, 0);
@@ -201,7 +201,7 @@ TEST(of_two_commits_the_first_counts)
     request.elsewhere = 1;
     struct sf_receipt receipt = ask_for(&segment, &request);
     CHECK(sf_commit(&segment, receipt.seq, SF_TARGET_VOID) == SF_TARGET_VOID);
-    CHECK(sf_commit(&segment, receipt.seq, 9) == SF_TARGET_VOID); /* too late, and is told so */
+    CHECK(sf_commit(&segment, receipt.seq, 9) == SF_TARGET_VOID); /* too late: returns the target that holds */
     DOES(ranks[0], do_again, 0, SF_HOLD);
     CHECK_EQ(slot_at(path, 0).applied, 2);
     CHECK_EQ(ranks[0]->due.seq, 1);
@@ -294,7 +294,7 @@ TEST(a_sender_that_died_before_this_host_had_said_anything_leaves_it_to_the_rank
         CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
         CHECK((entry_of(path, 1).low == SF_TARGET_NONE) == (p < 2));
         if (p == 0)
-            CHECK_EQ(sf_commit(&segment, 1, 8), 8); /* who takes its place may still have it decided */
+            CHECK_EQ(sf_commit(&segment, 1, 8), 8); /* the process that takes its place may still have it decided */
         rank_run_to(ranks[1], 4);
         if (p == 0) {
             rank_run_to(ranks[0], 7);

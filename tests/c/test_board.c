@@ -178,7 +178,7 @@ TEST(a_board_that_is_full_says_so_and_keeps_what_it_has)
     CHECK_EQ(cell_of(fd, SF_BOARD_CELLS - 1).step, 3);
 }
 
-TEST(only_somebody_who_looks_is_seen)
+TEST(a_board_is_watched_only_after_a_touch)
 {
     CHECK_EQ(sf_board_watched(SF_SECOND), 0);
     CHECK_EQ(sf_board_create(path_in("board")), 0);
@@ -209,7 +209,7 @@ TEST(a_forked_child_assigns_for_itself)
     CHECK_EQ(cell_of(fd, 0).step, 2);
 }
 
-TEST(a_board_that_is_cut_short_ends_nobody)
+TEST(a_board_that_is_cut_short_ends_no_process)
 {
     CHECK_EQ(sf_board_create(path_in("board")), 0);
     int fd = open_board();
@@ -349,7 +349,7 @@ TEST(a_pointer_into_the_board_stays_good_however_long_it_becomes)
     CHECK_EQ(cell_of(fd, index).step, 5);
     put(index, 2, 6);
     CHECK_EQ(atomic_load(&before->step), 6);
-    /* Cut short, it ends nobody either, wherever somebody is writing. */
+    /* If the file is cut short, no thread dies either, wherever one is writing. */
     CHECK_EQ(ftruncate(fd, 0), 0);
     atomic_store(&before->step, 7);
     put(index, 3, 8);
@@ -359,7 +359,7 @@ TEST(a_pointer_into_the_board_stays_good_however_long_it_becomes)
 
 /* The guard of the board, which is mapped further than it reaches, takes only what is missing of the file for its own.
  */
-TEST(a_signal_of_somebody_elses_leaves_the_board)
+TEST(a_signal_for_another_mapping_leaves_the_board)
 {
     CHECK_EQ(signal(SIGBUS, SIG_IGN) == SIG_ERR, 0);
     CHECK_EQ(sf_board_create(path_in("board")), 0);

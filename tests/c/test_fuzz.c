@@ -256,7 +256,7 @@ run_batch(void *argument)
     return 0;
 }
 
-TEST(nothing_that_stands_in_the_file_crashes_or_hangs_anybody)
+TEST(nothing_in_the_file_crashes_or_hangs_a_process)
 {
     struct batch *batch = share(sizeof *batch);
     const char *many = getenv("SF_TEST_FUZZ");

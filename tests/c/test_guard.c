@@ -43,7 +43,7 @@ install(void (*plain)(int), void (*with_info)(int, siginfo_t *, void *))
     CHECK_EQ(sigaction(SIGBUS, &action, NULL), 0);
 }
 
-/* A page of somebody else's whose file is gone. */
+/* A page that another part of the program has mapped, whose file is gone. */
 static volatile char *
 foreign_page(void)
 {
@@ -250,7 +250,7 @@ TEST(a_signal_without_an_address_goes_on_when_no_file_of_ours_is_short)
     reached = 0;
     if (sigsetjmp(back, 1) == 0) {
         raise(SIGBUS);
-        FAIL("nobody was told");
+        FAIL("the other handler was not called");
     }
     CHECK_EQ(reached, 1);
     CHECK(atomic_load(&sf_worker_segment(WORKER)->header->magic) == SF_MAGIC);

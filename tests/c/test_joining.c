@@ -39,7 +39,7 @@ TEST(a_rank_that_comes_fresh_applies_all_that_the_log_holds_where_it_was_due)
     rank_run_to(second, 9);
     PASSES(second, SF_RAISE_RELOAD);
     CHECK_EQ(second->due.seq, 3);
-    APPLIED_AT(3, 10); /* what was told before it came stays as it was told */
+    APPLIED_AT(3, 10); /* an outcome that was set before it joined stays */
 
     /* From here on both have a part in everything. */
     rank_run_to(first, 12);
@@ -346,7 +346,7 @@ TEST(a_rank_that_comes_when_all_have_died_begins_where_they_were)
     END;
 }
 
-/* The dead count only where nobody lives. */
+/* The dead count only if no rank lives. */
 TEST(a_rank_that_comes_begins_with_one_that_lives_and_has_passed_no_checkpoint_yet)
 {
     BEGIN(3);

@@ -87,7 +87,7 @@ TEST(ranks_that_come_at_once_all_come)
 
 /* --- deaths, and senders in the middle --- */
 
-TEST(a_rank_killed_at_any_point_of_its_coming_is_in_nobodys_way)
+TEST(a_rank_killed_at_any_point_of_its_joining_blocks_no_other)
 {
     static const char *const points[] = {"join:locked", "join:filled", "join:seated", "attach:filled", "join:done"};
 
@@ -189,7 +189,7 @@ TEST(what_a_sender_left_undecided_is_void_for_a_rank_that_comes)
     END;
 }
 
-/* The log's lock says that a sender lives, and it is one who comes that has it. */
+/* The log's lock is held, as if the sender lived; but the rank that joins holds it. */
 TEST(an_orphan_that_a_rank_meets_while_another_comes_is_the_same_for_both)
 {
     static const char *const points[] = {"join:locked", "join:seated"};
@@ -219,7 +219,7 @@ TEST(an_orphan_that_a_rank_meets_while_another_comes_is_the_same_for_both)
 }
 
 /* It has the lock of a slot that still tells of the rank that died there. */
-TEST(nobody_waits_for_a_rank_that_comes_to_do_what_it_will_never_see)
+TEST(no_outcome_waits_for_a_joining_rank_that_never_sees_the_entry)
 {
     static const char *const points[] = {"join:locked", "join:filled", "join:seated", "attach:filled", "join:done"};
 

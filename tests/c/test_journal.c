@@ -37,7 +37,7 @@ cut_time(char *text)
     }
 }
 
-TEST(each_applied_request_is_a_line_that_stands_there_before_anybody_is_told)
+TEST(each_applied_request_is_a_line_that_is_written_before_the_outcome)
 {
     const char *path = attach();
     struct sf_segment segment = open_segment(path);
@@ -78,7 +78,7 @@ TEST(a_journal_that_cannot_be_written_costs_no_request)
     ask(&segment, SF_PAUSE, 0);
     CHECK_EQ(checkpoint().action, SF_HOLD);
     CHECK_EQ(sf_journal_error(sf_worker_journal(WORKER)), ENOENT);
-    CHECK_EQ(sf_journal_error(sf_worker_journal(WORKER)), 0); /* told once */
+    CHECK_EQ(sf_journal_error(sf_worker_journal(WORKER)), 0); /* returned once */
     ask(&segment, SF_RESUME, 0);
     CHECK_EQ(look_again().action, SF_GO);
     CHECK_EQ(sf_journal_error(sf_worker_journal(WORKER)), 0);

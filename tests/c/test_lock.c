@@ -59,11 +59,11 @@ TEST(waiting_for_a_lock_ends_when_the_time_is_up)
 }
 
 static int
-hold_and_tell(void *told)
+hold_lock(void *locked)
 {
     int fd = open_file();
     CHECK_EQ(sf_lock_try(fd, 0, 1), 0);
-    atomic_store((_Atomic int *)told, 1);
+    atomic_store((_Atomic int *)locked, 1);
     for (;;)
         pause();
     return 0;
@@ -71,11 +71,11 @@ hold_and_tell(void *told)
 
 TEST(the_lock_of_a_killed_holder_is_free)
 {
-    _Atomic int *told = share(sizeof *told);
+    _Atomic int *locked = share(sizeof *locked);
     int fd = open_file();
-    pid_t holder = spawn(hold_and_tell, told);
+    pid_t holder = spawn(hold_lock, locked);
 
-    WITHIN(20, atomic_load(told));
+    WITHIN(20, atomic_load(locked));
     CHECK_EQ(sf_lock_held(fd, 0, 1), 1);
     CHECK_EQ(sf_lock(fd, 0, 1, 1000000), -EAGAIN);
     kill_child(holder);
@@ -297,7 +297,7 @@ child_of_a_sender(void *argument)
     CHECK(kept >= 0);
     CHECK_EQ(fcntl(kept, F_GETFD), -1); /* closed by the fork hook */
     int other = open("/dev/null", O_RDONLY);
-    CHECK_EQ(dup2(other, kept), kept); /* the number is somebody else's now */
+    CHECK_EQ(dup2(other, kept), kept); /* another file has the number now */
     ask(segment, SF_PAUSE, 0);
     CHECK(kept_by(segment) != kept);
     ask(segment, SF_PAUSE, 0);

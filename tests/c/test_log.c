@@ -59,7 +59,7 @@ TEST(a_sender_waits_for_its_turn_and_no_longer_than_it_said)
     END;
 }
 
-TEST(nobody_is_asked_when_no_rank_is_alive)
+TEST(a_request_is_refused_when_no_rank_is_alive)
 {
     struct sf_segment made;
     struct sf_request request = request_of(SF_PAUSE, 0);
@@ -72,9 +72,9 @@ TEST(nobody_is_asked_when_no_rank_is_alive)
     sf_segment_close(&made);
 }
 
-/* --- entries that nobody has decided --- */
+/* --- undecided entries --- */
 
-/* As a sender leaves it that died before it had told anybody: published, and no target. */
+/* An entry as a sender leaves it that dies before it decides: published, without a target. */
 static uint64_t
 orphan(const char *path, uint32_t kind, uint64_t argument)
 {
@@ -103,7 +103,7 @@ TEST(a_rank_that_meets_an_undecided_entry_of_a_dead_sender_makes_it_void)
 {
     BEGIN;
     uint64_t seq = orphan(path, SF_PAUSE, 0);
-    CHECK_EQ(view_of(path).state.park_seq, 0); /* who reads knows as much */
+    CHECK_EQ(view_of(path).state.park_seq, 0); /* a reader sees that too */
     atomic_fetch_or(&segment.slots[0].word, SF_WORD_PENDING);
     CHECK_EQ(checkpoint().action, SF_GO);
     CHECK(entry_of(path, seq).target == SF_TARGET_VOID);
@@ -125,14 +125,14 @@ TEST(the_next_sender_makes_an_undecided_entry_void)
     END;
 }
 
-TEST(who_waits_for_the_fate_of_an_orphan_makes_it_void)
+TEST(a_process_that_waits_for_the_outcome_of_an_orphan_makes_it_void)
 {
     BEGIN;
     uint64_t seq = orphan(path, SF_PAUSE, 0);
     int sender = open(path, O_RDWR);
     CHECK_EQ(sf_lock_try(sender, LOG_BYTES), 0);
     CHECK_EQ(sf_void_orphan(&segment, seq), 0);
-    CHECK(entry_of(path, seq).target == SF_TARGET_NONE); /* somebody holds the log: it may be decided yet */
+    CHECK(entry_of(path, seq).target == SF_TARGET_NONE); /* the log is locked: the entry may still be decided */
     close(sender);
     CHECK_EQ(sf_void_orphan(&segment, seq + 1), 0);
     CHECK_EQ(sf_void_orphan(&segment, seq), 0);
@@ -262,7 +262,7 @@ TEST(a_request_to_several_ranks_is_aimed_ahead_of_the_furthest_living_one)
     close(other); /* rank 2 dies, rank 3 is born: still stuck, at rank 3 */
     CHECK_EQ(sf_append(&segment, &request, 0, &receipt), -SF_EFULL);
     CHECK_EQ(receipt.stuck_rank, 3);
-    close(another); /* nobody but rank 1, which has applied all that it was asked */
+    close(another); /* only rank 1 is left, which has applied everything */
     CHECK_EQ(look_again().action, SF_HOLD);
     CHECK_EQ(sf_append(&segment, &request, 0, &receipt), 0);
     sf_segment_close(&segment);

@@ -56,7 +56,7 @@ TEST(an_only_rank_that_has_passed_a_target_applies_it_at_its_next_checkpoint)
     END;
 }
 
-TEST(who_is_woken_applies_a_resume_at_once_and_leaves_all_else_to_a_turn)
+TEST(a_woken_worker_applies_a_resume_at_once_and_leaves_all_else_to_the_slow_path)
 {
     BEGIN;
     CHECK_EQ(sf_worker_resume(WORKER, 3), 0);
@@ -89,7 +89,7 @@ TEST(who_is_woken_applies_a_resume_at_once_and_leaves_all_else_to_a_turn)
     END;
 }
 
-TEST(a_resume_with_a_pause_behind_it_is_left_to_a_turn)
+TEST(a_resume_with_a_pause_behind_it_is_left_to_the_slow_path)
 {
     BEGIN;
     ask(&segment, SF_PAUSE, 0);
@@ -317,7 +317,7 @@ TEST(a_timed_pause_tells_how_long_and_its_end_ends_only_itself)
     CHECK_EQ(due.park_for, 5 * SF_SECOND);
     CHECK_EQ(view_of(path).state.park_for, 5 * SF_SECOND);
 
-    ask(&segment, SF_PAUSE, 0); /* somebody else wants it to stay */
+    ask(&segment, SF_PAUSE, 0); /* another sender wants it to stay parked */
     due = look_again();
     CHECK_EQ(due.seq, 2);
     CHECK_EQ(due.park_for, 0);

@@ -1,4 +1,4 @@
-/* kill -9 at every named point, on both sides. Whoever is left must go on, and the request is whole or void. */
+/* kill -9 at every named point, on both sides. The side that is left must go on, and the request is whole or void. */
 #include "core.h"
 
 /* What a request has become when its sender was killed at this point. */
@@ -43,7 +43,7 @@ TEST(a_sender_killed_at_any_point_leaves_its_request_whole_or_void_for_a_running
             ask(&segment, SF_RESUME, 0);
             CHECK_EQ(look_again().action, SF_GO);
         }
-        /* The next sender finds the lock free. What nobody was told of is void from then on. */
+        /* The next sender finds the lock free. From then on an entry without a target is void. */
         struct sf_request request = request_of(SF_RELOAD, 0);
         struct sf_receipt receipt;
         CHECK_EQ(sf_append(&segment, &request, 0, &receipt), 0);
@@ -221,7 +221,7 @@ doomed_worker(void *argument)
     return 0;
 }
 
-TEST(a_worker_killed_at_any_point_is_lost_and_nobody_waits_for_it)
+TEST(a_worker_killed_at_any_point_is_lost_and_no_sender_waits_for_it)
 {
     static const char *const points[] = {"turn:met",     "decide:signalled", "turn:settled", "turn:folded",
                                          "turn:applied", "park:published",   "park:waiting"};

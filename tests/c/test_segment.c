@@ -179,7 +179,7 @@ TEST(each_header_field_that_lies_is_found_out)
         CHECK_EQ(error_of(path), 0);
         close(fd);
     }
-    /* Of another layout: the version is told, so that both can be named. */
+    /* Of another layout: the version can be read, for the error message. */
     uint32_t other = 77;
     poke(path, offsetof(struct sf_header, layout_version), &other, sizeof other);
     int fd = open(path, O_RDWR);

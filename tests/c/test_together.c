@@ -1,4 +1,5 @@
-/* Several ranks: who has done what, requests for one rank, ranks that count in strides, checkpoints that do not count.
+/* Several ranks: which rank has done what, requests for one rank, ranks that count in strides, checkpoints that do not
+ * count.
  */
 #include "core.h"
 
@@ -41,10 +42,10 @@ park(struct rank *rank, uint64_t seq)
     DOES(rank, do_park, seq, 0);
 }
 
-/* --- who has done what --- */
+/* --- which rank has done what --- */
 
 /* Between the last word of the last rank and what comes of it for all. */
-TEST(who_waits_for_an_advance_or_a_pause_is_told_where_the_ranks_parked_whoever_tells_it)
+TEST(the_outcome_of_an_advance_or_a_pause_is_where_the_ranks_parked_whichever_process_sets_it)
 {
     for (uint64_t stride = 1; stride <= 10; stride += 9) {
         const char *path = path_in("control");
@@ -126,7 +127,7 @@ TEST(a_request_is_over_when_the_last_rank_is_done_with_it)
     END;
 }
 
-TEST(what_one_rank_fails_at_has_failed_whoever_is_the_last_to_be_done)
+TEST(an_entry_that_one_rank_fails_at_has_failed_whichever_rank_is_last)
 {
     BEGIN;
     for (uint64_t failing = 0; failing < 3; failing++) {
@@ -146,7 +147,7 @@ TEST(what_one_rank_fails_at_has_failed_whoever_is_the_last_to_be_done)
     END;
 }
 
-TEST(nobody_waits_for_a_rank_that_died_or_ended_before_it_was_done)
+TEST(no_outcome_waits_for_a_rank_that_died_or_ended_before_it_was_done)
 {
     BEGIN;
     uint64_t seq = ask(&segment, SF_CALL, 0).seq;
@@ -166,7 +167,7 @@ TEST(nobody_waits_for_a_rank_that_died_or_ended_before_it_was_done)
     END;
 }
 
-TEST(whoever_waits_finds_out_that_the_ranks_that_were_not_done_have_died)
+TEST(a_process_that_waits_finds_out_that_the_ranks_that_were_not_done_have_died)
 {
     BEGIN;
     uint64_t seq = ask(&segment, SF_CALL, 0).seq;
@@ -187,7 +188,7 @@ TEST(whoever_waits_finds_out_that_the_ranks_that_were_not_done_have_died)
     seq = ask(&segment, SF_CALL, 0).seq;
     PASSES(ranks[0], SF_DELIVER);
     rank_kill(ranks[0]);
-    CHECK_EQ(sf_conclude(&segment, seq), -ESRCH); /* nobody has done it, and nobody will */
+    CHECK_EQ(sf_conclude(&segment, seq), -ESRCH); /* no rank has done it, and none ever will */
     struct rank *late = rank_begin();
     DOES(late, do_join, 0, 0);
     CHECK_EQ(slot_of(path).applied, seq);

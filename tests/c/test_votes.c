@@ -1,4 +1,4 @@
-/* What ranks can only do together they vote on first: one verdict, whoever dies, gives up or comes late. */
+/* Votes: all ranks read one verdict, also if a rank dies, gives up or comes late. */
 #include "core.h"
 
 /* Three ranks that have met a reload, asked for in one way or the other. */
@@ -68,11 +68,11 @@ TEST(ranks_that_all_say_yes_agree_phase_by_phase)
     END;
 }
 
-TEST(one_no_is_a_no_for_all_whoever_reads_first)
+TEST(one_no_is_a_no_for_all_whichever_rank_reads_first)
 {
     BEGIN;
     SAYS(ranks[0], SF_PHASE_READY, 1, 0);
-    SAYS(ranks[1], SF_PHASE_READY, 0, NO); /* nobody has to wait for the third */
+    SAYS(ranks[1], SF_PHASE_READY, 0, NO); /* no rank has to wait for the third */
     READS(ranks[0], SF_PHASE_READY, NO);
     SAYS(ranks[2], SF_PHASE_READY, 1, NO);
     READS(ranks[1], SF_PHASE_READY, NO);
@@ -106,7 +106,7 @@ TEST(who_has_gone_on_to_a_later_phase_or_request_has_said_yes)
     END;
 }
 
-TEST(nobody_waits_for_the_vote_of_a_rank_that_died_or_ended)
+TEST(no_verdict_waits_for_the_vote_of_a_rank_that_died_or_ended)
 {
     BEGIN;
     SAYS(ranks[0], SF_PHASE_READY, 1, 0);
@@ -130,7 +130,7 @@ TEST(a_rank_killed_at_any_point_of_its_vote_leaves_one_verdict)
         SAYS(ranks[1], SF_PHASE_READY, 1, 0);
         rank_arm(ranks[2], points[p / 2], SIGKILL);
         SAYS(ranks[2], SF_PHASE_READY, p % 2, RANK_DIED);
-        READS(ranks[0], SF_PHASE_READY, YES); /* what it said died with it, had nobody counted it */
+        READS(ranks[0], SF_PHASE_READY, YES); /* its vote would have died with it if no rank had counted it */
         READS(ranks[1], SF_PHASE_READY, YES);
         rank_kill(ranks[0]);
         rank_kill(ranks[1]);
@@ -139,7 +139,7 @@ TEST(a_rank_killed_at_any_point_of_its_vote_leaves_one_verdict)
     }
 }
 
-TEST(who_gives_up_settles_it_against_and_whoever_comes_late_hears_of_it)
+TEST(a_rank_that_gives_up_commits_a_no_and_a_late_rank_reads_it)
 {
     BEGIN;
     SAYS(ranks[0], SF_PHASE_READY, 1, 0);
@@ -304,7 +304,7 @@ TEST(a_no_of_another_host_is_one_for_the_ranks_here_whatever_they_have_said)
     END;
 }
 
-TEST(a_no_here_waits_for_nobody_and_who_loses_patience_with_the_other_hosts_says_no_for_all_here)
+TEST(a_no_here_does_not_wait_and_a_rank_that_gives_up_on_the_other_hosts_says_no_for_all_here)
 {
     BEGIN_BY(reload_elsewhere);
 
@@ -320,7 +320,7 @@ TEST(a_no_here_waits_for_nobody_and_who_loses_patience_with_the_other_hosts_says
         SAYS(ranks[r], SF_PHASE_READY, 1, 0);
     GIVES_UP(ranks[2], SF_PHASE_READY, NO);
     READS(ranks[0], SF_PHASE_READY, NO);
-    CHECK_EQ(sf_commit_vote(&segment, seq, SF_PHASE_READY, YES), NO); /* whoever brings a yes is told */
+    CHECK_EQ(sf_commit_vote(&segment, seq, SF_PHASE_READY, YES), NO); /* a yes comes too late */
     END;
 }
 

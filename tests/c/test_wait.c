@@ -162,7 +162,7 @@ TEST(a_wait_ends_by_the_value_the_time_or_a_signal)
             CHECK(took >= timeout && took < timeout + 60 * SF_SECOND);
         }
         CHECK_EQ(all[o]->wait(&word, 5, -1), -ETIMEDOUT);
-        all[o]->wake(&word); /* nobody there */
+        all[o]->wake(&word); /* no process waits */
 
         pid_t self = getpid();
         pid_t child = fork();
@@ -234,7 +234,7 @@ TEST(only_a_parked_rank_is_woken_and_every_change_is_announced)
     CHECK_EQ(checkpoint().action, SF_GO); /* says that it runs */
     fake_wakes = 0;
     ask(&segment, SF_PAUSE, 0);
-    CHECK_EQ(wakes_of(&segment.slots[0].word), 0); /* it runs: nobody waits on its word */
+    CHECK_EQ(wakes_of(&segment.slots[0].word), 0); /* it runs: no process waits on its word */
     CHECK_EQ(wakes_of(&segment.header->changes), 1);
     CHECK_EQ(checkpoint().action, SF_HOLD);
     CHECK_EQ(wakes_of(&sf_worker_segment(WORKER)->header->changes), 2); /* applied, and parked */

@@ -173,7 +173,7 @@ def test_a_start_of_the_job_goes_into_no_session_of_a_start_before(
     tmp_path.chmod(0o700)
     with state_files.opened(tmp_path, create=True) as fd:
         state_files.write_object(fd, state_files.SESSION, {"session": "a" * 32, "key": "b"})
-    hosts.start(tmp_path, launchers.Place("test", 0, 2, 0, 1, "job"))
+    hosts.start(tmp_path, launchers.RankInfo("test", 0, 2, 0, 1, "job"))
     assert not (tmp_path / "hosts" / state_files.SESSION).exists()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spark_fast import __version__
+from spark_fast._core import BUILD_VERSION
 from spark_fast.errors import ReplayRefusedError
 from spark_fast.project.sources import decode
 from spark_fast.runfiles.journal import Journal
@@ -102,7 +102,7 @@ class Replay:
         header = self._journal.header
         python = ".".join(str(header.get("python", "")).split(".")[:2])
         then = f"Python {python} and spark_fast {header.get('version', '')}"
-        now = f"Python {'.'.join(platform.python_version_tuple()[:2])} and spark_fast {__version__}"
+        now = f"Python {'.'.join(platform.python_version_tuple()[:2])} and spark_fast {BUILD_VERSION}"
         if then != now:
             stderr.warn(f"the journal {self._journal.path} is of {then}, this is {now}: it may come out differently")
 

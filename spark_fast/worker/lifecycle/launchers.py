@@ -4,16 +4,16 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from spark_fast.launchers import LAUNCHERS, Environment, Launcher, Place, checked, job_of_parent, read
+from spark_fast.launchers import LAUNCHERS, Environment, Launcher, RankInfo, checked, job_of_parent, read
 from spark_fast.worker import stderr
 
 if TYPE_CHECKING:
     from spark_fast.worker.options import Options
 
-__all__ = ["LAUNCHERS", "Launcher", "Place", "find", "place"]
+__all__ = ["LAUNCHERS", "Launcher", "RankInfo", "find", "place"]
 
 
-def find(environ: Environment = os.environ, parent: str | None = None) -> Place | None:
+def find(environ: Environment = os.environ, parent: str | None = None) -> RankInfo | None:
     """Return the rank that the launcher gives, as read(). If that is invalid, warn once and return None."""
     try:
         return read(environ, parent)
@@ -22,7 +22,7 @@ def find(environ: Environment = os.environ, parent: str | None = None) -> Place 
         return None
 
 
-def place(options: "Options") -> Place | None:
+def place(options: "Options") -> RankInfo | None:
     """Return the rank that configure() gives, and its launcher for the rest; None if the process is alone."""
     if not options.ranks:
         return None

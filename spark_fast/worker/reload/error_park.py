@@ -135,7 +135,7 @@ class ErrorPark:
         Raises OSError for any other reason, SparkError.
         """
         sender = f"{AFTER_ERROR}{self._message}"[:_SENDER_MAX]
-        told = False
+        warned = False
         while True:
             try:
                 verdict, seq, _target = worker.append(Kind.PAUSE, run_folder.new_id(), sender=sender, duration=seconds)
@@ -143,9 +143,9 @@ class ErrorPark:
             except OSError as error:
                 if not is_short(error):
                     raise
-                if not told:
+                if not warned:
                     stderr.warn(f"the run waits, and is paused as soon as a file can be opened: {error}")
-                told = True
+                warned = True
                 time.sleep(_AGAIN)
                 if process.current.local_stop.pending() is not None:
                     return None  # the next checkpoint raises the stop that a signal asked for

@@ -37,7 +37,7 @@ def before_imports(call: Callable[[Iterable[str]], None]) -> Iterator[None]:
     finally:
         if builtins.__import__ is asking:
             builtins.__import__ = inner
-        thread = 0  # if another library has wrapped ours, it calls ours for ever: then ours does nothing
+        thread = 0  # another library may have wrapped `asking`, and goes on to call it: then it does nothing
 
 
 def _needed(name: str, space: Mapping[str, object], fromlist: Sequence[str], level: int) -> Iterator[str]:

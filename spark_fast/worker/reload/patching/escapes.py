@@ -8,10 +8,10 @@ from types import FunctionType
 from spark_fast.worker.reload.patching.functions import attributes_of, parts
 from spark_fast.worker.reload.patching.referrers import REFERENCES_OF_A_CALL, contents
 
-__all__ = ["escaped_functions", "tells_others"]
+__all__ = ["escaped_functions", "may_be_stored_by_others"]
 
 
-def tells_others(cls: type) -> bool:
+def may_be_stored_by_others(cls: type) -> bool:
     """Whether code of a library or the project ran when the class was made, and may have stored it somewhere."""
     hooks: list[tuple[type, tuple[str, ...]]] = [(base, ("__init_subclass__",)) for base in cls.__mro__[1:]]
     hooks += [(meta, ("__new__", "__init__")) for meta in _mro(type(cls))]

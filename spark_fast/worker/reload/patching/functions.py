@@ -48,7 +48,7 @@ class FunctionPatcher:
         ]
 
     def adopt(self, old: FunctionType, new: FunctionType) -> FunctionType:
-        """Make the old function do what the new one does. Return the one of them that is to stand."""
+        """Make the old function do what the new one does. Return the function that is to stand."""
         if old is new:
             return old
         done = self._done.get(id(new))

@@ -19,7 +19,7 @@ from spark_fast.worker.reload.patching.comparison import (
     wrapped_attributes,
 )
 from spark_fast.worker.reload.patching.dependencies import Dependencies
-from spark_fast.worker.reload.patching.escapes import tells_others
+from spark_fast.worker.reload.patching.escapes import may_be_stored_by_others
 from spark_fast.worker.reload.patching.functions import FunctionPatcher, parts
 from spark_fast.worker.reload.patching.kinds import installed_metaclass, is_definition, is_pydantic, made_once
 from spark_fast.worker.reload.patching.registries import Registries, discard
@@ -105,7 +105,7 @@ class Keeper:
                 self._bodies[qualname] = Body(old, had, new, node)
             if methods is not None:
                 self._methods[qualname] = methods
-            if tells_others(living) or self._is_told_to_decorators(had):
+            if may_be_stored_by_others(living) or self._decorators_may_store(had):
                 self._registries.members.append(living)
             chosen[node] = qualname, methods
         calls: dict[ast.stmt, tuple[str, bool]] = {}
@@ -149,7 +149,7 @@ class Keeper:
     def _methods_to_take(self, living: type, qualname: str, had: ast.ClassDef, has: ast.ClassDef) -> set[str] | None:
         """Return the names of the methods, if only they are to be executed; None if the whole class statement is."""
         fixed = made_once(living) is not None
-        if not fixed and (had.decorator_list or not tells_others(living)):
+        if not fixed and (had.decorator_list or not may_be_stored_by_others(living)):
             return None
         if unfit_method(self.old_source, had, self._new_source, has, is_pydantic(living)) is not None:
             return None
@@ -182,7 +182,7 @@ class Keeper:
             self._move(qualname, living)
         return False
 
-    def _is_told_to_decorators(self, node: ast.ClassDef) -> bool:
+    def _decorators_may_store(self, node: ast.ClassDef) -> bool:
         """Whether a decorator of the class may have registered it."""
         for decorator in node.decorator_list:
             word = ast.unparse(decorator.func if isinstance(decorator, ast.Call) else decorator).partition(".")[0]

@@ -11,7 +11,7 @@ from typing import Any
 
 from spark_fast.errors import ReloadRefusedError
 from spark_fast.worker.reload.patching.classes import find_class, layout_difference, update_class
-from spark_fast.worker.reload.patching.escapes import escaped_functions, tells_others
+from spark_fast.worker.reload.patching.escapes import escaped_functions, may_be_stored_by_others
 from spark_fast.worker.reload.patching.functions import FunctionPatcher, parts
 from spark_fast.worker.reload.patching.keeping import Keeper
 from spark_fast.worker.reload.patching.kinds import is_pydantic, made_once
@@ -243,7 +243,7 @@ class PatchedModule:
 
     def _update(self, qualname: str, old: type, made: type) -> type:
         """Give the old class all that the new one has; return the class that is to stand."""
-        told = tells_others(made)
+        may_be_stored = may_be_stored_by_others(made)
         mark = self._functions.log.mark()
 
         def update(old: type, made: type) -> None:
@@ -264,15 +264,15 @@ class PatchedModule:
                 f"class {qualname} is a new class, since {error.reason}: objects of the old class keep its methods"
             )
             return made
-        if told:
+        if may_be_stored:
             self._discarded.add(made, old, f"{self.place(qualname)}: {qualname}")
-        self._discard_methods(qualname, made, told)
+        self._discard_methods(qualname, made, may_be_stored)
         self.discards_subclasses |= made.__bases__ != (object,)
         return old
 
-    def _discard_methods(self, qualname: str, made: type, told: bool) -> None:
+    def _discard_methods(self, qualname: str, made: type, may_be_stored: bool) -> None:
         """Discard the methods of a class that is discarded: decorators or hooks may have put them somewhere."""
-        if told or self.new_source.has_decorated_methods(qualname):
+        if may_be_stored or self.new_source.has_decorated_methods(qualname):
             for new, stays in escaped_functions(made, self._functions.adopted(qualname)):
                 self._discarded.add(new, stays, f"{self.place(qualname)}: {qualname}.{new.__name__}")
 
