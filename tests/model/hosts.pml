@@ -272,7 +272,7 @@ inline decide()
 inline forget()
 {
     next = noted[h]; search_until = next + 1; id = 0; raw = 0; place = 0; said = 0; i = 0; n = 0;
-    largest = 0; nearest = 0; failed = 0; beside = 0;
+    largest = 0; nearest = 0; failed = 0; beside = 0; heard_of = 0;
     do
     :: n < REQUESTS ->
         if
@@ -316,8 +316,14 @@ inline forget()
         open[k] = 0 \
     } \
     /* Gathering.look() */ \
-    :: d_step { !dead[h] && pc[h] == LISTEN && OWN(k) && gathers[k] && ALL_TOLD(found[k] - 1) -> conclude(k, found[k] - 1) } \
-    :: d_step { TIME_OVER && !dead[h] && pc[h] == LISTEN && OWN(k) && gathers[k] && !ALL_TOLD(found[k] - 1) -> conclude(k, found[k] - 1) }
+    :: d_step { \
+        !dead[h] && pc[h] == LISTEN && OWN(k) && gathers[k] && ALL_TOLD(found[k] - 1) -> \
+        conclude(k, found[k] - 1) \
+    } \
+    :: d_step { \
+        TIME_OVER && !dead[h] && pc[h] == LISTEN && OWN(k) && gathers[k] && !ALL_TOLD(found[k] - 1) -> \
+        conclude(k, found[k] - 1) \
+    }
 
 #define TOLD(i, n) (done[AT(i, n)] != 0 || left[i] || (without[n] >> (i) & 1))
 #if HOSTS > 2
@@ -370,7 +376,8 @@ inline conclude(k, n)
         do
         :: i < HOSTS ->
             /* All have done it: but for hosts that it does not concern, those that were left out, and dead ranks. */
-            assert(acted[AT(i, k)] || over[i] || log_stop[i] || (kind[k] != SET && (done[AT(i, n)] == IDLE || (without[n] >> i & 1))));
+            assert(acted[AT(i, k)] || over[i] || log_stop[i] ||
+                (kind[k] != SET && (done[AT(i, n)] == IDLE || (without[n] >> i & 1))));
             i++
         :: else -> break
         od
@@ -387,9 +394,10 @@ active [HOSTS] proctype Relay()
     byte open[REQUESTS] = 0; /* Note.open: by number, the entry of the host's log, from 1 */
     byte found[REQUESTS] = 0; /* Relay._numbers: by id, the number, from 1 */
     byte id = 0, raw = 0;
-    byte place = 0, said = 0; /* Place.seq, and the step that it answers, or why there is none */
+    byte place = 0, said = 0; /* Appended.seq, and the step that it answers, or why there is none */
     byte largest = 0, nearest = 0, beside = 0, heard = 0, heard_park = 0;
-    bool failed = 0, late = 0, silent = 0, untold = 0;
+    bool heard_of = 0;       /* it has asked whether the host's ranks have ended */
+    bool failed = 0, late = 0, untold = 0;
     byte i = 0, n = 0;
 
     do
@@ -544,7 +552,7 @@ active [HOSTS] proctype Relay()
         heard = group[next];
         heard_park = group_park[next];
         take();
-        i = HOSTS
+        i = HOSTS; heard_of = 0
     }
 #endif
     /* _await(): the decision, or the end of the time that the asked host has. */
@@ -571,11 +579,18 @@ active [HOSTS] proctype Relay()
         heard = answer[AT(i, next)];
         heard_park = answer_park[AT(i, next)];
         take();
-        i = NEXT_OF(i)
+        i = NEXT_OF(i); heard_of = 0
     }
-    :: d_step { !dead[h] && pc[h] == DECIDE && i < HOSTS && left[i] && answer[AT(i, next)] == 0 -> i = NEXT_OF(i) }
+    /* Roster.hear(), once: a host that has ended by then has no part in it. For the answer of another it waits. */
     :: d_step {
-        TIME_OVER && !dead[h] && pc[h] == DECIDE && i < HOSTS ->
+        !dead[h] && pc[h] == DECIDE && i < HOSTS && answer[AT(i, next)] == 0 && !heard_of ->
+        if
+        :: left[i] -> i = NEXT_OF(i)
+        :: else -> heard_of = 1
+        fi
+    }
+    :: d_step {
+        TIME_OVER && !dead[h] && pc[h] == DECIDE && i < HOSTS && heard_of ->
 #if !EARLY
         assert(dead[i]); /* a host that lives answers */
 #endif
@@ -587,7 +602,7 @@ active [HOSTS] proctype Relay()
         :: else -> failed = 1
         fi;
 #endif
-        i = NEXT_OF(i)
+        i = NEXT_OF(i); heard_of = 0
     }
     :: d_step {
         !dead[h] && pc[h] == DECIDE && i == HOSTS ->
@@ -697,12 +712,16 @@ active [HOSTS] proctype Relay()
         awaits[h] = 0
     }
 #endif
-    /* leave(): no rank of this host lives, and its senders wait for nothing. */
+    /* leave(): no rank of this host lives, and its senders wait for nothing. The relay says so, then takes the requests
+     * that came until then. */
     :: d_step {
-        !dead[h] && pc[h] == LISTEN && over[h] && NOTHING_OPEN ->
+        !dead[h] && pc[h] == LISTEN && over[h] && !left[h] && NOTHING_OPEN ->
         left[h] = 1;
-        pc[h] = LEFT
+#ifdef LEAVES_DEAF /* it takes no more */
+        pc[h] = LEFT;
+#endif
     }
+    :: d_step { !dead[h] && pc[h] == LISTEN && left[h] && (next == REQUESTS || log[next] == 0) -> pc[h] = LEFT }
     /* Nothing else in the job can move. */
     :: d_step {
         timeout && !ONE_WAITS && !ONE_GATHERS && !dead[h] && pc[h] != CHECKED ->

@@ -22,7 +22,7 @@ MEMORY_KIB = 3 * 1024 * 1024  # of one search; two run at a time
 LARGE_KIB = 8 * 1024 * 1024  # of one that runs alone
 DEPTH = 10_000
 PARALLEL = 2
-TAKES = {"--quick": "1 minute", "": "10 minutes", "--all": "30 minutes"}  # on two cores, or a little less
+TAKES = {"--quick": "2 minutes", "": "10 minutes", "--all": "30 minutes"}  # on two cores, or a little less
 
 AGREEMENT = "agreement.pml"
 VOTES = "votes.pml"
@@ -279,6 +279,7 @@ HOSTS_BROKEN = [
     _hosts("a relay that restarts does not look for what it has sent", 2, 2, "NO_SEARCH", restarts=1, **SOME),
     _hosts("the note is not saved before the next request", 2, 2, "NO_SAVE", restarts=1, **SOME),
     _hosts("a relay without its note looks for one request alone", 2, 2, "SEARCH_ONE", restarts=1, lost=1, **SOME),
+    _hosts("a relay whose ranks have ended leaves and looks for no request", 2, 1, "LEAVES_DEAF", ends=1),
     _hosts("a lead tells the answers of a part of its group", 3, 1, "LEAD_ALONE", groups=1),
 ]
 
