@@ -111,9 +111,10 @@ bench: $(VENV)/made-bench  ## all figures; writes docs/benchmarks.md and those o
 campaign: $(VENV)/made-all  ## kills, faults and bad inputs for real jobs, for HOURS=1; writes docs/reliability.md
 	$(BIN)/python -m tests.campaign --hours $(HOURS) --seed $(SEED)
 
-lint: $(VENV)/made-lint  ## style, of Python, Cython and C
+lint: $(VENV)/made-lint  ## style, of Python, Cython and C; which package may import which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint spark_fast/*.pyx spark_fast/*.pxd spark_fast/*.pxi
 	$(BIN)/clang-format --dry-run --Werror csrc/*.[ch] tests/c/*.[ch] bench/*.c
 

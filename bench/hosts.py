@@ -21,7 +21,7 @@ from spark_fast.hosts.store import Store, open_store
 from spark_fast.hosts.tcp import TcpStore
 from spark_fast.request import Kind
 from spark_fast.runfiles import run_folder
-from tests.hosts_sim import SimClient, SimJob
+from tests.support.hosts_sim import SimClient, SimJob
 
 __all__ = ["Hosts", "Many", "RoundTrip", "measure"]
 

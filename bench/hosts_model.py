@@ -12,7 +12,7 @@ from typing import Any
 from spark_fast.hosts.messages import Appended, Entry
 from spark_fast.hosts.store import StoreGoneError
 from spark_fast.request import Kind
-from tests.hosts_sim import SimClient, SimHost, SimJob
+from tests.support.hosts_sim import SimClient, SimHost, SimJob
 
 __all__ = ["Costs", "StandStill", "stand_still"]
 

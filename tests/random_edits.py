@@ -17,8 +17,8 @@ from typing import Any
 
 from spark_fast import client
 from spark_fast.client import SparkError
-from tests.reloading import Edited
-from tests.support import until
+from tests.support.child import until
+from tests.support.reloading import Edited
 
 INNER = 7
 

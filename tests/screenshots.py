@@ -10,8 +10,8 @@ from pathlib import Path
 from playwright.sync_api import Browser, expect, sync_playwright
 
 from spark_fast import client
-from tests.served import Served, launch, opened
-from tests.support import kill, until
+from tests.support.child import kill, until
+from tests.support.served import Served, launch, opened
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 

@@ -10,10 +10,10 @@ from typing import Any
 import psutil
 
 from spark_fast import client
-from tests import ranks
 from tests.campaign.checks import lines_of
 from tests.campaign.scripts import DDP, LOOP, THREADS
-from tests.support import Child
+from tests.support import ranks
+from tests.support.child import Child
 
 __all__ = ["BYSTANDER", "JOBS", "Job", "bystander"]
 
@@ -154,7 +154,7 @@ class Ddp(Job):
     exits = False  # gloo may abort a process that has ended well
 
     def __init__(self, folder: Path) -> None:
-        from tests import torchrun  # which imports torch: the other jobs do without
+        from tests.support import torchrun  # which imports torch: the other jobs do without
 
         super().__init__(folder)
         self.job = self._stack.enter_context(torchrun.Torchrun(folder / "ddp", 2, code=DDP, TOLD=str(self.told_in)))

@@ -17,10 +17,10 @@ from tests.campaign.disk import SmallDisk
 from tests.campaign.jobs import JOBS, Job, bystander
 from tests.campaign.senders import PATIENCE, Page, Sender, answers_of
 from tests.campaign.tally import Tally
-from tests.support import until
+from tests.support.child import until
 
 if TYPE_CHECKING:
-    from tests.served import Served
+    from tests.support.served import Served
 
 __all__ = ["OneHost", "page_of"]
 
@@ -82,7 +82,7 @@ class OneHost:
             if job.can_lose_rank:
                 self._victim = self.chance.randrange(1, job.count)
             if self._with_page:
-                from tests.served import Served  # which needs what only `make test-all` installs
+                from tests.support.served import Served  # which needs what only `make test-all` installs
 
                 with Served(self.folder) as served:
                     self._page = page_of(served)

@@ -12,7 +12,7 @@ from tests.campaign.one_host import page_of
 from tests.campaign.senders import PATIENCE
 from tests.campaign.tally import Tally
 from tests.random_edits import Edits
-from tests.support import until
+from tests.support.child import until
 
 __all__ = ["edits", "given_bad_inputs"]
 
@@ -22,7 +22,7 @@ _MOST_IN_A_ROW = 25
 
 def given_bad_inputs(folder: Path, seed: int, seconds: float, tally: Tally) -> list[str]:
     """Give a run bad inputs through all channels for so many seconds; return what does not hold."""
-    from tests.served import Served  # which needs what only `make test-all` installs
+    from tests.support.served import Served  # which needs what only `make test-all` installs
 
     os.environ["SPARK_FAST_HOME"] = str(folder / "home")
     os.environ["XDG_STATE_HOME"] = str(folder / "state")

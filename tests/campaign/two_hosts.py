@@ -9,11 +9,11 @@ from pathlib import Path
 import psutil
 
 from spark_fast import client
-from tests import hosts_real
 from tests.campaign import checks, faults
 from tests.campaign.senders import PATIENCE, Sender, answers_of
 from tests.campaign.tally import Tally
-from tests.support import until
+from tests.support import hosts_real
+from tests.support.child import until
 
 __all__ = ["TwoHosts"]
 

@@ -37,7 +37,7 @@ from spark_fast.ui.detail import RunWatcher
 from spark_fast.ui.polling import Poller
 from spark_fast.ui.request_cache import RequestCache
 from spark_fast.ui.threads import Threads
-from tests.support import DEADLINE, LOOP, Child, until
+from tests.support.child import DEADLINE, LOOP, Child, until
 
 pytestmark = pytest.mark.process
 

@@ -26,10 +26,10 @@ from spark_fast.client import FateState
 from spark_fast.hosts.store import Store, open_store
 from spark_fast.request import Kind
 from spark_fast.runfiles.versions import digest_of
-from tests.hosts_real import SECRET, Host, Server, job, parked_together, store
-from tests.ranks import LOOP
-from tests.support import outcome, until
-from tests.test_hosts_reload import running
+from tests.hosts.test_hosts_reload import running
+from tests.support.child import outcome, until
+from tests.support.hosts_real import SECRET, Host, Server, job, parked_together, store
+from tests.support.ranks import LOOP
 
 pytestmark = pytest.mark.hosts
 

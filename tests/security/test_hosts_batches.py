@@ -11,7 +11,7 @@ from spark_fast.hosts.authentic import UnsignedStore
 from spark_fast.hosts.store import Store, StoreGoneError
 from tests.security.memory_store import MemoryStore
 from tests.security.test_hosts_signed_values import OTHER, REQUEST, Host, Job
-from tests.support import until
+from tests.support.child import until
 
 pytestmark = [pytest.mark.unit, pytest.mark.tier("fast")]
 

@@ -10,7 +10,7 @@ from spark_fast.hosts.messages import Answer, GroupAnswer
 from spark_fast.hosts.protocol import Times
 from spark_fast.hosts.store import Store
 from spark_fast.request import Kind
-from tests.hosts_sim import SimClient, SimHost, SimJob, SimStore
+from tests.support.hosts_sim import SimClient, SimHost, SimJob, SimStore
 
 pytestmark = [pytest.mark.unit, pytest.mark.tier("fast")]
 

@@ -16,7 +16,7 @@ from spark_fast.hosts.session import Entrance
 from spark_fast.hosts.store import StoreGoneError
 from spark_fast.request import Kind
 from tests.security.memory_store import MemoryStore
-from tests.support import until
+from tests.support.child import until
 
 pytestmark = [pytest.mark.unit, pytest.mark.tier("fast")]
 

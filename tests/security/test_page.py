@@ -18,8 +18,8 @@ from spark_fast.ui import addresses, connections
 from spark_fast.ui.connections import Unauthenticated
 from spark_fast.ui.serving import Options
 from spark_fast.ui.throttle import Throttle
-from tests.support import DEADLINE, until
-from tests.ui_support import Served, served
+from tests.support.child import DEADLINE, until
+from tests.support.ui_support import Served, served
 
 pytestmark = pytest.mark.process
 

@@ -13,9 +13,9 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from spark_fast.cli import web
-from tests.served import Served, launch, opened
-from tests.support import Child, until
-from tests.ui_support import EXPOSING
+from tests.support.child import Child, until
+from tests.support.served import Served, launch, opened
+from tests.support.ui_support import EXPOSING
 
 pytestmark = pytest.mark.browser
 

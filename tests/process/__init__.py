@@ -1,0 +1,1 @@
+"""Tests of one worker in a process of its own."""

@@ -1,0 +1,40 @@
+"""A job whose ranks are not all alike."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.child import outcome
+from tests.support.ranks import Ranks, standing
+
+pytestmark = pytest.mark.ranks
+
+SCRIPT = """
+import os, time
+import spark_fast as spark
+
+def main():
+    try:
+        for _ in spark.track(range(10**9), key="batch"):
+            time.sleep(0.001)
+    except spark.SparkStopError:
+        pass
+
+if os.environ["RANK"] == "0":
+    spark.run(main)
+else:
+    main()
+"""
+
+
+def test_a_reload_that_one_rank_can_not_follow_is_refused_in_all(tmp_path: Path) -> None:
+    with Ranks(tmp_path, 2, SCRIPT) as job:
+        run = job.run()
+        fate = outcome(run.reload, SCRIPT + "# changed\n", timeout=30).fate
+        assert fate.state == "refused"
+        assert fate.reason.startswith("rank 1: this process can't leave its loop")
+        assert run.pause(timeout=10).fate.state == "applied"
+        assert len(standing(run)) == 1
+        run.resume(timeout=10)
+        assert run.stop(timeout=10).fate.state == "applied"
+        assert job.ended() == [0, 0]
