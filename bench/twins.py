@@ -2,8 +2,10 @@
 
 import hashlib
 import importlib.util
+import os
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -13,11 +15,17 @@ CACHE = Path(__file__).parent.parent / ".cache" / "bench"
 
 
 def _build(target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Put in place whole: several processes may build it at the same time.
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        _compile(Path(folder))
+        os.replace(Path(folder) / target.name, target)
+
+
+def _compile(folder: Path) -> None:
     from Cython.Build import cythonize
     from setuptools import Distribution, Extension  # type: ignore[import-untyped]
 
-    folder = target.parent
-    folder.mkdir(parents=True, exist_ok=True)
     extension = Extension(
         "twin",
         [str(SOURCE)],

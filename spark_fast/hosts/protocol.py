@@ -146,12 +146,12 @@ class Relay:
         self._count += 1
         state = self._state((yield from call(self._local.ranks)), True)
         yield from call(self._store.set, f"state/{self._member.first}", state)
+        yield from call(self._store.get, "job")  # a put may be on its way still; what is answered was taken
         # The host that is asked puts its request into the log, then reads this. So either it finds that this host has
         # ended, or this host finds the request. Else the other host would wait in vain, and fail the request.
         yield from self._follow({}, True)
         yield from self._save()
-        # A put may be on its way still; what is answered was taken.
-        yield from call(self._store.get, "job")
+        yield from call(self._store.get, "job")  # as above
 
     def refuse(self, reason: str, since: float, *, over: bool = False) -> Steps[None]:
         """Tell the senders of this host what is known, since the store can't be reached.

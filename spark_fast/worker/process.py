@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 
 from spark_fast import stderr
 from spark_fast._core import attach_lock, worker
@@ -222,27 +223,29 @@ def _after_fork() -> None:
     """In a forked child: make it another process than its parent, and show nothing that it does in its parent's run."""
     global current
     before = session.current
-    if before.reloader is not None:
-        before.reloader.forget_after_fork()
     session.current = child = before.after_fork()
     current = WorkerProcess()
+    # The locks first: another thread of the parent may have held one. None of this can raise.
+    registry.current.after_fork()
+    writer.current = JournalWriter()
+    loops.forget_after_fork()
+    persist.current.after_fork()
     if child.life is Life.ATTACHED and child.run is not None and child.folder is not None:
         # No worker yet, and one of its own at its first checkpoint, if it is the process that trains.
         child.become_new(Parent(child.run, child.pid, child.passed, child.folder / run_folder.CONTROL))
         options.thaw()
-        if child.folder_lock >= 0:
-            os.close(child.folder_lock)
-            child.folder_lock = -1
         worker.begin_anew()
         child.watch.publish()
     elif child.life is not Life.NEW:  # else it may still become a worker of its own
         # The C hook has done this already, unless the child was made without the C library's fork().
         child.life = Life.OFF
         worker.detach()
-    registry.current.after_fork()
-    writer.current = JournalWriter()
-    loops.forget_after_fork()
-    persist.current.after_fork()
+    if before.reloader is not None:
+        before.reloader.forget_after_fork()
+    if child.folder_lock >= 0:
+        held, child.folder_lock = child.folder_lock, -1
+        with suppress(OSError):  # the script has closed it
+            os.close(held)
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -74,6 +74,8 @@ class Reason(Enum):
     """A request is delivered: the checkpoints that it passes are to be told from the loop's."""
     LOOPS_UNWOUND = 2
     """An exception has unwound loops that may still go on: the next checkpoint decides that."""
+    HOOK = 4
+    """Functions of on_pause() or on_resume() run: the checkpoints that they pass are no steps of the loop."""
     LOCAL_STOP = 3
     """This process stops by itself, or waits for the other hosts' answer to a stop."""
 

@@ -511,7 +511,7 @@ def test_a_run_whose_log_is_kept_locked_holds_up_no_other_and_says_so(
                 sender.start()
             until(lambda: server.state.threads.asked("kept") == threads._ASKS_OF_RUN)
             answer = server.api.post("/api/runs/kept/pause")
-            assert "too much" in _error(answer, 503)
+            assert "too many" in _error(answer, 503)
             assert answer.headers["retry-after"]
             assert server.fate("free", server.post("/api/runs/free/pause"))["state"] == "applied"
             assert server.get("/api/runs/kept")["status"] == "running"

@@ -335,30 +335,42 @@ def test_a_second_thread_runs_at_every_step_of_a_tight_loop_by_default(tmp_path:
 # --- hooks ---
 
 
-def test_a_checkpoint_in_a_hook_does_not_park(tmp_path: Path) -> None:
+def test_a_checkpoint_in_a_hook_is_no_step_of_the_loop(tmp_path: Path) -> None:
     code = """
     import spark_fast as spark
     @spark.on_pause
     def save():
-        for _ in range(3):
+        for _ in range(10):
             spark.checkpoint()
         print("saved", flush=True)
+    asked = False
     @spark.on_resume
     def load():
-        spark.create_controller().pause()
-        spark.checkpoint()
+        global asked
+        if not asked:
+            spark.create_controller().pause()
+        asked = True
+        for _ in range(10):
+            spark.checkpoint()
         print("loaded", flush=True)
+    bodies = 0
     while True:
         spark.checkpoint()
+        bodies += 1
+        print(bodies, flush=True)
     """
     with Child(tmp_path, code) as child:
         run = child.run()
-        assert run.pause(timeout=20).fate.state == "applied"
-        assert run.status == "paused"
-        assert child.out == "saved\n"
+        parked = run.pause(timeout=20).fate.step
+        assert (run.status, run.step) == ("paused", parked)
+        assert child.out.endswith("saved\n")
+        before = child.out.count("\n")
         run.resume(wait=False)
-        until(lambda: child.out == "saved\nloaded\nsaved\n", child.err)  # it parks at the loop's next checkpoint
-        until(lambda: run.status == "paused", child.err)
+        # It comes to the pause that the hook has asked for at the loop's next checkpoint.
+        until(lambda: run.status == "paused" and run.step == parked + 1, child.err)
+        assert child.out.splitlines()[before:] == ["loaded", str(parked), "saved"]
+        assert run.advance(3, timeout=20).fate.state == "applied"
+        assert run.step == parked + 4
 
 
 def test_hooks_run_around_the_pause_and_paused_means_that_they_are_done(tmp_path: Path) -> None:

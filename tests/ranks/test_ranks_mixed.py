@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.child import outcome
-from tests.support.ranks import Ranks, standing
+from tests.support.ranks import LOCKSTEP, Ranks, standing
 
 pytestmark = pytest.mark.ranks
 
@@ -38,3 +38,27 @@ def test_a_reload_that_one_rank_can_not_follow_is_refused_in_all(tmp_path: Path)
         run.resume(timeout=10)
         assert run.stop(timeout=10).fate.state == "applied"
         assert job.ended() == [0, 0]
+
+
+def test_a_hook_that_passes_checkpoints_in_one_rank_leaves_the_steps_of_the_ranks_together(tmp_path: Path) -> None:
+    code = LOCKSTEP.replace(
+        "#TOP",
+        """#TOP
+def save():
+    for _ in range(7 if rank == 0 else 0):
+        spark.checkpoint()
+spark.on_pause(save)
+spark.on_resume(save)
+""",
+    )
+    with Ranks(tmp_path, 2, code) as job:
+        run = job.run()
+        for _ in range(3):
+            assert run.pause(timeout=20).fate.state == "applied"
+            assert len({rank.step for rank in run.ranks}) == 1
+            assert run.advance(2, timeout=20).fate.state == "applied"
+            assert len({rank.step for rank in run.ranks}) == 1
+            run.resume(timeout=20)
+        assert run.stop(timeout=20).fate.state == "applied"
+        job.ended()
+        job.assert_same(0, 1)

@@ -54,6 +54,7 @@ class LocalStop:
                 if why is None and now > until:
                     if session.is_in_the_log(ident):
                         self._asked = None  # the log decides at which step
+                        self._watch()
                         return None
                     why = "the other hosts have said nothing"
                 if why is not None:

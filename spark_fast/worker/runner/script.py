@@ -14,6 +14,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Protocol
 
+import spark_fast
 from spark_fast import stderr
 from spark_fast.errors import JournalError, ReplayRefusedError, RunNameTakenError, error_behind, first_stop, is_stop
 from spark_fast.runfiles.journal import read
@@ -246,6 +247,8 @@ def _run(entry: _Entry, args: list[str], options: RunnerOptions, command: list[s
             configure(on_error=options.on_error)
         if options.error_timeout is not None:
             configure(error_timeout=options.error_timeout)
+        # Also where this process becomes no worker: until then each use of a public name costs a call.
+        spark_fast._load()
         process.attach(fresh_name=options.name is None)
     except RunNameTakenError as error:
         stderr.say(f"{error}; stop it, or choose another name")

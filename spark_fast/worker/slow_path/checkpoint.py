@@ -12,6 +12,8 @@ from spark_fast.request import Kind, format_id
 from spark_fast.worker import process, session
 from spark_fast.worker.journal import writer
 from spark_fast.worker.lifecycle.hosts import ring_hosts
+from spark_fast.worker.reload import vote
+from spark_fast.worker.reload.answers import answer
 from spark_fast.worker.slow_path.dispatch import dispatcher
 from spark_fast.worker.slow_path.parking import Hold
 from spark_fast.worker.state import hooks, loops
@@ -66,6 +68,11 @@ def enter_checkpoint(step: int, counted: bool, done: int | None) -> Hold | None:
     if not session.begun():
         process.attach()  # without the session's lock, which it takes after another lock
         step = worker.step()
+    if hooks.current.inside():
+        # It is no step of the loop, and what is due is done when the hook has ended: the loop stands still.
+        if counted:
+            worker.uncount()
+        return None
     if loops.waiting():
         loops.forget_unwound()
     session.current.passed = True
@@ -100,7 +107,7 @@ def apply_due(step: int, counted: bool) -> Hold | None:
             with session.current.lock:
                 if session.current.replay is not None:
                     session.current.replay.delivered(entry["id"])
-    if action == _HOLD and not dispatcher.stands_over(seq) and not hooks.current.inside():
+    if action == _HOLD and not dispatcher.stands_over(seq):
         return Hold(step, counted, seq, park_for, apply_due)
     if action == _RAISE_STOP and entry is not None:
         _stop(format_id(entry["id"]), step, entry["sender"])
@@ -281,9 +288,6 @@ def _mail_is_blocking() -> bool:
 
 
 def _refuse_reload(entry: dict[str, Any], step: int, hosted: bool) -> None:
-    from spark_fast.worker.reload import vote
-    from spark_fast.worker.reload.answers import answer
-
     vote.vote(entry["seq"], vote.READY, False)
     reason = (
         "the thread that runs the script passed no checkpoint, and later requests were waiting"

@@ -11,6 +11,7 @@ from spark_fast.request import Kind, format_id, sender_name
 from spark_fast.runfiles import run_folder
 from spark_fast.worker import session
 from spark_fast.worker.lifecycle.hosts import ask_hosts
+from spark_fast.worker.session import Reason
 from spark_fast.worker.slow_path.dispatch import dispatcher
 from spark_fast.worker.state import hooks
 
@@ -71,7 +72,7 @@ class Hold:
                 Hold._leader = self
         if Hold._leader is self:
             if self._outer is None:
-                hooks.current.run(resume=False)
+                self._run_hooks(resume=False)
             self._publish()
 
     def end(self) -> None:
@@ -82,7 +83,18 @@ class Hold:
                 with session.current.lock:
                     worker.unparked(self._step)
             if self._outer is None:
-                hooks.current.run(resume=True)
+                self._run_hooks(resume=True)
+
+    @staticmethod
+    def _run_hooks(*, resume: bool) -> None:
+        if not hooks.current.any(resume=resume):
+            return
+        watch = session.current.watch
+        watch.every(Reason.HOOK, True)  # their checkpoints are told from the loop's
+        try:
+            hooks.current.run(resume=resume)
+        finally:
+            watch.every(Reason.HOOK, False)
 
     def should_wait(self) -> bool:
         """Apply the requests that have come; return whether the thread is to wait (again).

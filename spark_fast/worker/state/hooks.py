@@ -42,6 +42,10 @@ class Hooks:
         """Return whether this thread runs a hook of a pause."""
         return threading.get_ident() in self._running
 
+    def any(self, *, resume: bool) -> bool:
+        """Return whether there are functions that run before or after a pause."""
+        return bool(self._hooks["on_resume" if resume else "on_pause"])
+
     def run(self, *, resume: bool) -> None:
         """Call the functions that run before or after a pause."""
         self._running.add(threading.get_ident())
@@ -97,7 +101,8 @@ def on_pause(fn: Hook) -> Hook:
     The status is `paused` only when all of them have returned. They run in the thread that parks, in the order in
     which they were added. One that raises is reported on standard error and does not break the pause. Returns `fn`,
     so that it can be used as a decorator. A function that was added before is not added again: a script that is
-    executed anew after a reload adds its own once more. A checkpoint that `fn` passes does not park.
+    executed anew after a reload adds its own once more. A checkpoint that `fn` passes does nothing, and is
+    no step of the loop.
     """
     return current.add("on_pause", fn)
 
