@@ -45,7 +45,8 @@ def test_a_run_has_its_page_for_as_long_as_its_supervisor_lives(tmp_path: Path, 
     with Child(tmp_path, "", "-m", "spark_fast", "run", "--ui", str(script), TMPDIR=str(scratch)) as child:
         run = child.run()
         found = until(lambda: ADDRESS.search(child.err), child.err)
-        assert f'"id":"{run.id}"' in served(*found.groups()).replace(" ", "")
+        # The list may be a quarter of a second old.
+        until(lambda: f'"id":"{run.id}"' in served(*found.groups()).replace(" ", ""), "the page lists the run")
         pages = [each for each in psutil.Process(child.pid).children(recursive=True) if "--beside" in each.cmdline()]
         assert len(pages) == 1
         child.process.send_signal(end)
