@@ -269,7 +269,7 @@ class AuthenticStore:
         return found
 
     def _verified(self, session: Session, keys: Sequence[str], raws: Mapping[str, bytes | None]) -> list[bytes | None]:
-        """Return the payload at each key; None if none verifies. Open requests first: the others are about them."""
+        """Return the payload at each key, or None. Verify requests first, since the other values are about them."""
         found: dict[str, bytes | None] = {}
         for key in sorted(raws, key=lambda key: not key.startswith("log/")):
             raw = raws[key]

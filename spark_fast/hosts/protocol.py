@@ -157,7 +157,7 @@ class Relay:
         """Tell the senders of this host what is known, since the store can't be reached.
 
         since: for how many seconds it could not be reached.
-        over: whether no rank of this host lives, so that no relay will wait for the store any longer.
+        over: whether no rank of this host lives: then no relay waits for the store any longer.
         """
         for ask in (yield from call(self._local.asks)):
             if not ask.tried and ask.number is None:
