@@ -19,7 +19,7 @@ class Call(NamedTuple):
 
 
 Steps = Generator[Call, Any, _Result]
-"""A generator that yields calls, is sent their results, and returns one. Any call may throw in a StoreGoneError."""
+"""A generator that yields calls and is sent their results. StoreGoneError may be thrown in at any call."""
 
 
 def call(function: Callable[..., _Result], *arguments: Any) -> Steps[_Result]:
