@@ -1,4 +1,4 @@
-"""How a relay comes to the job's store: with all that its host puts there signed, if the job has a secret."""
+"""How a relay opens the job's store. If the job has a secret, all values of this host are signed there."""
 
 import time
 from collections.abc import Callable
@@ -14,16 +14,16 @@ from spark_fast.hosts.store import Store, StoreGoneError, open_store
 __all__ = ["StoreAccess"]
 
 _TELL = 10.0
-"""Seconds between two words about values in the store that no host has signed."""
+"""Seconds between two reports of values in the store that no host has signed."""
 
 
 class StoreAccess:
     """Opens the job's store, as often as a relay needs a connection. One thread uses it.
 
-    folder: of the run.
-    place: of the host in its job.
-    ring: wakes the thread that uses this.
-    alive: whether a rank of this host lives.
+    folder: the run folder.
+    place: where the host stands in its job.
+    ring: wakes the thread that uses this object.
+    alive: tells whether a rank of this host lives.
 
     Attributes:
         timeout: seconds that a call to the store may take.
@@ -60,13 +60,13 @@ class StoreAccess:
 
     @property
     def lost(self) -> bool:
-        """Whether the thread that answers other hosts has lost its connection."""
+        """Whether the thread that admits other hosts to the session has lost its connection."""
         return self._entrance is not None and self._entrance.lost
 
     def check(self, awaited: str | None) -> None:
-        """Begin a new session if this host has to, and raise StoreGoneError then, as each other host does for itself.
+        """Begin a new session if this host has to. Then raise StoreGoneError: every host has to enter the new session.
 
-        awaited: the key of the next request, which the other hosts wait for.
+        awaited: the key of the next request, for which the other hosts wait.
         """
         if self._entrance is None or not self._entrance.must_renew:
             return
@@ -78,8 +78,9 @@ class StoreAccess:
         raise StoreGoneError("a host has come back: the hosts of the job meet anew")
 
     def tell_refusals(self) -> str:
-        """Tell clients of values in the store that no host has signed. Return what the relay's log is to say: a line
-        for the first one, else an empty text. Raises OSError.
+        """Publish for clients how many values in the store no host has signed.
+
+        Return a line for the relay's log at the first such value, else an empty text. Raises OSError.
         """
         count, first, now = self._refusals.count, self._refusals.first, time.monotonic()
         if count == self._told or (self._told and now - self._told_at < _TELL):
@@ -93,11 +94,11 @@ class StoreAccess:
         return f"{what}; {state_files.UNSIGNED} counts them"
 
     def end(self) -> None:
-        """Leave the job for good, before its last word is told: no rank of this host lives any more."""
+        """Leave the job for good, before the host's last word is told: none of its ranks lives any more."""
         if self._entrance is not None:
             self._entrance.end()
 
     def close(self) -> None:
-        """Let go of the connection that answers other hosts. The stores that were opened are closed one by one."""
+        """Close the connection over which other hosts are admitted. Stores from open() are closed one by one."""
         if self._entrance is not None:
             self._entrance.close()

@@ -1,9 +1,9 @@
-"""How the answers of all hosts to a request reach the host that was asked, and what it decides.
+"""How the answers of all hosts to a request reach the asked host, which decides.
 
-In a job of many hosts, hosts that follow each other by their ranks are a group. The host that has the group's lowest
-rank as its own lowest, its lead, reads what the others answer, and tells the few answers that count: so the host that
-was asked reads one value of each group. If a group has no lead, or its lead has not heard of all its hosts, the host
-that was asked reads what they answer itself.
+The asked host is the one where the sender left the request. In a job of many hosts, hosts with consecutive ranks are a
+group. The lead of a group is the host whose lowest rank is also the group's. The lead reads the other hosts' answers
+and puts the few that count into the store, so the asked host reads one value for each group. If a group has no lead, or
+the lead lacks an answer, the asked host reads the answers of the group's hosts itself.
 """
 
 import math
@@ -19,11 +19,11 @@ from spark_fast.request import Kind
 __all__ = ["Answers", "decisive", "ranks_of_group"]
 
 _GROUPS_FROM = 64
-"""Hosts from which on there are groups. Fewer answers are read sooner than a lead could."""
+"""The fewest hosts of a job that has groups. The asked host reads fewer answers sooner than a lead could tell them."""
 
 _BESIDE = (Kind.PAUSE, Kind.RESUME, Kind.ADVANCE, Kind.STOP)
-"""What may be done without a host that has been silent for long: hosts can be brought together again after it. Should
-its ranks live, values and code would differ for good."""
+"""The requests that may be decided without a host that has been silent for long: hosts can be brought together again
+afterwards. After any other request, if the silent host's ranks live, their values or code would differ for good."""
 
 
 def ranks_of_group(member: Member) -> int:
@@ -33,7 +33,7 @@ def ranks_of_group(member: Member) -> int:
 
 
 def decisive(answers: Mapping[Member, Answer]) -> dict[Member, Answer]:
-    """Return those of the answers from which the same follows as from all of them, together with any others."""
+    """Return the few answers that affect the decision as all of these do, whatever other hosts answer."""
     for member, answer in answers.items():
         if answer.why == "failed":
             return {member: answer}
@@ -49,7 +49,7 @@ def decisive(answers: Mapping[Member, Answer]) -> dict[Member, Answer]:
 
 
 class Answers:
-    """What hosts answer to requests, as the relay of one of them asks for it or gathers it."""
+    """The hosts' answers to requests, as one host's relay reads them to decide, or gathers them for its group."""
 
     def __init__(self, store: Store, local: Local, member: Member, times: Times, roster: Roster) -> None:
         self._store = store
@@ -57,24 +57,24 @@ class Answers:
         self._member = member
         self._times = times
         self._roster = roster
-        self._told: dict[int, str] = {}  # of a request: the key at which this host has told for its group
+        self._told: dict[int, str] = {}  # by request: the key of the answers of this host's group
 
     def move(self, store: Store) -> None:
-        """Use another store from here on."""
+        """Use another store from now on."""
         self._store = store
         self._told.clear()
 
     @property
     def _grace(self) -> float:
-        """Seconds in which hosts answer that are not in trouble."""
+        """Seconds within which a host answers that is not in trouble."""
         return min(0.2, self._times.bound / 10)
 
     # --- the host that was asked ---
 
     def ask(self, number: int, entry: Entry, own: Answer) -> Steps[Decision]:
-        """Wait for what all hosts answer to a request, and return what follows from it.
+        """Wait for the answers of all hosts to a request, and return the decision.
 
-        own: what this host answers.
+        own: this host's answer.
         """
         until = (yield from call(self._local.now)) + self._times.bound
         members, unknown = yield from self._roster.all(until)
@@ -100,7 +100,7 @@ class Answers:
             if gone:
                 without.append(member)
             else:
-                self._roster.forget()  # another may have taken its place since
+                self._roster.forget()  # another host may have taken its place since
                 names = f"host {member.name} (ranks {_spans(member.ranks)})"
                 return Decision(why="failed", reason=f"{names} did not answer in {self._times.bound:g} s")
         return decide(entry.kind, answers, without)
@@ -108,12 +108,12 @@ class Answers:
     def _read_groups(
         self, number: int, ranks: int, members: Sequence[Member], answers: dict[Member, Answer]
     ) -> Steps[list[Member]]:
-        """Wait a moment for what these hosts answer, or their leads for them. Return those of which nothing was heard.
+        """Wait a moment for the answers of these hosts, or of their leads for them. Return the hosts without an answer.
 
         ranks: how many the hosts of a group have; 0 if there are no groups.
         """
         groups: dict[int, list[Member]] = {}
-        alone = []  # those that are read without a lead
+        alone = []  # hosts whose answers are read without a lead
         for member in members:
             if not ranks or member.first // ranks == self._member.first // ranks:
                 alone.append(member)
@@ -141,7 +141,7 @@ class Answers:
     def _read(
         self, number: int, members: Sequence[Member], timeout: float, answers: dict[Member, Answer]
     ) -> Steps[list[Member]]:
-        """Wait for what these hosts answer, so many seconds at most. Return those that have not."""
+        """Wait for the answers of these hosts, `timeout` seconds at most. Return the hosts that have not answered."""
         if not members:
             return []
         keys = [f"low/{number}/{member.first}" for member in members]
@@ -156,9 +156,9 @@ class Answers:
     # --- the lead of a group ---
 
     def gather(self, number: int, entry: Entry, own: Answer) -> Steps[None]:
-        """Tell the host that was asked what the hosts of this group answer, if this host is the lead.
+        """Put the answers of this host's group into the store for the asked host, if this host is the lead.
 
-        own: what this host answers.
+        own: this host's answer.
         """
         if not entry.group:
             return
@@ -170,19 +170,19 @@ class Answers:
         others = [member for member in members if member.first != first]
         answers = {self._member: own}
         if unknown is not None or (yield from self._read(number, others, self._grace, answers)):
-            return  # the host that was asked finds out itself
+            return  # the asked host reads the answers itself
         said = {member.first: answer for member, answer in decisive(answers).items()}
         self._told[number] = f"lows/{number}/{group}"
         yield from call(self._store.set, self._told[number], GroupAnswer(len(answers), said).packed())
 
     def forget(self, number: int) -> list[str]:
-        """Return the keys that this host has told for its group, and that are asked for no more."""
+        """Forget a request. Return the keys that this host has set for its group, to be removed."""
         key = self._told.pop(number, None)
         return [] if key is None else [key]
 
 
 def _spans(ranks: Sequence[int]) -> str:
-    """As people write them: 0-3, 8."""
+    """Return the ranks as people write them: 0-3, 8."""
     parts: list[list[int]] = []
     for rank in sorted(ranks):
         if parts and rank == parts[-1][-1] + 1:

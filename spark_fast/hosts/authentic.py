@@ -1,16 +1,18 @@
-"""Values in the job's store that only the hosts of the job can write: a Store around another one.
+"""A Store around another one, in which only the hosts of the job can write values.
 
-A value is signed by HMAC-SHA-256 over the session, the key, what the key is about, a version, and the payload. A value
-that does not verify is as good as absent. What the signature covers:
+Each value is signed by HMAC-SHA-256 over the session, the key, what the key is about, a version, and the payload. A
+value that does not verify is foreign, and is treated as absent. What the signature covers:
 
-    session     `session` makes it anew for each start of the job, each emptied store and each host that comes back.
-                Its identifier also begins each key in the store, so that sessions never share a key.
-    key         A value says nothing under another key.
-    about       Of a key that has a request's number: the digest of the request that this host has read under that
-                number. So an answer to one request is never one to another, also if the store loses a request and
+    session     There is a new one for each start of the job, each emptied store and each host that comes back: see
+                `session`. Its identifier also begins each key in the store, so that sessions never share a key.
+    key         A value counts only under its own key.
+    about       If the key has a request's number, the digest of the request that this host has read under that number.
+                So an answer to one request never counts as one to another, even if the store loses a request and
                 another one takes its number.
-    version     Of a key that its writer overwrites: a number that grows. A reader refuses a version below one that it
-                has seen. Of any other key it is 0: such a key has one value.
+    version     If the key's writer overwrites it, a number that grows. A reader refuses a version below one that it has
+                seen. Any other key has one value, with version 0.
+
+Marker: how the store names the session. Hosts meet anew when they enter a new session.
 
 Counters can't be signed. They may only hint that it is time to look.
 """
@@ -29,7 +31,7 @@ from spark_fast.hosts.store import Store, StoreGoneError
 __all__ = ["FORGOTTEN", "MARKER", "AuthenticStore", "Gate", "Refusals", "Session", "UnsignedStore"]
 
 MARKER = "session"
-"""The key under which the store names the session. It is outside of all sessions."""
+"""The key that holds the session's marker. It belongs to no session."""
 
 _FORM = b"sf1"
 _TAG = 32
@@ -37,20 +39,20 @@ _VERSION = 8
 _HEAD = len(_FORM) + _TAG + _VERSION
 
 _OVERWRITTEN = ("host", "state")
-"""The first words of keys that one host overwrites. The number that follows is that of its first rank.
+"""The first words of the keys that one host overwrites. The number that follows is the host's lowest rank.
 All hosts overwrite `watched`, which is only a hint."""
 _OF_REQUEST = re.compile(r"(?!log/|host/|state/)[a-z_]+/([1-9][0-9]{0,18})(?:/|$)")
-"""Every other key with a number is about the request of this number."""
+"""Any other key with a number is about the request of that number."""
 _LOG = re.compile(r"log/([1-9][0-9]{0,18})")
 FORGOTTEN = b"{}"
-"""What the log has of a request that is over. Hosts that begin a new session put it at the log's end, too."""
+"""What the log has in place of a request that is over. A new session's leader also ends the old log with it."""
 
 _KEPT = 1024
 """Requests whose digests are kept: more than the store keeps."""
 _TRIES = 32
-"""Swaps that may find another foreign value each time."""
+"""Attempts to swap a value in while each finds another foreign value."""
 _FOREIGN_PAUSE = 0.05
-"""Seconds between two looks at a key where a foreign value stands."""
+"""Seconds between two reads while a foreign value stands at an awaited key."""
 
 
 class Refusals:
@@ -63,7 +65,7 @@ class Refusals:
         self.first = ""
 
     def add(self, key: str, raw: bytes) -> None:
-        """Count a value, once while it stands there."""
+        """Count a value, once as long as it stands at the key."""
         digest = hashlib.sha256(raw).digest()  # a value may be of any length
         with self._lock:
             if self._seen.get(key) == digest:
@@ -76,9 +78,9 @@ class Refusals:
 
 
 class Session:
-    """What the hosts of a job have in common from one meeting to the next. Threads may share it.
+    """A session: how its values are signed, and what this host has read in it. Threads may share it.
 
-    job_key: of this start of the job.
+    job_key: the key of this start of the job.
     ident: the session's identifier, which no other session has.
     """
 
@@ -91,7 +93,7 @@ class Session:
         self._requests: dict[int, bytes] = {}
 
     def place(self, key: str) -> str:
-        """Return where a key of this session stands in the store."""
+        """Return the name in the store of a key of this session."""
         return f"{self.ident}/{key}"
 
     def seal(self, key: str, payload: bytes, about: bytes) -> bytes:
@@ -99,14 +101,14 @@ class Session:
         version = bytes(_VERSION)
         if _is_overwritten(key):
             with self._lock:
-                # Of the clock, so that what a process writes after a restart is newer.
+                # From the clock, so that a relay's values are newer after it was started again.
                 number = max(time.time_ns(), self._versions.get(key, 0) + 1)
                 self._versions[key] = number
             version = number.to_bytes(_VERSION, "big")
         return _FORM + tag(self._key, "value", key, about, version, payload) + version + payload
 
     def open(self, key: str, raw: bytes, about: bytes) -> bytes | None:
-        """Return the payload; None if it is none of this key, or older than one that was seen."""
+        """Return the payload; None if it was not signed for this key and request, or a newer one was seen."""
         if len(raw) <= _HEAD or not raw.startswith(_FORM):
             return None
         said, version, payload = raw[len(_FORM) : _HEAD - _VERSION], raw[_HEAD - _VERSION : _HEAD], raw[_HEAD:]
@@ -122,7 +124,7 @@ class Session:
         return payload
 
     def note(self, number: int, payload: bytes) -> None:
-        """Keep which request stands under a number: the first that was read stays the one that is meant."""
+        """Keep the digest of the request that was read first under a number: that one is meant from now on."""
         with self._lock:
             if number not in self._requests:
                 self._requests[number] = hashlib.sha256(payload).digest()
@@ -130,13 +132,15 @@ class Session:
                     del self._requests[min(self._requests)]
 
     def is_meant(self, key: str, payload: bytes) -> bool:
-        """Return whether a verified value may stand under this key: of a request, whether it is the one that was read
-        first under its number, or says that this one is over."""
+        """Return whether a verified value may stand under this key.
+
+        In the log, that is the request that was read first under its number, or FORGOTTEN.
+        """
         match = _LOG.fullmatch(key)
         return match is None or payload == FORGOTTEN or self.about(int(match[1])) == hashlib.sha256(payload).digest()
 
     def about(self, number: int) -> bytes | None:
-        """Return the digest of the request of this number; None if it was not read."""
+        """Return the digest of the request of this number; None if this host has not read it."""
         with self._lock:
             return self._requests.get(number)
 
@@ -146,7 +150,7 @@ def _is_overwritten(key: str) -> bool:
 
 
 class Gate(Protocol):
-    """How a host comes into a session: see `session`."""
+    """How a host enters a session: see `session`."""
 
     @property
     def first(self) -> int:
@@ -154,26 +158,26 @@ class Gate(Protocol):
 
     @property
     def session(self) -> Session | None:
-        """The session that this host is in; None before it is in one."""
+        """The session that this host is in; None before it has entered one."""
 
     def enter(self, raw: Store) -> Session:
-        """Come into the session that the store names. Raises StoreGoneError while that can't be done."""
+        """Enter the session that the store names. Raises StoreGoneError while that can't be done."""
 
     def decided(self, session: Session, number: int, about: bytes, payload: bytes) -> bytes:
-        """Keep what this host decides of a request, and return it; if it has decided before, return that."""
+        """Keep this host's decision on a request, and return it. If there is an earlier one, return that."""
 
     def abandon(self, session: Session) -> None:
         """Leave this session, so that all hosts meet anew. Any thread may call it."""
 
 
 class AuthenticStore:
-    """See Store, and the head of this module. raw: the store around which it stands."""
+    """See Store, and the docstring of this module. raw: the store whose values are signed."""
 
     def __init__(self, raw: Store, gate: Gate, refusals: Refusals) -> None:
         self._raw = raw
         self._gate = gate
         self._refusals = refusals
-        self._mine: tuple[str, bytes] | None = None  # where this host says that it is there, and how
+        self._mine: tuple[str, bytes] | None = None  # the key at which this host has announced itself; the value
 
     def get(self, key: str) -> bytes | None:
         if key == "job":
@@ -201,7 +205,7 @@ class AuthenticStore:
         if about is None:
             return b""
         if expected is None and key.startswith("target/"):
-            # A host that is killed here, and finds its decision gone, must not make another one.
+            # A host that is killed here, and then finds its decision gone, must not make another one.
             desired = self._gate.decided(session, int(key.split("/")[1]), about, desired)
         sealed = session.seal(key, desired, about)
         stands = None if expected is None else self._raw.get(place)
@@ -215,7 +219,7 @@ class AuthenticStore:
             if swapped == sealed:
                 self._note(session, key, desired, sealed)
                 return desired
-            # Of a key that has been removed meanwhile, a store says what was expected there.
+            # If the key has been removed meanwhile, a store returns the expected value.
             stands = swapped if swapped and swapped != stands else None
         raise StoreGoneError(f"another user keeps writing into the job's store, under {key}")
 
@@ -250,10 +254,10 @@ class AuthenticStore:
         return self._gate.session
 
     def _read(self, session: Session, keys: Sequence[str]) -> dict[str, bytes | None]:
-        """Read what stands at each key, in one call. Raises StoreGoneError at the end of a log that is no longer used.
+        """Read what stands at each key, in one call. Raises StoreGoneError at the end of the log if hosts meet anew.
 
-        A host looks for the end of the log before it puts a request there, and in a session that is over no host would
-        answer it.
+        A host finds the end of the log before it puts a request there. In a session that is over, no host would answer
+        the request.
         """
         keys = list(dict.fromkeys(keys))
         if not any(key.startswith("log/") for key in keys):
@@ -265,7 +269,7 @@ class AuthenticStore:
         return found
 
     def _verified(self, session: Session, keys: Sequence[str], raws: Mapping[str, bytes | None]) -> list[bytes | None]:
-        """Return what each key says. Requests are read first, since the other values are about them."""
+        """Return the payload at each key, or None. Verify requests first, since the other values are about them."""
         found: dict[str, bytes | None] = {}
         for key in sorted(raws, key=lambda key: not key.startswith("log/")):
             raw = raws[key]
@@ -276,8 +280,8 @@ class AuthenticStore:
                 if about is None:
                     self._refusals.add(key, raw)
                 elif payload is not None and not session.is_meant(key, payload):
-                    # This host would do the second request, and take what the others say about the first one for an
-                    # answer to it.
+                    # Otherwise this host would do the second request, and take the others' answers to the first one for
+                    # answers to the second.
                     self._gate.abandon(session)
                     raise StoreGoneError(
                         f"another user has put one request in the place of another, under {key}: the hosts meet anew"
@@ -286,7 +290,7 @@ class AuthenticStore:
         return [found[key] for key in keys]
 
     def _about(self, session: Session, key: str) -> bytes | None:
-        """What a key is about; None if that is a request that the store does not have."""
+        """Return what a key is about: a request's digest, or b"" if no request; None if the store lacks the request."""
         if (match := _OF_REQUEST.match(key)) is None:
             return b""
         number = int(match[1])
@@ -304,7 +308,7 @@ class AuthenticStore:
         return found
 
     def _note(self, session: Session, key: str, payload: bytes, raw: bytes) -> None:
-        """Keep what is needed of a value that stands in the store."""
+        """Keep what is needed later of a value in the store. Raises StoreGoneError if the hosts meet anew."""
         if key == f"host/{self._gate.first}":
             self._mine = session.place(key), raw
         if (match := _LOG.fullmatch(key)) is None:
@@ -316,8 +320,8 @@ class AuthenticStore:
             session.note(int(match[1]), payload)
 
     def _stay(self, session: Session) -> None:
-        """Raise StoreGoneError if the hosts meet anew. Say again that this host is there, if another user has removed
-        or replaced that."""
+        """Raise StoreGoneError if the hosts meet anew. Announce this host again if another user has removed or replaced
+        its announcement."""
         mine = self._mine
         marker, *stands = self._raw.get_many([MARKER] if mine is None else [MARKER, mine[0]])
         if marker != session.marker:
@@ -331,16 +335,16 @@ def _met_anew() -> StoreGoneError:
 
 
 def _unread(session: Session, keys: Sequence[str]) -> list[str]:
-    """The keys of the requests that these keys are about and that this host has not read."""
+    """Return the log keys of those requests that these keys are about and that this host has not read."""
     numbers = {int(match[1]) for key in keys if (match := _OF_REQUEST.match(key))}
     return [f"log/{number}" for number in numbers if session.about(number) is None]
 
 
 class UnsignedStore:
-    """A store that is used as it is, where this host has no secret. Raises StoreGoneError where others have one.
+    """A store that is used as it is, because this host has no secret. Raises StoreGoneError if other hosts have one.
 
-    raw: the store around which it stands.
-    remedy: what to do, for people.
+    raw: the store that is used.
+    remedy: what the user can do about that, for the error.
     """
 
     def __init__(self, raw: Store, remedy: str) -> None:
@@ -379,11 +383,11 @@ class UnsignedStore:
         self._raw.close()
 
     def _check_unsigned(self, marker: bytes | None) -> None:
-        """Raise StoreGoneError if the store names a session: other hosts sign what they say."""
+        """Raise StoreGoneError if the store names a session: then other hosts sign their values."""
         if marker is not None:
             raise StoreGoneError(f"other hosts of the job have a secret, and this one has none: {self._remedy}")
 
 
 def _meets(key: str) -> bool:
-    """Whether a host meets the others at this key, or looks there for a request."""
+    """Return whether a host first meets the others at this key, or looks there for a request."""
     return key == "job" or key.startswith("log/")

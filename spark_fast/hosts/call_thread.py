@@ -1,4 +1,4 @@
-"""Calls that may never return, made by a thread beside, so that the caller can give them up."""
+"""Calls that may never return: a second thread makes them, so that the caller can give them up."""
 
 import queue
 import threading
@@ -28,12 +28,12 @@ class CallThread:
             except Exception as error:
                 result.append((False, error))
             done.set()
-            del call, function, result  # a store that is given up is closed when nothing holds it
+            del call, function, result  # a store that was given up is closed once nothing refers to it
 
     def run(self, function: Callable[[], _Result], timeout: float) -> _Result:
-        """Call the function in the thread, and return or raise what it does.
+        """Call the function in the thread. Return its result, or raise its exception.
 
-        Raises StoreSlowError if that takes longer than `timeout` seconds. The thread then takes no other call.
+        Raises StoreSlowError if the call takes longer than `timeout` seconds. The thread then makes no other call.
         """
         result: list[Any] = []
         done = threading.Event()
@@ -47,5 +47,5 @@ class CallThread:
         return found  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """End the thread after the call that it is in."""
+        """End the thread after its current call."""
         self._calls.put(None)

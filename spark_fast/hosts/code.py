@@ -1,8 +1,10 @@
-"""New code on its way to the other hosts of a job: what a reload carries, and the version that is made of it there.
+"""How new code gets to the other hosts of a job: what a reload carries, and the version that each host makes of that.
 
-Each host keeps versions of its own. A reload names all files of the new version by their digests, and carries those
-that the asking host does not run yet. Files are named by the root that they lie in, since a host may keep the project
-elsewhere. A host on which another file differs refuses: all run the same code, or what they run.
+Each host keeps versions of its own. A reload lists all files of the new version with their digests, and carries those
+that the asked host does not run yet. A file is named by its root and its path in there, since another host may keep the
+project elsewhere. A host on which another file differs refuses the reload. So all hosts run the new code, or none does.
+
+Letter: what a reload carries. Asked host: the one where the sender left the reload.
 """
 
 import base64
@@ -20,7 +22,7 @@ CARRIED_MAX = 4 << 20
 
 
 def packed(store: Store, version: Version) -> dict[str, Any]:
-    """What a reload to this version carries, as JSON. CodeRefusedError if that is too much."""
+    """Return what a reload to this version carries, as JSON. Raises CodeRefusedError if that is too much."""
     about, runs = store.about(), store.current()
     carried: dict[str, bytes] = {}
     files = []
@@ -39,7 +41,7 @@ def packed(store: Store, version: Version) -> dict[str, Any]:
 
 
 def unpacked(store: Store, letter: dict[str, Any], sender: str) -> Version:
-    """Makes this host's version of it. CodeRefusedError if it would not be the same code as on the asking host."""
+    """Make this host's version of a letter. Raises CodeRefusedError if its code would differ from the asked host's."""
     about, runs = store.about(), store.current()
     sources = _sources(letter)
     files, disk = dict(runs.files), dict(runs.disk)
@@ -51,7 +53,7 @@ def unpacked(store: Store, letter: dict[str, Any], sender: str) -> Version:
             if _on_disk(path) == digest:
                 disk[path] = digest
         elif path not in runs.files:
-            continue  # a rank of the asking host alone has imported it
+            continue  # only ranks of the asked host have imported it
         else:
             _find(store, path, digest, about)
         files[path] = digest
@@ -60,13 +62,13 @@ def unpacked(store: Store, letter: dict[str, Any], sender: str) -> Version:
 
 
 def _split(path: str, about: CodeInfo) -> tuple[int, str]:
-    """The root that a file lies in, by its place among them, -1 if in none; and where in it."""
+    """Return the index of the root that a file lies in, -1 if in none; and the file's path in there."""
     root = innermost(path, about.roots)
     return (-1, path) if root is None else (about.roots.index(root), os.path.relpath(path, root))
 
 
 def _files(letter: dict[str, Any], about: CodeInfo) -> list[tuple[str, str]]:
-    """Path on this host, and digest, of all files."""
+    """Return the path on this host, and the digest, of each file in a letter."""
     found = []
     try:
         for root, rest, digest in letter["files"]:
@@ -95,7 +97,7 @@ def _sources(letter: dict[str, Any]) -> dict[str, bytes]:
 
 def _find(store: Store, path: str, digest: str, about: CodeInfo) -> None:
     try:
-        store.source(digest)  # it ran here before
+        store.source(digest)  # this host has run it before
     except StoreError:
         shown = relative(path, about.roots)
         raise CodeRefusedError(f"{shown} is another file here than on the host that was asked") from None

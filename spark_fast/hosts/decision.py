@@ -31,7 +31,7 @@ def decide(kind: int, answers: Mapping[Member, Answer], without: Sequence[Member
     parks = {member: answer.park for member, answer in lows.items() if answer.park is not None}
     nearest = min(parks.values(), default=target)
     if nearest < target:
-        # Some came too late for a pause. Parked ranks come no further, and those that run come not back.
+        # Some came too late for a pause. Parked ranks come no further, and running ranks do not come back.
         if kind not in (Kind.RESUME, Kind.STOP):
             still = [member for member, park in parks.items() if park < target]
             reason = (
@@ -74,6 +74,6 @@ def combine(target: int, found: Mapping[Member, Done], silent: Sequence[Member])
         by = next((done.by for done in found.values() if done.by), "")
         return Fate("superseded", by=by)
     lost = names("lost")
-    if lost and not names("applied"):  # who has died is left out
+    if lost and not names("applied"):  # hosts that have died are left out
         return Fate("lost", reason=f"the ranks of {lost} ended before it")
     return Fate("applied", step, replies=replies)

@@ -13,9 +13,10 @@ __all__ = ["Gathering"]
 
 _PAUSE = 0.02
 _PAUSE_MAX = 0.5
-"""Seconds between two looks at what the others have told. The driver watches too, and tells when all have."""
+"""Seconds between two reads of the other hosts' outcomes: at first _PAUSE, then longer each time, up to _PAUSE_MAX. The
+driver watches the keys too, and tells when all outcomes are there."""
 _PAUSE_ACTED = 0.001
-"""Seconds until the second look after this host's ranks have acted, and then ever more."""
+"""Seconds between the first two reads after this host's ranks have acted, and then longer each time."""
 
 
 @dataclass
@@ -25,8 +26,8 @@ class _Request:
     Attributes:
         done: its outcomes, by the lowest ranks of the hosts.
         without: the hosts that were left out of it.
-        awaited: the hosts that had not told at the last look.
-        pause, due: when to look again.
+        awaited: the hosts whose outcomes the last read did not find.
+        pause, due: seconds until the next read of outcomes, and its time.
     """
 
     ident: str
@@ -56,7 +57,7 @@ class Gathering:
         return number in self._requests
 
     def move(self, store: Store) -> None:
-        """Use another store from here on."""
+        """Use another store from now on."""
         self._store = store
         self._requests.clear()
 

@@ -1,4 +1,9 @@
-"""A host as its relay sees it: the control file, and what senders have left in the run folder."""
+"""A host as its relay sees it: its control file, and the requests that senders have left in its run folder.
+
+fate    what became of a request in the whole job: what its sender is told
+mail    what a request carries, as an entry of the host's own log has it
+letter  what a request carries if that is too long for mail: it travels in the job's store
+"""
 
 import os
 import time
@@ -24,20 +29,20 @@ from spark_fast.status import ENDED, WorkerState, status_of
 __all__ = ["RunFolder"]
 
 _KEPT = 256
-"""Fates that are kept: twice as many as the log has entries."""
+"""Fates that the run folder keeps: twice as many as the log has entries."""
 _TURN = 2.0
 _CARRYING = (Kind.RELOAD, Kind.SET, Kind.CALL)
-"""The requests that carry mail across hosts. The mail of a stop has a supervisor end or restart its worker. That is for
-this host's own senders to ask, and hosts without a secret carry stops of any user who reaches the store."""
+"""The requests whose mail other hosts take over. The mail of a stop has a supervisor end or restart its worker. Only a
+host's own senders may ask for that, since hosts without a secret act on a stop of any user who reaches the store."""
 _NO_PAUSE = 1 << 62
 
 
 class RunFolder:
-    """See protocol.Local. Raises SegmentError, OSError or FolderRefusedError when the run folder is of no use.
+    """See steps.Local. Raises SegmentError, OSError or FolderRefusedError when the run folder can't be used any more.
 
     Attributes:
-        protection: how the hosts protect what they say to each other: see secret.Protection.
-        unused: why a secret that is there is not used.
+        protection: how the hosts protect their values in the store: a kind of secret.Protection.
+        unused: why the host does not use the secret that it has; empty if it does, or has none.
     """
 
     def __init__(self, folder: Path, protection: str = NONE) -> None:
@@ -83,7 +88,7 @@ class RunFolder:
                     continue
                 asked, number = left.get("asked"), left.get("number")
                 age = time.monotonic() - asked if isinstance(asked, float) else 1e9
-                # A negative one is of another boot.
+                # A negative age: the request was left before the machine was started again.
                 ask = Ask(entry, age if age >= 0 else 1e9, number if isinstance(number, int) else None, "tried" in left)
                 found.append(ask)
         return sorted(found, key=lambda ask: -ask.age)
@@ -109,16 +114,16 @@ class RunFolder:
             os.unlink(f"{ident}.json", dir_fd=asks)
 
     def _keep_replies(self, ident: str, replies: Mapping[str, Any]) -> None:
-        """Whoever asked finds the answers of all hosts where those of this one are."""
+        """Write the replies of the other hosts' ranks where the sender finds those of this host's ranks."""
         here = {slot["rank"] for slot in self._slots()}
         number = int(ident, 16)
         for rank, said in replies.items():
             if int(rank) in here and len(here) > 1:
                 continue
-            with suppress(TypeError, ValueError):  # of a host that says what makes no sense
+            with suppress(TypeError, ValueError):  # that host has sent nonsense
                 mailbox.write_reply(self._folder, number, mailbox.Reply(**said), int(rank))
         if len(replies) > 1:
-            mailbox.remove_reply(self._folder, number)  # of the only rank of this host: it stands with the others now
+            mailbox.remove_reply(self._folder, number)  # this host's only rank: its reply is now with the others
 
     def _forget_fates(self, fates: int) -> None:
         names = sorted(os.listdir(fates), key=lambda name: os.stat(name, dir_fd=fates).st_mtime)
@@ -134,7 +139,7 @@ class RunFolder:
             if entry is None or f"{entry['id']:016x}" != ident:
                 continue
             if entry["low"] > STEP_MAX or entry["low"] == 0:
-                # Who appended it was killed before it was known how far the ranks are. Nobody else was told of it.
+                # The relay that appended it was killed before it learned how far the ranks are. It had told nobody.
                 self.segment.commit(seq, VOID)
                 return None
             if entry["target"] == VOID:
@@ -170,7 +175,7 @@ class RunFolder:
                 timeout=_TURN,
             )
         except (SparkError, OSError, ValueError) as error:
-            self.segment.check()  # of a file that is gone nothing more can be said
+            self.segment.check()  # if the file is gone, that is the error to raise
             return Appended(0, Answer(why="failed", reason=str(error)))
         if verdict == Verdict.REFUSED_ENDED:
             return Appended(0, Answer(why="ended"))
@@ -238,7 +243,7 @@ class RunFolder:
     def _replies(self, number: int) -> dict[str, Any] | None:
         found = {str(rank): asdict(reply) for rank, reply in mailbox.read_replies(self._folder, number).items()}
         alone = mailbox.read_reply(self._folder, number)
-        if alone is not None:  # of the only rank of this host
+        if alone is not None:  # the reply of this host's only rank
             found[str(_core.read_slot(self._control, 0)["rank"])] = asdict(alone)
         return found or None
 
@@ -256,7 +261,7 @@ class RunFolder:
         ]
 
     def numbers(self, place: state_files.HostPlace) -> tuple[int, ...] | None:
-        """The ranks of this host, once all of them are there."""
+        """Return the ranks of this host; None until all of them have joined."""
         found = sorted({slot["rank"] for slot in self._slots() if slot["state"] != WorkerState.NONE})
         return tuple(found) if len(found) >= place.count else None
 
@@ -280,7 +285,7 @@ class RunFolder:
                     "ranks": list(peer.ranks),
                     "ended": peer.ended,
                     "count": peer.count,
-                    # As it was found first, so that it stays the same, also when another relay reads it.
+                    # When this count was first heard: that stays the same, also when another relay reads the count.
                     "heard": heard.get((peer.member.node, peer.count), time.time() - peer.silent),
                     "silent": peer.silent,
                 }
@@ -292,11 +297,11 @@ class RunFolder:
         self._others_live = any(_may_live(peer) for peer in peers)
 
     def awaits_others(self) -> bool:
-        """Whether somebody on this host looks at the whole job, in which ranks of other hosts live."""
+        """Return whether a controller on this host looks at the whole job, and ranks of other hosts may live."""
         return self._others_live and self.watched()
 
     def show_unreachable(self) -> None:
-        """Lay out that nothing is heard of the others, since the store can't be reached, until show() is called."""
+        """Record that the other hosts can't be heard, because the store can't be reached. show() takes that back."""
         with state_files.opened(self._folder, create=True) as fd:
             said = state_files.read_object(fd, state_files.PEERS, self._shown)
             if said is not None and said.get("unreachable") is not True:
@@ -307,7 +312,7 @@ class RunFolder:
 
 
 def _heard_before(said: Mapping[str, Any]) -> dict[tuple[object, object], float]:
-    """When a host was first heard to have come to a count, in seconds since the epoch, by its node and the count."""
+    """Return when each host was first heard with its count, in seconds since the epoch, by its node and the count."""
     found: dict[tuple[object, object], float] = {}
     for host in said.get("hosts", []):
         with suppress(KeyError, TypeError, ValueError):
@@ -316,7 +321,7 @@ def _heard_before(said: Mapping[str, Any]) -> dict[tuple[object, object], float]
 
 
 def _not_back(said: Mapping[str, Any], known: set[int], now: float) -> list[dict[str, Any]]:
-    """The hosts that were heard before and whose ranks the store, which may be a new one, does not know."""
+    """Return the recorded hosts whose ranks the store does not know: it may be a new store."""
     found = []
     for host in said.get("hosts", []):
         with suppress(KeyError, TypeError, ValueError):

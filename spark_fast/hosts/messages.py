@@ -1,7 +1,7 @@
-"""What relays say to each other, as JSON in the store, and what one leaves for its senders and for the next one.
+"""What relays tell each other, as JSON in the store, and what a relay leaves for its senders and for the next relay.
 
-What is read may be damaged, or put there by anybody who reaches the store: each field is checked where it is parsed,
-and what makes no sense is as good as nothing.
+A value may be damaged, or put there by anybody who reaches the store. So each field is checked where it is parsed, and
+one that makes no sense is treated as absent.
 """
 
 import json
@@ -38,11 +38,11 @@ __all__ = [
 VOID = (1 << 64) - 2
 """SF_TARGET_VOID of csrc/sf_layout.h."""
 STEP_MAX = 1 << 62
-"""SF_STEP_MAX of it."""
+"""SF_STEP_MAX of that file."""
 PHASES = 3
-"""SF_PHASE_END of it."""
+"""SF_PHASE_END of that file."""
 VOTE_YES, VOTE_NO = 1, 2
-"""SF_VOTE_YES, SF_VOTE_NO of it."""
+"""SF_VOTE_YES, SF_VOTE_NO of that file."""
 
 
 _RANK_NUMBER = re.compile("0|[1-9][0-9]{0,8}")
@@ -54,7 +54,7 @@ def _packed(found: Any) -> bytes:
 
 
 def as_object(raw: bytes | None) -> dict[str, Any]:
-    """The JSON object, empty if it is none."""
+    """Return the JSON object; an empty one if the text holds none."""
     try:
         found = json.loads(raw or b"null")
     except (ValueError, RecursionError):
@@ -63,7 +63,7 @@ def as_object(raw: bytes | None) -> dict[str, Any]:
 
 
 def whole(found: Any, most: int = STEP_MAX) -> int | None:
-    """The number, if it is a whole one from 0 to `most`."""
+    """Return the number if it is a whole one from 0 to `most`; else None."""
     return found if isinstance(found, int) and not isinstance(found, bool) and 0 <= found <= most else None
 
 
@@ -72,7 +72,7 @@ def _text(found: Any, most: int = 4096) -> str:
 
 
 def _name(found: Any) -> str:
-    """The text with a sign in the place of what could steer a terminal or has no encoding: it stands in log files."""
+    """Return the text for log files: characters that could steer a terminal or have no encoding are replaced."""
     return "".join(sign if sign.isprintable() else "\ufffd" for sign in _text(found, 256))
 
 
@@ -81,9 +81,11 @@ class Member:
     """A host of the job.
 
     Attributes:
-        node: drawn when the run's folder was made: a host that comes back has the same, one that takes its place not.
+        node: an id drawn when the run's folder was made: a host that comes back has the same, a host that takes its
+            place
+            has another.
         name: for people.
-        ranks: those that run there.
+        ranks: the ranks that run there.
         world_size: of the whole job.
         generation: how often an elastic launcher has started the job.
     """
@@ -96,7 +98,7 @@ class Member:
 
     @property
     def first(self) -> int:
-        """Its lowest rank, by which the store knows it."""
+        """The host's lowest rank, which identifies it in the store."""
         return self.ranks[0]
 
     def packed(self) -> bytes:
@@ -121,7 +123,7 @@ _RANK = ("rank", "status", "step", "pid")
 
 
 def ranks_said(found: Any, member: Member) -> list[dict[str, Any]]:
-    """What a host says of its ranks, without those of which it makes no sense: clients show it as it is."""
+    """Return what a host says of its ranks, without what makes no sense: clients show it unchecked."""
     said = []
     for each in found if isinstance(found, list) else ():
         rank = {key: each.get(key) for key in _RANK} if isinstance(each, dict) else {}
@@ -134,15 +136,15 @@ def ranks_said(found: Any, member: Member) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Entry:
-    """A request, as the job's log has it.
+    """A request, as it stands in the job's log.
 
     Attributes:
         id: 16 hexadecimal digits.
-        kind, arg, duration, sender, ranks: as an entry of a host's own log has them.
-        mail: what it carries, if that is short.
-        letter: what it carries else; of a reload, the new code.
-        only_if: it counts only if the pause of this id is in force.
-        home: the lowest rank of the host that was asked.
+        kind, arg, duration, sender, ranks: as in an entry of a host's own log.
+        mail: what the request carries, if that is short.
+        letter: what the request carries otherwise; for a reload, the new code.
+        only_if: the id of a pause: the request counts only while that pause is in force.
+        home: the lowest rank of the asked host.
         group: how many ranks the hosts of a group have together: see `answers`; 0 if there are no groups.
     """
 
@@ -163,12 +165,12 @@ class Entry:
 
     @classmethod
     def parsed(cls, raw: bytes | None) -> "Entry | None":
-        """None if it makes no sense: nobody applies it then."""
+        """Return None if the entry makes no sense: then no host applies it."""
         return cls.found(as_object(raw))
 
     @classmethod
     def found(cls, found: Any) -> "Entry | None":
-        """The same of what JSON had."""
+        """Parse an entry from a value that was read from JSON, as parsed() does."""
         if not isinstance(found, dict):
             return None
         ident, kind = _text(found.get("id")), whole(found.get("kind"), max(Kind))
@@ -195,14 +197,14 @@ def _is_id(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a host says of a request.
+    """What a host answers to a request.
 
     Attributes:
-        low: the earliest step at which its ranks can act; None if it has no part in it.
-        park: the step at which its log has the ranks park before it; None if they run.
-        why: where low is None: "nothing", there is nothing to do there; "stopping", "ended", or "failed".
+        low: the earliest step at which the host's ranks can act; None if they take no part.
+        park: the step at which an earlier request parks the ranks; None if none does.
+        why: if low is None: "nothing", there is nothing to do there; "stopping", "ended", or "failed".
         reason: of a failure, for people.
-        same: of a stop that was asked for already: its id.
+        same: the id of the earlier stop, if the request is a stop that was asked for already.
     """
 
     low: int | None = None
@@ -220,7 +222,7 @@ class Answer:
 
     @classmethod
     def found(cls, found: Any) -> "Answer":
-        """The same of what JSON had."""
+        """Parse an answer from a value that was read from JSON, as parsed() does."""
         found = found if isinstance(found, dict) else {}
         low = whole(found.get("low"))
         why = _text(found.get("why"))
@@ -235,8 +237,8 @@ class GroupAnswer:
     """What the hosts of a group answer to a request.
 
     Attributes:
-        hosts: how many of them have; 0 if nothing is known.
-        answers: of these the ones that count, by the lowest ranks of the hosts.
+        hosts: how many hosts have answered; 0 if that is not known.
+        answers: those of their answers that count, by the lowest ranks of the hosts.
     """
 
     hosts: int
@@ -259,11 +261,11 @@ class GroupAnswer:
 
 @dataclass(frozen=True)
 class Decision:
-    """What was decided.
+    """What the hosts have decided about a request.
 
     Attributes:
-        target: the step; None if the request is void.
-        why: of a void one, "nothing", "stopping", "ended" or "failed".
+        target: the step at which to act; None if the request is void.
+        why: if it is void: "nothing", "stopping", "ended" or "failed".
         reason: for people.
         same: as in Answer.
         without: the hosts that were left out, by their lowest ranks.
@@ -294,10 +296,10 @@ class Done:
     """What became of a request on one host.
 
     Attributes:
-        outcome: "applied", "failed", "superseded", "late", "lost", or "nothing" where it had no part.
-        step: at which it was.
-        by: the id of what superseded it.
-        replies: what its ranks said of it, by rank: the fields of a mailbox.Reply.
+        outcome: "applied", "failed", "superseded", "late", "lost", or "nothing" if the host had no part in it.
+        step: the step at which the host acted.
+        by: the id of the request that superseded this one.
+        replies: the replies of the host's ranks, by rank: the fields of a mailbox.Reply.
     """
 
     outcome: str
@@ -321,7 +323,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Fate:
-    """What became of a request in the whole job: what its sender is told.
+    """What became of a request in the whole job, as its sender is told.
 
     Attributes:
         state: "applied", "failed", "superseded", "refused" or "lost"; "nothing" if there was nothing to do, "same" if a
@@ -342,11 +344,11 @@ class Peer:
     """What another host says of itself.
 
     Attributes:
-        member: which one.
-        count: grows while its relay lives.
-        ranks: of each of its ranks what a client shows.
-        ended: none of its ranks lives.
-        silent: for how long the count has not grown, in seconds.
+        member: the host.
+        count: a number that grows while the host's relay lives.
+        ranks: what a client shows, for each of the host's ranks.
+        ended: whether none of its ranks lives.
+        silent: seconds since the count last grew.
     """
 
     member: Member
@@ -358,13 +360,13 @@ class Peer:
 
 @dataclass(frozen=True)
 class Ask:
-    """What a sender on this host has left.
+    """A request that a sender on this host has left for the relay.
 
     Attributes:
         entry: the request.
         age: seconds since it was left.
         number: its number in the job's log, once that is known.
-        tried: it may stand in the job's log, though its number is not known.
+        tried: whether it may stand in the job's log although its number is not known.
     """
 
     entry: Entry
@@ -388,12 +390,12 @@ class Appended:
 
 @dataclass(frozen=True)
 class Note:
-    """What a relay leaves for the one that comes after it.
+    """What a relay leaves for the next relay of its host.
 
     Attributes:
-        store: what the store has as `job`.
+        store: the value of the store's key `job`.
         next: the number of the first request that is not settled here.
-        open: number, id and seq of those that are settled, and not done.
+        open: number, id and seq of each request that is settled but not done.
     """
 
     store: str = ""

@@ -13,21 +13,21 @@ from spark_fast.status import ENDED, SparkStatus
 __all__ = ["SILENT", "read_peers"]
 
 SILENT = 10.0
-"""Seconds without a word after which a host counts as not heard: twice the time between two words of a host that nobody
-watches."""
+"""Seconds without a word after which a host counts as unheard: twice the time between two words of a host that no
+controller watches."""
 _WAIT = 0.5
-"""Seconds that who looks first waits for the others' words."""
+"""Seconds that the first reader waits for the other hosts' words."""
 
 
 def read_peers(folder: Path) -> list[dict[str, Any]]:
     """Return the ranks of all other hosts: each a dictionary of rank, status, step, pid, host and since.
 
-    The status of a rank that has not ended and of whose host nothing is heard is `unheard`; `since`, 0.0 of any other
-    rank, is when its host was last heard, in seconds since the epoch. The list is empty if this is no job of several
-    hosts, or its store was not reached yet.
+    A rank that has not ended, and whose host is not heard, has the status `unheard`. Its `since` is when its host was
+    last heard, in seconds since the epoch; that of any other rank is 0.0. The list is empty if this is no job of
+    several hosts, or its store was not reached yet.
 
-    Tells the relay that somebody looks, so that it goes on reading for three seconds. Raises OSError for want of
-    descriptors or memory: then nothing is known of the other hosts.
+    Also tells the relay that a controller looks, so that it goes on reading for three seconds. Raises OSError for want
+    of descriptors or memory: then nothing is known of the other hosts.
     """
     shown = folder / state_files.HOSTS
     try:

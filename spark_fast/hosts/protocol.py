@@ -1,8 +1,8 @@
-"""How the hosts of a job agree on the step of a request. No input or output: see `relay` for who carries it out.
+"""How the hosts of a job agree on the step of a request. This does no input or output: `relay` does that.
 
 Each host has one relay, and all have one store. Keys, where r is a host's lowest rank and n counts the requests:
 
-    job            drawn by the first relay that comes: tells one store from another
+    job            drawn by the first relay that comes: identifies the store
     host/<r>       a host of the job: JSON of a Member
     log/<n>        the request: JSON of an Entry. From the swap that puts it there on, it exists
     low/<n>/<r>    the earliest step that the host can take it at, or why it can't: JSON of an Answer
@@ -46,7 +46,7 @@ from spark_fast.request import Kind
 __all__ = ["Call", "Local", "Relay", "Steps", "Times"]
 
 _KEPT = 128
-"""Requests of which the store keeps what was said: as many as a host's log holds."""
+"""Requests whose outcomes and decisions the store keeps: as many as a host's log holds."""
 _RING = 128
 _SAVE = 0.005
 """Seconds for which a note may wait while a request is open: writing it would hold the request up."""
@@ -71,9 +71,9 @@ class Relay:
         self._votes = Votes(store, local, member, times, self._roster)
         self._note: Note | None = None
         self._saved: Note | None = None
-        self._numbers: dict[str, int] = {}  # of this host's requests
-        self._unmarked: dict[str, int] = {}  # those of which the number is not kept yet
-        self._sent = 0  # the last of them
+        self._numbers: dict[str, int] = {}  # the numbers of this host's requests, by id
+        self._unmarked: dict[str, int] = {}  # those whose numbers are not saved yet
+        self._sent = 0  # the last request of this host
         self._begun = 0  # the last request that the relay before this one may have appended to the host's log
         self._told: set[int] = set()
         self._save_due: float | None = None
@@ -91,11 +91,11 @@ class Relay:
 
     @property
     def awaited(self) -> tuple[str, ...]:
-        """The keys that bring what is open further once all of them are there; empty if nothing is open."""
+        """The keys for which an open vote or request waits: it goes on once all are there. Empty if none is open."""
         return self._votes.awaited or self._gathering.awaited
 
     def turn(self, news: Mapping[str, bytes] | None = None, *, look: bool = True, asked: bool = True) -> Steps[float]:
-        """Do what there is to do. Return the seconds until it is to be run again, if nothing comes before.
+        """Do what there is to do. Return the seconds until the next turn, if nothing comes before.
 
         news: what stands at next_key or at the keys of `awaited`, where the driver has read it.
         look: whether to look for the next request also if there is no news of it.
@@ -117,7 +117,7 @@ class Relay:
         return min(rest, (yield from self._save_later()))
 
     def move(self, store: Store) -> None:
-        """From here on this is the store: a new connection to the old one, it may be, or another."""
+        """Use another store from now on, or another connection to the same one."""
         self._store = store
         for part in (self._roster, self._answers, self._gathering, self._votes):
             part.move(store)
@@ -138,7 +138,7 @@ class Relay:
             self._beat_due = 0.0
 
     def leave(self) -> Steps[None]:
-        """No rank lives any more: tell the others, and answer the requests that came before they could know it."""
+        """Tell the others that no rank lives here, and answer the requests that they sent before they could know it."""
         if self._note is None:
             return
         yield from self._report(ended=True)
@@ -157,7 +157,7 @@ class Relay:
         """Tell the senders of this host what is known, since the store can't be reached.
 
         since: for how many seconds it could not be reached.
-        over: whether no rank of this host lives, so that no relay will wait for the store any longer.
+        over: whether no rank of this host lives: then no relay waits for the store any longer.
         """
         for ask in (yield from call(self._local.asks)):
             if not ask.tried and ask.number is None:
@@ -176,7 +176,7 @@ class Relay:
                 yield from call(self._local.tell, ask.entry.id, Fate("lost", reason=unknown))
 
     def _did_here(self, entry: Entry) -> Steps[int | None]:
-        """The step at which all living ranks of this host have done what was asked; None if they have not."""
+        """Return the step at which all living ranks of this host have applied a request; None if they have not."""
         appended = yield from call(self._local.find, entry.id)
         if appended is None or not appended.seq:
             return None
@@ -218,8 +218,7 @@ class Relay:
         self._begun = begun
 
     def _save_later(self) -> Steps[float]:
-        """Keep it, unless what is open may be over in a moment: then not before that, or some milliseconds later.
-        Return the seconds until then."""
+        """Save the note; while a request is open, some milliseconds later. Return the seconds until then."""
         assert self._note is not None
         if self._note == self._saved and not self._unmarked:
             return self._times.beat
@@ -232,8 +231,11 @@ class Relay:
         return self._times.beat
 
     def _save(self) -> Steps[None]:
-        """Keep what the relay after this one has to know. Without it that one does the last request again, which
-        changes nothing; so this need not hold up a request, but has to come before the next one."""
+        """Save what the next relay of this host has to know.
+
+        Without that, the next relay does the last request again, which changes nothing. So this need not hold up a
+        request, but has to come before the next one.
+        """
         if self._note is not None and self._note != self._saved:
             yield from call(self._local.save, self._note)
             self._saved = self._note
@@ -244,7 +246,7 @@ class Relay:
         self._save_due = None
 
     def _find_tail(self) -> Steps[int]:
-        """The number of the last request in the job's log."""
+        """Return the number of the last request in the job's log."""
         there, beyond = 0, 1
         while (yield from call(self._store.get, f"log/{beyond}")) is not None:
             there, beyond = beyond, 2 * beyond
@@ -290,8 +292,8 @@ class Relay:
         self._sent = max(self._sent, number)
 
     def _search(self, ident: str, start: int, count: int) -> Steps[tuple[bytes | None, int]]:
-        """Look whether a request stands in the job's log already, from a number on. Return it and its number, or None
-        and the number behind the last one.
+        """Search the job's log for a request, from a number on. Return it and its number, or None and the number
+        behind the last one.
 
         count: how many to read at once.
         """
@@ -304,7 +306,7 @@ class Relay:
                 number += 1
 
     def _take_up(self, ask: Ask, number: int) -> Steps[None]:
-        """A request of which the number is known: once it is settled here, what became of it has to be found out."""
+        """Find out what became of a request whose number is known, once it is settled here."""
         assert self._note is not None
         if number in self._gathering or number >= self._note.next:
             return
@@ -318,8 +320,10 @@ class Relay:
         yield from self._settled(number, ask.entry.id, Decision.parsed(raw))
 
     def _settled(self, number: int, ident: str, decision: Decision, asked: Sequence[int] = ()) -> Steps[None]:
-        """Of a request of this host's senders it is known what was decided. asked: the hosts that have just answered,
-        by their lowest ranks."""
+        """Gather the outcomes of a request that has a target, or tell its sender why there is none.
+
+        asked: the lowest ranks of the hosts that have just answered.
+        """
         if decision.target is not None:
             yield from self._gathering.begin(number, ident, decision, asked)
             return
@@ -339,7 +343,7 @@ class Relay:
             number = self._note.next
             key, target = f"log/{number}", None
             raw = news.get(key)
-            if raw is None or number <= self._begun:  # it may be decided already, and news does not tell that
+            if raw is None or number <= self._begun:  # it may be decided already, and the news does not tell that
                 if raw is None and not look and number > self._sent:
                     return
                 raw, target = yield from call(self._store.get_many, [key, f"target/{number}"])
@@ -467,8 +471,10 @@ class Relay:
         return json.dumps(said, separators=(",", ":")).encode()
 
     def _beat(self) -> Steps[float]:
-        """Tell what this host's ranks do, and read what the others tell if a controller here looks at the whole job.
-        Return the seconds until something is to be done again."""
+        """Publish the state of this host's ranks; if a controller here looks at the whole job, read the others'.
+
+        Return the seconds until the next turn.
+        """
         now = yield from call(self._local.now)
         if self._looked and now >= self._watch_due:
             self._watch_due = now + self._times.watched
@@ -493,6 +499,6 @@ class Relay:
 
 
 def _id_of(raw: bytes) -> str:
-    """The id of a request in the job's log; empty if it makes no sense."""
+    """Return the id of a request in the job's log; an empty text if the request makes no sense."""
     entry = Entry.parsed(raw)
     return "" if entry is None else entry.id

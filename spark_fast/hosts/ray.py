@@ -1,9 +1,9 @@
-"""The store of a job of Ray: a named actor; and as the relay of a node, a small actor on it.
+"""The store of a Ray job, which is a named actor, and the relay of each node, which is a small actor on it.
 
     ray://<cluster>/<name space>/<name>
 
-Neither belongs to the process that makes it: each outlives a rank that dies, and ends by itself when the job is over.
-A relay that a command has to start, where its actor has died, is a process of its own that connects to the cluster.
+No process owns these actors: each outlives a rank that dies, and ends by itself when the job is over. If a relay's
+actor has died, a command starts the relay as a process of its own, which connects to the cluster.
 """
 
 import asyncio
@@ -27,14 +27,16 @@ ray: Any = import_module("ray")
 NAMESPACE = "spark_fast"
 
 LEFT = 60.0
-"""Seconds without workers or calls after which an actor of ours ends. A relay calls the store more often."""
+"""Seconds without workers and calls after which such an actor ends. A relay calls the store more often."""
 LOOK = 5.0
-"""Seconds between two looks whether a worker lives. That one has died is told at once where it is in a call."""
+"""Seconds between two checks whether a worker lives. If it dies while it is in a call, Ray tells that at once."""
 
 
 class Lasting:
-    """An actor that no process owns, all of whose calls take their turn in one event loop. It ends by itself when no
-    worker that it watches lives, and nobody has called it for so many seconds."""
+    """An actor that no process owns. All its calls take turns in one event loop.
+
+    It ends by itself when no worker that it watches lives, and nobody has called it for `left` seconds.
+    """
 
     def __init__(self, left: float = LEFT) -> None:
         self._left = left
@@ -49,7 +51,7 @@ class Lasting:
         task.add_done_callback(self._tasks.discard)
 
     async def _watch(self, worker: Any) -> None:
-        """Until the worker's process has died. A handle that an actor gave away of itself does not keep it alive."""
+        """Wait until the worker's process has died. An actor's handle of itself, given away, does not keep it alive."""
         self._held += 1
         with suppress(ray.exceptions.RayError):
             while True:
@@ -66,7 +68,7 @@ class Lasting:
 
 
 class Table(Lasting):
-    """The store."""
+    """The actor that is the store."""
 
     def __init__(self, workers: Sequence[Any] = (), left: float = LEFT) -> None:
         super().__init__(left)
@@ -76,12 +78,12 @@ class Table(Lasting):
             self._start(self._watch_again(worker))
 
     async def _watch_again(self, worker: Any) -> None:
-        """As _watch(), also after Ray has restarted the actor."""
+        """Watch the worker as _watch() does, also after Ray has restarted its actor."""
         while True:
             began = time.monotonic()
             await self._watch(worker)
             if time.monotonic() < began + LOOK / 2:
-                return  # it was dead
+                return  # it was dead already
             await asyncio.sleep(LOOK)
 
     async def get(self, key: str) -> bytes | None:
@@ -133,14 +135,14 @@ class Table(Lasting):
 
 
 class RelayActor:
-    """The relay of a node: runs in an actor what is a process of its own elsewhere, and ends with it."""
+    """The relay of a node, which elsewhere is a process of its own. The actor ends with the relay."""
 
     def __init__(self, folder: str) -> None:
-        # A call would be one of the rank that makes it, which may die before it is sent.
+        # Not in a method: the rank that makes the actor may die before it has called that.
         threading.Thread(target=self._run, args=(Path(folder),), name="spark_fast relay", daemon=True).start()
 
     def _run(self, folder: Path) -> None:
-        from spark_fast.hosts import relay  # the worker that makes the store does without it
+        from spark_fast.hosts import relay  # a worker that only makes the store does without it
 
         try:
             relay.main(folder)
@@ -164,8 +166,10 @@ class RayStore:
 
     @staticmethod
     def serve(address: str, workers: Sequence[Any] = ()) -> None:
-        """Makes the store, if it is not there. workers: handles of actors that are in the job; it lives as long as one
-        of them, or as it is called."""
+        """Make the store, unless it is there.
+
+        workers: handles of the job's actors. The store lives as long as one of them lives, or somebody calls it.
+        """
         _, namespace, name = _parts(address)
         if ray.is_initialized():
             options = {
@@ -173,20 +177,20 @@ class RayStore:
                 "namespace": namespace,
                 "get_if_exists": True,
                 "lifetime": "detached",
-                "max_restarts": -1,  # empty, if its node dies: the relays then join once more
+                "max_restarts": -1,  # if its node dies, it is restarted, empty: the relays join again
                 "max_concurrency": 100_000,
             }
             ray.remote(num_cpus=0)(Table).options(**options).remote(list(workers))
 
     @staticmethod
     def relay(folder: Path, place: "HostPlace") -> bool:
-        """Starts the relay of this node as an actor. Whether that can be done here."""
+        """Start the relay of this node as an actor. Return whether that can be done here."""
         if not ray.is_initialized():
             return False
         scheduling: Any = import_module("ray.util.scheduling_strategies")
         node = ray.get_runtime_context().get_node_id()
         options = {
-            "lifetime": "detached",  # it has to tell the other hosts that this node's ranks are dead
+            "lifetime": "detached",  # it has to outlive this node's ranks, to tell the other hosts that they are dead
             "scheduling_strategy": scheduling.NodeAffinitySchedulingStrategy(node, soft=False),
             "runtime_env": {
                 "env_vars": {"PYTHONPATH": place.path, "SPARK_FAST_HOME": str(folder.parent), "SPARK_FAST": "0"}
@@ -229,11 +233,11 @@ class RayStore:
         self._call("delete", *keys)
 
     def close(self) -> None:
-        """Nothing is held but a handle."""
+        """Do nothing: only a handle is held."""
 
 
 def _parts(address: str) -> tuple[str, str, str]:
-    """Cluster, name space and name."""
+    """Return cluster, name space and name."""
     cluster, namespace, name = address.split("/", 2)
     return cluster, namespace, name
 

@@ -1,4 +1,4 @@
-"""How the workers of a job of Ray find each other: an actor that all of them call before they begin."""
+"""How the workers of a Ray job find each other: in an actor, the meeting, that all of them call before they begin."""
 
 import asyncio
 import hmac
@@ -14,18 +14,18 @@ from spark_fast.hosts.secret import SecretRefusedError, find, tag
 __all__ = ["checked", "meet", "signed"]
 
 Place = tuple[str, list[tuple[str, bytes]]]
-"""The address of the job's store; and of each rank its node, and how it has signed that."""
+"""The address of the job's store, and for each rank its node and its signature of that."""
 
 _GRACE = 10.0
-"""Seconds that a worker which may belong to a new start of the job, or stand in for one that has died, waits for others
-that would make it the former."""
+"""Seconds that a worker waits for others if it may belong to a new start of the job, or stand in for a worker that has
+died. If others come, it is a new start."""
 _ALIVE = 1.0
-"""Seconds in which Ray tells that an actor is dead."""
+"""Seconds within which Ray tells that an actor is dead."""
 
 
 @dataclass(eq=False)
 class _Worker:
-    """A process that has come. who: the same for one that Ray starts again; handle: None if it is a task."""
+    """A worker that has come. who: an id that it keeps when Ray restarts it; handle: its actor, None for a task."""
 
     node: str
     who: str
@@ -36,7 +36,7 @@ class _Worker:
 
 @dataclass(eq=False)
 class _Start:
-    """One start of the job. store: its address, which no other start has."""
+    """One start of the job. store: the address of its store, which no other start has."""
 
     store: str
     world_size: int
@@ -48,11 +48,11 @@ class _Start:
         return self.store, [(worker.node, worker.signature) for worker in workers]
 
     def lives_without(self, rank: int) -> bool:
-        """Whether another one is there still. Of a task that can't be told: it counts as there."""
+        """Return whether a worker of another rank lives. A task always counts as living, since it can't be asked."""
         return any(not worker.dead for each, worker in self.workers.items() if each != rank)
 
     def would_change(self, rank: int, node: str) -> bool:
-        """Whether others would have other neighbours than before, if this rank came back on that node."""
+        """Return whether any other rank would have new neighbours if this rank came back on that node."""
         theirs = {worker.node for each, worker in self.workers.items() if each != rank}
         before = self.workers[rank].node
         return node != before and bool(theirs & {node, before})
@@ -61,9 +61,10 @@ class _Start:
 class Meeting(Lasting):
     """A named actor in which the workers of a job find out which of them share a node, and which store is theirs.
 
-    A start of the job has one worker for each rank. Who comes when one is whole may belong to the next: Ray Train has
-    started all of its workers again, or the driver runs the job once more. It belongs to this one if it is the same
-    actor, which Ray has restarted; or if the worker before it is dead and others live, of which none comes as well.
+    A start of the job has one worker for each rank. A worker that comes when a start is complete may belong to the next
+    one: Ray Train has started all of its workers again, or the driver runs the job once more. The worker belongs to the
+    complete start if it is one of its actors, which Ray has restarted. It also does if its rank's worker is dead and
+    others live, and no worker comes for another rank.
     """
 
     def __init__(self, name: str, grace: float = _GRACE) -> None:
@@ -76,7 +77,7 @@ class Meeting(Lasting):
     async def come(
         self, rank: int, world_size: int, node: str, who: str, handle: Any, timeout: float, signature: bytes = b""
     ) -> Place | str:
-        """Where all are, once all have come; else why that can't be told."""
+        """Wait until all workers have come. Return where they are, or a text that says why that can't be told."""
         worker = _Worker(node, who, handle, signature)
         if handle is not None:
             self._start(self._wait_for_end(rank, worker))
@@ -119,7 +120,7 @@ class Meeting(Lasting):
         return start.place()
 
     async def _that_goes_on_without(self, rank: int, world_size: int) -> _Start | None:
-        """The start that is whole, if some of its other workers live."""
+        """Return the start that is complete, if a worker of another rank in it lives; else None."""
         now = self._now
         if now is None or now.world_size != world_size:
             return None
@@ -127,13 +128,13 @@ class Meeting(Lasting):
         return now if now is self._now and now.lives_without(rank) else None
 
     async def _look_at(self, worker: _Worker) -> None:
-        # Between two of its looks the watch does not see that one dies which is in no call.
+        # _watch() looks only now and then, so it learns late that a worker has died which was in no call.
         if worker.handle is None or worker.dead:
             return
         try:
             await asyncio.wait_for(worker.handle.__ray_ready__.remote(), _ALIVE)
         except TimeoutError:
-            return  # it works
+            return  # it is busy
         except ray.exceptions.RayError:
             worker.dead = True
 
@@ -153,19 +154,21 @@ class Meeting(Lasting):
 def _key(name: str, world_size: int) -> bytes | None:
     try:
         secret = find()
-    except SecretRefusedError:  # start() tells of it
+    except SecretRefusedError:  # requests.start() reports it
         secret = None
     return None if secret is None else tag(secret, "meeting", name, str(world_size))
 
 
 def signed(key: bytes | None, rank: int, node: str) -> bytes:
-    """How a worker signs on which node it is; empty without a key."""
+    """Return a worker's signature of the node that it is on; empty without a key."""
     return b"" if key is None else tag(key, "worker", str(rank), node)
 
 
 def checked(found: Place, key: bytes | None, cluster: str) -> tuple[str, list[str]]:
-    """The store's address, and the node of each rank, if they are of this cluster and signed by its workers. Raises
-    TimeoutError: the others are not found."""
+    """Return the store's address, and the node of each rank.
+
+    Raises TimeoutError, as if the others had not come, if the store is outside of this cluster or a signature is wrong.
+    """
     store, workers = found
     if not store.startswith(f"{cluster}/{NAMESPACE}/store:"):
         raise TimeoutError(f"the meeting names a store outside of this cluster: {store!r:.200}")
@@ -176,10 +179,11 @@ def checked(found: Place, key: bytes | None, cluster: str) -> tuple[str, list[st
 
 
 def meet(name: str, rank: int, world_size: int, timeout: float) -> tuple[str, list[str]]:
-    """The address of the job's store, which no other start of the job has, and the node of each rank. Waits for all of
-    them; raises TimeoutError, RayError.
+    """Wait for all workers. Return the address of this start's store, which no other start has, and each rank's node.
 
-    name: of the job, in the whole cluster.
+    Raises TimeoutError, RayError.
+
+    name: the job's name, which no other job of the cluster has.
     """
     about = ray.get_runtime_context()
     handle = about.current_actor if about.get_actor_id() is not None else None

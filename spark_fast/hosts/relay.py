@@ -1,8 +1,11 @@
-"""The process that carries requests between the job's store and one host's ranks: `python -m spark_fast.hosts FOLDER`.
+"""The relay: a process that carries requests between the job's store and one host's ranks.
 
-It does what `protocol` says, on the store that `place.json` names and on the run folder. There is one for each host,
-started by the host's first rank; it ends with the last of them, or with the run folder. What it knows stands elsewhere,
-so that it may be killed at any time: whoever needs it next starts it again.
+`python -m spark_fast.hosts FOLDER` runs it, on a run folder and on the store that `place.json` in there names. It
+follows the rules of `protocol`. Each host has one relay. The host's first rank starts it, and it ends with the host's
+last rank, or with the run folder. It keeps its state in the store and in files, so it may be killed at any time:
+whoever needs it next starts it again.
+
+Bell: a named pipe in the run folder. A byte in it wakes the relay.
 """
 
 import math
@@ -35,25 +38,25 @@ _Result = TypeVar("_Result")
 
 LOG_MAX = 256 << 10
 _LINGER = 3.0
-"""Seconds without a living rank after which it ends: an elastic launcher starts the next ones by then."""
+"""Seconds without a living rank after which the relay ends. An elastic launcher starts the next ranks sooner."""
 _LINGER_ASKED = 60.0
-"""The same while somebody on this host wants to know what became of a request on the other hosts, or of their ranks."""
+"""The same while a sender on this host waits for a fate, or a controller here looks at the other hosts' ranks."""
 _ASSUME = 10.0
-"""Seconds after which the ranks that have not come yet are taken for those that follow the first."""
+"""Seconds to wait until all ranks of the host have joined. Then the relay assumes that they follow the first one."""
 _LOOK = 1.0
-"""Seconds between two looks whether a rank lives."""
+"""Seconds between two checks whether a rank lives."""
 _LOOK_ENDING = 0.2
-"""Seconds between two looks, where somebody wants to know, at what the other hosts tell once no rank lives here."""
+"""The same once no rank lives. Each check then also reads the other hosts' states, if a controller here looks."""
 _LISTEN = 20.0
-"""Seconds after which a wait for the next request begins anew: each takes the store some 20 µs."""
+"""Seconds after which a wait for the next request begins anew: each wait costs the store some 20 µs."""
 _AWAIT = 1.0
-"""The same of what the others tell of an open request."""
+"""The same for what the other hosts tell of an open request."""
 _AGAIN = 0.5
-"""Seconds between two tries to reach the store."""
+"""Seconds between two attempts to reach the store."""
 
 
 def drive(steps: Steps[_Result]) -> _Result:
-    """Carries out what a relay wants done."""
+    """Make the calls that a relay's steps yield, sending each result back. Return what the steps return."""
     answer: object = None
     error: StoreGoneError | None = None
     while True:
@@ -71,10 +74,10 @@ def drive(steps: Steps[_Result]) -> _Result:
 
 
 class _Listener:
-    """A thread with a connection of its own that waits for keys, and rings when all of them are there.
+    """A thread that waits for keys, over a connection of its own, and rings the bell when all of them are there.
 
     store: the connection.
-    turn: seconds after which a wait begins anew. It may go on for so long when other keys are expected.
+    turn: seconds after which a wait begins anew. expect() may take so long to have an effect.
     """
 
     def __init__(self, store: Store, bell: int, turn: float) -> None:
@@ -89,19 +92,19 @@ class _Listener:
         threading.Thread(target=self._listen, name="spark_fast listener", daemon=True).start()
 
     def expect(self, keys: tuple[str, ...]) -> None:
-        """Wait for these keys from here on."""
+        """Wait for these keys from now on."""
         with self._changed:
             self._keys = keys
             self._changed.notify()
 
     def news(self) -> dict[str, bytes]:
-        """Return what was found since the last call."""
+        """Return the values that were found since the last call, by their keys."""
         with self._changed:
             found, self._news = self._news, {}
         return found
 
     def close(self) -> None:
-        """End the thread when its wait is over."""
+        """End the thread once its current wait is over."""
         with self._changed:
             self._over = True
             self._changed.notify()
@@ -130,7 +133,7 @@ class _Listener:
 
 
 _FROM_INSIDE = b"!"
-"""What this process puts into the bell, in which others put something else: they may have left a request."""
+"""The byte that this process puts into the bell. Other processes put another one: they may have left a request."""
 
 
 def _ring(bell: int) -> None:
@@ -139,8 +142,8 @@ def _ring(bell: int) -> None:
 
 
 def _watch(local: RunFolder, bell: int) -> None:
-    """A thread that rings whenever a rank of this host has published something."""
-    with suppress(SegmentError, OSError):  # gone: the relay finds that out itself
+    """Ring the bell whenever a rank of this host has published something. Runs in a thread of its own."""
+    with suppress(SegmentError, OSError):  # the run is gone: the relay finds that out itself
         seen = local.segment.changes()
         while True:
             local.segment.wait(seen, 1.0)
@@ -160,7 +163,7 @@ class _Process:
         self._local = RunFolder(folder)
         self._relay: Relay | None = None
         self._store: Store | None = None
-        self._listeners: list[_Listener] = []  # for the next request, and for what the others tell of an open one
+        self._listeners: list[_Listener] = []  # for the next request; for the others' words on open ones
         self._access = self._access_of(place)
         self._began = self._alive_at = time.monotonic()
         self._gone_since: float | None = None
@@ -168,7 +171,7 @@ class _Process:
         threading.Thread(target=_watch, args=(self._local, bell), name="spark_fast watcher", daemon=True).start()
 
     def run(self) -> None:
-        """Until no rank lives. Raises what RunFolder raises when the folder is gone."""
+        """Carry requests until no rank lives. Raises what RunFolder raises when the folder is gone."""
         due, rung, alive, look_at = 0.0, b".", False, 0.0
         while True:
             self._local.segment.check()
@@ -179,7 +182,7 @@ class _Process:
                 self._end()
                 return
             elif self._gone_since is None and now >= look_at and now - self._alive_at <= _LINGER:
-                # The store may end with the job, so the last words are to be in it, and read, before it does.
+                # The store may end with the job, so publish this host's last state, and read the others', before that.
                 if self._relay is not None:
                     self._relay.hurry(tell=alive)
                 alive, hurried, look_at = False, True, now + _LOOK_ENDING
@@ -197,12 +200,12 @@ class _Process:
             rung = self._wait(min(max(due - time.monotonic(), 0.0), _LOOK if alive else _LOOK_ENDING))
 
     def _linger(self) -> float:
-        """Seconds without a living rank after which this process ends."""
+        """Return the seconds without a living rank after which this process ends."""
         needed = self._gone_since is None and (self._local.asks() or self._local.awaits_others())
         return _LINGER_ASKED if needed else _LINGER
 
     def _end(self) -> None:
-        """No rank of this host lives: tell the other hosts, and tell this host's senders what is known."""
+        """Tell the other hosts that no rank of this one lives, and tell this host's senders what is known."""
         reason = self._reason
         with suppress(StoreGoneError):
             if self._relay is not None and self._store is not None:
@@ -214,7 +217,7 @@ class _Process:
         self._local.show_unreachable()
 
     def _read_place(self) -> bool:
-        """Whether the host stands elsewhere in its job than before."""
+        """Start over, with new connections, if this host's place in its job has changed. Return whether it has."""
         place = read_place(self._folder)
         if place is None or place == self._place:
             return False
@@ -239,7 +242,10 @@ class _Process:
         return Member(place.node, place.name, numbers, place.world_size, place.generation)
 
     def _connect(self) -> bool:
-        """Connect to the store, unless that is done. Return whether it was not."""
+        """Connect to the store, unless that is done. Return whether this call connected.
+
+        Raises StoreGoneError if the store can't be reached, or a connection to it was lost.
+        """
         if self._access.lost or any(listener.gone for listener in self._listeners):
             raise StoreGoneError("the connection to the job's store is lost")
         if self._store is not None:
@@ -277,13 +283,13 @@ class _Process:
             self._gone_since = now
             _note(str(error))
         if first and isinstance(error, StoreSlowError):
-            return 0.0  # it may be there, on a machine that does much else: the next try tells
+            return 0.0  # it may only be slow, on a busy machine: the next attempt tells
         self._local.show_unreachable()
         drive(self._refusing().refuse(str(error), now - self._gone_since))
         return _AGAIN
 
     def _refusing(self) -> Relay:
-        """The relay, or one that knows no more of the job than this host's place in it."""
+        """Return the relay; before there is one, a relay without a store, which knows only this host's place."""
         if self._relay is not None:
             return self._relay
         place = self._place
@@ -299,7 +305,7 @@ class _Process:
         self._listeners, self._store = [], None
 
     def _wait(self, seconds: float) -> bytes:
-        """Wait for the bell, and return what was put into it; nothing if the time is over."""
+        """Wait for the bell. Return the bytes that were put into it; none if the time is over."""
         ready, _, _ = select.select([self._bell], [], [], seconds)
         if ready:
             with suppress(BlockingIOError):
@@ -308,7 +314,7 @@ class _Process:
 
 
 class _NoStore:
-    """A store that is never reached."""
+    """A store that can never be reached."""
 
     def get(self, key: str) -> bytes | None:
         raise StoreGoneError("no store")
@@ -332,14 +338,14 @@ class _NoStore:
         raise StoreGoneError("no store")
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there is no connection."""
 
 
 def _note(text: str, log: int = 2) -> None:
-    """Write a line to the relay's log, which begins anew once it has grown to LOG_MAX bytes.
+    """Write a line to the relay's log. Empty the log first if it has grown to LOG_MAX bytes.
 
-    Other hosts and other users of the store choose some of the text. So a character that could steer the terminal of a
-    reader is written as an escape.
+    Other hosts and other users of the store choose some of the text. So a character that could steer a reader's
+    terminal is written as an escape.
     """
     if os.fstat(log).st_size >= LOG_MAX:
         os.ftruncate(log, 0)
@@ -348,8 +354,8 @@ def _note(text: str, log: int = 2) -> None:
 
 
 def main(folder: Path) -> int:
-    """Runs the relay of a run folder, unless there is one. The exit status."""
-    with suppress(OSError):  # where memory runs out, this is what is to go, and no training
+    """Run the relay of a run folder, unless one is running. Return the exit status."""
+    with suppress(OSError):  # if memory runs out, kill the relay and no training
         Path("/proc/self/oom_score_adj").write_text("1000")
     try:
         with state_files.opened(folder, create=True) as fd:
@@ -360,9 +366,9 @@ def main(folder: Path) -> int:
                 return 0
             with suppress(FileExistsError):
                 os.mkfifo(state_files.BELL, 0o600, dir_fd=fd)
-            # For writing too, so that it is never at its end.
+            # Open it for writing too, so that a read never finds the end of the pipe.
             bell = open_own(state_files.BELL, os.O_RDWR, dir_fd=fd, pipe=True)
-        # The threads that wait take over from one that computes for a moment, and not for 5 ms.
+        # A thread that wakes up then waits 0.5 ms for one that computes, and not 5 ms.
         sys.setswitchinterval(0.0005)
         place = read_place(folder)
         if place is None:

@@ -1,4 +1,7 @@
-"""For whoever controls a run of several hosts, or is a rank of one: requests go to the host's relay."""
+"""What controllers and ranks call in a run of several hosts: start the host's relay, leave it requests, read fates.
+
+The fate of a request is what became of it in the whole job.
+"""
 
 import os
 import re
@@ -24,14 +27,14 @@ from spark_fast.runfiles import run_folder
 __all__ = ["ask", "fate", "forget", "patience", "ring", "start", "store_address", "wait"]
 
 _KEEP = 'left=100; while "$@"; [ $? -gt 128 ] && [ $((left -= 1)) -gt 0 ]; do sleep 1; done &'
-"""Starts a command again when a signal has ended it, so many times at most: one that always dies is not to go on doing
-so when the job is long over."""
+"""Starts a command again when a signal has ended it. It gives up after 100 starts: otherwise a command that always dies
+would be started on and on, long after the job has ended."""
 _FORGOTTEN = "the run folder no longer holds what became of it: hundreds of requests came after it, or it was removed"
 _DEAF = 60.0
-"""Seconds without a relay, though one is started each second, after which a sender gives up."""
+"""Seconds without a relay, although one is started each second, after which a sender gives up."""
 _LOOK = 0.0003
 _LOOK_MOST = 0.05
-"""Seconds between two looks at whether the fate is there, ever more."""
+"""Seconds between two checks for the fate: at first _LOOK, then longer each time, up to _LOOK_MOST."""
 
 
 class Place(Protocol):
@@ -50,11 +53,10 @@ class Place(Protocol):
 
 
 def store_address(environ: Mapping[str, str] = os.environ, generation: int = 0) -> str:
-    """Where the job's store is: what SPARK_FAST_STORE says, else the store of torch.distributed; empty if none is
-    known.
+    """Return the address of the job's store: SPARK_FAST_STORE, else that of torch.distributed; empty if none is known.
 
-    generation: how often the job was started again. Its runs are other ones then, of which the store may hold the old
-        ones' requests.
+    generation: how often the job was started again. Each start has an address of its own, because the store may still
+        hold the requests of the start before.
     """
     start = _start_of(environ, generation)
     if chosen := environ.get("SPARK_FAST_STORE"):
@@ -63,17 +65,17 @@ def store_address(environ: Mapping[str, str] = os.environ, generation: int = 0) 
     host, port = environ.get("MASTER_ADDR"), environ.get("MASTER_PORT")
     if not host or not port or not port.isdecimal():
         return ""
-    # An agent's store may serve several jobs, which differ in this.
+    # An agent's store may serve several jobs, each with an id of its own.
     job = re.sub(r"[^A-Za-z0-9_.-]", "_", environ.get("TORCHELASTIC_RUN_ID", "job"))
     return f"tcp://{host}:{port}/spark_fast.{job}.{start}"
 
 
 def _start_of(environ: Mapping[str, str], generation: int) -> int:
-    """A number that is the same on all hosts, and another one each time the job is started again.
+    """Return a number that is the same on all hosts, and differs each time the job is started again.
 
-    Each agent of torchrun counts for itself how often it has started its ranks because one of them failed, so that the
-    counts of two hosts may differ. Where the ranks make the store of a start themselves, its port tells the start.
-    Where they share the agents' store they meet by that count, here as in torch.distributed.
+    Each agent of torchrun counts for itself how often it has restarted its ranks after one of them failed, so the
+    counts of two hosts may differ. If the ranks make a store for each start, its port identifies the start. If they
+    share the agents' store, they meet by the count, as they do in torch.distributed.
     """
     shared = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     port = environ.get("MASTER_PORT", "")
@@ -81,7 +83,7 @@ def _start_of(environ: Mapping[str, str], generation: int) -> int:
 
 
 def bound_of(environ: Mapping[str, str] = os.environ) -> float:
-    """Seconds that the hosts have to answer a request, as SPARK_FAST_HOSTS_BOUND says."""
+    """Return the seconds that the hosts have to answer a request: SPARK_FAST_HOSTS_BOUND, else the default."""
     try:
         chosen = float(environ.get("SPARK_FAST_HOSTS_BOUND", ""))
     except ValueError:
@@ -90,15 +92,15 @@ def bound_of(environ: Mapping[str, str] = os.environ) -> float:
 
 
 def times_of(place: HostPlace) -> Times:
-    """The times of a job that has this bound."""
+    """Return the times of a job with the bound of this place."""
     return Times(bound=place.bound, gone=max(Times().gone, 4 * place.bound))
 
 
 def start(folder: Path, place: Place) -> str:
-    """Makes a run one of several hosts: called by its first rank, once it has a control file. Starts the relay, in a
-    process of its own, or has the one that is there look at the new place. Some 5 ms; raises OSError.
+    """Make a run one of several hosts. Its first rank calls this on each host, once there is a control file.
 
-    Returns why the job's secret is not used, if it can't be; else an empty text.
+    Starts the relay in a process of its own, or has the running one read the new place. Takes some 5 ms. Return
+    why the job's secret can't be used, if there is one that can't; else an empty text. Raises OSError.
     """
     before = read_place(folder)
     address = store_address(generation=place.generation)
@@ -119,7 +121,7 @@ def start(folder: Path, place: Place) -> str:
         unused=protection.unused,
     )
     with state_files.opened(folder, create=True) as fd:  # before the place, which names the key
-        # It may be of a start of the job before this one, whose recorded requests are not to count again.
+        # It may be of an earlier start of the job, whose recorded requests must not count again.
         with suppress(FileNotFoundError):
             os.unlink(state_files.SESSION, dir_fd=fd)
         if protection.key:
@@ -127,20 +129,22 @@ def start(folder: Path, place: Place) -> str:
         else:
             remove_key(fd)
     state_files.write_place(folder, found)
-    if place.rank == 0 and found.address.startswith("ray:"):  # the others are there, and take long to import
+    if place.rank == 0 and found.address.startswith("ray:"):  # other stores exist already, and take long to import
         serve_store(found.address)
     ring(folder)
     return protection.unused
 
 
 def _absolute_python_path() -> list[str]:
-    """The folders of PYTHONPATH. An empty one stands for the working directory, which a relay does not import from."""
+    """Return the folders of PYTHONPATH but for the working directory, from which a relay imports nothing."""
     return [os.path.abspath(each) for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each]
 
 
 def ring(folder: Path) -> bool:
-    """Wakes the host's relay, and starts one if there is none. Never waits for it. Whether there was one. Raises
-    OSError."""
+    """Wake the host's relay, or start one if there is none. Return whether there was one.
+
+    Never waits for the relay. Raises OSError.
+    """
     if state_files.ring(folder):
         return True
     place = read_place(folder)
@@ -156,9 +160,9 @@ def ring(folder: Path) -> bool:
         "CUDA_VISIBLE_DEVICES": "",
         "OMP_NUM_THREADS": "1",
     }
-    # The shell ends at once, so that the relay is nobody's child here, and no training has to wait for its end. What it
-    # leaves waits in a megabyte: where memory runs out, the relay is the one that is killed, and nobody on this host
-    # would miss it when another host asks for something.
+    # The shell ends at once, so the relay is not a child of this process, and no training has to wait for its end. The
+    # shell leaves a process of 1 MB that starts the relay again. When memory runs out, the relay is killed first, and
+    # without that process nobody on this host would notice when another host asks for something.
     subprocess.run(
         ["/bin/sh", "-c", _KEEP, "sh", place.python, "-P", "-m", "spark_fast.hosts", str(folder)],
         env=environ,
@@ -173,10 +177,10 @@ def ring(folder: Path) -> bool:
 
 
 def patience(folder: Path) -> float:
-    """Seconds that a rank waits for what the hosts decide, before it gives up."""
+    """Return the seconds that a rank waits for the hosts' decision, before it gives up."""
     try:
         place = read_place(folder)
-    except OSError:  # for want of a descriptor, say: a rank waits as long as by default
+    except OSError:  # for example, no descriptor is left: use the default
         place = None
     return (times_of(place) if place is not None else Times()).patience
 
@@ -194,12 +198,11 @@ def ask(
     letter: dict[str, Any] | None = None,
     only_if: str = "",
 ) -> str | None:
-    """Leaves a request for the relay: from here on fate() tells what became of it. Why it is refused, where that is
-    known at once.
+    """Leave a request for the relay; fate() then tells what became of it. Return the reason if it is refused at once.
 
-    kind, arg, duration, sender, ranks: as Segment.append().
-    mail: what it carries, if the log has room for it, else `letter`.
-    only_if: it counts only if the pause of this id is in force.
+    kind, arg, duration, sender, ranks: as for Segment.append().
+    mail: what the request carries, if the log has room for it; else `letter` has it.
+    only_if: the id of a pause: the request counts only while that pause is in force.
 
     Raises OSError, FolderRefusedError.
     """
@@ -224,11 +227,11 @@ def ask(
 
 
 def fate(folder: Path, ident: int) -> Fate | None:
-    """What became of a request in the whole job; None as long as that is open.
+    """Return what became of a request in the whole job; None while that is open.
 
     A request that the relay no longer has, and that has no readable fate, is lost.
     """
-    open_ = _is_open(folder, ident)  # before the fate is read: the relay writes that first, then removes the request
+    open_ = _is_open(folder, ident)  # read before the fate: the relay writes the fate, then removes the request
     try:
         with state_files.opened(folder, state_files.FATES) as fates:
             found = state_files.read_object(fates, f"{ident:016x}.json", folder / state_files.HOSTS / state_files.FATES)
@@ -240,7 +243,7 @@ def fate(folder: Path, ident: int) -> Fate | None:
 
 
 def _is_open(folder: Path, ident: int) -> bool:
-    """Whether the request still waits for the relay, or for what the relay is told of it."""
+    """Return whether the relay has still to send the request, or to hear its outcomes."""
     try:
         with state_files.opened(folder, state_files.ASK) as asks:
             os.stat(f"{ident:016x}.json", dir_fd=asks, follow_symlinks=False)
@@ -250,7 +253,7 @@ def _is_open(folder: Path, ident: int) -> bool:
 
 
 def parsed_fate(found: dict[str, Any]) -> Fate:
-    """From JSON."""
+    """Return the fate that was read from JSON; a lost one if its fields make no sense."""
     try:
         return Fate(**found)
     except TypeError:
@@ -258,7 +261,7 @@ def parsed_fate(found: dict[str, Any]) -> Fate:
 
 
 def wait(folder: Path, ident: int, timeout: float | None) -> Fate | None:
-    """Waits for the fate, for so many seconds at most; None if it is open still.
+    """Wait for the fate, for `timeout` seconds at most. Return None if it is still open then.
 
     Starts the relay again if it died. If none can be started for a minute, the request is lost.
     """
@@ -281,7 +284,7 @@ def wait(folder: Path, ident: int, timeout: float | None) -> Fate | None:
 
 
 def _give_up(folder: Path, ident: int) -> None:
-    """Tell all who ask that no relay takes the request."""
+    """Publish that the request is lost, because no relay takes it."""
     log = folder / state_files.HOSTS / state_files.LOG
     reason = f"no relay could be started on this host in {_DEAF:g} s; {log} may say why"
     with state_files.opened(folder, state_files.FATES, create=True) as fates:
@@ -292,7 +295,7 @@ def _give_up(folder: Path, ident: int) -> None:
 
 
 def forget(folder: Path, ident: int) -> None:
-    """Removes the fate of a request that nobody will ask for any more."""
+    """Remove the fate of a request, for which nobody will ask again."""
     try:
         with state_files.opened(folder, state_files.FATES) as fates:
             os.unlink(f"{ident:016x}.json", dir_fd=fates)

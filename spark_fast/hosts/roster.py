@@ -1,4 +1,4 @@
-"""Which hosts a job has, and what each says of itself, as one relay reads it in the store."""
+"""Which hosts a job has, and what each says of itself in the store, as one relay reads it."""
 
 from collections.abc import Iterable, Sequence
 
@@ -20,23 +20,23 @@ class Roster:
         self._local = local
         self._member = member
         self._hosts: dict[int, Member] = {}
-        self._complete: list[Member] | None = None  # all of them
-        self._heard: dict[int, tuple[int, float]] = {}  # of another host: its count, and when it was first seen
+        self._complete: list[Member] | None = None  # all hosts, once all are known
+        self._heard: dict[int, tuple[int, float]] = {}  # each other host's count, and when it was first seen
 
     def move(self, store: Store) -> None:
-        """Read another store from here on."""
+        """Use another store from now on."""
         self._store = store
         self.forget()
 
     def forget(self) -> None:
-        """Read all members anew when they are needed next: another host may have taken a place since."""
+        """Have the members read anew when they are next needed: another host may have taken a place since."""
         self._hosts.clear()
         self._complete = None
 
     def all(self, until: float = 0.0) -> Steps[tuple[list[Member], int | None]]:
-        """Return all hosts, by their lowest ranks, and the lowest rank that belongs to none of them, if there is one.
+        """Return all hosts, sorted by their lowest ranks, and the lowest rank that belongs to no known host, if any.
 
-        until: when to stop waiting for such a rank.
+        until: when to stop waiting for the host of such a rank.
         """
         if self._complete is None:
             members, unknown = yield from self.within(0, self._member.world_size, until)
@@ -46,7 +46,7 @@ class Roster:
         return self._complete, None
 
     def within(self, rank: int, end: int, until: float = 0.0) -> Steps[tuple[list[Member], int | None]]:
-        """Return the hosts whose lowest ranks lie from `rank` to before `end`, as all() does. `rank` is one of them."""
+        """Return, as all() does, the hosts whose lowest ranks are `rank` to `end` - 1. One host begins at `rank`."""
         # Hosts have the same number of ranks in most jobs.
         likely = [each for each in range(rank, end, len(self._member.ranks)) if each not in self._hosts]
         if likely:
@@ -71,7 +71,7 @@ class Roster:
         return found, None
 
     def at(self, first: int) -> Steps[Member | None]:
-        """Return the host with this lowest rank; None if none has told that it is there."""
+        """Return the host with this lowest rank; None if no such host has announced itself."""
         if first not in self._hosts:
             yield from self._read([first])
         return self._hosts.get(first)

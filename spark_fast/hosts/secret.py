@@ -1,7 +1,8 @@
 """The secret that the hosts of a job share, and what they do without one.
 
-With a secret, hosts sign what they put into the job's store (see `authentic`). Without one, any user who reaches the
-store can write what they act on. So they then only pause, resume, advance and stop, unless the network is trusted.
+With a secret, hosts sign the values that they put into the job's store (see `authentic`). Without one, any user who
+reaches the store can write what the hosts act on. So hosts without a secret only pause, resume, advance and stop,
+unless the user trusts the network.
 """
 
 import hashlib
@@ -44,14 +45,15 @@ __all__ = [
 ]
 
 NONE, SIGNED, TRUSTED = "none", "signed", "trusted"
-"""How the hosts of a job protect what they say to each other: not at all; by a secret; not at all, and the user trusts
-everyone who reaches the job's store."""
+"""How the hosts of a job protect their values in the store: not at all; by a secret; not at all, because the user
+trusts
+everyone who reaches the store."""
 
 _SAFE = (Kind.PAUSE, Kind.RESUME, Kind.ADVANCE, Kind.STOP)
-"""The requests that unsigned hosts carry: they run no code, and change no value."""
+"""The requests that hosts act on without protection: these run no code, and change no value."""
 
 _SHORTEST = 16
-"""Bytes that a secret has at least: a shorter one can be guessed."""
+"""The fewest bytes of a secret: a shorter one can be guessed."""
 _LONGEST = 4096
 
 REMEDY = (
@@ -62,17 +64,17 @@ REMEDY = (
 
 
 class SecretRefusedError(Exception):
-    """A secret is there, and can't be used. The message says why, and what to do."""
+    """There is a secret, but it can't be used. The message says why, and what to do."""
 
 
 @dataclass(frozen=True)
 class Protection:
-    """How this host protects what it says to the others.
+    """How this host protects its values in the store.
 
     Attributes:
         kind: NONE, SIGNED or TRUSTED.
-        key: of this start of the job, derived from the secret; empty without one.
-        unused: why a secret that is there is not used; empty if none is, or it is used.
+        key: the key of this start of the job, derived from the secret; empty without a secret.
+        unused: why the host does not use the secret that it has; empty if it does, or has none.
     """
 
     kind: str = NONE
@@ -84,7 +86,7 @@ class Protection:
 
 
 def frame(*fields: str | bytes) -> bytes:
-    """Return the fields as bytes, each behind its length: no two lists of fields give the same bytes."""
+    """Return the fields as bytes, each after its length, so that no two lists of fields give the same bytes."""
     found = []
     for field in fields:
         raw = field.encode() if isinstance(field, str) else field
@@ -93,7 +95,7 @@ def frame(*fields: str | bytes) -> bytes:
 
 
 def tag(key: bytes, purpose: str, *fields: str | bytes) -> bytes:
-    """Return the HMAC-SHA-256 of the fields. Codes of one purpose never stand for another."""
+    """Return the HMAC-SHA-256 of the fields. A code for one purpose is not valid for another."""
     return hmac.digest(key, frame("spark_fast", purpose, *fields), hashlib.sha256)
 
 
@@ -111,7 +113,7 @@ def path_of(environ: Mapping[str, str] = os.environ) -> Path:
 def find(environ: Mapping[str, str] = os.environ) -> bytes | None:
     """Return the secret; None if there is none.
 
-    It is SPARK_FAST_SECRET, or stands in the file that path_of() names. Raises SecretRefusedError.
+    The secret is the value of SPARK_FAST_SECRET, or stands in the file of path_of(). Raises SecretRefusedError.
     """
     if given := environ.get("SPARK_FAST_SECRET"):
         return _checked(given.encode(errors="surrogateescape"), "SPARK_FAST_SECRET")
@@ -159,7 +161,7 @@ def _checked(found: bytes, where: str) -> bytes:
 def make_file(path: Path) -> bool:
     """Make a file with a new secret, unless the file is there. Return whether it was made.
 
-    Folders on the way that are not there are made for their owner alone. Raises OSError, SecretRefusedError.
+    Missing folders on the way are made for their owner alone. Raises OSError, SecretRefusedError.
     """
     make_folders(path.parent)
     folder_fd = open_file(path.parent, os.O_RDONLY | os.O_DIRECTORY)
@@ -176,10 +178,10 @@ def make_file(path: Path) -> bool:
 
 
 def protection_of(address: str, world_size: int, environ: Mapping[str, str] = os.environ) -> Protection:
-    """Return how this host protects what it says in one start of a job. Costs a look at one file.
+    """Return how this host protects its values in one start of a job. Reads at most one file.
 
-    address: of the job's store, which is another one for each start of the job: see asking.store_address().
-    world_size: of the job. Only hosts that agree on both have the same key.
+    address: the address of the job's store, which differs for each start of the job: see requests.store_address().
+    world_size: the world size of the job. Only hosts that agree on both arguments have the same key.
     """
     unused = ""
     try:
@@ -192,12 +194,12 @@ def protection_of(address: str, world_size: int, environ: Mapping[str, str] = os
 
 
 def allowed(kind: int, protection: str) -> bool:
-    """Return whether hosts with this protection act on such a request."""
+    """Return whether hosts with this protection act on a request of this kind."""
     return protection in (SIGNED, TRUSTED) or kind in _SAFE
 
 
 def refusal(kind: int, unused: str = "") -> str:
-    """Return why hosts without protection do not act on such a request, and the remedy."""
+    """Return why hosts without protection do not act on a request of this kind, and the remedy."""
     name = Kind(kind).name.lower()
     trouble = f"the secret is not used: {unused}; " if unused else ""
     return (
@@ -211,14 +213,14 @@ _KEY = "key"
 
 
 def key_id(key: bytes) -> str:
-    """Return a short text that tells one key from another, and reveals nothing of it; empty for no key."""
+    """Return a short text that identifies a key and reveals nothing of it; empty for no key."""
     return tag(key, "name of a key").hex()[:16] if key else ""
 
 
 def write_key(folder: int, key: bytes) -> None:
     """Keep the key of this start of the job in a file for its owner alone. Raises OSError.
 
-    A command that starts the host's relay again may not have the job's environment, and so not its secret.
+    A command that starts the host's relay again may lack the job's environment, and so its secret.
     """
     private_files.write_whole(folder, _KEY, key.hex().encode())
 
@@ -230,7 +232,7 @@ def remove_key(folder: int) -> None:
 
 
 def read_key(folder: int, wanted: str, shown: Path) -> bytes | None:
-    """Return the key that has this key_id(); None if it is not there."""
+    """Return the key in the run folder if its key_id() is `wanted`; else None."""
     try:
         found = private_files.read_whole(folder, _KEY, 1024, shown).decode(errors="replace")
     except (FileNotFoundError, StoreError):

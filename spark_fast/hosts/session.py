@@ -1,20 +1,26 @@
-"""How the hosts of a job come into one session, so that what was signed before it counts no more.
+"""How the hosts of a job enter one session, so that nothing that was signed before it counts any more.
 
-The host of rank 0 leads. It draws the session's identifier and names it in the store. Every other host knocks: it signs
-a nonce, which it has drawn for this, and the leader answers with a signature over that nonce. Only an answer to its own
-nonce brings a host into a session. Keys, where s is the session:
+The host of rank 0 leads. It draws the session's identifier and names it in the store. Every other host knocks: it draws
+a nonce and puts it into the store, signed. The leader admits the host by a signature over that nonce. A host enters a
+session only by an answer to its own nonce.
 
-    session        names the session
-    hello/<s>/<t>  a host knocks: t counts from 1
-    welcome/<n>    the answer to nonce n
+    marker  the session's identifier and its signature: how the store names the session
+    ticket  the number of the key at which a host knocks
+    door    the leader's thread that waits for hosts to knock, and answers them
 
-A host that is started again keeps its session, as a file in its run folder, as long as the store names it. A session
-admits each host once. The leader begins a new one where a host knocks for the second time: that host has ended, has
-lost its folder, or was shown two requests under one number. The leader also begins a new one where the store names none
-or another one, since it has been emptied. Then all others knock. So what an ended host has said for the last time is
-never heard of the host that follows it.
+Keys, where s is the session's identifier, t a ticket and n a nonce:
 
-Several sessions at the same time can do no harm: a request needs a word, signed in its session, of every host.
+    session        the marker
+    hello/<s>/<t>  a host knocks; t counts from 1
+    welcome/<n>    the leader's answer to the nonce
+
+A host that is started again keeps its session, in a file of its run folder, as long as the store names it. A session
+admits each host once. The leader begins a new session if a host knocks for the second time: that host has ended, has
+lost its folder, or was shown two requests under one number. The leader also begins a new session if the store, because
+it was emptied, names none or another one. Then the hosts meet anew: all others knock. So an ended host's last word is
+never taken for a word of the host that follows it.
+
+Several sessions at the same time do no harm: a request needs a word of every host, signed in the request's session.
 """
 
 import hmac
@@ -47,14 +53,14 @@ _ADMITTED_MAX = 64 << 20
 _NONCE = 16
 _TAG = 32
 _LISTEN = 20.0
-"""Seconds after which a wait for the next host that knocks begins anew."""
+"""Seconds after which the door's wait for the next host begins anew."""
 _TICKETS = 1 << 20
-"""Places where hosts knock, in one session."""
+"""The most tickets of a session."""
 
 
 @dataclass
 class _Knock:
-    """How this host has knocked: at the session `ident`, with this nonce, at the place `ticket`."""
+    """How this host has knocked: at which session, with which nonce, and at which ticket."""
 
     ident: str
     nonce: bytes
@@ -62,19 +68,19 @@ class _Knock:
 
 
 class Entrance:
-    """A host's way into the session. See authentic.Gate. One thread calls it; the leader has another that answers.
+    """How a host enters the session: see authentic.Gate. One thread calls it; the leader's door is another thread.
 
-    folder: of the host's run.
-    first: the host's lowest rank. That of rank 0 leads.
-    key: of this start of the job.
-    connect: opens the store once more, for the thread that answers.
-    ring: wakes the thread that calls this.
-    alive: whether a rank of this host lives. A host without one enters no new session.
-    timeout: seconds that enter() waits for the leader, each time.
+    folder: the host's run folder.
+    first: the host's lowest rank. The host of rank 0 leads.
+    key: the key of this start of the job.
+    connect: opens another connection to the store, for the door.
+    ring: wakes the thread that calls this object.
+    alive: tells whether a rank of this host lives. A host without one enters no new session.
+    timeout: seconds that enter() waits for each word of the leader.
 
     Attributes:
-        first: as above.
-        session: the session that this host is in; None before it is in one.
+        first: the host's lowest rank.
+        session: the session that this host is in; None before it has entered one.
     """
 
     def __init__(
@@ -103,7 +109,10 @@ class Entrance:
     # --- authentic.Gate ---
 
     def enter(self, raw: Store) -> Session:
-        """Come into the session that the store names. Raises StoreGoneError while that can't be done."""
+        """Enter the session that the store names; as its leader, begin it if need be.
+
+        Raises StoreGoneError while that can't be done.
+        """
         marker = raw.get(MARKER)
         known = self.session is not None and marker == self.session.marker
         if not known and not self._alive():
@@ -125,7 +134,7 @@ class Entrance:
         return self.session
 
     def decided(self, session: Session, number: int, about: bytes, payload: bytes) -> bytes:
-        """Keep what this host decides of a request, and return it; if it has decided before, return that."""
+        """Keep this host's decision on a request, and return it. If there is an earlier one, return that."""
         this = {"session": session.ident, "number": number, "about": about.hex()}
         with state_files.opened(self._folder, create=True) as fd:
             if self._last_decided is None:
@@ -139,7 +148,7 @@ class Entrance:
         return payload
 
     def abandon(self, session: Session) -> None:
-        """Leave this session, so that all hosts meet anew: this one knocks again, or leads a new one."""
+        """Leave this session, so that all hosts meet anew: this host knocks again, or leads a new session."""
         if self.session is session:
             self.session = None
             self.end()
@@ -148,18 +157,18 @@ class Entrance:
 
     @property
     def must_renew(self) -> bool:
-        """Whether this host leads, and has to begin a new session."""
+        """Whether this host leads and has to begin a new session, since a host has knocked for the second time."""
         return self._door is not None and self._door.knocked_again
 
     @property
     def lost(self) -> bool:
-        """Whether the thread that answers has lost its connection to the store."""
+        """Whether the door has lost its connection to the store."""
         return self._door is not None and self._door.gone
 
     def renew(self, raw: Store, awaited: str | None = None) -> None:
         """Begin a new session, which this host leads.
 
-        awaited: the key of the next request, which wakes the hosts that wait for it in the session before.
+        awaited: the key of the next request. A value there wakes the hosts that wait for it in the session before.
         """
         self._close_door()
         before = self.session
@@ -174,12 +183,12 @@ class Entrance:
             raw.compare_set(before.place(awaited), None, before.seal(awaited, FORGOTTEN, b""))
 
     def end(self) -> None:
-        """Leave the session for good: no rank of this host lives any more."""
+        """Leave the session for good, since no rank of this host lives any more."""
         with state_files.opened(self._folder, create=True) as fd, suppress(FileNotFoundError):
             os.unlink(state_files.SESSION, dir_fd=fd)
 
     def close(self) -> None:
-        """Let go of the store. enter() may follow."""
+        """Close the door, and so its connection. enter() opens it again."""
         self._close_door()
 
     def _close_door(self) -> None:
@@ -199,10 +208,11 @@ class Entrance:
         return self.session
 
     def _answer(self, admitted: dict[int, bytes], store: Store, ident: str, hello: bytes) -> bool:
-        """Answer a host that knocks at the session `ident`. Return whether it was admitted there before, with another
-        nonce.
+        """Admit a host that knocks at the session `ident`, unless it was admitted there with another nonce before.
 
-        admitted: to that session.
+        Return whether it was. A value that no host of the job has signed is ignored.
+
+        admitted: the nonces of the hosts that this session has admitted, by their lowest ranks.
         """
         first, nonce, said = hello[:8], hello[8 : 8 + _NONCE], hello[8 + _NONCE :]
         if len(said) != _TAG or not hmac.compare_digest(said, tag(self._key, "hello", ident, first, nonce)):
@@ -245,7 +255,7 @@ class Entrance:
         return session
 
     def _put(self, raw: Store, knock: _Knock, hello: bytes) -> None:
-        """Put it where the leader looks: at the first place that is free."""
+        """Put the knock where the door waits: at the first free ticket."""
         if raw.get(f"hello/{knock.ident}/{knock.ticket}") == hello:
             return
         taken, free = 0, 1
@@ -267,7 +277,10 @@ class Entrance:
     # --- what is kept ---
 
     def _load(self) -> Session | None:
-        """The session of the process before this one; None if it was in none, or in one of another start of the job."""
+        """Return the session that the last relay was in; None if in none, or in one of another start of the job.
+
+        Also reads whom the session has admitted, if this host leads.
+        """
         shown = self._folder / state_files.HOSTS
         with state_files.opened(self._folder, create=True) as fd:
             found = state_files.read_object(fd, state_files.SESSION, shown) or {}
@@ -284,7 +297,7 @@ class Entrance:
 
 
 def _read_admitted(fd: int, ident: str, shown: Path) -> dict[int, bytes]:
-    """The hosts that were admitted to a session: the nonce of each, by its first rank."""
+    """Return the nonces of the hosts that a session has admitted, by their lowest ranks."""
     try:
         text = private_files.read_whole(fd, _ADMITTED, _ADMITTED_MAX, shown)
     except (FileNotFoundError, StoreError):
@@ -299,11 +312,11 @@ def _read_admitted(fd: int, ident: str, shown: Path) -> dict[int, bytes]:
 
 
 class _Door:
-    """A thread of the leader that answers hosts which knock, over a connection of its own.
+    """A thread of the leader that answers the hosts that knock, over a connection of its own.
 
     Attributes:
-        knocked_again: a host has knocked that was admitted before.
-        gone: the connection is lost.
+        knocked_again: whether a host has knocked that was admitted before.
+        gone: whether the connection is lost.
     """
 
     def __init__(
@@ -319,7 +332,7 @@ class _Door:
         threading.Thread(target=self._listen, name="spark_fast door", daemon=True).start()
 
     def close(self) -> None:
-        """End the thread, at the latest when it has heard nothing for a while."""
+        """End the thread, at the latest when its current wait is over."""
         self._over = True
 
     def _listen(self) -> None:
@@ -333,7 +346,7 @@ class _Door:
                 if self._answer(self._store, self._ident, hello):
                     self.knocked_again = True
                     self._ring()
-        except Exception as error:  # the folder may be gone, too: the process then ends by itself
+        except Exception as error:  # also if the folder is gone: the process then ends by itself
             self.gone = True
             self._ring()
             if not isinstance(error, StoreGoneError):

@@ -1,17 +1,17 @@
-"""What a run of several hosts keeps in its run folder, for the relay of the host and those who need it.
+"""What a run of several hosts keeps in its run folder, for the host's relay, its ranks and controllers.
 
 hosts/place.json          where the host stands in its job: written by its first rank
 hosts/relay.lock          held by the relay while it lives
-hosts/bell                a pipe: a byte in it wakes the relay
+hosts/bell                a named pipe: a byte in it wakes the relay
 hosts/note.json           what a relay leaves for the next one
-hosts/appending.json      what the one before had begun
+hosts/appending.json      the request that the relay is about to append to the host's log
 hosts/ask/<id>.json       a request that a sender has left
-hosts/fates/<id>.json     what became of it in the whole job
+hosts/fates/<id>.json     its fate: what became of it in the whole job
 hosts/peers.json          what the other hosts say of their ranks
-hosts/watched             touched by those who read it
-hosts/relay.log           what a relay has to say of itself
-hosts/key                 signs what the host says in the job's store: derived from the job's secret
-hosts/session.json        the session that the host is in, and `admitted` and `decided.json` of it: see session
+hosts/watched             touched by controllers that read peers.json
+hosts/relay.log           the relay's log
+hosts/key                 signs the host's values in the job's store: derived from the job's secret
+hosts/session.json        the session that the host is in; `admitted` and `decided.json` belong to it: see session
 hosts/unsigned.json       how many values in the store were not signed by a host of the job
 """
 
@@ -55,18 +55,18 @@ class HostPlace:
     """Where a host stands in its job.
 
     Attributes:
-        address: of the job's store, as open_store() takes it; empty if none is known.
-        node: drawn when the folder was made.
-        name: of the host, for people.
-        first: the rank of its first worker.
-        count: how many it has.
+        address: the address of the job's store, as for open_store(); empty if none is known.
+        node: an id of the host, drawn when the folder was made.
+        name: the host's name, for people.
+        first: the lowest rank of the host.
+        count: how many ranks the host has.
         world_size, generation: of the job.
         bound: seconds that the hosts have to answer a request.
         python: the interpreter that can run a relay.
-        path: the folders in which it finds what it imports.
-        protection: of what the hosts say to each other, as in secret.Protection.
-        key_id: tells which key signs it; empty for none.
-        unused: why a secret that is there is not used; empty if none is, or it is used.
+        path: the folders in which that interpreter finds what a relay imports.
+        protection: how the hosts protect their values in the store: a kind of secret.Protection.
+        key_id: the secret.key_id() of the key that signs them; empty for none.
+        unused: why the host does not use the secret that it has; empty if it does, or has none.
     """
 
     address: str
@@ -86,27 +86,29 @@ class HostPlace:
 
 @contextmanager
 def opened(folder: Path, *below: str, create: bool = False) -> Iterator[int]:
-    """A descriptor of `hosts` in a run folder, or of a folder below it. As private_files.opened()."""
+    """Open `hosts` in a run folder, or a folder below it, and yield its descriptor: see private_files.opened()."""
     with private_files.opened(folder, HOSTS, *below, create=create) as fd:
         yield fd
 
 
 def write_object(fd: int, name: str, found: Any, *, replace: bool = True) -> None:
-    """Writes JSON whole. Raises OSError.
+    """Write an object as JSON, all of it or nothing. Raises OSError.
 
-    replace: whether it takes the place of a file that is there.
+    replace: whether to replace a file that is there.
     """
     private_files.write_whole(fd, name, json.dumps(found, separators=(",", ":")).encode(), replace=replace)
 
 
 def overwrite_object(fd: int, name: str, found: Any) -> None:
-    """Write JSON over a file of the relay's own, in place if it is short: that takes a tenth of the time. A relay that
-    is killed has written all of it or nothing, since the kernel does not leave a write of one page half done. Raises
-    OSError."""
+    """Write an object as JSON over a file of the relay's own. Raises OSError.
+
+    A short file is overwritten in place, which takes a tenth of the time. If the relay is killed, it has written all or
+    nothing, since the kernel does not leave a write of one page half done.
+    """
     content = json.dumps(found, separators=(",", ":")).encode()
     try:
         file = open_own(name, os.O_WRONLY, dir_fd=fd)
-    except (FileNotFoundError, FolderRefusedError):  # there is none, or something else that a new file replaces
+    except (FileNotFoundError, FolderRefusedError):  # there is no file, or something else that a new file replaces
         private_files.write_whole(fd, name, content)
         return
     try:
@@ -121,9 +123,9 @@ def overwrite_object(fd: int, name: str, found: Any) -> None:
 
 
 def read_object(fd: int, name: str, shown: Path) -> dict[str, Any] | None:
-    """The JSON object in a file; None if it is not there, or none that makes sense.
+    """Return the JSON object in a file; None if the file is not there, or holds none.
 
-    Raises OSError for want of descriptors or memory, which says nothing of the file.
+    Raises OSError for want of descriptors or memory, which says nothing about the file.
     """
     try:
         found = json.loads(private_files.read_whole(fd, name, FILE_MAX, shown))
@@ -133,13 +135,13 @@ def read_object(fd: int, name: str, shown: Path) -> dict[str, Any] | None:
 
 
 def write_place(folder: Path, place: HostPlace) -> None:
-    """Raises OSError, FolderRefusedError."""
+    """Write where the host stands in its job. Raises OSError, FolderRefusedError."""
     with opened(folder, create=True) as fd:
         write_object(fd, PLACE, asdict(place))
 
 
 def read_place(folder: Path) -> HostPlace | None:
-    """Where the host stands; None if this is no run of several hosts."""
+    """Return where the host stands in its job; None if this is no run of several hosts."""
     try:
         with opened(folder) as fd:
             found = read_object(fd, PLACE, folder / HOSTS) or {}
@@ -167,7 +169,7 @@ def read_unsigned(folder: Path) -> int:
 
 
 def touch_watched(folder: Path) -> bool:
-    """Says that somebody looks at the whole job, for the next three seconds. Whether nobody did before."""
+    """Record that a controller looks at the whole job for the next three seconds. Return whether none did before."""
     with opened(folder, create=True) as fd:
         before = watched(fd)
         file = open_own(WATCHED, os.O_WRONLY | os.O_CREAT, dir_fd=fd, shown=folder / HOSTS / WATCHED)
@@ -177,7 +179,7 @@ def touch_watched(folder: Path) -> bool:
 
 
 def watched(fd: int) -> bool:
-    """Whether somebody has said so."""
+    """Return whether a controller has looked at the whole job in the last three seconds."""
     try:
         changed = os.stat(WATCHED, dir_fd=fd, follow_symlinks=False).st_mtime
     except FileNotFoundError:
@@ -186,14 +188,14 @@ def watched(fd: int) -> bool:
 
 
 def ring(folder: Path) -> bool:
-    """Wakes the relay. Whether there is one that hears it."""
+    """Wake the relay. Return whether there is one that hears the bell."""
     try:
         with opened(folder) as fd:
             bell = open_own(BELL, os.O_WRONLY, dir_fd=fd, shown=folder / HOSTS / BELL, pipe=True)
-    except (OSError, FolderRefusedError):  # none, or ENXIO: nobody has it open to read
+    except (OSError, FolderRefusedError):  # there is no bell, or ENXIO: no relay has it open to read
         return False
     try:
-        with suppress(BlockingIOError):  # full: it will wake
+        with suppress(BlockingIOError):  # the pipe is full: the relay will wake
             os.write(bell, b".")
     except BrokenPipeError:
         return False

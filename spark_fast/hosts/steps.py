@@ -12,18 +12,18 @@ _Result = TypeVar("_Result")
 
 
 class Call(NamedTuple):
-    """One thing that is done outside: `function(*arguments)`, the result of which is sent back."""
+    """A call that the driver makes, `function(*arguments)`, and whose result it sends back."""
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
 
 
 Steps = Generator[Call, Any, _Result]
-"""Calls one after the other, and what comes of them. StoreGoneError may be thrown in at any of them."""
+"""A generator that yields calls and is sent their results. StoreGoneError may be thrown in at any call."""
 
 
 def call(function: Callable[..., _Result], *arguments: Any) -> Steps[_Result]:
-    """One call. For `yield from`, so that what it returns has a type."""
+    """Make one call. Use it with `yield from`, so that its result has a type."""
     result: _Result = yield Call(function, arguments)
     return result
 
@@ -34,7 +34,7 @@ class Times:
 
     Attributes:
         bound: how long the hosts have to answer, before a request is void.
-        beat: between two states that a host publishes while no controller looks at the job.
+        beat: time between two states that a host publishes while no controller looks at the job.
         watched: the same while one does.
         gone: silence after which a host is left out.
     """
@@ -46,12 +46,12 @@ class Times:
 
     @property
     def takeover(self) -> float:
-        """After so long without a decision any host voids the request."""
+        """Seconds without a decision after which any host voids the request."""
         return 1.5 * self.bound
 
     @property
     def patience(self) -> float:
-        """So long a rank waits for a decision: none comes later than that, but by a broken link."""
+        """Seconds that a rank waits for a decision: none comes later, unless a link is broken."""
         return 2 * self.bound
 
 

@@ -1,8 +1,9 @@
 """Where the hosts of a job meet: a table of keys and values that the job has anyway, and that every host reaches.
 
-What is kept there is in `protocol`; this file says what a store must be able to do, and which there are. Another one is
-a class with these methods and a row of SCHEMES. Its class may have two functions more: `serve(rest)`, which makes the
-store, and `relay(folder, place)`, which starts a relay and says whether it could.
+`protocol` says what the hosts keep there. This file says what a store must be able to do, and which stores there are.
+To
+add one, write a class with these methods, and a row in SCHEMES. The class may have two more functions: `serve(rest)`
+makes the store; `relay(folder, place)` starts a relay, and returns whether it could.
 """
 
 from collections.abc import Sequence
@@ -27,47 +28,49 @@ __all__ = [
 
 
 class StoreGoneError(Exception):
-    """The store can't be reached, or did not answer in time. Whether what was sent got there is not known."""
+    """The store can't be reached, or did not answer in time. It may have carried out the call."""
 
 
 class StoreSlowError(StoreGoneError):
-    """The store did not answer in time. It may be there: it, or this machine, has much to do."""
+    """The store did not answer in time. It may only be slow: it, or this machine, may be busy."""
 
 
 class Store(Protocol):
-    """A table that all hosts share. Every method takes a bounded time and raises StoreGoneError when that is over.
+    """A table that all hosts share. Every method takes a bounded time, and raises StoreGoneError when that is over.
 
-    One thread uses it at a time. Once it has raised StoreGoneError it may raise it for good: who goes on opens another.
+    One thread uses it at a time. After a StoreGoneError every call may raise one: to go on, open another store.
     """
 
     def get(self, key: str) -> bytes | None:
-        """What stands there; None if nothing does. Never waits for it."""
+        """Return the value of a key; None if it has none. Never waits for one."""
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Return what stands at each key, as get() does. The values need not be of one moment."""
+        """Return the value of each key, as get() does. The values need not be of one moment."""
 
     def set(self, key: str, value: bytes) -> None:
-        """Puts it there, whatever stood there. It may be lost if the store is gone by then; the next call tells."""
+        """Set the value of a key. The value may be lost if the store is gone; then the next call raises."""
 
     def compare_set(self, key: str, expected: bytes | None, desired: bytes) -> bytes:
-        """Puts `desired` there if what stands there is `expected` (None: nothing). What stands there then. No value is
-        empty."""
+        """Set a key to `desired` if its value is `expected` (None: it has none). Return its value after that.
+
+        No value is empty.
+        """
 
     def wait(self, key: str, timeout: float) -> bytes | None:
-        """What stands there, as soon as something does; None if nothing does after so many seconds."""
+        """Return the value of a key as soon as it has one; None if it has none after `timeout` seconds."""
 
     def wait_many(self, keys: Sequence[str], timeout: float) -> list[bytes | None]:
-        """Return what stands at each key, as soon as something stands at all of them, or after so many seconds."""
+        """Return the value of each key, as soon as all have one, or after `timeout` seconds."""
 
     def delete(self, *keys: str) -> None:
-        """Remove what stands there. As set(), it may be lost."""
+        """Remove keys. That may be lost, as with set()."""
 
     def close(self) -> None:
-        """Lets go of the connection. No other call follows."""
+        """Close the connection. No other call follows."""
 
 
 class OneByOne:
-    """The methods for several keys of a store that has none of its own: a call for each key."""
+    """The get_many() of a store that has none of its own: it makes a call for each key."""
 
     def get(self, key: str) -> bytes | None:
         raise NotImplementedError
@@ -81,12 +84,12 @@ SCHEMES = {
     "tcp": ("spark_fast.hosts.tcp", "open_tcp_store"),
     "ray": ("spark_fast.hosts.ray", "RayStore"),
 }
-"""The store that an address begins with: the module, and the class or function that opens it. Its arguments are the
-rest of the address, and the seconds that each call may take."""
+"""For each scheme of an address: the module, and the class or function there that opens the store. It takes the rest of
+the address, and the seconds that each call may take."""
 
 
 def parse_address(address: str) -> tuple[str, str]:
-    """Scheme and rest. ValueError if no store is known by that scheme."""
+    """Return the scheme and the rest of an address. Raises ValueError if no store has that scheme."""
     scheme, sign, rest = address.partition("://")
     if not sign or scheme not in SCHEMES:
         known = ", ".join(f"{name}://…" for name in SCHEMES)
@@ -95,7 +98,7 @@ def parse_address(address: str) -> tuple[str, str]:
 
 
 def open_store(address: str, timeout: float) -> Store:
-    """Connects to the store at this address. Raises StoreGoneError if that takes longer than `timeout` seconds."""
+    """Connect to the store at this address. Raises StoreGoneError unless that is done in `timeout` seconds."""
     try:
         found, rest = _found(address)
         store: Store = found(rest, timeout)
@@ -105,14 +108,14 @@ def open_store(address: str, timeout: float) -> Store:
 
 
 def serve_store(address: str) -> None:
-    """Makes the store, if it is one that the job has to make: called by its rank 0."""
+    """Make the store, if it is one that the job has to make. The job's rank 0 calls this."""
     found, rest = _found(address)
     if hasattr(found, "serve"):
         found.serve(rest)
 
 
 def start_relay(address: str, folder: Path, place: "HostPlace") -> bool:
-    """Starts the relay of a run folder where the store has its own way to do so. Whether it was."""
+    """Start the relay of a run folder, if the store has its own way to do so. Return whether it was started."""
     found, _ = _found(address)
     return bool(found.relay(folder, place)) if hasattr(found, "relay") else False
 

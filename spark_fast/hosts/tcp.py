@@ -1,10 +1,10 @@
-"""The store of a `torch.distributed` job: a TCPStore, under torchrun that of its agent. A client without PyTorch.
+"""A client, without PyTorch, of a `torch.distributed` job's store: a TCPStore, under torchrun that of its agent.
 
     tcp://<host>:<port>/<prefix>
 
-PyTorch's server answers the requests of a connection in their order, so that several can be sent at once. A request is
-a byte that tells its kind, then its arguments; numbers are little-endian, and a text or value follows its length. A
-server that does not answer the greeting as expected is one of another version: PyTorch's own client is used for it.
+PyTorch's server answers the requests of a connection in their order, so a client may send several at once. A request is
+a byte for its kind, then its arguments. Numbers are little-endian, and a text or value follows its length. If a server
+does not answer the greeting as expected, it is of another version, and PyTorch's own client is used for it.
 """
 
 import ipaddress
@@ -31,9 +31,9 @@ _DELETED_SIZE = 8
 """Bytes of the answer to a delete: how many keys were removed."""
 
 _VALUE_MAX = 16 << 20
-"""Bytes of a value that is read: twice as many as the server takes."""
+"""The most bytes of a value that is read: twice as many as the server takes."""
 _KEYS_MAX = 10_000
-"""Keys in one request: the server takes some 130,000."""
+"""The most keys in one request: the server takes some 130,000."""
 _READ_SIZE = 1 << 16
 
 
@@ -42,9 +42,10 @@ class UnknownProtocolError(Exception):
 
 
 def open_tcp_store(address: str, timeout: float) -> Store:
-    """Connect to the store at an address, which is what follows `tcp://`.
+    """Connect to the store at an address.
 
-    timeout: seconds that connecting and each call may take.
+    address: what follows `tcp://`.
+    timeout: seconds that connecting may take, and each call.
 
     Raises StoreGoneError.
     """
@@ -52,7 +53,7 @@ def open_tcp_store(address: str, timeout: float) -> Store:
         return TcpStore(address, timeout)
     except UnknownProtocolError as error:
         reason = str(error)
-    from spark_fast.hosts.torch_store import TorchStore  # PyTorch takes seconds and 200 MB
+    from spark_fast.hosts.torch_store import TorchStore  # importing PyTorch takes seconds and 200 MB
 
     try:
         return TorchStore(address, timeout)
@@ -61,7 +62,7 @@ def open_tcp_store(address: str, timeout: float) -> Store:
 
 
 class TcpStore:
-    """See Store. Every call ends after `timeout` seconds, wait() after that and its own time."""
+    """See Store. Every call ends within `timeout` seconds; a wait, within those and its own timeout."""
 
     def __init__(self, address: str, timeout: float) -> None:
         place, _, prefix = address.partition("/")
@@ -69,7 +70,7 @@ class TcpStore:
         self._prefix = f"/{prefix or 'spark_fast'}/"
         self._timeout = timeout
         self._received = bytearray()
-        self._skipped = 0  # bytes of answers that no call waits for
+        self._skipped = 0  # bytes of coming answers that no call reads
         self._socket: socket.socket | None = None
         end = time.monotonic() + timeout
         self._socket = _connected(host.strip("[]"), int(port), end)
@@ -83,7 +84,7 @@ class TcpStore:
         nonce = os.urandom(4)
         key = self._key("nothing ever stands here")
         try:
-            # A server that does not know this way of asking for a key that is not there closes the connection.
+            # A server that does not know this way to ask for a missing key closes the connection.
             self._send(_VALIDATE + struct.pack("<I", _MAGIC) + _PING + nonce + _GET + key, end)
             answer = self._take(4 + 8, end)
         except StoreGoneError as error:
@@ -142,7 +143,7 @@ class TcpStore:
             answer = self._take(1, latest)
             if answer == _CANCELED:
                 return
-            if self._take(1, latest) != _CANCELED:  # the answer to the wait came before
+            if self._take(1, latest) != _CANCELED:  # the answer to the wait came first
                 raise self._gone("it answered a wait with something else")
         if answer != _READY:
             raise self._gone("it answered a wait with something else")
@@ -191,7 +192,7 @@ class TcpStore:
             raise self._gone(str(error)) from None
 
     def _has(self, size: int, end: float) -> bool:
-        """Receive until so many bytes are there. Return whether they are, before the time is over."""
+        """Receive until `size` bytes are there. Return False if the time is over before."""
         while len(self._received) < size:
             if self._socket is None:
                 raise StoreGoneError("the connection to the job's store is lost")
@@ -259,7 +260,7 @@ _Address = tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[str | 
 
 
 def _addresses(host: str, port: int, end: float) -> Sequence[_Address]:
-    """Look the host up. A name server that does not answer takes no longer than until `end`."""
+    """Look up the host's addresses. If a name server does not answer, give up at `end`."""
 
     def look() -> Sequence[_Address]:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)  # type: ignore[return-value]

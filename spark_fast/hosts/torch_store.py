@@ -1,8 +1,9 @@
-"""The store of a `torch.distributed` job, by PyTorch's own client: for servers whose protocol `tcp` does not speak.
+"""The store of a `torch.distributed` job through PyTorch's own client: for servers whose protocol `tcp` does not speak.
 
-PyTorch is imported by the process that opens the store. Its client waits for an answer for as long as the connection
-lives, which one over a cut link may do for a quarter of an hour. So calls run in a thread beside, and are given up when
-their time is over, together with the connection.
+The process that opens the store imports PyTorch. PyTorch's client waits for an answer as long as the connection lives,
+which over a cut link may be a quarter of an hour. So a second thread makes the calls. A call whose time is over is
+given
+up, and so is the connection.
 """
 
 import os
@@ -21,7 +22,7 @@ __all__ = ["TorchStore"]
 _Result = TypeVar("_Result")
 
 _ABSENT = b"\x00absent"
-"""No value of ours. A swap of this for this changes nothing, and tells what stands there without waiting for it."""
+"""No value of ours. Swapping it for itself changes nothing, and returns a key's value without waiting for one."""
 
 
 class TorchStore(OneByOne):
@@ -30,7 +31,7 @@ class TorchStore(OneByOne):
     def __init__(self, address: str, timeout: float) -> None:
         place, _, prefix = address.partition("/")
         host, _, port = place.rpartition(":")
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # it tells standard error of each wait that ran out
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # else it writes to standard error when a wait times out
         distributed: Any = import_module("torch.distributed")
         self._timeout = timeout
         self._thread = CallThread()
@@ -43,7 +44,7 @@ class TorchStore(OneByOne):
             return distributed.PrefixStore(prefix or "spark_fast", client)
 
         self._store = self._call(connect, timeout + 1)
-        self.get("job")  # connecting is half of it: what answers may be no store
+        self.get("job")  # what has accepted the connection may be no store
 
     def _call(self, function: Callable[[], _Result], timeout: float | None = None) -> _Result:
         if self._gone:
@@ -79,7 +80,7 @@ class TorchStore(OneByOne):
             left = max(end - time.monotonic(), 0.001)
             self._call(partial(self._woken, list(keys), left), left + self._timeout)
             found = self.get_many(keys)
-            # A get() that finds nothing wakes those that wait for the key too.
+            # A get() that finds nothing also wakes those that wait for the key.
             if None not in found or time.monotonic() >= end:
                 return found
 

@@ -1,4 +1,4 @@
-"""How the hosts of a job bring together what their ranks say of a reload, phase by phase: see `protocol`."""
+"""How the hosts of a job combine their ranks' votes on a reload into a verdict, phase by phase: see `protocol`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,7 +13,8 @@ __all__ = ["Votes"]
 _VERDICTS = {b"yes": VOTE_YES, b"no": VOTE_NO}
 _PAUSE = 0.002
 _PAUSE_MAX = 0.25
-"""Seconds between two looks at what the others have said, ever more: new code may take minutes to come round."""
+"""Seconds between two reads of the others' votes: at first _PAUSE, then longer each time, up to _PAUSE_MAX. It may take
+minutes until the ranks run new code."""
 
 
 @dataclass
@@ -21,12 +22,12 @@ class _Ballot:
     """A reload that this host's ranks vote on.
 
     Attributes:
-        said: the phases of which the others have been told that it said yes.
-        yes: the lowest ranks of the hosts that are known to have said yes, with the phase.
-        home: the lowest rank of the host that was asked; None until it is known.
-        pause, due: when it is looked again what the others say; None while they are not waited for.
-        awaited: the keys of which the last look found nothing.
-        over: the ranks have nothing more to hear, and the others have heard what they said.
+        said: the phases in which this host has told the others its yes.
+        yes: the known yes votes: the lowest rank of the host, and the phase.
+        home: the lowest rank of the asked host; None until it is known.
+        pause, due: seconds until the next read of the others' votes, and its time; due is None while none is awaited.
+        awaited: the keys that the last read did not find.
+        over: whether the ranks have nothing more to hear, and the others have heard the ranks' votes.
     """
 
     said: set[int] = field(default_factory=set)
@@ -48,31 +49,31 @@ class Votes:
         self._times = times
         self._roster = roster
         self._ballots: dict[int, _Ballot] = {}
-        self._own: set[int] = set()  # requests of this host of which the store has verdicts
+        self._own: set[int] = set()  # this host's requests whose verdicts are in the store
 
     def move(self, store: Store) -> None:
-        """Use another store from here on."""
+        """Use another store from now on."""
         self._store = store
         self._ballots.clear()
 
     @property
     def dues(self) -> Iterator[float]:
-        """When to look again."""
+        """When to read the others' votes again."""
         return (ballot.due for ballot in self._ballots.values() if ballot.due is not None)
 
     @property
     def awaited(self) -> tuple[str, ...]:
-        """The keys that bring the oldest open vote further once all of them are there."""
+        """The keys for which the oldest open vote waits: it goes on once all of them are there."""
         return next((ballot.awaited for ballot in self._ballots.values() if ballot.due is not None), ())
 
     def wake(self) -> None:
-        """Look again at once: the awaited keys are there."""
+        """Have the others' votes read at once: the awaited keys are there."""
         for ballot in self._ballots.values():
             if ballot.due is not None:
                 ballot.due = 0.0
 
     def bring(self, number: int, ident: str, seq: int, mine: bool) -> Steps[None]:
-        """Tell what this host's ranks say of a request, and hand them what all say. Do nothing if it is no reload.
+        """Tell the others how this host's ranks vote, and hand the ranks the verdict. Do nothing if it is no reload.
 
         mine: whether this host was asked for it.
         """
@@ -97,25 +98,25 @@ class Votes:
             ballot.over = ballot.over or phase + 1 == PHASES
 
     def is_open(self, number: int) -> bool:
-        """Return whether the ranks of this host may still vote the request down, or the others."""
+        """Return whether the ranks of this host, or of another one, may still vote the request down."""
         ballot = self._ballots.get(number)
         return ballot is not None and not ballot.over
 
     def close(self, number: int) -> Steps[None]:
-        """Remove what this host has said: the request is done with here."""
+        """Remove this host's votes from the store: the request is over here."""
         if self._ballots.pop(number, None) is not None:
             keys = [f"vote/{number}/{phase}/{self._member.first}" for phase in range(PHASES)]
             yield from call(self._store.delete, *keys)
 
     def forget(self, number: int) -> list[str]:
-        """Return the keys of the verdicts that are asked for no more."""
+        """Forget a request. Return the keys of its verdicts, to be removed."""
         if number not in self._own:
             return []
         self._own.discard(number)
         return [f"verdict/{number}/{phase}" for phase in range(PHASES)]
 
     def _settle(self, number: int, seq: int, phase: int, ballot: _Ballot) -> Steps[bool]:
-        """Hand on what all hosts have agreed on. Return whether that is known."""
+        """Hand the verdict of all hosts on a phase to the ranks. Return whether there is one."""
         now = yield from call(self._local.now)
         if ballot.due is not None and now < ballot.due:
             return False
@@ -135,7 +136,7 @@ class Votes:
         return True
 
     def _counts(self, number: int, ballot: _Ballot) -> Steps[bool]:
-        """Return whether it is for this host to count what all have said."""
+        """Return whether this host has to count the votes: it is the asked host, or that one is gone."""
         if ballot.home is None:
             entry = Entry.parsed((yield from call(self._store.get, f"log/{number}")) or b"")
             ballot.home = self._member.first if entry is None else entry.home
@@ -148,7 +149,7 @@ class Votes:
         return peer.ended or peer.silent >= self._times.gone
 
     def _tally(self, number: int, phase: int, ballot: _Ballot) -> Steps[bytes | None]:
-        """Return what all hosts have said of a phase; None while one has not."""
+        """Return the verdict of all hosts on a phase; None while a vote is missing."""
         members, unknown = yield from self._roster.all()
         if unknown is not None:
             return None

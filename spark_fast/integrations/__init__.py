@@ -1,1 +1,1 @@
-"""Frameworks that start the processes of a job in a way of their own: a file for each, imported only by its users."""
+"""Frameworks that start the processes of a job in their own way: a module for each, imported only by its users."""

@@ -2,11 +2,11 @@
 
     from spark_fast.integrations import ray as spark_ray
 
-    def train(config):                        # what is given to TorchTrainer
-        spark_ray.run(learn, config)          # its ranks are one run, called as the experiment is
+    def train(config):                        # the function for TorchTrainer
+        spark_ray.run(learn, config)          # its ranks are one run, with the experiment's name
 
-A worker process of Ray lives on when its function has returned, and is killed some time later, so that nothing tells
-how the run ended. run() does; who calls configure() alone has a run that is `lost` at its end.
+Ray lets a worker process live on after its function has returned, and kills it some time later. So the process itself
+does not show how the run ended. run() publishes that. If you only call configure(), the run is `lost` at its end.
 """
 
 import os
@@ -46,26 +46,26 @@ def configure(
     timeout: float = 300.0,
     **others: Any,
 ) -> None:
-    """Tells spark_fast where this worker stands in its job. Before the first checkpoint, in each worker.
+    """Tell spark_fast where this worker stands in its job. Call it in each worker, before the first checkpoint.
 
-    In a worker of Ray Train nothing needs to be said: rank, world size, local rank and the experiment's name, which
-    becomes the run's, are Ray Train's. The workers that Ray Train starts again after a failure have the run's name
-    again. Where neither Ray Train nor anybody else says a rank, the process is a run of its own.
+    A worker of Ray Train needs no arguments: rank, world size and local rank come from Ray Train, and the run gets the
+    experiment's name. Workers that Ray Train restarts after a failure get the same name. If neither you nor Ray Train
+    nor a launcher gives a rank, the process is a run of its own.
 
-    All ranks of a job of several nodes wait for each other here. So they do where one started the actors oneself,
-    since only then it is known which of them share a node; but not where `local_rank` and `local_world_size` are given
-    too and say that all are on one.
+    All ranks of a job of several nodes wait for each other here. So do all ranks if you started the actors yourself,
+    since only then do they know which of them share a node. They don't if you also give `local_rank` and
+    `local_world_size`, and these say that all ranks are on one node.
 
     Args:
-        rank, world_size: which of how many actors of one job this is, for actors that one started oneself.
-        job: what tells this job from others that the same driver has at the same time; None if there is one only.
-        timeout: how many seconds to wait for the others. If they don't come in time, a warning says so, and this
-            worker is a run of its own.
+        rank, world_size: this actor's rank, and how many actors the job has, for actors that you started yourself.
+        job: a name that tells this job from others of the same driver at the same time; None if there is only one.
+        timeout: seconds to wait for the other ranks. If they don't come in time, this worker warns, and is a run of its
+            own.
         others: as for `spark_fast.configure()`.
 
     Raises:
-        ValueError: a value makes no sense.
-        RuntimeError: it comes too late, the run has begun.
+        ValueError: an argument makes no sense.
+        RuntimeError: the run has already begun.
     """
     global _configured
     context = _train_context() if rank is None and world_size is None else None
@@ -74,7 +74,7 @@ def configure(
         job = job or context.get_experiment_name()
         others.setdefault("local_rank", context.get_local_rank())
         others.setdefault("local_world_size", context.get_local_world_size())
-        # By addresses Ray Train tells nodes apart, of which two may be on one host.
+        # Ray Train tells nodes apart by their addresses. Two nodes may be on one host.
         others.setdefault("job", _job_on(ray.util.get_node_ip_address(), job))
         if "run" not in others and options.current().run is None and names.valid(job or ""):
             others["run"] = job
@@ -88,17 +88,16 @@ def configure(
 
 
 def run(fn: Callable[Args, Result], *args: Args.args, **kwargs: Args.kwargs) -> Result | None:
-    """Calls `fn(*args, **kwargs)` as a worker of the run, again after each reload of the code, and publishes how that
-    ended: `finished`, `stopped` or `failed`. Returns what it returned.
+    """Call `fn(*args, **kwargs)` as a worker of the run, again after each reload of the code. Return its result.
 
-    Calls configure() if nobody has. A stop that `fn` lets through is swallowed, and None returned: to Ray an exception
-    is a failure, upon which it would start all workers again. A stop that is to be told from the end has `fn` catch
-    SparkStopError and report.
+    Publishes how the run ended: `finished`, `stopped` or `failed`. Calls configure() if you have not. If `fn` lets a
+    stop through, run() swallows it and returns None: Ray takes an exception for a failure, and would start all workers
+    again. To tell a stop from a normal end, catch SparkStopError in `fn` and report it.
 
-    Only what is imported from the project's folders can be reloaded. What the driver's own script holds, Ray sends to
-    its workers as it was.
+    Only code that is imported from the project's folders can be reloaded. Ray sends its workers the code of the
+    driver's own script as it was.
 
-    One run in the life of a process; what it raises is what `fn` raises.
+    A process can call run() once. Raises what `fn` raises.
     """
     if not _configured:
         configure()
@@ -116,8 +115,10 @@ def run(fn: Callable[Args, Result], *args: Args.args, **kwargs: Args.kwargs) -> 
 
 
 def _find_others(rank: int, world_size: int, job: str | None, timeout: float, others: dict[str, Any]) -> None:
-    """Adds to what is configured where the rank stands among those of its node, and where the job's nodes meet; if that
-    can't be told, that it is a run of its own."""
+    """Add to `others` where the rank stands on its node, and set SPARK_FAST_STORE to where the job's nodes meet.
+
+    If that can't be found out, make the rank a run of its own.
+    """
     count = others.get("local_world_size") if others.get("local_rank") is not None else None
     if count is not None and count >= world_size:
         return
@@ -147,8 +148,8 @@ def _find_others(rank: int, world_size: int, job: str | None, timeout: float, ot
 
 
 def _train_context() -> Any:
-    """Ray Train's context; None in a process that is none of its workers."""
-    train = sys.modules.get("ray.train")  # its workers have imported it; elsewhere that would take a second
+    """Return Ray Train's context; None if this process is none of its workers."""
+    train = sys.modules.get("ray.train")  # its workers have imported it; elsewhere the import would take a second
     if train is None:
         return None
     try:
@@ -158,13 +159,13 @@ def _train_context() -> Any:
 
 
 def _job_on(node: str, job: str | None) -> str:
-    """What the ranks on a node have in common, and no others."""
+    """Return a name that the ranks of a job on one node have in common, and no others."""
     about = ray.get_runtime_context()
     return ":".join(("Ray", about.gcs_address, about.get_job_id(), job or "", node))
 
 
 def _title() -> list[str] | None:
-    """What the process is called by Ray, as `ray::Trainer`. Its command line says nothing of what it runs."""
+    """Return the name that Ray gives the process, such as `ray::Trainer`, since its command line tells nothing."""
     try:
         with open("/proc/self/cmdline", "rb") as file:
             title = file.read().split(b"\0")[0].decode(errors="replace").strip()
@@ -174,8 +175,11 @@ def _title() -> list[str] | None:
 
 
 def _roots() -> list[str]:
-    """The folders that hold the project's code: Ray puts the driver's, and those of the runtime environment, among the
-    folders from which its workers import."""
+    """Return the folders that hold the project's code: of those from which Ray's workers import, all but Ray's and
+    Python's.
+
+    Ray puts the driver's folders there, and those of the runtime environment.
+    """
     ours = os.path.dirname(os.path.abspath(ray.__file__))
     library = os.path.dirname(os.path.abspath(os.__file__))
     found = [os.path.abspath(each or ".") for each in sys.path]
