@@ -39,6 +39,8 @@ VOID = (1 << 64) - 2
 """SF_TARGET_VOID of csrc/sf_layout.h."""
 STEP_MAX = 1 << 62
 """SF_STEP_MAX of that file."""
+RANKS_MAX = (1 << 32) - 1
+"""The most that the log's field for ranks takes."""
 PHASES = 3
 """SF_PHASE_END of that file."""
 VOTE_YES, VOTE_NO = 1, 2
@@ -69,6 +71,11 @@ def whole(found: Any, most: int = STEP_MAX) -> int | None:
 
 def _text(found: Any, most: int = 4096) -> str:
     return found[:most] if isinstance(found, str) else ""
+
+
+def _words(found: Any) -> str:
+    """Return a text for people: characters that could steer a terminal are replaced."""
+    return "".join(sign if sign.isprintable() or sign in "\n\t" else "\ufffd" for sign in _text(found))
 
 
 def _name(found: Any) -> str:
@@ -175,7 +182,8 @@ class Entry:
             return None
         ident, kind = _text(found.get("id")), whole(found.get("kind"), max(Kind))
         duration, letter = found.get("duration", 0.0), found.get("letter")
-        numbers = [whole(found.get(name, 0)) for name in ("arg", "ranks", "home", "group")]
+        numbers = [whole(found.get(name, 0)) for name in ("arg", "home", "group")]
+        numbers.append(whole(found.get("ranks", 0), RANKS_MAX))
         fine = (
             _is_id(ident)
             and kind
@@ -228,7 +236,7 @@ class Answer:
         why = _text(found.get("why"))
         if low is None and why not in ("nothing", "stopping", "ended"):
             why = "failed"
-        reason = _text(found.get("reason")) or ("" if why != "failed" else "what it says makes no sense")
+        reason = _words(found.get("reason")) or ("" if why != "failed" else "what it says makes no sense")
         return cls(low, whole(found.get("park")), why, reason, _text(found.get("same")))
 
 
@@ -288,7 +296,7 @@ class Decision:
         if not isinstance(without, list) or None in [whole(each) for each in without]:
             without = []
         why = _text(found.get("why")) or ("failed" if target is None else "")
-        return cls(target, why, _text(found.get("reason")), _text(found.get("same")), tuple(without))
+        return cls(target, why, _words(found.get("reason")), _text(found.get("same")), tuple(without))
 
 
 @dataclass(frozen=True)

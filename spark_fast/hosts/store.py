@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from spark_fast.hosts.state_files import HostPlace
 
 __all__ = [
+    "REST_LEAST",
+    "REST_MOST",
     "SCHEMES",
     "OneByOne",
     "Store",
@@ -25,6 +27,11 @@ __all__ = [
     "serve_store",
     "start_relay",
 ]
+
+
+REST_LEAST, REST_MOST = 0.001, 0.05
+"""Seconds between two waits for keys that the store says are there, although one has no value. Each rest is
+twice as long as the one before."""
 
 
 class StoreGoneError(Exception):

@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 from spark_fast.hosts.call_thread import CallThread
-from spark_fast.hosts.store import OneByOne, StoreGoneError
+from spark_fast.hosts.store import REST_LEAST, REST_MOST, OneByOne, StoreGoneError
 
 __all__ = ["TorchStore"]
 
@@ -76,13 +76,17 @@ class TorchStore(OneByOne):
 
     def wait_many(self, keys: Sequence[str], timeout: float) -> list[bytes | None]:
         end = time.monotonic() + timeout
+        rest = REST_LEAST
         while True:
             left = max(end - time.monotonic(), 0.001)
             self._call(partial(self._woken, list(keys), left), left + self._timeout)
             found = self.get_many(keys)
-            # A get() that finds nothing also wakes those that wait for the key.
-            if None not in found or time.monotonic() >= end:
+            # A get() that finds nothing also wakes those that wait for the key. An empty value does so for ever.
+            left = end - time.monotonic()
+            if None not in found or left <= 0:
                 return found
+            time.sleep(min(rest, left))
+            rest = min(2 * rest, REST_MOST)
 
     def _woken(self, keys: list[str], timeout: float) -> bool:
         try:

@@ -17,20 +17,28 @@ _UNNAMED = "<code to be sent>"
 def decode(source: bytes) -> str:
     """Return the text, by the encoding that the source declares. Bytes that can't be decoded are replaced."""
     try:
-        encoding, _ = tokenize.detect_encoding(io.BytesIO(source).readline)
-    except SyntaxError:
-        encoding = "utf-8"
-    return source.decode(encoding, "replace")
+        return source.decode(_encoding_of(source) or "utf-8", "replace")
+    except UnicodeError:  # of an encoding that replaces nothing
+        return source.decode("utf-8", "replace")
 
 
 def encode(text: str) -> bytes:
     """Return the bytes of a source, in the encoding that it declares. Raises UnicodeEncodeError if that fails."""
     raw = text.encode("utf-8", "surrogatepass")
-    try:
-        encoding, _ = tokenize.detect_encoding(io.BytesIO(raw).readline)
-    except SyntaxError:  # an unknown encoding: the compiler has the better message
+    encoding = _encoding_of(raw)
+    if encoding is None:  # the compiler has the better message
         return raw
     return raw if encoding.startswith("utf-8") else text.encode(encoding)
+
+
+def _encoding_of(source: bytes) -> str | None:
+    """Return the encoding that a source declares; None if it is unknown or none of text, such as zlib."""
+    try:
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(source).readline)
+        "".encode(encoding)
+    except (SyntaxError, LookupError, UnicodeError):
+        return None
+    return encoding
 
 
 def show_in_tracebacks(path: str, source: bytes) -> None:

@@ -61,6 +61,9 @@ POINTER = "journal"
 _BEGINS = b'{"journal": '
 """The beginning of each header."""
 _SIZE_MAX = 1 << 30
+"""The most bytes of a journal that are read, all of its parts together."""
+_LINES_MAX = 4_000_000
+"""The most lines of one part. A line takes some hundred bytes of memory, however short it is."""
 _PART = re.compile(r"(.+)\.[1-9][0-9]{0,8}")
 """The name of the file of an older part."""
 _KINDS = ("pause", "resume", "stop", "reload", "advance", "set", "call")
@@ -77,6 +80,7 @@ class Journal:
         torn: whether a partial last line was left out: its writer was killed, or the disk was full.
         dropped: how many parts of its beginning were removed.
         owner: the user id that owns the file.
+        size: the bytes of the file.
     """
 
     path: Path
@@ -85,6 +89,7 @@ class Journal:
     torn: bool
     dropped: int = 0
     owner: int = -1
+    size: int = 0
 
     @property
     def loss(self) -> str | None:
@@ -245,12 +250,17 @@ def read(path: Path) -> Journal:
     Raises JournalError, which names the line, if it is none, or damaged before its last line.
     """
     parts = [_read_part(journal_parts.newest(path) or path)]
+    left = _SIZE_MAX - parts[0].size
     while (earlier := _part_before(path, parts[-1])) is not None:
+        left -= earlier.size
+        if left < 0:
+            raise JournalError(str(path), f"its parts have more than {_SIZE_MAX} bytes: at most that many are read")
         parts.append(earlier)
     parts.reverse()
     lines = [line for part in parts for line in part.lines]
     dropped = parts[0].header.get("part", 1) - 1
-    return Journal(path, parts[0].header, _with_payloads(lines), any(part.torn for part in parts), dropped)
+    torn = any(part.torn for part in parts)
+    return Journal(path, parts[0].header, _with_payloads(lines), torn, dropped, parts[0].owner)
 
 
 def _part_before(path: Path, part: Journal) -> Journal | None:
@@ -291,6 +301,8 @@ def _read_part(path: Path) -> Journal:
             raw = file.read(_SIZE_MAX)
     except OSError as error:
         raise JournalError(str(path), error.strerror or str(error)) from None
+    if raw.count(b"\n") > _LINES_MAX:
+        raise JournalError(str(path), f"it has more than {_LINES_MAX} lines: at most that many are read")
     *whole, rest = raw.split(b"\n")
     torn = bool(rest)
     if not whole:
@@ -308,7 +320,7 @@ def _read_part(path: Path) -> Journal:
     for number, line in enumerate(lines[1:], first + 2):
         if not _fits(line):
             raise JournalError(str(path), f"line {number} is damaged")
-    return Journal(path, header, lines[1:], torn, owner=status.st_uid)
+    return Journal(path, header, lines[1:], torn, owner=status.st_uid, size=len(raw))
 
 
 def _with_payloads(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -32,11 +32,13 @@ def path_of(base: Path, number: int) -> Path:
 def newest(base: Path) -> Path | None:
     """Return the file of the newest part; None if there is no journal.
 
-    A worker that was killed in between may have left FILE empty beside parts with numbers. It is passed over then.
+    A worker that was killed in between may have left FILE empty beside parts with numbers. It is passed over then. So
+    is a FILE of another user, who may have made it while the parts were changed.
     """
     numbers = _numbers(base)
     with suppress(FileNotFoundError):
-        if os.lstat(base).st_size > 0 or not numbers:
+        if not numbers or (os.lstat(base).st_size > 0 and _is_own(base)):
+            os.lstat(base)
             return base
     return path_of(base, numbers[-1]) if numbers else None
 

@@ -201,6 +201,27 @@ def test_both_clients_mean_the_same_keys(server: Server) -> None:
         assert one.get("a") is None
 
 
+@pytest.mark.parametrize("kind", [TcpStore, TorchStore])
+def test_an_empty_value_is_not_asked_for_again_and_again(
+    server: Server, kind: Callable[[str, float], Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever reaches the store can write one. Each wait for its key ends at once."""
+    store = kind(f"{server.address.removeprefix('tcp://')}/{time.monotonic_ns()}", 10.0)
+    asked = 0
+    get_many = store.get_many
+
+    def counted(keys: Sequence[str]) -> list[bytes | None]:
+        nonlocal asked
+        asked += 1
+        return get_many(keys)
+
+    monkeypatch.setattr(store, "get_many", counted)
+    with closing(store):
+        store.set("empty", b"")
+        assert store.wait_many(["empty"], 1.0) in ([None], [b""])
+    assert asked < 40
+
+
 def test_large_values_and_thousands_of_keys_pass(server: Server) -> None:
     place = f"{server.address.removeprefix('tcp://')}/{time.monotonic_ns()}"
     with closing(TcpStore(place, 30.0)) as table:

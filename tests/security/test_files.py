@@ -400,6 +400,42 @@ def test_a_part_that_another_user_puts_before_the_owners_is_not_read(
     assert not journal.is_begun(path)
 
 
+def test_a_journal_that_another_user_puts_in_the_place_of_the_newest_part_is_passed_over(
+    shared: Path, give: Callable[[Path], None]
+) -> None:
+    """Its name is free for a moment each time that a worker begins a new part."""
+    path = shared / "j"
+    _part(shared / "j.1", "mine")
+    _part(path, "theirs", part=2, before=1)
+    give(path)
+    assert [line["said"] for line in journal.read(path).lines] == ["mine"]
+
+
+def test_a_journal_of_another_user_is_not_replayed(tmp_path: Path, shared: Path, give: Callable[[Path], None]) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("print('it ran')\n")
+    _part(shared / "j", "theirs")
+    give(shared / "j")
+    command = [sys.executable, "-m", "spark_fast", "run", "--replay", str(shared / "j"), str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "belongs to the user with the number" in done.stderr and "copy it first" in done.stderr
+
+
+def test_a_journal_of_many_short_lines_or_of_too_many_bytes_is_not_read(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = shared / "j"
+    _part(shared / "j.1", "first")
+    _part(path, "second", part=2, before=1)
+    monkeypatch.setattr(journal, "_SIZE_MAX", path.stat().st_size + 10)
+    with pytest.raises(JournalError, match="its parts have more than"):
+        journal.read(path)
+    monkeypatch.setattr(journal, "_LINES_MAX", 1)
+    with pytest.raises(JournalError, match="more than 1 lines"):
+        journal.read(path)
+
+
 def test_parts_of_another_user_are_neither_written_over_nor_counted(shared: Path, give: Callable[[Path], None]) -> None:
     path = shared / "j"
     theirs = [shared / f"j.{number}" for number in (2, 4, 999_999_999)]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from spark_fast.hosts.decision import combine
-from spark_fast.hosts.messages import Done, Entry, Member, ranks_said
+from spark_fast.hosts.messages import Answer, Decision, Done, Entry, Member, ranks_said
 
 pytestmark = [pytest.mark.unit, pytest.mark.tier("fast")]
 
@@ -45,3 +45,16 @@ def test_hosts_and_senders_have_printable_names_and_a_host_answers_for_its_own_r
     for rank in ("0", "3", "5" * 5000, "\u0661"):
         done = Done.parsed(json.dumps({"outcome": "applied", "step": 3, "replies": {rank: reply, "1": reply}}).encode())
         assert combine(3, {member: done}, []).replies in (None, {"1": reply})
+
+
+def test_a_request_for_more_ranks_than_the_log_can_name_is_left_out() -> None:
+    """It would end each relay that appends it, and each that is started after that."""
+    entry = {"id": "0123456789abcdef", "kind": 1, "ranks": (1 << 32) - 1}
+    assert Entry.parsed(json.dumps(entry).encode()) is not None
+    assert Entry.parsed(json.dumps(entry | {"ranks": 1 << 32}).encode()) is None
+
+
+def test_a_reason_that_another_host_gives_can_not_steer_a_terminal() -> None:
+    said = json.dumps({"reason": "no\x1b]0;x\x07\nsecond line", "why": "failed"}).encode()
+    for found in (Answer.parsed(said), Decision.parsed(said)):
+        assert found.reason == "no\ufffd]0;x\ufffd\nsecond line"

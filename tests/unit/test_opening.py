@@ -55,7 +55,10 @@ ALLOWED = {
     "ui/memory.py": {"open(f'/proc/{pid}/statm')": SYSTEM},
     "worker/reload/modules.py": {"open(path)": SOURCE},
     "worker/state/ended_loops.py": {"open(path)": SOURCE},
-    "worker/journal/replay.py": {"Path(here).read_bytes()": SOURCE},
+    "worker/journal/replay.py": {
+        "open_file(path)": SOURCE,
+        "open(open_file(path, os.O_RDONLY | os.O_NONBLOCK))": WRAPPED,
+    },
     "worker/runner/script.py": {"open(descriptor)": WRAPPED},
 }
 

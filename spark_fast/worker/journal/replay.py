@@ -2,6 +2,7 @@
 
 import os
 import platform
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from spark_fast import stderr
 from spark_fast._core import BUILD_VERSION
 from spark_fast.errors import ReplayRefusedError
 from spark_fast.project.sources import decode
+from spark_fast.runfiles.descriptors import open_file
 from spark_fast.runfiles.journal import Journal
-from spark_fast.runfiles.versions import digest_of
+from spark_fast.runfiles.versions import SOURCE_MAX, digest_of
 
 __all__ = ["Replay"]
 
@@ -78,11 +80,12 @@ class Replay:
                     continue
                 here = self._here(path)
                 try:
-                    now = digest_of(Path(here).read_bytes())
+                    now = digest_of(_read(here))
                 except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-                    raise self._refusal(f"{here} can't be read: {getattr(error, 'strerror', error)}") from None
+                    why = getattr(error, "strerror", None) or error
+                    raise self._refusal(f"{_printable(here)} can't be read: {why}") from None
                 if now != digest:
-                    raise self._refusal(f"{here} differs from the one that was imported then")
+                    raise self._refusal(f"{_printable(here)} differs from the one that was imported then")
 
     def _here(self, path: str) -> str:
         """Return where a file of the project is now: the script may have moved with the files beside it."""
@@ -104,7 +107,9 @@ class Replay:
         then = f"Python {python} and spark_fast {header.get('version', '')}"
         now = f"Python {'.'.join(platform.python_version_tuple()[:2])} and spark_fast {BUILD_VERSION}"
         if then != now:
-            stderr.warn(f"the journal {self._journal.path} is of {then}, this is {now}: it may come out differently")
+            stderr.warn(
+                f"the journal {self._journal.path} is of {_printable(then)}, this is {now}: it may come out differently"
+            )
 
     def _refusal(self, why: str) -> ReplayRefusedError:
         return ReplayRefusedError(str(self._journal.path), why)
@@ -207,3 +212,19 @@ def _first_difference(then: str, now: str) -> str:
 
 def _shown(text: str | None) -> str:
     return "nothing" if text is None else repr(text if len(text) <= 60 else text[:59] + "…")
+
+
+def _read(path: str) -> bytes:
+    """Return the content of a source that a journal names. The path may be anything: a pipe would block."""
+    with open(open_file(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("it is no file")
+        if status.st_size > SOURCE_MAX:
+            raise ValueError(f"it has {status.st_size} bytes: a source of over {SOURCE_MAX} is not read")
+        return file.read(SOURCE_MAX)
+
+
+def _printable(text: str) -> str:
+    """Return a text of the journal without characters that could steer a terminal."""
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in text)

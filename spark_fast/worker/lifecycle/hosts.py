@@ -53,7 +53,23 @@ def refusal(ident: int) -> str | None:
         return None
     if fate.state == "lost" and session.is_in_the_log(ident):
         return None  # only its answer is gone
+    if fate.state == "same":
+        return None  # another stop was asked for first: it stands for this one
     return fate.reason or fate.state
+
+
+def is_decided(ident: int) -> bool:
+    """Return whether the log has a stop that all hosts were asked for, or the earlier one that stands for it."""
+    from spark_fast import hosts
+
+    if session.is_in_the_log(ident):
+        return True
+    folder = session.current.folder
+    try:
+        fate = hosts.fate(folder, ident) if folder is not None else None
+        return fate is not None and fate.state == "same" and session.is_in_the_log(int(fate.by, 16))
+    except (OSError, SparkError, ValueError):
+        return False
 
 
 def ring_hosts() -> None:

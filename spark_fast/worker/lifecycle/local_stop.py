@@ -7,7 +7,7 @@ from spark_fast._core import worker
 from spark_fast.request import format_id
 from spark_fast.runfiles import run_folder
 from spark_fast.worker import session
-from spark_fast.worker.lifecycle.hosts import refusal
+from spark_fast.worker.lifecycle.hosts import is_decided, refusal
 from spark_fast.worker.session import Reason
 
 __all__ = ["LocalStop"]
@@ -52,14 +52,15 @@ class LocalStop:
                 self._looked = now
                 why = refusal(ident)
                 if why is None and now > until:
-                    if session.is_in_the_log(ident):
+                    if is_decided(ident):
                         self._asked = None  # the log decides at which step
                         self._watch()
                         return None
                     why = "the other hosts have said nothing"
                 if why is not None:
                     self._asked = None
-                    stderr.warn(f"the job can't be stopped together ({why}): this process stops alone")
+                    told, _, _ = why.partition("\n")  # what follows could look like messages of this process
+                    stderr.warn(f"the job can't be stopped together ({told}): this process stops alone")
                     self.stop(sender)
         return self._raised
 

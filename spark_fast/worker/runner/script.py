@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import spark_fast
 from spark_fast import stderr
 from spark_fast.errors import JournalError, ReplayRefusedError, RunNameTakenError, error_behind, first_stop, is_stop
-from spark_fast.runfiles.journal import read
+from spark_fast.runfiles.journal import Journal, read
 from spark_fast.status import WorkerState
 from spark_fast.worker import process, session
 from spark_fast.worker.journal.replay import Replay
@@ -181,13 +181,25 @@ def _begin_main(**names: object) -> None:
     sys.modules["__main__"] = main
 
 
+def _read_own(path: Path) -> Journal:
+    """Read a journal to replay it. Raises JournalError for one of another user: a replay runs the code in it."""
+    journal = read(path)
+    if journal.owner != os.geteuid():
+        raise JournalError(
+            str(path),
+            f"it belongs to the user with the number {journal.owner}, and a replay would run the code in it. If you "
+            "trust it, copy it first",
+        )
+    return journal
+
+
 def _run_with_reloads(entry: _Entry, args: list[str], options: RunnerOptions, command: list[str]) -> None:
     """Run the entry, and again after each reload."""
     if options.watched:
         # It takes some 20 ms, for which the first edit would wait.
         for name in ("libraries", "restarts", "transaction"):
             importlib.import_module(f"spark_fast.worker.reload.{name}")
-    journal = None if options.replay is None else read(Path(options.replay))
+    journal = None if options.replay is None else _read_own(Path(options.replay))
     # If the journal has an error, it has the reload after it, too.
     errors = journal is not None and any("error" in line for line in journal.lines)
     reloader = Reloader([entry.first_path, os.getcwd(), *options.reload_dirs], watched=options.watched or errors)
