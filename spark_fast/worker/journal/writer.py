@@ -172,7 +172,7 @@ class JournalWriter:
         try:
             with session.current.lock:  # the core holds it, too, when it writes its lines
                 journal.append(self._path, line)
-        except RecursionError:  # nested just too deep for a line of its own: without it, the request is not replayed
+        except RecursionError:  # readable, but a line nests it one level deeper: it won't be replayed
             stderr.warn("what a request carries is nested too deep for the journal")
         except (OSError, JournalError) as error:
             self._give_up(error)
