@@ -210,8 +210,7 @@ class Project:
     # --- imports ---
 
     def importers(self, changed: Iterable[str]) -> list[str]:
-        """Return the names of these modules and of all that import them, directly or not, in the order of their
-        execution."""
+        """Return the names of these modules and of all that import them, in the order of their first execution."""
         found = set(changed)
         waiting = list(found)
         while waiting:
