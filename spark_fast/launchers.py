@@ -36,8 +36,7 @@ Environment = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Launcher:
-    """The environment variables that a launcher sets for its processes. Of several in a row, the first that is set
-    counts.
+    """The environment variables that a launcher sets for its processes. Of several, the first that is set counts.
 
     signs: variables that are set only if this launcher is the innermost one.
     job: sets of variables that together name the job; the first complete set counts.
@@ -287,8 +286,7 @@ def ancestors() -> Iterator[int]:
 
 
 def _parent_and_start(pid: int) -> tuple[int, int]:
-    """Return a process's parent, and when the process began, in ticks since the boot. Raises OSError if /proc lacks
-    it."""
+    """Return a process's parent and its own start, in ticks since the boot. Raises OSError if /proc lacks it."""
     with open(f"/proc/{pid}/stat", "rb") as file:
         # After the name, which may hold anything: the state, the parent, …, and as the 22nd field the start.
         fields = file.read().rpartition(b")")[2].split()

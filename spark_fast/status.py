@@ -214,8 +214,7 @@ _SHOWN = 12
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """Return the numbers of ranks for people: `0-3, 5, 7-63`. If there are too many ranges, name only the first
-    ones."""
+    """Return the numbers of ranks for people: `0-3, 5, 7-63`. If there are too many ranges, count the rest."""
     found: list[tuple[int, int]] = []
     for number in sorted(numbers):
         if found and number == found[-1][1] + 1:

@@ -169,8 +169,7 @@ def _on_disk(path: str) -> "tuple[os.stat_result | None, bytes | None]":
 
 
 class _Loader(SourceFileLoader):
-    """Loads a given source. state: the state of the file on disk if it has this source, so that bytecode may be
-    kept."""
+    """Loads a given source. state: the state of the file on disk, if it has this source and bytecode may be kept."""
 
     def __init__(self, name: str, path: str, digest: str, source: bytes, state: "os.stat_result | None") -> None:
         super().__init__(name, path)

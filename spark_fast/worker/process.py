@@ -1,4 +1,4 @@
-"""This process's worker: makes the process the worker of a run, and gives a forked child a worker of its own."""
+"""This process's worker: makes the process the worker of a run, and gives a forked child its own worker."""
 
 import os
 import signal

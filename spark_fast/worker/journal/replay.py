@@ -165,8 +165,7 @@ class Replay:
         return self._payloads.get(request["id"])
 
     def left(self, step: int) -> str | None:
-        """Return a sentence on the requests that a loop which ended at this step did not reach; None if it reached
-        all."""
+        """Return a sentence on the requests that a loop which ended at this step missed; None if it reached all."""
         if not self._waiting:
             return None
         count = len(self._waiting)

@@ -45,7 +45,7 @@ class JournalWriter:
         self._path: str | None = None
         self._kept: _Kept | None = None
         self._is_refused = False
-        """Whether a warning has said that no journal is kept. The runner calls keep() a second time, once it knows the
+        """Whether a warning has said that no journal is kept. The runner calls keep() again, once it knows the
         script."""
         self._noted = 0
         """How many of the project's modules this part of the journal names."""

@@ -113,7 +113,7 @@ class StopRule:
 
     def _is_new(self, thread: threading.Thread) -> bool:
         if self._threads_before is None or isinstance(thread, threading._DummyThread):
-            return False  # nobody knows when a thread of another library began
+            return False  # it is unknown when another library's thread began
         return thread not in self._threads_before
 
     def _note(self, thread: threading.Thread) -> None:

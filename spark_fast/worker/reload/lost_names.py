@@ -126,8 +126,7 @@ def _targets(statement: ast.stmt) -> Iterator[str]:
 
 
 def _sets_kept_value(statement: ast.stmt) -> bool:
-    """Return whether the statement sets a name to a value that outlives a reload: of persist(), expose() or the
-    like."""
+    """Return whether the statement sets a name to a value that outlives a reload, of persist() for instance."""
     value = getattr(statement, "value", None)
     if not isinstance(value, ast.Call):
         return False

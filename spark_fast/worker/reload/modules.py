@@ -156,8 +156,7 @@ class Project:
     # --- what was executed ---
 
     def note(self, module: Module, *, from_disk: bool) -> None:
-        """Record a module that was executed. from_disk: whether its source came from the file on disk, not from a
-        version."""
+        """Record an executed module. from_disk: whether its source came from the file on disk, not from a version."""
         before = self.modules.get(module.name)
         self.modules[module.name] = module
         if from_disk:

@@ -41,8 +41,7 @@ async def _park(step: int) -> None:
         hold.begin()
         while hold.should_wait():
             # While the run is paused, a thread of the executor waits, so that the loop's other tasks run on. The wait
-            # has a limit: if the executor has no free thread, the tasks that hold its threads may wait for this very
-            # task.
+            # has a limit: if the executor has no free thread, the tasks that hold its threads may wait for this task.
             limit = hold.timeout()
             try:
                 waiting = loop.run_in_executor(None, worker.wait, limit)

@@ -77,8 +77,7 @@ class ReplayDriver:
             self._replay.over(line)
 
     def left(self, step: int) -> str | None:
-        """Return a sentence on the requests that a loop which ended at this step did not reach; None if it reached
-        all."""
+        """Return a sentence on the requests that a loop which ended at this step missed; None if it reached all."""
         return self._replay.left(step)
 
 

@@ -307,8 +307,7 @@ def keep_after_errors(on_unwound: Callable[[bool], object] | None) -> None:
 
 
 def set_aside(thread: int, error: BaseException | None = None) -> list[Place]:
-    """Remove the places of this thread's loops, and return them for bring_back(): other code runs its own loops
-    meanwhile.
+    """Remove the places of this thread's loops; return them for bring_back(), before code with other loops runs.
 
     error: the exception that has ended the script. The places of loops that other exceptions have unwound are dropped.
     """

@@ -129,7 +129,7 @@ class Registry:
 
     @contextmanager
     def _exclusively(self) -> Iterator[None]:
-        """Hold the locks while what is exposed changes.
+        """Hold the locks for a change of the exposed values and functions.
 
         A signal handler may pass a checkpoint during this. So the locks that a checkpoint takes are taken first, in the
         checkpoint's order. Removed objects are kept until the locks are released, since their finalizers may run code
