@@ -77,7 +77,7 @@ class ErrorPark:
         return self._after_reload and not hasattr(sys, "ps1")
 
     def takes(self, error: BaseException, *, on_probation: bool) -> bool:
-        """Return whether this exception is to park the worker.
+        """Return whether this exception must park the worker.
 
         on_probation: whether it ended code on probation, and the code before it can't go on either.
         """

@@ -91,7 +91,7 @@ def enter_checkpoint(step: int, counted: bool, done: int | None) -> Hold | None:
 
 
 def apply_due(step: int, counted: bool) -> Hold | None:
-    """Apply the requests that are due; return the park, if one of them is a pause.
+    """Apply the requests that are due; return the park, if they ask for one.
 
     Raises SparkStopError or SparkReloadError.
     """

@@ -25,7 +25,7 @@ _AGAIN = 30.0
 """Seconds after which the hosts are asked once more to end a timed pause."""
 
 ApplyDue = Callable[[int, bool], Optional["Hold"]]
-"""Applies the requests that are due at a step; returns the park, if one of them is a pause."""
+"""Applies the requests that are due at a step; returns the park, if they ask for one."""
 
 
 class Hold:
