@@ -13,10 +13,10 @@ import os
 
 from spark_fast import _core
 
-# Here and not in a module of its own, as the check of the core is: to find a file takes longer than to run it.
+# Here and not in its own module, like the check of the core: finding a file takes longer than running it.
 __version__ = "0.1.0"
 
-_LAYOUT = 3  # of the segment, that these Python files were written for
+_LAYOUT = 3  # the version of the segment's layout that these Python files expect
 
 if (__version__, _LAYOUT) != (_core.BUILD_VERSION, _core.LAYOUT_VERSION):
     raise ImportError(
@@ -27,16 +27,16 @@ if (__version__, _LAYOUT) != (_core.BUILD_VERSION, _core.LAYOUT_VERSION):
 
 
 def _pin_path(variable: str) -> None:
-    """Make the path in a variable of the environment absolute: it means the same after a chdir, and in children."""
+    """Make the path in an environment variable absolute, so that it means the same after a chdir, and in children."""
     path = os.environ.get(variable)
     if path and not path.startswith("/") and path.lower() not in ("0", "off", "false", "no"):
         try:
             os.environ[variable] = os.path.abspath(path)
-        except FileNotFoundError:  # the working directory is gone, and the path means nothing
+        except FileNotFoundError:  # the working directory is gone, so the path means nothing
             return
 
 
-# As early as can be: the script may leave the folder that it was started in.
+# As early as possible, since the script may leave its working directory.
 _pin_path("SPARK_FAST_HOME")
 _pin_path("SPARK_FAST_SECRET_FILE")
 _pin_path("SPARK_FAST_JOURNAL")
@@ -44,7 +44,7 @@ _pin_path("SPARK_FAST_JOURNAL")
 checkpoint = _core.worker.checkpoint
 pending = _core.worker.pending
 
-TYPE_CHECKING = False  # type checkers know the name; importing typing would take longer than all the rest
+TYPE_CHECKING = False  # type checkers know the name; importing typing would take longer than all the other imports
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -102,11 +102,11 @@ __all__ = [
 
 
 def use(target: str, arguments: "Sequence[str]" = (), **options: object) -> "RunProxy":
-    """A run as an object: `spark.use("train.py")` starts a script, `spark.use(run_id)` takes a live run.
+    """Return a run as an object: `spark.use("train.py")` starts a script, `spark.use(run_id)` takes a live run.
 
-    Its exposed values are attributes, its exposed functions methods: see `spark_fast.client.use()`.
+    The run's exposed values are attributes, its exposed functions methods: see `spark_fast.client.use()`.
     """
-    from spark_fast.client import use as find  # a worker has no use for it, and does not load it
+    from spark_fast.client import use as find  # a worker does not need it, so it must not load it
 
     return find(target, arguments, **options)  # type: ignore[arg-type]
 
@@ -114,7 +114,7 @@ def use(target: str, arguments: "Sequence[str]" = (), **options: object) -> "Run
 def _load() -> None:
     """Load all public names. The first checkpoint does so, too.
 
-    Then remove __getattr__: the interpreter does not specialize the attributes of a module that has one, and each
+    Then remove __getattr__: the interpreter does not specialize the attributes of a module that has one, so each
     spark.checkpoint() would cost twice as much.
     """
     with _core.loading:
@@ -129,7 +129,7 @@ def _load() -> None:
 
 
 def __getattr__(name: str) -> object:
-    # The import of a training script pays for checkpoint() alone.
+    # So the import in a training script pays only for checkpoint().
     if name not in __all__:
         raise AttributeError(f"module 'spark_fast' has no attribute {name!r}")
     _load()

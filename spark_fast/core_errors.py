@@ -32,7 +32,7 @@ def from_code(code: int, call: str, path: str | None) -> Exception:
     Args:
         code: the error number, positive.
         call: the C function that failed.
-        path: the file that it was to use; None for the worker's own control file.
+        path: the file that the call used; None for the worker's own control file.
     """
     if code not in _REASONS:
         return OSError(code, f"{call}: {os.strerror(code)}", path)

@@ -7,7 +7,7 @@ from typing import overload
 __all__ = ["DURATIONS", "Duration", "parse_duration", "seconds_of"]
 
 Duration = float | str
-"""Seconds, or text as people type it: see DURATIONS."""
+"""Seconds, or text as in DURATIONS."""
 
 DURATIONS = "a number of seconds, or one with units: 90, 90s, 10m, 1h30m, 500ms"
 
@@ -50,7 +50,7 @@ def seconds_of(duration: Duration | None, what: str) -> float | None:
 
     what: the name of the argument, for the error.
 
-    Raises ValueError if it is no duration, TypeError if it is neither a number nor text.
+    Raises ValueError if `duration` is no duration, TypeError if it is neither a number nor text.
     """
     if duration is None:
         return None

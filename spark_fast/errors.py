@@ -38,12 +38,12 @@ __all__ = [
 class SparkInterrupt(BaseException):
     """Raised by `checkpoint()` to leave the loop.
 
-    A `BaseException`, as `KeyboardInterrupt` and `asyncio.CancelledError` are: a loop that skips bad batches with
-    `except Exception` must not swallow it.
+    It derives from BaseException, like `KeyboardInterrupt` and `asyncio.CancelledError`, so that a loop that skips bad
+    batches with `except Exception` does not swallow it.
 
     Attributes:
         request_id: the id of the request.
-        step: the step at which the worker applied it.
+        step: the step at which the worker applied the request.
         sender: the user, host and process that sent the request, for people.
     """
 
@@ -66,8 +66,8 @@ class SparkStopError(SparkInterrupt):
     gets it again, so a validation loop before the save passes its checkpoints. Once code has come back, every
     checkpoint of its thread raises, except within the `except` and `finally` blocks that handle the stop.
 
-    A task group of asyncio or anyio in which tasks raise nothing else raises a `SparkStopGroupError`, which is a
-    SparkStopError too. Any other group, such as trio's, raises a BaseExceptionGroup: catch it with
+    If the tasks of an asyncio or anyio task group raise nothing else, the group raises a `SparkStopGroupError`, which
+    is a SparkStopError too. Any other group, such as trio's, raises a BaseExceptionGroup: catch it with
     `except* SparkStopError`.
     """
 
@@ -75,12 +75,12 @@ class SparkStopError(SparkInterrupt):
 
 
 class SparkStopGroupError(BaseExceptionGroup[BaseException], SparkStopError):
-    """The SparkStopErrors of the tasks of a task group, which raised nothing else.
+    """The SparkStopErrors of a task group's tasks, if the tasks raised nothing else.
 
     Both `except SparkStopError` and `except* SparkStopError` catch it.
 
     Attributes:
-        request_id, step, sender: those of the first.
+        request_id, step, sender: those of the first SparkStopError.
     """
 
     def __new__(cls, message: str, errors: Sequence[BaseException]) -> Self:
@@ -100,7 +100,7 @@ class SparkStopGroupError(BaseExceptionGroup[BaseException], SparkStopError):
 
 
 def is_stop(error: BaseException | None) -> bool:
-    """Return whether an exception is a SparkStopError, or a group of nothing else, in which groups may be nested."""
+    """Return whether an exception is a SparkStopError, or a group, maybe a nested one, of nothing else."""
     return _consists_of(error, SparkStopError)
 
 
@@ -123,7 +123,7 @@ def first_stop(error: BaseException) -> SparkStopError:
 
 
 def error_behind(error: BaseException) -> BaseException | None:
-    """Return the exception that had paused the run when it was stopped; None if there is none.
+    """Return the exception after which the run was paused when the stop came; None if there is none.
 
     error: an exception for which is_stop() is true.
     """
@@ -139,7 +139,7 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
 
 
 class SparkReloadError(SparkInterrupt):
-    """Raised to replace the run's code. The runner catches it, and runs the loop again with the new code."""
+    """Raised to replace the run's code. The runner catches it and runs the loop again with the new code."""
 
     verb = "left for a reload"
 
@@ -174,11 +174,11 @@ class NoSuchRunError(SparkError, LookupError):
 
 
 class AmbiguousRunError(NoSuchRunError):
-    """Several runs could be meant: several are live, or the ids of several begin with the name.
+    """The name is ambiguous: several runs are live, or the ids of several begin with the name.
 
     Attributes:
-        run: the beginning of the ids; None if none was named.
-        candidates: ids of the runs that could be meant.
+        run: the beginning of the ids; None if the caller gave none.
+        candidates: ids of the matching runs.
     """
 
     def __str__(self) -> str:
@@ -190,7 +190,7 @@ class JobEndingError(SparkError):
     """The job was started again, and the processes of its former run have not ended yet.
 
     Attributes:
-        run: its id.
+        run: the former run's id.
     """
 
     def __init__(self, run: str) -> None:
@@ -219,7 +219,7 @@ class FolderRefusedError(SparkError):
     Attributes:
         path: the folder or file.
         found: its owner, mode and type.
-        expected: what they should be, and the remedy.
+        expected: the expected ones, and the remedy.
     """
 
     def __init__(self, path: str, found: str, expected: str) -> None:
@@ -233,12 +233,12 @@ class FolderRefusedError(SparkError):
 
 
 class SparkTimeoutError(SparkError, TimeoutError):
-    """A wait took longer than the caller allowed. The request stands: the run may still apply it.
+    """A wait took longer than the caller allowed. The run may still apply the request.
 
     If the caller waited for its turn to send a request, none was sent.
 
     Attributes:
-        message: the awaited event, and what the run did meanwhile.
+        message: the awaited event, and what the run did during the wait.
         request: the awaited `Request`; None if the caller waited for a status or a turn.
     """
 
@@ -262,7 +262,7 @@ class SparkRequestError(SparkError):
         run: the id of the run.
         state: the request's final state: `refused`, `failed`, `void` or `lost`.
         reason: why, in one line.
-        traceback: of the code that raised, as Python prints it; empty if there is none.
+        traceback: the traceback of the code that raised, as Python prints it; empty if there is none.
         request: the `Request`; None if none was sent.
     """
 
@@ -287,13 +287,13 @@ class SparkRequestError(SparkError):
 
 
 class SparkCallError(SparkRequestError):
-    """The call of an exposed function failed, or has no result that can be sent.
+    """The call of an exposed function failed, or its result can't be sent.
 
     Attributes:
-        function: its name.
+        function: the function's name.
         state: as in SparkRequestError; also `superseded`, since such a call has no result.
-        reason: why, in one line: of a function that raised, the exception.
-        output: the text that the function had printed.
+        reason: why, in one line; the exception, if the function raised one.
+        output: the text that the function printed.
     """
 
     def __init__(
@@ -320,11 +320,11 @@ class SparkCallError(SparkRequestError):
 
 
 class SparkSetError(SparkRequestError, ValueError):
-    """An exposed value was not set, nor any other that was to be set with it.
+    """An exposed value was not set, nor was any other value of the same request.
 
     Attributes:
         name: the name of the value; if the worker did not set several, all names.
-        traceback: of its setter, as Python prints it; empty if there is none.
+        traceback: the traceback of its on_set, as Python prints it; empty if there is none.
     """
 
     def __init__(
@@ -344,7 +344,7 @@ class ResetError(SparkRequestError):
     """A reset is not possible.
 
     Attributes:
-        run: the id.
+        run: the run's id.
         reason: why.
     """
 
@@ -361,7 +361,7 @@ class SparkReloadWarning(UserWarning):
 
 
 class ReloadRefusedError(SparkError):
-    """New code can't replace the old while objects of the old code live on. Nothing is changed.
+    """New code can't replace the old while objects of the old code live. Nothing is changed.
 
     Attributes:
         what: the file, line and definition, for people, as in `train.py:12: class Model`.
@@ -382,7 +382,7 @@ class SegmentError(SparkError):
 
     Attributes:
         reason: what is wrong with it.
-        path: the file, None if it is the worker's own.
+        path: the file; None if it is the worker's own.
     """
 
     def __init__(self, reason: str, path: str | None = None) -> None:
@@ -402,9 +402,9 @@ class LogFullError(SegmentError):
     """The run's log is full: a rank has passed no checkpoint since the oldest request in it.
 
     Attributes:
-        rank: the rank that has applied the fewest requests; -1 if it is not known.
-        step: the last checkpoint that it passed.
-        since: when the oldest request that it has not applied was sent, in seconds since the epoch.
+        rank: the rank that has applied the fewest requests; -1 if unknown.
+        step: the last checkpoint that this rank passed.
+        since: when the oldest request that this rank has not applied was sent, in seconds since the epoch.
     """
 
     def __init__(self, reason: str, path: str | None = None, rank: int = -1, step: int = 0, since: float = 0.0) -> None:
@@ -442,10 +442,10 @@ class StoreError(SparkError):
 
 
 class CodeRefusedError(SparkError):
-    """New code is not sent to any worker, because it can't be read or does not compile.
+    """New code was not sent to any worker, because it can't be read or does not compile.
 
     Attributes:
-        reason: why, for people; of a syntax error, the lines after the first are what Python prints.
+        reason: why, for people. For a syntax error, Python's own message follows the first line.
     """
 
     def __init__(self, reason: str) -> None:
@@ -457,14 +457,14 @@ class CodeRefusedError(SparkError):
 
 
 class JournalError(StoreError):
-    """A journal can't be read: its path, and the reason."""
+    """A journal can't be read."""
 
     def __str__(self) -> str:
         return f"the journal {self.path}: {self.reason}"
 
 
 class ReplayRefusedError(JournalError):
-    """A journal does not fit this script. The reason is the first difference."""
+    """A journal does not fit this script. `reason` is the first difference."""
 
     def __str__(self) -> str:
         return f"the journal {self.path} can't be replayed: {self.reason}"

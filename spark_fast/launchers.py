@@ -1,4 +1,4 @@
-"""The rank of this process in a job of several, as its launcher gives it in the environment.
+"""The rank of this process in a job of several processes, from its launcher's environment variables.
 
 Each supported launcher is a row of LAUNCHERS. With any other, the user calls `configure(rank=…, world_size=…)`.
 """
@@ -18,17 +18,17 @@ class RankInfo:
     """The rank of a process in its job, with the sizes of the job."""
 
     launcher: str
-    """The source of it: a name of LAUNCHERS, or "configure()"."""
+    """The source of the rank: a name of LAUNCHERS, or "configure()"."""
     rank: int
     world_size: int
     local_rank: int
     local_world_size: int
     job: str
-    """The name of the job, the same for all its ranks on this host. No other job that lives beside it has it."""
+    """The name of the job. All its ranks on this host have it, and no other job that lives there."""
     generation: int = 0
     """How often an elastic launcher, or a scheduler, has started the job again."""
     everywhere: str = ""
-    """A name of the job that is the same on all hosts; the same as `job` if there is none."""
+    """A name of the job that is the same on all hosts; equal to `job` if there is none."""
 
 
 Environment = Mapping[str, str]
@@ -36,10 +36,10 @@ Environment = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Launcher:
-    """The variables that a launcher sets for the processes that it starts. Of several, the first that is set counts.
+    """The environment variables that a launcher sets for its processes. Of several, the first that is set counts.
 
-    signs: variables that are set only if this launcher was the innermost.
-    job: variables that together name the job; of several such sets, the first that is there.
+    signs: variables that are set only if this launcher is the innermost one.
+    job: sets of variables that together name the job; the first complete set counts.
     denied: returns whether the variables are set but do not apply to this process.
     """
 
@@ -59,13 +59,13 @@ def _torchrun_local_rank(environ: Environment) -> str:
     texts = [environ.get(name, "") for name in ("RANK", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "WORLD_SIZE")]
     if all(map(_NUMBER.fullmatch, texts)):
         rank, here, hosts, everywhere = map(int, texts)
-        if here and here * hosts == everywhere:  # as many ranks on each host, with consecutive numbers
+        if here and here * hosts == everywhere:  # each host has equally many ranks, with consecutive numbers
             return str(rank % here)
     return environ.get("LOCAL_RANK", "")
 
 
 def _tasks_here(environ: Environment) -> str:
-    """Return the number of tasks on this node. Slurm writes `2(x3),1` for two on each of three nodes and one on a
+    """Return the number of tasks on this node. Slurm writes `2(x3),1` for two tasks on each of three nodes and one on a
     fourth."""
     text, node = environ.get("SLURM_STEP_TASKS_PER_NODE", ""), environ.get("SLURM_NODEID", "")
     if not text or not node:
@@ -82,7 +82,7 @@ def _tasks_here(environ: Environment) -> str:
 
 
 def _no_srun(environ: Environment) -> bool:
-    """Return whether this is the script of sbatch or the shell of salloc: one process, for any number of tasks."""
+    """Return whether this is the script of sbatch or the shell of salloc: a single process, for any number of tasks."""
     step = environ.get("SLURM_STEP_ID", "")
     # Numbers from 0xfffffff0 on are not steps of srun: 0xfffffffb is the script, 0xfffffffa the shell.
     return not _NUMBER.fullmatch(step) or int(step) >= 0xFFFFFFF0
@@ -93,9 +93,10 @@ _OF_A_HOST = ("GROUP_RANK", "SLURM_NODEID")
 
 _NUMBER = re.compile(r"\d{1,10}", re.ASCII)
 
-# The innermost first: srun starts torchrun, sbatch starts mpirun, Ray's workers live in a step of srun, and each passes
-# its own variables on to the processes below. Many programs set PyTorch's variables, and the script itself may do so
-# last. Open MPI and MPICH start their daemons by srun, so Slurm's variables are set too, and describe the daemons.
+# The innermost launcher first: srun starts torchrun, sbatch starts mpirun, Ray's workers live in a step of srun, and
+# each passes its variables on to the processes below. Many programs set PyTorch's variables, and the script itself may
+# set them last. Open MPI and MPICH start their daemons with srun, so Slurm's variables are set, too, but describe the
+# daemons.
 LAUNCHERS = (
     Launcher(
         "torchrun",
@@ -103,13 +104,13 @@ LAUNCHERS = (
         world_size="WORLD_SIZE",
         local_rank=_torchrun_local_rank,
         local_world_size=("LOCAL_WORLD_SIZE",),
-        # GROUP_RANK numbers the agents: two of them on one host, each with a local rank 0, are as two hosts. The port
-        # comes second because it may be another after a restart.
+        # GROUP_RANK numbers the agents: two agents on one host, each with a local rank 0, count as two hosts. The port
+        # comes second, since it may change with a restart.
         job=(("TORCHELASTIC_RUN_ID", "GROUP_RANK"), ("MASTER_ADDR", "MASTER_PORT", "GROUP_RANK")),
         restarts=("TORCHELASTIC_RESTART_COUNT",),
         signs=("TORCHELASTIC_RUN_ID",),
     ),
-    Launcher(  # DeepSpeed, Accelerate, Ray Train, Lightning, and scripts of one's own
+    Launcher(  # DeepSpeed, Accelerate, Ray Train, Lightning, and the user's own scripts
         "PyTorch's environment",
         rank="RANK",
         world_size="WORLD_SIZE",
@@ -125,19 +126,19 @@ LAUNCHERS = (
         local_world_size=("OMPI_COMM_WORLD_LOCAL_SIZE",),
         job=(("PMIX_NAMESPACE",), ("OMPI_MCA_ess_base_jobid",)),
     ),
-    Launcher(  # and Intel MPI, which alone names the job
+    Launcher(  # also Intel MPI, the only one of them that names the job
         "MPICH",
         rank="PMI_RANK",
         world_size="PMI_SIZE",
         local_rank=("MPI_LOCALRANKID",),
         local_world_size=("MPI_LOCALNRANKS",),
         job=(("I_MPI_HYDRA_UUID",),),
-        signs=("MPI_LOCALRANKID",),  # srun --mpi=pmi2 sets the others too
+        signs=("MPI_LOCALRANKID",),  # srun --mpi=pmi2 sets the other variables, too
     ),
     Launcher(
         "Slurm",
         rank="SLURM_PROCID",
-        world_size="SLURM_STEP_NUM_TASKS",  # SLURM_NTASKS is what sbatch was asked for
+        world_size="SLURM_STEP_NUM_TASKS",  # SLURM_NTASKS is the number that sbatch was asked for
         local_rank=("SLURM_LOCALID",),
         local_world_size=_tasks_here,
         job=(("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_NODEID"),),
@@ -149,7 +150,7 @@ LAUNCHERS = (
 
 
 def read(environ: Environment = os.environ, parent: str | None = None) -> RankInfo | None:
-    """Return the rank of this process, by its launcher; None if it has no known launcher, or is the only process.
+    """Return the rank that the launcher gives this process; None without a known launcher, or for a single process.
 
     parent: a name for the process that started all ranks of this host, which names the job if no variable does; None to
         look for that process.
@@ -163,7 +164,7 @@ def read(environ: Environment = os.environ, parent: str | None = None) -> RankIn
 def leads(environ: Environment = os.environ) -> bool:
     """Return whether this process, or the worker that it starts, is rank 0 of its job or the only process.
 
-    If the variables contradict each other, it counts as the only process, and the worker warns.
+    If the variables contradict each other, this process counts as the only one, and the worker warns.
     """
     if environ.get("SPARK_FAST_RANKS", "1").lower() in names.OFF or environ.get("SPARK_FAST_WORLD_SIZE") == "1":
         return True
@@ -202,7 +203,7 @@ def _read(rows: list[Launcher], environ: Environment, parent: str | None) -> Ran
     everywhere = ""
     for variables in row.job:
         values = [environ.get(name, "") for name in variables]
-        if all(values) and values[0] != "none":  # the name that torchrun gives to a job without one
+        if all(values) and values[0] != "none":  # torchrun names a job "none" if it has no name
             job = ":".join([row.name, *values])
             everywhere = ":".join([row.name, *(environ[each] for each in variables if each not in _OF_A_HOST)])
             break
@@ -214,7 +215,7 @@ def _read(rows: list[Launcher], environ: Environment, parent: str | None) -> Ran
 def checked(
     name: str, rank: int, world_size: int, local_rank: int | None, local_world_size: int | None, job: str, restarts: int
 ) -> RankInfo:
-    """Return the rank after checking it. Without local numbers, all ranks are taken to be on this host.
+    """Check the rank and return it. Without local numbers, all ranks count as being on this host.
 
     Raises ValueError if a number is out of range.
     """
@@ -247,10 +248,10 @@ def _number(text: str, what: str) -> int:
 
 
 def job_of_parent(name: str, rank: str, environ: Environment) -> str:
-    """Return a name of the job by the process that started all ranks of this host.
+    """Return a name of the job that is made from the process that started all ranks of this host.
 
-    It is the nearest ancestor that does not belong to one rank alone, as a shell, a supervisor or `numactl` between the
-    launcher and this process does.
+    That process is the nearest ancestor that does not belong to one rank alone. A shell, a supervisor or `numactl`
+    between the launcher and this process belongs to one rank.
     """
     mine = f"{rank}={environ.get(rank, '')}".encode()
     pid = os.getppid()
@@ -260,7 +261,7 @@ def job_of_parent(name: str, rank: str, environ: Environment) -> str:
             parent, start = _parent_and_start(pid)
             with open(f"/proc/{pid}/environ", "rb") as file:
                 within = mine in file.read().split(b"\0")
-        except OSError:  # no /proc, or a process of another user, which is no shell of this rank
+        except OSError:  # no /proc, or another user's process, which does not belong to this rank
             break
         if not within:
             break
@@ -277,7 +278,7 @@ def ancestors() -> Iterator[int]:
         while pid > 0:
             parent, start = _parent_and_start(pid)
             if start > youngest:
-                return  # the parent has ended just now, and another process has its number
+                return  # the parent has just ended, and another process has its id
             yield pid
             pid, youngest = parent, start
     except OSError:
@@ -285,7 +286,7 @@ def ancestors() -> Iterator[int]:
 
 
 def _parent_and_start(pid: int) -> tuple[int, int]:
-    """Return a process's parent, and when it began, in ticks since the boot. Raises OSError if /proc lacks it."""
+    """Return a process's parent and its own start, in ticks since the boot. Raises OSError if /proc lacks it."""
     with open(f"/proc/{pid}/stat", "rb") as file:
         # After the name, which may hold anything: the state, the parent, …, and as the 22nd field the start.
         fields = file.read().rpartition(b")")[2].split()

@@ -1,4 +1,4 @@
-"""How this package starts processes of its own."""
+"""How this package starts its own processes."""
 
 import sys
 
@@ -8,11 +8,10 @@ _ADDED = "spark_fast_added_P"
 
 
 def own_command(*words: str, module: str = "spark_fast") -> list[str]:
-    """Return the command that runs a module of this package with these words, by this interpreter.
+    """Return the command that runs a module of this package with these arguments, in this interpreter.
 
-    Its -P keeps the working directory, where any file may have the name of a module, out of the places that imports
-    look into. A script that `spark-fast run` runs finds the modules beside it all the same: -X tells that the user has
-    not asked for -P.
+    Its -P keeps the working directory, where any file may have the name of a module, off the search path. A script
+    under `spark-fast run` finds the modules in its folder nonetheless: -X says that the user has not asked for -P.
     """
     added = [] if asks_for_safe_path() else ["-X", _ADDED]
     return [sys.executable, "-P", *added, "-m", module, *words]

@@ -1,4 +1,4 @@
-"""The kinds of requests, and their fates."""
+"""The kinds of requests, and their fates: whether and how a request took effect."""
 
 import os
 import re
@@ -45,11 +45,11 @@ class Kind(IntEnum):
 
 
 RESET = "reset"
-"""The mail of a stop after which the supervisor starts a fresh worker. The stop's duration is the time that the old
-worker has to end."""
+"""The mail (content) of a stop after which the supervisor starts a fresh worker. The stop's duration is the time that
+the old worker has to end."""
 
 AFTER_ERROR = "an error: "
-"""The beginning of the sender's name of a pause that a worker makes itself after an error."""
+"""The beginning of the sender's name in a pause that a worker makes by itself after an error."""
 GRACE = "grace"
 """The mail of a stop after which the supervisor ends the worker. The stop's duration is the time that the worker has to
 end by itself."""
@@ -68,7 +68,7 @@ class FateState(StrEnum):
     """The state of a request."""
 
     ASKED = "asked"
-    """It stands in the log, and no worker has applied it yet."""
+    """It is in the log, and no worker has applied it yet."""
     APPLIED = "applied"
     """It took effect at a step: a pause when the worker parked, an advance when it parked again."""
     SUPERSEDED = "superseded"
@@ -76,11 +76,11 @@ class FateState(StrEnum):
     REFUSED = "refused"
     """It never entered the log, or the worker did not try; the reason says why."""
     FAILED = "failed"
-    """A worker tried to apply it and could not; the reason says why."""
+    """A worker tried to apply it and failed; the reason says why."""
     VOID = "void"
     """Its sender died while sending it, so no worker will ever apply it."""
     LOST = "lost"
-    """The run ended before it applied it, or the fate is not known any more."""
+    """The run ended before applying it, or the fate is no longer known."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,12 @@ class Fate:
 
     Attributes:
         state: one of FateState.
-        step: the step at which it was applied, else None.
+        step: the step at which the request was applied, else None.
         by: the id of the request that superseded it, else None.
-        reason: why, for people; empty if the state alone says it. If code failed, the lines after the first are the
+        reason: why, for people; empty if the state says enough. If code failed, the lines after the first are the
             traceback.
-        warnings: of a reload that was applied: what stays as the old code made it, one sentence each, with file and
-            line if there is one. Empty for all other requests.
+        warnings: for an applied reload, a sentence for each object that stays as the old code made it, with file and
+            line if known. Empty for all other requests.
     """
 
     state: FateState
@@ -110,7 +110,7 @@ class Fate:
 
     @property
     def running(self) -> bool:
-        """Whether the request is a call whose function runs."""
+        """Whether the request is a call whose function is running."""
         return self.state is FateState.ASKED and self.reason.startswith(RUNNING)
 
     def __str__(self) -> str:
@@ -133,7 +133,7 @@ _RESTART = " restart"
 
 
 def version_mail(number: int, *, restart: bool = False) -> str:
-    """Return the mail of a reload: the version that it brings. restart: whether to start the training over."""
+    """Return a reload's mail, which names the version. restart: whether to start the training over."""
     return f"version-{number}{_RESTART if restart else ''}"
 
 
@@ -152,7 +152,7 @@ _named: tuple[int, str] = (0, "")
 
 
 def sender_name() -> str:
-    """Return the name of this process as a sender, for people. It is found once in a process, since that is slow."""
+    """Return the name of this process as a sender, for people. It is found once per process, since that is slow."""
     global _named
     if _named[0] != os.getpid():
         _named = os.getpid(), _find_name()
@@ -164,21 +164,21 @@ def _find_name() -> str:
         import getpass
 
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container's uid with no name, or no file can be opened
+    except (KeyError, OSError):  # the uid has no name, as in a container, or no file can be opened
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}, pid {os.getpid()}"
 
 
 UNDECIDED = "no step decided yet"
-"""The reason of a fate that does not change if the sender is dead."""
+"""The reason in the fate of a request whose step is undecided, which stays so if the sender is dead."""
 RUNNING = "it is running"
-"""The reason of a call whose function runs. In a run of several ranks, the numbers of the ranks follow."""
+"""The reason in the fate of a call whose function is running. In a run of several ranks, the ranks' numbers follow."""
 
 _NO_REPLY = (
     "the worker could not write its answer, so this can't say why, nor whether a called function has run: see the "
     "training's standard error"
 )
-"""The reason of a request that failed without a reply, because the disk was full or no file could be opened."""
+"""The reason in the fate of a request that failed without a reply: the disk was full, or no file could be opened."""
 
 _APPLIED, _SUPERSEDED, _FAILED = 1, 2, 3
 
@@ -187,9 +187,9 @@ def fate_of(control: int, seq: int, ident: int, *, folder: Path, alive: bool, en
     """Read the fate of entry `seq` from the control file.
 
     ident: the id that the entry must have.
-    folder: the run folder, where the worker leaves its replies.
+    folder: the run folder, which holds the worker's replies.
     alive: whether a rank of the run lives, read before this call.
-    ended: how the run ended, for the reason, if it did.
+    ended: how the run ended, for the reason, if it has ended.
     """
     entry: dict[str, Any] | None = _core.read_entry(control, seq)
     if entry is None or entry["id"] != ident:
@@ -211,7 +211,7 @@ def fate_of(control: int, seq: int, ident: int, *, folder: Path, alive: bool, en
 
 
 def _running(folder: Path, ident: int) -> str:
-    """Return the reason that says in which ranks the function runs; empty if it has not begun."""
+    """Return a reason that names the ranks in which the function is running; empty if it has not begun."""
     from spark_fast.runfiles.mailbox import read_replies, read_reply
 
     if (reply := read_reply(folder, ident)) is not None:
@@ -221,7 +221,7 @@ def _running(folder: Path, ident: int) -> str:
 
 
 def _forgotten(folder: Path, ident: int, alive: bool, ended: str) -> Fate:
-    """Return the fate of a request that the log has forgotten, from the worker's reply."""
+    """Return the fate, from the worker's reply, of a request that the log has dropped."""
     reply, text = _reply_of(folder, ident)
     if reply is None:
         return Fate(FateState.LOST, reason=f"more than {_core.LOG_CAPACITY} requests came after it")
@@ -258,8 +258,8 @@ def failure_of(folder: Path, ident: int, step: int) -> Fate:
 def _reply_of(folder: Path, ident: int) -> "tuple[Reply | None, str]":
     """Return the reply, and its reason with the traceback.
 
-    Of several ranks it is the reply of the first that failed, because their reasons are mostly the same; else that of a
-    rank whose function runs; else any.
+    Of several ranks' replies, this is the one of the first rank that failed, since the reasons are mostly the same;
+    else of a rank whose function is running; else any.
     """
     from spark_fast.runfiles.mailbox import read_replies, read_reply  # rarely needed
 

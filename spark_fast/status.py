@@ -1,4 +1,4 @@
-"""The status, progress and ranks of a run, as its workers published them."""
+"""The status, progress and ranks of a run, as its workers publish them."""
 
 import time
 from collections.abc import Iterable
@@ -10,23 +10,23 @@ __all__ = ["Progress", "Rank", "SparkStatus"]
 
 
 class SparkStatus(StrEnum):
-    """What the worker did last; never what a controller has only asked for."""
+    """The last action of a worker. A request alone makes it neither `paused` nor `stopped`."""
 
     # Text after a member is its documentation.
     IDLE = "idle"
-    """The process is there, and has passed no checkpoint yet."""
+    """The process lives, and has passed no checkpoint yet."""
     RUNNING = "running"
     """It passes checkpoints, or runs towards the next one."""
     PAUSING = "pausing"
-    """A pause is asked for, and the worker has not parked yet: it is still in its step, or in a pause hook."""
+    """A pause was requested, and the worker has not parked yet: it is still in its step, or in a pause hook."""
     PAUSED = "paused"
     """It is parked at a checkpoint and uses no CPU; its pause hooks have run."""
     STOPPING = "stopping"
-    """A stop is asked for, and the process still lives: in its step, or saving what it has."""
+    """A stop was requested, and the process still lives: it is in its step, or saves its work."""
     STOPPED = "stopped"
     """The process ended by itself after a checkpoint had raised SparkStopError."""
     RELOADING = "reloading"
-    """A checkpoint raised SparkReloadError, and none was passed since."""
+    """A checkpoint raised SparkReloadError, and the worker has passed no checkpoint since."""
     FINISHED = "finished"
     """The process ended by itself, without a stop and without an uncaught exception."""
     FAILED = "failed"
@@ -34,7 +34,7 @@ class SparkStatus(StrEnum):
     LOST = "lost"
     """The process died without noting its end, or its control file was damaged."""
     UNHEARD = "unheard"
-    """Only of a rank on another host: that host sends no news, so the rank may run, wait or have ended."""
+    """Only for a rank on another host: that host sends no news, so the rank may run, wait or have ended."""
 
     @property
     def live(self) -> bool:
@@ -60,7 +60,7 @@ class WorkerState(IntEnum):
 
 
 _SAID = {
-    WorkerState.NONE: SparkStatus.IDLE,  # just being made
+    WorkerState.NONE: SparkStatus.IDLE,  # the worker is being made
     WorkerState.IDLE: SparkStatus.IDLE,
     WorkerState.PARKED: SparkStatus.PAUSED,
     WorkerState.STOPPING: SparkStatus.STOPPING,
@@ -95,9 +95,9 @@ class Progress:
     """The progress of the `track()` loops of a worker.
 
     Attributes:
-        loops: (items done, items in all) of each running loop, outermost first; None for a length that is not known.
-        fraction: of the outermost loop, including its inner loops; None if a length is not known.
-        seconds_left: at the mean speed so far, without pauses; None if it is not known.
+        loops: (items done, items in all) of each running loop, outermost first; None for an unknown length.
+        fraction: the completed fraction of the outermost loop, including its inner loops; None if unknown.
+        seconds_left: the time left at the mean speed so far, without pauses; None if unknown.
     """
 
     loops: list[tuple[int, int | None]]
@@ -116,7 +116,7 @@ def progress_of(slot: dict[str, Any], now: float) -> Progress | None:
     fraction: float | None = 0.0
     for done, total, _began, _parked in reversed(levels):
         if not total:
-            # The length of an inner loop only refines the fraction; without that of the outermost there is none.
+            # An inner loop's length only refines the fraction; without the outermost loop's length there is none.
             fraction = None if (done, total) == levels[0][:2] else 0.0
         elif fraction is not None:
             fraction = min(1.0, (done + fraction) / total)
@@ -146,21 +146,21 @@ class Rank:
     """One worker of a run.
 
     Attributes:
-        rank: its number in the job, from 0.
-        status: what it did last; `unheard` if its host sends no news.
-        step: checkpoints passed; of a rank that is `unheard`, those in the last news.
-        pid: its process id, as the process sees it; in a container that is another number than outside.
-        host: the host that it runs on.
-        since: when it came to this status, in seconds since the epoch; of a rank that is `lost`, when a process first
-            saw that; of one that is `unheard`, the time of the last news. 0 if it is not known.
-        behind: steps that it is behind the furthest living rank of all hosts. 0 for a rank that has ended or that is
-            `unheard`.
-        overdue: seconds for which it has not applied a request that another rank has applied, or any request if it is
-            the only rank. They count from the oldest such request, or from its joining if that was later. 0 if it is
-            no more than a second. The rank hangs, or its step takes long.
-        stride: steps that each of its checkpoints counts.
-        told: whether it is a rank of another host. Its status and step come from that host's last news, and may be some
-            seconds old.
+        rank: the rank's number in the job, from 0.
+        status: the rank's last action; `unheard` if its host sends no news.
+        step: the number of passed checkpoints; for an `unheard` rank, that of the last news.
+        pid: the process id, as the process sees it; a container's processes have other ids outside.
+        host: the rank's host.
+        since: when the rank came to this status, in seconds since the epoch; for a `lost` rank, when a process first
+            noticed; for an `unheard` one, the time of the last news. 0 if unknown.
+        behind: the number of steps between the rank and the furthest living rank of all hosts. 0 for an ended or
+            `unheard` rank.
+        overdue: seconds for which the rank has not applied a request that another rank has applied, or any request if
+            it is the only rank. They count from the oldest such request, or from the rank's joining if that was later.
+            0 for a second or less. More means that the rank hangs, or that its step takes long.
+        stride: the number of steps that each of the rank's checkpoints counts.
+        told: whether this is a rank of another host. Its status and step come from that host's last news, and may be
+            some seconds old.
     """
 
     rank: int
@@ -176,16 +176,18 @@ class Rank:
 
 
 _FAR = 10
-"""Checkpoints that a rank may be behind without being reported. In a job that does its steps together it is 0 or 1, and
-a few more if hosts run ahead of their accelerators. If each rank runs freely, it may be those of a second."""
+"""The most checkpoints that a rank may be behind without a report. If all ranks do their steps together, a rank is
+behind by 0 or 1, and by a few more if hosts run ahead of their accelerators. If each rank runs freely, it may be behind
+by the checkpoints of a second."""
 _TOLD = 3.0
-"""How old the step of another host's rank may be, in seconds: each host sends and reads news once a second."""
+"""The greatest age, in seconds, of the known step of another host's rank: each host sends and reads news once a
+second."""
 
 
 def trouble_of(rank: Rank, per_second: float | None) -> str:
-    """Return the trouble of a rank: `lost`, `failed`, `unheard`, `overdue`, `behind`, or nothing. See Rank.
+    """Return the trouble of a rank: `lost`, `failed`, `unheard`, `overdue`, `behind`, or an empty text. See Rank.
 
-    per_second: the steps per second of the run; None if they are not known.
+    per_second: the run's steps per second; None if unknown.
     """
     if rank.status in (SparkStatus.LOST, SparkStatus.FAILED, SparkStatus.UNHEARD):
         return str(rank.status)
@@ -196,9 +198,9 @@ def trouble_of(rank: Rank, per_second: float | None) -> str:
 
 
 def slowest(ranks: Iterable[Rank]) -> str:
-    """Say which rank is furthest behind and by how many steps, for a message about a request that takes long.
+    """Return a sentence on the rank that is furthest behind, for a message about a request that takes long.
 
-    The other ranks may be parked at the step of the request, and wait there until this rank comes to it. Empty if no
+    The other ranks may be parked at the step of the request until this rank arrives there. The sentence is empty if no
     rank is behind by more than a few checkpoints.
     """
     last = max(ranks, key=lambda rank: rank.behind, default=None)
@@ -208,11 +210,11 @@ def slowest(ranks: Iterable[Rank]) -> str:
 
 
 _SHOWN = 12
-"""How many ranges of ranks a line names."""
+"""The most ranges of ranks that a line names."""
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """Numbers of ranks for people: `0-3, 5, 7-63`. Some of them where they are all over the place."""
+    """Return the numbers of ranks for people: `0-3, 5, 7-63`. If there are too many ranges, count the rest."""
     found: list[tuple[int, int]] = []
     for number in sorted(numbers):
         if found and number == found[-1][1] + 1:
@@ -225,7 +227,7 @@ def ranges(numbers: Iterable[int]) -> str:
 
 
 def monotonic() -> float:
-    """The clock that workers stamp their marks with."""
+    """Return the time on the clock that workers use for their time stamps."""
     return time.clock_gettime(time.CLOCK_MONOTONIC)
 
 

@@ -1,4 +1,4 @@
-"""Messages of the worker to the person who started it, a line at a time on standard error."""
+"""Prints the worker's messages to standard error, a line at a time, for the person who started it."""
 
 import os
 import sys
@@ -14,20 +14,20 @@ _LIBRARY = os.path.dirname(os.path.abspath(os.__file__))
 
 
 def say(message: str) -> None:
-    """Print one line. A standard error that is closed or full does not end the training."""
-    if is_forked():  # another thread of the parent may have held the lock of sys.stderr, which stays held here
+    """Print one line. A closed or full standard error does not end the training."""
+    if is_forked():  # the parent's threads may have held sys.stderr's lock, which stays held here
         say_at_once(message)
         return
     try:
         print(f"spark_fast: {message}", file=sys.stderr, flush=True)
     except (OSError, ValueError, AttributeError):
         return
-    except RuntimeError:  # in a signal handler that came in the middle of another write
+    except RuntimeError:  # in a signal handler that interrupted another write
         say_at_once(message)
 
 
 def say_at_once(message: str) -> None:
-    """Print one line without sys.stderr: for signal handlers, since the main thread may be writing to that."""
+    """Print one line without sys.stderr, for signal handlers: the main thread may be writing to sys.stderr."""
     with suppress(OSError):
         os.write(2, f"spark_fast: {message}\n".encode(errors="replace"))
 

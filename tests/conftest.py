@@ -1,4 +1,4 @@
-"""Each test has a kind, belongs to a tier, has a home of runs of its own, and ends the processes that it started."""
+"""Gives each test a kind, a tier and its own home of runs, and ends the processes that it leaves."""
 
 import compileall
 import os
@@ -16,8 +16,8 @@ from spark_fast import client
 from spark_fast.worker.lifecycle.launchers import LAUNCHERS
 from tests.tiers import KINDS, REMEDY, TIERS, kind_of, tier_of, tiers_of_file
 
-# Where the tests run as a background job, or under nohup, these signals are ignored, and what is ignored is inherited
-# by every child. What is handled is not: children then begin as they would in a terminal.
+# If the tests run as a background job, or under nohup, these signals are ignored, and every child inherits that. It
+# does not inherit handlers: with them, children begin as they would in a terminal.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 for number in (signal.SIGQUIT, signal.SIGHUP):
@@ -26,7 +26,7 @@ for number in (signal.SIGQUIT, signal.SIGHUP):
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Has children begin as they would anywhere, and compiles the package once for all of them."""
+    """Have children begin as they would outside the tests, and compile the package once for all of them."""
     for name in ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"):
         os.environ.pop(name, None)
     if not hasattr(config, "workerinput"):
@@ -34,13 +34,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds --tier."""
+    """Add --tier."""
     words = "run the tests of this tier and no others; tests/tiers.py explains the tiers (default: all tests)"
     parser.addoption("--tier", choices=TIERS, help=words)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leaves out modules without a test of the chosen tier: they may import what the tier does not install."""
+    """Leave out modules without a test of the chosen tier: they may import packages that the tier does not install."""
     tier = config.getoption("tier")
     if tier is None or collection_path.suffix != ".py" or not collection_path.name.startswith("test_"):
         return None
@@ -49,7 +49,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Gives each test its one kind, so that `-m` selects by it, and leaves out the tests of other tiers."""
+    """Give each test its only kind, by which `-m` selects, and leave out the tests of other tiers."""
     tier = config.getoption("tier")
     chosen, left_out = [], []
     for item in items:
@@ -64,7 +64,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 begun: list[str] = []
-"""The audit events of the processes that this process has begun since the current test started."""
+"""The audit events of the processes that this process has started in the current test."""
 
 
 def _note_process(event: str, _: object) -> None:
@@ -77,7 +77,7 @@ sys.addaudithook(_note_process)
 
 @pytest.fixture(autouse=True)
 def kind(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fails a test that has no kind, and a unit test that starts a process."""
+    """Fail a test that has no kind, and a unit test that starts a process."""
     found = kind_of(request.node.iter_markers())
     if found is None:
         pytest.fail(f"{request.node.nodeid}: {REMEDY}", pytrace=False)
@@ -89,9 +89,9 @@ def kind(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder of runs, for this process and for those that it starts. Not made yet.
+    """Yield the path of the folder of runs, for this process and its children. The folder is not made yet.
 
-    Workers that are left in it are ended: one whose supervisor was killed lives on.
+    Then end the workers that are left in it, since a worker whose supervisor was killed lives on.
     """
     path = tmp_path / "home"
     monkeypatch.setenv("SPARK_FAST_HOME", str(path))
@@ -101,14 +101,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         monkeypatch.delenv(name, raising=False)
     for name in ("SPARK_FAST", "SPARK_FAST_RUN", "SPARK_FAST_QUIET", "SPARK_FAST_YIELD_INTERVAL", "SPARK_FAST_JOURNAL"):
         monkeypatch.delenv(name, raising=False)
-    for launcher in LAUNCHERS:  # the tests may themselves be one of several tasks
+    for launcher in LAUNCHERS:  # a launcher may have started the tests themselves
         monkeypatch.delenv(launcher.rank, raising=False)
     yield path
     monkeypatch.setenv("SPARK_FAST_HOME", str(path))
     with suppress(client.FolderRefusedError):
         for run in client.runs(ended=False):
             for rank in run.ranks:
-                # A damaged control file may name any process.
+                # A damaged control file may name any process as its worker.
                 with suppress(psutil.Error, ValueError):
                     process = psutil.Process(rank.pid)
                     if process.environ().get("SPARK_FAST_HOME") == str(path):

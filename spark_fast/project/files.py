@@ -1,4 +1,4 @@
-"""Tells which files are the project's own code, which a reload may replace."""
+"""Decides which files are the project's own code, which a reload may replace."""
 
 import os
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ _HERE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 
 
 def is_project_file(path: str, roots: Sequence[str]) -> bool:
-    """Whether a file is the project's own code: a `.py` file below one of the roots.
+    """Return whether a file is the project's own code: a `.py` file below one of the roots.
 
-    Files of installed packages, of the standard library, of spark_fast, and of virtual environments below the root are
-    not.
+    Files of installed packages, of the standard library, of spark_fast, and of virtual environments below a root do not
+    count.
 
     Costs some ten microseconds for the first file of a folder, and a few for each other file.
     """
@@ -39,14 +39,14 @@ def innermost(path: str, roots: Sequence[str]) -> str | None:
 
 
 def is_under(path: str, folder: str) -> bool:
-    """Whether an absolute path is a folder, or lies below it."""
+    """Return whether an absolute path is the folder, or is below it."""
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def _belongs(folder: str, root: str) -> bool:
     if not is_under(folder, root):
         return False
-    # An environment around the root does not count: some keep their projects in one.
+    # An environment around the root does not matter: some users keep their projects in one.
     while folder != root:
         if _is_environment(folder):
             return False
@@ -59,7 +59,7 @@ def _installed(folder: str) -> bool:
     parts = folder.split("/")
     if not _INSTALLED.isdisjoint(parts) or is_under(folder, _HERE):
         return True
-    # A standard library, of this or another interpreter.
+    # The standard library of this or another interpreter.
     return any(
         part.startswith("python3") and os.path.isfile("/".join([*parts[: at + 1], "os.py"]))
         for at, part in enumerate(parts)

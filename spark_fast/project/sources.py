@@ -51,10 +51,10 @@ class Fault:
     """Why a source does not compile.
 
     Attributes:
-        path: its file.
-        line: its line; None if the error has none.
-        what: the kind of error and its message, like "SyntaxError: invalid syntax".
-        text: all that Python prints of the error.
+        path: the file.
+        line: the line; None if the error has none.
+        what: the error's type and message, like "SyntaxError: invalid syntax".
+        text: the error as Python prints it.
     """
 
     path: str
@@ -72,7 +72,7 @@ def _check(path: str, source: bytes) -> Fault | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # Under the file's own name, the line that Python shows for some errors is read from the file on disk.
+            # Not under the file's own name: for some errors, Python would then show the line from the file on disk.
             compile(source, _UNNAMED, "exec", dont_inherit=True)
     except SyntaxError as error:
         error.filename = path
@@ -92,10 +92,10 @@ class Import:
     """A module that a source names in an import statement.
 
     Attributes:
-        names: the parts of its name. For `from a import b`, they are a and b, though b may be no module.
+        names: the parts of the module's name. For `from a import b`, they are a and b, though b may be no module.
         level: the number of dots before the name.
-        sure: whether it is imported in any case when the source is executed. An import within a function, an `if` or a
-            `try` is not.
+        sure: whether executing the source always imports the module. An import within a function, an `if` or a `try`
+            is not sure.
     """
 
     names: tuple[str, ...]
@@ -118,7 +118,7 @@ _BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 
 
 def _imports(tree: ast.Module) -> Iterator[Import]:
-    # Statements only: most nodes of a tree are expressions, which have no imports.
+    # Only statements are searched: most nodes of a tree are expressions, which contain no imports.
     waiting: list[tuple[ast.AST, bool]] = [(tree, True)]
     while waiting:
         node, sure = waiting.pop()

@@ -1,11 +1,11 @@
-"""Makes processes that multiprocessing spawns run the worker's code, and not the files on disk.
+"""Makes processes that multiprocessing spawns run the worker's code instead of the files on disk.
 
 A spawned process executes the main script again, as `__mp_main__`, and imports the modules that it needs. While the
-worker keeps its code, a script in the run's folder takes the place of the main script. It calls begin(), which puts a
-finder before all others, and executes the main script's source as it runs in the worker. Files whose source is gone, or
-that were never part of the run's code, are read from disk.
+worker keeps its code, a script in the run's folder replaces the main script. It calls begin(), which puts a finder
+before all others, and executes the main script's source as it runs in the worker. Files whose source is gone, or that
+were never part of the run's code, are read from disk.
 
-This module is not part of `worker`, which takes long to import: a spawned process may need none of it.
+This module is not part of `worker`, since that takes long to import, and a spawned process may not need it.
 """
 
 import os
@@ -16,7 +16,7 @@ from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
 from types import ModuleType
 
-TYPE_CHECKING = False  # typing takes longer to import than all the rest
+TYPE_CHECKING = False  # typing takes longer to import than all other modules here
 if TYPE_CHECKING:
     from typing import Any
 
@@ -30,11 +30,11 @@ MAIN = "__mp_main__"
 
 
 def divert(spawn: ModuleType, script: "Callable[[dict[str, Any]], str | None]") -> Callable[[], None]:
-    """Make processes that are spawned from here on begin with another script than the main one.
+    """Make processes that are spawned from now on begin with another script than the main one.
 
     spawn: the module `multiprocessing.spawn`.
-    script: gets the preparation data of a process, and returns the path of the script that it is to execute; None for
-        the main script.
+    script: gets the preparation data of a process, and returns the path of the script that the process must execute;
+        None for the main script.
 
     Return the function that undoes this.
     """
@@ -69,9 +69,9 @@ def script_for(
     files: Mapping[str, str],
     anew: Sequence[str],
 ) -> bytes:
-    """Return the script that a spawned process is to execute.
+    """Return the script that a spawned process must execute.
 
-    data: the preparation data of the process, by multiprocessing.
+    data: multiprocessing's preparation data of the process.
     folder, blobs: the run's folder, and the folder in it that holds the sources.
     roots: the folders that hold the project.
     modules: file and digest of the running code, by module name.
@@ -81,9 +81,9 @@ def script_for(
     name: str | None = data.get("init_main_from_name")
     path: str | None = data.get("init_main_from_path")
     if name is not None and (name == "__main__" or name.endswith(".__main__")):
-        name = None  # multiprocessing does not execute these
+        name = None  # multiprocessing does not execute such a module
     elif path is not None and os.path.splitext(os.path.basename(path))[0] == "ipython":
-        path = None  # nor does it execute this
+        path = None  # multiprocessing does not execute it either
     if name is not None:
         plain = f"globals().update(runpy.run_module({name!r}, run_name={MAIN!r}, alter_sys=True))"
     elif path is not None:
@@ -129,20 +129,21 @@ class _Code:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """Equal for equal code."""
+        """A value that is equal for equal code."""
         return self.main, self.modules, self.files
 
     def read(self, path: str, digest: str) -> "tuple[bytes, os.stat_result | None] | None":
-        """Return the source that ran of a file; None, after a warning, if the source can't be read.
+        """Return a file's source that ran; None, after a warning, if the source can't be read.
 
-        Return also the state of the file on disk, if it has always had this source: then its bytecode may be used.
+        Also return the state of the file on disk, if the file has always had this source, so that its bytecode may be
+        used.
         """
-        # Where no file was edited, nothing needs to be hashed, and no module that can do so be imported.
+        # If no file was edited, nothing must be hashed, and no module for that imported.
         state, disk = _on_disk(path)
         if disk is not None and disk == _on_disk(os.path.join(self._blobs, digest))[1]:
-            # Python finds bytecode by the second and the size, so it may be that of an earlier source.
+            # Python identifies bytecode by the source's second and size, so it may be that of an earlier source.
             return disk, None if path in self.anew else state
-        # These take longer than all the rest, and only edited files need them.
+        # These imports take longer than the rest of this module, and only edited files need them.
         from pathlib import Path
 
         from spark_fast.errors import SparkError
@@ -159,7 +160,7 @@ class _Code:
 
 def _on_disk(path: str) -> "tuple[os.stat_result | None, bytes | None]":
     try:
-        # In this order, so that bytecode that is kept for this state is never older than the source.
+        # In this order, so that bytecode kept for this state is never older than the source.
         state = os.stat(path)
         with open(path, "rb") as file:
             return state, file.read()
@@ -168,7 +169,7 @@ def _on_disk(path: str) -> "tuple[os.stat_result | None, bytes | None]":
 
 
 class _Loader(SourceFileLoader):
-    """Loads a given source. state: the state of the file on disk, if it has this source: then bytecode may be kept."""
+    """Loads a given source. state: the state of the file on disk, if it has this source and bytecode may be kept."""
 
     def __init__(self, name: str, path: str, digest: str, source: bytes, state: "os.stat_result | None") -> None:
         super().__init__(name, path)
@@ -203,7 +204,7 @@ class _Finder:
         if known is not None and (loader := self._loader(name, *known)) is not None:
             return spec_from_file_location(name, loader.path, loader=loader)
         finders = list(sys.meta_path)
-        # Not by those before it: one that asks all others would ask this one again, and so on without end.
+        # Not with the finders before it: one that asks all others would ask this one again, and so on without end.
         for finder in finders[finders.index(self) + 1 :] if self in finders else finders:
             find = getattr(finder, "find_spec", None)
             if isinstance(finder, _Finder) or find is None:
@@ -227,8 +228,8 @@ class _Finder:
 
 
 _executed: "tuple[_Code, dict[str, Any]] | None" = None
-"""The code that this process has begun with, and the namespace of its main script. A process that a fork server makes
-inherits them."""
+"""The code that this process began with, and the namespace of its main script. A process that a fork server makes
+inherits them from the server."""
 
 _undo: Callable[[], None] | None = None
 
@@ -236,7 +237,7 @@ _undo: Callable[[], None] | None = None
 def begin(space: "dict[str, Any]", given: "dict[str, Any]") -> None:
     """Make this process run the code that its parent runs. The script of script_for() calls this.
 
-    space: the namespace of that script, which becomes the main script's.
+    space: the namespace of that script, which becomes the main script's namespace.
     """
     global _executed, _undo
     code = _Code(space["__file__"], given)
@@ -245,7 +246,7 @@ def begin(space: "dict[str, Any]", given: "dict[str, Any]") -> None:
     sys.meta_path[:] = [_Finder(code), *(finder for finder in sys.meta_path if not isinstance(finder, _Finder))]
     if _undo is not None:
         _undo()
-    # Processes that this process spawns are to run the same code.
+    # Processes that this process spawns must run the same code.
     _undo = divert(sys.modules["multiprocessing.spawn"], lambda _: code.script if os.path.exists(code.script) else None)
     for name in [name for name in space if not (name.startswith("__") and name.endswith("__"))]:
         del space[name]
@@ -258,7 +259,7 @@ def begin(space: "dict[str, Any]", given: "dict[str, Any]") -> None:
 
 
 def running(path: str) -> bytes | None:
-    """Return the source that runs of a file, if a worker spawned this process and handed it that source; else None."""
+    """Return a file's running source, if a worker spawned this process and gave it that source; else None."""
     if _executed is None or (digest := _executed[0].files.get(path)) is None:
         return None
     found = _executed[0].read(path, digest)
@@ -281,7 +282,7 @@ def _execute_main(space: "dict[str, Any]", code: _Code) -> None:
     source, state = found
     main = sys.modules["__main__"]
     if state is not None and getattr(main, "__file__", None) == path:
-        # This process was forked by a server that was started before the run began, and that has executed the script.
+        # A server that was started before the run began, and that has executed the script, has forked this process.
         space.clear()
         space.update(vars(main))
         return
@@ -292,9 +293,9 @@ def _execute_main(space: "dict[str, Any]", code: _Code) -> None:
 
 
 def _drop_stale_modules(code: _Code) -> None:
-    """Remove the project's modules, if one of them runs other code than is to run now.
+    """Remove the project's modules, if one of them runs other code than it must run now.
 
-    A process that a fork server makes has the modules that the server has imported.
+    A process that a fork server makes inherits the modules that the server has imported.
     """
     if not any(_stale(name, module, code) for name, module in list(sys.modules.items())):
         return
@@ -316,7 +317,7 @@ def _stale(name: str, module: ModuleType, code: _Code) -> bool:
     loader = getattr(module.__spec__, "loader", None)
     if isinstance(loader, _Loader):
         return loader.digest != digest
-    # The server imported it before this module was in use.
+    # The server imported the module before this finder was installed.
     found = code.read(path, digest)
     return found is not None and found[1] is None
 

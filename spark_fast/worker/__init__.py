@@ -1,4 +1,4 @@
-"""What training code calls."""
+"""The functions that training code calls."""
 
 import sys
 
@@ -47,9 +47,9 @@ __all__ = [
 
 
 def _patch_cells() -> None:
-    """Begin to patch the cells of a notebook, if this is one."""
+    """Begin to patch notebook cells, if this process runs a notebook."""
     if "IPython" in sys.modules:
-        from spark_fast.worker.reload import notebook  # only a notebook is to load it
+        from spark_fast.worker.reload import notebook  # only a notebook needs it
 
         notebook.attend()
 

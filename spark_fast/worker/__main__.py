@@ -1,7 +1,7 @@
-"""The worker's process: `python -m spark_fast.worker run [-m] script.py args…`, as its supervisor starts it.
+"""The worker's process: its supervisor starts it as `python -m spark_fast.worker run [-m] script.py args…`.
 
-The supervisor's other options are in one environment variable, which is removed before the script could see it or hand
-it on. Without the variable the script runs all the same, without a supervisor.
+The supervisor passes its other options in one environment variable. It is removed before the script could see it or
+pass it on. Without the variable the script runs, too, but without a supervisor.
 """
 
 import json
@@ -18,7 +18,7 @@ TOLD = "SPARK_FAST_RUNNER"
 def main() -> int:
     """Run the script; return the exit status."""
     told = json.loads(os.environ.pop(TOLD, "{}"))
-    # Signals are blocked until here, so that none that came while the interpreter started is lost.
+    # Signals are blocked until here, so that none is lost while the interpreter starts.
     if "mask" in told:
         signal.pthread_sigmask(signal.SIG_SETMASK, told["mask"])
     command, *words = sys.argv[1:] or [""]

@@ -13,16 +13,16 @@ __all__ = ["SparkController", "controller", "create_controller"]
 
 
 class SparkController:
-    """Controls the run that this process is the worker of. Get it with `create_controller()`.
+    """Controls the run whose worker this process is. Get it with `create_controller()`.
 
     Requests go into the run's log like those from outside, and take effect at the next checkpoint. The methods don't
-    wait for that: the thread that asks may be the one that has to pass the checkpoint. They return the fate so far:
-    `asked`, or `refused` with the reason. Any thread may call them, and signal handlers written in Python.
+    wait for it, since the calling thread may be the one that must pass the checkpoint. They return the request's state
+    so far: `asked`, or `refused` with the reason. Any thread may call them, and so may Python's signal handlers.
     """
 
     @property
     def status(self) -> SparkStatus:
-        """What this worker did last; `idle` before the first checkpoint, and if nothing controls it."""
+        """The last action of this worker; `idle` before the first checkpoint, and if nothing controls this process."""
         fd = worker.fileno()
         if fd < 0:
             return SparkStatus.IDLE
@@ -33,7 +33,7 @@ class SparkController:
 
     @property
     def run(self) -> str | None:
-        """The id of this process's run; None before the first checkpoint, and if nothing controls it."""
+        """The id of this process's run; None before the first checkpoint, and if nothing controls this process."""
         return session.run_id()
 
     def pause(self) -> Fate:
@@ -41,7 +41,7 @@ class SparkController:
         return self._ask(Kind.PAUSE)
 
     def resume(self) -> Fate:
-        """Ask the run to go on. Nothing happens if it is not paused."""
+        """Ask the run to go on. This does nothing if the run is not paused."""
         return self._ask(Kind.RESUME)
 
     def stop(self) -> Fate:
@@ -53,7 +53,8 @@ class SparkController:
         worker.checkpoint()
 
     def _ask(self, kind: Kind) -> Fate:
-        # A process that was forked from a worker may not train. It becomes a worker only by its first checkpoint.
+        # A process that was forked from a worker may not be one that trains. It becomes a worker at its first
+        # checkpoint.
         if session.forked() or not process.attach():
             return Fate(FateState.REFUSED, reason="nothing controls this process")
         try:
@@ -76,7 +77,7 @@ _controller = SparkController()
 
 
 def create_controller() -> SparkController:
-    """Return the controller of this process, always the same object. Makes no run."""
+    """Return the controller of this process, always the same object. This makes no run."""
     return _controller
 
 

@@ -48,7 +48,7 @@ class _Unset(Enum):
 _UNSET: Final = _Unset.UNSET
 
 Check = Callable[[Any, str], Any]
-"""Takes a value and the option's name and returns the value that is kept. Raises ValueError."""
+"""Takes a value and the option's name; returns the value to keep. Raises ValueError if the value does not fit."""
 
 
 def _or_none(check: Check) -> Check:
@@ -117,7 +117,7 @@ def _on_error(value: str, name: str) -> str:
 
 
 def _journal(value: str | os.PathLike[str] | None, name: str) -> str | None:
-    """Make a path absolute: it is relative to the working directory of now."""
+    """Make a path absolute: it is relative to the present working directory."""
     path = None if value is None else os.fspath(value)
     return path if not path or path.lower() in names.OFF else os.path.abspath(path)
 
@@ -150,7 +150,7 @@ _EARLY: dict[str, Check] = {
     "stop_deadline": _or_none(_deadline),
     "stride": _size,
 }
-"""What can't change after the first checkpoint."""
+"""The options that can't change after the first checkpoint."""
 
 _CHECKS = _EARLY | {
     "yield_interval": _or_none(_interval),
@@ -184,11 +184,11 @@ _PARSED: dict[str, Callable[[str], object]] = {
     "on_error": str.lower,
     "error_timeout": parse_duration,
 }
-"""Options that an environment variable of their name may set, and how its text is read."""
+"""Options that an environment variable of their name may set, each with the function that reads its text."""
 
 
 def _from_environment() -> Options:
-    """Read the options from the environment. Never raises: a typing error there must not end the job."""
+    """Read the options from the environment. This never raises: a typing error there must not end the job."""
     found = Options(
         enabled=os.environ.get("SPARK_FAST", "1").lower() not in names.OFF,
         quiet=os.environ.get("SPARK_FAST_QUIET", "").lower() not in ("", *names.OFF),
@@ -213,17 +213,17 @@ def _from_environment() -> Options:
 
 _current: Options | None = None
 _frozen = False
-"""Whether the run has begun, with the options that it keeps."""
+"""Whether the run has begun, after which the options of _EARLY can't change."""
 
 
 def freeze() -> None:
-    """Refuse changes of what the run begins with from now on."""
+    """Refuse, from now on, changes of the options that can't change during a run."""
     global _frozen
     _frozen = True
 
 
 def thaw() -> None:
-    """Allow such changes again: this process was forked from a worker and begins a run of its own."""
+    """Allow such changes again, since this process was forked from a worker and begins a run of its own."""
     global _frozen
     _frozen = False
 
@@ -262,44 +262,44 @@ def configure(
     """Set options of this process's worker. Options that are not given stay as they are.
 
     Args:
-        yield_interval: seconds, or text such as "1ms", between two yields of the GIL by `checkpoint()`, at the least.
-            0, the default: every call yields, so that the process's other threads run at every batch. None: never; the
-            interpreter still switches threads by itself, every 5 ms. Worth setting where a step takes microseconds and
-            a second thread is busy. Also `SPARK_FAST_YIELD_INTERVAL`, as `0.001`, `1ms` or `never`.
-        async_yield_interval: seconds, or text, between two trips of `checkpoint_async()` through the event loop, at the
-            least; 0 for every call. Default 0.01. Also `SPARK_FAST_ASYNC_YIELD_INTERVAL`.
+        yield_interval: the least time between two yields of the GIL by `checkpoint()`, in seconds or as text such as
+            "1ms". 0, the default: every call yields, so that the process's other threads run at every batch. None: no
+            call yields; the interpreter still switches threads by itself, every 5 ms. Set it if a step takes
+            microseconds and a second thread is busy. Also `SPARK_FAST_YIELD_INTERVAL`, as `0.001`, `1ms` or `never`.
+        async_yield_interval: the least time between two yields of `checkpoint_async()` to the event loop, in seconds or
+            as text; 0: every call yields. Default 0.01. Also `SPARK_FAST_ASYNC_YIELD_INTERVAL`.
         run: the run id; None for a random one. Also `SPARK_FAST_RUN`.
-        journal: the file to which the journal is written; None for one in the user's state folder; "off" for none. Also
+        journal: the journal's file; None for one in the user's state folder; "off" for no journal. Also
             `SPARK_FAST_JOURNAL`.
-        journal_limit: bytes, or text such as "64MiB", that the journal takes at most; its oldest part is dropped beyond
-            that. None or "off" for no limit. Default 64 MiB. Also `SPARK_FAST_JOURNAL_LIMIT`.
+        journal_limit: the most space for the journal, in bytes or as text such as "64MiB"; beyond it, the journal's
+            oldest part is dropped. None or "off" for no limit. Default 64 MiB. Also `SPARK_FAST_JOURNAL_LIMIT`.
         enabled: False turns everything off. Also `SPARK_FAST=0`.
         quiet: True omits the line that says how to control the run. Also `SPARK_FAST_QUIET=1`.
         ranks: False makes this process a run of its own, whatever its launcher says. Also `SPARK_FAST_RANKS=off`.
-        rank, world_size: which of how many processes of one job this is, if torchrun, srun, mpirun or PyTorch's
-            variables `RANK` and `WORLD_SIZE` don't say it. All ranks of a job on one host share one run. Also
-            `SPARK_FAST_RANK` and `SPARK_FAST_WORLD_SIZE`.
-        local_rank, local_world_size: the same among the processes of this host; as `rank` and `world_size` if neither
-            is given nor known from the launcher. Also `SPARK_FAST_LOCAL_RANK` and `SPARK_FAST_LOCAL_WORLD_SIZE`.
-        job: a text that all ranks of the job on this host have in common, and that no other job on it has. None: the
-            launcher's name for the job, or else the process that started all ranks. Also `SPARK_FAST_JOB`.
-        stop_signals: names of signals that ask the run, all its ranks, to stop, as `("SIGTERM", "SIGUSR1")`. Default
-            none. Also `SPARK_FAST_STOP_SIGNALS=SIGTERM,SIGUSR1`.
-        stop_deadline: seconds, or text such as "90s", that the run has to end after such a signal, before its sender
-            kills it; None if that is not known. Also `SPARK_FAST_STOP_DEADLINE`, with units as in `90`, `90s` or `5m`.
+        rank, world_size: this process's rank in its job, and the number of ranks, if torchrun, srun, mpirun or
+            PyTorch's variables `RANK` and `WORLD_SIZE` don't set them. All ranks of a job on one host share one run.
+            Also `SPARK_FAST_RANK` and `SPARK_FAST_WORLD_SIZE`.
+        local_rank, local_world_size: the same among the processes of this host. If you and the launcher give neither,
+            they equal `rank` and `world_size`. Also `SPARK_FAST_LOCAL_RANK` and `SPARK_FAST_LOCAL_WORLD_SIZE`.
+        job: a text that is the same in all ranks of the job on this host, and different in any other job there. None:
+            the launcher's name for the job, or else the process that started all ranks. Also `SPARK_FAST_JOB`.
+        stop_signals: names of signals that ask the run, with all its ranks, to stop, as `("SIGTERM", "SIGUSR1")`. By
+            default none. Also `SPARK_FAST_STOP_SIGNALS=SIGTERM,SIGUSR1`.
+        stop_deadline: the time that the run has after such a signal before the signal's sender kills it, in seconds or
+            as text such as "90s"; None if unknown. Also `SPARK_FAST_STOP_DEADLINE`, as `90`, `90s` or `5m`.
         stride: how many steps each checkpoint counts, 1 by default. With 10, a loop that passes a checkpoint every ten
-            batches still counts batches. The same in all ranks. Also `SPARK_FAST_STRIDE`.
+            batches still counts batches. It must be the same in all ranks. Also `SPARK_FAST_STRIDE`.
         on_error: what happens when an exception would end the script, under `spark-fast run` or `spark.run()`. "park":
             the worker is paused with everything in memory, until it gets new code, is resumed or stopped. "exit": the
             exception ends the process. None, the default: "park" once a reload was applied or with `--watch`, else
             "exit". Also `SPARK_FAST_ON_ERROR`.
-        error_timeout: seconds, or text such as "10m", after which a worker that is paused after an error is stopped;
-            None for no limit, and in a job of several ranks for five minutes, since the others may be waiting in a
-            collective. Also `SPARK_FAST_ERROR_TIMEOUT`, with units.
+        error_timeout: the time after which a worker that is paused after an error is stopped, in seconds or as text
+            such as "10m". None: no limit, but five minutes in a job of several ranks, since the others may be waiting
+            in a collective. Also `SPARK_FAST_ERROR_TIMEOUT`, with units.
 
     Raises:
         ValueError: a value is invalid.
-        RuntimeError: the run has begun, which is too late. Only `yield_interval`, `async_yield_interval`, `quiet`,
+        RuntimeError: the run has begun, so it is too late. Only `yield_interval`, `async_yield_interval`, `quiet`,
             `on_error` and `error_timeout` may change after the first checkpoint.
 
     Any thread may call it.
@@ -309,7 +309,7 @@ def configure(
     before = current()
     options = replace(before, **{name: _CHECKS[name](value, name) for name, value in given.items()})
     if _frozen:
-        # A script that is executed anew at a reload may set the same options again.
+        # A script that a reload executes again may set the same options again.
         late = [name for name in given if name in _EARLY and getattr(options, name) != getattr(before, name)]
         if late:
             raise RuntimeError(f"the run has begun: call configure({late[0]}=…) before the first checkpoint()")

@@ -1,4 +1,4 @@
-"""This process's worker: makes its parts, makes it the worker of a run, and gives a forked child new parts."""
+"""This process's worker: makes the process the worker of a run, and gives a forked child its own worker."""
 
 import os
 import signal
@@ -26,14 +26,14 @@ from spark_fast.worker.state import loops, persist, registry
 __all__ = ["WorkerProcess", "attach", "current", "take_signals"]
 
 _REMOTE = 20.0
-"""Seconds for the other hosts to answer a stop: more than a relay takes to start."""
+"""Seconds that the other hosts have to answer a stop: more than a relay takes to start."""
 
 
 class WorkerProcess:
     """The parts of this process's worker that a forked child gets anew.
 
     Attributes:
-        stop_rule: Decides which checkpoints raise the stop that is in force. Used with the session's lock held.
+        stop_rule: Decides which checkpoints raise the stop in force. Used with the session's lock held.
         local_stop: The stop that this process raises by itself.
     """
 
@@ -50,25 +50,24 @@ current = WorkerProcess()
 
 
 def attach(*, fresh_name: bool = True) -> bool:
-    """Make this process the worker of a new run, if it is not decided yet what it is; return whether it is a worker.
+    """Make this process the worker of a run, unless that was tried before; return whether it is a worker.
 
-    Never raises an Exception: one warning says what prevents control, and the loop goes on uncontrolled.
+    If something prevents control, this raises no Exception: a warning says why, and the loop goes on uncontrolled.
 
-    fresh_name: whether to take another name if a living run has the one that was asked for. If not, RunNameTakenError
-        is raised.
+    fresh_name: whether to take another name if a living run has the wanted one; else RunNameTakenError is raised.
     """
-    if session.begun():  # before the lock: a signal handler may come here while another thread waits for this one
+    if session.begun():  # before the locks: a signal handler may run this while another thread waits for this thread
         return worker.attached()
     hint = None
     with attach_lock, session.current.lock:
-        if not session.begun() and not session.current.attaching:  # else by a signal handler, in the middle of it
+        if not session.begun() and not session.current.attaching:  # else a signal handler interrupts an attach()
             session.current.attaching = True
             try:
                 hint = _attach(fresh_name)
             finally:
                 session.current.attaching = False
     if hint is not None:
-        stderr.say(hint)  # without the locks: a thread may be writing there whose signal handler wants them
+        stderr.say(hint)  # without the locks: a signal handler of a thread that is writing to stderr may want them
     return worker.attached()
 
 
@@ -91,7 +90,7 @@ def _attach(fresh_name: bool) -> str | None:
         run = join.make_run(wanted, _command(), fresh_name=fresh_name)
     except RunNameTakenError:
         raise
-    except Exception as error:  # a full disk, another user's folder, a limit on locks: all have the same answer
+    except Exception as error:  # a full disk, another user's folder, a limit on locks: all are handled alike
         _stay_alone()
         registry.current.connect(None)
         stderr.warn(f"this run can't be controlled from outside: {error}. The training goes on without.")
@@ -122,7 +121,7 @@ def _heed_stop_of(parent: Parent) -> None:
     try:
         stop = forking.stop_of(parent)
         if stop is not None:
-            # Due at the checkpoint that makes this run, if it is one: before anything is done.
+            # If a checkpoint is making this run, the stop is due at it, before the script does anything.
             ident, step = run_folder.new_id(), worker.step()
             worker.append(Kind.STOP, ident, duration=stop["duration"], sender=stop["sender"], target=step)
     except (SparkError, OSError) as error:
@@ -171,16 +170,16 @@ def _take_chosen_signals(chosen: options.Options) -> None:
         return
     try:
         take_signals([signal.Signals[name] for name in chosen.stop_signals], copies=True)
-    except Exception as error:  # the handler is loaded here, and there may be no descriptor left for that
+    except Exception as error:  # the handler's module is loaded here, which needs a descriptor
         stderr.warn(f"{names} can't ask for a stop: {error}")
 
 
 def _ask_for_stop(name: str) -> tuple[str, str | None]:
-    """Ask for a stop in the name of a signal; return the sender, and why that can't be done, None if it is done."""
+    """Ask for a stop in the name of a signal; return the sender, and why that failed, None if it did not."""
     sender = _sender(name)
     try:
         return sender, _ask(sender)
-    except Exception as error:  # of the store of several hosts, too
+    except Exception as error:  # also one of the store that several hosts use
         return sender, str(error)
 
 
@@ -188,13 +187,13 @@ def _sender(name: str) -> str:
     rank = session.rank()
     try:
         here = sender_name()
-    except Exception:  # it is looked up now, and there is no descriptor left for that
+    except Exception:  # the look-up needs a descriptor, and none is left
         here = f"pid {os.getpid()}"
     return f"{name}, {here}" if rank is None else f"{name} to rank {rank}, {here}"
 
 
 def _ask(sender: str) -> str | None:
-    # A process that was forked from a worker may not train. It becomes a worker only by its first checkpoint.
+    # A process that was forked from a worker may not be one that trains. It becomes a worker at its first checkpoint.
     if session.forked() or not attach():
         return "nothing controls this process"
     deadline = options.current().stop_deadline or 0.0
@@ -215,12 +214,12 @@ def _stop_alone(sender: str) -> None:
 
 # --- forks ---
 
-# What belongs to the slow path needs no reset: a worker that has passed a checkpoint is the one that trains, and a
-# process that is forked from it never becomes a worker.
+# The slow path's state needs no reset: it is used once a worker has passed a checkpoint. Such a worker is the process
+# that trains, and its forked children never become workers.
 
 
 def _after_fork() -> None:
-    """In a forked child: make it another process than its parent, and show nothing that it does in its parent's run."""
+    """Separate a forked child from its parent, so that nothing that it does shows up in its parent's run."""
     global current
     before = session.current
     session.current = child = before.after_fork()
@@ -231,13 +230,13 @@ def _after_fork() -> None:
     loops.forget_after_fork()
     persist.current.after_fork()
     if child.life is Life.ATTACHED and child.run is not None and child.folder is not None:
-        # No worker yet, and one of its own at its first checkpoint, if it is the process that trains.
+        # It becomes a worker at its first checkpoint, if it is the process that trains.
         child.become_new(Parent(child.run, child.pid, child.passed, child.folder / run_folder.CONTROL))
         options.thaw()
         worker.begin_anew()
         child.watch.publish()
-    elif child.life is not Life.NEW:  # else it may still become a worker of its own
-        # The C hook has done this already, unless the child was made without the C library's fork().
+    elif child.life is not Life.NEW:  # a NEW one may still become a worker of its own
+        # The core's fork hook has done this, unless the child was made without the C library's fork().
         child.life = Life.OFF
         worker.detach()
     if before.reloader is not None:

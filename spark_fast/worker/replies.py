@@ -1,4 +1,4 @@
-"""This worker's answers to requests, of which it keeps the newest."""
+"""Writes this worker's answers to requests, and keeps the newest ones."""
 
 from collections import deque
 from pathlib import Path
@@ -10,16 +10,17 @@ from spark_fast.worker import session
 __all__ = ["write"]
 
 _KEPT = 128
-"""Replies of this process that are kept: as many as the log has entries."""
+"""The most replies of this process that are kept: as many as the log has entries."""
 _SWEEP = 64
-"""After how many replies this process removes old replies of others: of ranks before a restart, or of other hosts."""
+"""The number of replies after which this process removes old replies of others: of ranks before a restart, or of other
+hosts."""
 
 _own: deque[int] = deque()
 _written = 0
 
 
 def write(folder: Path, ident: int, reply: Reply) -> None:
-    """Answer the request `ident`, in the place of the oldest answer that the log has forgotten.
+    """Answer the request `ident`. Remove the oldest answers, whose requests the log has dropped.
 
     Raises as mailbox.write_reply().
     """

@@ -1,4 +1,4 @@
-"""The state of this process as a worker. Every other module of the worker may read it, and it imports none of them."""
+"""The state of this process as a worker. All modules of the worker may import it; it imports none of them."""
 
 import copy
 import threading
@@ -53,10 +53,10 @@ class Parent:
     """The worker that a process was forked from.
 
     Attributes:
-        run: its run.
-        pid: its process.
-        trains: whether it had passed a checkpoint.
-        control: its control file.
+        run: the worker's run.
+        pid: the worker's process.
+        trains: whether the worker had passed a checkpoint.
+        control: the worker's control file.
     """
 
     run: str
@@ -69,21 +69,21 @@ class Reason(Enum):
     """Why every checkpoint takes the slow path for now."""
 
     RELOAD_ON_TRIAL = 0
-    """New code runs that has not proved itself: the reloader looks at each checkpoint."""
+    """New code is on probation: the reloader checks each checkpoint."""
     DELIVERY = 1
-    """A request is delivered: the checkpoints that it passes are to be told from the loop's."""
+    """A request is being delivered: its checkpoints must be told from the loop's."""
     LOOPS_UNWOUND = 2
     """An exception has unwound loops that may still go on: the next checkpoint decides that."""
     HOOK = 4
-    """Functions of on_pause() or on_resume() run: the checkpoints that they pass are no steps of the loop."""
+    """Functions of on_pause() or on_resume() run: their checkpoints are no steps of the loop."""
     LOCAL_STOP = 3
-    """This process stops by itself, or waits for the other hosts' answer to a stop."""
+    """This process stops alone, or waits for the other hosts' answer to a stop."""
 
 
 class Watch:
-    """Which checkpoints take the slow path although no request is due.
+    """Decides which checkpoints take the slow path although no request is due.
 
-    Its methods take no lock: finalizers and signal handlers call them in the middle of one another.
+    The methods take no lock: finalizers and signal handlers may call one while another is running.
     """
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ class Watch:
         self._step: int | None = None
 
     def every(self, reason: Reason, whether: bool) -> None:
-        """Have every checkpoint take the slow path for this reason, or end that."""
+        """Have every checkpoint take the slow path for this reason, or let that end."""
         if whether == (reason in self._reasons):
             return
         if whether:
@@ -110,11 +110,11 @@ class Watch:
         while True:
             step = self._next()
             worker.watch(step)
-            if step == self._next():  # else a finalizer has changed it in between, and was overwritten
+            if step == self._next():  # else a finalizer has published another step, which this has overwritten
                 return
 
     def after_fork(self) -> "Watch":
-        """Return what holds in a child that was forked just now: its loops stand where the parent's stood."""
+        """Return the watch for a child that was forked just now: its loops stand where the parent's stood."""
         child = Watch()
         child._reasons = self._reasons & {Reason.LOOPS_UNWOUND}
         return child
@@ -124,22 +124,22 @@ class Watch:
 
 
 class Session:
-    """What this process is as a worker, and of which run.
+    """The state of this process as a worker, and its run.
 
     Attributes:
         lock: Held by every thread that reads or changes the worker's place in the log. Reentrant: a signal handler may
             run at any bytecode of the slow path and pass a checkpoint itself.
-        attaching: Whether the thread that holds the locks is making the run. A signal handler of that thread may ask
-            for the run, too.
-        parent: The worker that this process was forked from, if it was.
-        pid: This process, once it is a worker.
+        attaching: Whether the thread that holds the locks is making the run. A signal handler of that thread may need
+            the run, too.
+        parent: The worker that this process was forked from; None if it was not.
+        pid: The id of this process, once it is a worker.
         passed: Whether a checkpoint was passed.
         place: The rank of this process in its job; None if it is alone.
         run, folder: The run's id and its folder. They stay when control is lost; see run_id() and folder().
         folder_lock: A descriptor of the run's folder with a lock on it; -1 for none.
         reloader: The reloader, which runs the loop again after a reload; None if there is none.
-        replay: The journal that is replayed, if one is.
-        command: The command that the run is listed with, if it is not the interpreter's own.
+        replay: The journal that is replayed; None if none is.
+        command: The command to list the run with; None for the interpreter's own.
         stop_raised: Whether a checkpoint has raised SparkStopError.
         outcome: How the run ended. The runner sets it; it overrides the interpreter's last error.
     """
@@ -188,7 +188,7 @@ current = Session()
 
 
 def begun() -> bool:
-    """Return whether this process has become the worker of a run, or was found to be none."""
+    """Return whether it is decided that this process is the worker of a run, or that it is none."""
     return current.life is not Life.NEW
 
 
@@ -198,7 +198,7 @@ def forked() -> bool:
 
 
 def run_id() -> str | None:
-    """Return the id of the run that this process is the worker of, else None."""
+    """Return the id of the run whose worker this process is, else None."""
     return current.run if worker.attached() else None
 
 
@@ -238,7 +238,7 @@ def slot() -> int:
 
 
 def first_here() -> bool:
-    """Return whether this process is the first rank of its host, which keeps the run's one board and one journal."""
+    """Return whether this process is the first rank of its host, which keeps the run's only board and journal."""
     return slot() == 0
 
 
@@ -253,7 +253,7 @@ def lose_control(error: Exception) -> None:
 
 
 def entries(first: int, last: int) -> list[dict[str, Any] | None]:
-    """Return these entries of the log: None for one that the log holds no more, an empty list once the log is gone."""
+    """Return these entries of the log: None for one that the log has dropped, an empty list if the log is gone."""
     try:
         return [_core.read_entry(worker.fileno(), seq) for seq in range(first, last + 1)]
     except (OSError, SegmentError):

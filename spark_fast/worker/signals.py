@@ -1,9 +1,8 @@
-"""Signals that ask for a stop. It is a request like any other, so that all ranks stop at one step, whichever rank got
-the signal.
+"""Handles signals that ask for a stop.
 
-A second Ctrl-C ends the process at once, and so does a second SIGTERM when the first is some time ago. A batch system
-signals each process of a job, and launchers and supervisors hand on the signal that they get: such repeats of the first
-signal are ignored.
+The stop is a request like any other, so that all ranks stop at one step, whichever rank got the signal. A second Ctrl-C
+ends the process at once, and so does a second SIGTERM some time after the first. A SIGTERM soon after the first is
+ignored: a batch system signals each process of a job, and launchers and supervisors pass on the signal that they get.
 """
 
 import signal
@@ -19,10 +18,10 @@ __all__ = ["COPIES", "install"]
 COPIES = 1.0
 """Seconds in which a second SIGTERM counts as a repeat of the first, for a process on its own."""
 _COPIES_OF_A_JOB = 5.0
-"""The same in a job of several ranks, whose launcher hands on the signals that it gets."""
+"""The same in a job of several ranks, whose launcher passes on the signals that it gets."""
 
 Ask = Callable[[str], tuple[str, str | None]]
-"""Asks for a stop in the name of a signal; returns the sender, and why that can't be done, None if it is done."""
+"""Asks for a stop in the name of a signal; returns the sender, and why that failed, None if it did not."""
 
 _ignores_repeats = False
 """Whether a SIGTERM may come several times."""
@@ -31,8 +30,9 @@ _stop_alone: Callable[[str], object]
 
 
 def install(numbers: Iterable[signal.Signals], *, copies: bool, ask: Ask, stop_alone: Callable[[str], object]) -> None:
-    """Have these signals ask for a stop from now on. A signal that is ignored, by nohup or in a shell's background job,
-    stays ignored.
+    """Have these signals ask for a stop from now on.
+
+    A signal that is ignored, by nohup or in a shell's background job, stays ignored.
 
     copies: whether a SIGTERM may come several times.
     stop_alone: has this process stop by itself, in the name of a sender.
@@ -52,7 +52,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         if signal.getsignal(signal.SIGINT) is _on_signal:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         if _ignores_repeats:
-            # The system ends the process: also while the interpreter is stuck in a long call.
+            # The system will end the process, even while the interpreter is stuck in a long call.
             next_signal_ends(number, _COPIES_OF_A_JOB if session.has_local_peers() else COPIES)
         else:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -65,7 +65,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         stderr.say_at_once(f"{name}: it will stop at the next checkpoint{at_once}")
         return
     if options.current().enabled:
-        # At a checkpoint the script can save: an exception in the middle of a step would lose what it learned since.
+        # The script can save at a checkpoint: an exception in the middle of a step would lose what the step has done.
         _stop_alone(sender)
         stderr.say_at_once(
             f"{name}: the run can't be asked to stop ({why}): this process will, at its next checkpoint{at_once}"

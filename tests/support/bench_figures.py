@@ -1,4 +1,4 @@
-"""Figures for the pages of the benchmarks: made up, each another one, and the same at each call."""
+"""Invented figures for the pages of the benchmarks: all different, and the same with each call."""
 
 from itertools import count
 

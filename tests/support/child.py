@@ -1,4 +1,4 @@
-"""Real worker processes for the tests, and waiting for conditions with a deadline that fails."""
+"""Real worker processes for the tests, and a wait for conditions that fails at its deadline."""
 
 import os
 import signal
@@ -39,11 +39,11 @@ while True:
     spark.checkpoint()
     time.sleep(0.001)
 """
-"""Passes one checkpoint, then waits in its first step for Child.go()."""
+"""Passes one checkpoint, then waits in its first step until Child.go() is called."""
 
 
 def until(look: Callable[[], Value], what: str = "", deadline: float = DEADLINE) -> Value:
-    """The first true value of look(); an AssertionError when the deadline has passed."""
+    """Return the first true value of look(). Raises AssertionError when the deadline has passed."""
     end = time.monotonic() + deadline
     while True:
         value = look()
@@ -54,9 +54,9 @@ def until(look: Callable[[], Value], what: str = "", deadline: float = DEADLINE)
 
 
 def kill(process: "subprocess.Popen[Any]") -> None:
-    """Kills it, and what it started: `spark-fast run` leaves its worker alone when it is killed."""
+    """Kill a process and its descendants: a killed `spark-fast run` would leave its worker alive."""
     if process.poll() is None:
-        process.send_signal(signal.SIGSTOP)  # so that it starts no more of them
+        process.send_signal(signal.SIGSTOP)  # so that it starts no more children
         children = psutil.Process(process.pid).children(recursive=True)
         process.kill()
         for child in children:
@@ -112,7 +112,7 @@ class Child:
         return self.stderr_path.read_text()
 
     def run(self, name: str = "test") -> client.Run:
-        """The run of this name, once it has passed a checkpoint."""
+        """Return the run of this name, once it has passed a checkpoint."""
 
         def look() -> client.Run | None:
             assert self.process.poll() is None, f"it ended with {self.process.returncode}: {self.out}{self.err}"
@@ -125,13 +125,13 @@ class Child:
         return until(look, f"run {name}")
 
     def go(self) -> None:
-        """Opens the gate of GATED, and of scripts that have one like it."""
+        """Open the gate of GATED, and of scripts with such a gate."""
         Path(f"{self.script}.go").touch()
 
     def ended(self, deadline: float = DEADLINE) -> int:
-        """Waits for its end; the exit status.
+        """Wait for the process to end; return the exit status.
 
-        A script that must not end before can look for the file that TEST_MAY_END names, which is there from now on.
+        A script that must not end earlier can wait for the file that TEST_MAY_END names, which exists from now on.
         """
         self._may_end.touch()
         return self.process.wait(deadline)
@@ -141,13 +141,14 @@ class Child:
         return times.user + times.system
 
     def steps_on(self, run: client.Run, more: int = 3) -> None:
-        """Asserts that the loop passes checkpoints."""
+        """Assert that the loop passes checkpoints."""
         step = run.step
         until(lambda: run.step >= step + more, f"more steps than {step}: {self.err}")
 
 
 def outcome(ask: Callable[..., client.Request], *args: Any, **options: Any) -> client.Request:
-    """The request that `ask` makes and waits for, whatever its fate: also where `ask` raises or warns because of it."""
+    """Return the request that `ask` makes and waits for, whatever its fate, even if `ask` raises or warns because of
+    it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", client.SparkReloadWarning)
@@ -158,11 +159,11 @@ def outcome(ask: Callable[..., client.Request], *args: Any, **options: Any) -> c
 
 
 ALL = bool(os.environ.get("SPARK_FAST_TEST_ALL"))
-"""Whether to run every combination, and each search at its full length."""
+"""Whether to run every combination, and each search in full length."""
 
 
 def in_turn(first: Sequence[Any], second: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """Each of the first with one of the second, in turn; with SPARK_FAST_TEST_ALL in the environment each with each."""
+    """Return each item of `first` with one of `second`, in turn; with SPARK_FAST_TEST_ALL, all combinations."""
     if ALL:
         return [(*_as_tuple(one), other) for one in first for other in second]
     return [(*_as_tuple(one), second[number % len(second)]) for number, one in enumerate(first)]

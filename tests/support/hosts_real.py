@@ -1,4 +1,4 @@
-"""Jobs of several hosts on one machine: a home, a worker and a relay for each host, and a store that they share."""
+"""Jobs of several hosts on one machine. Each host has a home, a worker and a relay; the hosts share a store."""
 
 import json
 import os
@@ -50,12 +50,12 @@ try:
 except spark.SparkStopError as error:
     print("stopped", error.step, file=log)
 """
-"""Writes down at which step it parks, is set, and stops."""
+"""Logs the steps at which it parks, gets a value, and stops."""
 
 
 @contextmanager
 def store(address: str = "127.0.0.1", prefix: Sequence[str] = ()) -> Iterator["Server"]:
-    """A store, in a process of its own. prefix: what the command begins with."""
+    """Serve a store in its own process. prefix: the beginning of the command."""
     server = Server(address, prefix)
     try:
         yield server
@@ -81,7 +81,7 @@ class Server:
 
 
 class Host:
-    """One host of a job: its home, its worker of one rank. prefix: what its commands begin with."""
+    """One host of a job, with its home and a worker of one rank. prefix: the beginning of its commands."""
 
     def __init__(
         self, folder: Path, rank: int, world: int, address: str, *, prefix: Sequence[str] = (), **env: str
@@ -98,7 +98,7 @@ class Host:
             "SPARK_FAST_RUN": "job",
             "SPARK_FAST_STORE": address,
             "SPARK_FAST_SECRET": SECRET,
-            "SPARK_FAST_HOSTS_BOUND": "10",  # on a machine that does much else
+            "SPARK_FAST_HOSTS_BOUND": "10",  # for a busy machine
             "RANK": str(rank),
             "WORLD_SIZE": str(world),
             "LOCAL_RANK": "0",
@@ -117,16 +117,16 @@ class Host:
             return subprocess.Popen(command, env=self.env, stdin=subprocess.DEVNULL, stderr=err)
 
     def start_again(self, **env: str) -> None:
-        """Kill the worker and start another one of the same rank, as a launcher does that restarts a single rank."""
+        """Kill the worker and start another one of the same rank, as a launcher does when it restarts a single rank."""
         self.process.kill()
         self.process.wait()
         self.env |= env
         self.process = self._start()
 
-    # --- what it does ---
+    # --- its actions ---
 
     def lines(self, what: str) -> list[list[str]]:
-        """What the worker wrote: "paused", "set" or "stopped", and the step."""
+        """Return the lines that the worker wrote: "paused", "set" or "stopped", and the step."""
         text = self.out.read_text() if self.out.exists() else ""
         return [line.split() for line in text.splitlines() if line.startswith(what)]
 
@@ -142,7 +142,7 @@ class Host:
         return int(self.slot()["step"])
 
     def relay(self) -> psutil.Process | None:
-        """The host's relay, if it has one that holds the lock."""
+        """Return the host's relay; None if it has none."""
         for process in psutil.process_iter(["cmdline"]):
             words = process.info["cmdline"] or []
             if words[1:4] == ["-P", "-m", "spark_fast.hosts"] and words[-1] == str(self.run):
@@ -150,11 +150,11 @@ class Host:
         return None
 
     def joined(self) -> bool:
-        """Whether its relay has taken its place in the job."""
+        """Return whether the host's relay has taken its place in the job."""
         return bool(self.joined_store())
 
     def joined_store(self) -> str:
-        """Return what tells the store, or the session, that its relay has joined last; empty if it has joined none."""
+        """Return the identity of the store, or the session, that the relay joined last; empty if it has joined none."""
         note = self.run / "hosts" / "note.json"
         return str(json.loads(note.read_text())["store"]) if note.exists() else ""
 
@@ -165,7 +165,7 @@ class Host:
                 process.kill()
                 process.wait(10)
 
-    # --- what is asked of it ---
+    # --- requests ---
 
     def leave(self, kind: Kind, **more: Any) -> int:
         ident = new_id()
@@ -191,7 +191,7 @@ class Host:
 
 @contextmanager
 def job(folder: Path, count: int, address: str, **env: str) -> Iterator[list[Host]]:
-    """A job of so many hosts whose relays have all joined."""
+    """Yield the hosts of a job, once all their relays have joined."""
     found = [Host(folder / f"host{rank}", rank, count, address, **env) for rank in range(count)]
     try:
         for host in found:
@@ -203,7 +203,7 @@ def job(folder: Path, count: int, address: str, **env: str) -> Iterator[list[Hos
 
 
 def parked_together(found: Sequence[Host]) -> int:
-    """The step at which all of them have parked last."""
+    """Return the step at which all hosts are parked, after asserting that it is the same step."""
 
     def steps() -> set[int]:
         return {int(host.lines("paused")[-1][1]) for host in found if host.lines("paused")}

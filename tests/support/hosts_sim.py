@@ -1,9 +1,9 @@
-"""A job of several hosts in one thread: the relays' own protocol code, on a store, hosts and ranks that are simulated.
+"""A job of several hosts in one thread: the relays' real protocol code with a simulated store, hosts and ranks.
 
-Each call that a relay makes is one move, and so is each checkpoint of a rank. A seeded generator of random numbers
-picks who moves next, when a link is cut, before or after a call got through, when it heals, and when a relay is killed.
-Time is simulated too. What a rank and a host's log do is csrc/sf_log.c and csrc/sf_apply.c, cut down to what agreement
-needs.
+Each call that a relay makes is one move, and so is each checkpoint of a rank. A seeded random generator picks which
+moves next, when a link is cut, before or after a call got through, when it heals, and when a relay is killed. Time is
+simulated, too. The ranks and the hosts' logs follow csrc/sf_log.c and csrc/sf_apply.c, reduced to the parts that
+agreement needs.
 """
 
 import random
@@ -35,7 +35,7 @@ NEVER = 1 << 64
 
 
 class SimStore:
-    """What all hosts share."""
+    """The store that all hosts share."""
 
     def __init__(self) -> None:
         self.values: dict[str, bytes] = {}
@@ -43,7 +43,7 @@ class SimStore:
 
 
 class SimClient:
-    """A host's connection to it. Waits are carried out by the simulation, which calls waited() where one ends."""
+    """A host's connection to the store. The simulation carries out the waits, and calls waited() when one ends."""
 
     def __init__(self, store: SimStore) -> None:
         self.store = store
@@ -70,7 +70,7 @@ class SimClient:
         raise AssertionError("the simulation waits")
 
     def waited(self, keys: Sequence[str]) -> list[bytes | None]:
-        """What a wait for these keys has found."""
+        """Return the values that a wait for these keys has found."""
         return self.get_many(keys)
 
     def delete(self, *keys: str) -> None:
@@ -78,15 +78,15 @@ class SimClient:
             self.store.values.pop(key, None)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the client holds nothing."""
 
 
 @dataclass
 class LogEntry:
     """An entry of a host's own log.
 
-    low, target: None until known.
-    said: of a reload, what a rank has said of a phase.
+    low, target: the first step at which this host can apply it, and the decided step; None until known.
+    said: the votes on a reload, by rank and phase.
     here, settled: SF_VERDICT_HERE and SF_VERDICT of each phase.
     """
 
@@ -100,7 +100,7 @@ class LogEntry:
 
 
 def fold(state: tuple[int, int, int, int], entry: Entry, seq: int, target: int) -> tuple[int, int, int, int]:
-    """sf_state_fold()"""
+    """Do as sf_state_fold()."""
     last, park, park_seq, stop = state
     last = max(last, target)
     if entry.kind == Kind.PAUSE:
@@ -118,9 +118,9 @@ def fold(state: tuple[int, int, int, int], entry: Entry, seq: int, target: int) 
 class SimRank:
     """A rank.
 
-    applied: of each request the step at which it applied it.
-    voting: the reload that it waits for with the others, and the phase.
-    verdicts: of each reload whether it runs the new code.
+    applied: the step at which the rank applied each request.
+    voting: the reload on which the rank votes, and the phase; None for none.
+    verdicts: for each reload, whether the rank runs the new code.
     """
 
     number: int
@@ -140,7 +140,7 @@ class SimRank:
 
 
 class SimHost:
-    """A host: a Local, its ranks, its relay."""
+    """A host, which is a Local, with its ranks and its relay."""
 
     def __init__(self, job: "SimJob", index: int, numbers: Sequence[int]) -> None:
         self.job = job
@@ -222,7 +222,7 @@ class SimHost:
         return Appended(len(self.log), Answer(found.low, state[1] if state[1] < NEVER else None))
 
     def settle(self, found: LogEntry, standing: SimRank | None = None) -> None:
-        """decide() of sf_log.c"""
+        """Do as decide() of sf_log.c."""
         if found.low is None:
             low = max((rank.step + (rank is not standing) for rank in self.ranks_ if rank.alive), default=0)
             found.low = max(min(low, found.before[1]), found.before[0])
@@ -245,7 +245,7 @@ class SimHost:
         return found.settled[phase]
 
     def vote(self, rank: SimRank, said: int) -> None:
-        """sf_worker_vote() and sf_worker_agreed()"""
+        """Do as sf_worker_vote() and sf_worker_agreed()."""
         assert rank.voting is not None
         found, phase = rank.voting
         found.said[rank.number, phase] = said
@@ -257,7 +257,7 @@ class SimHost:
         self.job.stir_ranks(self)
 
     def hear(self, rank: SimRank) -> None:
-        """What a rank makes of what has come of its vote."""
+        """Let a rank act on the verdict of its vote, if there is one."""
         assert rank.voting is not None
         found, phase = rank.voting
         if found.settled[phase] == NO or (found.settled[phase] == YES and phase + 1 == PHASES):
@@ -288,7 +288,7 @@ class SimHost:
         return False
 
     def show(self, peers: Sequence[Peer], missing: str) -> None:
-        """Nobody looks."""
+        """Do nothing: no controller looks at this."""
 
     def now(self) -> float:
         return self.job.time
@@ -296,7 +296,7 @@ class SimHost:
 
 @dataclass(frozen=True)
 class Chances:
-    """Of each move: how probable it is."""
+    """The probabilities of the moves."""
 
     cut: float = 0.0
     heal: float = 0.0
@@ -308,7 +308,7 @@ class Chances:
 
 
 class SimJob:
-    """The job. lockstep: no rank is more than a step ahead of another, as if they met in a collective."""
+    """The job. lockstep: keep each rank at most a step ahead of the others, as if they met in a collective."""
 
     def __init__(
         self,
@@ -343,10 +343,10 @@ class SimJob:
         self.calm = False
         self.rank_stirred: set[int] = set()
 
-    # --- what happens ---
+    # --- events ---
 
     def ask(self, host: SimHost, kind: Kind, arg: int = 0, only_if: str = "") -> str:
-        """A sender on a host leaves a request."""
+        """Leave a request on a host, as a sender does; return its id."""
         self.asked += 1
         ident = f"{self.asked:016x}"
         host.left[ident] = Ask(Entry(ident, kind, arg, only_if=only_if), 0.0)
@@ -364,7 +364,7 @@ class SimJob:
         return False
 
     def kill(self, host: SimHost) -> None:
-        """The relay dies. Somebody starts it again."""
+        """Kill the host's relay, and have it started again after a while."""
         self.kills += 1
         host.steps = host.relay = host.waits = None
         host.dead_until = self.time + self.times.bound * self.random.choice((0.01, 0.1, 0.7, 1.3, 4.0))
@@ -375,12 +375,13 @@ class SimJob:
     # --- moves ---
 
     def run(self, seconds: float, done: Callable[[], bool] | None = None) -> None:
-        """Lets so much simulated time pass, or until something is so."""
+        """Let simulated time pass: this many seconds, or until done() is true."""
         end = self.time + seconds
         while self.time < end and not (done is not None and done()):
             ready = [host for host in self.hosts if self._ready(host)]
             if ready:
-                # Of many, half of them, in any order, before it is looked again who can move: else it takes too long.
+                # If many hosts can move, half of them do, in any order, before the next check of which can: else it
+                # takes too long.
                 for host in self.random.sample(ready, (len(ready) + 1) // 2 if len(ready) > 20 else 1):
                     self._misfortune(host)
                     self._move(host)
@@ -433,7 +434,7 @@ class SimJob:
             self._turn(host, rank)
 
     def _turn(self, host: SimHost, rank: SimRank) -> None:
-        """sf_apply_due(), and what the worker's Python does when it has to wait."""
+        """Do as sf_apply_due(), and as the worker's Python when it has to wait."""
         if rank.voting is not None:
             host.hear(rank)
         while rank.seq < len(host.log) and rank.voting is None:
@@ -458,7 +459,7 @@ class SimJob:
                 rank.state = fold(rank.state, found.entry, rank.seq + 1, found.target)
                 assert found.entry.id not in rank.applied, f"{found.entry.id} is applied twice"
                 rank.applied[found.entry.id] = rank.step
-                host.stirred = True  # it has published something
+                host.stirred = True  # the rank has published something
                 if rank.state[3]:
                     rank.alive = False
                 if found.entry.kind == Kind.RELOAD:
@@ -480,7 +481,7 @@ class SimJob:
         return all(key in self.store.values for key in ([keys] if isinstance(keys, str) else keys))
 
     def _news(self, host: SimHost) -> dict[str, bytes]:
-        """What the connections that wait for a host's relay have found."""
+        """Return the news that the connections of a host's relay have found while they wait."""
         if host.relay is None or host.gone_since is not None or host.cut:
             return {}
         key = host.relay.next_key
@@ -591,10 +592,10 @@ class SimJob:
             host.gone_since = self.time
         host.idle_until = self.time + 0.3
 
-    # --- what must hold ---
+    # --- invariants ---
 
     def check(self) -> None:
-        """No two ranks have acted on one request at different steps, and each at the step that was decided."""
+        """Assert that all ranks that applied a request did so at the decided step, and that no rank waited too long."""
         decided: dict[str, dict[str, Any]] = {}
         for key, raw in self.store.values.items():
             if key.startswith("log/"):
@@ -616,7 +617,8 @@ class SimJob:
         self._check_verdicts()
 
     def _check_verdicts(self) -> None:
-        """All run new code, or none does: all that have applied it, and nobody if one has passed it by."""
+        """Assert that all ranks that applied a reload run its code, or none does, and none if one host has dropped
+        it."""
         everybody = [rank for host in self.hosts for rank in host.ranks_]
         for ident in {ident for rank in everybody for ident in rank.verdicts}:
             verdicts = {rank.number: rank.verdicts.get(ident) for rank in everybody}
@@ -633,7 +635,7 @@ class SimJob:
         if fate.state == "applied":
             assert decided is not None and fate.step == decided["target"]
             assert did, f"{ident} is {fate}, and nobody did it"
-            # Of the others it may be that some had nothing to do.
+            # For other kinds, some ranks may have had nothing to do.
             assert decided["kind"] != Kind.SET or len(did) == self.world_size, (
                 f"{ident} is {fate}, and only {did} did it"
             )

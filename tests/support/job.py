@@ -1,4 +1,4 @@
-"""A job of several ranks on this host: real processes, each told by its environment which rank it is."""
+"""A job of several ranks on this host: real processes, whose environment tells each its rank."""
 
 import os
 import signal
@@ -34,13 +34,13 @@ except spark.SparkStopError:
     time.sleep(float(os.environ.get("SAVING", "0")))
     raise
 """
-"""Its batches begin at the same times in all ranks: one that had to wait for a processor catches up with the others."""
+"""Its batches begin at the same times in all ranks, so that a rank that had to wait for a processor catches up."""
 
 
 class Job:
-    """Its processes, ended when the block ends.
+    """The processes of a job, ended when the block ends.
 
-    size: how many of them; absent: ranks that are not started. world_size: how many the job has on all hosts.
+    size: the number of ranks on this host; absent: ranks that are not started; world_size: the ranks on all hosts.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Job:
         self._stack.close()
 
     def run(self) -> client.Run:
-        """The run, once all ranks have passed some checkpoints."""
+        """Return the run, once all ranks have passed some checkpoints."""
 
         def look() -> client.Run | None:
             for rank, child in self.ranks.items():
@@ -94,10 +94,10 @@ class Job:
         return until(look, "all ranks")
 
     def kill(self, rank: int) -> None:
-        """Ends a rank without a word."""
+        """Kill a rank."""
         self.ranks[rank].process.kill()
         self.ranks[rank].process.wait()
 
     def hang(self, rank: int) -> None:
-        """Has a rank hang, until it is continued or ended."""
+        """Make a rank hang, until it is continued or ended."""
         self.ranks[rank].process.send_signal(signal.SIGSTOP)

@@ -1,6 +1,6 @@
-"""Hosts as network namespaces of this machine, on one bridge, each with a link that can be cut and healed.
+"""Hosts as network namespaces of this machine, on one bridge. The link of each host can be cut and healed.
 
-Needs root, and a kernel with namespaces. Where that is missing the tests that need it fail, and say so.
+This needs root, and a kernel with namespaces. Without them the tests that need it fail, and say so.
 """
 
 import os
@@ -18,7 +18,7 @@ def _ip(*words: str) -> None:
 
 
 class Network:
-    """So many hosts: 10.77.0.1 and on, named host0 and on."""
+    """Hosts with the addresses 10.77.0.1, 10.77.0.2, …, named host0, host1, …"""
 
     def __init__(self, count: int) -> None:
         assert os.geteuid() == 0, "network namespaces are made by root: run these tests as root"
@@ -51,12 +51,12 @@ class Network:
         return f"10.77.0.{number + 1}"
 
     def prefix(self, number: int) -> list[str]:
-        """What a command begins with that is to run on a host, under the host's own name."""
+        """Return the beginning of a command that must run on a host, under the host's own name."""
         named = f'hostname host{number} && exec "$@"'
         return ["ip", "netns", "exec", self.names[number], "unshare", "--uts", "sh", "-c", named, "sh"]
 
     def cut(self, number: int) -> None:
-        """Nothing goes in or out any more; nobody is told."""
+        """Cut the host's link without closing connections: nothing goes in or out any more."""
         _ip("-n", self._hub, "link", "set", f"p{number}", "down")
 
     def heal(self, number: int) -> None:
@@ -69,7 +69,7 @@ class Network:
 
 @contextmanager
 def network(count: int) -> Iterator[Network]:
-    """Hosts for the time of the block."""
+    """Yield hosts, and remove them when the block ends."""
     found = Network(count)
     try:
         yield found

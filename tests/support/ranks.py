@@ -1,4 +1,4 @@
-"""A job of several ranks, each a real process that knows its place from its environment, for the tests of ranks."""
+"""A job of several ranks for the tests: real processes, whose environment tells each its rank."""
 
 import json
 import os
@@ -55,7 +55,7 @@ try:
 except spark.SparkStopError as stop:
     tell(stopped=stop.step)
 """
-"""Tells in a file of each rank, at each step, which item it has, and what it was told and asked since the last."""
+"""Records in a file of each rank, at each step, the item, the set value, and the calls since the last step."""
 
 LOCKSTEP = LOOP.replace(
     "#TOP",
@@ -67,18 +67,19 @@ def meet(what: str):
                 time.sleep(0.0005)
 """,
 ).replace("#BODY", 'meet(f"item{item}")\n        #BODY')
-"""The same where each step waits for all ranks, as that of a training does in its backward pass."""
+"""The same, but each step waits for all ranks, as a training step does in its backward pass."""
 
 
 class Ranks:
     """The processes of a job on this host, killed when the block ends.
 
-    how: "plain", as `python train.py`; "runner", what `spark-fast run` starts; "supervised", `spark-fast run` itself.
-    job: tells it from other jobs.
-    start: whether to start all ranks at once; none begins its loop before all are there.
+    how: "plain" for `python train.py`; "runner" for the process that `spark-fast run` starts; "supervised" for
+        `spark-fast run` itself.
+    job: a number that no other job has.
+    start: whether to start all ranks at once; if so, none begins its loop before all live.
 
     Attributes:
-        told_in: the file in which ranks that are started tell what they do, each with its number added.
+        told_in: the path, to which each rank adds its number, of the file that records the rank's steps.
     """
 
     def __init__(
@@ -122,7 +123,7 @@ class Ranks:
             process.wait()
 
     def start(self, rank: int, **env: str) -> None:
-        """Starts a rank, also one that was there before."""
+        """Start a rank, even one that was started before."""
         if rank in self.processes:
             self._old.append(self.processes[rank])
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "TOLD": str(self.told_in)}
@@ -137,25 +138,25 @@ class Ranks:
             )
 
     def kill(self, rank: int) -> None:
-        """Kills a rank, and waits until it is gone."""
+        """Kill a rank, and wait for its end."""
         kill(self.processes[rank])
         self.processes[rank].wait()
 
     def ended(self, *ranks: int, deadline: float = DEADLINE) -> list[int]:
-        """Waits for the end of some ranks, all if none is named; their exit statuses."""
+        """Wait for these ranks, or all if none is given, to end; return their exit statuses."""
         return [self.processes[rank].wait(deadline) for rank in ranks or self.processes]
 
     def err(self, rank: int) -> str:
-        """What a rank has written to standard error."""
+        """Return a rank's standard error."""
         return (self.folder / f"err.{rank}").read_text()
 
     @property
     def errs(self) -> str:
-        """What all have written there."""
+        """The standard error of all ranks."""
         return "\n".join(f"--- rank {rank}\n{self.err(rank)}" for rank in self.processes)
 
     def run(self, name: str | None = None, ranks: int | None = None) -> client.Run:
-        """The job's run, once so many ranks, all if not said, have passed a checkpoint."""
+        """Return the job's run, once this many ranks, by default all, have passed a checkpoint."""
 
         def look() -> client.Run | None:
             for rank, process in self.processes.items():
@@ -174,7 +175,7 @@ class Ranks:
 
     @property
     def pids(self) -> set[int]:
-        """Of the ranks, and of what they have started: a supervisor's worker, say."""
+        """The process ids of the ranks and their descendants, a supervisor's worker say."""
         import psutil
 
         found = set()
@@ -183,16 +184,19 @@ class Ranks:
                 found |= {process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))}
         return found
 
-    # --- what they told ---
+    # --- the ranks' records ---
 
     def told(self, rank: int) -> list[dict[str, Any]]:
-        """All that a rank has told, in order."""
+        """Return all records of a rank, in order."""
         path = Path(f"{self.told_in}.{rank}")
         return [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.exists() else []
 
     def steps(self, rank: int) -> dict[int, dict[str, Any]]:
-        """What a rank told at each step. Where it came to a step again, after a reload that was taken back: what it
-        told last, and all that it was called with."""
+        """Return a rank's record of each step.
+
+        If the rank came to a step again, after a reload that was rolled back, this is the last record, but with the
+        calls of all of them.
+        """
         found: dict[int, dict[str, Any]] = {}
         for line in self.told(rank):
             if (step := line.get("step")) is not None:
@@ -201,13 +205,16 @@ class Ranks:
         return found
 
     def stops(self) -> set[int]:
-        """The steps at which ranks were told to stop."""
+        """Return the steps at which ranks were stopped."""
         return {line["stopped"] for rank in self.processes for line in self.told(rank) if "stopped" in line}
 
     def assert_same(self, *ranks: int, last: int = 1 << 62, calls: bool = True) -> dict[int, dict[str, Any]]:
-        """Asserts that all ranks, or those that are named, told the same at each step that they have in common, up to
-        step `last`, and had each item in turn. calls: whether all were asked to note the same numbers. Returns what
-        the first of them told."""
+        """Assert that these ranks, by default all, have the same records, with each item in turn.
+
+        Return the first rank's records. Only steps up to `last` that all ranks have recorded count.
+
+        calls: whether to compare the calls, too.
+        """
         told = {rank: self.steps(rank) for rank in ranks or self.processes}
         if not calls:
             told = {rank: {at: line | {"calls": []} for at, line in steps.items()} for rank, steps in told.items()}
@@ -223,12 +230,12 @@ class Ranks:
         return {step: one[step] for step in common}
 
     def noted(self, rank: int) -> Counter[int]:
-        """How often a rank was asked to note each number."""
+        """Return how often a rank was asked to note each number."""
         return Counter(number for line in self.told(rank) for number in line.get("calls", ()))
 
 
 def last_entry(run: client.Run) -> dict[str, Any]:
-    """What the log says of the last request."""
+    """Return the log's last entry."""
     with (run.folder / "control").open("rb") as control:
         entry = _core.read_entry(control.fileno(), _core.read_view(control.fileno())["tail"])
         assert entry is not None
@@ -236,10 +243,10 @@ def last_entry(run: client.Run) -> dict[str, Any]:
 
 
 def standing(run: client.Run) -> set[int]:
-    """The steps at which the living ranks of a run are."""
+    """Return the steps of a run's living ranks."""
     return {rank.step for rank in run.ranks if rank.status.live}
 
 
 def by_number(run: client.Run) -> dict[int, Rank]:
-    """The ranks of a run by their numbers."""
+    """Return the ranks of a run by their numbers."""
     return {rank.rank: rank for rank in run.ranks}

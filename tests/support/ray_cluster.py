@@ -1,4 +1,4 @@
-"""A Ray that runs for some tests, in a process of its own: it leaves files in its user's home."""
+"""A Ray cluster for some tests, in its own process and home, since Ray leaves files in its user's home."""
 
 import os
 import shutil
@@ -45,28 +45,28 @@ nodes.shutdown()
 
 @dataclass(frozen=True)
 class Ray:
-    """A Ray that runs: where it is, and where the workers of its nodes keep their runs."""
+    """A running Ray: its address, and the folders in which the workers of its nodes keep their runs."""
 
     address: str
     homes: list[Path]
 
     def enter(self, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-        """Has the processes that the test starts, and this one, find it; Ray shall leave its files in `home`."""
+        """Let this process and those that the test starts find the Ray, and let Ray leave its files in `home`."""
         self.at(0, monkeypatch)
         monkeypatch.setenv("RAY_ADDRESS", self.address)
         monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
         monkeypatch.setenv("HOME", str(home))
 
     def at(self, node: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        """From here on runs are those of this node."""
+        """From now on, find the runs of this node."""
         monkeypatch.setenv("SPARK_FAST_HOME", str(self.homes[node]))
 
 
 @contextmanager
 def running(script: str, homes: list[str], **env: str) -> Iterator[Ray]:
-    """What the script starts, which gets a folder and says its address, until its input ends."""
+    """Yield the Ray that a script starts. The script gets a folder, prints the address, and ends with its input."""
     # Not below pytest's folder: the paths of Ray's sockets would be longer than the system allows. Ray lets all users
-    # write into the folder that it gets, so that is another one than that of the homes.
+    # write into its folder, so the homes must be in another one.
     folder = Path(tempfile.mkdtemp(prefix="ray-"))
     (folder / "ray").mkdir()
     own = {
@@ -76,7 +76,7 @@ def running(script: str, homes: list[str], **env: str) -> Iterator[Ray]:
         "XDG_STATE_HOME": str(folder / "state"),
         "RAY_USAGE_STATS_ENABLED": "0",
         "SPARK_FAST_SECRET": "the secret of the tests' jobs",
-        "RAY_AUTH_MODE": "disabled",  # it listens on this machine alone
+        "RAY_AUTH_MODE": "disabled",  # it listens only on this machine
         **env,
     }
     with (folder / "log").open("wb") as log:

@@ -11,12 +11,12 @@ from tests.support.child import DEADLINE, Child, outcome, until
 
 
 class Edited(Child):
-    """A worker that runs `train.py` of its folder, beside the modules that were given, without a supervisor.
+    """A worker without a supervisor. It runs `train.py` of its project folder, which also holds the given modules.
 
-    inside: whether the folder is its working directory, too.
-    options: of the command that runs it.
+    inside: whether the project folder is also its working directory.
+    options: options of the command that runs it.
 
-    What it prints as JSON lines is what `said` returns.
+    It prints lines of JSON, which `said` returns.
     """
 
     module = "spark_fast.worker"
@@ -41,44 +41,44 @@ class Edited(Child):
         super().__init__(folder, "", "-m", self.module, "run", *options, *target, cwd=cwd, **env)
 
     def write(self, name: str, source: str) -> None:
-        """Saves a file of the project."""
+        """Save a file of the project."""
         path = self.project / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(textwrap.dedent(source).lstrip("\n"))
 
     def source(self, name: str = "train.py") -> str:
-        """What stands in a file of the project."""
+        """Return the source of a file of the project."""
         return (self.project / name).read_text()
 
     def edit(self, old: str, new: str, name: str = "train.py") -> None:
-        """Replaces a part of a file."""
+        """Replace a part of a file."""
         source = self.source(name)
         assert old in source
         (self.project / name).write_text(source.replace(old, new))
 
     def reload(self, *, timeout: float = DEADLINE, **options: Any) -> Request:
-        """Asks for a reload of what changed on disk, and waits for its fate, whatever it is."""
+        """Ask for a reload of the changed files, and wait for its fate, whatever it is."""
         return outcome(client.attach("test").reload, timeout=timeout, **options)
 
     def reloaded(self, **options: Any) -> Request:
-        """The same for one that is to succeed."""
+        """Do the same, and assert that the reload was applied."""
         request = self.reload(**options)
         assert request.fate.state == "applied", f"{request.fate.reason}\n{self.err}"
         return request
 
     @property
     def said(self) -> list[Any]:
-        """What it printed, line by line."""
+        """The values that the worker printed, one a line."""
         lines = self.out.split("\n")[:-1]
         return [json.loads(line) for line in lines]
 
     def says(self, count: int = 1, after: int = 0, deadline: float = DEADLINE) -> list[Any]:
-        """Waits until it has printed so many lines more than `after`, and returns those."""
+        """Wait until the worker has printed `count` lines more than `after`; return the lines after those `after`."""
         until(lambda: len(self.said) >= after + count or self.process.poll() is not None, self.err, deadline)
         assert len(self.said) >= after + count, f"it ended with {self.process.poll()}: {self.err}"
         return self.said[after:]
 
     def over(self, status: int = 0, deadline: float = DEADLINE) -> list[Any]:
-        """Waits for its end, and returns all that it printed."""
+        """Wait for the worker's end, and return all printed values."""
         assert self.ended(deadline) == status, self.err
         return self.said

@@ -1,4 +1,4 @@
-"""A module in this process that is executed again as by a reload."""
+"""A module in this process that can be executed again as a reload does it."""
 
 import pytest
 
@@ -11,10 +11,10 @@ REPETITIONS = make_repetitions()
 
 
 class Script(Edited):
-    """A module that is executed again as by a reload: under a patch, and with libraries that expect it."""
+    """A module that can be executed again as a reload does it: under a patch, and with libraries that accept this."""
 
     def reload(self, source: str) -> list[str]:
-        """Reloads it; the warnings."""
+        """Reload the module; return the warnings."""
         patch = Patch()
         repetition = Repetition(REPETITIONS, [self.module.__name__], [self.source.encode()])
         repetition.begin()
@@ -32,7 +32,7 @@ class Script(Edited):
         return warnings
 
     def again(self, *words: str) -> list[str]:
-        """Reloads it with words replaced by others."""
+        """Reload the module with words replaced by others; return the warnings."""
         source = self.source + "\n"
         for old, new in zip(words[::2], words[1::2], strict=True):
             assert old in source
@@ -40,6 +40,6 @@ class Script(Edited):
         return self.reload(source)
 
     def fail(self, *words: str) -> None:
-        """Reloads it with words replaced by others, and code at the end that raises."""
+        """Reload the module with words replaced by others, and with code at the end that raises."""
         with pytest.raises(ZeroDivisionError):
             self.again(self.source, self.source + "\n1/0\n", *words)

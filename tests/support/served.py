@@ -1,4 +1,4 @@
-"""The web page as people have it: a real server, and a real browser."""
+"""The web page with a real server and a real browser."""
 
 import re
 import shutil
@@ -18,17 +18,17 @@ errors: list[str] = []
 
 
 def launch(playwright: Playwright) -> Browser:
-    """This machine's Chromium."""
+    """Start this machine's Chromium."""
     found = next((path for name in CHROMIUM if (path := shutil.which(name))), None)
     assert found is not None, f"there is no browser: install one of {', '.join(CHROMIUM)}"
     return playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
 
 
 class Served:
-    """`spark-fast ui` in a process of its own, ended when the block ends.
+    """`spark-fast ui` in its own process, ended when the block ends.
 
-    port: 0 for any that is free.
-    options: more of the command's.
+    port: the port; 0 for any free one.
+    options: further options of the command.
     """
 
     def __init__(self, folder: Path, port: int = 0, *options: str) -> None:
@@ -50,7 +50,7 @@ class Served:
 
     @property
     def address(self) -> str:
-        """The address that it printed, with the token."""
+        """The address that the command printed, with the token."""
 
         def look() -> str:
             assert self.process.poll() is None, f"it ended with {self.process.returncode}: {self._err.read_text()}"
@@ -61,19 +61,19 @@ class Served:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port on which the server listens."""
         found = re.search(r":(\d+)/", self.address)
         assert found is not None
         return int(found[1])
 
     def end(self) -> None:
-        """Ends it as Ctrl-C does."""
+        """End the command as Ctrl-C does."""
         self.process.send_signal(signal.SIGINT)
         self.process.wait(30)
 
 
 def opened(browser: Browser, served: Served, run: str | None = None, **options: Any) -> Page:
-    """A page in a browser of its own, as somebody sees it who has opened the address; with `run`, at that run."""
+    """Open the printed address in a new browser context, and there the page of `run`, if given; return the page."""
     context = browser.new_context(**({"viewport": {"width": 1400, "height": 900}} | options))
     context.on("weberror", lambda error: errors.append(f"{error.error}"))
     page = context.new_page()

@@ -1,4 +1,4 @@
-"""Jobs of several ranks for the tests: real ones under torchrun, and plain processes in its environment."""
+"""Jobs of several ranks for the tests: under torchrun, or as plain processes with torchrun's variables."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from tests.support.child import Child, kill, until
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ddp.py"
 
 START = 120.0
-"""Seconds in which torchrun, and torch in each rank, have begun: on a machine that does much else."""
+"""Seconds that torchrun, and torch in each rank, take at most to start on a busy machine."""
 
 HEAD = """
 import os, time
@@ -29,9 +29,9 @@ RANK = int(os.environ["RANK"])
 class Torchrun:
     """`torchrun --nproc-per-node=RANKS train.py`, killed when the block ends.
 
-    args: of the training.
-    code: the training; by default the example.
-    options: of torchrun.
+    args: arguments of the training.
+    code: the source of the training; by default the example.
+    options: options of torchrun.
     """
 
     def __init__(
@@ -76,38 +76,38 @@ class Torchrun:
         return self.stderr_path.read_text()
 
     def run(self) -> client.Run:
-        """The run, once all its ranks have passed a checkpoint."""
+        """Return the run, once all its ranks have passed a checkpoint."""
         return until(lambda: joined(self.ranks, "job", self), f"a run of {self.ranks} ranks", START)
 
     def check(self) -> None:
-        """Fails if the job has ended."""
+        """Fail if the job has ended."""
         assert self.process.poll() is None, f"it ended with {self.process.returncode}: {self.out}{self.err}"
 
     def ended(self) -> int:
-        """Waits for its end; the exit status of torchrun."""
+        """Wait for the job's end; return the exit status of torchrun."""
         return self.process.wait(START)
 
     def learned(self) -> list[dict[str, torch.Tensor]]:
-        """What each rank has saved."""
+        """Return the weights that each rank has saved."""
         return [torch.load(str(self.weights).replace("{rank}", str(rank))) for rank in range(self.ranks)]
 
     def stops(self) -> dict[int, int]:
-        """The step at which each rank says that it was stopped."""
+        """Return the step at which each rank says that it was stopped."""
         return {int(rank): int(step) for rank, step in re.findall(r"rank (\d+): stopped at step (\d+)", self.out)}
 
 
 class Ranks:
-    """Plain processes that run `code` as the ranks of one job, without anything that ends all when one is killed.
+    """Plain processes that run `code` as the ranks of one job. If one is killed, the others live.
 
     In `code`, `RANK` is the number of the rank.
 
-    late: how many of them are not started yet: start() does that.
+    late: the number of ranks that only start() starts.
     """
 
     def __init__(self, folder: Path, ranks: int, code: str, *, late: int = 0, **env: str) -> None:
         folder.mkdir(exist_ok=True)
         job = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
-        job |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}  # where nobody listens: it only names the job
+        job |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}  # nobody listens: it only names the job
         self.code = HEAD + textwrap.dedent(code)
         (folder / "job.py").write_text(self.code)
         self.folder, self.env = folder, job | env
@@ -120,7 +120,7 @@ class Ranks:
             raise
 
     def start(self) -> Child:
-        """Starts the next rank."""
+        """Start the next rank."""
         rank = str(len(self.children))
         place = {"RANK": rank, "LOCAL_RANK": rank}
         child = Child(self.folder, "", "-m", "job", name="job", cwd=self.folder, **self.env, **place)
@@ -135,7 +135,7 @@ class Ranks:
             child.__exit__()
 
     def run(self, ranks: int | None = None) -> client.Run:
-        """The run, once all its ranks, or so many, have passed a checkpoint, and show what they expose."""
+        """Return the run, once this many ranks, by default all, have passed a checkpoint and functions are exposed."""
         count = len(self.children) if ranks is None else ranks
         run = until(lambda: joined(count, "job"), f"a run of {count} ranks: {self.err}")
         until(lambda: run.functions, "the first rank shows what it exposes")
@@ -147,20 +147,20 @@ class Ranks:
 
 
 def joined(ranks: int, name: str, job: Torchrun | None = None) -> client.Run | None:
-    """The run of this name, if so many of its ranks are live and have passed a checkpoint."""
+    """Return the run of this name, if this many of its ranks are live and have passed a checkpoint; else None."""
     if job is not None:
         job.check()
     try:
         run = client.attach(name)
     except client.NoSuchRunError:
         return None
-    # One that comes late is at the step of the others before it has passed a checkpoint.
+    # A late rank is at the step of the others before it has passed a checkpoint.
     running = [rank for rank in run.ranks if rank.status.live and rank.status != "idle" and rank.step > 0]
     return run if len(running) == ranks else None
 
 
 def step_of(run: client.Run) -> int:
-    """The step at which all living ranks of a paused run stand; an AssertionError if it is not one."""
+    """Return the step of all living ranks of a paused run. Raises AssertionError if their steps differ."""
     living = [rank for rank in run.ranks if rank.status.live]
     assert living
     assert {str(rank.status) for rank in living} == {"paused"}, living

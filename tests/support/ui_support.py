@@ -1,4 +1,4 @@
-"""A web server within the test's process, on a real socket, and the pages that talk to it."""
+"""A web server in the test's process, on a real socket, and its clients."""
 
 import json
 import threading
@@ -69,17 +69,17 @@ for number in range(10**6):
     print(json.dumps(["old", number, steps]), flush=True)
     time.sleep(0.002)
 """
-"""Keeps nothing, so that a reload would start it over."""
+"""Keeps nothing through a reload, which would start it over."""
 
 
 class Served:
-    """A server that runs, and a client that has its token.
+    """A running server, and a client with its token.
 
     Attributes:
-        keys: what lets a request in.
+        keys: the keys that let a request in.
         base: the address, without the token.
         api: a client with the token as a bearer.
-        state: what the server keeps.
+        state: the server's state.
     """
 
     def __init__(self, options: Options) -> None:
@@ -105,35 +105,35 @@ class Served:
             each.close()
 
     def end(self) -> None:
-        """Ends the server."""
+        """End the server."""
         self.server.should_exit = True
         self._thread.join(20)
         assert not self._thread.is_alive()
 
     def stranger(self, **headers: str) -> httpx.Client:
-        """A client without the token."""
+        """Return a client without the token."""
         return httpx.Client(base_url=self.base, headers=headers, timeout=20)
 
     def get(self, path: str, **options: Any) -> Any:
-        """The JSON of an answer that has to be good."""
+        """Return the JSON of an answer; assert its status 200."""
         answer = self.api.get(path, **options)
         assert answer.status_code == 200, (answer.status_code, answer.text)
         return answer.json()
 
     def post(self, path: str, body: object = None) -> dict[str, Any]:
-        """The request that was made."""
+        """Post a request to the run; return the request."""
         answer = self.api.post(path) if body is None else self.api.post(path, json=body)
         assert answer.status_code == 202, (answer.status_code, answer.text)
         request: dict[str, Any] = answer.json()["request"]
         return request
 
     def post_clean(self) -> list[str]:
-        """The ids of the runs that were removed."""
+        """Remove ended runs; return their ids."""
         removed: list[str] = self.api.post("/api/clean").json()["removed"]
         return removed
 
     def fate(self, run: str, request: dict[str, Any]) -> dict[str, Any]:
-        """The final fate of a request."""
+        """Wait for the final fate of a request, and return it."""
 
         def look() -> dict[str, Any] | None:
             found = self.get(f"/api/runs/{run}/requests/{request['id']}", params={"wait": 5})["request"]["fate"]
@@ -145,7 +145,7 @@ class Served:
 
     @contextmanager
     def stream(self, run: str | None = None, **headers: str) -> "Iterator[Stream]":
-        """The events that a page gets."""
+        """Yield the events that a page gets."""
         params = {} if run is None else {"run": run}
         with self.api.stream("GET", "/api/stream", params=params, headers=headers) as answer:
             assert answer.status_code == 200
@@ -154,13 +154,13 @@ class Served:
 
 
 class Stream:
-    """What comes out of /api/stream."""
+    """The events of /api/stream."""
 
     def __init__(self, answer: httpx.Response) -> None:
         self._lines = answer.iter_lines()
 
     def next(self) -> tuple[str, str, Any]:
-        """The next event: its name, its id and its data."""
+        """Return the next event: its name, its id and its data."""
         fields: dict[str, str] = {}
         for line in self._lines:
             if line == "" and "data" in fields:
@@ -171,7 +171,7 @@ class Stream:
         raise EOFError
 
     def until(self, wanted: Callable[[str, Any], bool]) -> Any:
-        """The data of the first event that is as wanted."""
+        """Return the data of the first event for which wanted() is true."""
         end = time.monotonic() + DEADLINE
         while True:
             name, _, data = self.next()
@@ -182,6 +182,6 @@ class Stream:
 
 @contextmanager
 def served(**options: Any) -> Iterator[Served]:
-    """A server, for as long as the block lasts."""
+    """Yield a server, and end it with the block."""
     with Served(Options(**options)) as server:
         yield server

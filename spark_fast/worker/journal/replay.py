@@ -1,4 +1,4 @@
-"""A journal that is replayed: its requests are applied again, at the same steps."""
+"""A journal that is replayed: its requests take effect again at the same steps."""
 
 import os
 import platform
@@ -19,11 +19,11 @@ __all__ = ["Replay"]
 
 
 class Replay:
-    """The requests of a journal that are still to be applied, of one rank.
+    """The requests of one rank in a journal that have not been replayed yet.
 
-    Pauses are replayed without their duration: the request that ended a pause comes after it at the same step, so that
-    both are applied together. A reload that was rolled back is replayed, too: it left the loop, and so passed
-    checkpoints. A reload that was refused did nothing, and its code is not in the journal; it is left out.
+    Pauses are replayed without their duration: the request that ended a pause follows it at the same step, so both are
+    applied together. A reload that was rolled back is replayed, too: it left the loop, so its code passed checkpoints.
+    A reload that was refused is left out: it did nothing, and its code is not in the journal.
     """
 
     def __init__(self, journal: Journal, rank: int = 0) -> None:
@@ -46,11 +46,10 @@ class Replay:
         self._waiting.reverse()
 
     def check(self, path: str, source: bytes, command: Sequence[str]) -> None:
-        """Raise ReplayRefusedError with the first difference if the journal is of another script, of another version of
-        it or of a module of its project, or of another command line. Another version of Python or of spark_fast is a
-        warning.
+        """Raise ReplayRefusedError with the first difference if the script, a module of its project or the command line
+        differs from the recorded one. Warn if Python or spark_fast is of another version.
 
-        path: the script, absolute. Files that were in its folder then are expected in its folder now.
+        path: the script's absolute path. Files that were in its folder at the recording must be in its folder now.
         source: the script's source.
         command: the command line, as in the header of a journal.
         """
@@ -88,7 +87,7 @@ class Replay:
                     raise self._refusal(f"{_printable(here)} differs from the one that was imported then")
 
     def _here(self, path: str) -> str:
-        """Return where a file of the project is now: the script may have moved with the files beside it."""
+        """Return where a recorded file of the project is now: script and project may have moved together."""
         header = self._journal.header
         entry = header["entry"]["path"]
         if path == entry:
@@ -122,12 +121,12 @@ class Replay:
     def due(
         self, step: int, within: str | None = None, inner: int = 0, *, most: int | None = None
     ) -> list[dict[str, Any]]:
-        """Return, once, the requests of all steps up to this one. After a value to set or a function to call, the rest
-        waits for over(): it must not come while that request is delivered.
+        """Return the requests of all steps up to this one, each once. Requests after a set or a call wait for over():
+        they must not come during its delivery.
 
-        within: the id of the call that is running, as in the journal: only requests that came while it ran are due.
+        within: the journal's id of the running call: only requests that were applied during that call are due.
         inner: how many checkpoints that call has passed.
-        most: how many requests at a time; None for all.
+        most: the most requests to return; None for all.
         """
         found: list[dict[str, Any]] = []
         while (
@@ -152,9 +151,9 @@ class Replay:
         return found
 
     def over(self, ident: str) -> None:
-        """Note the end of a set or a call, also of one that could not be replayed, by its id in the journal.
+        """Note the end of the set or call with this id in the journal, even if it could not be replayed.
 
-        Requests that came while it was delivered, and that were not reached, are not replayed.
+        Requests that were applied during its delivery and that the replay has not reached are not replayed.
         """
         self._over.add(ident)
         if ident in self._open:
@@ -167,12 +166,11 @@ class Replay:
         return {self._here(path): encode(text) for path, text in self._code[request["id"]].items()}
 
     def payload_of(self, request: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return the content of a set or a call; None if the worker was killed before it had written that down."""
+        """Return the content of a set or a call; None if the worker was killed before it had recorded the content."""
         return self._payloads.get(request["id"])
 
     def left(self, step: int) -> str | None:
-        """Return a sentence on the requests that a loop which ended at this step never reached; None if it reached all
-        of them."""
+        """Return a sentence on the requests that a loop which ended at this step missed; None if it reached all."""
         if not self._waiting:
             return None
         count = len(self._waiting)
@@ -185,7 +183,7 @@ class Replay:
 
 
 def _with_calls(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the requests. One that was applied while a function ran has the id of that call as "within"."""
+    """Return the requests. Those applied while a function ran have the id of its call as "within"."""
     running: list[str] = []
     calls: set[str] = set()
     found = []
@@ -194,7 +192,7 @@ def _with_calls(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             found.append({**line, "within": running[-1]} if running else dict(line))
             if line["kind"] == "call":
                 calls.add(line["id"])
-        elif "payload" in line and line["id"] in calls:  # whatever it holds
+        elif "payload" in line and line["id"] in calls:  # whatever the payload is
             running.append(line["id"])
         elif line.get("returned") in running:
             running.remove(line["returned"])

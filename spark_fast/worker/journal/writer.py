@@ -1,4 +1,4 @@
-"""The Python part of the journal: what it adds to the lines of the core. See spark_fast/runfiles/journal.py."""
+"""Writes the journal's lines that the core does not write. See spark_fast/runfiles/journal.py."""
 
 import os
 import time
@@ -24,7 +24,7 @@ __all__ = ["JournalWriter", "current"]
 
 @dataclass
 class _Kept:
-    """What the header of each part of the journal says, and how far the journal is."""
+    """The content of each part's header, and the present part of the journal."""
 
     run: str
     command: list[str]
@@ -45,35 +45,36 @@ class JournalWriter:
         self._path: str | None = None
         self._kept: _Kept | None = None
         self._is_refused = False
-        """Whether a warning has said that no journal is kept: the runner asks again, once it knows the script."""
+        """Whether a warning has said that no journal is kept. The runner calls keep() again, once it knows the
+        script."""
         self._noted = 0
-        """How many of the project's modules the journal names."""
+        """How many of the project's modules this part of the journal names."""
         self._error: dict[str, Any] | None = None
-        """An error that is written down once the journal has begun, with the pause that follows it."""
+        """An error to write down once the journal has begun, which it does with the pause that follows the error."""
 
     def keep(
         self, folder: Path, run: str, command: list[str], chosen: str | None, entry: tuple[str, bytes] | None
     ) -> None:
-        """Write down what is applied from now on. If that fails, a warning says so, and the run goes on without.
+        """Record the requests that are applied from now on. If that fails, warn, and go on without a journal.
 
-        folder: the run folder, which then names the journal's file.
-        chosen: the file; None for one in the user's folder.
+        folder: the run folder, in which a pointer to the journal is written.
+        chosen: the journal's file; None for one in the user's folder.
         entry: the path and the source of the script, if it can be run again.
         """
         if self._is_refused:
             return
         if worker.journal_begun():
-            return  # a request came before the script was found: a second header would part it from the rest
+            return  # a request came before the script was found: a second header would separate it from the rest
         started = time.time()
         try:
             if chosen:
                 path = Path(chosen).absolute()
-            else:  # a path that is there belongs to a run that now has an entry
+            else:  # an existing path belongs to this run, whose entry is known only now
                 path = Path(self._path) if self._path else journal.default_path(run, started)
             if chosen is None:
                 make_folders(path.parent)
                 with private_files.opened(path.parent):
-                    pass  # it holds sources: no other user may be able to put a file there
+                    pass  # the folder will hold sources, so no other user may be able to put files there
             else:
                 journal.make(path)
             header = journal.first_line(run, command, started, entry)
@@ -87,7 +88,7 @@ class JournalWriter:
             stderr.warn(f"no journal is kept: {error}")
 
     def follow(self, project: "Project | None") -> None:
-        """After requests were applied: warn if the core could not write them down, and note new imports."""
+        """Warn, after requests were applied, if the core could not record them; record new imports."""
         error = worker.journal_error()
         if error:
             self._give_up(describe_code(error))
@@ -99,34 +100,34 @@ class JournalWriter:
             self._append({"modules": {module.path: module.digest for module in fresh if module.name != "__main__"}})
 
     def code(self, ident: str, number: int, sources: Mapping[str, bytes]) -> None:
-        """Write down the sources that a reload is about to run."""
+        """Record the sources that a reload is about to run."""
         from spark_fast.project.sources import decode
 
         self._append({"code": number, "id": ident, "files": {path: decode(text) for path, text in sources.items()}})
 
     def payload(self, ident: str, content: Mapping[str, Any]) -> None:
-        """Write down the content of a request that is about to be delivered."""
+        """Record the content of a request that is about to be delivered."""
         self._append({"payload": content, "id": ident})
 
     def returned(self, ident: str) -> None:
-        """Write down that a called function has ended: what is applied from here on did not come while it ran."""
+        """Record that a called function has ended, so that requests after this line do not belong to the call."""
         self._append({"returned": ident})
 
     def failed(self, ident: str, reason: str) -> None:
-        """Write down that a reload was rolled back, that a value was not set, or that a call failed."""
+        """Record that a reload was rolled back, that a value was not set, or that a call failed."""
         self._append({"failed": ident, "reason": reason})
 
     def stopped_by_error(self, message: str, text: str) -> None:
-        """Write down that the worker was paused after an error of the script."""
+        """Record that the worker was paused after an error of the script."""
         self._error = {"error": message, "traceback": text, "step": worker.step(), "time": time.time()}
         self._write_error()
 
     def end(self, state: str) -> None:
-        """Write down how the run ended, if the journal has begun."""
+        """Record how the run ended, if the journal has begun."""
         self._append({"end": state, "step": worker.step(), "time": time.time()})
 
     def _limit_size(self) -> None:
-        """Go on in a new part once this one is full, and drop the oldest parts beyond the limit.
+        """Begin a new part once the present one is full, and drop the oldest parts beyond the limit.
 
         A part may be as long as two headers, however small the limit: a header holds the script's source.
         """
@@ -146,7 +147,7 @@ class JournalWriter:
         kept.part += 1
         header = kept.header(before)
         kept.header_size = len(header)
-        self._noted = 0  # each part names the modules, so that it can be checked without those before it
+        self._noted = 0  # each part names the modules, so that it can be checked without the earlier parts
         try:
             worker.continue_journal(header)
             dropped = journal_parts.drop_oldest(path, limit - share)
@@ -169,9 +170,9 @@ class JournalWriter:
         if self._path is None or not worker.journal_begun():
             return
         try:
-            with session.current.lock:  # in which the core writes its lines
+            with session.current.lock:  # the core holds it, too, when it writes its lines
                 journal.append(self._path, line)
-        except RecursionError:  # it can be read, but not as a part of a line: without its payload it is not replayed
+        except RecursionError:  # readable, but a line nests it one level deeper: it won't be replayed
             stderr.warn("what a request carries is nested too deep for the journal")
         except (OSError, JournalError) as error:
             self._give_up(error)

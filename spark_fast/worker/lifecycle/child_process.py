@@ -1,8 +1,8 @@
-"""The end of a process that `multiprocessing` has started, and that is a worker.
+"""Watches the end of a worker that `multiprocessing` has started.
 
-If such a process was forked, it runs no exit handlers (Python 3.11, 3.12). They would not learn the exception that
-ended it, either: `BaseProcess._bootstrap()` prints it and returns an exit code. So the functions that it calls last are
-wrapped, in this process alone: `traceback.print_exc()`, during which the exception is known, and
+A forked one runs no exit handlers (Python 3.11, 3.12). Nor would exit handlers learn the exception that ended the
+process: `BaseProcess._bootstrap()` prints it and returns an exit code. So the last functions that `_bootstrap()` calls
+are wrapped, in this process alone: `traceback.print_exc()`, during which the exception is known, and
 `util._flush_std_streams()`. If a later Python calls neither, its exit handlers publish the end.
 """
 
@@ -19,7 +19,7 @@ _watched = False
 
 
 def _this_process() -> Any:
-    """Return multiprocessing's object of this process if multiprocessing has started it, else None."""
+    """Return multiprocessing's object of this process; None if multiprocessing has not started it."""
     module = sys.modules.get("multiprocessing.process")
     if module is None or module.parent_process() is None:
         return None
@@ -32,17 +32,20 @@ def is_child() -> bool:
 
 
 def is_daemon() -> bool:
-    """Return whether this process serves another one and ends with it, as those of pools and data loaders do."""
+    """Return whether this process serves another one and ends with it, as the workers of pools and data loaders do."""
     process = _this_process()
     return process is not None and bool(process.daemon)
 
 
 def watch(raised: Callable[[BaseException], None], ended: Callable[[int], None]) -> None:
-    """Have this process, for which is_child() is true, call `raised` with the exception that ends it, if one does, and
-    then `ended` with its exit code. If a stop ends it, one line says so in place of a traceback."""
+    """Have this process, for which is_child() is true, report its end.
+
+    It calls `raised` with the exception that ends it, if one does, and then `ended` with its exit code. If a stop ends
+    it, one line says so in place of a traceback.
+    """
     global _watched
     if _watched:
-        return  # its parent did this before it was forked
+        return  # the parent did this before the fork
     _watched = True
     import traceback
     from multiprocessing import process, util

@@ -1,4 +1,4 @@
-"""The exception that ends or parks a worker, kept for `spark-fast status` and the web page."""
+"""Keeps the exception that ends or parks a worker, for `spark-fast status` and the web page."""
 
 import time
 
@@ -12,9 +12,9 @@ __all__ = ["record"]
 
 
 def record(error: BaseException, *, can_resume: bool = False) -> run_error.RunError:
-    """Keep an exception that ends or parks this worker in the run's folder.
+    """Write an exception that ends or parks this worker to the run's folder; return its description.
 
-    can_resume: whether the code can go on where it was.
+    can_resume: whether a resume lets the code go on where it was.
     """
     found = run_error.describe(
         error,

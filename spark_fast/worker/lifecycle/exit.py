@@ -1,4 +1,4 @@
-"""The end of a worker's process: how the run ended, and the wait for ranks that still save."""
+"""The end of a worker's process: publishes how the run ended, and waits for ranks that still save."""
 
 import atexit
 import sys
@@ -20,11 +20,11 @@ from spark_fast.worker.state import hooks
 __all__ = ["end", "state_after", "watch_the_end"]
 
 _PATIENCE = 60.0
-"""Seconds that the other ranks have to end, if `stop_deadline` doesn't say how long the launcher waits."""
+"""Seconds that the other ranks have to end, unless `stop_deadline` says how long the launcher waits."""
 _COMING = 5.0
-"""Seconds in which ranks that have not raised the stop yet may still do so."""
+"""Seconds for which ranks that have not raised the stop yet are waited for."""
 _LOOK = 1.0
-"""Seconds between two looks whether the others live."""
+"""Seconds between two checks that the other ranks live."""
 
 _previous_hook: Callable[[type[BaseException], BaseException, TracebackType | None], object] = sys.__excepthook__
 
@@ -46,14 +46,14 @@ def end(state: WorkerState) -> None:
 
 
 def state_after(error: BaseException | None) -> WorkerState:
-    """Return the state of a run that this uncaught exception ended; None for a run that came to its end."""
+    """Return the final state of a run. error: the uncaught exception that ended it; None if it came to its end."""
     if error is not None and (not is_stop(error) or error_behind(error) is not None):
         return WorkerState.FAILED
     return WorkerState.STOPPED if session.current.stop_raised else WorkerState.FINISHED
 
 
 def watch_the_end() -> None:
-    """Have the end of this process, which is a worker from now on, published."""
+    """Have the end of this process published: it is a worker from now on."""
     global _previous_hook
     atexit.register(_at_exit)
     if sys.excepthook is not _on_uncaught:  # else this process was forked from a worker
@@ -70,11 +70,11 @@ def _at_exit() -> None:
     if not stop_in_threads.finish():
         session.current.outcome = WorkerState.FAILED
     if session.current.outcome is WorkerState.FINISHED:
-        session.current.outcome = state_after(None)  # a thread may have been stopped since the script came to its end
+        session.current.outcome = state_after(None)  # a thread may have been stopped during finish()
     if session.current.outcome is not None:
         end(session.current.outcome)
         return
-    # An interactive interpreter prints errors and goes on: its last error says nothing of how it ended.
+    # An interactive interpreter prints errors and goes on: its last error did not end it.
     interactive = hasattr(sys, "ps1") or sys.flags.interactive
     error = None if interactive else getattr(sys, "last_value", None)
     run = session.folder()
@@ -84,7 +84,7 @@ def _at_exit() -> None:
             from spark_fast.worker.lifecycle.error_record import record  # most runs don't fail
 
             record(error_behind(error) or error if is_stop(error) else error)
-        except (ImportError, OSError) as reason:  # no file can be opened, say: the end is published all the same
+        except (ImportError, OSError) as reason:  # no file can be opened, say: the end is published nonetheless
             stderr.warn(
                 f"the error that ended run {session.current.run} can't be kept for `spark-fast status`: {reason}"
             )
@@ -124,11 +124,11 @@ def _on_ended(exit_code: int) -> None:
 def _wait_for_others(folder: Path, patience: float | None) -> None:
     """Wait until no other rank of this host is between the stop and its end.
 
-    A process that ends with an exception has failed to its launcher, torchrun say, which then ends the others at once.
-    This one has published its end already, so ranks that all let the exception through wait for the slowest and then
-    end together.
+    To a launcher such as torchrun, a process that ends with an exception has failed, and the launcher then ends the
+    others at once. So ranks that let the exception through wait for the slowest and end together. They don't wait for
+    each other, since each has published its end before.
 
-    patience: seconds to wait at most; None for a minute.
+    patience: the most seconds to wait; None for a minute.
     """
     began = monotonic()
     most = _PATIENCE if patience is None else patience

@@ -1,4 +1,4 @@
-"""Stops that reach processes which were forked from a worker, from their parent."""
+"""Passes stops from a worker to the processes that were forked from it."""
 
 import os
 from typing import Any
@@ -15,8 +15,9 @@ __all__ = ["stop_children", "stop_of"]
 
 
 def stop_of(parent: Parent) -> dict[str, Any] | None:
-    """Return the stop that a run was asked for, None if it was not. It may be a stop of all processes that this worker
-    forks, of one training after the other, say.
+    """Return the stop that the parent's run was asked for; None if it was not.
+
+    Such a stop also applies to later children, of a process that forks one training after the other, say.
 
     Raises OSError, SegmentError.
     """
@@ -29,10 +30,10 @@ def stop_of(parent: Parent) -> dict[str, Any] | None:
 
 
 def stop_children(run: str | None, sender: str, deadline: float) -> None:
-    """Ask the runs to stop whose processes were forked from this one: one of them may be the one that trains.
+    """Ask the runs of this process's forked children to stop: one of them may be the one that trains.
 
     run: the run of this process.
-    deadline: seconds that they have to end; 0 for no limit.
+    deadline: seconds that the children have to end; 0 for no limit.
 
     Raises OSError, SparkError.
     """
@@ -46,7 +47,7 @@ def _stop_child(home: Home, name: str, run: str | None, sender: str, deadline: f
     """Ask one run to stop if its process was forked from this one."""
     try:
         folder = run_folder.open_run(home, name)
-    except (FileNotFoundError, FolderRefusedError):  # it was removed meanwhile, or is no run's folder
+    except (FileNotFoundError, FolderRefusedError):  # the run was just removed, or this is no run's folder
         return
     try:
         about = run_folder.read_info(folder)

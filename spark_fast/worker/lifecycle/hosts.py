@@ -1,4 +1,4 @@
-"""The other hosts of the job, as the worker asks them and hears from them."""
+"""Requests to the other hosts of the job, and their answers."""
 
 from spark_fast import stderr
 from spark_fast.errors import SparkError
@@ -7,11 +7,11 @@ from spark_fast.worker import session
 
 __all__ = ["ask_hosts", "meet_hosts", "refusal", "ring_hosts"]
 
-# `spark_fast.hosts` is imported by the functions: only a job of several hosts needs it.
+# The functions import `spark_fast.hosts`, since only a job of several hosts needs it.
 
 
 def meet_hosts() -> None:
-    """Connect this host with the others of the job, if there are any. The first rank of each host does so."""
+    """Connect this host with the others of the job, if there are any. Only the first rank of each host does this."""
     place, folder = session.current.place, session.current.folder
     if not session.has_remote_peers() or not session.first_here() or place is None or folder is None:
         return
@@ -19,7 +19,7 @@ def meet_hosts() -> None:
 
     try:
         unused = hosts.start(folder, place)
-    except Exception as error:  # of the store's own kind, too: it is Ray's, say
+    except Exception as error:  # may be an exception type of the store, which is Ray's, say
         stderr.warn(f"this host can't be controlled with the others of its job: {error}")
         return
     if unused:
@@ -27,9 +27,9 @@ def meet_hosts() -> None:
 
 
 def ask_hosts(kind: int, *, sender: str, duration: float = 0.0, only_if: str = "") -> tuple[int, str | None]:
-    """Ask all hosts of the job, if it has several, and wait for none of them.
+    """Send a request to all hosts of the job, without waiting for any of them.
 
-    Returns the request's id, and why it was refused, if that is known at once. Raises OSError, SparkError.
+    Returns the request's id, and the reason if the request was refused at once, else None. Raises OSError, SparkError.
     """
     from spark_fast import hosts
 
@@ -41,18 +41,18 @@ def ask_hosts(kind: int, *, sender: str, duration: float = 0.0, only_if: str = "
 
 
 def refusal(ident: int) -> str | None:
-    """Return why the hosts did not apply a request; None if they did, or if that is not known."""
+    """Return why the hosts did not apply a request; None if they did or may still do so."""
     from spark_fast import hosts
 
     folder = session.current.folder
     try:
         fate = hosts.fate(folder, ident) if folder is not None else None
-    except (OSError, SparkError):  # no descriptor is left, say: the caller looks again
+    except (OSError, SparkError):  # no descriptor is left, say: the caller checks again
         return None
     if fate is None or fate.state in ("asked", "applied", "superseded"):
         return None
     if fate.state == "lost" and session.is_in_the_log(ident):
-        return None  # only its answer is gone
+        return None  # only the answer is lost
     if fate.state == "same":
         return None  # another stop was asked for first: it stands for this one
     return fate.reason or fate.state

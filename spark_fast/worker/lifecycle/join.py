@@ -1,4 +1,4 @@
-"""How a process comes to its run: it makes one, or joins that of its job."""
+"""Gives a process its run: makes one, or joins its job's run."""
 
 import errno
 import os
@@ -22,21 +22,21 @@ __all__ = ["keep_journal", "make_run"]
 _AGAIN = 0.05
 """Seconds between two tries to join a run."""
 _SEAT = 5.0
-"""Seconds to wait for the end of the process that had this rank before."""
+"""Seconds to wait for the former process of this rank to end."""
 _ALONE = 2.0
-"""Seconds to wait for other processes that make or remove runs."""
+"""Seconds to wait for other processes that are making or removing runs."""
 _OLD_JOB = 30.0
-"""Seconds to wait for the processes of a job that stops, when the job is started again."""
+"""Seconds to wait for the former processes of a job that is started again to end."""
 
 
 def make_run(wanted: str | None, command: list[str], *, fresh_name: bool) -> str:
-    """Make the run, or join that of the job, and return its id.
+    """Make the run, or join the job's run; return its id.
 
-    wanted: the name that was asked for.
-    command: the command that the run is listed with.
+    wanted: the wanted name; None for any.
+    command: the command to list the run with.
     fresh_name: whether to take another name if a living run has the wanted one; else RunNameTakenError is raised.
     """
-    # A process that was forked from a rank can't be that rank, whose process lives.
+    # A process that was forked from a rank can't be that rank, since the rank's process lives.
     session.current.place = launchers.place(options.current()) if session.current.parent is None else None
     began = time.monotonic()
     number = 1
@@ -51,7 +51,7 @@ def make_run(wanted: str | None, command: list[str], *, fresh_name: bool) -> str
         except JobEndingError:
             if time.monotonic() > began + _OLD_JOB:
                 raise
-            time.sleep(_AGAIN)  # the end of its last process is published nowhere
+            time.sleep(_AGAIN)  # no event tells when its last process has ended
         except OSError as error:
             place = session.current.place
             if place is None or error.errno not in (errno.EADDRINUSE, errno.EINVAL):
@@ -71,10 +71,10 @@ def make_run(wanted: str | None, command: list[str], *, fresh_name: bool) -> str
 
 
 def _started_by_its_rank(control: str) -> bool:
-    """Return whether the process that has this one's rank, by this control file, has started this process: then that
-    process won't make room for this one.
+    """Return whether this process was started, directly or not, by the process that has its rank in this control file.
 
-    False where the system does not tell the ancestors, or where the slot's number is of another pid namespace.
+    If so, it is no use to wait for that process to end. Returns False if the system does not tell the ancestors, or if
+    the slot's process id is of another pid namespace.
     """
     place = session.current.place
     if place is None:
@@ -85,13 +85,13 @@ def _started_by_its_rank(control: str) -> bool:
             pid: int = _core.read_slot(fd, place.local_rank)["pid"]
         finally:
             os.close(fd)
-    except (OSError, SparkError):  # the run is gone, or the next try shows what is wrong
+    except (OSError, SparkError):  # the run is gone, or the next try raises the error again
         return False
     return pid in ancestors() and run_folder.is_worker(pid, Path(control).parent)
 
 
 def _take_part(name: str | None, command: list[str]) -> str:
-    """Make the run of this name, or join that of the job; return its id."""
+    """Make the run of this name, or join the job's run; return its id."""
     place, parent = session.current.place, session.current.parent
     if place is None:
         forked_from = (parent.run, parent.pid) if parent is not None else ("", 0)
@@ -105,7 +105,7 @@ def _take_part(name: str | None, command: list[str]) -> str:
             everywhere=place.everywhere,
             world_size=place.world_size,
             generation=place.generation,
-            timeout=_OLD_JOB,  # a rank that is left out would stay behind when the others stop
+            timeout=_OLD_JOB,  # long, since the others' requests would not reach a rank that is left out
         )
     with claim as found:
         if place is not None:
@@ -116,7 +116,7 @@ def _take_part(name: str | None, command: list[str]) -> str:
         if found.joined and session.first_here():
             _clear_seat(found, seat)
         if session.first_here():
-            # Before any controller sees the run, or can ask it for anything.
+            # Before any controller sees the run, or can send it a request.
             _keep_journal(found.folder, found.run, command, None)
             registry.current.connect(found.folder)
         else:
@@ -134,9 +134,11 @@ def _take_part(name: str | None, command: list[str]) -> str:
 
 
 def _hold_folder(folder: Path) -> None:
-    """Keep cleaners of /tmp away from the run's folder for the life of this process: systemd-tmpfiles passes over
-    folders that have a lock of this kind. The lock means nothing to this package."""
-    # The run is there by now, so nothing may raise any more; even the import needs a descriptor.
+    """Keep cleaners of /tmp away from the run's folder for the life of this process.
+
+    systemd-tmpfiles skips folders that have a lock of this kind. This package itself never checks the lock.
+    """
+    # The run exists by now, so nothing may raise any more. Even the import needs a descriptor.
     with suppress(OSError, ImportError, SparkError):
         import fcntl
 
@@ -145,10 +147,10 @@ def _hold_folder(folder: Path) -> None:
 
 
 def _clear_seat(found: run_folder.Claim, slot: int) -> None:
-    """Remove the board of the process that was the first rank of this host before: this process makes a new one.
+    """Remove the board of the former first rank of this host, so that this process can make a new one.
 
-    The caller holds the run's turn, so that no other process joins meanwhile. Raises OSError with EADDRINUSE if the
-    process before lives.
+    The caller holds the run's turn, so no other process can join during this. Raises OSError with EADDRINUSE if the
+    former process lives.
     """
     from spark_fast.runfiles.schema import BOARD
 
@@ -162,10 +164,10 @@ def _clear_seat(found: run_folder.Claim, slot: int) -> None:
 
 
 def keep_journal(command: list[str], entry: tuple[str, bytes] | None) -> None:
-    """Write a journal of the requests that are applied, unless the options turn that off or another rank writes it.
+    """Keep a journal of the applied requests, unless the options turn it off or another rank keeps it.
 
-    command: what the runner was asked to run.
-    entry: the script's path and source, if it can be run again.
+    command: the command that the runner runs.
+    entry: the script's path and source; None if it can't be run again.
     """
     run, folder = session.run_id(), session.folder()
     if run is not None and folder is not None and session.first_here():

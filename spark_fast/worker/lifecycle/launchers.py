@@ -14,7 +14,7 @@ __all__ = ["LAUNCHERS", "Launcher", "RankInfo", "find", "place"]
 
 
 def find(environ: Environment = os.environ, parent: str | None = None) -> RankInfo | None:
-    """Return the rank that the launcher gives, as read(). If that is invalid, warn once and return None."""
+    """Return the rank that the launcher gives, as read(). If it is invalid, warn and return None."""
     try:
         return read(environ, parent)
     except ValueError as error:
@@ -23,7 +23,7 @@ def find(environ: Environment = os.environ, parent: str | None = None) -> RankIn
 
 
 def place(options: "Options") -> RankInfo | None:
-    """Return the rank that configure() gives, and its launcher for the rest; None if the process is alone."""
+    """Return the rank, from configure() and, for what it leaves out, from the launcher; None for a single process."""
     if not options.ranks:
         return None
     if options.world_size == 1:

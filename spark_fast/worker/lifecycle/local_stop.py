@@ -1,4 +1,4 @@
-"""A stop that this process raises by itself, since the run's log or the other hosts can't be asked for it."""
+"""A stop that this process raises alone, because it can't ask through the run's log or the other hosts."""
 
 import time
 
@@ -13,17 +13,17 @@ from spark_fast.worker.session import Reason
 __all__ = ["LocalStop"]
 
 _LOOK = 0.1
-"""Seconds between two looks at the fate of a stop that the hosts were asked for."""
+"""Seconds between two checks of the state of a stop that the hosts were asked for."""
 
 
 class LocalStop:
-    """The stop of this process alone, if it is to stop, and the stop that all hosts were asked for."""
+    """The stop of this process alone, and the stop that the hosts were asked for and have not answered yet."""
 
     def __init__(self) -> None:
         self._raised: tuple[str, str] | None = None
-        """The id and the sender of the stop that this process raises by itself."""
+        """The id and the sender of the stop that this process raises alone."""
         self._asked: tuple[int, str, float] | None = None
-        """The stop that all hosts were asked for by a signal: its id, its sender, and the end of the wait for it."""
+        """The stop that a signal asked all hosts for: its id, its sender, and the end of the wait for it."""
         self._looked = 0.0
 
     def stop(self, sender: str) -> None:
@@ -36,14 +36,14 @@ class LocalStop:
         self._watch()
 
     def expect(self, ident: int, sender: str, seconds: float) -> None:
-        """Stop alone if the hosts, which were asked for this stop, refuse it or don't answer within this time."""
+        """Stop alone if the hosts refuse this stop, which they were asked for, or don't answer within this time."""
         self._asked = ident, sender, time.monotonic() + seconds
         self._watch()
 
     def pending(self) -> tuple[str, str] | None:
-        """Return the id and the sender of the stop that this process is to raise by itself, None for none.
+        """Return the id and the sender of the stop that this process must raise alone; None if there is none.
 
-        Looks at the hosts' answer to a stop that they were asked for.
+        Checks the hosts' answer to a stop that they were asked for.
         """
         if self._asked is not None and self._raised is None:
             ident, sender, until = self._asked

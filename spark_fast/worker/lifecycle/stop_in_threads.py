@@ -1,7 +1,7 @@
-"""The stop that leaves a thread of the script: it is reported in a line, and runs the `on_stop()` functions.
+"""Handles a stop that leaves a thread of the script: reports it in a line, and runs the `on_stop()` functions.
 
-An exception ends a thread and not the script. So a script whose threads train ends normally once they are stopped, and
-would report no stop.
+An exception in a thread does not end the script. So a script whose threads train ends normally once they are stopped,
+and would report no stop.
 """
 
 import threading
@@ -19,7 +19,7 @@ _left = False
 
 
 def watch() -> None:
-    """Handle stops in place of the hook that reports exceptions of threads."""
+    """Replace the hook for uncaught exceptions of threads by one that handles stops."""
     global _previous_hook
     if threading.excepthook is not _on_uncaught:  # else this process was forked from a worker
         _previous_hook = threading.excepthook
@@ -27,7 +27,7 @@ def watch() -> None:
 
 
 def has_left_a_thread() -> bool:
-    """Return whether a stop has left a thread, and every thread that the interpreter's end waits for has ended."""
+    """Return whether a stop has left a thread, and all threads that the interpreter waits for at its end have ended."""
     main = threading.main_thread()
     return _left and all(each is main or each.daemon for each in threading.enumerate())
 

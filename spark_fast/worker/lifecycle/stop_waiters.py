@@ -1,8 +1,8 @@
-"""Finds code that waits for the threads and tasks that train. A stop is not raised in it.
+"""Finds code that waits for the threads and tasks that train, and in which a stop must not be raised.
 
 A main thread that starts the threads that train, and joins them, passes no checkpoint before they have ended. Then it
-validates and saves. So code that waits for others when the stop is first raised passes its later checkpoints, as long
-as it goes on from there: it is at a later line of the function that it waited in.
+validates and saves. So if code waits for others when the stop is first raised, its later checkpoints raise nothing, as
+long as it goes on from there: it must be at a later line of the function in which it waited.
 """
 
 import sys
@@ -24,7 +24,7 @@ _THREADS = {
 _TASKS = frozenset({"asyncio.taskgroups", "asyncio.threads"})
 """Modules whose coroutines wait for tasks and threads to end."""
 _WAITS_OF_TASKS = frozenset({"wait", "_wait", "wait_for", "as_completed", "_wait_for_one", "_cancel_and_wait"})
-"""Coroutines of `asyncio.tasks` that do so."""
+"""Coroutines of `asyncio.tasks` that wait for tasks to end."""
 
 
 @dataclass
@@ -34,7 +34,7 @@ class _Wait:
     frames: list[tuple[FrameType, int]]
 
     def is_behind(self) -> bool:
-        """Return whether the calling code goes on from there. Frames that were left are dropped."""
+        """Return whether the calling code goes on after the wait. Drops frames that the code has left."""
         stack = {id(frame) for frame in _stack(sys._getframe())}
         while self.frames and id(self.frames[0][0]) not in stack:
             del self.frames[0]
@@ -49,7 +49,7 @@ class Waiters:
         self._tasks_before: WeakSet[Any] = WeakSet()
 
     def note(self) -> None:
-        """Note where every other thread, and every task of an event loop, waits now."""
+        """Record where each other thread, and each task of an event loop, waits now."""
         stacks = sys._current_frames()
         for thread in threading.enumerate():
             frame = stacks.get(thread.ident or 0)
@@ -65,22 +65,22 @@ class Waiters:
                     self._waits[task] = _Wait([(each, each.f_lineno) for each in frames])
 
     def let_pass(self) -> bool:
-        """Return whether the calling code waited for others then, and goes on from there."""
+        """Return whether the calling code waited for others at the time of note(), and goes on after that wait."""
         wait = self._waits.get(current())
         return wait is not None and wait.is_behind()
 
     def is_new_task(self) -> bool:
-        """Return whether the calling code is of a task that was made after that."""
+        """Return whether the calling code runs in a task that was made after note()."""
         running = current()
         return not isinstance(running, threading.Thread) and running not in self._tasks_before
 
     def forget(self) -> None:
-        """Let no code pass any more: the code that waited has started the training again."""
+        """Let no code pass any more, as the code that waited has started the training again."""
         self._waits.clear()
 
 
 def current() -> object:
-    """Return the task that runs, or else the thread."""
+    """Return the running task; the thread if no task runs."""
     tasks = sys.modules.get("asyncio.tasks")
     events = sys.modules.get("asyncio.events")
     if tasks is not None and events is not None and events._get_running_loop() is not None:

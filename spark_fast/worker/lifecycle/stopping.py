@@ -1,17 +1,17 @@
 """The rule that decides which checkpoints raise a stop's SparkStopError.
 
-The loops of a process are to be left, and the code that validates and saves is to run. Both pass checkpoints. The rule
-tells them apart by the place of a checkpoint, which is the lines of the frames that lead to it:
+A stop must leave the loops of a process, but let the code run that validates and saves. Both pass checkpoints. The rule
+tells them apart by the place of a checkpoint: the lines of the frames that lead to it.
 
 1. At a place where the stop was raised before, it is raised again: the code swallowed it and came back.
-2. It is not raised in code that handles the stop, which is an `except` or `finally` block and all that this calls, nor
-   in the functions of `on_stop()`.
+2. The stop is not raised in code that handles it (an `except` or `finally` block and all that the block calls), nor in
+   the functions of `on_stop()`.
 3. Each thread, and each task of an event loop, gets the stop once. After that, its checkpoints at other places pass,
-   until it comes back to a place of rule 1. From then on all of its checkpoints raise: it is a loop that swallows.
-4. A thread or a task that waited for others to end when the stop was first raised passes the checkpoints after that
-   wait, until it goes back to where it waited, or starts code again that got the stop. Then rule 3 holds for it.
-5. A thread that was started after the stop had first been raised belongs to the code that saves, and so does a task
-   that was started by code that had got the stop: only rules 1 and 2 hold for it.
+   until it comes back to a place of rule 1. From then on all of its checkpoints raise, since it swallows the stop.
+4. If a thread or a task waited for others to end when the stop was first raised, its checkpoints after that wait pass,
+   until it goes back to where it waited, or starts code again that got the stop. Then rule 3 applies to it.
+5. A thread that was started after the stop was first raised belongs to the code that saves, and so does a task that
+   was started by code that had got the stop. Only rules 1 and 2 apply to them.
 """
 
 import sys
@@ -39,24 +39,24 @@ _PASSED_OVER = frozenset(
         "slow_path.parking",
     )
 )
-"""Modules of this package whose frames are between the user's frame and the rule."""
+"""Modules of this package with frames between the user's frame and the rule."""
 _EVENT_LOOPS = ("asyncio", "anyio", "trio")
-"""Packages whose frames are no part of a place: a task begins, and goes on, through different ones."""
+"""Packages whose frames are no part of a place, since a task begins in other frames of theirs than it goes on in."""
 
 Place = tuple[tuple[int, int | None], ...]
 """The lines that lead to a checkpoint, the innermost first: the code object's id, and the line."""
 
 _raised_in: ContextVar[object] = ContextVar("spark_fast_stop_raised_in", default=None)
-"""The rule that has raised the stop in this context, or in the one that it was copied from."""
+"""The rule that has raised the stop in this context, or in the context that this one was copied from."""
 
 
 class StopRule:
-    """The rule for the one stop in the life of a process. Its methods are called with the session's lock held."""
+    """The rule for the only stop in the life of a process. Callers of its methods hold the session's lock."""
 
     def __init__(self) -> None:
         self._places: set[Place] = set()
         self._codes: dict[int, CodeType] = {}
-        """The code objects of these places, which keep their ids from being used again."""
+        """The code objects of these places, kept so that their ids are not used again."""
         self._threads_before: WeakSet[threading.Thread] | None = None
         """The threads that lived when the stop was first raised. None before that."""
         self._raised_in: WeakSet[threading.Thread] = WeakSet()
@@ -64,9 +64,10 @@ class StopRule:
         self._waiters = Waiters()
 
     def applies(self, *, called: bool) -> bool:
-        """Return whether this checkpoint of this thread is to raise the stop. The caller raises it, and calls raised().
+        """Return whether this checkpoint of this thread must raise the stop. The caller raises it, and calls raised().
 
-        called: whether a hook passes it, or a function that a controller has called: the loop is yet to get the stop.
+        called: whether a hook, or a function that a controller has called, passes the checkpoint: if so, the loop has
+            yet to get the stop.
 
         Costs about a tenth of a microsecond for each frame on the stack.
         """
@@ -92,7 +93,7 @@ class StopRule:
         return thread in self._swallowing or not (received or self._is_new(thread) or self._waiters.let_pass())
 
     def raised(self, *, called: bool) -> None:
-        """Note that a checkpoint of this thread raises the stop, or that a stop of a hook or a function leaves it.
+        """Record that a checkpoint of this thread raises the stop, or lets a stop of a hook or a function through.
 
         called: as in applies().
         """
@@ -107,12 +108,12 @@ class StopRule:
         """Return whether this thread, or the task that it runs, has got the stop."""
         if _raised_in.get() is self:
             return True
-        # Code around an event loop gets the exceptions of its tasks; a task does not get those of another task.
+        # The code that runs an event loop gets its tasks' exceptions; a task does not get those of another task.
         return thread in self._raised_in and not _runs_task()
 
     def _is_new(self, thread: threading.Thread) -> bool:
         if self._threads_before is None or isinstance(thread, threading._DummyThread):
-            return False  # it is unknown when a thread of another library began
+            return False  # it is unknown when another library's thread began
         return thread not in self._threads_before
 
     def _note(self, thread: threading.Thread) -> None:
@@ -129,7 +130,7 @@ def is_handled(error: BaseException | None) -> bool:
 
 
 def _frames_of_the_user() -> list[FrameType]:
-    """Return the frames that lead to this checkpoint, the innermost first; an empty list if this package itself passes
+    """Return the user's frames that lead to this checkpoint, the innermost first; none if this package itself passes
     it."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and _module(frame) in _PASSED_OVER:
@@ -177,8 +178,8 @@ class _TaskGroupError(BaseExceptionGroup[BaseException], metaclass=_LikeTheBuilt
 def _tell_task_groups() -> None:
     """Have the task groups of asyncio and of anyio raise a group that `except SparkStopError` catches.
 
-    They put the exceptions of tasks into a BaseExceptionGroup. A handler around them, which saves the model, does not
-    catch that. Only a process that raises a stop comes here: the modules of others are not changed.
+    These groups put the exceptions of tasks into a BaseExceptionGroup. An `except SparkStopError` around them, which
+    saves the model, would not catch that. Only a process that raises a stop changes their modules.
     """
     for name in ("asyncio.taskgroups", "anyio._backends._asyncio"):
         module = sys.modules.get(name)

@@ -1,4 +1,4 @@
-"""Answers the sender of a reload: the new code runs, or why it does not."""
+"""Tells the sender of a reload that the new code runs, or why it does not."""
 
 import traceback
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ __all__ = ["answer", "elsewhere_error", "publish_applied", "reason_of", "speaks_
 
 
 def speaks_against(error: BaseException) -> bool:
-    """Whether an exception shows that the code failed. An exit, an interrupt or a stop does not."""
+    """Return whether an exception shows that the code failed. An exit, an interrupt or a stop does not."""
     quits = isinstance(error, SystemExit) and error.code in (None, 0)
     interrupted = isinstance(error, (SparkInterrupt, KeyboardInterrupt)) or is_stop(error)
     return elsewhere_error(error) is not None or not (quits or interrupted)
 
 
 def elsewhere_error(error: BaseException) -> ElsewhereError | None:
-    """Return the failure in another rank that this error stands for; None if it stands for none."""
+    """Return the failure of another rank that this error, or its cause, is; None if it is none."""
     found = error if isinstance(error, ElsewhereError) else error.__cause__
     return found if isinstance(found, ElsewhereError) else None
 
@@ -30,7 +30,7 @@ def elsewhere_error(error: BaseException) -> ElsewhereError | None:
 def answer(entry: dict[str, Any], step: int, state: str, reason: str, trace: str = "") -> None:
     """Tell the sender why its reload was refused or has failed.
 
-    If the reason can't be written, a warning says so, and the fate alone is published.
+    If the reason can't be written, a warning says so, and only the outcome is published.
 
     entry: the request, as the log has it.
     state: "refused" or "failed".
@@ -50,7 +50,7 @@ def answer(entry: dict[str, Any], step: int, state: str, reason: str, trace: str
 def publish_applied(entry: dict[str, Any], step: int, warnings: Sequence[str]) -> None:
     """Tell the sender of a reload that the new code runs.
 
-    warnings: a sentence for each thing that stays as the old code made it.
+    warnings: a sentence for each object that stays as the old code made it.
     """
     folder = session.folder()
     for warning in warnings:
@@ -65,10 +65,10 @@ def publish_applied(entry: dict[str, Any], step: int, warnings: Sequence[str]) -
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the message of an error, in words for people."""
+    """Return the message of an error, for people."""
     if isinstance(error, SyntaxError):
         return "".join(traceback.format_exception_only(error)).strip()
     try:
         return str(error)
-    except Exception:  # the str() of a class of the user's may raise
+    except Exception:  # the __str__ of the user's class raised
         return type(error).__name__

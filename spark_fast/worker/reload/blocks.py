@@ -21,7 +21,7 @@ __all__ = [
 
 LOOPS = (ast.For, ast.AsyncFor, ast.While)
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
-"""Statements and expressions whose insides have variables of their own."""
+"""Statements and expressions that have their own variables."""
 
 
 def parsed(source: bytes | None) -> ast.Module | None:
@@ -44,7 +44,7 @@ def enclosing(tree: ast.Module, position: Position) -> Scope:
 
 
 def functions_around(tree: ast.Module, scope: Scope) -> Sequence[Scope]:
-    """Return the functions that this one is defined in, outermost first."""
+    """Return the functions around this one, outermost first."""
     functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
     around = [each for each in functions if each is not scope and any(node is scope for node in ast.walk(each))]
     return sorted(around, key=lambda each: each.lineno)
@@ -81,5 +81,5 @@ def blocks(statement: ast.AST) -> Iterator[list[ast.stmt]]:
 
 
 def covers(node: ast.AST, line: int) -> bool:
-    """Whether the line is one of the node's."""
+    """Return whether the node covers the line."""
     return getattr(node, "lineno", 0) <= line <= (getattr(node, "end_lineno", 0) or 0)

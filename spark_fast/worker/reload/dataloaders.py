@@ -1,9 +1,9 @@
 """Makes the iterators of PyTorch's DataLoaders lazily while new code is on probation.
 
 A script that runs again after a reload comes to `track(enumerate(loader), key=…)`. Python makes the loader's iterator
-before `track()` is called, which then goes on with the iterator that it had, and the new one is never used. But to make
-it, a DataLoader draws from the random generator and starts its workers. With persistent workers it even begins the
-epoch over, under the iterator that is in use. So the iterator is made when it is first asked for an item.
+before it calls `track()`, but `track()` goes on with the iterator that it had and never uses the new one. To make an
+iterator, a DataLoader draws from the random generator and starts its workers. With persistent workers it even restarts
+the epoch, under the iterator in use. So the new iterator is made only when it is first asked for an item.
 """
 
 import sys
@@ -18,11 +18,11 @@ class DeferredLoaders:
     """Replaces `__iter__` of DataLoader and its subclasses, from begin() to end()."""
 
     def __init__(self) -> None:
-        # By class: the method that stands there now, and the one that stood there.
+        # By class: the replacement of its __iter__, and the original.
         self._replaced: dict[type, tuple[Callable[..., object], Callable[..., object]]] = {}
 
     def begin(self, thread: int) -> None:
-        """Make the iterators of DataLoaders lazily in this thread. Does nothing where PyTorch is not loaded."""
+        """Make the iterators of DataLoaders lazily in this thread. Do nothing if PyTorch is not loaded."""
         base = getattr(sys.modules.get("torch.utils.data"), "DataLoader", None)
         if not isinstance(base, type):
             return
@@ -36,7 +36,7 @@ class DeferredLoaders:
         """Make iterators at once again, in all threads."""
         while self._replaced:
             each, (ours, before) = self._replaced.popitem()
-            if vars(each).get("__iter__") is ours:  # new code may have replaced it meanwhile
+            if vars(each).get("__iter__") is ours:  # else new code has replaced it
                 each.__iter__ = before  # type: ignore[attr-defined]
 
 

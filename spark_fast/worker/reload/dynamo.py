@@ -1,4 +1,4 @@
-"""Makes compilers forget what they have compiled of the user's code when a reload replaces it."""
+"""Makes compilers forget the user's functions that they have compiled, when a reload replaces the code."""
 
 import sys
 from collections.abc import Callable
@@ -9,7 +9,7 @@ __all__ = ["differs", "forget", "is_in_use"]
 
 
 def differs(old: bytes, new: bytes, path: str) -> bool:
-    """Whether two sources make different code. Comments, blank lines and line numbers do not count."""
+    """Return whether two sources make different code. Comments, blank lines and line numbers do not count."""
     return not _same(_compiled(old, path), _compiled(new, path))
 
 
@@ -32,12 +32,12 @@ def _same(one: object, other: object) -> bool:
 
 
 def is_in_use() -> bool:
-    """Whether a library is loaded that keeps what it has compiled."""
-    return any(name in sys.modules for name in _COMPILERS)  # other threads import meanwhile
+    """Return whether a library is loaded that keeps compiled functions."""
+    return any(name in sys.modules for name in _COMPILERS)  # no loop over sys.modules: other threads import
 
 
 def forget() -> None:
-    """Make torch.compile, torch.jit.script and jax.jit forget what they have compiled, where they are loaded.
+    """Make torch.compile, torch.jit.script and jax.jit, if loaded, forget what they have compiled.
 
     These compilers know a function by its identity, which a reload keeps. So a function that was compiled, and the
     functions that it calls, are compiled again from their present code when it is next called or scripted.

@@ -1,9 +1,9 @@
 """Keeps a worker alive after an exception that would have ended its script.
 
-The script's frames are gone by then. But the process still holds what may have taken days to make: the modules with
-their globals, persisted values, and the iterators of the loops that have a key. So the worker parks, as for a pause.
-Its code can then be mended and reloaded, and its exposed functions called. A resume runs the code again from where its
-loops were. A stop runs the functions of `on_stop()`, and then ends the process as the exception would have.
+By then the script's frames are gone. But the process still holds what may have taken days to make: the modules with
+their globals, persisted values, and the iterators of loops with a key. So the worker parks, as for a pause. Meanwhile a
+controller can reload corrected code, and call exposed functions. A resume runs the code again from where its loops
+were. A stop runs the functions of `on_stop()`, and then ends the process as the exception would have.
 """
 
 import sys
@@ -27,13 +27,13 @@ from spark_fast.worker.state import loops, persist
 __all__ = ["ErrorPark"]
 
 _JOB_TIMEOUT = 300.0
-"""Seconds that a rank of a job is paused after an error. The other ranks may wait in a collective, whose time limit is
-ten minutes by default."""
+"""Seconds for which a rank of a job is paused after an error. The other ranks may wait in a collective, whose default
+time limit is ten minutes."""
 
 _AGAIN = 1.0
-"""Seconds between two tries to pause where no file can be opened."""
+"""Seconds between two tries to pause while no file can be opened."""
 _SENDER_MAX = 60
-"""Bytes of a request's sender that the log has room for."""
+"""The most bytes of a request's sender that the log has room for."""
 
 
 class ErrorPark:
@@ -42,8 +42,8 @@ class ErrorPark:
     watched: whether new code is expected, so that an error parks the worker from the start.
 
     Attributes:
-        error: the exception after which the worker is parked, or whose mended code is on probation; None if there is
-            none.
+        error: the exception after which the worker is parked, or whose corrected code is on probation; None if there
+            is none.
     """
 
     def __init__(self, *, watched: bool) -> None:
@@ -56,7 +56,7 @@ class ErrorPark:
         self.arm()
 
     def arm(self, *, reloaded: bool = False) -> None:
-        """Make loops keep their places from here on when an exception unwinds them, if errors park the worker.
+        """From now on, if errors park the worker, let loops that an exception unwinds keep their places.
 
         reloaded: whether a reload was applied.
         """
@@ -65,11 +65,11 @@ class ErrorPark:
             loops.keep_after_errors(_note_unwound)
 
     def disarm(self) -> None:
-        """Let exceptions end the loops and the script from here on."""
+        """Let exceptions end the loops and the script from now on."""
         loops.keep_after_errors(None)
 
     def _is_chosen(self) -> bool:
-        """Whether errors park the worker: as configured, or else once a reload was applied or is expected."""
+        """Return whether errors park the worker: as configured, or else once a reload was applied or is expected."""
         chosen = options.current().on_error
         if chosen is not None:
             return chosen == "park"
@@ -77,7 +77,7 @@ class ErrorPark:
         return self._after_reload and not hasattr(sys, "ps1")
 
     def takes(self, error: BaseException, *, on_probation: bool) -> bool:
-        """Whether this exception is to park the worker.
+        """Return whether this exception must park the worker.
 
         on_probation: whether it ended code on probation, and the code before it can't go on either.
         """
@@ -85,14 +85,14 @@ class ErrorPark:
             return False
         if on_probation:
             return not (isinstance(error, SystemExit) and error.code in (None, 0))
-        # Hosts agree on a pause by messages, and each has its own ranks that may not have failed.
+        # Hosts agree on a pause by messages, and the ranks of other hosts may not have failed.
         return self._is_chosen() and not isinstance(error, SystemExit) and not session.has_remote_peers()
 
     def begin(self, error: BaseException) -> None:
-        """Keep the error, publish it, and print what can be done."""
+        """Keep the error, publish it, and print the remedies."""
         self._aside = loops.set_aside(self._thread, error)
         if error is self.error:
-            return  # mended code has failed on probation: the worker is parked after the same error as before
+            return  # corrected code failed on probation: the worker is parked after the same error as before
         self.error = error
         kept = record(error, can_resume=self.has_places or bool(persist.current.snapshot()))
         self._message = kept.message
@@ -104,10 +104,10 @@ class ErrorPark:
         )
 
     def wait(self) -> None:
-        """Park until the code is to run again.
+        """Park until the code must run again.
 
-        Raises SparkReloadError for new code, and SparkStopError for a stop, when the time is over, and if the run can
-        no longer be controlled.
+        Raises SparkReloadError for new code. Raises SparkStopError for a stop, when the time is over, and if the run
+        can no longer be controlled.
         """
         seconds = options.current().error_timeout
         if seconds is None and session.is_distributed():
@@ -122,16 +122,16 @@ class ErrorPark:
         except (SparkError, OSError) as error:
             stderr.warn(f"the run can't be paused any longer after its error: {error}")
         if self.error is not None and not worker.attached():
-            process.current.local_stop.stop("the loss of the run's control")  # so that code that saves runs
+            process.current.local_stop.stop("the loss of the run's control")  # so that the code that saves runs
             worker.checkpoint()
             raise self.error
 
     def _ask_pause(self, seconds: float) -> int | None:
         """Append the pause; return its number in the log, None if a stop takes its place.
 
-        Where no file can be opened for now, try again each second. The code that failed would fail again at once.
+        While no file can be opened, try again each second: running the failed code again would fail at once.
 
-        seconds: after which the pause ends by itself; 0 for never.
+        seconds: the pause ends by itself after this time; 0 for never.
 
         Raises OSError for any other reason, SparkError.
         """
@@ -159,7 +159,7 @@ class ErrorPark:
         new_code: whether a reload brought new code.
         """
         if self._pause is not None:
-            # A reload leaves a pause in force, but this one was made for the error, and has served its purpose.
+            # A reload does not end a pause, but this pause was made for the error and has served its purpose.
             try:
                 sender = "the end of an error's pause"
                 worker.append(Kind.RESUME, run_folder.new_id(), sender=sender, only_if_park_seq=self._pause)
@@ -170,11 +170,11 @@ class ErrorPark:
         self._aside = []
         loops.unwind(self._thread)
         for each in loops.chain(self.error):
-            traceback.clear_frames(each.__traceback__)  # its frames hold the objects of the failed step
+            traceback.clear_frames(each.__traceback__)  # the frames hold the objects of the failed step
         return anew
 
     def over(self) -> None:
-        """Forget the error: the code that ran again has proved itself."""
+        """Forget the error, as the code that ran again has proved itself."""
         if self.error is None:
             return
         self.error = None
@@ -197,5 +197,5 @@ class ErrorPark:
 
 
 def _note_unwound(whether: bool) -> None:
-    """Watch for the next checkpoint, which decides whether loops that an exception unwound go on."""
+    """Have the next checkpoint decide whether loops that an exception unwound go on; with False, end that."""
     session.current.watch.every(Reason.LOOPS_UNWOUND, whether)

@@ -1,8 +1,8 @@
 """Executes the modules of a reload in the order that their import statements need.
 
-A module that is to be executed again is executed before the modules that import it. It stays in `sys.modules` all the
-while. If it left, a thread that imports or unpickles meanwhile would execute it itself, or get an exception of the new
-code.
+A module that must be executed again is executed before the modules that import it. It never leaves `sys.modules`: if
+it did, another thread that imports or unpickles during the reload would execute the module itself, or get an exception
+of the new code.
 """
 
 import builtins
@@ -18,7 +18,7 @@ __all__ = ["before_imports"]
 
 @contextmanager
 def before_imports(call: Callable[[Iterable[str]], None]) -> Iterator[None]:
-    """Within the block, import statements of this thread first call a function.
+    """Have this thread's import statements first call a function, until the block ends.
 
     call: gets the names of the modules that the statement executes, packages first.
     """
@@ -37,7 +37,7 @@ def before_imports(call: Callable[[Iterable[str]], None]) -> Iterator[None]:
     finally:
         if builtins.__import__ is asking:
             builtins.__import__ = inner
-        thread = 0  # another library may have wrapped `asking`, and goes on to call it: then it does nothing
+        thread = 0  # if another library has wrapped `asking` and goes on to call it, it does nothing
 
 
 def _needed(name: str, space: Mapping[str, object], fromlist: Sequence[str], level: int) -> Iterator[str]:

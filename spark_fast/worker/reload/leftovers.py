@@ -1,4 +1,4 @@
-"""Warns of what new code does not reach: objects of removed classes, and persisted values whose factories changed."""
+"""Warns of objects that new code does not change: those of removed classes, and persisted values with a new factory."""
 
 import ast
 import sys
@@ -22,7 +22,7 @@ def object_warnings(
 
     Costs a pass over all objects if there are classes.
 
-    classes: the classes that are gone from the source, each with the place where it stood.
+    classes: the classes that the new source lacks, each with its place in the old source.
     persisted: the persisted values, by key.
     kept: mappings whose values are held only so that the reload can be undone.
     """
@@ -59,7 +59,7 @@ def factory_warnings(
     renamed: Mapping[str, str],
     files: Mapping[str, str],
 ) -> list[str]:
-    """Return a warning for each key whose factory changed, but whose value is the one from before the reload.
+    """Return a warning for each key whose factory changed, but whose value the reload has kept.
 
     old, new: the project's sources, by module name.
     before, now: the persisted values, by key.
@@ -135,7 +135,7 @@ def _made_of(sources: Mapping[str, str], module: str, factory: ast.expr) -> Iter
 
 
 def _making(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield the parts of a definition that decide how an instance is made; of a class not its other methods."""
+    """Yield the parts of a definition that decide how an instance is made. A class's other methods are left out."""
     if not isinstance(node, ast.ClassDef):
         yield node
         return
@@ -154,7 +154,7 @@ def _names(parts: list[ast.AST]) -> Iterator[str]:
 
 
 def _home(sources: Mapping[str, str], module: str, name: str) -> tuple[str, str]:
-    """Return the module that defines what a name of this module means, and the name there."""
+    """Return the module that defines a name used in this module, and the name there."""
     first, _, rest = name.partition(".")
     package = module.rpartition(".")[0]
     for node in ast.walk(parsed(sources[module]).tree):

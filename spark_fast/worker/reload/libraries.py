@@ -1,4 +1,4 @@
-"""How libraries take code that a reload executes a second time: see repetition.py."""
+"""Makes libraries accept code that a reload executes a second time: see repetition.py."""
 
 import atexit
 import logging
@@ -58,7 +58,7 @@ def _logging(module: ModuleType, repetitions: Repetitions) -> Callable[[], objec
 
 
 def _make_room(logger: logging.Logger, handler: logging.Handler, repetition: Repetition) -> None:
-    """Remove the handler that the old code has given this logger where the new code gives it this one."""
+    """Remove the handler of this logger that the old code added where the new code now adds this one."""
     handlers = list(logger.handlers)
 
     def put_back() -> None:

@@ -12,7 +12,7 @@ __all__ = ["is_of_keyed_generator", "loss_of"]
 
 
 def loss_of(loop: ast.stmt, position: Position, *, from_generator: bool) -> str | None:
-    """Return why a `for` loop begins again, in words for people; None if it goes on.
+    """Return why a `for` loop begins again, for people; None if it goes on.
 
     position: the frame that the loop runs in.
     from_generator: whether the next frame within this one is a generator's.
@@ -39,7 +39,7 @@ def loss_of(loop: ast.stmt, position: Position, *, from_generator: bool) -> str 
 
 
 def is_of_keyed_generator(loop: ast.stmt, position: Position, sources: Mapping[str, bytes]) -> bool:
-    """Whether the loop goes through a generator of the project that has a loop with a key, and goes on with that.
+    """Return whether the loop iterates over a generator of the project that has a loop with a key, and so goes on.
 
     sources: the running sources, by path.
     """
@@ -62,7 +62,7 @@ def is_of_keyed_generator(loop: ast.stmt, position: Position, sources: Mapping[s
 
 
 def _is_keyed(source: ast.expr, position: Position) -> bool:
-    """Whether the expression is a `track()` with a key, or a variable that holds one."""
+    """Return whether the expression is a `track()` with a key, or a variable that holds one."""
     if isinstance(source, ast.Name):
         return isinstance(position.names(source.id), KeyedTrack)
     if not isinstance(source, ast.Call):

@@ -1,4 +1,4 @@
-"""Tells which names a loop carries from item to item that are set again when its code runs again."""
+"""Finds names that a loop carries from item to item, and that are set again when its code runs again."""
 
 import ast
 import sys
@@ -16,7 +16,7 @@ __all__ = ["IMMUTABLE", "Assignment", "losses_of", "set_outside"]
 IMMUTABLE = (int, float, complex, str, bytes, bool, type(None), tuple, frozenset, range)
 _CODE = (ModuleType, FunctionType, type)
 _STATEFUL_PACKAGES = frozenset({"builtins", "collections", "random", "numpy", "torch", "jax", "flax", "optax", "keras"})
-"""Packages whose objects hold what was learned, drawn or counted, if a loop works with them."""
+"""Packages whose objects hold learned, drawn or counted state, if a loop works with them."""
 
 _COUNTS = (
     "`{name}` is set again when the code runs again, though the loop counts on with it; keep it in spark.persist() or "
@@ -44,12 +44,12 @@ def losses_of(
     """Yield the names that are set before one of the loops and changed in it: name, line, and why that is a loss.
 
     scope: the function or the module that the loops stand in.
-    outside: the names that are set outside of its body: see set_outside().
-    loops: outermost first.
-    kept: the ids of the objects that outlive a reload. Objects that this yields are added, since inner frames may
-        have them under another name.
+    outside: the names that are set outside of the body of `scope`: see set_outside().
+    loops: the loops, outermost first.
+    kept: the ids of the objects that outlive a reload. This adds the objects whose names it yields, since inner frames
+        may have them under another name.
     project: the names of the project's modules, up to their first dot.
-    tree: the file.
+    tree: the tree of the file.
     """
     seen: set[str] = set()
     for loop in loops:
@@ -71,11 +71,11 @@ def losses_of(
 
 
 def set_outside(scope: Scope, script: ast.Module | None, around: Iterable[Scope]) -> dict[str, Assignment]:
-    """Return the names that a function uses but that are set outside of its body.
+    """Return the names that are set outside of a function's body, and that it may use.
 
-    They are its arguments, and what the script's top level and the functions around it set.
+    They are its arguments, and the names that the script's top level and the functions around it set.
 
-    script: None if the function stands in a module that is not executed again.
+    script: the script's tree; None if the function stands in a module that is not executed again.
     around: the functions around it, outermost first.
     """
     found: dict[str, Assignment] = {}
@@ -111,7 +111,7 @@ def _bound_before(body: Sequence[ast.stmt], loop: ast.stmt) -> dict[str, ast.stm
                 found |= dict.fromkeys(names_in([each.optional_vars for each in statement.items]), statement)
             if isinstance(statement, LOOPS):
                 for name in _targets(statement):
-                    found.pop(name, None)  # a loop sets it for each item, so nothing is lost
+                    found.pop(name, None)  # the loop sets it for each item, so nothing is lost
             for block in blocks(statement):
                 if any(covers(each, loop.lineno) for each in block):
                     return found | _bound_before(block, loop)
@@ -126,7 +126,7 @@ def _targets(statement: ast.stmt) -> Iterator[str]:
 
 
 def _sets_kept_value(statement: ast.stmt) -> bool:
-    """Whether the statement sets a name to the value of persist(), expose() or the like, which outlive a reload."""
+    """Return whether the statement sets a name to a value that outlives a reload, of persist() for instance."""
     value = getattr(statement, "value", None)
     if not isinstance(value, ast.Call):
         return False
@@ -135,7 +135,7 @@ def _sets_kept_value(statement: ast.stmt) -> bool:
 
 
 def _holds_state(value: object, project: set[str]) -> bool:
-    """Whether an object that a loop works with is likely to hold what was learned, drawn or counted."""
+    """Return whether an object that a loop works with is likely to hold learned, drawn or counted state."""
     if isinstance(value, (*IMMUTABLE, *_CODE)) or value is None:
         return False
     if _has_no_tensors(value):
@@ -145,7 +145,7 @@ def _holds_state(value: object, project: set[str]) -> bool:
 
 
 def _has_no_tensors(value: object) -> bool:
-    """Whether it is a PyTorch module that learns nothing, such as a loss function."""
+    """Return whether this is a PyTorch module that learns nothing, such as a loss function."""
     modules = sys.modules.get("torch.nn.modules.module")
     if modules is None or not isinstance(value, modules.Module):
         return False

@@ -1,7 +1,7 @@
 """The project's modules: which sources were executed, and which modules import which.
 
-A finder at the head of `sys.meta_path` asks the other finders. Where they find a file of the project, it replaces the
-loader by its own, which notes what it executes.
+A finder at the head of `sys.meta_path` asks the other finders. If they find a file of the project, it replaces the
+loader by its own, which records the source that it executes.
 """
 
 import os
@@ -28,9 +28,9 @@ class Module:
     Attributes:
         name: its name, `__main__` for the entry.
         path: its file.
-        source: the text that was executed.
-        loaded: the module in whose namespace it was executed; None for the entry, and if it is the one in
-            `sys.modules`. A module may put another object there in its place.
+        source: the source that was executed.
+        loaded: the module in whose namespace the source was executed; None for the entry, and if it is the module in
+            `sys.modules`. A module may put another object there in its own place.
     """
 
     __slots__ = ("_digest", "_imports", "loaded", "name", "path", "source")
@@ -72,14 +72,14 @@ class _Loader(SourceFileLoader):
             exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)
             project.note(Module(name, path, source, module), from_disk=False)
             return
-        # Read before it is executed, so that the noted source is never newer than the one that runs.
+        # Read before execution, so that the recorded source is never newer than the running one.
         source = self.get_data(self.path)
         super().exec_module(module)
         project.note(Module(name, path, source, module), from_disk=True)
 
 
 class _SpawnLoader(SourceFileLoader):
-    """Loads `multiprocessing.spawn`, and calls a function with it."""
+    """Loads `multiprocessing.spawn`, and passes it to a function."""
 
     def __init__(self, name: str, path: str, on_loaded: Callable[[ModuleType], None]) -> None:
         super().__init__(name, path)
@@ -94,12 +94,12 @@ class Project:
     """All modules of the project in this process.
 
     on_loaded: called with each module that was executed from disk.
-    on_spawn: called with `multiprocessing.spawn`, once that is imported.
+    on_spawn: called with `multiprocessing.spawn`, once it is imported.
 
     Attributes:
-        roots: the folders that hold its files.
-        modules: the modules that were executed, by name, in the order of their first execution.
-        pending: the sources of the running version of files that are not loaded yet, by path.
+        roots: the folders that hold the project's files.
+        modules: the executed modules, by name, in the order of their first execution.
+        pending: the running version's sources of files that are not loaded yet, by path.
         anew: the files whose running source differs from the one first read from disk.
     """
 
@@ -132,9 +132,9 @@ class Project:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Find a module by the finders behind this one. If it is the project's, replace its loader."""
+        """Find a module with the finders behind this one. If it is the project's, replace its loader."""
         finders = list(sys.meta_path)
-        # Not by those before it: one that asks all others would ask this one again, and so on without end.
+        # Not with the finders before it: one that asks all others would ask this one again, and so on without end.
         for finder in finders[finders.index(self) + 1 :] if self in finders else finders:
             find = getattr(finder, "find_spec", None)
             if find is None:
@@ -156,7 +156,7 @@ class Project:
     # --- what was executed ---
 
     def note(self, module: Module, *, from_disk: bool) -> None:
-        """Note a module that was executed. from_disk: whether from the file on disk, and not from a version."""
+        """Record an executed module. from_disk: whether its source came from the file on disk, not from a version."""
         before = self.modules.get(module.name)
         self.modules[module.name] = module
         if from_disk:
@@ -165,16 +165,16 @@ class Project:
             self.anew.add(module.path)
 
     def adopt_loaded(self, entry: str | None) -> None:
-        """Note the modules that were imported before install(), with the sources that are on disk now.
+        """Record the modules that were imported before install(), with the sources that are on disk now.
 
-        In a process that a worker has spawned, note the sources that run.
+        In a process that a worker has spawned, record the running sources instead.
 
         entry: the file of `__main__`; None if it is no file.
         """
         main = sys.modules.get(ENTRY)
         for name, found in list(sys.modules.items()):
             path = getattr(found, "__file__", None)
-            # multiprocessing gives the script a second name.
+            # __main__ is adopted below; multiprocessing gives the script a second name.
             if found is main or not isinstance(path, str) or not is_project_file(path, self.roots):
                 continue
             self._adopt(name, os.path.abspath(path))
@@ -188,22 +188,22 @@ class Project:
             try:
                 with open(path, "rb") as file:
                     source = file.read()
-            except OSError:  # the file was removed since: it can't change any more
+            except OSError:  # the file is gone, so it can't change any more
                 return
         self.note(Module(name, path, source), from_disk=True)
 
     def source_of(self, path: str) -> bytes | None:
-        """Return the source that runs of a file; None if no module was made from it."""
+        """Return the running source of a file; None if no module was made from the file."""
         return next((module.source for module in list(self.modules.values()) if module.path == path), None)
 
     # --- a reload that fails ---
 
     def snapshot(self) -> tuple[dict[str, Module], dict[str, bytes]]:
-        """Return which modules run which sources, for restore()."""
+        """Return the modules with their running sources, for restore()."""
         return dict(self.modules), dict(self.pending)
 
     def restore(self, taken: tuple[dict[str, Module], dict[str, bytes]]) -> None:
-        """Put back what a snapshot has: the code that ran since is rolled back."""
+        """Put back the modules of a snapshot, as the code that ran since is rolled back."""
         self.modules, self.pending = taken
 
     # --- imports ---
@@ -216,7 +216,7 @@ class Project:
             name = waiting.pop()
             last = name.rpartition(".")[2].encode()
             for module in list(self.modules.values()):
-                # Most sources do not contain the word, so they need not be parsed.
+                # Most sources do not contain the word, and need not be parsed.
                 near = last in module.source or b"from ." in module.source
                 if near and module.name not in found and self._imports(module, name):
                     found.add(module.name)
@@ -231,7 +231,7 @@ class Project:
                 if package is None:
                     continue
                 names = (*package, *names)
-            # `import a.b` executes a and a.b, and so depends on both; of `from a import b`, b may be a name in a.
+            # `import a.b` executes a and a.b, so it depends on both; in `from a import b`, b may be a name in a.
             if names[: len(words)] == words:
                 return True
         return False

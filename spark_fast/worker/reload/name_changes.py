@@ -1,4 +1,4 @@
-"""Finds out which names a loop carries from one item to the next, and which objects it works with, by its source.
+"""Finds, in the source, the names that a loop carries from item to item, and the objects that it works with.
 
 A loop does both in its own body and in the functions that it calls: a function may count with `global` or `nonlocal`,
 or append to a list of the function around it. Calls are followed by name, within one file.
@@ -16,7 +16,7 @@ _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 _LOOPS = (ast.For, ast.AsyncFor, ast.While)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _READS = frozenset({"get", "items", "keys", "values", "copy", "count", "index"})
-"""Methods of lists and dictionaries that leave them as they are."""
+"""Methods that change neither lists nor dictionaries."""
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Changes:
     """What a loop does with a name.
 
     Attributes:
-        counts: the loop reads what an earlier item has set, and sets it.
+        counts: the loop reads the value that an earlier item set, and sets it.
         works_on: the loop calls the object or one of its methods, or sets one of its items or attributes.
     """
 
@@ -35,8 +35,8 @@ class Changes:
 def in_loop(loop: ast.stmt, name: str, owner: Scope, tree: ast.Module) -> Changes:
     """Return what a loop, and the functions that it calls, do with a variable.
 
-    owner: the function or the module whose variable it is.
-    tree: the file.
+    owner: the function or the module that has the variable.
+    tree: the tree of the file.
     """
     shared = {id(each) for each in _sharing(owner, name)}
     called = [each for each in _called(loop, tree) if id(each) in shared]
@@ -60,7 +60,7 @@ def names_in(targets: Iterable[ast.expr | None]) -> Iterator[str]:
 
 
 def _sharing(owner: ast.AST, name: str) -> Iterator[_Function]:
-    """Yield the functions within this one, or within the module, whose name `name` is its variable."""
+    """Yield the functions within `owner` in which `name` means the variable of `owner`."""
     of_module = isinstance(owner, ast.Module)
     for function in _functions_in(owner):
         declared = {
@@ -79,7 +79,7 @@ def _sharing(owner: ast.AST, name: str) -> Iterator[_Function]:
 
 
 def _functions_in(node: ast.AST) -> Iterator[_Function]:
-    """Yield the functions that a block defines, without those within them."""
+    """Yield the functions that a node contains, without those nested in them."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, _Function):
             yield child
@@ -88,7 +88,7 @@ def _functions_in(node: ast.AST) -> Iterator[_Function]:
 
 
 def _called(loop: ast.stmt, tree: ast.Module) -> list[_Function]:
-    """Return the functions of the file that the loop may call, by their names, and those that these call."""
+    """Return the functions of the file that the loop may call by name, and those that these functions may call."""
     by_name: dict[str, list[_Function]] = {}
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -121,10 +121,10 @@ def _body(function: _Function) -> Sequence[ast.AST]:
 
 
 def _own_nodes(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield a node and those within, without the insides of functions and classes, which have names of their own."""
+    """Yield a node and the nodes in it, but not the bodies of functions and classes, which have their own names."""
     yield node
     children = ast.iter_child_nodes(node)
-    if isinstance(node, (*_FUNCTIONS, ast.ClassDef)):  # what its body has, and not its arguments and decorators
+    if isinstance(node, (*_FUNCTIONS, ast.ClassDef)):  # the body only, not the arguments and decorators
         children = (child for child in children if isinstance(child, ast.stmt))
     yield from _within(children)
 
@@ -151,7 +151,7 @@ def _stored(node: ast.AST) -> set[str]:
 
 
 def _repeated(loop: ast.stmt) -> list[ast.AST]:
-    """Return what a loop does for each item, as statements."""
+    """Return the statements that a loop executes for each item."""
     assert isinstance(loop, _LOOPS)
     if isinstance(loop, ast.While):
         return [loop.test, *loop.body]
@@ -211,7 +211,7 @@ def _reads(node: ast.AST, name: str) -> bool:
     if isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
         return False
     if isinstance(node, _COMPREHENSIONS) and name in names_in(each.target for each in node.generators):
-        return _reads(node.generators[0].iter, name)  # the rest has a variable of its own
+        return _reads(node.generators[0].iter, name)  # the rest of the comprehension has its own variable
     return any(_reads(child, name) for child in ast.iter_child_nodes(node))
 
 
@@ -234,7 +234,7 @@ def _works_on(node: ast.AST, name: str) -> bool:
 
 
 def _root(node: ast.AST) -> str | None:
-    """Return the name at the beginning of an expression like `name.a[0].b`; None if it begins otherwise."""
+    """Return the first name of an expression like `name.a[0].b`; None if the expression begins otherwise."""
     while isinstance(node, (ast.Attribute, ast.Subscript)):
         node = node.value
     return node.id if isinstance(node, ast.Name) else None

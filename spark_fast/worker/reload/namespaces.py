@@ -14,7 +14,7 @@ class Namespaces:
 
     Attributes:
         modules: the modules in whose namespaces code is executed, by name.
-        before: what these namespaces held, by name.
+        before: the former content of these namespaces, by the module's name.
     """
 
     def __init__(self) -> None:
@@ -30,20 +30,20 @@ class Namespaces:
     def add(self, name: str, module: ModuleType) -> None:
         """Remember a module that is about to be executed again.
 
-        module: the object in whose namespace that happens. `sys.modules` may have another object by that name.
+        module: the module in whose namespace the code is executed. `sys.modules` may have another object by that name.
         """
         self.modules[name] = module
         self._listed[name] = sys.modules[name]
         self.before[name] = dict(module.__dict__)
 
     def update_package(self, name: str) -> None:
-        """Make the attribute of the package what the module, executed again, has put into `sys.modules`."""
+        """Update the package's attribute, if the module, executed again, has put another object into `sys.modules`."""
         _update_package(name, self._listed[name])
 
     def restore(self, ours: Container[str]) -> None:
         """Put everything back.
 
-        ours: the names of the project's modules. Those that were imported since begin() are removed.
+        ours: the names of the project's modules. Modules of these that were imported since begin() are removed.
         """
         for name, space in self.before.items():
             replace_items(self.modules[name].__dict__, space)
@@ -58,14 +58,14 @@ class Namespaces:
                 delattr(sys.modules[package], last)
 
     def forget(self) -> None:
-        """Let go of all that it remembers."""
+        """Drop everything that is remembered."""
         self.modules.clear()
         self.before.clear()
         self._listed.clear()
 
 
 def _update_package(name: str, before: ModuleType) -> None:
-    """Make the attribute of a package what `sys.modules` has now, if it was what `sys.modules` had before."""
+    """Set a package's attribute to the present object in `sys.modules`, if it was the former one."""
     package, _, last = name.rpartition(".")
     parent, now = sys.modules.get(package), sys.modules.get(name)
     if now is not before and getattr(parent, last, None) is before:

@@ -1,6 +1,6 @@
-"""Makes a notebook cell that is run again change in place the classes and functions that it defined before.
+"""Makes a notebook cell that runs again change its earlier classes and functions in place.
 
-So persisted objects, and objects that other cells have made, run the new methods, as after a reload of a script.
+So persisted objects, and objects that other cells have made, get the new methods, as after a reload of a script.
 """
 
 import ast
@@ -17,7 +17,7 @@ __all__ = ["attend"]
 
 
 def attend() -> None:
-    """Begin to patch the cells of this process's IPython session, if there is one. A second call changes nothing."""
+    """Begin to patch the cells of this process's IPython session, if there is one. A second call does nothing."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     if shell is not None and not any(isinstance(each, _Cells) for each in shell.ast_transformers):
@@ -27,7 +27,7 @@ def attend() -> None:
 
 
 class _Cells(ast.NodeTransformer):
-    """Gives each cell to a patch of its own when it is about to be compiled."""
+    """Passes each cell, before it is compiled, through its own patch."""
 
     def __init__(self, shell: Any) -> None:
         self._sources = _defined_before(shell)
@@ -35,12 +35,12 @@ class _Cells(ast.NodeTransformer):
         self._main: ModuleType = shell.user_module
 
     def visit(self, node: ast.AST) -> ast.AST:
-        from spark_fast.worker.reload.patching import Patch  # takes tens of ms, which only a notebook is to cost
+        from spark_fast.worker.reload.patching import Patch  # the import takes tens of ms, and only a notebook needs it
 
         if not isinstance(node, ast.Module):
             return node
         defined = _defined_in(node)
-        # The definitions alone: the rest of a cell may be valid only in a notebook.
+        # Only the definitions: the rest of a cell may be valid only in a notebook.
         before = "\n".join(self._sources[name] for name in defined if name in self._sources)
         after = "\n".join(defined.values())
         self.finish()
@@ -52,7 +52,7 @@ class _Cells(ast.NodeTransformer):
         return node
 
     def finish(self, *_: object) -> None:
-        """Keep what the cell has defined, even if it raised, as in any notebook."""
+        """Keep the cell's definitions, even if the cell raised, as notebooks do."""
         patch, self._patch = self._patch, None
         if patch is not None:
             patch.end_module(self._main)

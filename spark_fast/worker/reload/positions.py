@@ -1,4 +1,4 @@
-"""Where the frames stand that a reload leaves, or that an exception has left."""
+"""The positions of the frames that a reload leaves, or that an exception has left."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 __all__ = ["CO_GENERATOR", "Position", "of_stack", "of_traceback"]
 
-CO_GENERATOR = 0x20 | 0x200  # of inspect, which takes long to import
+CO_GENERATOR = 0x20 | 0x200  # as in inspect, which takes long to import
 
 
 @dataclass(frozen=True)
@@ -15,11 +15,11 @@ class Position:
     """The line at which a frame stands.
 
     Attributes:
-        path: the file of its code.
-        name: the name of its function; `<module>` for the top level of a module.
-        line: the line that it runs.
-        generator: whether it is the frame of a generator, whose caller gets what it yields.
-        names: returns the value of a variable by its name, None for an unknown name.
+        path: the file of the frame's code.
+        name: the name of the frame's function; `<module>` for the top level of a module.
+        line: the line that the frame runs.
+        generator: whether the frame belongs to a generator, whose caller gets the yielded items.
+        names: returns the value of a variable by its name; None for an unknown name.
     """
 
     path: str
@@ -30,7 +30,7 @@ class Position:
 
 
 def of_stack(frame: FrameType | None, paths: Iterable[str]) -> list[Position]:
-    """Return the positions of the frames that led to this one and run one of these files, outermost first."""
+    """Return the positions of this frame and its callers, as far as they run one of these files, outermost first."""
     wanted = frozenset(paths)
     found = []
     while frame is not None:
@@ -41,7 +41,7 @@ def of_stack(frame: FrameType | None, paths: Iterable[str]) -> list[Position]:
 
 
 def of_traceback(trace: TracebackType | None, paths: Iterable[str]) -> list[Position]:
-    """Return the positions of the frames that an exception left and that ran one of these files, outermost first."""
+    """Return the positions of the frames that an exception left, if they ran one of these files, outermost first."""
     wanted = frozenset(paths)
     found = []
     while trace is not None:

@@ -1,7 +1,8 @@
-"""Code that runs but is not committed yet: what it replaced, and how far it has come.
+"""Code on probation: it runs but is not committed yet, and can be rolled back.
 
-That new code passes one checkpoint proves little: a loop's head passes one, and the mistake may stand in the loop's
-body. So code stays on probation until its loop has come round. If it raises before that, it is rolled back.
+One passed checkpoint proves little: a loop's head passes one, and the mistake may be in the loop's body. So code stays
+on probation until its loop has come round: it has completed the body of a new item and passes its checkpoint again. If
+the code raises before that, it is rolled back.
 """
 
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ class DueReload:
     Attributes:
         step: the step at which it is applied.
         error: the exception that leaves the loop.
-        published: whether its sender can see the outcome.
+        published: whether the reload's sender can see the outcome.
     """
 
     def __init__(self, entry: dict[str, Any], step: int) -> None:
@@ -52,13 +53,13 @@ class DueReload:
 
 
 class Attempt:
-    """One execution of the code that is not committed yet.
+    """One execution of code that is not committed yet.
 
-    due: the reload that brought the code; None if the code that ran before runs once more.
+    due: the reload that brought the code; None if the old code runs once more.
 
     Attributes:
-        executed: whether all ranks have executed its modules.
-        aside: the places of loops that were put aside, since this code starts the training over.
+        executed: whether all ranks have executed the code's modules.
+        aside: the places of loops that were set aside, if this code starts the training over.
     """
 
     def __init__(self, transaction: "Transaction", due: DueReload | None) -> None:
@@ -69,7 +70,7 @@ class Attempt:
         self._ended = loops.ended_loops.snapshot()
 
     def rollback(self) -> None:
-        """Put back what this code replaced. Raises what Transaction.undo() raises, after the places of the loops."""
+        """Put back what this code replaced, including the loops' places. Raises what Transaction.undo() raises."""
         try:
             self.transaction.undo()
         finally:
@@ -84,7 +85,7 @@ class Probation:
 
     Attributes:
         step: the step at which the last attempt began.
-        rounds: how many bodies of loops it has completed.
+        rounds: how many bodies of loops the last attempt has completed.
     """
 
     def __init__(self) -> None:
@@ -115,16 +116,16 @@ class Probation:
         return self._attempts.pop()
 
     def clear(self) -> None:
-        """Remove all attempts: they are committed."""
+        """Remove all attempts, as they are committed."""
         self._attempts.clear()
 
     def passes(self, done: int | None) -> bool:
-        """Count a checkpoint; return whether the code has proved itself by it.
+        """Count a checkpoint; return whether the code has now proved itself.
 
         done: ITEM_YIELDED if the loop has handed out a new item since it began, and BODY_DONE if the body of its last
             item is complete; None for a checkpoint outside `track()`.
         """
-        # A bare checkpoint says nothing of the code that follows it. That the code comes to one again does.
+        # A checkpoint outside track() proves nothing about the code after it, but a second one does.
         self._bare += done is None
         self.rounds += self._bare > 1 if done is None else bool(done & BODY_DONE)
         return bool((done or 0) & ITEM_YIELDED) or self._bare > 1

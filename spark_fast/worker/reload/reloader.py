@@ -1,13 +1,13 @@
-"""Runs the user's code, and runs it again after each reload: run → SparkReloadError → new code → run.
+"""Runs the user's code, and runs it again after each reload.
 
 A reload takes these steps:
 1. The reload is due at a checkpoint of the reloader's thread. `begin_reload()` reads the new sources and checks whether
-   they can take the place of the old ones. If not, it refuses the reload. Nothing was unwound, and the loop goes on.
+   they can replace the old ones. If not, it refuses the reload: nothing is unwound, and the loop goes on.
 2. SparkReloadError leaves the user's frames. Loops with a key keep their places.
 3. The modules that changed, and those that import them, are executed (transaction.py), and then the entry.
 4. The new code is on probation until its loop has come round (probation.py). If it raises before that, it is rolled
-   back, and the old code runs from the same place. Only after that does the sender learn how the reload ended.
-5. If code fails and no other code can run in its place, the worker parks with everything in memory (error_park.py).
+   back, and the old code runs from the same place. The sender learns only now how the reload ended.
+5. If code fails and no other code can replace it, the worker parks with everything in memory (error_park.py).
 """
 
 import threading
@@ -40,15 +40,15 @@ __all__ = ["Reloader"]
 
 
 class Reloader:
-    """Runs the user's code in one thread, and again after each reload. A process has one at most.
+    """Runs the user's code in one thread, and again after each reload. A process has at most one reloader.
 
     roots: the folders that hold the project's code.
     watched: whether new code is expected, so that an error parks the worker from the start.
 
     Attributes:
         thread: the thread that runs the code.
-        ending: True once the process is to end even if new code is on probation.
-        executes_entry: whether a reload executes the script again, and with it what it makes at its top level.
+        ending: True once the process must end even if new code is on probation.
+        executes_entry: whether a reload executes the script again, which makes its top-level objects anew.
     """
 
     def __init__(self, roots: Sequence[str], *, watched: bool = False) -> None:
@@ -70,7 +70,7 @@ class Reloader:
 
     @property
     def on_probation(self) -> bool:
-        """Whether code runs that is not committed yet."""
+        """Whether the running code is not committed yet."""
         return bool(self._probation)
 
     def open(self, entry: str | None, source: bytes | None) -> None:
@@ -82,7 +82,7 @@ class Reloader:
         return self._code.add_version(sources, sender)
 
     def close(self) -> None:
-        """Stop: from here on the process runs no new code, and an error ends it."""
+        """Stop: from now on the process runs no new code, and an error ends it."""
         self._park.disarm()
         self._code.close()
 
@@ -93,12 +93,12 @@ class Reloader:
     # --- at a checkpoint of this thread ---
 
     def pass_checkpoint(self, done: int | None) -> None:
-        """Count a checkpoint of this thread, and commit new code that has proved itself by it.
+        """Count a checkpoint of this thread, and commit new code that has now proved itself.
 
         done: ITEM_YIELDED if the loop has handed out a new item since it began, and BODY_DONE if the body of its last
             item is complete; None for a checkpoint outside `track()`.
 
-        Raises SparkReloadError again if frames that it was to leave are still there.
+        Raises SparkReloadError again if frames still exist that it had to leave.
         """
         if self._leaving is not None and self._leaving.due is not None:
             raise self._leaving.due.error
@@ -106,7 +106,7 @@ class Reloader:
             self._commit()
 
     def begin_reload(self, entry: dict[str, Any], step: int) -> SparkReloadError | None:
-        """Prepare the reload that is due. Return the exception to raise; None if the reload was refused.
+        """Prepare a due reload. Return the exception to raise; None if the reload was refused.
 
         The caller holds session.current.lock.
 
@@ -114,22 +114,22 @@ class Reloader:
         """
         try:
             transaction = self._prepare(entry)
-        except Exception as error:  # the loop has not been left, so it goes on, whatever the error is
+        except Exception as error:  # the loop has not been left, so it goes on after any error
             vote.vote(entry["seq"], vote.READY, False)
             known = isinstance(error, (SparkError, OSError, SyntaxError))
             answer(entry, step, "refused", reason_of(error), "" if known else stderr.as_printed(error))
             return None
         if not vote.agree(entry["seq"], vote.READY):
-            worker.publish_outcome(entry["seq"], step, failed=True)  # the rank that refused has said why
+            worker.publish_outcome(entry["seq"], step, failed=True)  # the rank that refused has given the reason
             return None
-        self.publish_applied()  # of the reload before this one: its code has come to this checkpoint
+        self.publish_applied()  # of the former reload, whose code has come to this checkpoint
         due = DueReload(entry, step)
         self._leaving = Attempt(transaction, due)
         loops.unwind(self.thread)
         return due.error
 
     def _prepare(self, entry: dict[str, Any]) -> "Transaction":
-        """Make the transaction of a reload, and check it. Raises what speaks against the reload."""
+        """Make the transaction of a reload, and check it. Raises an exception if the reload is impossible."""
         number = version_of(entry["mail"])
         if number is None:
             raise CodeRefusedError(f"the request names no version of the code: {entry['mail']!r}")
@@ -143,7 +143,7 @@ class Reloader:
         return transaction
 
     def _transaction(self, sources: Mapping[str, bytes], number: int, *, restart: bool = False) -> "Transaction":
-        # These take 50 ms to import, which only a reload is to cost.
+        # These imports take 50 ms, and only a reload needs them.
         from spark_fast.worker.reload.libraries import make_repetitions
         from spark_fast.worker.reload.transaction import Transaction
 
@@ -163,7 +163,7 @@ class Reloader:
         )
 
     def publish_applied(self) -> None:
-        """Publish that the new code runs: it has proved itself, or come to a point at which it parks or stops.
+        """Publish that the new code runs, since it has proved itself, or has come to a point where it parks or stops.
 
         The caller holds session.current.lock.
         """
@@ -176,7 +176,7 @@ class Reloader:
     def _finish_warnings(self, attempt: Attempt) -> None:
         try:
             attempt.transaction.finish_warnings()
-        except Exception as error:  # the new code runs all the same
+        except Exception as error:  # the new code runs nonetheless
             stderr.warn_of("the warnings of a reload are not complete: collecting them raised", error)
 
     def _commit(self) -> None:
@@ -187,13 +187,13 @@ class Reloader:
                 loops.unwind(self.thread)
                 raise due.leave() from ElsewhereError("another rank can't run it")
         for attempt in self._probation:
-            self._finish_warnings(attempt)  # before the lock is taken: it looks through all objects
+            self._finish_warnings(attempt)  # without the lock, since it searches all objects
         with session.current.lock:
             self.publish_applied()
         for attempt in self._probation:
             try:
                 attempt.transaction.commit()
-            except Exception as error:  # a fault in tidying up is not to end code that runs
+            except Exception as error:  # a fault in tidying up must not end code that runs
                 stderr.warn_of("the end of a reload raised", error)
         self._park.over()
         self._park.arm(reloaded=self._probation.has_new_code)
@@ -206,10 +206,10 @@ class Reloader:
     # --- running ---
 
     def run(self, first: Callable[[], object], again: Callable[["Transaction"], object]) -> object:
-        """Run the user's code, and again after each reload. Return and raise what the last run does.
+        """Run the user's code, and again after each reload. Return or raise as the last run does.
 
-        first: runs it for the first time.
-        again: executes the entry again, as far as that is needed, and runs it.
+        first: runs the code for the first time.
+        again: executes the entry again, as far as needed, and runs the code.
         """
         transaction: Transaction | None = None
         loops.ended_loops.begin()
@@ -225,7 +225,7 @@ class Reloader:
                     if not is_reload(error):
                         stderr.warn_of("leaving the loop for a reload raised", error)
                 elif not self._rollback(error) and not self._park_after(error):
-                    with suppress(SparkReloadError):  # another rank can't run the code; this rank runs nothing any more
+                    with suppress(SparkReloadError):  # another rank can't run the code; this rank runs no more code
                         self._commit_all()
                     raise
             transaction = self._next()
@@ -235,7 +235,7 @@ class Reloader:
             self._commit()
 
     def _next(self) -> "Transaction":
-        """Return the transaction whose entry is to run now: of new code, or of the old code after a rollback."""
+        """Return the transaction whose entry must run next: of new code, or of the old code after a rollback."""
         while True:
             if self._park.error is not None and self._leaving is None:
                 self._wait()
@@ -246,18 +246,18 @@ class Reloader:
                     raise
 
     def _execute_next(self) -> "Transaction":
-        """Execute the modules of the version that a reload asked for, or else of the version that runs."""
+        """Execute the modules of the version that a reload brings, or else of the running version."""
         loops.abandon(self.thread)
         left = self._leaving
         if left is not None and left.due is not None:
-            # The exception holds the old frames. Their generators may wait for threads as they are closed, so this
-            # comes before the lock is taken.
+            # The exception holds the old frames. Their generators may wait for threads as they are closed, so they are
+            # dropped before the lock is taken.
             left.due.error.__traceback__ = left.due.error.__context__ = None
         with session.current.lock:
             attempt, self._leaving = self._leaving, None
             if attempt is not None and attempt.due is not None and session.is_distributed():
-                # The new code begins at the step at which the old code was left: nothing was done in that step, and
-                # what the log says of it, a park say, holds for all ranks alike.
+                # The new code begins at the step at which the old code was left: no work was done in that step, and a
+                # request of that step in the log, a pause say, applies to all ranks alike.
                 worker.set_back(attempt.due.step - options.current().stride)
             if attempt is None:  # after a rollback, or the run was resumed after an error
                 attempt = Attempt(self._transaction({}, self._code.number), None)
@@ -283,7 +283,7 @@ class Reloader:
     # --- code that fails ---
 
     def _rollback(self, error: BaseException) -> bool:
-        """Put back the code that ran before, if new code on probation has failed. Return whether it had."""
+        """Put back the old code, if new code on probation has failed. Return whether it had."""
         if self.ending or not speaks_against(error) or not self._probation.has_new_code:
             return False
         elsewhere = elsewhere_error(error)
@@ -296,7 +296,7 @@ class Reloader:
         due, transaction = attempt.due, attempt.transaction
         vote.vote(due.seq, vote.PROVED if attempt.executed else vote.EXECUTED, False)
         if session.is_distributed():
-            # A step stands for the same item in all ranks, however many items this rank has done with the new code.
+            # A step must mean the same item in all ranks, however many items this rank has done with the new code.
             worker.set_back(self._probation.step + self._probation.rounds * options.current().stride)
         self._loaders.end()
         self._code.set_current(transaction.before)
@@ -311,7 +311,7 @@ class Reloader:
         with session.current.lock:
             writer.current.failed(due.id, reason_of(error))
             if elsewhere is not None:
-                worker.publish_outcome(due.seq, due.step, failed=True)  # the rank whose code failed has said why
+                worker.publish_outcome(due.seq, due.step, failed=True)  # the rank whose code failed gives the reason
             elif not due.published:
                 answer(due.entry, due.step, "failed", back, text)
         undo_error, self._undo_error = self._undo_error, None
@@ -321,7 +321,7 @@ class Reloader:
         return True
 
     def _undo(self, attempt: Attempt) -> None:
-        """Put back what the attempt's code replaced. If that fails, a warning says so, and the worker is to park."""
+        """Put back what the attempt's code replaced. If that fails, warn, and have the worker park."""
         try:
             attempt.rollback()
         except Exception as error:
@@ -329,9 +329,9 @@ class Reloader:
             self._undo_error = error
 
     def _park_after(self, error: BaseException) -> bool:
-        """Park, if this error is one that parks the worker: code has failed, and no other code can run in its place.
+        """Park if this error parks the worker: code has failed, and no other code can replace it.
 
-        Return whether it is.
+        Return whether the error does.
         """
         if self.ending or not self._park.takes(error, on_probation=self.on_probation):
             return False
@@ -348,9 +348,9 @@ class Reloader:
         self._park.begin(error)
 
     def _wait(self) -> None:
-        """Wait in the park after an error until code is to run again: new code, or the same if the run was resumed.
+        """Stay parked after an error until code must run again: new code, or the same code if the run was resumed.
 
-        Raises SparkStopError, from the error, if the run is stopped instead.
+        Raises SparkStopError, with the error as its cause, if the run is stopped instead.
         """
         while True:
             try:
@@ -371,7 +371,7 @@ class Reloader:
             )
 
     def _can_go_on(self) -> bool:
-        """Whether code that runs again finds a loop's place or a persisted value."""
+        """Return whether code that runs again finds a loop's place or a persisted value."""
         return self._park.has_places or bool(persist.current.snapshot())
 
     def _end_park(self) -> None:

@@ -1,8 +1,8 @@
-"""Code that a reload executes a second time, as libraries are to see it.
+"""Lets a reload execute code a second time although the code registers things with libraries.
 
-Some functions of libraries may be called once in a process, or add what they get each time. While a reload executes
-code and has it on probation, such functions are exchanged. What the thread that executes the code registers again then
-takes the place of what it registered before. In other threads, and at all other times, the functions do what they
+Some functions of libraries may be called only once in a process, or add an entry with each call. Such functions are
+exchanged while a reload executes code and has it on probation. An entry that the executing thread then registers takes
+the place of the one that it registered before. In other threads, and at all other times, the functions do what they
 always do.
 """
 
@@ -21,19 +21,19 @@ __all__ = ["Exchange", "Keep", "Repetition", "Repetitions", "exchange", "keep_de
 Exchange = Callable[[ModuleType, "Repetitions"], Callable[[], object]]
 """Exchanges functions of a library; returns the function that puts them back."""
 Keep = Callable[[ModuleType, UndoLog], None]
-"""Writes down what new code may change in a library."""
+"""Adds to the undo log a step that takes back what new code changes in a library."""
 
 
 class Repetition:
-    """One reload, as libraries are to see it. Call begin(), and in the end keep() or undo().
+    """The repeated registrations of one reload. Call begin(), and in the end keep() or undo().
 
-    names: the modules that are executed again.
-    sources: the sources of them that ran before.
+    names: the names of the modules that are executed again.
+    sources: their sources that ran before.
 
     Attributes:
         thread: the thread that executes the modules.
-        warnings: a sentence for each thing that is registered twice.
-        log: undo() takes its steps back.
+        warnings: a sentence for each entry that is registered twice.
+        log: the steps that undo() takes back.
         at_end: the functions that keep() calls.
     """
 
@@ -48,7 +48,7 @@ class Repetition:
         self._sources = list(sources)
 
     def begin(self) -> None:
-        """Exchange the functions: from here on this thread registers things again."""
+        """Exchange the functions: from now on, this thread registers its entries again."""
         self._owner.add(self)
 
     def keep(self) -> None:
@@ -71,26 +71,26 @@ class Repetition:
             self.at_end.clear()
 
     def is_new(self, key: object) -> bool:
-        """Whether this is the first call with this key. Remember the key."""
+        """Return whether this is the first call with this key. Remember the key."""
         if key in self._seen:
             return False
         self._seen.append(key)
         return True
 
     def has_seen(self, key: object) -> bool:
-        """Whether is_new() was called with this key."""
+        """Return whether is_new() was called with this key."""
         return key in self._seen
 
     def mentions(self, word: bytes) -> bool:
-        """Whether the code that ran before contains this word."""
+        """Return whether the old code contains this word."""
         return any(word in source for source in self._sources)
 
 
 class Repetitions:
-    """The reloads whose code is executed or on probation, and the functions that are exchanged meanwhile.
+    """The reloads whose code is being executed or on probation, and the functions that are exchanged for that time.
 
     exchanges: exchange functions of libraries, by the name of the module.
-    keeps: write down what may be changed in libraries, by the name of the module.
+    keeps: prepare to take back changes in libraries, by the name of the module.
     """
 
     def __init__(self, exchanges: Mapping[str, Exchange], keeps: Mapping[str, Keep]) -> None:
@@ -101,7 +101,7 @@ class Repetitions:
 
     @property
     def current(self) -> Repetition | None:
-        """The reload whose code this thread executes: the last that has begun."""
+        """The last reload that has begun, if this thread executes its code; else None."""
         found = self._begun[-1] if self._begun else None
         return found if found is not None and found.thread == threading.get_ident() else None
 
@@ -114,7 +114,7 @@ class Repetitions:
                     self._exchanged[name] = self._exchanges[name](sys.modules[name], self)
                 if name in self._keeps:
                     self._keeps[name](sys.modules[name], repetition.log)
-            except Exception as error:  # another version of the library: the code may not need the exchange
+            except Exception as error:  # an unknown version of the library; the code may not need the exchange
                 stderr.warn(f"{name} can't be told that code runs a second time: {type(error).__name__}: {error}")
 
     def remove(self, repetition: Repetition) -> bool:
@@ -129,7 +129,7 @@ class Repetitions:
 
 
 def exchange(owner: Any, name: str, make: Callable[[Any], Any]) -> Callable[[], object]:
-    """Replace an attribute by what `make` makes of it. Return the function that puts it back."""
+    """Replace an attribute by the result of `make`. Return the function that puts the attribute back."""
     had = inspect.getattr_static(owner, name)
     made = make(had)
     setattr(owner, name, made)

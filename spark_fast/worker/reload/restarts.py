@@ -1,8 +1,8 @@
-"""Warns of what a reload would begin again without a word, by the source of the running code.
+"""Warns of loops and names that a reload would silently begin again, judging by the source of the running code.
 
 A reload leaves the script's frames and runs the script again. Loops with a key go on, and persisted values stay. But a
 loop without a key begins at its first item, and a name that the code sets before a loop is set again. The sender of an
-applied reload would not see that. So the reload looks for it in the source of the frames that it leaves.
+applied reload would not notice. So the reload searches the source of the frames that it leaves for these cases.
 """
 
 import ast
@@ -28,12 +28,12 @@ _SHOWN = 3
 def find(
     modules: Sequence[Module], kept: Iterable[object], roots: Sequence[str], *, error: BaseException | None = None
 ) -> list[str]:
-    """Return what begins again when the code that calls this is left and runs again: see losses().
+    """Return the losses() when the calling code is left and runs again.
 
     modules: the running modules of the project.
     kept: the objects that outlive a reload.
-    roots: the folders below which paths are shown in short.
-    error: the exception that has left the code already, if one has.
+    roots: the folders relative to which paths are shown.
+    error: the exception that has left the code already; None if none has.
     """
     paths = [module.path for module in modules]
     positions = of_stack(sys._getframe(), paths) if error is None else of_traceback(error.__traceback__, paths)
@@ -56,8 +56,8 @@ def of_ended(
 ) -> list[str]:
     """Return the warnings about outermost loops that have ended.
 
-    passed: the keys of those that are passed over. The objects that they worked with may be made again all the same.
-    begin_again: the keys of those that begin at their first items again.
+    passed: the keys of loops that are passed over. The objects that they worked with may be made again nonetheless.
+    begin_again: the keys of loops that begin at their first items again.
     modules, kept, roots: as for find().
     """
     paths = {module.path: sys.modules.get("__main__" if module.name == ENTRY else module.name) for module in modules}
@@ -99,9 +99,9 @@ def _unknown(_: str) -> object:
 def lost_keys(keys: Iterable[str], before: Iterable[bytes], after: Iterable[bytes]) -> list[str]:
     """Return a warning for each key of a running loop that the new code no longer has.
 
-    keys: the keys of the loops that are to go on.
-    before, after: the project's sources as they run, and with the edit. A key that the source before does not have is
-        computed by the code, so the source after says nothing of it.
+    keys: the keys of the loops that must go on.
+    before, after: the project's running sources, and the edited ones. If the running sources do not contain a key, the
+        code computes it, so the edited sources prove nothing about it.
     """
     left = set(keys)
     for source in after:
@@ -117,7 +117,7 @@ def lost_keys(keys: Iterable[str], before: Iterable[bytes], after: Iterable[byte
 
 
 def _texts_of(source: bytes, wanted: set[str]) -> set[str]:
-    """Return which of the texts are string literals in the source. Parses it only if it contains one: that is slow."""
+    """Return which texts are string literals in the source. Parse it only if it contains one, since that is slow."""
     text = decode(source)
     if not any(each in text for each in wanted):
         return set()
@@ -133,19 +133,19 @@ def losses(
     roots: Sequence[str] = (),
     entry: str | None = None,
 ) -> list[str]:
-    """Return what begins again when the frames are left and their code runs again: a sentence each, with file and line.
+    """Return a sentence, with file and line, for each loop or name that begins again when the frames' code runs again.
 
     positions: the frames, outermost first.
-    sources: what they run, by path.
+    sources: the sources that the frames run, by path.
     kept: the objects that outlive a reload.
     packages: the names of the project's modules, up to their first dot.
-    roots: the folders below which paths are shown in short.
-    entry: the file that is executed again in any case.
+    roots: the folders relative to which paths are shown.
+    entry: the file that any reload executes again; None for none.
     """
     trees: dict[str, ast.Module | None] = {}
     parts = list(_with_parts(kept))
     kept_ids = {id(part) for part in parts if not isinstance(part, IMMUTABLE)}  # equal numbers may be one object
-    # The variables around a function that is kept are kept with it.
+    # A kept function keeps the variables around it.
     kept_code = {(code.co_filename, code.co_name) for part in parts if (code := getattr(part, "__code__", None))}
     project = {*packages, "__main__"}
     found: list[str] = []
@@ -173,7 +173,7 @@ def losses(
 
 
 def _with_parts(kept: Iterable[object]) -> Iterator[object]:
-    """Yield the objects and their parts: their attributes, and the items of lists and dictionaries."""
+    """Yield the objects and their parts: attributes, and items of lists and dictionaries."""
     for each in kept:
         parts = vars(each) if hasattr(each, "__dict__") else each
         within = parts.values() if isinstance(parts, dict) else parts if isinstance(parts, (list, tuple)) else ()

@@ -1,8 +1,8 @@
-"""The project's code that runs in this process, and the copy of it that the run's folder keeps.
+"""The project's running code in this process, and its copy in the run's folder.
 
-The copy is a list of versions (spark_fast/runfiles/versions.py). A sender compares the files on disk with it to find
-out what changed, and the worker reads new sources from it. So all ranks read the same text, even if files are saved
-meanwhile.
+The copy is a list of versions (spark_fast/runfiles/versions.py). A sender compares the files on disk with the copy to
+find the changes, and the worker reads new sources from the copy. So all ranks read the same text, even if files are
+saved during the reload.
 """
 
 import os
@@ -30,8 +30,8 @@ class RunningCode:
     Attributes:
         roots: these folders, absolute, each once.
         project: the project's modules.
-        spawning: hands the code that runs to processes that this process spawns.
-        number: the version that runs.
+        spawning: hands the running code to processes that this process spawns.
+        number: the number of the running version.
     """
 
     def __init__(self, roots: Sequence[str]) -> None:
@@ -47,7 +47,7 @@ class RunningCode:
         If that fails, a warning says so, and the run can't be reloaded.
 
         entry: the file that is executed as `__main__`; None if no file can be executed again.
-        source: the text of that file which is about to be executed.
+        source: the text of that file that is about to be executed.
         """
         if entry is not None and source is not None:
             self.project.note(Module(ENTRY, os.path.abspath(entry), source), from_disk=True)
@@ -83,7 +83,7 @@ class RunningCode:
         self._store = self.spawning.store = store
 
     def close(self) -> None:
-        """Stop following imports, and write down that this process runs no new code any more."""
+        """Stop following imports, and record in the run's folder that this process will run no new code."""
         self.project.remove()
         self.spawning.close()
         store, self._store = self._store, None
@@ -94,7 +94,7 @@ class RunningCode:
                 stderr.warn(f"could not write down that this run can't be reloaded any more: {error}")
 
     def forget_after_fork(self) -> None:
-        """Stop keeping code in a forked child: its imports are no part of the run.
+        """Stop keeping code in a forked child, whose imports are no part of the run.
 
         Processes that the child spawns run the code that ran when the child was forked.
         """
@@ -104,7 +104,7 @@ class RunningCode:
     # --- versions ---
 
     def changes_of(self, number: int) -> dict[str, bytes]:
-        """Return the sources of a version that differ from the running code, by path.
+        """Return the version's sources that differ from the running code, by path.
 
         Raises CodeRefusedError if the code could not be kept, OSError or SparkError if a source can't be read.
         """
@@ -136,7 +136,7 @@ class RunningCode:
             return None
 
     def set_current(self, number: int) -> None:
-        """Note which version runs, here and in the run's folder."""
+        """Record the running version, here and in the run's folder."""
         if number == self.number:
             return
         self.number = number

@@ -1,6 +1,6 @@
-"""What a reload asks of the parts of the worker that the user's code fills as it is executed.
+"""The interfaces that a reload needs of those parts of the worker that the user's code fills as it is executed.
 
-Each part takes a snapshot of itself before new code is executed, and restores it if that code fails.
+Each part takes a snapshot of itself before new code is executed, and restores the snapshot if that code fails.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,13 +10,13 @@ __all__ = ["Declarations", "Persisted", "Snapshot"]
 
 
 class Snapshot(Protocol):
-    """A part that can be put back as it was."""
+    """A part of the worker whose former content can be restored."""
 
     def snapshot(self) -> Any:
-        """Return what restore() needs."""
+        """Return the present content, for restore()."""
 
     def restore(self, taken: Any, /) -> None:
-        """Put back what a snapshot has, and nothing else: code that failed leaves nothing behind."""
+        """Put back the content of a snapshot and nothing else, so that code that failed leaves nothing behind."""
 
 
 class Persisted(Snapshot, Protocol):
@@ -26,14 +26,14 @@ class Persisted(Snapshot, Protocol):
         """Return the values, by key."""
 
     def clear_all(self) -> None:
-        """Forget all values: the training starts over."""
+        """Forget all values, as the training starts over."""
 
 
 class Declarations(Snapshot, Protocol):
-    """What modules declare as they are executed: exposed values and functions."""
+    """The values and functions that modules expose as they are executed."""
 
     def expect_again(self, modules: Iterable[str], /) -> None:
-        """Note that these modules are executed again: what they do not declare again is gone with commit()."""
+        """Have commit() remove what these modules, which are executed again, do not declare again."""
 
     def commit(self) -> None:
-        """Keep what the new code has declared."""
+        """Keep the declarations of the new code."""

@@ -1,4 +1,4 @@
-"""Makes processes that the worker spawns run the worker's code: see spark_fast/project/spawned.py."""
+"""Makes the processes that the worker spawns run the worker's code: see spark_fast/project/spawned.py."""
 
 import os
 import sys
@@ -20,7 +20,7 @@ class Spawning:
     """Hands the running code to the processes that this process spawns. Forked children hand it on, too.
 
     Attributes:
-        store: where the sources are kept; None if they are not kept: then such processes read the files on disk.
+        store: keeps the sources. None if they are not kept: spawned processes then read the files on disk.
     """
 
     def __init__(self) -> None:
@@ -31,23 +31,23 @@ class Spawning:
         self._failed = False
 
     def begin(self, project: Project, spawn: ModuleType) -> None:
-        """Begin, as `multiprocessing.spawn` has been imported. It is the module `spawn`."""
-        from spark_fast.project import spawned  # it loads runpy, which only a worker that spawns is to cost
+        """Begin, as the module `multiprocessing.spawn`, which is `spawn`, has been imported."""
+        from spark_fast.project import spawned  # it loads runpy, which only a worker that spawns needs
 
         self._project = project
         self._undo = spawned.divert(spawn, self._script)
 
     def close(self) -> None:
-        """Stop: processes that are spawned from here on read the files on disk."""
+        """Stop: processes that are spawned from now on read the files on disk."""
         self.store = None
         if self._undo is not None:
             self._undo()
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Within the block, spawned processes run the code that ran when it began.
+        """Have processes that are spawned within the block run the code that ran when the block began.
 
-        For the time in which a reload executes modules that may be rolled back: other threads may spawn meanwhile.
+        A reload uses this while it executes modules that may be rolled back, since other threads may spawn processes.
         """
         self._before = self._running() if self._project is not None else None
         try:
@@ -56,8 +56,8 @@ class Spawning:
             self._before = None
 
     def _script(self, data: dict[str, Any]) -> str | None:
-        """Return the script for a process that is about to be spawned; None to leave it as it is: see divert()."""
-        from spark_fast.project import spawned  # as in begin(), after which this is called
+        """Return the script for a process that is about to be spawned; None for the main script: see divert()."""
+        from spark_fast.project import spawned  # begin(), which comes before this, has loaded it
 
         if self.store is None or self._project is None:
             return None
@@ -86,7 +86,7 @@ class Spawning:
             return None
 
     def _running(self) -> tuple[dict[str, tuple[str, str]], dict[str, str]]:
-        """Return the file and digest of what runs, by module name, and the digest by file."""
+        """Return the file and digest of the running code by module name, and the digest by file."""
         assert self._project is not None
         # Sources that a reload is executing are pending until their modules are noted.
         newest = {path: digest_of(source) for path, source in self._project.pending.items()}
@@ -96,11 +96,11 @@ class Spawning:
             for module in found
             if module.name == ENTRY or _found_as_usual(module.name)
         }
-        # The entry comes last, so that it wins if its file was imported under another name, too.
+        # The entry comes last, so that it counts if its file was imported under another name, too.
         files = {module.path: module.digest for module in sorted(found, key=lambda module: module.name == ENTRY)}
         return modules, files | newest
 
 
 def _found_as_usual(name: str) -> bool:
-    """Whether a module was loaded from its file by Python's own loader, or by the project's in its place."""
+    """Return whether Python's own loader, or the project's in its place, has loaded a module from its file."""
     return isinstance(getattr(getattr(sys.modules.get(name), "__spec__", None), "loader", None), SourceFileLoader)

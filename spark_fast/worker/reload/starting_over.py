@@ -1,4 +1,4 @@
-"""Refuses a reload that would start the training over, and warns of the parts that begin again."""
+"""Refuses a reload that would start the training over, and warns if parts of the training begin again."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -21,9 +21,9 @@ def check(
 ) -> None:
     """Add a warning to the transaction for each part of the training that begins again.
 
-    roots: the folders below which paths are shown in short.
+    roots: the folders relative to which paths are shown.
     thread: the thread that runs the script.
-    anew: whether the script is executed again, and with it what it makes at its top level.
+    anew: whether the script is executed again, which makes its top-level objects anew.
 
     Raises CodeRefusedError if the whole training would start over.
     """
@@ -35,7 +35,7 @@ def check(
             'training over. Give a loop a key, spark.track(…, key="batch"), and keep the model with '
             "spark.persist(); or start over on purpose with --restart"
         )
-    from spark_fast.worker.reload import restarts  # several modules, which only a reload is to cost
+    from spark_fast.worker.reload import restarts  # several modules, which only a reload needs
 
     modules = list(project.modules.values())
     transaction.warnings += restarts.find(modules, kept.values(), roots, error=park.error)
@@ -50,7 +50,7 @@ def check(
 def ended(project: Project, park: ErrorPark) -> tuple[list[str], list[str]]:
     """Return the keys of outermost loops that have ended: those that are passed over, and those that begin again.
 
-    A loop is passed over only if a value is persisted. Without one, nothing is left that the loop has trained.
+    A loop is passed over only if a value is persisted. Without one, the result of the loop's training is lost.
     """
     sources = {module.path: module.source for module in list(project.modules.values())}
     passed, begin_again = loops.ended_loops.find(sources, loops.kept() + park.keys)

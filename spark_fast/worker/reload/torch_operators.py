@@ -12,9 +12,9 @@ __all__ = ["refuse_operators"]
 
 
 def refuse_operators(source: bytes, path: str, module: ModuleType) -> None:
-    """Raise ReloadRefusedError for code that makes a `torch.library.Library` each time that it is executed.
+    """Raise ReloadRefusedError for code that makes a `torch.library.Library` whenever it is executed.
 
-    In one process, torch takes neither a second library of a namespace nor a second definition of an operator.
+    Within one process, torch accepts no second library of a namespace and no second definition of an operator.
 
     module: the module that the code is executed in.
     """
@@ -37,7 +37,7 @@ def refuse_operators(source: bytes, path: str, module: ModuleType) -> None:
 
 
 def _executed(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield the nodes that are executed with the module itself, without the bodies of functions."""
+    """Yield the nodes that are executed with the module itself, which the bodies of functions are not."""
     for child in ast.iter_child_nodes(node):
         if not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
             yield child

@@ -1,7 +1,7 @@
-"""Takes the project from the sources that run to new ones, wholly or not at all.
+"""Takes the project from the running sources to new ones, completely or not at all.
 
-The modules that changed, and those that import them, are executed again, each in the namespace that it has. If the new
-code fails, everything is put back.
+The modules that changed, and those that import them, are executed again, each in its present namespace. If the new code
+fails, everything is put back.
 """
 
 import ast
@@ -34,7 +34,7 @@ __all__ = ["Transaction", "without_gc"]
 def without_gc() -> Iterator[None]:
     """Switch the garbage collector off for the block.
 
-    Parsing makes so many objects that the collector would look through all objects of the training: 100 ms each time.
+    Parsing makes so many objects that the collector would search all objects of the training: 100 ms each time.
     """
     enabled = gc.isenabled()
     gc.disable()
@@ -49,18 +49,18 @@ class Transaction:
     """Takes the project from the running sources to those of another version.
 
     sources: the sources that differ from the running ones, and those of files that are not loaded yet, by path.
-    number, before: the version that it leads to, and the version that runs.
+    number, before: the new version, and the running version.
     persisted: the values of persist().
     declarations: the values and functions that modules expose as they are executed.
-    repetitions: tells libraries that code is executed a second time.
+    repetitions: makes libraries accept that code is executed a second time.
     parts: all other parts of the worker that the user's code fills. undo() restores them too.
-    restart: whether the training starts over: then persisted values are forgotten.
+    restart: whether the training starts over, for which execute() forgets the persisted values.
 
     Attributes:
-        warnings: a sentence for each thing that stays as the old code made it. finish_warnings() completes them.
+        warnings: a sentence for each object that stays as the old code made it. finish_warnings() completes them.
 
-    Call it from the thread that runs the entry, in this order: check(), execute(), and at last commit() or undo().
-    Several transactions may follow each other before the first is committed. Then undo the last one first.
+    Call the methods from the thread that runs the entry, in this order: check(), execute(), and at last commit() or
+    undo(). Several transactions may follow each other before the first is committed; undo the last one first.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Transaction:
 
     @without_gc()
     def check(self) -> None:
-        """Check, before anything is changed, whether the new sources can take the place of the running ones.
+        """Check, before anything is changed, that the new sources can replace the running ones.
 
         Raises SyntaxError or ReloadRefusedError if they can't.
         """
@@ -129,7 +129,7 @@ class Transaction:
     def execute(self) -> None:
         """Execute all affected modules but the entry. If it raises, call undo()."""
         project = self._project
-        # Found now, and not when the reload began: the code that left the loop may have imported modules since.
+        # Found only now, since the code that left the loop may have imported modules after the reload began.
         self._affected = [name for name in project.importers(self._changed) if name in sys.modules]
         self._take_snapshots()
         if self.restart:
@@ -161,10 +161,10 @@ class Transaction:
             self._execute_module(name)
 
     def _execute_module(self, name: str) -> None:
-        """Execute a module, unless it needs none or has been executed."""
+        """Execute a module, unless it is not affected or was executed before."""
         if name not in self._waiting:
             return
-        self._waiting.remove(name)  # before it is executed: modules may import each other in a circle
+        self._waiting.remove(name)  # before the execution, since modules may import each other in a circle
         old = self._project.modules[name]
         source = self._project.pending.get(old.path, old.source)
         module = self._namespaces.modules[name]
@@ -178,9 +178,9 @@ class Transaction:
         self._namespaces.update_package(name)
 
     def _loaded(self, name: str) -> ModuleType:
-        """Return the module in whose namespace a source was executed, and is to be executed again.
+        """Return the module in whose namespace a source was executed, and must be executed again.
 
-        It may differ from what `sys.modules` has: a module may put another object there in its place.
+        It may differ from the object in `sys.modules`, where a module may put another object in its own place.
         """
         listed = sys.modules.get(name)
         known = self._project.modules[name]
@@ -199,7 +199,7 @@ class Transaction:
         return loaded
 
     def _forget_compiled(self) -> None:
-        """Make compilers forget the old code, if the new sources make other code."""
+        """Make compilers forget the old code, if the new sources compile to other code."""
         # is_in_use() comes first, since differs() compiles both sources.
         if dynamo.is_in_use() and any(
             dynamo.differs(self._modules_before[name].source, self._sources[self._modules_before[name].path], name)
@@ -225,13 +225,13 @@ class Transaction:
         code = self._compile(main, module.path, module.source, source)
         self._project.note(Module(ENTRY, module.path, source), from_disk=False)
         if self._patch.removed_classes():
-            gc.collect()  # so that the warnings count only objects that live on
+            gc.collect()  # so that the warnings count only living objects
         return code
 
     def finish_warnings(self) -> None:
         """Complete `warnings`. Call it once the new code runs and has dropped the old code's objects.
 
-        A second call changes nothing. Costs a pass over all objects if classes are gone from the sources.
+        A second call does nothing. Costs a pass over all objects if classes are gone from the sources.
         """
         if self._reported is not None:
             return
@@ -253,12 +253,12 @@ class Transaction:
         self._reported = len(self.warnings)
 
     def commit(self) -> None:
-        """Keep the new code: forget all that undo() would need."""
+        """Keep the new code, and forget all that undo() would need."""
         if self._repetition is not None:
             self._repetition.keep()
         self._patch.drop_removed_names()
         self._patch.commit()
-        for warning in self.warnings[self._reported :]:  # too late for the reload's fate
+        for warning in self.warnings[self._reported :]:  # too late for the answer to the reload's sender
             stderr.warn(f"after a reload: {warning}")
         self._declarations.commit()
         running = {module.path for module in list(self._project.modules.values())}

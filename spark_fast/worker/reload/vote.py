@@ -1,7 +1,7 @@
-"""Votes of the ranks on a reload: a rank goes on to the next phase once all ranks have voted yes.
+"""The ranks' votes on a reload: a rank goes on to the next phase once all ranks have voted yes.
 
-A rank that waits for the others uses no CPU. It does not wait for a rank that has died. A rank that does not vote for
-PATIENCE seconds counts as a no. The relays of other hosts bring the votes of the ranks there.
+A rank that waits for the others uses no CPU. It does not wait for a rank that has died. If a rank does not vote within
+PATIENCE seconds, that counts as a no. Relays bring the votes of the ranks on other hosts.
 """
 
 import time
@@ -13,24 +13,24 @@ __all__ = ["EXECUTED", "PATIENCE", "PROVED", "READY", "ElsewhereError", "agree",
 
 READY, EXECUTED, PROVED = range(3)
 """The phases of a reload (enum sf_phase of csrc/sf_layout.h): the new code was found and can be compiled, was executed,
-and has proved itself, as its loop came round."""
+and has proved itself, as its loop has come round (probation.py)."""
 
 PATIENCE = 600.0
-"""Seconds to wait for the other ranks. Each finishes its step first, which may begin with minutes of compilation."""
+"""Seconds to wait for the other ranks. Each first finishes its step, which may begin with minutes of compilation."""
 
 _LOOK = 0.1
-"""Seconds between checks whether the ranks that have not voted still live. A vote wakes the rank at once."""
+"""Seconds between two checks that the ranks that have not voted live. A vote wakes the waiting rank at once."""
 _RING = 1.0
-"""Seconds between checks whether this host's relay still runs."""
+"""Seconds between two checks that this host's relay runs."""
 _YES = 1
 
 
 class ElsewhereError(Exception):
-    """Another rank could not do its part of a reload, so this rank does not either."""
+    """Another rank could not do its part of a reload, so this rank gives the reload up."""
 
 
 def vote(seq: int, phase: int, yes: bool) -> None:
-    """Vote on a phase of entry `seq` for this rank, and wait for no other rank."""
+    """Vote on a phase of entry `seq` for this rank, without waiting for other ranks."""
     worker.vote(seq, phase, yes)
 
 

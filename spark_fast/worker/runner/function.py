@@ -1,4 +1,4 @@
-"""Functions that are run again, with new code, after a reload: spark.run()."""
+"""spark.run(): runs a function, and again with the new code after each reload."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 
 
 class _Reached(BaseException):
-    """Ends the execution of a script that was executed anew: it has come to its run(), so its call is known."""
+    """Ends the repeated execution of a script at its run(), whose call is known then."""
 
     def __init__(self, fn: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         super().__init__()
@@ -24,20 +24,20 @@ class _Reached(BaseException):
 
 
 _reaching: int | None = None
-"""The thread that executes the script anew to find out what it runs."""
+"""The thread that executes the script again to find its run() call."""
 
 
 def run(fn: Callable[Args, Result], *args: Args.args, **kwargs: Args.kwargs) -> Result:
-    """Call `fn(*args, **kwargs)`, and again after each reload, with the new code; return what the last call returned.
+    """Call `fn(*args, **kwargs)`, and again with the new code after each reload; return the last call's result.
 
-    Makes the function of a script reloadable that `spark-fast run` does not run: of one that is started in another way,
-    or of a notebook. A reload executes the modules that changed anew. It also executes the script anew, up to its
-    `run()`, if the script changed or imports a module that did: the call then has the arguments of the new code. Under
-    `spark-fast run`, and within another `run()`, it is a plain call.
+    Use this to make a function reloadable without `spark-fast run`: in a script that is started in another way, or in a
+    notebook. A reload executes the changed modules again. If the script changed, or imports a module that did, the
+    reload also executes the script again, up to its `run()`, whose call then has the new code's arguments. Under
+    `spark-fast run`, and within another `run()`, this is a plain call.
 
-    The files in the script's folder and in the working directory are the project's code. Makes the run if there is
-    none. Raises what `fn` raises. Call it from one thread at a time. Outside the main thread a reload never executes
-    the script itself anew, only the modules that it imports.
+    The files in the script's folder and in the working directory are the project's code. This makes the run if there is
+    none. Raises what `fn` raises. Call it from one thread at a time. Outside the main thread, a reload never executes
+    the script itself again, only the modules that it imports.
     """
     thread = threading.get_ident()
     if _reaching == thread:
@@ -46,7 +46,7 @@ def run(fn: Callable[Args, Result], *args: Args.args, **kwargs: Args.kwargs) -> 
     script = os.path.abspath(main) if isinstance(main, str) and main.endswith(".py") else None
     roots = [*([os.path.dirname(script)] if script else []), os.getcwd()]
     if thread != threading.main_thread().ident:
-        script = None  # executed anew in this thread, it would start its threads a second time
+        script = None  # executed again in this thread, it would start its threads a second time
     return run_hosted(roots, script, fn, args, kwargs)
 
 
@@ -57,14 +57,14 @@ def run_hosted(
     args: Sequence[Any] = (),
     kwargs: Mapping[str, Any] | None = None,
 ) -> Result:
-    """As run(), for a caller that knows the folders of the project's code.
+    """Do as run(), with the folders of the project's code.
 
-    script: the file that is executed anew if it changed; None if `__main__` is no script of the user's.
+    script: the file to execute again if it changed; None if `__main__` is no script of the user.
     """
     args, kwargs = tuple(args), dict(kwargs or {})
     if session.current.reloader is not None or not process.attach():
         return fn(*args, **kwargs)
-    # Imported when used: most scripts are not reloaded.
+    # Imported here, since most scripts are not reloaded.
     from spark_fast.worker.reload.reloader import Reloader
 
     reloader = Reloader(roots)

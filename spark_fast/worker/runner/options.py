@@ -1,4 +1,4 @@
-"""The options of the runner."""
+"""The runner's options."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,18 +12,18 @@ class RunnerOptions:
 
     Attributes:
         name: the run id; None for SPARK_FAST_RUN, or a random one.
-        reload_dirs: folders whose modules count as the project's code, beside those of the script and the working
-            directory.
-        journal: the file to write the journal to, None for the usual place.
-        replay: the journal to replay, if one is.
-        supervisor: the process id of the supervisor, None if there is none.
+        reload_dirs: further folders whose modules count as the project's code. The script's folder and the working
+            directory always do.
+        journal: the journal's file; None for the usual place.
+        replay: the journal to replay; None for none.
+        supervisor: the process id of the supervisor; None if there is none.
         safe_path: whether the script's folder is kept off the search path, as by Python's option -P; None: as this
             interpreter was started.
-        watched: whether new code is reloaded as it is saved: then what a reload needs is loaded before the script
-            begins.
-        announce: a descriptor to which the run id is written, as one line, as soon as there is a run; then it is
-            closed. None for no such line.
-        journal_limit, stop_deadline, on_error, error_timeout: see configure(); None for its values.
+        watched: whether code is reloaded when it is saved. If so, the modules that a reload needs are loaded before the
+            script begins.
+        announce: a descriptor to which the run id is written, as one line, as soon as the run exists, and which is then
+            closed; None for no such line.
+        journal_limit, stop_deadline, on_error, error_timeout: see configure(), whose values hold for None.
     """
 
     name: str | None = None

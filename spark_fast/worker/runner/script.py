@@ -41,17 +41,17 @@ USAGE = 2
 INTERRUPTED = 128 + signal.SIGINT
 PLAIN = RunnerOptions()
 _RUNPY = frozenset({runpy.__file__, "<frozen runpy>"})
-"""The files that frames of runpy name."""
+"""The file names in frames of runpy."""
 
 
 def run_script(path: str, args: list[str], *, options: RunnerOptions = PLAIN) -> int:
-    """Run a script as `python path args…` would, and again after each reload of its code. The run begins before the
-    script's first line.
+    """Run a script as `python path args…` would, and again after each reload of its code.
 
-    Returns the exit status: the script's own; 0 if it was stopped and let SparkStopError through; 1 for an uncaught
-    exception, whose traceback is printed; 2 if it can't be started. The first SIGINT or SIGTERM asks for a stop at the
-    next checkpoint, the second interrupts at once; under a supervisor, a SIGTERM within a second of the first is a
-    repeat and ignored. Call it once, from the main thread, as the last thing that the process does.
+    The run begins before the script's first line. Returns the exit status: the script's own; 0 if it was stopped and
+    let SparkStopError through; 1 for an uncaught exception, whose traceback is printed; 2 if it can't be started. The
+    first SIGINT or SIGTERM asks for a stop at the next checkpoint, the second interrupts at once. Under a supervisor, a
+    SIGTERM within a second of the first is ignored as a repeat. Call this once, from the main thread, as the last
+    action of the process.
     """
     full = os.path.abspath(path)
     if os.path.isdir(path):
@@ -81,7 +81,7 @@ class _Entry(Protocol):
     first_path: str
 
     def find(self) -> tuple[str, bytes] | None:
-        """Return its file and source, None if it can't be executed anew. The search path is set by then."""
+        """Return its file and source; None if it can't be executed again. Called once the search path is set."""
 
     def start(self) -> None:
         """Execute it for the first time."""
@@ -130,7 +130,7 @@ class _Module:
             if spec is not None and spec.submodule_search_locations is not None:
                 spec = importlib.util.find_spec(f"{self._name}.__main__")
         except (ImportError, AttributeError, TypeError, ValueError):
-            return None  # runpy fails, too, and says why
+            return None  # runpy will fail, too, with the reason
         if spec is None or not isinstance(spec.loader, SourceFileLoader):
             return None
         self._spec = spec
@@ -139,7 +139,7 @@ class _Module:
         return os.path.abspath(spec.loader.path), self._source
 
     def start(self) -> None:
-        if self._spec is None:  # runpy runs it, or says what is wrong
+        if self._spec is None:  # runpy runs it, or reports the error
             with _unrunnable():
                 runpy.run_module(self._name, run_name="__main__", alter_sys=True)
             return
@@ -156,12 +156,12 @@ class _Module:
 
 
 class _UnrunnableError(Exception):
-    """There is nothing to run. The message is the one that python prints."""
+    """There is nothing to run. The message is Python's own."""
 
 
 @contextmanager
 def _unrunnable() -> Iterator[None]:
-    """Raise _UnrunnableError for an ImportError of runpy itself, which found no such module."""
+    """Raise _UnrunnableError if runpy itself raises an ImportError, since it found no such module."""
     try:
         yield
     except ImportError as error:
@@ -174,8 +174,8 @@ def _unrunnable() -> Iterator[None]:
 
 
 def _begin_main(**names: object) -> None:
-    # The module stays __main__ to the end of the process: what it defines is pickled by that name, and processes that
-    # multiprocessing spawns look for its file.
+    # The module stays __main__ to the end of the process: its classes and functions are pickled by that name, and
+    # processes that multiprocessing spawns need its file.
     main = ModuleType("__main__")
     main.__dict__.update(names, __builtins__=__builtins__)
     sys.modules["__main__"] = main
@@ -196,21 +196,21 @@ def _read_own(path: Path) -> Journal:
 def _run_with_reloads(entry: _Entry, args: list[str], options: RunnerOptions, command: list[str]) -> None:
     """Run the entry, and again after each reload."""
     if options.watched:
-        # It takes some 20 ms, for which the first edit would wait.
+        # The first edit would wait some 20 ms for these imports.
         for name in ("libraries", "restarts", "transaction"):
             importlib.import_module(f"spark_fast.worker.reload.{name}")
     journal = None if options.replay is None else _read_own(Path(options.replay))
-    # If the journal has an error, it has the reload after it, too.
+    # A journal with an error also has the reload that followed the error.
     errors = journal is not None and any("error" in line for line in journal.lines)
     reloader = Reloader([entry.first_path, os.getcwd(), *options.reload_dirs], watched=options.watched or errors)
     reloader.project.install()
     if options.safe_path is None and not sys.flags.safe_path:
         sys.path[0] = entry.first_path
     elif options.safe_path is False:
-        sys.path.insert(0, entry.first_path)  # the supervisor started this interpreter without it
+        sys.path.insert(0, entry.first_path)  # the supervisor's -P left it out
     found = entry.find()
     sys.argv = [entry.argv0, *args]
-    if found is None:  # a folder or an archive with a __main__ in it, or nothing that could be run
+    if found is None:  # a folder or an archive with a __main__, or nothing to run
         reloader.close()
         entry.start()
         return
@@ -234,18 +234,18 @@ def _run_with_reloads(entry: _Entry, args: list[str], options: RunnerOptions, co
     def again(transaction: "Transaction") -> None:
         # The entry begins as it did the first time.
         sys.argv = [entry.argv0, *args]
-        with suppress(OSError):  # removed since; the script may not care
+        with suppress(OSError):  # the folder was removed; the script may not need it
             os.chdir(folder)
         exec(transaction.entry_code(), sys.modules["__main__"].__dict__)
 
     try:
         reloader.run(entry.start, again)
     finally:
-        session.current.reloader = None  # threads may outlive the script: none of them is run again
+        session.current.reloader = None  # threads may outlive the script, but none of them is run again
 
 
 def _run(entry: _Entry, args: list[str], options: RunnerOptions, command: list[str]) -> int:
-    sys.argv = command  # what the run is listed with
+    sys.argv = command  # the command to list the run with
     try:
         if options.name is not None:
             configure(run=options.name)
@@ -259,7 +259,7 @@ def _run(entry: _Entry, args: list[str], options: RunnerOptions, command: list[s
             configure(on_error=options.on_error)
         if options.error_timeout is not None:
             configure(error_timeout=options.error_timeout)
-        # Also where this process becomes no worker: until then each use of a public name costs a call.
+        # Even if this process becomes no worker: until then, each use of a public name costs a call.
         spark_fast._load()
         process.attach(fresh_name=options.name is None)
     except RunNameTakenError as error:
@@ -283,7 +283,7 @@ def _run(entry: _Entry, args: list[str], options: RunnerOptions, command: list[s
     except BaseException as error:
         return _stopped(error) if is_stop(error) else _failed(error)
     session.current.outcome = state_after(None)
-    # At the interpreter's end no thread can be started any more, so that what saves in threads fails then.
+    # At the interpreter's end no thread can be started any more, so code that saves in threads would fail then.
     if stop_in_threads.has_left_a_thread() and not stop_in_threads.finish():
         return _ended(WorkerState.FAILED, 1)
     return 0

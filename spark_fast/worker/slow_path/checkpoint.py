@@ -1,4 +1,7 @@
-"""What a checkpoint does when a request is due: apply it, park, raise."""
+"""What a checkpoint does when a request is due: apply it, park, raise.
+
+Mail: the content of a request, in the log's entry or in a file (runfiles/mailbox.py).
+"""
 
 import gc
 import threading
@@ -23,7 +26,7 @@ __all__ = ["apply_due", "checkpoint", "enter_checkpoint", "note_stop"]
 _GO, _HOLD, _RAISE_STOP, _RAISE_RELOAD, _DELIVER, _AWAIT = range(6)
 
 _RING = 1.0
-"""Seconds to wait for other hosts between two looks whether this host's relay lives."""
+"""Seconds between two checks that this host's relay lives, while the worker waits for other hosts."""
 
 _PATIENCE = 10.0
 """Seconds for which a pending reload may block later requests in other threads."""
@@ -34,8 +37,8 @@ _MAIL = (Kind.SET, Kind.CALL)
 def checkpoint(step: int, counted: bool, done: int | None) -> None:
     """Run the slow path of `checkpoint()`. The core calls this.
 
-    done: flags of the loop that passes the checkpoint: ITEM_YIELDED if it has yielded a new item since it began,
-        BODY_DONE if the body of its last item is done; None for a checkpoint of no loop.
+    done: flags of the loop that passes the checkpoint: ITEM_YIELDED if the loop has yielded a new item since it began,
+        BODY_DONE if the body of its last item is completed; None if the checkpoint belongs to no loop.
     """
     try:
         hold = enter_checkpoint(step, counted, done)
@@ -53,7 +56,7 @@ def checkpoint(step: int, counted: bool, done: int | None) -> None:
 
 
 def note_stop(error: BaseException) -> None:
-    """Note that an exception leaves a checkpoint: if it is a stop, this is a place that has raised it."""
+    """Record that an exception leaves a checkpoint: if it is a stop, the stop rule remembers the place."""
     if is_stop(error):
         with session.current.lock:
             session.current.stop_raised = True
@@ -61,15 +64,15 @@ def note_stop(error: BaseException) -> None:
 
 
 def enter_checkpoint(step: int, counted: bool, done: int | None) -> Hold | None:
-    """Apply what is due to a thread that comes to a checkpoint; as apply_due().
+    """Do what is due when a thread arrives at a checkpoint.
 
-    A thread that waits there and looks again calls apply_due() alone.
+    Returns and raises as apply_due(), which alone is called when a waiting thread checks again.
     """
     if not session.begun():
         process.attach()  # without the session's lock, which it takes after another lock
         step = worker.step()
     if hooks.current.inside():
-        # It is no step of the loop, and what is due is done when the hook has ended: the loop stands still.
+        # A hook's checkpoint is no step of the loop, which stands still. Requests are applied when the hook has ended.
         if counted:
             worker.uncount()
         return None
@@ -81,14 +84,14 @@ def enter_checkpoint(step: int, counted: bool, done: int | None) -> Hold | None:
             step = dispatcher.pass_inner()
     reloader = session.current.reloader
     if counted and reloader is not None and reloader.thread == threading.get_ident():
-        # A checkpoint that a called function passes says nothing of the loop's code. The lock is not held: finalizers
-        # of the old code's objects run now, and may wait for threads that pass checkpoints.
+        # A checkpoint that a called function passes proves nothing about the loop's code. This runs without the lock,
+        # since finalizers of the old code's objects run now and may wait for threads that pass checkpoints.
         reloader.pass_checkpoint(0 if dispatcher.inside() else done)
     return apply_due(step, counted)
 
 
 def apply_due(step: int, counted: bool) -> Hold | None:
-    """Apply the requests that are due; return the park that they ask for, if any.
+    """Apply the requests that are due; return the park, if they ask for one.
 
     Raises SparkStopError or SparkReloadError.
     """
@@ -100,7 +103,7 @@ def apply_due(step: int, counted: bool) -> Hold | None:
             continue
         if action != _DELIVER or entry is None:
             break
-        # Without the lock: a function that is called may take its time, and other threads go on meanwhile.
+        # Without the lock: a called function may take long, and other threads go on during it.
         try:
             dispatcher.deliver(entry, step)
         finally:
@@ -115,7 +118,7 @@ def apply_due(step: int, counted: bool) -> Hold | None:
 
 
 def _stop(request_id: str, step: int, sender: str) -> None:
-    """Raise the stop that is in force if the rule of stopping.py says so."""
+    """Raise the stop in force if the rule of stopping.py has this checkpoint raise it."""
     with session.current.lock:
         applies = process.current.stop_rule.applies(called=dispatcher.inside() or hooks.current.inside())
     if applies:
@@ -123,10 +126,10 @@ def _stop(request_id: str, step: int, sender: str) -> None:
 
 
 class _Collector:
-    """The garbage collector, which can be switched off until the block ends.
+    """Switches the garbage collector off, on demand, until the block ends.
 
-    It runs the user's finalizers, which may wait for threads that pass checkpoints. So it must not run in a thread that
-    holds the session's lock. A reload makes enough objects to have it run.
+    The collector runs the user's finalizers, which may wait for threads that pass checkpoints. So it must not run in a
+    thread that holds the session's lock. A reload makes enough objects to trigger it.
     """
 
     __slots__ = ("_is_off",)
@@ -146,12 +149,12 @@ class _Collector:
 
 
 def _act(step: int, counted: bool) -> tuple[int, int, int, float, dict[str, Any] | None]:
-    """Apply the log once, and begin or refuse reloads; return the step, and what is to be done without the lock."""
+    """Apply the log once, and begin or refuse reloads; return the step, and what to do once the lock is released."""
     with _Collector() as collector, session.current.lock:
         alone = process.current.local_stop.pending()
         if alone is not None:
             if not counted:
-                return step, _GO, 0, 0.0, None  # the next checkpoint that counts raises it
+                return step, _GO, 0, 0.0, None  # the next counted checkpoint raises the stop
             _stop(alone[0], step, alone[1])
             return step, _GO, 0, 0.0, None
         if counted:
@@ -163,9 +166,13 @@ def _act(step: int, counted: bool) -> tuple[int, int, int, float, dict[str, Any]
                 replay.append_due(step, within=dispatcher.running_call(), inner=dispatcher.inner())
         reloader = session.current.reloader
         mine = reloader is not None and reloader.thread == threading.get_ident()
+        # mine: this thread is the one that can leave its loop for a reload.
+        # refused: a reload was refused in this call.
+        # gives_way: this thread takes the blocking reload from the log, to refuse it.
+        # beside: this thread takes mail although another thread delivers, since other requests wait behind that mail.
         refused = gives_way = beside = False
         while True:
-            # Only the reloader's thread can be run again: other threads leave a reload to it.
+            # Only the reloader's thread can run new code: other threads leave a reload to it.
             action, seq, park_for, entry = _apply_log(
                 step,
                 counted,
@@ -214,22 +221,23 @@ def _apply_log(
 class _HostsWait:
     """The wait for other hosts to say when a request is due.
 
-    This host has said from which step on it can be applied. So if it went on, it might pass the step.
+    This host has told the others the first step at which it can apply the request. If it went on, it might pass the
+    step that the hosts agree on.
     """
 
     def __init__(self) -> None:
         self._state: tuple[int, float, float] = 0, 0.0, 0.0
-        """The entry that is waited for, the end of the wait, and when to look at the relay next. One tuple, since
-        threads and signal handlers come here at any time."""
+        """The entry that is waited for, the end of the wait, and when to check the relay next. One tuple, since threads
+        and signal handlers call wait() at any time."""
 
     def wait(self, seq: int, changes: int) -> None:
-        """Wait a while for the hosts' decision on entry `seq`; after their patience, go on without it."""
+        """Wait a while for the hosts' decision on entry `seq`; give it up when their patience ends."""
         from spark_fast import hosts  # only a job of several hosts needs it
 
         now = time.monotonic()
         folder = session.folder()
         if self._state[0] != seq and folder is not None:
-            # The hosts decide, or give up, in less.
+            # The hosts decide, or give up, before this time is over.
             self._state = seq, now + hosts.patience(folder), now + _RING
         if now < self._state[1]:
             worker.wait_for_change(changes, min(_RING, self._state[1] - now))
@@ -246,16 +254,16 @@ class _HostsWait:
 
 
 class _BlockingReload:
-    """The reload that waits for the reloader's thread, while later requests wait behind it."""
+    """A reload that waits for the reloader's thread, and behind which later requests wait."""
 
     def __init__(self) -> None:
         self._state: tuple[int, float] = 0, 0.0
-        """Its number in the log, and since when it blocks. One tuple, since a signal handler may come here, too."""
+        """Its number in the log, and since when it blocks. One tuple, since a signal handler may run this code, too."""
 
     def is_to_be_refused(self) -> bool:
-        """Return whether another thread is to refuse a pending reload.
+        """Return whether this thread, which is not the reloader's, must refuse a pending reload.
 
-        It is if a stop is behind it in the log, or if other requests have been for too long.
+        It must if a stop is behind the reload in the log, or if other requests have waited there for too long.
         """
         applied, tail = worker.in_the_log()
         if tail - applied < 2:
@@ -275,8 +283,10 @@ _blocking_reload = _BlockingReload()
 
 
 def _mail_is_blocking() -> bool:
-    """Return whether a value or a call waits for a function that runs in another thread, and other requests wait behind
-    it in the log: a pause has no reason to wait for that function."""
+    """Return whether mail waits for a function that runs in another thread, and other requests wait behind the mail.
+
+    A pause, say, has no reason to wait for that function.
+    """
     if not dispatcher.busy() or dispatcher.mine():
         return False
     applied, tail = worker.in_the_log()

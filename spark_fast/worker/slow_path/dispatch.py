@@ -1,8 +1,9 @@
 """Sets values and calls functions for controllers, on the thread that passes a checkpoint.
 
-The core hands out a request with mail when its step has come. Later requests in the log wait until it was delivered, or
-until the function that was called passes a checkpoint of its own. The outcome is published last, so that a controller
-that sees the outcome finds the reply.
+Mail is the content of a request, in the log's entry or in a file (runfiles/mailbox.py). The core hands out a request
+with mail when its step has come. Later requests in the log wait until that request is delivered, or until the called
+function passes a checkpoint of its own. The outcome is published last, so that a controller that sees the outcome finds
+the reply.
 """
 
 import json
@@ -32,7 +33,7 @@ from spark_fast.worker.state import registry
 __all__ = ["Dispatcher", "dispatcher"]
 
 _KEPT = 128
-"""Mails that are kept for other ranks: as many as the log has entries."""
+"""The most mails that are kept for other ranks: as many as the log has entries."""
 _OUTPUT_MAX = 64 << 10
 
 _BEGUN = Reply("begun")
@@ -46,38 +47,37 @@ class Dispatcher:
 
     def __init__(self) -> None:
         self._begun: list[int] = []
-        """The deliveries that have begun and not ended, by the numbers of their requests in the log, the outermost
-        first: at a checkpoint that a called function passes, a value may be set. All deliveries that run code of the
-        script are of one thread; another thread sets only values without an on_set. If a signal handler raises an
-        exception after the core has handed out a request and before its delivery begins, the next checkpoint delivers
-        it."""
+        """The deliveries in progress, by the numbers of their requests in the log, the outermost first. They nest: a
+        value may be set at a checkpoint that a called function passes. Only one thread runs deliveries with code of the
+        script; other threads set only values without an on_set. If a signal handler raises an exception after the core
+        has handed out a request and before its delivery begins, the next checkpoint delivers the request."""
         self._inner = 0
-        """How many checkpoints the outermost delivery has passed. They are no steps of the loop, and all take the slow
-        path."""
+        """How many checkpoints the outermost delivery has passed. They are no steps of the loop, and each takes the
+        slow path."""
         self._running: list[str] = []
-        """The name of the function that runs and the id of its call; empty if none runs."""
+        """The name of the running function and the id of its call; empty if none runs."""
         self._shared: deque[int] = deque()
-        """The ids of the mails that are kept for other ranks, the oldest first."""
+        """The ids of the mails that this rank keeps for the others, the oldest first."""
 
     def busy(self) -> bool:
-        """Return whether a request is being delivered, or about to be: other requests with mail wait."""
+        """Return whether a request is being delivered, or is about to be. Other requests with mail wait for it."""
         return bool(worker.handed)
 
     def mine(self) -> bool:
-        """Return whether this thread is the one that delivers."""
+        """Return whether this thread delivers."""
         handed = worker.handed
         return bool(handed) and handed[0]["thread"] == threading.get_ident()
 
     def inside(self) -> bool:
-        """Return whether the checkpoints that this thread passes are those of a function that was called."""
+        """Return whether this thread's checkpoints are passed by its delivery, a called function say."""
         return bool(self._begun) and self.mine()
 
     def depth(self) -> int:
-        """Return how many deliveries this thread is in: one may run within a function that another one calls."""
+        """Return how many deliveries this thread is in: they nest when a called function passes a checkpoint."""
         return len(self._begun) if self.mine() else 0
 
     def left_over(self) -> dict[str, Any] | None:
-        """Return the request that was handed to this thread and whose delivery has not begun, None if there is none.
+        """Return the request that the core has handed to this thread and whose delivery has not begun; None if none.
 
         Called with the session's lock held.
         """
@@ -103,18 +103,18 @@ class Dispatcher:
     def stands_over(self, pause: int) -> bool:
         """Return whether this thread runs a function that was called while the worker was parked for this pause.
 
-        Then it does not park for that pause a second time.
+        If so, the thread must not park for the same pause again.
         """
         return self.inside() and any(entry["held"] == pause for entry in worker.handed)
 
     def deliver(self, entry: dict[str, Any], step: int) -> None:
-        """Do what a request with mail asks for.
+        """Set the values or call the function that a request with mail names.
 
-        An error goes to the sender, and the loop goes on. Only an exception that ends or leaves the loop is raised.
+        An error goes to the sender, and the loop goes on. Only an exception that is meant for the loop is raised.
         """
         seq = entry["seq"]
         if seq in self._begun or entry not in worker.handed:
-            return  # a signal handler has just passed a checkpoint, which delivered it
+            return  # a signal handler has just passed a checkpoint, which delivered the request
         reply = _LEFT
         try:
             with session.current.lock:
@@ -127,7 +127,7 @@ class Dispatcher:
             except BaseException as error:
                 if _comes_through(error):
                     raise
-                # Of the user's code, in an unexpected place: the repr() of a default, say.
+                # Raised by the user's code in an unexpected place, by the repr() of a default, say.
                 reply = _failure(error)
             finally:
                 _tell(entry, step, reply)
@@ -153,7 +153,7 @@ class Dispatcher:
             values = mailbox.values_of(content)
             if values is None:
                 return Reply("refused", "what it carries is damaged")
-            if not mailbox.stands_in_log(mail):  # such mail is in the journal's line of the request
+            if not mailbox.stands_in_log(mail):  # the request's line in the journal has mail from the log
                 writer.current.payload(format_id(entry["id"]), content)
             return self._set(values)
         name = content.get("name")
@@ -161,7 +161,7 @@ class Dispatcher:
             return Reply("refused", "what it carries is damaged")
         ident = format_id(entry["id"])
         writer.current.payload(ident, content)
-        with suppress(OSError, FolderRefusedError):  # its sender needs this only once the log has forgotten the request
+        with suppress(OSError, FolderRefusedError):  # the sender needs this only once the log has dropped the request
             mailbox.write_reply(folder, entry["id"], _BEGUN, session.rank(), replace=False)
         try:
             return self._call(name, ident, content)
@@ -176,7 +176,7 @@ class Dispatcher:
                 return Reply("refused", unknown(name, "value", registry.current.listed("value")) + none)
             if registry.current.runs_code(name) and not self.mine():
                 return Reply("refused", f"its on_set would have to wait, because {_BESIDE}{none}")
-        # If no code of the script runs, nothing is printed: that saves most of the cost.
+        # Without an on_set nothing is printed, so no output is captured: that saves most of the cost.
         output = _Output(sys.stdout) if any(map(registry.current.runs_code, values)) else None
         try:
             if output is None:
@@ -229,14 +229,14 @@ class Dispatcher:
         return Reply("done", result=plain, output=output.text)
 
     def _keep(self, folder: Path, ident: int) -> None:
-        """Keep a mail until the log has forgotten it: no rank knows when the last one has read it."""
+        """Keep a mail until the log has dropped its request: no rank knows when the last rank has read it."""
         while len(self._shared) >= _KEPT:
             mailbox.discard_mail(folder, self._shared.popleft())
         self._shared.append(ident)
 
 
 dispatcher = Dispatcher()
-"""The dispatcher of this process. A process that is forked while something is delivered never becomes a worker."""
+"""The dispatcher of this process. A process that is forked during a delivery never becomes a worker."""
 
 
 def _plain(found: Any) -> Any:
@@ -249,7 +249,7 @@ def _plain(found: Any) -> Any:
 
 def _comes_through(error: BaseException) -> bool:
     """Return whether the error is meant for the loop and not for the function that happened to run: a stop, a reload,
-    an interrupt, and the end of the process if a signal handler raised it."""
+    an interrupt, or a SystemExit that a signal handler raised."""
     if isinstance(error, (KeyboardInterrupt, SparkInterrupt)) or is_stop(error):
         return True
     if not isinstance(error, SystemExit):
@@ -261,7 +261,7 @@ def _comes_through(error: BaseException) -> bool:
 
 def _failure(error: BaseException, output: str = "") -> Reply:
     found = traceback.TracebackException.from_exception(error)
-    found.__notes__ = None  # else the notes come after the line that is wanted
+    found.__notes__ = None  # the notes would come after the line that is wanted
     reason = list(found.format_exception_only())[-1].strip()
     return Reply("failed", reason, stderr.as_printed(error), output=output)
 
@@ -282,7 +282,7 @@ def _tell(entry: dict[str, Any], step: int, reply: Reply) -> None:
             mailbox.remove_reply(folder, entry["id"])  # the reply "begun"
     finally:
         with session.current.lock:
-            # A call whose result can't be sent has failed.
+            # A call counts as failed if its result can't be sent.
             worker.publish_outcome(entry["seq"], step, failed=failed or not told)
 
 
@@ -311,7 +311,8 @@ class _Output:
         return "".join(self._kept) + ("" if self._room > 0 else "…\n")
 
     def write(self, text: str) -> int:
-        # Passed on first: if it refuses the text, bytes say, nothing was printed. Without a console it is None.
+        # Passed on first: if the inner stream refuses the text (bytes, say), nothing was printed. It is None without a
+        # console.
         count = len(text) if self._inner is None else self._inner.write(text)
         if threading.get_ident() == self._thread and self._room > 0:
             self._kept.append(text[: self._room])

@@ -1,4 +1,4 @@
-"""The park of a thread: how it waits at a checkpoint, and how the worker publishes that."""
+"""The park of a thread: its wait at a checkpoint, which the worker publishes as a pause."""
 
 import threading
 import time
@@ -18,29 +18,30 @@ from spark_fast.worker.state import hooks
 __all__ = ["Hold"]
 
 _LOOK_AROUND = 1.0
-"""Seconds after which a parked worker looks whether its control file is still there."""
+"""Seconds between two checks of a parked worker for its control file, which may have been deleted."""
 _BESIDE = 0.001
-"""Seconds between the looks of a thread that is parked beside one that reloads or delivers."""
+"""Seconds between two checks of a parked thread while another thread reloads or delivers."""
 _AGAIN = 30.0
-"""Seconds after which hosts that did not end a timed pause are asked once more."""
+"""Seconds after which the hosts are asked once more to end a timed pause."""
 
 ApplyDue = Callable[[int, bool], Optional["Hold"]]
-"""Applies what is due at a step; returns the park that it asks for, if any."""
+"""Applies the requests that are due at a step; returns the park, if they ask for one."""
 
 
 class Hold:
     """One park of one thread, from its pause hooks in begin() to its resume hooks in end().
 
-    An exception, of a signal handler say, may arrive at any line: end() undoes as much as begin() has done.
+    A signal handler may raise an exception at any line, so end() undoes as much as begin() has done.
 
-    If several threads of the process pass checkpoints, each of them parks. The first to come runs the hooks and
-    publishes the worker's state. While it runs a function that was called there, a park within that function publishes
-    instead: what the outer park waited for may be long over. The hooks of the outer park still hold.
+    If several threads of the process pass checkpoints, each of them parks. The first one to park, the leader, runs the
+    hooks and publishes the worker's state. A function that a controller calls while the leader is parked may park, too:
+    then this inner park publishes, since the pause of the outer park may be over long ago. The inner park runs no
+    hooks: those of the outer park are still in effect.
     """
 
     _leader: "Hold | None" = None
     _timed: tuple[int, float] = 0, 0.0
-    """The timed pause that was last published, and when it ends. A reload meanwhile does not start its time anew."""
+    """The last published timed pause, and when it ends. A reload during the pause does not restart its time."""
 
     def __init__(self, step: int, counted: bool, seq: int, park_for: float, apply_due: ApplyDue) -> None:
         self._apply_due = apply_due
@@ -55,11 +56,11 @@ class Hold:
         self._ends: float | None = None
         self._resumed = False
         self._warned_of = 0
-        """The timed pause that could not be ended in time, and that a warning has named."""
+        """The timed pause that could not be ended in time and that the user was warned of."""
 
     @classmethod
     def publish_again(cls, seq: int) -> None:
-        """Publish the park for pause `seq` again: the core took a reload for its end, but the reload was refused."""
+        """Publish the park for pause `seq` again: the core ended the park for a reload, but the reload was refused."""
         if cls._leader is not None and cls._leader._published == seq:
             cls._leader._publish()
 
@@ -76,7 +77,7 @@ class Hold:
             self._publish()
 
     def end(self) -> None:
-        """Publish that the worker is parked no more, and run the resume hooks."""
+        """Publish that the worker is no longer parked, and run the resume hooks."""
         if Hold._leader is self:
             Hold._leader = self._outer
             if not self._resumed:
@@ -90,14 +91,14 @@ class Hold:
         if not hooks.current.any(resume=resume):
             return
         watch = session.current.watch
-        watch.every(Reason.HOOK, True)  # their checkpoints are told from the loop's
+        watch.every(Reason.HOOK, True)  # the hooks' checkpoints do not count as the loop's
         try:
             hooks.current.run(resume=resume)
         finally:
             watch.every(Reason.HOOK, False)
 
     def should_wait(self) -> bool:
-        """Apply the requests that have come; return whether the thread is to wait (again).
+        """Apply the requests that are due; return whether the thread must wait (again).
 
         Raises SparkStopError or SparkReloadError.
         """
@@ -112,7 +113,7 @@ class Hold:
         return True
 
     def wait(self) -> bool:
-        """Wait for a request, or until it is time to look around. Return True if a resume came: the thread goes on."""
+        """Wait for a request, or until the next check is due. Return True if a resume came: the thread goes on."""
         began = time.monotonic()
         if self._counted:
             self._resumed = worker.wait_for_resume(self._step, self.timeout(), session.current.lock)
@@ -125,12 +126,13 @@ class Hold:
             reloader is not None and reloader.thread != threading.get_ident()
         )
         if beside and time.monotonic() - began < _BESIDE:
-            # The request may be for another thread, or for later: the word stays set until it is applied.
+            # Without this sleep the thread would spin: a request for another thread, or for a later step, leaves the
+            # word set until it is applied.
             time.sleep(_BESIDE)
         return False
 
     def timeout(self) -> float:
-        """Return the seconds to wait before the next look, woken or not."""
+        """Return the seconds until the next check, which comes even if nothing wakes the thread."""
         if self._ends is None:
             return _LOOK_AROUND
         return min(_LOOK_AROUND, max(0.0, self._ends - time.monotonic()))
@@ -146,14 +148,14 @@ class Hold:
             worker.parked(self._seq, self._step, deadline)
 
     def _resume(self) -> None:
-        """End a timed pause whose time is over, by a request like any other, so that all ranks apply it."""
+        """End a timed pause whose time is over. All ranks apply this, since it is a request like any other."""
         try:
             sender = f"the pause's own timer in {sender_name()}"
             if session.has_remote_peers():
                 pause = _core.read_entry(worker.fileno(), self._published)
                 if pause is not None:
                     ask_hosts(Kind.RESUME, sender=sender, only_if=format_id(pause["id"]))
-                self._ends = time.monotonic() + _AGAIN  # no answer comes here; if the hosts could not meet, ask again
+                self._ends = time.monotonic() + _AGAIN  # no answer comes here: if the hosts failed to agree, ask again
                 return
             worker.append(
                 Kind.RESUME,
@@ -164,8 +166,8 @@ class Hold:
             )
             self._ends = None
         except Exception as error:
-            # Another process holds the log, the log is gone, or no file can be opened. What is applied next finds out
-            # which of these it is. After that this is tried again.
+            # Another process holds the log, the log is gone, or no file can be opened. The next apply_due() handles a
+            # log that is gone; otherwise this is tried again.
             self._ends = time.monotonic() + _LOOK_AROUND
             if self._warned_of != self._published:
                 self._warned_of = self._published

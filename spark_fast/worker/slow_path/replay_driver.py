@@ -1,4 +1,4 @@
-"""Puts the requests of a journal that is replayed into the log, each at its step."""
+"""Replays a journal: appends each of its requests to the log at the request's step."""
 
 from typing import Any
 
@@ -20,12 +20,12 @@ def start(replay: Replay) -> None:
 
 
 class ReplayDriver:
-    """A journal that is replayed, and the requests of it that are in the log."""
+    """A journal that is replayed, and those of its requests that are in the log."""
 
     def __init__(self, replay: Replay) -> None:
         self._replay = replay
         self._delivering: dict[str, str] = {}
-        """For the requests with mail that are in the log: their ids there, and their ids in the journal."""
+        """For each request with mail (content) in the log: its id there, and its id in the journal."""
 
     def append_due(self, step: int, *, within: str | None, inner: int) -> None:
         """Append the requests whose step has come. Called with the session's lock held, before the log is applied.
@@ -39,7 +39,7 @@ class ReplayDriver:
         session.current.watch.at(self._replay.next_step)
 
     def _append(self, line: dict[str, Any], step: int) -> None:
-        # A reset ended the process that the journal is of. Its stop is all of it that is done again.
+        # If a reset ended the recorded process, only the reset's stop is replayed.
         mail = ""
         if line["kind"] == "reload":
             reloader = session.current.reloader
@@ -72,24 +72,23 @@ class ReplayDriver:
             self._replay.over(line["id"])
 
     def delivered(self, ident: int) -> None:
-        """Note that a request with mail was delivered. Called with the session's lock held."""
+        """Record the delivery of a request with mail. Called with the session's lock held."""
         if (line := self._delivering.pop(format_id(ident), None)) is not None:
             self._replay.over(line)
 
     def left(self, step: int) -> str | None:
-        """Return a sentence on the requests that a loop which ended at this step never reached; None if it reached all
-        of them."""
+        """Return a sentence on the requests that a loop which ended at this step missed; None if it reached all."""
         return self._replay.left(step)
 
 
 def _room() -> int:
-    """Return how many requests may be appended at once: half of the log stays for requests from outside.
+    """Return how many requests may be appended now. Half of the log stays free for requests from outside.
 
-    All that was asked of a run while it was parked is of one step, and may be more than the log takes.
+    All requests that a run got while it was parked belong to one step, and may be more than the log holds.
     """
     try:
         tail: int = _core.read_view(worker.fileno())["tail"]
         applied: int = _core.read_slot(worker.fileno(), 0)["applied"]
         return _core.LOG_CAPACITY // 2 - (tail - applied)
-    except (SegmentError, OSError):  # the log is applied next, which finds what is wrong with it
+    except (SegmentError, OSError):  # the log is applied next, and that reports the error
         return 0

@@ -15,7 +15,7 @@ __all__ = ["ExposedFunction", "ExposedValue", "described", "function", "is_funct
 
 @dataclass(frozen=True)
 class ExposedValue:
-    """What value() returns: a value to expose(), and its limits."""
+    """A value to expose(), and its limits. value() returns it."""
 
     initial: Any
     min: float | None = None
@@ -42,22 +42,22 @@ def value(
 ) -> ExposedValue:
     """Declare a value with its limits, for expose(): `spark.expose(lr=spark.value(1e-3, min=0, max=1))`.
 
-    What the script itself assigns is not checked. A value from outside that does not fit is refused with the reason.
+    A value from outside that does not fit is refused with the reason. The script's own assignments are not checked.
 
     Args:
-        initial: the value at the beginning. Its type is what may be set: a float takes any finite number, an int whole
-            ones, a bool, a str, or for dicts and lists any JSON.
+        initial: the value at the beginning. Its type says which values may be set: for a float any finite number, for
+            an int whole numbers, for a bool a bool, for a str a str, for a dict or a list any JSON.
         min, max: the smallest and the largest number.
-        step: by how much an input field changes it at a time.
-        choices: all that it may be.
-        unit: of the number, for people.
-        doc: what it is, for people.
-        readonly: True if only the script changes it.
+        step: the change that one click in an input field makes.
+        choices: all allowed values.
+        unit: the number's unit, for people.
+        doc: what the value means, for people.
+        readonly: True if only the script may change the value.
         on_set: called with the new value, at a checkpoint, when a controller sets it: to hand it to an optimizer's
-            parameter groups, say. If it raises, the value stays, and the controller gets the traceback.
+            parameter groups, say. If it raises, the value stays as it was, and the controller gets the traceback.
 
-    Raises ValueError if the limits make no sense or the initial value does not fit them, TypeError if they are not what
-    they should be.
+    Raises ValueError if the limits contradict each other or the initial value does not fit them, TypeError if an
+    argument has the wrong type.
     """
     min, max, step = _number("min", min), _number("max", max), _number("step", step)  # noqa: A001
     if not isinstance(unit, str) or not isinstance(doc, str):
@@ -72,7 +72,7 @@ def value(
         raise ValueError(f"step is more than 0: {step}")
     if choices is not None:
         _checked("choices", choices, limits)
-    # The best loss so far begins at infinity, and a loss that is not known yet is no number.
+    # Not checked: the best loss so far begins at infinity, and a loss that is not known yet is NaN.
     if not tensors.is_tensor(initial) and not (isinstance(initial, float) and not math.isfinite(initial)):
         fit("the initial value", replace(limits, readonly=False), _as_sent(initial))
     return found
@@ -80,25 +80,25 @@ def value(
 
 @dataclass(frozen=True)
 class ExposedFunction:
-    """What function() returns: a function to expose(), and which ranks call it."""
+    """A function to expose(), and the ranks that call it. function() returns it."""
 
     call: Callable[..., object]
     ranks: Literal[0, "all"] = 0
 
 
 def function(call: Callable[..., object], *, ranks: Literal[0, "all"] = 0) -> ExposedFunction:
-    """Declare a function, for expose(), and which ranks of a job call it:
+    """Declare a function, for expose(), and the ranks of a job that call it:
     `spark.expose(evaluate=spark.function(evaluate, ranks="all"))`.
 
-    A function that uses collectives has to be called by all ranks: called by one, it waits for the others for ever. So
-    the script declares this once, and no controller has to know it.
+    All ranks must call a function that uses collectives: called by one rank, it waits for the others for ever. The
+    script declares this once, so that no controller has to know it.
 
     Args:
         call: the function.
-        ranks: the ranks that call it where the caller names none: 0 for the first, "all" for all of them at the same
-            step. Then what they return comes by rank, also in a run of one rank.
+        ranks: the ranks that call the function if the caller names none: 0 for the first, "all" for all of them at the
+            same step. With "all" the results come by rank, even in a run of one rank.
 
-    Raises TypeError if it can't be called, ValueError for other ranks.
+    Raises TypeError if `call` can't be called, ValueError for other ranks.
     """
     if not is_function(call) or isinstance(call, ExposedFunction):
         raise TypeError(f"it is no function: {call!r}")
@@ -116,7 +116,7 @@ def _number(name: str, limit: Any) -> float | None:
 
 
 def _as_sent(found: Any) -> Any:
-    """Return the value as it comes from a controller: with lists in place of tuples."""
+    """Return the value as a controller would send it: with lists in place of tuples."""
     return json.loads(json_bytes(found))
 
 
@@ -155,7 +155,7 @@ def described(given: ExposedFunction) -> Function:
         signature = inspect.signature(fn)
         shown = str(signature)
         parameters = [_parameter(each) for each in signature.parameters.values()]
-    except Exception:  # a builtin that does not say, or a default whose repr() raises
+    except Exception:  # a builtin without a signature, or a default whose repr() raises
         names = [Parameter("args", "var_positional", False), Parameter("kwargs", "var_keyword", False)]
         return Function(inspect.getdoc(fn) or "", "(*args, **kwargs)", names, given.ranks)
     return Function(inspect.getdoc(fn) or "", shown, parameters, given.ranks)

@@ -14,7 +14,7 @@ Snapshot = dict[str, list[Callable[[], object]]]
 
 
 class Hooks:
-    """The functions of this process's script that run around a pause, and when a stop ends the run."""
+    """The functions that the script wants called around a pause, and when a stop ends the run."""
 
     def __init__(self) -> None:
         self._hooks: Snapshot = {"on_pause": [], "on_resume": [], "on_stop": []}
@@ -25,16 +25,17 @@ class Hooks:
         """The threads that run hooks."""
 
     def add(self, kind: str, fn: Hook) -> Hook:
+        """Add a function of a kind, "on_pause" say, unless it is there already; return it."""
         if fn not in self._hooks[kind]:
             self._hooks[kind].append(fn)
         return fn
 
     def snapshot(self) -> Snapshot:
-        """Return the functions of each kind as they are now, for restore()."""
+        """Return the present functions of each kind, for restore()."""
         return {kind: list(functions) for kind, functions in self._hooks.items()}
 
     def restore(self, hooks: Snapshot) -> None:
-        """Put back the functions of a snapshot: new code that failed leaves none behind."""
+        """Put back the functions of a snapshot, so that new code that failed leaves none behind."""
         for kind, functions in self._hooks.items():
             functions[:] = hooks.get(kind, [])
 
@@ -43,11 +44,11 @@ class Hooks:
         return threading.get_ident() in self._running
 
     def any(self, *, resume: bool) -> bool:
-        """Return whether there are functions that run before or after a pause."""
+        """Return whether any function runs before a pause, or after one with `resume`."""
         return bool(self._hooks["on_resume" if resume else "on_pause"])
 
     def run(self, *, resume: bool) -> None:
-        """Call the functions that run before or after a pause."""
+        """Call the functions that run before a pause, or after one with `resume`."""
         self._running.add(threading.get_ident())
         try:
             self._run("on_resume" if resume else "on_pause")
@@ -60,7 +61,7 @@ class Hooks:
                 fn()
             except (KeyboardInterrupt, SystemExit, SparkInterrupt):
                 raise
-            except BaseException as error:  # also a task's being cancelled, in the hook's own event loop
+            except BaseException as error:  # also the CancelledError of a task in the hook's own event loop
                 if is_stop(error):
                     raise
                 stderr.warn_of(f"the {kind} hook {_name(fn)} raised", error)
@@ -92,25 +93,24 @@ class Hooks:
 
 
 current = Hooks()
-"""The hooks of this process, which its forked children have too."""
+"""The hooks of this process. Its forked children inherit them."""
 
 
 def on_pause(fn: Hook) -> Hook:
     """Have the worker call `fn()` when it is about to park: to move a model off the GPU, say.
 
-    The status is `paused` only when all of them have returned. They run in the thread that parks, in the order in
-    which they were added. One that raises is reported on standard error and does not break the pause. Returns `fn`,
-    so that it can be used as a decorator. A function that was added before is not added again: a script that is
-    executed anew after a reload adds its own once more. A checkpoint that `fn` passes does nothing, and is
-    no step of the loop.
+    The status becomes `paused` once all pause hooks have returned. They run in the thread that parks, in the order in
+    which they were added. A hook that raises is reported on standard error and does not prevent the pause. Returns
+    `fn`, so that it can be used as a decorator. A function is added only once, even if a script that is executed again
+    after a reload adds it again. A checkpoint that `fn` passes does nothing, and is no step of the loop.
     """
     return current.add("on_pause", fn)
 
 
 def on_resume(fn: Hook) -> Hook:
-    """Have the worker call `fn()` after a pause, before its loop goes on: also when it goes on to stop.
+    """Have the worker call `fn()` after a pause, before its loop goes on, even if only to stop.
 
-    As on_pause(), in the opposite order.
+    Otherwise as on_pause(), but in the opposite order.
     """
     return current.add("on_resume", fn)
 
@@ -118,12 +118,12 @@ def on_resume(fn: Hook) -> Hook:
 def on_stop(fn: Hook) -> Hook:
     """Have the worker call `fn()` when a stop ends the run: to save the model where no `except SparkStopError` can.
 
-    It runs once, in the thread that ran the script, after SparkStopError has left the script. So it also runs where
-    the script's own handlers are gone: when a run is stopped that is paused after an error. If the exception leaves a
-    thread of the script, it runs when the script has ended. A handler that catches the
-    exception and does not raise it again ends the stop: then it does not run. Functions run in the order in which they
-    were added. One that raises is reported, the others still run, and the run counts as failed. Checkpoints that it
-    passes do not raise. Returns `fn`; as on_pause(), a function is added once.
+    `fn` runs once, in the thread that ran the script, after SparkStopError has left the script. So it also runs where
+    the script's own handlers are gone: when a run that is paused after an error is stopped. If the exception leaves a
+    thread of the script, `fn` runs when the script has ended. If a handler catches the exception and does not raise it
+    again, the stop is over and `fn` does not run. Functions run in the order in which they were added. If one raises,
+    that is reported, the others still run, and the run counts as failed. Checkpoints that `fn` passes do not raise.
+    Returns `fn`; as with on_pause(), a function is added only once.
     """
     return current.add("on_stop", fn)
 

@@ -1,15 +1,15 @@
-"""The places of the loops with a key, at which they go on after a reload.
+"""Keeps the places of loops with a key, at which the loops go on after a reload.
 
-A place belongs to a loop from its beginning to its end, however it ends: the last item, a `break`, an exception. Only a
-reload keeps it: the loop of the new code that has the same key goes on with the same iterator, and yields an item whose
-body was not done once more. Loops may be nested: a loop that had ended within the item that its outer loop yields once
-more is passed over there, and begins anew with the outer loop's next item.
+A place is a loop's iterator and its position. A loop has a place until it ends: by its last item, a `break` or an
+exception. Only a reload keeps the place: the new code's loop with the same key goes on with the same iterator, and
+yields once more an item whose body was not completed. Loops may be nested. If an outer loop yields an item once more,
+inner loops that had ended within that item are passed over, and begin anew with the outer loop's next item.
 
-An exception that unwinds a loop may be one that would end the script, after which the process is parked and gets new
-code. While it travels, it can't be told from one that a handler catches. So the places of the loops that it unwound
-wait, marked with the exception, until the code that it has left, in this thread or this task of an event loop, does
-anything but handle it. The exception may reach the script through a task group or a thread's future, while other tasks
-and threads pass checkpoints.
+An exception that unwinds a loop may go on to end the script; the process is then parked and gets new code. While the
+exception travels, nobody knows whether a handler will catch it. So the places of the loops that it unwound wait, marked
+with the exception, until the unwound code, in this thread or this task of an event loop, does anything but handle the
+exception. Meanwhile other tasks and threads may pass checkpoints, since the exception may reach the script through a
+task group or a thread's future.
 """
 
 import gc
@@ -49,21 +49,21 @@ ended_loops = EndedLoops()
 _places: dict[str, Place] = {}
 _lock = threading.RLock()
 _loops: dict[tuple[int, int], list[Place]] = {}
-"""The living loops of each thread and of each task of an event loop, outermost first: see _frames()."""
+"""The living loops of each thread and of each task of an event loop, outermost first. The keys are of _frames()."""
 _around: ContextVar[tuple[Place, ...]] = ContextVar("spark_fast_loops_around", default=())
-"""The loops that the code is in. A task inherits them from the code that starts it."""
+"""The loops around the running code. A task inherits them from the code that starts it."""
 
 _unwinding: int | None = None
-"""The thread whose loops are left for a reload, or run new code that has not proved itself yet."""
+"""The thread whose loops are being left for a reload, or which runs new code on probation; None otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Unwound:
     """A loop that an exception has unwound.
 
-    number: the mark of the exception.
-    frames: the thread and the task whose frames it has left.
-    cancelled: whether it was a task's CancelledError.
+    number: the exception's mark.
+    frames: the thread and the task whose frames the exception has left.
+    cancelled: whether the exception is a task's CancelledError.
     """
 
     number: int
@@ -74,16 +74,16 @@ class _Unwound:
 _unwound: dict[str, _Unwound] = {}
 """The loops that exceptions have unwound, by key."""
 _on_unwound: Callable[[bool], object] | None = None
-"""Called with whether there are such loops; None while exceptions simply end loops."""
+"""Called with whether such loops exist; None while an exception simply ends a loop."""
 _numbers = itertools.count(1)
 _MARK = "_spark_fast_unwound"
 _UNMARKED = 0
 _CHAIN_MAX = 1000
-"""Exceptions of one chain that are searched for marks."""
+"""The most exceptions of one chain that are searched for marks."""
 
 
 def enter(key: str, iterable: Iterable[object], owner: int) -> Place:
-    """Return the place of the loop `owner` that begins now, or goes on.
+    """Return the place of the loop `owner`, which begins now or goes on.
 
     Raises RuntimeError if another living loop has this key.
     """
@@ -95,7 +95,7 @@ def enter(key: str, iterable: Iterable[object], owner: int) -> Place:
         place = _places.get(key)
         if place is not None and _unwound.pop(key, None) is not None:
             gone_place, place = _drop(place), None  # a handler of that exception begins the loop anew
-        # After an unwinding, the object of a loop that is gone may still live: a traceback holds it, say.
+        # After an unwinding, a traceback, say, may still hold the object of a loop that is gone.
         gone = _unwinding == thread and place is not None and not place.claimed
         if place is not None and place.owner is not None and not gone:
             raise RuntimeError(
@@ -134,8 +134,8 @@ def enter(key: str, iterable: Iterable[object], owner: int) -> Place:
 
 
 def _ended_before(key: str, parent: Place | None) -> tuple[int, dict[str, Any]] | None:
-    """Return the items and the `kept` of a loop that had ended within this item of the outer loop, or before this line
-    of the script. None if it had not."""
+    """Return the number of items and the `kept` of a loop that had ended within this item of the outer loop, or,
+    without an outer loop, before this line of the script; None if it had not ended."""
     if parent is None:
         return ended_loops.passes(key)
     ends = parent.passed.get(key)
@@ -143,7 +143,7 @@ def _ended_before(key: str, parent: Place | None) -> tuple[int, dict[str, Any]] 
 
 
 def advance(place: Place) -> None:
-    """Note that the loop goes on to its next item, and forget the loops within the last one."""
+    """Note that the loop goes on to its next item, and forget the loops within the item before."""
     gone: list[object] = []
     if waiting():
         forget_unwound()
@@ -155,9 +155,9 @@ def advance(place: Place) -> None:
             if inner.owner is None:
                 gone.append(_drop(inner))
             elif inner.frames != place.frames:
-                inner.parent = None  # of a task that was started in this loop's body, and goes on beside it
+                inner.parent = None  # its task was started in this loop's body, and goes on in parallel
             else:
-                # It runs beside this loop, in a zip() say: this body has used its item, too.
+                # It runs alongside this loop, in a zip() say: the body of this loop has used its item, too.
                 gone.append(inner.item())
                 inner.come_round()
                 place.inner = True
@@ -166,13 +166,13 @@ def advance(place: Place) -> None:
 def leave(place: Place, error: BaseException | None, raised: BaseException | None = None) -> None:
     """Note that the loop was left.
 
-    error: the exception of its iterator; None if that raised none.
-    raised: the exception that unwinds the loop's frame; None if it was left by `break`, say.
+    error: the exception that the loop's iterator raised; None if it raised none.
+    raised: the exception that unwinds the loop's frame; None if a `break`, say, left the loop.
     """
     gone: object = None
     with _lock:
         loops = _loops.get(place.frames or (0, 0), [])
-        # By identity, and not only the last: generators can be left in any order.
+        # Found by identity, and not always the last: generators can be left in any order.
         loops[:] = [each for each in loops if each is not place]
         if not loops:
             _loops.pop(place.frames or (0, 0), None)
@@ -187,11 +187,11 @@ def leave(place: Place, error: BaseException | None, raised: BaseException | Non
             parent.ended.setdefault(place.key, []).append((place.handed, place.kept))
             gone = _drop(place)
         elif unwinding and (error is None or ended):
-            # Kept: the loop may go on, or the old code may go through it once more if the new code fails.
+            # Kept: the loop may go on, or the old code may run it again if the new code fails.
             place.owner = None
             place.over = ended
         elif isinstance(error, SparkInterrupt) and unwinding:
-            # It came through a generator, which can't go on. Loops within the generator keep their own places.
+            # The exception came through a generator, which can't go on. Loops in the generator keep their own places.
             gone, place.owner, place.iterator = place.iterator, None, None
         elif _on_unwound is not None and not ended and _may_go_on(error or raised):
             place.owner = None
@@ -206,7 +206,7 @@ def leave(place: Place, error: BaseException | None, raised: BaseException | Non
 
 
 def _may_go_on(error: BaseException | None) -> bool:
-    """Return whether the loop may go on after this exception, if that ends the script."""
+    """Return whether the loop may go on after this exception, should it end the script."""
     return error is not None and not isinstance(error, (SparkInterrupt, KeyboardInterrupt, SystemExit))
 
 
@@ -216,7 +216,7 @@ def _is_cancellation(error: BaseException | None) -> bool:
 
 
 def _frames() -> tuple[int, int]:
-    """Return this thread, and the task that it runs, zero for none. Quick, since finalizers call it."""
+    """Return this thread and the task that it runs, zero for none. This must be quick, since finalizers call it."""
     tasks = sys.modules.get("asyncio.tasks")
     events = sys.modules.get("asyncio.events")
     loop = events._get_running_loop() if tasks is not None and events is not None else None
@@ -225,7 +225,7 @@ def _frames() -> tuple[int, int]:
 
 
 def _mark(error: BaseException | None) -> int:
-    """Return the mark of the exception, after marking it. A GeneratorExit is no part of the exception's chain."""
+    """Mark the exception, if it has no mark; return the mark. A GeneratorExit gets none, since no chain contains it."""
     if isinstance(error, GeneratorExit):
         return _UNMARKED
     if error is None:
@@ -238,7 +238,7 @@ def _mark(error: BaseException | None) -> int:
 
 
 def _mark_of(error: BaseException) -> int:
-    """Return the mark of this exception alone. Attribute methods of its class are not called."""
+    """Return the mark of this exception alone. Calls no attribute methods of its class."""
     try:
         number: int = BaseException.__getattribute__(error, _MARK)
     except AttributeError:
@@ -247,12 +247,12 @@ def _mark_of(error: BaseException) -> int:
 
 
 def _marks(error: BaseException | None) -> set[int]:
-    """Return the marks of an exception, of those that it was raised from or during, and of the members of groups."""
+    """Return the marks of all exceptions in a chain()."""
     return {_mark_of(each) for each in chain(error)}
 
 
 def chain(error: BaseException | None) -> list[BaseException]:
-    """Return an exception, those that it was raised from or during, and members of groups, a thousand at the most."""
+    """Return an exception, those that it was raised from or during, and the members of groups: a thousand at most."""
     return list(itertools.islice(whole_chain(error), _CHAIN_MAX))
 
 
@@ -272,7 +272,7 @@ def whole_chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def forget_unwound() -> None:
-    """Forget loops that an exception has unwound, if the calling code is what it has left and no longer handles it."""
+    """Forget loops that an exception has unwound, if this is the unwound code and it handles the exception no more."""
     handled = sys.exception()
     marks = _marks(handled)
     frames = _frames()
@@ -284,7 +284,7 @@ def forget_unwound() -> None:
                 del _unwound[key]
                 if place is not None:
                     gone.append(_drop(place))
-        # Loops of a task or a thread that ended wait for the next loop with their key, or for the script's end.
+        # The loops of an ended task or thread wait for the next loop with their key, or for the script's end.
         if not any(unwound.frames == frames for unwound in _unwound.values()) and _on_unwound is not None:
             _on_unwound(False)
     del gone
@@ -296,20 +296,20 @@ def waiting() -> bool:
 
 
 def keep_after_errors(on_unwound: Callable[[bool], object] | None) -> None:
-    """Keep the places of loops that an exception unwinds; with None, exceptions end loops from now on.
+    """Keep the places of loops that an exception unwinds; with None, let exceptions end loops from now on.
 
-    on_unwound: called with True when a place waits, so that the next checkpoints call forget_unwound(), and with False
-        when none does. A finalizer may call it with a lock held, so it must be quick and take no lock.
+    on_unwound: called with True when a place begins to wait, so that the next checkpoints call forget_unwound(), and
+        with False when none waits any more. It must be quick and take no lock, since a finalizer may call it while a
+        lock is held.
     """
     global _on_unwound
     _on_unwound = on_unwound
 
 
 def set_aside(thread: int, error: BaseException | None = None) -> list[Place]:
-    """Remove places and return them, until bring_back(): code runs that has loops of its own.
+    """Remove the places of this thread's loops; return them for bring_back(), before code with other loops runs.
 
-    error: the exception that has ended the script. Of the loops that exceptions have unwound, those of others are
-        dropped.
+    error: the exception that has ended the script. The places of loops that other exceptions have unwound are dropped.
     """
     global _unwinding
     marks = _marks(error) | {_UNMARKED}
@@ -319,7 +319,7 @@ def set_aside(thread: int, error: BaseException | None = None) -> list[Place]:
             _unwinding = None
         first = min((each.number for each in _unwound.values() if each.number in marks - {_UNMARKED}), default=None)
         for key, unwound in _unwound.items():
-            # A task group cancels the other tasks when one has failed.
+            # Cancelled later: a task group cancels its other tasks when one has failed.
             after = unwound.cancelled and first is not None and unwound.number > first
             if key in _places and unwound.number not in marks and not after:
                 gone.append(_drop(_places[key]))
@@ -335,9 +335,9 @@ def set_aside(thread: int, error: BaseException | None = None) -> list[Place]:
 
 
 def begin_anew(aside: Iterable[Place], *, new_code: bool) -> list[str]:
-    """Make loops begin at their first items if their iterators have raised and can't go on; return their keys.
+    """Have loops whose iterators have raised and can't go on begin at their first items; return their keys.
 
-    new_code: whether the code that runs next is not the one that made the iterators.
+    new_code: whether the code that runs next differs from the code that made the iterators.
     """
     gone = []
     keys = []
@@ -349,16 +349,17 @@ def begin_anew(aside: Iterable[Place], *, new_code: bool) -> list[str]:
 
 
 def _is_over(iterator: object) -> bool:
-    """Return whether it is a generator that its own exception has ended: it would yield nothing more."""
+    """Return whether this is a generator that its own exception has ended, and that would yield nothing more."""
     return getattr(iterator, "gi_frame", iterator) is None
 
 
 _DEPTH = 3
-"""How deep nested iterators are searched: one may be in an enumerate() that is in a zip()."""
+"""How deep to search nested iterators: a zip() may contain an enumerate() that contains one."""
 
 
 def _has_workers(iterator: object) -> bool:
-    """Return whether it is the iterator of a DataLoader whose worker processes run the code that they began with."""
+    """Return whether this is, or contains, a DataLoader's iterator with worker processes, which still run the old
+    code."""
     found = [iterator]
     for _ in range(_DEPTH):
         for each in found:
@@ -369,7 +370,7 @@ def _has_workers(iterator: object) -> bool:
 
 
 def bring_back(aside: Iterable[Place]) -> None:
-    """Put back the places that set_aside() removed: the script is about to run again."""
+    """Put back the places that set_aside() removed, before the script runs again."""
     gone: list[object] = []
     with _lock:
         for place in aside:
@@ -381,8 +382,8 @@ def bring_back(aside: Iterable[Place]) -> None:
 
 
 def _drop(place: Place) -> object:
-    """Forget a place; return its iterator and item, which the caller drops without the lock: that may run code of the
-    user's."""
+    """Forget a place; return its iterator and item. The caller drops them without the lock, since that may run code of
+    the user."""
     if _places.get(place.key) is place:
         del _places[place.key]
     gone = place.iterator, place.item()
@@ -394,14 +395,14 @@ def _drop(place: Place) -> object:
 
 
 def unwind(thread: int) -> None:
-    """Have the loops of this thread that are left keep their places from now on, until settle()."""
+    """Let this thread's loops keep their places when they are left, until settle()."""
     global _unwinding
     with _lock:
         _unwinding = thread
 
 
 def abandon(thread: int) -> None:
-    """Note that the frames of this thread's loops are gone.
+    """Note that the frames of this thread's loops no longer exist.
 
     A loop in a generator lives on if an outer loop goes on with that generator.
     """
@@ -418,7 +419,7 @@ def _forget_frames(thread: int) -> None:
 
 
 def settle() -> None:
-    """Drop the places of loops that the new code, which has proved itself, has left since it began."""
+    """Drop the places of loops that the new code has left since it began: it has proved itself."""
     global _unwinding
     with _lock:
         _unwinding = None
@@ -433,14 +434,14 @@ def kept() -> list[str]:
 
 
 def living(thread: int) -> list[str]:
-    """Return the keys of the loops that this thread is in, and of those that wait to go on, for messages."""
+    """Return the keys of this thread's living loops, and of those that wait to go on, for messages."""
     with _lock:
         return sorted(key for key, place in _places.items() if place.thread == thread or place.owner is None)
 
 
 def forget_after_fork() -> None:
-    """In a forked child: take a new lock, since another thread of the parent may hold the old one. A child is never
-    reloaded."""
+    """Make a new lock in a forked child, since another thread of the parent may hold the old one. Keep no places for
+    reloads or errors: a child is never reloaded."""
     global _lock, _unwinding, _on_unwound
     _lock = threading.RLock()
     _unwinding = _on_unwound = None

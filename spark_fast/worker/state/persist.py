@@ -1,4 +1,4 @@
-"""Values that outlive a reload of the code: persist() and its like."""
+"""Values that outlive a reload of the code: persist(), has_persisted() and so on."""
 
 import threading
 from collections.abc import Callable
@@ -12,7 +12,7 @@ Value = TypeVar("Value")
 
 
 class _Making:
-    """The making of one key's value."""
+    """The lock of a key whose value is being made, and the thread that makes it."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -26,9 +26,9 @@ class Persisted:
         self._values: dict[str, object] = {}
         self._lock = threading.RLock()
         self._making: dict[str, _Making] = {}
-        """The keys whose values are being made."""
+        """The makings in progress, by key."""
         self.before_making: Callable[[], object] = bool
-        """Called before a value is made. The package replaces it, where a notebook's cells are to be patched."""
+        """Called before a value is made. The package replaces it, to patch a notebook's cells."""
 
     def get(self, key: str, initializer: Callable[[], Value]) -> Value:
         """Return the value of this key, made by `initializer()` if there is none: see persist()."""
@@ -44,7 +44,7 @@ class Persisted:
         if making.thread == threading.get_ident():
             raise RuntimeError(f"the initializer of {key!r} asks for {key!r} itself")
         with making.lock:
-            # Another thread may remove the stored value in between.
+            # One look-up, since another thread may remove the stored value at any time.
             value: object = self._values.get(key, making)
             if value is making:
                 making.thread = threading.get_ident()
@@ -69,30 +69,31 @@ class Persisted:
         self._values.clear()
 
     def snapshot(self) -> dict[str, object]:
-        """Return the values as they are now, for restore()."""
+        """Return the present values, for restore()."""
         return dict(self._values)
 
     def restore(self, values: dict[str, object]) -> None:
-        """Keep the values of a snapshot and no others: new code that failed leaves no value behind."""
+        """Keep the values of a snapshot and no others, so that new code that failed leaves no value behind."""
         replace_items(self._values, values)
 
     def after_fork(self) -> None:
-        """In a forked child: forget what another thread of the parent was making, and the lock that it may hold."""
+        """Forget, in a forked child, what other threads of the parent were making, and the lock that one may hold."""
         self._lock = threading.RLock()
         self._making.clear()
 
 
 current = Persisted()
-"""The persisted values of this process. Its forked children have them too."""
+"""The persisted values of this process. Its forked children inherit them."""
 
 
 def persist(key: str, initializer: Callable[[], Value]) -> Value:
     """Return the value of this key, made by `initializer()` the first time in the life of the process.
 
-    A persisted value lives on when the code is replaced, and its classes run the new methods. Costs some 100 ns once
-    the value is there. Threads that ask for one key at the same time run one initializer; an initializer may persist
-    other keys. One that raises stores nothing, and the next call runs one again. Raises RuntimeError if an initializer
-    asks for its own key. A forked child has what its parent had. `spark-fast reset` starts a process with nothing.
+    A persisted value lives on when a reload replaces the code, and its methods are then those of the new code. A call
+    costs some 100 ns once the value exists. If several threads ask for one key at the same time, one initializer runs.
+    An initializer may persist other keys. If it raises, nothing is stored, and the next call runs an initializer again.
+    Raises RuntimeError if an initializer asks for its own key. A forked child inherits its parent's values.
+    `spark-fast reset` starts a process without any.
     """
     return current.get(key, initializer)
 

@@ -1,8 +1,8 @@
-"""Values and functions that controllers see: read and set, and called, from outside.
+"""Exposed values and functions: controllers read and set the values, and call the functions.
 
-A value stands in three places: in the state object that the script reads and assigns, on the board for readers, and in
-the description (runfiles/schema.py) with its limits. The state object is the truth; a run without a board, since
-nothing controls it, has that alone.
+A value is in three places: in the state object that the script reads and assigns, on the board for readers, and, with
+its limits, in the description (runfiles/schema.py). The state object decides. A run that nothing controls has no board
+and no description, but it has the state object.
 """
 
 import inspect
@@ -42,10 +42,10 @@ _KINDS = {"number": _core.FLOAT, "integer": _core.INTEGER, "boolean": _core.BOOL
 
 def _same(one: object, other: object) -> bool:
     if tensors.is_tensor(one) or tensors.is_tensor(other):
-        return True  # what a tensor holds changes all the time: that it is exposed again says nothing
+        return True  # a tensor's content changes all the time, so a new tensor is no new initial value
     try:
         return type(one) is type(other) and (one is other or json_bytes(one) == json_bytes(other))
-    except (TypeError, ValueError):  # the script has put something into it since that is no JSON
+    except (TypeError, ValueError):  # the script has since put something into it that is no JSON
         return False
 
 
@@ -57,7 +57,7 @@ def _as_json(name: str, found: object) -> bytes:
 
 
 class SetterError(Exception):
-    """The on_set of a value has raised; the error is its cause."""
+    """The on_set function of a value has raised `error`."""
 
     def __init__(self, name: str, error: BaseException) -> None:
         super().__init__(name)
@@ -75,15 +75,15 @@ class Registry:
         self._functions: dict[str, tuple[Callable[..., object], Function]] = {}
         self._lock = threading.RLock()
         self._folder: Path | None = None
-        """The run folder that has the board; None if there is none."""
+        """The run folder with the board; None if there is no board."""
         self._origins: dict[str, str] = {}
-        """The module that has exposed each name."""
+        """The module that exposed each name."""
         self._stale: set[str] = set()
-        """Names that modules which are executed anew have not exposed again."""
+        """Names of modules that are executed again, and that have not exposed them again yet."""
         self._cells: dict[str, int] = {}
-        """The cells of values that are exposed no more, for those that come back."""
+        """The cells of values that are no longer exposed, to use again if the values come back."""
         self._sent: dict[str, tuple[int, object]] = {}
-        """What controllers have set, each with a number that grows."""
+        """The values that controllers have set, each with an increasing number."""
         self._numbers = count(1)
         self._warned: set[str] = set()
         self._state = State(self._found, self._assign)
@@ -102,10 +102,10 @@ class Registry:
                 initial = each.initial if isinstance(each, ExposedValue) else each
                 if not tensors.is_tensor(initial):
                     before = self._declared.get(name)
-                    if before is None or before.initial is not initial:  # what the script has put into it since, it may
+                    if before is None or before.initial is not initial:  # else the script may have changed it
                         _as_json(name, initial)
                     continue
-                # It is kept as long as the run lives: what it was computed from is not to be.
+                # The tensor is kept as long as the run lives, but its computation graph must not be.
                 initial = tensors.detached(name, initial)
                 given[name] = replace(each, initial=initial) if isinstance(each, ExposedValue) else initial
         functions = {}
@@ -129,10 +129,11 @@ class Registry:
 
     @contextmanager
     def _exclusively(self) -> Iterator[None]:
-        """Hold the locks while what is exposed changes.
+        """Hold the locks for a change of the exposed values and functions.
 
-        A signal handler may pass a checkpoint in between. So the locks that a checkpoint takes are taken first, in the
-        checkpoint's order. What is removed may run code of the user's as it goes: it goes when the locks are released.
+        A signal handler may pass a checkpoint during this. So the locks that a checkpoint takes are taken first, in the
+        checkpoint's order. Removed objects are kept until the locks are released, since their finalizers may run code
+        of the user.
         """
         with nullcontext() if session.begun() else attach_lock, session.current.lock, self._lock:
             before = dict(self._functions), dict(self._declared), [it.value for it in self._found.values()]
@@ -157,7 +158,7 @@ class Registry:
             self._cells[name] = it.index
 
     def connect(self, place: Path | None) -> None:
-        """Show what is exposed on the board of the run in this folder; None for no run. Never raises an Exception."""
+        """Show the values on the board of the run in this folder; None for no run. Never raises an Exception."""
         with self._exclusively():
             if place is None:
                 for name, it in self._found.items():
@@ -198,7 +199,7 @@ class Registry:
     def _put(self, name: str, it: Exposed, value: object) -> None:
         try:
             self._state[name] = value
-        except (TypeError, ValueError) as error:  # the script has put something into it since that is no JSON
+        except (TypeError, ValueError) as error:  # the script has since put something into it that is no JSON
             it.value = value
             self._warn(name, f"the exposed value {name} can't be shown: {error}")
 
@@ -209,7 +210,7 @@ class Registry:
     def _describe(self) -> None:
         if self._folder is None:
             return
-        with self._exclusively():  # the last that is written is the newest
+        with self._exclusively():  # so that the last description written is the newest
             exposures = Exposures(
                 dict(self._limits), {name: described for name, (_, described) in self._functions.items()}
             )
@@ -226,7 +227,7 @@ class Registry:
             stderr.warn(text)
 
     def _assign(self, name: str, it: Exposed | None, found: object) -> None:
-        """Assign a value. The state object calls this for all but plain numbers of a value that is on the board."""
+        """Assign a value. The state object calls this, except for a plain number of a value that is on the board."""
         if it is None:
             if name in self._functions:
                 raise AttributeError(f"{name!r} is an exposed function, and no value")
@@ -239,14 +240,14 @@ class Registry:
         if it.index < 0 or self._folder is None:
             return
         limits = self._limits.get(name)
-        if limits is None:  # exposed no more, since a moment ago
+        if limits is None:  # another thread has just ended the exposure
             return
         kind = type_of(found)
         try:
             if kind not in _KINDS or not it.fast or (isinstance(found, int) and not -(1 << 63) <= found < 1 << 63):
                 _core.board_put_text(it.index, text)
             elif isinstance(found, (int, float)) and kind in (limits.type, "integer") and limits.type != "boolean":
-                _core.board_put_number(it.index, found)  # of a subclass: a number of NumPy's, an IntEnum
+                _core.board_put_number(it.index, found)  # an instance of a subclass: a NumPy number, an IntEnum
             if kind != limits.type and not (kind == "integer" and limits.type == "number"):
                 # The script has changed the type; controllers may set values of the new type.
                 self._limits[name] = replace(limits, type=kind, min=None, max=None, step=None, choices=None)
@@ -260,8 +261,9 @@ class Registry:
     def set_values(self, given: Mapping[str, object]) -> None:
         """Set these values for a controller, all or none.
 
-        Raises UnfitError if one does not fit, and SetterError if an on_set raises. Then the on_set functions that were
-        called before are called again, with the old values. An exception of these calls becomes a warning.
+        Raises UnfitError if a value does not fit, and SetterError if an on_set raises. After the latter, the on_set
+        functions that were called already are called again, with the old values. If one of those calls raises, a
+        warning says so.
         """
         fitting = {name: fit(name, self._limits[name], value) for name, value in given.items()}
         called: list[str] = []
@@ -282,9 +284,9 @@ class Registry:
             self._sent[name] = next(self._numbers), value
 
     def _take_back(self, names: Sequence[str]) -> BaseException | None:
-        """Hand the values that these have to their on_set: another value that was to be set with them was not set.
+        """Call the on_set of these values with the old values, since another value of the request could not be set.
 
-        Returns what is to leave the loop, an interrupt say, if that was raised meanwhile.
+        Returns the exception that must leave the loop, an interrupt say, if one was raised during this.
         """
         escaped: BaseException | None = None
         for name in reversed(names):
@@ -312,17 +314,17 @@ class Registry:
         return self._declared[name].on_set is not None
 
     def listed(self, what: str) -> list[str]:
-        """Return the names of the exposed values, or of the functions."""
+        """Return the names of the exposed values or functions."""
         return sorted(self._found if what == "value" else self._functions)
 
     def expect_again(self, modules: Iterable[str]) -> None:
-        """Have commit() remove what these modules, which are executed anew, have exposed and don't expose again."""
+        """Have commit() remove what these modules exposed and, executed again, don't expose again."""
         with self._exclusively():
             again = set(modules)
             self._stale.update(name for name, origin in self._origins.items() if origin in again)
 
     def commit(self) -> None:
-        """Remove what new code, which has proved itself, has not exposed again."""
+        """Remove what the new code, which has proved itself, has not exposed again."""
         with self._exclusively():
             if self._stale:
                 for name in self._stale:
@@ -333,7 +335,7 @@ class Registry:
                 self._describe()
 
     def snapshot(self) -> tuple[Any, ...]:
-        """Return what is exposed now, for restore()."""
+        """Return the present values and functions, for restore()."""
         with self._exclusively():
             values = {name: it.value for name, it in self._found.items()}
             return (
@@ -347,9 +349,9 @@ class Registry:
             )
 
     def restore(self, before: tuple[Any, ...]) -> None:
-        """Expose what a snapshot had, and nothing else: new code that failed leaves nothing behind.
+        """Expose the content of a snapshot and nothing else, so that new code that failed leaves nothing behind.
 
-        A value that a controller has set since stays set, since the controller was told that it is.
+        A value that a controller has set in between stays set, since the controller was told that it is set.
         """
         when: int
         values: dict[str, Any]
@@ -370,40 +372,40 @@ class Registry:
             self._describe()
 
     def after_fork(self) -> None:
-        """In a forked child: leave the board, which is the parent's, and a lock that another thread may hold."""
+        """Give up, in a forked child, the parent's board, and the lock that another thread of the parent may hold."""
         self._lock = threading.RLock()
         self._folder = None
         _core.board_forget()
 
 
 current = Registry()
-"""What this process exposes, and its forked children too."""
+"""What this process exposes. Its forked children inherit it."""
 
 
 def expose(bindings: Mapping[str, Any] | None = None, /, **more: Any) -> State:
-    """Show values to controllers, which may change them, and functions, which they may call.
+    """Show values and functions to controllers, which may change the values and call the functions.
 
         state = spark.expose(lr=1e-3, loss=0.0, evaluate=evaluate)
 
     Args:
-        bindings, more: names, and what they stand for: a number, a bool, a str, dicts and lists of these (JSON), a
-            tensor of one element, a value() with limits, a function, or a function() with the ranks that call it. A
-            class instance that can be called counts as a function.
+        bindings, more: the names, each with its value or function: a number, a bool, a str, dicts and lists of these
+            (JSON), a tensor of one element, a value() with limits, a function, or a function() with the ranks that call
+            it. A class instance that can be called counts as a function.
 
-    Returns the state object, one for the process: `state.loss = 0.5` shows up in every controller, `state.lr` reads
-    what was set last. What a controller sets shows up at a checkpoint and only there, also while the run is parked.
-    Assigning a number costs some tens of nanoseconds, JSON some microseconds; of JSON, what is changed within it is
-    seen when it is assigned again. A tensor on an accelerator is copied only while somebody looks, a few times a
-    second, and nobody waits for it.
+    Returns the state object, of which the process has one: `state.loss = 0.5` shows up in every controller, `state.lr`
+    reads the value that was set last. A value that a controller sets changes only at a checkpoint, also at one where
+    the run is parked. Assigning a number costs some tens of nanoseconds, JSON some microseconds. To show a change
+    within a list or a dict, assign it again. A tensor on an accelerator is copied only while a controller reads it, a
+    few times a second, and the loop never waits for the copy.
 
-    A function is called at a checkpoint, on the thread that passes it, also while the run is parked, with JSON
-    arguments; what it returns must be JSON. An exception in it goes to the caller and not to the loop. Checkpoints that
-    it passes itself are no steps, and cost some microseconds each; a stop or a reload that comes meanwhile is raised
-    from them.
+    A function is called at a checkpoint, also at one where the run is parked, on the thread that passes it. Its
+    arguments and its result must be JSON. An exception in it goes to the caller and not to the loop. Checkpoints that
+    the function passes are no steps, and cost some microseconds each; they raise a stop or a reload that comes during
+    the call.
 
-    May be called again, to add names and after a reload: a value keeps what it is, unless its initial value is another
-    than the last time; what new code does not expose again is gone. Raises TypeError for what is neither JSON nor a
-    function, ValueError for a name that is no str of 1 to 64 characters. Never fails for reasons of the run's: without
-    control, the state object works alone.
+    You may call this again, to add names, and after a reload. A value then stays, unless its initial value differs from
+    the one given before. A name that new code does not expose again is removed. Raises TypeError for anything that is
+    neither JSON nor a function, ValueError for a name that is no str of 1 to 64 characters. Problems of the run's
+    control raise nothing: the state object works without it.
     """
     return current.expose({**(bindings or {}), **more}, str(sys._getframe(1).f_globals.get("__name__")))

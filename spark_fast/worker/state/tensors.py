@@ -1,8 +1,8 @@
-"""Exposed tensors of one element, of any library whose tensors have `item()`. No library is imported for them.
+"""Shows exposed tensors of one element, from any library whose tensors have `item()`, without importing the library.
 
-A tensor in the host's memory is read at once. A tensor on an accelerator is copied only while a controller looks at the
-values, a few times a second, into pinned memory and followed by an event. A later assignment takes the number once the
-event shows that the copy is done. So the training never waits for a display.
+A tensor in the host's memory is read at once. A tensor on an accelerator is copied only while a controller reads the
+values, a few times a second. The copy goes into pinned memory, with an event behind it. A later assignment takes the
+number once the event shows that the copy is complete. So the training never waits for a display.
 """
 
 import sys
@@ -15,13 +15,13 @@ from spark_fast._core import Exposed
 __all__ = ["assign", "detached", "is_tensor"]
 
 _LOOKED = 3.0
-"""Seconds for which a controller counts as looking after it has read the values."""
+"""Seconds after a controller's last reading of the values for which copies are still made."""
 _APART = 0.25
 """Seconds between two copies of one value."""
 
 
 class _Copy:
-    """A copy of one number, on its way to the host."""
+    """A copy of one number to the host."""
 
     def __init__(self, tensor: Any) -> None:
         torch = sys.modules["torch"]
@@ -34,13 +34,13 @@ class _Copy:
 
     def begin(self, tensor: Any) -> None:
         self._host.copy_(tensor.reshape(()), non_blocking=True)
-        # In the copy's stream. By default an event is in the stream of the current device, which may be another one.
+        # In the copy's stream. The default is a stream of the current device, which may be another device.
         self._event.record(self._stream_of(self.device))
         self.began = time.monotonic()
         self.pending = True
 
     def take(self) -> float | None:
-        """Return the number once if the copy is done, else None."""
+        """Return the number, only once, if the copy is complete; else None."""
         if not self.pending or not self._event.query():
             return None
         self.pending = False
@@ -52,7 +52,7 @@ _given_up: set[str] = set()
 
 
 def is_tensor(found: object) -> bool:
-    """Return whether the object is no plain number, but holds numbers as tensors and arrays do."""
+    """Return whether the object holds numbers as tensors and arrays do, and is no plain value."""
     return not isinstance(found, (bool, int, float, str, dict, list, tuple)) and callable(getattr(found, "item", None))
 
 
@@ -70,7 +70,7 @@ def detached(name: str, found: Any) -> Any:
 def assign(it: Exposed, found: Any) -> object:
     """Put the number of a tensor on the board, now or later; return the tensor without its computation graph.
 
-    Raises TypeError if it has more than one element, or one that is no number.
+    Raises TypeError if the tensor has more than one element, or its element is no number.
     """
     found = detached(it.name, found)
     if it.index < 0:

@@ -1,4 +1,4 @@
-"""Updates a class object in place: it gets all that a new class of the same name has."""
+"""Updates a class object in place: it gets the content of a new class of the same name."""
 
 import functools
 from abc import ABCMeta
@@ -15,17 +15,17 @@ from spark_fast.worker.reload.patching.undo import EMPTY, UndoLog, cell_contents
 
 __all__ = ["bases_differ", "find_class", "layout_difference", "listed", "update_class", "update_methods"]
 
-# These belong to the class object itself. Abstract methods are updated separately.
+# These attributes belong to the class object itself. Abstract methods are updated separately.
 _ITS_OWN = {"__dict__", "__weakref__", "_abc_impl", "__abstractmethods__"}
 _TupleField = type(vars(namedtuple("_One", "field"))["field"])
 
 
 def find_class(value: object, namespace: dict[str, Any], module: str, qualname: str) -> type | None:
-    """Find the class that a `class` statement of this namespace made, within what decorators made of it."""
+    """Find the class that a `class` statement of this namespace made, also within the result of its decorators."""
     for part in parts(value):
         kind = part if isinstance(part, type) else type(part)
         found = [cls for cls in kind.__mro__ if cls.__qualname__ == qualname and cls.__module__ == module]
-        # A class that a decorator made from ours has its names, too. So has a namedtuple that is a base of our class.
+        # A class that a decorator made from ours has our class's names, too; so has a namedtuple that is its base.
         ours = [cls for cls in found if _has_body_in(cls, namespace, qualname)]
         bare = [cls for cls in found if "__wrapped__" not in vars(cls)]
         if found:
@@ -37,7 +37,7 @@ def find_class(value: object, namespace: dict[str, Any], module: str, qualname: 
 
 
 def _has_body_in(cls: type, namespace: dict[str, Any], qualname: str) -> bool:
-    """Whether a `class` statement of this namespace made the class, by the functions in it."""
+    """Return whether a `class` statement of this namespace made the class, judging by its functions."""
     return any(
         isinstance(part, FunctionType)
         and part.__globals__ is namespace
@@ -75,11 +75,11 @@ def _point_cells(old: type, new: type) -> None:
 def update_class(
     old: type, new: type, removed: set[str], functions: FunctionPatcher, refuse: Callable[[str], Exception]
 ) -> None:
-    """Give the old class all that the new one has.
+    """Give the old class the content of the new one.
 
     removed: the names that the old source bound in the class. If the new class lacks them, they are removed. Other
-        names that only the old class has were set at run time, and stay. But names like `__this__` are removed, too:
-        decorators such as dataclass make them, and would find them made.
+        names that only the old class has were set at run time, and stay. But names like `__this__` are removed, too,
+        since decorators such as dataclass make them, and would skip those that exist.
     refuse: makes the error to raise, from a reason.
     """
     log = functions.log
@@ -112,7 +112,7 @@ def update_class(
 def update_methods(old: type, holder: type, names: Set[str], functions: FunctionPatcher) -> None:
     """Give the old class the methods of these names, or its docstring, from a class that has only these.
 
-    holder: that class. The old class loses the names that it lacks.
+    holder: the class with only these methods. The old class loses the given names that `holder` lacks.
     """
     _point_cells(old, holder)
     for name in names:
@@ -145,7 +145,7 @@ def _update_attributes(
 def _attribute(
     have: Any, value: Any, old: type, new: type, stands: dict[int, object], functions: FunctionPatcher
 ) -> object:
-    """Return what the attribute of the old class is to be."""
+    """Return the value that the attribute of the old class must get."""
     if have is value:
         return have
     if value is new:
@@ -191,7 +191,7 @@ def _method(have: FunctionType, value: FunctionType, functions: FunctionPatcher)
     if have.__qualname__ != value.__qualname__ or have.__module__ != value.__module__:
         functions.code_changed = True  # it was set at run time, or another function has this name now
         return value
-    # Its decorators changed. Bound references to the old function are to call the new one.
+    # The decorators changed. Bound references to the old function must call the new one.
     raw = functions.find(have, value.__globals__, value.__qualname__)
     stays = functions.adopt(raw, value) if raw is not None and are_of_one_def(raw, value) else value
     if stays is not have:

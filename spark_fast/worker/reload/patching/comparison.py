@@ -53,7 +53,7 @@ class Comparison:
         self.changed_names = {
             name
             for name in self._had.keys() | has.keys()
-            # If a definition stands in several branches, another branch may be taken now.
+            # If a definition is in several branches, the new code may take another one.
             if (name not in self.unchanged or len(old.definitions[name]) > 1)
             and not _same_nodes(old, self._had.get(name, []), new, has.get(name, []))
         }
@@ -77,9 +77,9 @@ def calls_of(source: Source) -> dict[str, ast.Assign | ast.AnnAssign]:
 
 
 def altered_later(source: Source) -> dict[str, set[str]]:
-    """Return the names of classes that the top level changes after their definition, each with these attributes.
+    """Return the names of the classes that the top level changes after their definition, with the changed attributes.
 
-    Statements assign an attribute of the class, or hand the class to a call.
+    The top level assigns an attribute of such a class, or passes the class to a call.
     """
     found: defaultdict[str, set[str]] = defaultdict(set)
     for statement in source.tree.body:
@@ -133,12 +133,12 @@ def first_difference(old: Source, had: ast.ClassDef, new: Source, has: ast.Class
 
 
 def is_method(node: ast.stmt) -> bool:
-    """Whether the statement, in the body of a class, defines a method."""
+    """Return whether the statement, in the body of a class, defines a method."""
     return isinstance(node, _FUNCTIONS)
 
 
 def same_node(old: Source, had: ast.stmt, new: Source, has: ast.stmt) -> bool:
-    """Whether both statements are equal. Compares their text first, which is faster."""
+    """Return whether both statements are equal. Compares their text first, which is faster."""
     return old.segment(had) == new.segment(has) or _same(had, has)
 
 
@@ -154,9 +154,9 @@ def changed_methods(old: Source, had: ast.ClassDef, new: Source, has: ast.ClassD
 
 
 def unfit_method(old: Source, had: ast.ClassDef, new: Source, has: ast.ClassDef, plain: bool) -> ast.AST | None:
-    """Return the first changed method that can't be taken over alone, without the rest of the class; None if all can.
+    """Return the first changed method that can't be updated without the rest of the class; None if all can.
 
-    plain: whether methods with decorators of libraries can't be taken over either.
+    plain: whether methods with decorators of libraries can't be updated alone either.
     """
     olds, news = _methods(had), _methods(has)
     changed = changed_methods(old, had, new, has) - {"__doc__"}
@@ -165,7 +165,7 @@ def unfit_method(old: Source, had: ast.ClassDef, new: Source, has: ast.ClassDef,
         before, after = olds.get(name, []), news.get(name, [])
         at = after[0] if after else has
         if name.startswith("__") and name.endswith("__") and not (before and after):
-            return at  # a class keeps more than the method by such a name
+            return at  # under such a name, a class keeps more than the method
         words = [[ast.unparse(each) for each in node.decorator_list] for node in (*before, *after)]
         if before and after and [*map(len, words[: len(before)])] != [*map(len, words[len(before) :])]:
             return at
@@ -237,7 +237,7 @@ def _names_outside_body(node: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str
 
 
 def _same(had: ast.AST, has: ast.AST) -> bool:
-    """Whether both nodes are equal but for their places in the file. Ends at the first difference."""
+    """Return whether both nodes are equal but for their places in the file. Stops at the first difference."""
     waiting: list[tuple[object, object]] = [(had, has)]
     while waiting:
         one, other = waiting.pop()

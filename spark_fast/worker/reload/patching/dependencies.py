@@ -1,4 +1,4 @@
-"""Finds out what a definition depends on when it is executed, and whether any of that has changed."""
+"""Finds the names on which a definition depends as it is executed, and whether their meaning has changed."""
 
 import ast
 import functools
@@ -24,7 +24,7 @@ class Reloaded(Protocol):
     """A module of the transaction.
 
     Attributes:
-        kept: the qualified names of the classes that stay, or of which only methods change.
+        kept: the qualified names of the classes that stay, or whose methods alone change.
         remade: the qualified names of the classes that were executed again.
     """
 
@@ -37,7 +37,7 @@ class Reloaded(Protocol):
 
 
 class _Needs(NamedTuple):
-    """Names that a statement looks up as it is executed: base classes, functions that it calls, and all others."""
+    """Names that a statement looks up as it is executed: base classes, called functions, and all others."""
 
     bases: set[Dotted]
     called: set[Dotted]
@@ -45,7 +45,7 @@ class _Needs(NamedTuple):
 
 
 class Dependencies:
-    """Tells whether a statement with unchanged text would do the same again.
+    """Decides whether a statement with unchanged text would have the same effect again.
 
     modules: the modules of the transaction, by the id of their namespaces. The patch adds to this mapping.
     """
@@ -57,12 +57,12 @@ class Dependencies:
     def first_change(
         self, module: Reloaded, node: ast.AST, *, instances_live_on: bool = False, runs_functions: bool = True
     ) -> str | None:
-        """Return the first name that the statement looks up and that means something else now; None if none does.
+        """Return the first name that the statement looks up and whose meaning has changed; None if there is none.
 
         node: the statement as it stands in the old source.
-        instances_live_on: whether an instance that the statement made counts as the same if its class is still there,
-            though methods of the class changed.
-        runs_functions: whether functions that the statement names without calling them may run as it is executed.
+        instances_live_on: whether an instance that the statement made counts as unchanged if its class stays, though
+            methods of the class changed.
+        runs_functions: whether functions that the statement names, but does not call, may run as it is executed.
 
         Follows functions of the transaction's modules through their bodies, since the statement may run them.
         """
@@ -84,7 +84,7 @@ class Dependencies:
         return None
 
     def is_edited(self, module: Reloaded, dotted: str) -> bool:
-        """Whether the edit changed the text that binds the name. If not, its execution gave another value."""
+        """Return whether the edit changed the text that binds the name. If not, the same text gave another value."""
         name, *rest = dotted.split(".")
         value = module.namespace.get(name, EMPTY)
         if rest and isinstance(value, ModuleType) and id(vars(value)) in self._modules:
@@ -95,7 +95,7 @@ class Dependencies:
         return home is not None and home is not module and _outermost(value) in home.comparison.changed_names
 
     def _any_changed(self, waiting: list[tuple[Reloaded, Dotted]]) -> bool:
-        """Whether one of the names means something else, or the definition of one leads to a name that does."""
+        """Return whether the meaning of one of the names has changed, or its definition leads to such a name."""
         seen: set[tuple[int, str]] = set()
         while waiting:
             module, dotted = waiting.pop()
@@ -130,7 +130,7 @@ class Dependencies:
         return names
 
     def _definitions_in(self, value: object) -> list[tuple[Reloaded, Dotted]]:
-        """Return the names of the transaction's definitions that the value is, or that it holds."""
+        """Return the names of the transaction's definitions that the value is or holds."""
         found: list[tuple[Reloaded, Dotted]] = []
         for part in parts(value):
             thing = part if isinstance(part, (type, FunctionType)) else type(part)
@@ -140,9 +140,9 @@ class Dependencies:
         return found
 
     def _base_changed(self, module: Reloaded, dotted: Dotted) -> bool:
-        """Whether a base class changed in a way that a subclass depends on when it is made.
+        """Return whether a base class changed in a way that a subclass depends on when it is made.
 
-        Its methods may change, but not those that Python calls when a subclass is made.
+        The base's methods may change, except those that Python calls when it makes a subclass.
         """
         base = _resolve(module.namespace, dotted)
         if not isinstance(base, type):
@@ -173,7 +173,7 @@ class Dependencies:
         return isinstance(value, FunctionType) and value is _resolve(module.old_namespace, dotted)
 
     def _is_kept_class(self, module: Reloaded, dotted: Dotted) -> bool:
-        """Whether the name means the same class as before, with the same fields."""
+        """Return whether the name means the same class as before, with the same fields."""
         cls: Any = _resolve(module.namespace, dotted)
         home = self._home(cls)
         if home is None or not self._is_same_class(module, dotted) or cls.__qualname__ in home.remade:
@@ -195,7 +195,7 @@ class Dependencies:
 
 
 def same_value(old: object, new: object) -> bool:
-    """Whether the old and the new value of a name are interchangeable."""
+    """Return whether the old and the new value of a name are interchangeable."""
     if old is new:
         return True
     if type(old) is not type(new):
@@ -214,7 +214,7 @@ def same_value(old: object, new: object) -> bool:
         return False
     try:
         return hash(old) == hash(new) and (old == new) is True
-    except Exception:  # it holds an object without a hash, or its comparison is special: then it is no such value
+    except Exception:  # no such value: it holds an object without a hash, or has a special comparison
         return False
 
 
@@ -301,7 +301,7 @@ def _names_of_signature(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambd
 
 
 def _names_of_annotation(node: ast.expr) -> Iterator[tuple[Dotted, bool]]:
-    """Yield the names of an annotation, also those in strings, which are annotations that are evaluated later."""
+    """Yield the names of an annotation, including those in strings, which are annotations evaluated later."""
     yield from _names(node, deep=False)
     for part in ast.walk(node):
         if isinstance(part, ast.Constant) and isinstance(part.value, str):

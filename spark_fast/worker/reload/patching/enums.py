@@ -1,4 +1,4 @@
-"""Keeps the identity of the members of an enum that is defined again."""
+"""Keeps the identity of an enum's members when the enum is defined again."""
 
 from collections.abc import Callable
 from enum import EnumMeta, Flag
@@ -15,9 +15,9 @@ _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement
 def adopt_members(
     log: UndoLog, old: EnumMeta, new: EnumMeta, refuse: Callable[[str], Exception]
 ) -> tuple[dict[int, object], dict[str, object]]:
-    """Give old members what the new members of the same names have, and move all other new members to the old class.
+    """Give old members the content of the new members of the same names; move all other new members to the old class.
 
-    Return the member that replaces each new member, by the latter's id, and the class attributes that list the members.
+    Return the replacement of each new member, by the new member's id, and the class attributes that list the members.
 
     refuse: makes the error to raise, from a reason.
     """
@@ -38,7 +38,7 @@ def adopt_members(
         if "__objclass__" in attributes:
             attributes["__objclass__"] = old
         if issubclass(new, Flag) and "_inverted_" in vars(kept):
-            attributes["_inverted_"] = None  # the enum computes it at its next use
+            attributes["_inverted_"] = None  # the enum computes this attribute at its next use
         log.set_items(vars(kept), attributes)
         stands[id(member)] = kept
     values = {value: stands[id(member)] for value, member in new._value2member_map_.items()}

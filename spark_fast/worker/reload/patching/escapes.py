@@ -1,4 +1,4 @@
-"""Finds out whether a class that was just made, or its functions, may be held somewhere else."""
+"""Checks whether other code may hold a class that was just made, or its functions."""
 
 import sys
 from collections import Counter
@@ -12,7 +12,7 @@ __all__ = ["escaped_functions", "may_be_stored_by_others"]
 
 
 def may_be_stored_by_others(cls: type) -> bool:
-    """Whether code of a library or the project ran when the class was made, and may have stored it somewhere."""
+    """Return whether code of a library or the project ran when the class was made, and may have stored it somewhere."""
     hooks: list[tuple[type, tuple[str, ...]]] = [(base, ("__init_subclass__",)) for base in cls.__mro__[1:]]
     hooks += [(meta, ("__new__", "__init__")) for meta in _mro(type(cls))]
     hooks += [(kind, ("__set_name__",)) for value in vars(cls).values() for kind in _mro(type(value))]
@@ -30,9 +30,9 @@ def _is_standard(cls: type) -> bool:
 def escaped_functions(
     cls: type, pairs: Iterable[tuple[FunctionType, FunctionType]]
 ) -> list[tuple[FunctionType, FunctionType]]:
-    """Return the pairs whose first function is held outside of this class: a decorator has stored it somewhere.
+    """Return the pairs whose first function is held outside of this class, since a decorator has stored it somewhere.
 
-    pairs: discarded functions of the class, each with the one that replaces it.
+    pairs: discarded functions of the class, each with its replacement.
     """
     found = list(pairs)
     functions = [function for function, _ in found]

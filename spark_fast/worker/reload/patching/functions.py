@@ -30,7 +30,7 @@ class FunctionPatcher:
         self._cells: dict[int, tuple[object, object]] = {}
 
     def forget(self) -> None:
-        """Let go of all functions."""
+        """Drop all functions."""
         self.codes.clear()
         self._done.clear()
         self._cells.clear()
@@ -40,7 +40,7 @@ class FunctionPatcher:
         return [*self._done.values(), *self._cells.values()]
 
     def adopted(self, cls: str) -> list[tuple[FunctionType, FunctionType]]:
-        """Return the functions of a class that were discarded, each with the one that replaces it."""
+        """Return the discarded functions of a class, each with its replacement."""
         return [
             pair
             for pair in self._done.values()
@@ -48,7 +48,7 @@ class FunctionPatcher:
         ]
 
     def adopt(self, old: FunctionType, new: FunctionType) -> FunctionType:
-        """Make the old function do what the new one does. Return the function that is to stand."""
+        """Make the old function behave as the new one. Return the function that must stay."""
         if old is new:
             return old
         done = self._done.get(id(new))
@@ -66,14 +66,14 @@ class FunctionPatcher:
         return old
 
     def copy(self, old: FunctionType, new: FunctionType) -> None:
-        """Give the old function all that the new one has, but for the closure."""
+        """Give the old function all parts of the new one except the closure."""
         self._note(old.__code__, new.__code__)
         self.log.keep_function(old)
         attributes = {
             name: self._part(old, vars(old).get(name), value) if name == "__wrapped__" else value
             for name, value in vars(new).items()
         }
-        # A thread may call it between two of these steps. A default too many does no harm.
+        # A thread may call the function between two of these steps. A surplus default does no harm.
         more = len(new.__defaults__ or ()) > len(old.__defaults__ or ())
         if more:
             old.__defaults__ = new.__defaults__
@@ -104,7 +104,7 @@ class FunctionPatcher:
         function.__code__ = code
 
     def forward(self, old: FunctionType, new: Callable[..., Any]) -> None:
-        """Make the old function call the one that replaces it, where their closures don't match.
+        """Make the old function call its replacement, since their closures don't match.
 
         Do nothing if the new one calls the old one.
         """
@@ -121,7 +121,7 @@ class FunctionPatcher:
         vars(old)["__wrapped__"] = new  # for signatures
 
     def keep(self, old: object, new: object, namespace: dict[str, Any], qualname: str) -> object:
-        """Return what a decorated definition is to bind: the old value, if it can be updated, else the new one."""
+        """Return the value for a decorated definition's name: the old one if it can be updated, else the new one."""
         if old is new or old is EMPTY:
             return new
         if isinstance(old, LruCache):
@@ -137,7 +137,7 @@ class FunctionPatcher:
         return new
 
     def _keep_cache(self, old: Any, new: object) -> object:
-        # The cache holds results of the old code. When this is undone, it holds results of the new code.
+        # The cache holds results of the old code. On undo, it holds results of the new code.
         self.log.add(old.cache_clear)
         old.cache_clear()
         if (
@@ -149,7 +149,7 @@ class FunctionPatcher:
         return new
 
     def find(self, value: object, namespace: dict[str, Any], qualname: str) -> FunctionType | None:
-        """Find the function that a `def` statement of this namespace made, within what decorators made of it."""
+        """Find the function that a `def` statement of this namespace made, also within the result of its decorators."""
         for part in parts(value):
             if (
                 isinstance(part, FunctionType)
@@ -184,7 +184,7 @@ class FunctionPatcher:
         return wanted
 
     def _part(self, owner: FunctionType, old: object, new: object) -> object:
-        """Return what a wrapper is to hold: the function that it wraps keeps its identity, too."""
+        """Return the function that a wrapper must hold: the wrapped function keeps its identity, too."""
         if (
             isinstance(old, FunctionType)
             and isinstance(new, FunctionType)
@@ -196,7 +196,7 @@ class FunctionPatcher:
 
 
 def are_of_one_def(old: FunctionType, new: FunctionType) -> bool:
-    """Whether the same `def` made both functions, by their names."""
+    """Return whether the same `def` made both functions, judging by their names."""
     return (
         old.__globals__ is new.__globals__
         and old.__qualname__ == new.__qualname__
@@ -242,7 +242,7 @@ def attributes_of(thing: object) -> dict[str, Any]:
 
 
 def same_code(old: CodeType, new: CodeType) -> bool:
-    """Whether both are equal but for their places in the file."""
+    """Return whether both are equal apart from their places in the file."""
     return old == new or _placeless(old) == _placeless(new)
 
 

@@ -1,4 +1,4 @@
-"""Decides which definitions an edit left alone: they are not executed again, and their objects stay."""
+"""Decides which definitions an edit did not touch: they are not executed again, and their objects stay."""
 
 import ast
 import sys
@@ -32,7 +32,7 @@ __all__ = ["Keeper"]
 
 
 class _Module(Protocol):
-    """What Keeper needs of PatchedModule."""
+    """The interface of PatchedModule that Keeper needs."""
 
     namespace: dict[str, Any]
     old_namespace: dict[str, Any]
@@ -93,7 +93,7 @@ class Keeper:
         chosen: dict[ast.stmt, tuple[str, set[str] | None]] = {}
         for qualname, node in new.classes():
             if not old.is_class(qualname) or len(new.definitions[qualname]) > 1 or len(old.definitions[qualname]) > 1:
-                continue  # it stands in several branches, and another one may be taken now
+                continue  # it is in several branches, and the new code may take another one
             living = self._module.old_class(qualname, None)
             if living is None:
                 continue
@@ -156,7 +156,7 @@ class Keeper:
         return changed_methods(self.old_source, had, self._new_source, has)
 
     def executes(self, qualname: str) -> bool:
-        """Whether the statement is to be executed. Raises ReloadRefusedError if that is needed but not possible."""
+        """Return whether the statement must be executed. Raises ReloadRefusedError if it must but can't be."""
         if qualname in self._mappings:
             name, statement = self._mappings[qualname]
             change = self._dependencies.first_change(self, statement, runs_functions=False)
@@ -183,7 +183,7 @@ class Keeper:
         return False
 
     def _decorators_may_store(self, node: ast.ClassDef) -> bool:
-        """Whether a decorator of the class may have registered it."""
+        """Return whether a decorator of the class may have registered it."""
         for decorator in node.decorator_list:
             word = ast.unparse(decorator.func if isinstance(decorator, ast.Call) else decorator).partition(".")[0]
             value = self.namespace.get(word)
@@ -233,7 +233,7 @@ class Keeper:
         return self._module.old_value(qualname)
 
     def _move(self, qualname: str, living: type) -> None:
-        """Give a class that was not executed the line numbers of the new source."""
+        """Give the new source's line numbers to a class that was not executed."""
         self._relocation.move(living, self._functions)
         if "__firstlineno__" not in vars(living):
             return
@@ -250,7 +250,7 @@ class Keeper:
         return change is not None and not self._stays_all_the_same(name, fixed, change)
 
     def _stays_all_the_same(self, qualname: str, fixed: str | None, change: str) -> bool:
-        """Whether the definition stays, though it depends on a name that means another object now."""
+        """Return whether the definition stays, though it depends on a name that means another object now."""
         if fixed is None:
             return False
         if self._dependencies.is_edited(self, change):
@@ -300,7 +300,7 @@ class Keeper:
         self._undecorated[cls] = dict(vars(cls))
 
     def finish_decorated(self, cls: type) -> None:
-        """Note what the decorators of a class have changed, so that it can be undone."""
+        """Record the changes that the decorators of a class have made, so that they can be undone."""
         had = self._undecorated.pop(cls, None)
         if had is not None:
             self._functions.log.add_changes(cls, had)
@@ -311,7 +311,7 @@ class Keeper:
         return change is not None
 
     def finish_class(self, qualname: str) -> None:
-        """Finish a complete class: put back attributes whose text is unchanged, since they may have been set."""
+        """Finish a complete class: put back attributes whose text is unchanged, since the script may have set them."""
         cls = self._module.old_class(qualname, None)
         if cls is None:
             return
@@ -343,11 +343,11 @@ def _mappings(source: Source) -> dict[str, ast.stmt]:
 
 
 def _is_for_the_metaclass(name: str) -> bool:
-    """Whether a metaclass may read the attribute and set another value, such as one with inherited parts."""
+    """Return whether a metaclass may read the attribute and set another value, such as one with inherited parts."""
     return (name.startswith("__") and name.endswith("__")) or name == "model_config"
 
 
 def _belongs_to_class(value: object) -> bool:
-    """Whether it is a part of the class, such as a method, a field or an inner class, and not a plain value."""
+    """Return whether the value is a part of the class, such as a method, a field or an inner class."""
     kind = type(value)
     return isinstance(value, type) or any(hasattr(kind, name) for name in ("__get__", "__set__", "__set_name__"))

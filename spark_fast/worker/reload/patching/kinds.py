@@ -1,4 +1,4 @@
-"""Tells which classes, and values made by calls, can't be treated like a plain class."""
+"""Finds classes, and results of calls, that can't be treated like a plain class."""
 
 import sys
 import typing
@@ -28,7 +28,7 @@ def made_once(value: object) -> str | None:
 
 
 def is_sqlalchemy(value: object) -> bool:
-    """Whether SQLAlchemy has a table for the class, or the value is a part of its registries."""
+    """Return whether SQLAlchemy has a table for the class, or the value is a part of its registries."""
     if isinstance(value, type):
         return (
             "_sa_class_manager" in vars(value)
@@ -42,12 +42,12 @@ def is_sqlalchemy(value: object) -> bool:
 
 
 def is_pydantic(cls: type) -> bool:
-    """Whether the class is a model of pydantic."""
+    """Return whether the class is a model of pydantic."""
     return any(meta.__module__.startswith("pydantic.") for meta in _metaclasses(cls))
 
 
 def is_definition(value: object) -> bool:
-    """Whether the result of a call at the top level is like a definition: other code refers to it by identity."""
+    """Return whether the result of a top-level call is like a definition, to which other code refers by identity."""
     return isinstance(value, (type, *_TYPE_PARAMETERS)) or is_sqlalchemy(value)
 
 

@@ -1,4 +1,4 @@
-"""Gives closures and lambdas that live on the new code of their places in the source."""
+"""Gives living closures and lambdas the new code of their places in the source."""
 
 from collections import defaultdict
 from types import CodeType, FunctionType
@@ -15,9 +15,9 @@ _NEVER_KEPT = {"<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>"}
 def swap_living_code(
     changed: list[tuple[CodeType, CodeType]], lambdas: list[tuple[dict[str, Any], dict[CodeType, CodeType]]]
 ) -> None:
-    """Give functions that live on, but that no name of a module leads to, their new code.
+    """Give living functions that no name of a module leads to their new code.
 
-    changed: old and new code of the functions that were changed. The closures that they have made get new code.
+    changed: old and new code of the changed functions. The closures that these have made get new code.
     lambdas: namespaces, each with old and new code of the lambdas in it that stand outside of functions.
     """
     news: dict[int, CodeType] = {}
@@ -42,7 +42,7 @@ def swap_living_code(
 
 
 def can_replace(old: CodeType, new: CodeType) -> bool:
-    """Whether a function with the old code can have the new code, with the closure and the defaults that it has."""
+    """Return whether a function with the old code can have the new code, with its present closure and defaults."""
     shapes = [
         (
             code.co_freevars,

@@ -34,11 +34,11 @@ class Patch:
         module, which is executed from its first line.
     splits_classes: whether a class that can't be changed in place becomes another class, with a warning. Otherwise
         ReloadRefusedError is raised.
-    warnings: gets a sentence for each definition that stays old though it should not.
+    warnings: gets a sentence for each definition that stays as the old code made it, though it should change.
 
     Attributes:
         code_changed: whether the code of a function differs in more than its place in the file.
-        warnings: a sentence for each thing that stays as the old code made it.
+        warnings: a sentence for each object that stays as the old code made it.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Patch:
         return self._functions.code_changed
 
     def begin_module(self, module: ModuleType, old_source: str, new_source: str) -> None:
-        """Remember the module's namespace. Its new source is to be executed next, in that same namespace.
+        """Remember the module's namespace, in which its new source must be executed next.
 
         Raises SyntaxError, before anything is changed, if the old source can't be parsed.
         """
@@ -89,11 +89,11 @@ class Patch:
         return {after: before for begun in self._modules.values() for after, before in begun.renamed.items()}
 
     def removed_classes(self) -> list[tuple[str, type]]:
-        """Return the classes that the new sources do not define, each with the place where it stood."""
+        """Return the classes that the new sources do not define, each with its place in the old source."""
         return [found for begun in self._modules.values() for found in begun.removed_classes()]
 
     def kept_for_undo(self) -> list[dict[str, Any]]:
-        """Return what the namespaces held before."""
+        """Return the former contents of the namespaces."""
         return [begun.old_namespace for begun in self._modules.values()]
 
     def end_module(self, module: ModuleType) -> None:
@@ -117,7 +117,7 @@ class Patch:
         self._forget()
 
     def commit(self) -> None:
-        """Keep the changes, and let go of everything old.
+        """Keep the changes, and drop everything old.
 
         Lambdas of the top level that live on, and closures made by functions that changed, get their new code. If there
         is such code, that costs one pass over all objects.
@@ -156,7 +156,7 @@ class Patch:
 
 
 def _without_patch(qualname: str, stage: int) -> Callable[[Any], Any] | None:
-    """Answer a definition that is executed after commit(): what it makes stays as it is."""
+    """Answer a definition that is executed after commit(): return its result unchanged."""
     return _unchanged if stage != Stage.FINISHED else None
 
 

@@ -31,12 +31,12 @@ class PatchedModule:
 
     Attributes:
         namespace: the module's namespace.
-        old_namespace: what it held before.
-        old_source, new_source: the module's sources. Classes that were renamed have their new names in the old one.
+        old_namespace: its former content.
+        old_source, new_source: the module's sources. In the old one, renamed classes have their new names.
         renamed: the old names of renamed classes, by their new names.
         ended: whether all of the new code has been executed.
         discards_subclasses: whether a class with bases was made and discarded.
-        compiled: what numba compiled of the old code.
+        compiled: the old code's objects that numba compiled.
         splits_classes: see Patch.
     """
 
@@ -62,7 +62,7 @@ class PatchedModule:
         self._annotations = dict(annotations) if isinstance(annotations, dict) else None
 
     def put_back(self) -> None:
-        """Put back what the namespace held."""
+        """Put back the former content of the namespace."""
         if self._annotations is not None:
             replace_items(self.old_namespace["__annotations__"], self._annotations)
         replace_items(self.namespace, self.old_namespace)
@@ -77,7 +77,7 @@ class PatchedModule:
                 self.renamed[after] = before
 
     def removed_classes(self) -> list[tuple[str, type]]:
-        """Return the classes that the new source does not define, each with the place where it stood."""
+        """Return the classes that the new source does not define, each with its place in the old source."""
         found = []
         for qualname in removed_classes(self.old_source, self.new_source):
             cls = self.old_class(qualname, None)
@@ -111,7 +111,7 @@ class PatchedModule:
             had, has = (nodes[-1] for nodes in sources if nodes)
             words = [[ast.unparse(each) for each in node.decorator_list if not is_ours(each)] for node in (had, has)]
             value, made = self.old_namespace.get(name, EMPTY), self.namespace.get(name, EMPTY)
-            # With other decorators it may be another function, such as one that is registered for another type.
+            # With other decorators, it may be another function, one that is registered for another type, say.
             if words[0] == words[1] and isinstance(value, FunctionType) and isinstance(made, FunctionType):
                 self.namespace[name] = self._functions.keep(value, made, self.namespace, name)
 
@@ -130,7 +130,7 @@ class PatchedModule:
         return {old: new for old, new in [*changed, *inner] if can_replace(old, new)}
 
     def adopt(self, qualname: str, stage: int) -> Any:
-        """Return what the module asks for when it executes a definition, or has executed some: see Stage."""
+        """Answer the module, which asks when it executes a definition, or has executed some: see Stage."""
         if stage == Stage.FINISHED:
             self.replace_discarded()
             self._keep_originals()
@@ -157,10 +157,10 @@ class PatchedModule:
             self._warnings += replace_references(discarded, ours)
 
     def _keep_originals(self) -> None:
-        """Keep what names hold that the module has replaced elsewhere by a function of its own.
+        """Keep the old values of names whose objects the module has replaced elsewhere by its own functions.
 
         `original = library.f`, `def f(): original()`, `library.f = f`: executed again, the first line would find the
-        module's own function, and that would call itself.
+        module's own function, which would then call itself.
         """
         names = [
             name
@@ -176,7 +176,7 @@ class PatchedModule:
                 self.namespace[name] = self.old_namespace[name]
 
     def _adopt_raw(self, qualname: str, made: Any) -> Any:
-        """Take what the `class` or `def` statement has made, before its decorators; return what they are to get."""
+        """Take the result of a `class` or `def` statement; return the object that its decorators must get."""
         if isinstance(made, FunctionType):
             old = self.old_namespace.get(qualname, EMPTY)
             if old is not EMPTY:
@@ -192,7 +192,7 @@ class PatchedModule:
             return made
         if self.keeper is not None:
             self.keeper.note_remade(qualname, old_class)
-        # A decorator like dataclass(slots=True) makes another class, and that is the one to be updated.
+        # A decorator like dataclass(slots=True) makes another class, which is the one to update.
         if layout_difference(old_class, made) is not None and self.new_source.is_decorated(qualname):
             return made
         updated = self._update(qualname, old_class, made)
@@ -203,7 +203,7 @@ class PatchedModule:
         return updated
 
     def _adopt_decorated(self, qualname: str, made: Any) -> Any:
-        """Take what the decorators have made; return what the name is to mean."""
+        """Take the result of the decorators; return the value for the name."""
         old = self.old_value(qualname)
         if old is not made and hasattr(type(old), "recompile") and type(old).__module__.startswith("numba."):
             self.compiled.append(weakref.ref(old))
@@ -217,7 +217,7 @@ class PatchedModule:
         return self._functions.keep(old, made, self.namespace, qualname)
 
     def _adopt_called(self, name: str, made: Any) -> Any:
-        """Take the class that a call of the top level has made; return what the name is to mean."""
+        """Take the class that a top-level call has made; return the value for the name."""
         old = self.old_namespace.get(name, EMPTY)
         if not isinstance(old, type) or old is made:
             return made
@@ -237,7 +237,7 @@ class PatchedModule:
         return f"{Path(self.file).name}:{self.new_source.line(qualname)}"
 
     def _is_ours(self, old: type, made: type, qualname: str) -> bool:
-        """Whether the same statement made the old class: the name may have been bound to any class."""
+        """Return whether the same statement made the old class: the name may have been bound to any class."""
         same_names = (old.__module__, old.__qualname__) == (made.__module__, made.__qualname__)
         return same_names or find_class(old, self.namespace, made.__module__, qualname) is not None
 
@@ -271,7 +271,7 @@ class PatchedModule:
         return old
 
     def _discard_methods(self, qualname: str, made: type, may_be_stored: bool) -> None:
-        """Discard the methods of a class that is discarded: decorators or hooks may have put them somewhere."""
+        """Discard the methods of a discarded class, since decorators or hooks may have stored them somewhere."""
         if may_be_stored or self.new_source.has_decorated_methods(qualname):
             for new, stays in escaped_functions(made, self._functions.adopted(qualname)):
                 self._discarded.add(new, stays, f"{self.place(qualname)}: {qualname}.{new.__name__}")
@@ -284,7 +284,7 @@ class PatchedModule:
         return stands
 
     def _update_model(self, qualname: str, old: type, made: type, update: Callable[[type, type], None]) -> None:
-        from spark_fast.worker.reload.patching.pydantic_models import update_model  # it is of use with pydantic only
+        from spark_fast.worker.reload.patching.pydantic_models import update_model  # only pydantic models need it
 
         try:
             lacking = update_model(old, made, update, self._functions.log)
@@ -332,7 +332,7 @@ def _point_cells_back(cls: type, other: type) -> None:
 
 
 def _is_foreign(value: object, namespace: dict[str, Any]) -> bool:
-    """Whether the module's own code did not make the value. Signal handlers may be numbers."""
+    """Return whether the module's own code did not make the value. Signal handlers may be numbers."""
     if isinstance(value, FunctionType):
         return value.__globals__ is not namespace
     return callable(value) or isinstance(value, signal.Handlers) or value is None

@@ -41,7 +41,7 @@ def preflight(old_source: str, new_source: str, module: ModuleType) -> None:
 
 
 def _holds_made_once(names: Mapping[str, Any], seen: set[int]) -> bool:
-    """Whether a name holds an object that a library makes once. So most edits need no parsing here."""
+    """Return whether a name holds an object that a library makes once. So most edits need no parsing here."""
     for value in list(names.values()):
         if made_once(value) is not None:
             return True
@@ -78,7 +78,7 @@ def _refusal(module: ModuleType, at: ast.AST, what: str, reason: str) -> ReloadR
 
 
 def _have_same_headers(old: str, new: str) -> bool:
-    """Whether the lines alone show that neither bases nor slots changed. So most edits need no parsing here."""
+    """Return whether the lines alone show that neither bases nor slots changed. So most edits need no parsing here."""
     if "slots" in old or "slots" in new:
         return False
     headers = [[line for line in map(str.strip, text.splitlines()) if line.startswith("class ")] for text in (old, new)]
@@ -105,7 +105,7 @@ def _slots_reason(old: ast.ClassDef, new: ast.ClassDef, living: type) -> str | N
 
 
 EVALUATED = frozenset({"*"})
-"""Stands for slots that are known only when the code is executed."""
+"""Stands for slots that only executing the code reveals."""
 
 
 _PLAIN = (ast.Assign, ast.AnnAssign, ast.Expr, ast.Pass, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)

@@ -20,8 +20,8 @@ from spark_fast.worker.reload.patching.undo import UndoLog
 __all__ = ["held", "update_model"]
 
 _discarded: weakref.WeakSet[Any] = weakref.WeakSet()
-"""New models whose fields an old model got, and models made from them. A global, since they stay among the subclasses
-of BaseModel, which is global too, until the garbage collector removes them: longer than one reload."""
+"""New models whose fields an old model got, and models made from them. Global, since they stay among the subclasses of
+BaseModel, which is global, too, until the garbage collector removes them. That takes longer than one reload."""
 
 _COMPILED = (
     "__pydantic_complete__",
@@ -38,7 +38,7 @@ def held() -> list[object]:
 
 
 def update_model(old: Any, new: Any, update: Callable[[Any, Any], None], log: UndoLog) -> list[str]:
-    """Give the old model all that the new one has. Return the names of the fields that existing objects lack.
+    """Give the old model the content of the new one. Return the names of the fields that existing objects lack.
 
     update: gives a class the attributes of another one.
 
@@ -123,7 +123,7 @@ def _with_class(kind: Any, new: type, old: type) -> Any:
 
 
 def _mentions(kind: Any, wanted: type, seen: set[int], names: Mapping[str, Any] = MappingProxyType({})) -> bool:
-    """Whether the fields of a model, or an annotation, lead to the class.
+    """Return whether the fields of a model, or an annotation, lead to the class.
 
     names: the namespace of the annotation's module, for the strings in it.
     """

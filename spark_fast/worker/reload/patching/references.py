@@ -1,4 +1,4 @@
-"""Replaces references to an object that a reload has made and discarded by references to the one that stays."""
+"""Replaces references to an object that a reload made and discarded by references to the object that stays."""
 
 import functools
 import sys
@@ -34,7 +34,7 @@ _KEPT_IN_CACHES = "_lru_list_elem"
 class Discarded:
     """The objects that a reload has made and discarded, each with the object that stays in its place.
 
-    It keeps separate lists. A list of pairs would be found as a holder of discarded objects, and changed.
+    The lists are separate, since a list of pairs would count as a holder of discarded objects, and be changed.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class Discarded:
 
 
 def replace_references(discarded: Discarded, ours: Iterable[object] = ()) -> list[str]:
-    """Make every holder of a discarded object hold the one that stays. Return a sentence for each holder that can't.
+    """Make each holder of a discarded object hold the one that stays. Return a sentence for each holder that can't.
 
     ours: the objects by which the patch itself holds discarded objects.
 
@@ -104,7 +104,7 @@ class _Replacement:
         if isinstance(holder, type):
             self._in_class(holder)
         elif isinstance(holder, dict) and "__module__" in holder and "__doc__" in holder:
-            self._namespaces.append(holder)  # it seems to be of a class, whose attributes are cached
+            self._namespaces.append(holder)  # it may be a class's namespace, and a class's attributes are cached
             return
         elif (type(holder) is dict and _is_of_python(holder)) or isinstance(holder, LruCache):
             return
@@ -164,7 +164,7 @@ class _Replacement:
                 continue
             stays = self._stand(holder[index])
             if any(_are_same(stays, thing) for thing in kept):
-                del holder[index]  # the list holds the one that stays already
+                del holder[index]  # the list already holds the one that stays
             else:
                 holder[index] = stays
 
@@ -264,7 +264,7 @@ class _Replacement:
 
     def _warn_of_object(self, holder: Any) -> None:
         if id(getattr(holder, "__objclass__", None)) in self._stands:
-            return  # it is a descriptor of the discarded class
+            return  # the holder is a descriptor of the discarded class
         gone = next(part for part in contents(holder) if id(part) in self._stands)
         self._warn(gone, f"an object of the type {type(holder).__qualname__}")
 
@@ -279,7 +279,7 @@ class _Replacement:
 
 
 def _is_of_python(holder: dict[Any, Any]) -> bool:
-    """Whether it is a dict of Python itself: the subclasses of a class, by address, or the cache of a function.
+    """Return whether this is a dict of Python itself: a class's subclasses, by address, or a function's cache.
 
     A discarded object does no harm in either.
     """

@@ -1,4 +1,4 @@
-"""Finds out, by the garbage collector, which objects hold an object, and what an object holds."""
+"""Finds, with the garbage collector, the holders of an object, and the objects that it holds."""
 
 import gc
 import sys
@@ -10,7 +10,7 @@ from spark_fast._core import frozen_referrers
 __all__ = ["REFERENCES_OF_A_CALL", "contents", "referrers"]
 
 _FROZEN_BY_PYTHON = 1000
-"""Some versions of CPython freeze a few hundred objects as they start. A gc.freeze() of the user's takes thousands."""
+"""Some versions of CPython freeze a few hundred objects as they start. The user's gc.freeze() freezes thousands."""
 
 REFERENCES_OF_A_CALL = next(map(sys.getrefcount, [object()])) - 1
 """The references that a call of sys.getrefcount() itself adds. Versions of CPython differ in it."""

@@ -1,4 +1,4 @@
-"""Takes classes out of registries that refuse a second class of the same name."""
+"""Removes classes from registries that refuse a second class of the same name."""
 
 from typing import Any
 

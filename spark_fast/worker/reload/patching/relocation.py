@@ -1,4 +1,4 @@
-"""Gives the methods of a class that is not executed again new line numbers."""
+"""Gives new line numbers to the methods of a class that is not executed again."""
 
 from collections import defaultdict
 from types import CodeType, FunctionType

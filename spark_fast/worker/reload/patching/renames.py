@@ -16,8 +16,8 @@ def renamed_classes(old: Source, new: Source) -> dict[str, str]:
     """Return the old names of renamed classes of the top level, by their new names.
 
     A new class counts as a renamed old one if both have the same bases, decorators and names in their bodies, and no
-    other class has them. Their methods may differ, but not those that make an instance. So the objects of the old class
-    have all that the new class needs.
+    other class has them. Their methods may differ, except those that make an instance. So the objects of the old class
+    have everything that the new class needs.
     """
     gone = [name for name in removed_classes(old, new) if "." not in name]
     come = [name for name in removed_classes(new, old) if "." not in name and name not in old.bound_names]
@@ -43,7 +43,7 @@ def _is_renamed(olds: list[Definition], before: str, news: list[Definition], aft
 
 
 def _shape(node: Definition, name: str, after: str) -> list[str]:
-    """Return all of a class but the bodies of its methods, except for methods that make an instance."""
+    """Return all parts of a class except the bodies of its methods; include those of methods that make an instance."""
     assert isinstance(node, ast.ClassDef)
     found = [ast.dump(each) for each in (*node.bases, *node.keywords, *node.decorator_list)]
     for statement in node.body:

@@ -1,4 +1,4 @@
-"""Changes the tree of a module's new source so that its definitions hand themselves to a patch."""
+"""Changes the tree of a module's new source so that its definitions pass themselves to a patch."""
 
 import ast
 from collections.abc import Mapping, Set
@@ -13,28 +13,28 @@ __all__ = ["Stage", "add_decorators", "add_finishing", "choose_calls", "choose_d
 
 
 class Stage(IntEnum):
-    """What a module asks the patch for: it calls ADOPT with the name of a definition and one of these."""
+    """The question of a module to the patch: it calls ADOPT with the name of a definition and one of these."""
 
     INNERMOST = 0
     """The decorator nearest to the definition."""
     OUTERMOST = 1
-    """The decorator farthest from it."""
+    """The decorator farthest from the definition."""
     EXECUTES = 2
     """Whether to execute the statement."""
     STANDS = 3
-    """The value of its name if it is not executed."""
+    """The value of the name if the statement is not executed."""
     METHODS = 4
     """The decorator of a class that holds only methods of the definition."""
     CALLED = 5
     """The function that gets the result of the call that makes the definition."""
     FINISHED = 6
-    """A call after definitions, before the code below uses what their hooks have put somewhere."""
+    """A call after definitions, before the code below uses objects that their hooks have stored somewhere."""
 
 
 def add_decorators(old: Source, new: Source) -> None:
-    """Add the decorators that hand a definition to the patch to each definition that both sources make once.
+    """Give each definition that both sources make once the decorators that pass it to the patch.
 
-    They get the line of the definition or of its first decorator, so that all line numbers stay.
+    The decorators get the line of the definition or of its first decorator, so that all line numbers stay.
     """
     for qualname, nodes in new.definitions.items():
         both_classes = new.is_class(qualname) and old.is_class(qualname)
@@ -73,9 +73,9 @@ def _defines(statement: ast.stmt) -> bool:
 
 
 def choose_definitions(tree: ast.Module, chosen: Mapping[ast.stmt, tuple[str, Set[str] | None]]) -> None:
-    """Make class statements ask first whether they are to be executed.
+    """Make class statements first ask whether they must be executed.
 
-    chosen: by statement, its qualified name, and the names of the methods that are executed if the statement is not.
+    chosen: for each statement, its qualified name, and the names of the methods to execute if the statement is not.
 
     Call this before add_decorators().
     """
@@ -83,9 +83,9 @@ def choose_definitions(tree: ast.Module, chosen: Mapping[ast.stmt, tuple[str, Se
 
 
 def choose_calls(tree: ast.Module, calls: Mapping[ast.stmt, tuple[str, bool]]) -> None:
-    """Make the statements `name = call(…)` of the top level hand their result to the patch.
+    """Make the statements `name = call(…)` of the top level pass their result to the patch.
 
-    calls: by statement, its name and whether it first asks if it is to be executed.
+    calls: for each statement, its name, and whether it first asks if it must be executed.
     """
     for index, statement in enumerate(tree.body):
         if statement in calls and isinstance(statement, (ast.Assign, ast.AnnAssign)) and statement.value is not None:
@@ -103,7 +103,7 @@ def choose_calls(tree: ast.Module, calls: Mapping[ast.stmt, tuple[str, bool]]) -
 
 
 def choose_statements(tree: ast.Module, chosen: Mapping[ast.stmt, str]) -> None:
-    """Make other statements of the top level ask, under a name, whether they are to be executed."""
+    """Make other statements of the top level ask, under a name, whether they must be executed."""
     for index, statement in enumerate(tree.body):
         if statement in chosen:
             tree.body[index] = _choice(chosen[statement], statement, ast.copy_location(ast.Pass(), statement))

@@ -1,4 +1,4 @@
-"""Parses a module's source, and lists what it defines."""
+"""Parses a module's source, and lists its definitions."""
 
 import ast
 import re
@@ -54,7 +54,7 @@ class Source:
                 yield qualname, nodes[0]
 
     def renamed(self, before: str, after: str) -> "Source":
-        """Return this source with another name for a class of its top level. The names that it binds stay."""
+        """Return this source with another name for a class of its top level. The bound names stay."""
         found = Source(self.text)
         found.definitions = {
             after + name.removeprefix(before) if name == before or name.startswith(f"{before}.") else name: nodes
@@ -97,7 +97,7 @@ class Source:
         )
 
     def has_decorated_methods(self, qualname: str) -> bool:
-        """Whether the class has methods with decorators that may store them somewhere."""
+        """Return whether the class has methods with decorators that may store them somewhere."""
         return any(
             ast.unparse(decorator).rpartition(".")[2] not in _QUIET_DECORATORS
             for node in self.definitions.get(qualname, ())
@@ -138,7 +138,7 @@ class Source:
 
     @cached_property
     def assignments(self) -> dict[str, str]:
-        """The values that the top level assigns to names, as text to compare, where it assigns a name once."""
+        """The values of the names that the top level assigns once, as text to compare."""
         found: dict[str, list[str]] = {}
         for node in self.tree.body:
             if isinstance(node, ast.Assign):
@@ -164,7 +164,7 @@ parsed = lru_cache(maxsize=64)(Source)
 
 
 def is_ours(decorator: ast.expr) -> bool:
-    """Whether the expression is a call of the patch, which add_decorators() and its like put there."""
+    """Return whether the expression is a call of the patch, which add_decorators() or a similar function added."""
     return isinstance(decorator, ast.Call) and isinstance(decorator.func, ast.Name) and decorator.func.id == ADOPT
 
 
@@ -177,7 +177,7 @@ def _count(
         if isinstance(statement, _DEFINITIONS):
             is_class = isinstance(statement, ast.ClassDef)
             if prefix and not is_class:
-                continue  # methods: their class brings them
+                continue  # methods, which come with their class
             if any(ast.unparse(each).rpartition(".")[2] == "overload" for each in statement.decorator_list):
                 continue
             qualname = prefix + statement.name

@@ -36,7 +36,7 @@ class UndoLog:
         self._steps: list[Callable[[], object]] = []
 
     def add(self, step: Callable[[], object]) -> None:
-        """Add a function that undo() is to call."""
+        """Add a function that undo() will call."""
         self._steps.append(step)
 
     def mark(self) -> int:
@@ -58,7 +58,7 @@ class UndoLog:
             raise first
 
     def clear(self) -> None:
-        """Forget all changes: they stay."""
+        """Forget all changes, so that they stay."""
         self._steps.clear()
 
     def set_attribute(self, cls: type, name: str, value: object) -> None:
@@ -68,7 +68,7 @@ class UndoLog:
         _put_attribute(cls, name, value)
 
     def add_changes(self, cls: type, had: dict[str, Any]) -> None:
-        """Remember what other code has changed in a class that had these attributes."""
+        """Remember the changes that other code has made in a class with these former attributes."""
         now = dict(vars(cls))
         for name in now.keys() | had.keys():
             before = had.get(name, EMPTY)
@@ -164,7 +164,7 @@ def _setter(cls: type, name: str) -> Callable[..., None]:
     """Return the first method of that name, of the class's metaclasses, that is written in C.
 
     A method that is written in Python may refuse the assignment. The method of `type` refuses a class whose metaclass
-    is written in C and has a method of its own.
+    is written in C and has its own method.
     """
     for meta in type.mro(type(cls)):
         found = vars(meta).get(name)
