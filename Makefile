@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 CC ?= cc
 # Tests that are run side by side, three for each processor: their processes wait most of the time.
 JOBS ?= $(shell expr 3 '*' $$(nproc 2>/dev/null || echo 2))
+# Ray, a browser and SPIN use several processors each.
+FEW_JOBS ?= $(shell expr 1 + $$(nproc 2>/dev/null || echo 2))
 # Of the campaign: how long, and what its jobs and faults are drawn from.
 HOURS ?= 1
 SEED ?= 1
@@ -87,7 +89,7 @@ test-all: system test test-beyond  ## all tests: with Ray, a browser, networks a
 
 test-beyond: system $(VENV)/made-all  ## what `make test-all` runs beyond `make test`
 	$(MAKE) -C tests/c warnings
-	$(PYTEST) --tier all
+	$(PYTEST) --numprocesses $(FEW_JOBS) --tier all
 
 test-c:  ## the tests of the C core, under the sanitizers
 	$(MAKE) -C tests/c CC=$(CC)

@@ -207,6 +207,13 @@ class OneHost:
         if end == "kill all":
             self._kill_all(job, run)
             return
+        if self._victim is not None:
+            # A rank that comes to its first checkpoint after the stop of the others begins a job of its own.
+            until(
+                lambda: {process.pid for process in job.launchers()} <= set(pids_of(run)),
+                "a rank that was started again takes part",
+                PATIENCE,
+            )
         if not self._obeys(run):
             return
         if end == "take away":
