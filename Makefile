@@ -87,9 +87,10 @@ test-more: $(VENV)/made-test
 
 test-all: system test test-beyond  ## all tests: with Ray, a browser, networks and SPIN, for which it installs packages
 
+test-beyond: JOBS = $(FEW_JOBS)
 test-beyond: system $(VENV)/made-all  ## what `make test-all` runs beyond `make test`
 	$(MAKE) -C tests/c warnings
-	$(PYTEST) --numprocesses $(FEW_JOBS) --tier all
+	$(PYTEST) --tier all
 
 test-c:  ## the tests of the C core, under the sanitizers
 	$(MAKE) -C tests/c CC=$(CC)

@@ -85,7 +85,7 @@ BOOLEAN = SF_BOOLEAN
 
 cdef object fail(int code, str call, object path):
     """Raise the exception for a negative result of a C function."""
-    from spark_fast.core_errors import from_code  # here, because that module imports this one
+    from spark_fast.runfiles.core_errors import from_code  # here, because that module imports this one
 
     raise from_code(-code, call, None if path is None else os.fsdecode(path))
 

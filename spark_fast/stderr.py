@@ -6,11 +6,10 @@ import traceback
 from contextlib import suppress
 
 from spark_fast._core import is_forked
-from spark_fast.project.files import is_under
 
 __all__ = ["as_printed", "say", "say_at_once", "warn", "warn_of"]
 
-_LIBRARY = os.path.dirname(os.path.abspath(os.__file__))
+_LIBRARY = os.path.join(os.path.dirname(os.path.abspath(os.__file__)), "")
 
 
 def say(message: str) -> None:
@@ -44,7 +43,7 @@ def warn_of(message: str, error: BaseException) -> None:
 
 def as_printed(error: BaseException) -> str:
     """Return the error as Python prints it, without the frames of this package."""
-    here = os.path.dirname(os.path.abspath(__file__))
+    here = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")
     try:
         found = traceback.TracebackException.from_exception(error)
     except Exception as problem:  # the exception's class has attribute methods that raise
@@ -58,9 +57,9 @@ def as_printed(error: BaseException) -> str:
             kept = [
                 frame
                 for frame in each.stack
-                if not is_under(frame.filename, here) and not frame.filename.startswith("<frozen importlib")
+                if not frame.filename.startswith(here) and not frame.filename.startswith("<frozen importlib")
             ]
-            while kept and is_under(kept[0].filename, _LIBRARY):  # the frames that lead to the user's first line
+            while kept and kept[0].filename.startswith(_LIBRARY):  # the frames that lead to the user's first line
                 del kept[0]
             each.stack = traceback.StackSummary.from_list(kept)
     return "".join(found.format())

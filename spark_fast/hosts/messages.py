@@ -182,8 +182,8 @@ class Entry:
             return None
         ident, kind = _text(found.get("id")), whole(found.get("kind"), max(Kind))
         duration, letter = found.get("duration", 0.0), found.get("letter")
-        numbers = [whole(found.get(name, 0)) for name in ("arg", "home", "group")]
-        numbers.append(whole(found.get("ranks", 0), RANKS_MAX))
+        most = {"arg": STEP_MAX, "ranks": RANKS_MAX, "home": STEP_MAX, "group": STEP_MAX}
+        numbers = [whole(found.get(name, 0), limit) for name, limit in most.items()]
         fine = (
             _is_id(ident)
             and kind

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from spark_fast import _core
-from spark_fast.core_errors import layout_error
 from spark_fast.errors import (
     FolderRefusedError,
     JobEndingError,
@@ -19,6 +18,7 @@ from spark_fast.errors import (
     StoreError,
 )
 from spark_fast.runfiles import names, private_files
+from spark_fast.runfiles.core_errors import layout_error
 from spark_fast.runfiles.descriptors import is_short, open_own, open_own_folder
 from spark_fast.runfiles.homes import Home, opened_homes
 

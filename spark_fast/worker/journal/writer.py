@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from spark_fast import stderr
 from spark_fast._core import worker
-from spark_fast.core_errors import describe_code
 from spark_fast.errors import JournalError, SparkError
 from spark_fast.runfiles import journal, journal_parts, private_files
+from spark_fast.runfiles.core_errors import describe_code
 from spark_fast.runfiles.safe_paths import make_folders
 from spark_fast.sizes import size_text
 from spark_fast.worker import options, session
