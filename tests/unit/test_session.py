@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 from spark_fast import _core
+from spark_fast.hosts.messages import Fate
+from spark_fast.request import format_id
 from spark_fast.worker import options, session
+from spark_fast.worker.lifecycle import hosts as hosts_of_job
 from spark_fast.worker.lifecycle import local_stop
 from spark_fast.worker.lifecycle.local_stop import LocalStop
 from spark_fast.worker.session import Life, Parent, Reason, Session, Watch
@@ -176,3 +179,15 @@ class Ignoring:
 
     def set_async_yield_interval(self, seconds: float) -> None:
         pass
+
+
+def test_a_stop_that_another_rank_asked_for_first_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "current", Session())
+    session.current.folder = Path("run")
+    fate = Fate("same", by=format_id(5))
+    monkeypatch.setattr("spark_fast.hosts.fate", lambda folder, ident: fate)
+    monkeypatch.setattr(session, "is_in_the_log", lambda ident: ident == 5)
+    assert hosts_of_job.refusal(7) is None
+    assert hosts_of_job.is_decided(7)
+    monkeypatch.setattr(session, "is_in_the_log", lambda ident: False)
+    assert not hosts_of_job.is_decided(7)  # it stops alone when the time is up: the other hosts may be gone
