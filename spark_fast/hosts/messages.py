@@ -176,6 +176,12 @@ class Entry:
         return cls.found(as_object(raw))
 
     @classmethod
+    def id_in(cls, raw: bytes) -> str:
+        """Return the id of a request in the job's log; an empty text if the request makes no sense."""
+        entry = cls.parsed(raw)
+        return "" if entry is None else entry.id
+
+    @classmethod
     def found(cls, found: Any) -> "Entry | None":
         """Parse an entry from a value that was read from JSON, as parsed() does."""
         if not isinstance(found, dict):

@@ -143,9 +143,7 @@ class Relay:
             return
         yield from self._report(ended=True)
         yield from self._gathering.look()
-        self._count += 1
-        state = self._state((yield from call(self._local.ranks)), True)
-        yield from call(self._store.set, f"state/{self._member.first}", state)
+        yield from self._publish_state(ended=True)
         yield from call(self._store.get, "job")  # a put may be on its way still; what is answered was taken
         # The host that is asked puts its request into the log, then reads this. So either it finds that this host has
         # ended, or this host finds the request. Else the other host would wait in vain, and fail the request.
@@ -284,7 +282,7 @@ class Relay:
             yield from call(self._local.mark, entry.id, None)
             while True:
                 raw = yield from call(self._store.compare_set, f"log/{number}", None, entry.packed())
-                if _id_of(raw) == entry.id:
+                if Entry.id_in(raw) == entry.id:
                     break
                 number += 1
             news[f"log/{number}"] = raw
@@ -301,7 +299,7 @@ class Relay:
         while True:
             keys = [f"log/{each}" for each in range(number, number + count)]
             for raw in (yield from call(self._store.get_many, keys)):
-                if raw is None or _id_of(raw) == ident:
+                if raw is None or Entry.id_in(raw) == ident:
                     return raw, number
                 number += 1
 
@@ -312,7 +310,7 @@ class Relay:
             return
         log, raw = yield from call(self._store.get_many, [f"log/{number}", f"target/{number}"])
         # The relay before this one has noted the number. By now another user may have put another request there.
-        if raw is None or log is None or _id_of(log) != ask.entry.id:
+        if raw is None or log is None or Entry.id_in(log) != ask.entry.id:
             if ask.age > self._times.patience:
                 unknown = "the job's store no longer holds what was decided of it"
                 yield from call(self._local.tell, ask.entry.id, Fate("lost", reason=unknown))
@@ -464,11 +462,13 @@ class Relay:
 
     # --- what all can see ---
 
-    def _state(self, ranks: Sequence[Mapping[str, Any]], ended: bool) -> bytes:
-        said: dict[str, Any] = {"count": self._count, "ranks": list(ranks)}
+    def _publish_state(self, *, ended: bool = False) -> Steps[None]:
+        self._count += 1
+        said: dict[str, Any] = {"count": self._count, "ranks": list((yield from call(self._local.ranks)))}
         if ended:
             said["ended"] = True
-        return json.dumps(said, separators=(",", ":")).encode()
+        state = json.dumps(said, separators=(",", ":")).encode()
+        yield from call(self._store.set, f"state/{self._member.first}", state)
 
     def _beat(self) -> Steps[float]:
         """Publish the state of this host's ranks; if a controller here looks at the whole job, read the others'.
@@ -488,17 +488,9 @@ class Relay:
             watched = yield from call(self._store.get, "watched")
             if watched != self._watched:
                 self._watched, self._watched_until = watched, now + 2 * self._times.beat
-            self._count += 1
-            state = self._state((yield from call(self._local.ranks)), False)
-            yield from call(self._store.set, f"state/{self._member.first}", state)
+            yield from self._publish_state()
             self._beat_due = now + (self._times.watched if now < self._watched_until else self._times.beat)
         due = min([self._beat_due, *self._gathering.dues, *self._votes.dues])
         if self._looked:
             due = min(due, self._watch_due)
         return max(0.0, due - (yield from call(self._local.now)))
-
-
-def _id_of(raw: bytes) -> str:
-    """Return the id of a request in the job's log; an empty text if the request makes no sense."""
-    entry = Entry.parsed(raw)
-    return "" if entry is None else entry.id

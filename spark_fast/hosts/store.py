@@ -6,7 +6,8 @@ add one, write a class with these methods, and a row in SCHEMES. The class may h
 makes the store; `relay(folder, place)` starts a relay, and returns whether it could.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from spark_fast.hosts.state_files import HostPlace
 
 __all__ = [
-    "REST_LEAST",
-    "REST_MOST",
     "SCHEMES",
     "OneByOne",
     "Store",
@@ -26,12 +25,13 @@ __all__ = [
     "parse_address",
     "serve_store",
     "start_relay",
+    "wait_for_values",
 ]
 
 
-REST_LEAST, REST_MOST = 0.001, 0.05
-"""Seconds between two waits for keys that the store says are there, although one has no value. Each rest is
-twice as long as the one before."""
+_REST_LEAST, _REST_MOST = 0.001, 0.05
+"""Seconds between two waits for keys that the store says are there, although one has no value. Each rest is twice as
+long as the one before."""
 
 
 class StoreGoneError(Exception):
@@ -85,6 +85,28 @@ class OneByOne:
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """See Store."""
         return [self.get(key) for key in keys]
+
+
+def wait_for_values(
+    wait: Callable[[float], object], read: Callable[[], list[bytes | None]], timeout: float
+) -> list[bytes | None]:
+    """Return what a store reads, as soon as all values are there, or after `timeout` seconds.
+
+    A store may say that keys are there and have no value for one: a swap of another client that changes nothing wakes
+    those that wait, and an empty value does so for ever.
+
+    wait: waits until the store says that the keys are there, or until a time of the monotonic clock.
+    """
+    end = time.monotonic() + timeout
+    rest = _REST_LEAST
+    while True:
+        wait(end)
+        found = read()
+        left = end - time.monotonic()
+        if None not in found or left <= 0:
+            return found
+        time.sleep(min(rest, left))
+        rest = min(2 * rest, _REST_MOST)
 
 
 SCHEMES = {

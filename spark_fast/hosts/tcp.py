@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from spark_fast.hosts.call_thread import CallThread
-from spark_fast.hosts.store import REST_LEAST, REST_MOST, Store, StoreGoneError, StoreSlowError
+from spark_fast.hosts.store import Store, StoreGoneError, StoreSlowError, wait_for_values
 
 __all__ = ["TcpStore", "UnknownProtocolError", "open_tcp_store"]
 
@@ -123,18 +123,11 @@ class TcpStore:
         return self.wait_many([key], timeout)[0]
 
     def wait_many(self, keys: Sequence[str], timeout: float) -> list[bytes | None]:
-        end = time.monotonic() + timeout
-        rest = REST_LEAST
-        while True:
+        def wait(end: float) -> None:
             for start in range(0, len(keys), _KEYS_MAX):
                 self._wait(keys[start : start + _KEYS_MAX], end)
-            found = self.get_many(keys)
-            # Another client's swap that changes nothing ends a wait too. An empty value does so for ever.
-            left = end - time.monotonic()
-            if None not in found or left <= 0:
-                return found
-            time.sleep(min(rest, left))
-            rest = min(2 * rest, REST_MOST)
+
+        return wait_for_values(wait, lambda: self.get_many(keys), timeout)
 
     def _wait(self, keys: Sequence[str], end: float) -> None:
         """Wait until all keys are there, or the time is over."""

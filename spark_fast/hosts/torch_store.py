@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 from spark_fast.hosts.call_thread import CallThread
-from spark_fast.hosts.store import REST_LEAST, REST_MOST, OneByOne, StoreGoneError
+from spark_fast.hosts.store import OneByOne, StoreGoneError, wait_for_values
 
 __all__ = ["TorchStore"]
 
@@ -75,18 +75,11 @@ class TorchStore(OneByOne):
         return self.wait_many([key], timeout)[0]
 
     def wait_many(self, keys: Sequence[str], timeout: float) -> list[bytes | None]:
-        end = time.monotonic() + timeout
-        rest = REST_LEAST
-        while True:
+        def wait(end: float) -> None:
             left = max(end - time.monotonic(), 0.001)
             self._call(partial(self._woken, list(keys), left), left + self._timeout)
-            found = self.get_many(keys)
-            # A get() that finds nothing also wakes those that wait for the key. An empty value does so for ever.
-            left = end - time.monotonic()
-            if None not in found or left <= 0:
-                return found
-            time.sleep(min(rest, left))
-            rest = min(2 * rest, REST_MOST)
+
+        return wait_for_values(wait, lambda: self.get_many(keys), timeout)
 
     def _woken(self, keys: list[str], timeout: float) -> bool:
         try:
