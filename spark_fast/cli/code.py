@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from spark_fast.cli import render
 from spark_fast.cli.exits import Exit, leave
-from spark_fast.cli.formatting import clock, printable
+from spark_fast.cli.formatting import clock
 from spark_fast.cli.render import Cell, Column, Lines
 from spark_fast.client import Run
 from spark_fast.client.diffs import diff as diff_of
+from spark_fast.plain_text import printable
 from spark_fast.project.files import relative
 from spark_fast.runfiles.json_text import to_json
 from spark_fast.runfiles.versions import SOURCE_MAX, Store, Version

@@ -6,8 +6,9 @@ from contextlib import contextmanager, suppress
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from spark_fast.cli.formatting import one_line, printable
+from spark_fast.cli.formatting import one_line
 from spark_fast.errors import NoSuchRunError, SparkError, SparkTimeoutError
+from spark_fast.plain_text import printable
 
 if TYPE_CHECKING:
     import typer

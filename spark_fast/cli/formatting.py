@@ -4,7 +4,9 @@ import shlex
 import time
 from collections.abc import Iterable
 
-__all__ = ["clock", "command_line", "duration", "exact_duration", "latency", "one_line", "printable", "speed"]
+from spark_fast.plain_text import printable
+
+__all__ = ["clock", "command_line", "duration", "exact_duration", "latency", "one_line", "speed"]
 
 
 def duration(seconds: float) -> str:
@@ -59,13 +61,6 @@ def speed(per_second: float | None) -> str:
     if per_second >= 100:
         return f"{per_second:.0f}"
     return f"{per_second:.1f}" if per_second >= 1 else f"{per_second:.2g}"
-
-
-def printable(text: str) -> str:
-    """Return the text with escapes in the place of characters that would control a terminal."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def one_line(text: str) -> str:

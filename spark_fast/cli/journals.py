@@ -11,9 +11,10 @@ from typing import Any
 from spark_fast import client
 from spark_fast.cli import render
 from spark_fast.cli.exits import Exit, leave, say
-from spark_fast.cli.formatting import command_line, exact_duration, printable
+from spark_fast.cli.formatting import command_line, exact_duration
 from spark_fast.cli.render import Cell, Column
 from spark_fast.errors import NoSuchRunError
+from spark_fast.plain_text import printable
 from spark_fast.request import RESET
 from spark_fast.runfiles import journal, journal_parts, names
 from spark_fast.runfiles.journal import Journal

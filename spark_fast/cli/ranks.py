@@ -3,8 +3,9 @@
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from spark_fast.cli.formatting import clock, duration, printable
+from spark_fast.cli.formatting import clock, duration
 from spark_fast.client import Rank, Run, SparkStatus
+from spark_fast.plain_text import printable
 from spark_fast.status import ranges, trouble_of
 
 __all__ = ["Group", "concerns", "grouped", "lateness", "present", "several", "troubles", "wanted"]

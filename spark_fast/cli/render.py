@@ -13,10 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from spark_fast.cli import ranks as ranking
-from spark_fast.cli.formatting import clock, command_line, duration, printable, speed
+from spark_fast.cli.formatting import clock, command_line, duration, speed
 from spark_fast.client import Fate, FateState, Progress, Rank, Run, SparkStatus
 from spark_fast.client.snapshot import status_of_ranks, step_of_ranks
 from spark_fast.hosts.state_files import read_unsigned
+from spark_fast.plain_text import printable
 from spark_fast.request import AFTER_ERROR
 from spark_fast.runfiles.run_error import RunError, remedies
 

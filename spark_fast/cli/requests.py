@@ -8,9 +8,10 @@ from typing import Any
 
 from spark_fast.cli import ranks
 from spark_fast.cli.exits import Exit, leave, say
-from spark_fast.cli.formatting import latency, printable
+from spark_fast.cli.formatting import latency
 from spark_fast.client import FateState, Request, Run, SparkStatus, SparkTimeoutError
 from spark_fast.client.deadline import Deadline
+from spark_fast.plain_text import printable
 from spark_fast.runfiles.json_text import to_json
 from spark_fast.status import ENDED, monotonic, slowest
 

@@ -9,12 +9,12 @@ from typing import Any, Literal
 from spark_fast import client
 from spark_fast.cli import render, requests
 from spark_fast.cli.exits import Exit, leave, say
-from spark_fast.cli.formatting import printable
 from spark_fast.cli.render import Cell, Column
 from spark_fast.cli.requests import Patience
 from spark_fast.client import AmbiguousRunError, FateState, NoSuchRunError, Request, Run, SparkTimeoutError, Value
 from spark_fast.client.deadline import Deadline
 from spark_fast.client.starting import await_exposed
+from spark_fast.plain_text import printable
 from spark_fast.runfiles.json_text import to_json
 from spark_fast.runfiles.schema import unknown
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from spark_fast.cli import exits
-from spark_fast.cli.formatting import latency, printable
+from spark_fast.cli.formatting import latency
 from spark_fast.errors import SparkError
+from spark_fast.plain_text import printable
 from spark_fast.runfiles.versions import Store
 
 __all__ = ["Watcher"]

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from spark_fast.plain_text import replaced
 from spark_fast.request import Kind
 from spark_fast.status import SparkStatus
 
@@ -75,12 +76,12 @@ def _text(found: Any, most: int = 4096) -> str:
 
 def _words(found: Any) -> str:
     """Return a text for people: characters that could steer a terminal are replaced."""
-    return "".join(sign if sign.isprintable() or sign in "\n\t" else "\ufffd" for sign in _text(found))
+    return replaced(_text(found), keep="\n\t")
 
 
 def _name(found: Any) -> str:
     """Return the text for log files: characters that could steer a terminal or have no encoding are replaced."""
-    return "".join(sign if sign.isprintable() else "\ufffd" for sign in _text(found, 256))
+    return replaced(_text(found, 256))
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from spark_fast.hosts.protocol import Relay, Steps
 from spark_fast.hosts.requests import times_of
 from spark_fast.hosts.state_files import HostPlace, read_place
 from spark_fast.hosts.store import Store, StoreGoneError, StoreSlowError
+from spark_fast.plain_text import printable
 from spark_fast.runfiles.descriptors import open_own
 
 __all__ = ["main"]
@@ -349,8 +350,7 @@ def _note(text: str, log: int = 2) -> None:
     """
     if os.fstat(log).st_size >= LOG_MAX:
         os.ftruncate(log, 0)
-    shown = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
-    os.write(log, f"{time.strftime('%F %T')} {shown}\n".encode())
+    os.write(log, f"{time.strftime('%F %T')} {printable(text)}\n".encode())
 
 
 def main(folder: Path) -> int:

@@ -36,11 +36,13 @@ def newest(base: Path) -> Path | None:
     is a FILE of another user, who may have made it while the parts were changed.
     """
     numbers = _numbers(base)
-    with suppress(FileNotFoundError):
-        if not numbers or (os.lstat(base).st_size > 0 and _is_own(base)):
-            os.lstat(base)
-            return base
-    return path_of(base, numbers[-1]) if numbers else None
+    try:
+        status = os.lstat(base)
+    except FileNotFoundError:
+        return path_of(base, numbers[-1]) if numbers else None
+    if numbers and (status.st_size == 0 or not _is_own(status)):
+        return path_of(base, numbers[-1])
+    return base
 
 
 def put_aside(base: Path) -> int:
@@ -70,7 +72,12 @@ def drop_oldest(base: Path, most: int) -> int:
 
 def _numbers(base: Path) -> list[int]:
     """The numbers of the parts, the oldest first."""
-    return sorted(number for number in _named(base) if _is_own(path_of(base, number)))
+    found = []
+    for number in _named(base):
+        with suppress(FileNotFoundError):
+            if _is_own(os.lstat(path_of(base, number))):
+                found.append(number)
+    return sorted(found)
 
 
 def _named(base: Path) -> set[int]:
@@ -82,9 +89,5 @@ def _named(base: Path) -> set[int]:
         return set()
 
 
-def _is_own(path: Path) -> bool:
-    try:
-        status = os.lstat(path)
-    except FileNotFoundError:
-        return False
+def _is_own(status: os.stat_result) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()

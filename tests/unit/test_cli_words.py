@@ -2,8 +2,9 @@
 
 import pytest
 
-from spark_fast.cli.formatting import duration, exact_duration, latency, one_line, printable, speed
+from spark_fast.cli.formatting import duration, exact_duration, latency, one_line, speed
 from spark_fast.durations import parse_duration
+from spark_fast.plain_text import printable
 
 pytestmark = pytest.mark.unit
 

@@ -10,6 +10,7 @@ from typing import Any
 from spark_fast import stderr
 from spark_fast._core import BUILD_VERSION
 from spark_fast.errors import ReplayRefusedError
+from spark_fast.plain_text import replaced
 from spark_fast.project.sources import decode
 from spark_fast.runfiles.descriptors import open_file
 from spark_fast.runfiles.journal import Journal
@@ -82,9 +83,9 @@ class Replay:
                     now = digest_of(_read(here))
                 except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
                     why = getattr(error, "strerror", None) or error
-                    raise self._refusal(f"{_printable(here)} can't be read: {why}") from None
+                    raise self._refusal(f"{replaced(here)} can't be read: {why}") from None
                 if now != digest:
-                    raise self._refusal(f"{_printable(here)} differs from the one that was imported then")
+                    raise self._refusal(f"{replaced(here)} differs from the one that was imported then")
 
     def _here(self, path: str) -> str:
         """Return where a recorded file of the project is now: script and project may have moved together."""
@@ -107,7 +108,7 @@ class Replay:
         now = f"Python {'.'.join(platform.python_version_tuple()[:2])} and spark_fast {BUILD_VERSION}"
         if then != now:
             stderr.warn(
-                f"the journal {self._journal.path} is of {_printable(then)}, this is {now}: it may come out differently"
+                f"the journal {self._journal.path} is of {replaced(then)}, this is {now}: it may come out differently"
             )
 
     def _refusal(self, why: str) -> ReplayRefusedError:
@@ -221,8 +222,3 @@ def _read(path: str) -> bytes:
         if status.st_size > SOURCE_MAX:
             raise ValueError(f"it has {status.st_size} bytes: a source of over {SOURCE_MAX} is not read")
         return file.read(SOURCE_MAX)
-
-
-def _printable(text: str) -> str:
-    """Return a text of the journal without characters that could steer a terminal."""
-    return "".join(sign if sign.isprintable() else "\ufffd" for sign in text)

@@ -1,11 +1,16 @@
 """Requests to the other hosts of the job, and their answers."""
 
+from typing import TYPE_CHECKING
+
 from spark_fast import stderr
 from spark_fast.errors import SparkError
 from spark_fast.runfiles import run_folder
 from spark_fast.worker import session
 
-__all__ = ["ask_hosts", "meet_hosts", "refusal", "ring_hosts"]
+if TYPE_CHECKING:
+    from spark_fast.hosts.messages import Fate
+
+__all__ = ["ask_hosts", "is_decided", "meet_hosts", "refusal", "ring_hosts"]
 
 # The functions import `spark_fast.hosts`, since only a job of several hosts needs it.
 
@@ -42,34 +47,35 @@ def ask_hosts(kind: int, *, sender: str, duration: float = 0.0, only_if: str = "
 
 def refusal(ident: int) -> str | None:
     """Return why the hosts did not apply a request; None if they did or may still do so."""
-    from spark_fast import hosts
-
-    folder = session.current.folder
-    try:
-        fate = hosts.fate(folder, ident) if folder is not None else None
-    except (OSError, SparkError):  # no descriptor is left, say: the caller checks again
-        return None
-    if fate is None or fate.state in ("asked", "applied", "superseded"):
+    fate = _fate(ident)
+    # "same": another stop was asked for first, and stands for this one.
+    if fate is None or fate.state in ("asked", "applied", "superseded", "same"):
         return None
     if fate.state == "lost" and session.is_in_the_log(ident):
         return None  # only the answer is lost
-    if fate.state == "same":
-        return None  # another stop was asked for first: it stands for this one
     return fate.reason or fate.state
 
 
 def is_decided(ident: int) -> bool:
     """Return whether the log has a stop that all hosts were asked for, or the earlier one that stands for it."""
-    from spark_fast import hosts
-
     if session.is_in_the_log(ident):
         return True
+    fate = _fate(ident)
+    try:
+        return fate is not None and fate.state == "same" and session.is_in_the_log(int(fate.by, 16))
+    except ValueError:  # the other host names no request
+        return False
+
+
+def _fate(ident: int) -> "Fate | None":
+    """Return the hosts' answer to a request; None if there is none yet, or if it can't be read."""
+    from spark_fast import hosts
+
     folder = session.current.folder
     try:
-        fate = hosts.fate(folder, ident) if folder is not None else None
-        return fate is not None and fate.state == "same" and session.is_in_the_log(int(fate.by, 16))
-    except (OSError, SparkError, ValueError):
-        return False
+        return hosts.fate(folder, ident) if folder is not None else None
+    except (OSError, SparkError):  # no descriptor is left, say: the caller checks again
+        return None
 
 
 def ring_hosts() -> None:

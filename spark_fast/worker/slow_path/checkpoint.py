@@ -60,7 +60,7 @@ def note_stop(error: BaseException) -> None:
     if is_stop(error):
         with session.current.lock:
             session.current.stop_raised = True
-            process.current.stop_rule.raised(called=dispatcher.inside() or hooks.current.inside())
+            process.current.stop_rule.raised(called=dispatcher.inside())
 
 
 def enter_checkpoint(step: int, counted: bool, done: int | None) -> Hold | None:
@@ -120,7 +120,7 @@ def apply_due(step: int, counted: bool) -> Hold | None:
 def _stop(request_id: str, step: int, sender: str) -> None:
     """Raise the stop in force if the rule of stopping.py has this checkpoint raise it."""
     with session.current.lock:
-        applies = process.current.stop_rule.applies(called=dispatcher.inside() or hooks.current.inside())
+        applies = process.current.stop_rule.applies(called=dispatcher.inside())
     if applies:
         raise SparkStopError(request_id, step, sender)
 
