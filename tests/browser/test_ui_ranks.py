@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from spark_fast import client
 from spark_fast.client.send import ask
@@ -21,11 +21,9 @@ from tests.support import served as pages
 from tests.support import ui_support as api
 from tests.support.child import DEADLINE, Child, until
 from tests.support.job import Job
-from tests.support.served import errors, launch, opened
+from tests.support.served import opened
 
 pytestmark = pytest.mark.browser
-
-expect.set_options(timeout=15_000)
 
 
 @pytest.fixture
@@ -39,24 +37,6 @@ def job(home: Path, tmp_path: Path) -> Iterator[Job]:
     with Job(tmp_path / "job") as found:
         found.run()
         yield found
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        found = launch(playwright)
-        yield found
-        found.close()
-
-
-@pytest.fixture
-def served(browser: Browser, home: Path, tmp_path: Path) -> Iterator[pages.Served]:
-    errors.clear()
-    with pages.Served(tmp_path / "ui") as found:
-        yield found
-    for context in browser.contexts:
-        context.close()
-    assert errors == []
 
 
 # --- the API ---

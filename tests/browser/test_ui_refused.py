@@ -5,41 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.process.test_stop_told import SWALLOWS
 from tests.support.child import Child, until
 from tests.support.reloading import Edited
-from tests.support.served import Served, errors, launch, opened
+from tests.support.served import Served, opened
 from tests.support.ui_support import FORGETFUL
 
 pytestmark = pytest.mark.browser
-
-expect.set_options(timeout=15_000)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        found = launch(playwright)
-        yield found
-        found.close()
-
-
-@pytest.fixture(autouse=True)
-def pages(browser: Browser) -> Iterator[None]:
-    """Closes the pages of a test with it. None of them may have raised an exception."""
-    errors.clear()
-    yield
-    for context in browser.contexts:
-        context.close()
-    assert errors == []
-
-
-@pytest.fixture
-def served(home: Path, tmp_path: Path) -> Iterator[Served]:
-    with Served(tmp_path / "ui") as found:
-        yield found
 
 
 @pytest.fixture

@@ -10,24 +10,14 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from spark_fast.cli import web
 from tests.support.child import Child, until
-from tests.support.served import Served, launch, opened
+from tests.support.served import Served, opened
 from tests.support.ui_support import EXPOSING
 
 pytestmark = pytest.mark.browser
-
-expect.set_options(timeout=15_000)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        found = launch(playwright)
-        yield found
-        found.close()
 
 
 @pytest.fixture(autouse=True)
@@ -36,12 +26,6 @@ def pages(browser: Browser) -> Iterator[None]:
     yield
     for context in browser.contexts:
         context.close()
-
-
-@pytest.fixture
-def served(home: Path, tmp_path: Path) -> Iterator[Served]:
-    with Served(tmp_path / "ui") as found:
-        yield found
 
 
 @contextmanager
