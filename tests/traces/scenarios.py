@@ -335,70 +335,40 @@ def reload(**options):
     client.attach("trace").reload(wait=False, **options)
 """
 
+_KEPT = """
+WORD = "old"
+done = spark.persist("done", lambda: [])
+"""
+
+_TRAIN = """
+for item in spark.track(range(3), key="items"):
+    done.append((item, WORD))
+    if item == 1 and len(done) == 2:
+        edit('WORD = "ol' + 'd"', 'WORD = "new"')
+        reload()
+    spark.checkpoint()
+print(done)
+""".lstrip()
+"""A loop with a key. In its second item it edits its own file and asks for a reload."""
+
 RELOADS = {
-    "a reload": """
-WORD = "old"
-done = spark.persist("done", lambda: [])
-for item in spark.track(range(3), key="items"):
-    done.append((item, WORD))
-    if item == 1 and len(done) == 2:
-        edit('WORD = "ol' + 'd"', 'WORD = "new"')
-        reload()
-    spark.checkpoint()
-print(done)
-""",
-    "a reload of code that raises": """
-WORD = "old"
-done = spark.persist("done", lambda: [])
-if WORD == "new":
+    "a reload": _KEPT + _TRAIN,
+    "a reload of code that raises": _KEPT
+    + """if WORD == "new":
     raise ValueError("broken")
-for item in spark.track(range(3), key="items"):
-    done.append((item, WORD))
-    if item == 1 and len(done) == 2:
-        edit('WORD = "ol' + 'd"', 'WORD = "new"')
-        reload()
-    spark.checkpoint()
-print(done)
-""",
-    "a reload of code that does not compile": """
-WORD = "old"
-done = spark.persist("done", lambda: [])
-for item in spark.track(range(3), key="items"):
-    done.append((item, WORD))
-    if item == 1 and len(done) == 2:
-        edit('WORD = "ol' + 'd"', 'WORD = = "new"')
-        reload()
-    spark.checkpoint()
-print(done)
-""",
-    "a reload whose module does not import": """
-WORD = "old"
-done = spark.persist("done", lambda: [])
-for item in spark.track(range(3), key="items"):
-    done.append((item, WORD))
-    if item == 1 and len(done) == 2:
-        edit('WORD = "ol' + 'd"', 'import not_there')
-        reload()
-    spark.checkpoint()
-print(done)
-""",
-    "a reload whose class can't be made": """
-WORD = "old"
-done = spark.persist("done", lambda: [])
-class Meta(type):
+"""
+    + _TRAIN,
+    "a reload of code that does not compile": _KEPT + _TRAIN.replace('WORD = "new"', 'WORD = = "new"'),
+    "a reload whose module does not import": _KEPT + _TRAIN.replace('WORD = "new"', "import not_there"),
+    "a reload whose class can't be made": _KEPT
+    + """class Meta(type):
     def __init__(cls, name, bases, space):
         if WORD == "new":
             raise TypeError("no such class")
 class Thing(metaclass=Meta):
     word = WORD
-for item in spark.track(range(3), key="items"):
-    done.append((item, WORD))
-    if item == 1 and len(done) == 2:
-        edit('WORD = "ol' + 'd"', 'WORD = "new"')
-        reload()
-    spark.checkpoint()
-print(done)
-""",
+"""
+    + _TRAIN,
     "a reload that would start over": """
 WORD = "old"
 for item in range(4):
