@@ -138,7 +138,7 @@ def _ask_hosts(
     """Leave a request for the relay of this host, which hands it to the job's other hosts."""
     from spark_fast.client import multihost  # only a job of several hosts loads it, which takes some time
 
-    fate: Fate | None = None
+    fate: Fate | None
     if not any(slot["alive"] and slot["state"] < WorkerState.STOPPED for slot in connection.slots()):
         fate = Fate(FateState.REFUSED, reason=connection.why_ended())
     else:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["run_module", "run_script"]
 
 USAGE = 2
+_CONFIGURED = ("journal", "journal_limit", "stop_deadline", "on_error", "error_timeout")
+"""The options that configure() takes under the same name."""
 INTERRUPTED = 128 + signal.SIGINT
 PLAIN = RunnerOptions()
 _RUNPY = frozenset({runpy.__file__, "<frozen runpy>"})
@@ -247,18 +249,9 @@ def _run_with_reloads(entry: _Entry, args: list[str], options: RunnerOptions, co
 def _run(entry: _Entry, args: list[str], options: RunnerOptions, command: list[str]) -> int:
     sys.argv = command  # the command to list the run with
     try:
-        if options.name is not None:
-            configure(run=options.name)
-        if options.journal is not None:
-            configure(journal=options.journal)
-        if options.journal_limit is not None:
-            configure(journal_limit=options.journal_limit)
-        if options.stop_deadline is not None:
-            configure(stop_deadline=options.stop_deadline)
-        if options.on_error is not None:
-            configure(on_error=options.on_error)
-        if options.error_timeout is not None:
-            configure(error_timeout=options.error_timeout)
+        given = {"run": options.name} | {name: getattr(options, name) for name in _CONFIGURED}
+        if chosen := {name: value for name, value in given.items() if value is not None}:
+            configure(**chosen)
         # Even if this process becomes no worker: until then, each use of a public name costs a call.
         spark_fast._load()
         process.attach(fresh_name=options.name is None)
